@@ -35,27 +35,16 @@ _MOST_SILENT_LOADS = 3
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes:
-        connections: Of the closed loops, ascending.
-        rounds: How often everything is measured.
-        seconds: Of each closed loop.
-        half_load_seconds: Of each open loop, whose 99th percentile needs many requests.
-        warmup_seconds: Before each.
-        table_seconds: For measuring the cost table of the compute limit.
-        sequences: Different ones in a workload, at most.
-        seed: Of sequences and arrivals.
-    """
-
-    connections: tuple[int, ...] = (1, 32, 64, 256)
-    rounds: int = 3
-    seconds: float = 4.0
-    half_load_seconds: float = 8.0
-    warmup_seconds: float = 0.5
-    table_seconds: float = 10.0
-    sequences: int = 2000
-    seed: int = 0
+    connections: tuple[int, ...] = (1, 32, 64, 256)  # of the closed loops, ascending
+    rounds: int = 3  # how often everything is measured
+    seconds: float = 4.0  # of each closed loop
+    half_load_seconds: float = 8.0  # of each open loop, whose 99th percentile needs many requests
+    warmup_seconds: float = 0.5  # before each
+    table_seconds: float = 10.0  # for measuring the cost table of the compute limit
+    sequences: int = 2000  # different ones in a workload, at most
+    seed: int = 0  # of sequences and arrivals
 
 
 QUICK = BenchPlan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3, table_seconds=2.0, sequences=300)

@@ -13,25 +13,16 @@ from lengthwise.bench import launch
 
 @dataclass(frozen=True)
 class Contender:
-    """One server.
+    """One server."""
 
-    Attributes:
-        name: In results.
-        title: For people.
-        module: Module for `python -m` and its arguments, which may contain `{model}`, `{repository}` and `{port}`.
-        is_peer: Whether it is another project's server.
-        ready_path: Answers 200 once the server listens.
-        environment: Its variables, which may contain the same.
-        at_int8: Whether it serves the graph at int8.
-    """
-
-    name: str
-    title: str
+    name: str  # in results
+    title: str  # for people
+    # module for `python -m` and its arguments, which may contain `{model}`, `{repository}` and `{port}`
     module: Sequence[str]
-    is_peer: bool = False
-    ready_path: str = "/readyz"
-    environment: Mapping[str, str] = field(default_factory=dict)
-    at_int8: bool = False
+    is_peer: bool = False  # whether it is another project's server
+    ready_path: str = "/readyz"  # answers 200 once the server listens
+    environment: Mapping[str, str] = field(default_factory=dict)  # its variables, which may contain the same
+    at_int8: bool = False  # whether it serves the graph at int8
 
     def running(self, work: Work, cores: Sequence[int]) -> AbstractContextManager[launch.Running]:
         """Runs it with a workload's model while the block runs."""
@@ -60,10 +51,7 @@ ARRIVAL = Contender(
 )
 EMPTY = Contender("empty-run", "Lengthwise, the graph not run", ("benchmarks.variants", "empty-run", *_SERVE))
 NAIVE = Contender(
-    "naive-fastapi",
-    "FastAPI, one run a request",
-    ("benchmarks.peers.naive_fastapi", "{model}", "{port}"),
-    is_peer=True,
+    "naive-fastapi", "FastAPI, one run a request", ("benchmarks.peers.naive_fastapi", "{model}", "{port}"), is_peer=True
 )
 # Four rows and 10 ms are those of its README, and of 4, 16 and 64 rows the fastest on skewed lengths.
 MOSEC = Contender(

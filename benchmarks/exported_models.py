@@ -57,25 +57,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one model. Differences are in units of max(1, a row's largest value).
-
-    Attributes:
-        model: Its name.
-        built_in: Whether it is of the built-in architecture.
-        sequences: How many were answered.
-        from_torch: The largest difference between torch and the graph.
-        from_alone: The largest between the graph's batched and unbatched answers.
-        same_bits: How many sequences get the same bits batched and unbatched.
-        refused: Why there is no graph.
-    """
+    """The figures of one model. Differences are in units of max(1, a row's largest value)."""
 
     model: str
-    built_in: bool
-    sequences: int = 0
-    from_torch: float | None = None
-    from_alone: float | None = None
-    same_bits: int | None = None
-    refused: str | None = None
+    built_in: bool  # whether it is of the built-in architecture
+    sequences: int = 0  # how many were answered
+    from_torch: float | None = None  # the largest difference between torch and the graph
+    from_alone: float | None = None  # the largest between the graph's batched and unbatched answers
+    same_bits: int | None = None  # how many sequences get the same bits batched and unbatched
+    refused: str | None = None  # why there is no graph
 
 
 def models(only: str = "") -> Iterator[Model]:

@@ -49,31 +49,18 @@ _ROWS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Int8Answers:
-    """The answers of one trained model at fp32 and at int8.
-
-    Attributes:
-        data: The data set.
-        model: A description of the model.
-        seed: Of its training.
-        sequences: Test sequences.
-        accuracy: Share of right answers at fp32.
-        int8_accuracy: The same at int8.
-        changed: Sequences with another label at int8.
-        gained: Of these, the ones whose label became right, less those whose label became wrong.
-        largest: The largest difference of a probability.
-        median: The median, over the sequences, of the largest difference of a probability.
-    """
+    """The answers of one trained model at fp32 and at int8."""
 
     data: str
     model: str
-    seed: int
-    sequences: int
-    accuracy: float
-    int8_accuracy: float
-    changed: int
-    gained: int
-    largest: float
-    median: float
+    seed: int  # of its training
+    sequences: int  # test sequences
+    accuracy: float  # share of right answers at fp32
+    int8_accuracy: float  # the same at int8
+    changed: int  # sequences with another label at int8
+    gained: int  # of these, the ones whose label became right, less those whose label became wrong
+    largest: float  # the largest difference of a probability
+    median: float  # the median, over the sequences, of the largest difference of a probability
 
 
 def measured(data: str, spec: Path, seed: int, *, epochs: int, console: Console) -> Int8Answers:

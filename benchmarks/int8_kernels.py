@@ -32,27 +32,16 @@ _ONE_LENGTH: Final = 52
 
 @dataclass(frozen=True, slots=True)
 class Int8Time:
-    """The time of one batch at fp32 and at int8.
+    """The time of one batch at fp32 and at int8."""
 
-    Attributes:
-        model: One of `MODELS`.
-        instructions: The instruction set at int8.
-        lengths: "one", or "as they come".
-        rows: Rows of the batch.
-        fp32_us_per_step: Processor time over the valid steps, at fp32.
-        int8_us_per_step: The same at int8.
-        same_bits_alone: Whether each row's answer at int8 has the bits that it has alone.
-        same_bits_everywhere: Whether the logits at int8 have the same bits on every instruction set.
-    """
-
-    model: str
-    instructions: str
-    lengths: str
-    rows: int
-    fp32_us_per_step: float
-    int8_us_per_step: float
-    same_bits_alone: bool
-    same_bits_everywhere: bool
+    model: str  # one of `MODELS`
+    instructions: str  # the instruction set at int8
+    lengths: str  # "one", or "as they come"
+    rows: int  # rows of the batch
+    fp32_us_per_step: float  # processor time over the valid steps, at fp32
+    int8_us_per_step: float  # the same at int8
+    same_bits_alone: bool  # whether each row's answer at int8 has the bits that it has alone
+    same_bits_everywhere: bool  # whether the logits at int8 have the same bits on every instruction set
 
 
 def measure(
@@ -143,12 +132,7 @@ def lines(found: Sequence[Int8Time]) -> list[tuple[str, ...]]:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(
-    models: tuple[str, ...],
-    instructions: tuple[str, ...],
-    rows: tuple[int, ...],
-    seconds: float,
-    seed: int,
-    out: Path,
+    models: tuple[str, ...], instructions: tuple[str, ...], rows: tuple[int, ...], seconds: float, seed: int, out: Path
 ) -> None:
     """Measures graphs at int8 beside the same graphs at fp32."""
     if not integer_kernels.INSTRUCTION_SETS:

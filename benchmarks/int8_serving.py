@@ -35,15 +35,10 @@ _HOURS: Final = 4 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Int8Round:
-    """One round of one model.
+    """One round of one model."""
 
-    Attributes:
-        many: The figures of 64 connections, at fp32 and at int8.
-        one: The same of one connection.
-    """
-
-    many: tuple[Figures, Figures]
-    one: tuple[Figures, Figures]
+    many: tuple[Figures, Figures]  # the figures of 64 connections, at fp32 and at int8
+    one: tuple[Figures, Figures]  # the same of one connection
 
     @property
     def throughput(self) -> float:
@@ -64,17 +59,11 @@ class Int8Round:
 
 @dataclass(frozen=True, slots=True)
 class Int8Service:
-    """What was measured of one model.
+    """What was measured of one model."""
 
-    Attributes:
-        model: One of `MODELS`.
-        rounds: The rounds.
-        checked: Further loads, only to compare answers.
-    """
-
-    model: str
+    model: str  # one of `MODELS`
     rounds: Sequence[Int8Round]
-    checked: Sequence[Figures]
+    checked: Sequence[Figures]  # further loads, only to compare answers
 
     @property
     def answers(self) -> int:

@@ -31,18 +31,13 @@ Verdict = Literal["correct", "passes on no mask", "leaks", "raises"]
 
 @dataclass(frozen=True, slots=True)
 class KerasFigures:
-    """What one expression does in Keras.
+    """What one expression does in Keras."""
 
-    Attributes:
-        difference: How far a valid step or an answer moves with padding, in units of max(1, largest value); None if the
-            expression raises an exception.
-        has_steps: Whether there still is an axis of time.
-        has_mask: Whether the mask is passed on.
-    """
-
+    # how far a valid step or an answer moves with padding, in units of max(1, largest value); None if the expression
+    # raises an exception
     difference: float | None
-    has_steps: bool
-    has_mask: bool
+    has_steps: bool  # whether there still is an axis of time
+    has_mask: bool  # whether the mask is passed on
 
     @property
     def verdict(self) -> Verdict:

@@ -40,23 +40,14 @@ ONE_BY_ONE = 20
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one model. Differences are in units of max(1, a row's largest value).
-
-    Attributes:
-        model: Its name.
-        sequences: How many were answered.
-        from_keras: The largest difference between Keras, without padding, and the graph in batches.
-        from_alone: The largest between the graph's batched and unbatched answers.
-        same_bits: How many sequences get the same bits batched and unbatched.
-        nodes: Of the graph.
-    """
+    """The figures of one model. Differences are in units of max(1, a row's largest value)."""
 
     model: str
-    sequences: int
-    from_keras: float
-    from_alone: float
-    same_bits: int
-    nodes: int
+    sequences: int  # how many were answered
+    from_keras: float  # the largest difference between Keras, without padding, and the graph in batches
+    from_alone: float  # the largest between the graph's batched and unbatched answers
+    same_bits: int  # how many sequences get the same bits batched and unbatched
+    nodes: int  # of the graph
 
 
 def measure(exhibit: KerasExhibit, count: int) -> Figures:

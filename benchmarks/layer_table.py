@@ -53,42 +53,26 @@ Verdict = Literal["safe", "needs care", "leaks"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One layer in its usual form: an entry of `layers.toml`.
+    """One layer in its usual form: an entry of `layers.toml`."""
 
-    Attributes:
-        group: What kind of layer it is.
-        name: Which.
-        written: The expression.
-        instead: The one to write where that is not safe.
-        layers: Expressions of torch modules, by the names that they have in the other expressions.
-        tokens: Whether `x` holds token ids.
-        keras: The same in Keras, behind a Masking layer; None where Keras has no such layer.
-    """
-
-    group: str
+    group: str  # what kind of layer it is
     name: str
     written: str
-    instead: str | None = None
+    instead: str | None = None  # the one to write where that is not safe
+    # expressions of torch modules, by the names that they have in the other expressions
     layers: dict[str, str] | None = None
-    tokens: bool = False
-    keras: str | None = None
+    tokens: bool = False  # whether `x` holds token ids
+    keras: str | None = None  # the same in Keras, behind a Masking layer; None where Keras has no such layer
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one expression; differences are in units of max(1, largest value).
+    """The figures of one expression; differences are in units of max(1, largest value)."""
 
-    Attributes:
-        zeros: How far an answer moves with the width, the neighbours or their lengths, padding being zeros.
-        junk: The same if padding is replaced by other finite values; at least as much as with zeros.
-        not_finite: The same with NaN, Inf and 1e30; None for tokens.
-        becomes: The largest absolute value where zeros stood at padding; None where the steps are gone.
-    """
-
-    zeros: float
-    junk: float
-    not_finite: float | None
-    becomes: float | None
+    zeros: float  # how far an answer moves with the width, the neighbours or their lengths, padding being zeros
+    junk: float  # the same if padding is replaced by other finite values; at least as much as with zeros
+    not_finite: float | None  # the same with NaN, Inf and 1e30; None for tokens
+    becomes: float | None  # the largest absolute value where zeros stood at padding; None where the steps are gone
 
     @property
     def verdict(self) -> Verdict:

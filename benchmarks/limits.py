@@ -31,15 +31,10 @@ _MAX_COST_STEPS = 16_384
 
 @dataclass(frozen=True)
 class Batches:
-    """The sequences of a workload in batches.
+    """The sequences of a workload in batches."""
 
-    Attributes:
-        session: Runs them.
-        batches: Padded beforehand.
-    """
-
-    session: Session
-    batches: list[PaddedBatch]
+    session: Session  # runs them
+    batches: list[PaddedBatch]  # padded beforehand
 
     @property
     def sequences(self) -> int:
@@ -81,19 +76,12 @@ class Batches:
 
 @dataclass(frozen=True)
 class Graph:
-    """A workload's graph, and its batch costs on this machine.
-
-    Attributes:
-        session: Runs it.
-        manifest: Of the model.
-        table: Predicted seconds of a batch.
-        sequences: In order of arrival.
-    """
+    """A workload's graph, and its batch costs on this machine."""
 
     session: Session
     manifest: Manifest
-    table: CostTable
-    sequences: list[Steps]
+    table: CostTable  # predicted seconds of a batch
+    sequences: list[Steps]  # in order of arrival
 
     @classmethod
     def of(cls, work: Work, *, table_seconds: float, recurrent_kernels: bool = True) -> Graph:

@@ -13,17 +13,7 @@ from typing import Any, Final
 RESULTS: Final = Path("benchmarks/results")
 """Where pages of results are; like other documents they are no part of what is measured."""
 
-_PACKAGES = (
-    "onnxruntime",
-    "torch",
-    "numpy",
-    "orjson",
-    "uvicorn",
-    "uvloop",
-    "fastapi",
-    "pydantic",
-    "mosec",
-)
+_PACKAGES = ("onnxruntime", "torch", "numpy", "orjson", "uvicorn", "uvloop", "fastapi", "pydantic", "mosec")
 
 
 def facts() -> dict[str, Any]:

@@ -43,10 +43,7 @@ def written_into(document: str, name: str, table: str) -> str:
 
 def from_results() -> dict[str, str]:
     """The tables of committed pages, by their markers' names."""
-    return {
-        "masks": pages.first_table(masks.PAGE),
-        "missing values": pages.first_table(missing_values.PAGE),
-    }
+    return {"masks": pages.first_table(masks.PAGE), "missing values": pages.first_table(missing_values.PAGE)}
 
 
 @click.command(cls=Command)

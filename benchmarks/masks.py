@@ -43,36 +43,22 @@ WIDTH = 58
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ways:
-    """One figure for each of the two ways in which a recording is padded.
+    """One figure for each of the two ways in which a recording is padded."""
 
-    Attributes:
-        in_batches: Among `ROWS` recordings as they come, padded to the longest of them.
-        padded: By itself, padded to `WIDTH` steps.
-    """
-
-    in_batches: float
-    padded: float
+    in_batches: float  # among `ROWS` recordings as they come, padded to the longest of them
+    padded: float  # by itself, padded to `WIDTH` steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Worth:
-    """One model's figures on the test recordings.
-
-    Attributes:
-        model: Which.
-        seed: Of its training.
-        accuracy_alone: Share of labels that are right when each recording is answered alone, without padding.
-        accuracy: The same share batched and padded.
-        labels_changed: How many labels differ from the unbatched ones.
-        largest_change: Of a probability, from the unbatched one.
-    """
+    """One model's figures on the test recordings."""
 
     model: str
-    seed: int
-    accuracy_alone: float
-    accuracy: Ways
-    labels_changed: Ways
-    largest_change: Ways
+    seed: int  # of its training
+    accuracy_alone: float  # share of labels that are right when each recording is answered alone, without padding
+    accuracy: Ways  # the same share batched and padded
+    labels_changed: Ways  # how many labels differ from the unbatched ones
+    largest_change: Ways  # of a probability, from the unbatched one
 
 
 @contextmanager

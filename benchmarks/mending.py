@@ -58,29 +58,18 @@ LONGEST: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one model. Differences are in units of max(1, an answer's largest value).
-
-    Attributes:
-        model: Its name.
-        before: How far an answer of the original moves, for each share of padding.
-        after: The largest difference of the mended graph from the original alone.
-        sequences: The number of sequences of that comparison.
-        bits: Whether the mended graph gives a sequence the same bits alone and in every batch.
-        operators: The number of operators that were changed.
-        time_added: The mended graph's time for a batch without padding, as a multiple of the original graph's, less 1.
-        seconds: The time of the mend, its proof and its check.
-        refused: Why it is not mended; None if it is.
-    """
+    """The figures of one model. Differences are in units of max(1, an answer's largest value)."""
 
     model: str
-    before: tuple[float, ...]
-    after: float | None = None
-    sequences: int = 0
-    bits: bool = False
-    operators: int = 0
+    before: tuple[float, ...]  # how far an answer of the original moves, for each share of padding
+    after: float | None = None  # the largest difference of the mended graph from the original alone
+    sequences: int = 0  # the number of sequences of that comparison
+    bits: bool = False  # whether the mended graph gives a sequence the same bits alone and in every batch
+    operators: int = 0  # the number of operators that were changed
+    # the mended graph's time for a batch without padding, as a multiple of the original graph's, less 1
     time_added: float | None = None
-    seconds: float = 0.0
-    refused: str | None = None
+    seconds: float = 0.0  # the time of the mend, its proof and its check
+    refused: str | None = None  # why it is not mended; None if it is
 
 
 def options_of(exhibit: Exhibit) -> TargetOptions:

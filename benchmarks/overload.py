@@ -42,8 +42,8 @@ from benchmarks import machine, output, pages
 from benchmarks.workloads import WORKLOADS
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.load import Measurement, Open, drive
-from lengthwise.bench.trial import LoadSpec, json_requests, prepare
+from lengthwise.bench.load import Load, Measurement, Schedule
+from lengthwise.bench.trial import LoadSpec, groups_of, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.padding import Steps
 
@@ -61,29 +61,18 @@ _MEDIANS = ("capacity", "offered", "goodput", "goodput_share", "accepted_seconds
 
 @dataclass
 class Returning:
-    """Callers of one kind, who come back after each refusal until they are accepted.
-
-    Attributes:
-        target: The service.
-        requests: What they send, in turns.
-        pause_seconds: How long they wait before a retry; None for `Retry-After`.
-        until: When they stop, on the clock of `time.monotonic`.
-        rest_seconds: How long they wait at most before they begin anew.
-        promised: `[retries]`, the `Retry-After` of the first refusal.
-        needed: `[retries]`, the time from the first refusal to the sending of the retry that was accepted.
-        tries: `[retries]`, how many times they tried.
-        unlike: Statuses other than 200 and 429.
-    """
+    """Callers of one kind, who come back after each refusal until they are accepted."""
 
     target: ServerAddress
-    requests: list[bytes]
-    pause_seconds: float | None
-    until: float
-    rest_seconds: float
-    promised: list[float] = field(default_factory=list)
+    requests: list[bytes]  # what they send, in turns
+    pause_seconds: float | None  # how long they wait before a retry; None for `Retry-After`
+    until: float  # when they stop, on the clock of `time.monotonic`
+    rest_seconds: float  # how long they wait at most before they begin anew
+    promised: list[float] = field(default_factory=list)  # `[retries]`, the `Retry-After` of the first refusal
+    # `[retries]`, the time from the first refusal to the sending of the retry that was accepted
     needed: list[float] = field(default_factory=list)
-    tries: list[int] = field(default_factory=list)
-    unlike: list[int] = field(default_factory=list)
+    tries: list[int] = field(default_factory=list)  # `[retries]`, how many times they tried
+    unlike: list[int] = field(default_factory=list)  # statuses other than 200 and 429
 
     def start(self, count: int) -> list[threading.Thread]:
         """Starts `count` callers."""
@@ -149,21 +138,13 @@ class Returning:
 
 @dataclass(frozen=True)
 class Overload:
-    """What is measured.
-
-    Attributes:
-        work: The workload's name.
-        per_request: Sequences in each request.
-        factor: How many times the capacity arrives.
-        seconds: For how long.
-        bound_seconds: The service's `--max-queue-seconds`.
-    """
+    """What is measured."""
 
     work: str
-    per_request: int
-    factor: float
+    per_request: int  # sequences in each request
+    factor: float  # how many times the capacity arrives
     seconds: float
-    bound_seconds: float
+    bound_seconds: float  # the service's `--max-queue-seconds`
 
 
 def measure(spec: Overload, core: int, rounds: int, each: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -216,7 +197,7 @@ def _round(spec: Overload, core: int) -> tuple[dict[str, Any], dict[str, Returni
 def _overloaded(
     spec: Overload, target: ServerAddress, sequences: list[Steps], capacity: float
 ) -> tuple[Measurement, dict[str, Returning]]:
-    requests = json_requests(target, sequences, spec.per_request, {}, {})
+    requests = json_requests(target, groups_of(sequences, spec.per_request))
     moments = arrival_moments(spec.factor * capacity, spec.seconds, np.random.default_rng(1)).tolist()
     until = time.monotonic() + spec.seconds
     callers = {
@@ -224,15 +205,9 @@ def _overloaded(
         "impatient": Returning(target, requests, POLL_SECONDS, until, spec.bound_seconds / 2),
     }
     threads = [thread for kind in callers.values() for thread in kind.start(_CALLERS)]
-    seen = drive(
-        target,
-        requests,
-        Open(moments),
-        # Enough for all that wait.
-        connections=100 + round(0.9 * capacity * spec.bound_seconds),
-        patience_seconds=spec.bound_seconds + 10,
-        limit_seconds=spec.seconds,
-    )
+    patience = spec.bound_seconds + 10
+    load = Load(target, requests, Schedule(moments), patience_seconds=patience, limit_seconds=spec.seconds)
+    seen = load.run(100 + round(0.9 * capacity * spec.bound_seconds))  # connections: enough for all that wait
     for thread in threads:
         thread.join()
     return seen, callers
@@ -335,14 +310,7 @@ WORKLOADS_TITLES = {"lognormal": "lognormal lengths of median 50", "japanese-vow
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True)
 def main(
-    quick: bool,
-    work: str,
-    per_request: int,
-    factor: float,
-    seconds: float,
-    bound: float,
-    rounds: int,
-    out: Path,
+    quick: bool, work: str, per_request: int, factor: float, seconds: float, bound: float, rounds: int, out: Path
 ) -> None:
     """Overloads the service, and checks what accepted, refused and returning callers see."""
     facts = machine.facts()

@@ -90,9 +90,7 @@ CASES: Mapping[str, Case] = {
         "Inception, 64 connections", partial(exported, "inception", "examples/mending.py:inception", "--mend"), 64
     ),
     "transformer": Case(
-        "transformer, 64 connections",
-        partial(exported, "transformer", "benchmarks/planning.py:Transformer"),
-        64,
+        "transformer, 64 connections", partial(exported, "transformer", "benchmarks/planning.py:Transformer"), 64
     ),
 }
 

@@ -38,25 +38,15 @@ ROWS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One precision.
-
-    Attributes:
-        precision: Its name.
-        accuracy: Share of the recordings with their right label.
-        labels_changed: Recordings with another label than at fp32.
-        largest_difference: Of a logit, from fp32.
-        graph_bytes: Of the graph.
-        alone_us_a_step: Processor time of an unbatched recording per step; the median of the rounds.
-        together_us_a_step: The same in sorted batches per valid step; None where rows run one at a time.
-    """
+    """One precision."""
 
     precision: Precision
-    accuracy: float
-    labels_changed: int
-    largest_difference: float
-    graph_bytes: int
-    alone_us_a_step: float
-    together_us_a_step: float | None
+    accuracy: float  # share of the recordings with their right label
+    labels_changed: int  # recordings with another label than at fp32
+    largest_difference: float  # of a logit, from fp32
+    graph_bytes: int  # of the graph
+    alone_us_a_step: float  # processor time of an unbatched recording per step; the median of the rounds
+    together_us_a_step: float | None  # the same in sorted batches per valid step; None where rows run one at a time
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
-from lengthwise.bench.load import Closed, ask_each, drive
+from lengthwise.bench.load import Load, Schedule, ask_each
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER, STREAM
@@ -55,23 +55,14 @@ _RELAYED = 20
 
 @dataclass(frozen=True)
 class ProtocolForm:
-    """How a protocol writes a request, and where its answer has the probabilities.
+    """How a protocol writes a request, and where its answer has the probabilities."""
 
-    Attributes:
-        name: For people.
-        write: Makes the bytes of a request, or for gRPC of a message.
-        probabilities: Reads those of an answer's body.
-        rpc: Whether it goes over gRPC.
-        in_flight: Requests on their way on one stream; 0 where each is a call.
-        quick: Whether the server may answer before the application does (`--quick-path`).
-    """
-
-    name: str
-    write: Callable[[ServerAddress, Steps], bytes]
-    probabilities: Callable[[bytes], Sequence[float]]
-    rpc: bool = False
-    in_flight: int = 0
-    quick: bool = True
+    name: str  # for people
+    write: Callable[[ServerAddress, Steps], bytes]  # makes the bytes of a request, or for gRPC of a message
+    probabilities: Callable[[bytes], Sequence[float]]  # reads those of an answer's body
+    rpc: bool = False  # whether it goes over gRPC
+    in_flight: int = 0  # requests on their way on one stream; 0 where each is a call
+    quick: bool = True  # whether the server may answer before the application does (`--quick-path`)
 
 
 def _predict(target: ServerAddress, steps: Steps) -> bytes:
@@ -135,10 +126,7 @@ FORMS = (
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
     ProtocolForm("v2 binary", _v2_binary, _floats),
     ProtocolForm(
-        "gRPC",
-        _message,
-        lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]),
-        rpc=True,
+        "gRPC", _message, lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]), rpc=True
     ),
     ProtocolForm(
         "gRPC stream, 16 in flight",
@@ -153,17 +141,11 @@ EMPTY: Final = ("grpc.aio, empty call", "this service's transport, empty call")
 
 @dataclass
 class Relay:
-    """Counts what passes between a client and a server.
+    """Counts what passes between a client and a server."""
 
-    Attributes:
-        port: Where clients connect.
-        sent: Bytes towards the server.
-        received: Bytes back.
-    """
-
-    port: int
-    sent: int = 0
-    received: int = 0
+    port: int  # where clients connect
+    sent: int = 0  # bytes towards the server
+    received: int = 0  # bytes back
 
 
 @contextmanager
@@ -321,13 +303,13 @@ def measure(
     if form.rpc:
         asyncio.run(_ask(form, grpc_port, requests, load.at_once, load.warmup_seconds, float("inf")))
     else:
-        drive(where, requests, Closed(load.warmup_seconds), connections=load.at_once)
+        Load(where, requests, Schedule(seconds=load.warmup_seconds)).run(load.at_once)
     before = cpu_seconds(server.pid)
     if form.rpc:
         _, seen, seconds = asyncio.run(_ask(form, grpc_port, requests, load.at_once, load.seconds, float("inf")))
         latencies, failed = np.array(seen), 0
     else:
-        found = drive(where, requests, Closed(load.seconds), connections=load.at_once)
+        found = Load(where, requests, Schedule(seconds=load.seconds)).run(load.at_once)
         latencies, seconds = found.latency, found.seconds
         failed = int((found.status != 200).sum()) + found.unanswered + found.broken
     cpu = cpu_seconds(server.pid) - before
@@ -352,19 +334,12 @@ def _alone(form: ProtocolForm, target: ServerAddress, requests: Sequence[bytes])
 
 @dataclass(frozen=True)
 class ProtocolLoad:
-    """How much is sent.
+    """How much is sent."""
 
-    Attributes:
-        at_once: Requests on their way at any time.
-        seconds: How long.
-        warmup_seconds: Before it.
-        rounds: How often each protocol has its turn; the median round counts.
-    """
-
-    at_once: int = 32
+    at_once: int = 32  # requests on their way at any time
     seconds: float = 4.0
-    warmup_seconds: float = 1.0
-    rounds: int = 3
+    warmup_seconds: float = 1.0  # before it
+    rounds: int = 3  # how often each protocol has its turn; the median round counts
 
 
 def _served(

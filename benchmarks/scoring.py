@@ -37,15 +37,10 @@ _MANY = f"{_BODIES} sequences a request, 4 connections"
 
 @dataclass(frozen=True)
 class ScoringRound:
-    """One turn of both.
+    """One turn of both."""
 
-    Attributes:
-        served: Sequences a second of the service, by what it was asked.
-        scored: The summary of `lengthwise score`.
-    """
-
-    served: dict[str, float]
-    scored: dict[str, Any]
+    served: dict[str, float]  # sequences a second of the service, by what it was asked
+    scored: dict[str, Any]  # the summary of `lengthwise score`
 
     @property
     def ratio(self) -> float:

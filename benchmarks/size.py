@@ -28,10 +28,7 @@ from benchmarks import pages
 
 ROOT: Final = Path(__file__).parents[1]
 BOUNDS: Final = Path(__file__).with_name("size.toml")
-PACKAGES: Final = {
-    "service": ROOT / "service" / "lengthwise",
-    "exporter": ROOT / "model_export" / "lengthwise_export",
-}
+PACKAGES: Final = {"service": ROOT / "service" / "lengthwise", "exporter": ROOT / "model_export" / "lengthwise_export"}
 FLOWS: Final = ("request", "export", "training")
 LONGEST_FILE: Final = 400
 

@@ -67,21 +67,13 @@ _FULL_DISK = "/dev/full"
 
 @dataclass
 class Watch:
-    """What is measured while the chaos lasts.
-
-    Attributes:
-        server: The process.
-        seconds: When each sample was taken, since the start.
-        resident: The resident MiB at each.
-        versions: How many versions were published.
-        stops: How many times the process was stopped.
-    """
+    """What is measured while the chaos lasts."""
 
     server: ServerProcess
-    seconds: list[float] = field(default_factory=list)
-    resident: list[float] = field(default_factory=list)
-    versions: int = 1
-    stops: int = 0
+    seconds: list[float] = field(default_factory=list)  # when each sample was taken, since the start
+    resident: list[float] = field(default_factory=list)  # the resident MiB at each
+    versions: int = 1  # how many versions were published
+    stops: int = 0  # how many times the process was stopped
     started: float = field(default_factory=time.monotonic)
 
     async def sample(self) -> None:

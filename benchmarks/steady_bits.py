@@ -52,29 +52,17 @@ SHAPES: Final = ((1, 20), (16, 100))
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One graph before and after the rewrite.
+    """One graph before and after the rewrite."""
 
-    Attributes:
-        name: Of the operator's form, or of the model.
-        sequences: How many were answered.
-        before: How many of them got the same bits batched and unbatched.
-        lost_at: The first operator that loses bits.
-        rewritten: The operators that were rewritten, by type.
-        after: How many get the same bits after the rewrite.
-        moved: The largest difference of an answer before and after, in units of max(1, its largest value).
-        times: The time after the rewrite as a share of the time before, for each of `SHAPES`.
-        refused: Why there is no graph.
-    """
-
-    name: str
-    sequences: int = 0
-    before: int = 0
-    lost_at: str | None = None
-    rewritten: tuple[str, ...] = ()
-    after: int = 0
-    moved: float = 0.0
-    times: tuple[float, ...] = ()
-    refused: str | None = None
+    name: str  # of the operator's form, or of the model
+    sequences: int = 0  # how many were answered
+    before: int = 0  # how many of them got the same bits batched and unbatched
+    lost_at: str | None = None  # the first operator that loses bits
+    rewritten: tuple[str, ...] = ()  # the operators that were rewritten, by type
+    after: int = 0  # how many get the same bits after the rewrite
+    moved: float = 0.0  # the largest difference of an answer before and after, in units of max(1, its largest value)
+    times: tuple[float, ...] = ()  # the time after the rewrite as a share of the time before, for each of `SHAPES`
+    refused: str | None = None  # why there is no graph
 
 
 def compare(name: str, graph: ModelProto, manifest: Manifest, count: int, shortest: int = 1) -> Comparison:

@@ -47,26 +47,17 @@ ALLOWED: Final = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a module.
+    """What became of a module."""
 
-    Attributes:
-        library: The library and its version.
-        module: The module.
-        outcome: `mended and true`, `sound and true`, `refused`; `wrong`: an answer differs from the module's own;
-            `misleading`: the refusal does not name its true reason, or it is no refusal in words.
-        difference: The largest difference of a probability from the module's own; None if it is refused.
-        ill_conditioned: Kinds of values at which a few ulps of the values explain a difference.
-        said: The refusal, or what the export says of the mend.
-        seconds: The time of the export.
-    """
-
-    library: str
+    library: str  # with its version
     module: str
+    # `mended and true`, `sound and true`, `refused`; `wrong`: an answer differs from the module's own; `misleading`:
+    # the refusal does not name its true reason, or it is no refusal in words
     outcome: str
-    difference: float | None
-    ill_conditioned: tuple[str, ...]
-    said: str
-    seconds: float
+    difference: float | None  # the largest difference of a probability from the module's own; None if it is refused
+    ill_conditioned: tuple[str, ...]  # kinds of values at which a few ulps of the values explain a difference
+    said: str  # the refusal, or what the export says of the mend
+    seconds: float  # the time of the export
 
 
 def judge(entry: ThirdParty, folder: Path) -> Judged:

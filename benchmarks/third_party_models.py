@@ -92,32 +92,20 @@ AROUND: Final = {kind.__name__: kind for kind in (Classifier, Embedded, Embedded
 
 @dataclass(frozen=True, slots=True)
 class ThirdParty:
-    """A library's module in a classifier.
+    """A library's module in a classifier."""
 
-    Attributes:
-        library: The distribution that has it.
-        path: `package.module:Class`.
-        arguments: What it is made with.
-        note: What sets it apart from others of its class.
-        around: The classifier around it.
-        pick: Takes its states out of its answer.
-        inside: Features of its input.
-        outside: Features of its states; `inside` without it.
-        channels_first: Whether it takes `[rows, features, steps]`.
-        config: Whether the arguments belong to a configuration object `package.module:Class`, the only argument.
-        refused: A part of the true reason for which it is refused, as a person judged it; None where it is taken.
-    """
-
-    library: str
-    path: str
-    arguments: dict[str, Any]
-    note: str = ""
-    around: type[Classifier] = Classifier
-    pick: Pick = PICKS["itself"]
-    inside: int = INSIDE
-    outside: int | None = None
-    channels_first: bool = False
+    library: str  # the distribution that has it
+    path: str  # `package.module:Class`
+    arguments: dict[str, Any]  # what it is made with
+    note: str = ""  # what sets it apart from others of its class
+    around: type[Classifier] = Classifier  # the classifier around it
+    pick: Pick = PICKS["itself"]  # takes its states out of its answer
+    inside: int = INSIDE  # features of its input
+    outside: int | None = None  # features of its states; `inside` without it
+    channels_first: bool = False  # whether it takes `[rows, features, steps]`
+    # whether the arguments belong to a configuration object `package.module:Class`, the only argument
     config: str | None = None
+    # a part of the true reason for which it is refused, as a person judged it; None where it is taken
     refused: str | None = None
 
     @property

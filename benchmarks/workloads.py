@@ -23,19 +23,12 @@ CACHE = HERE.parent / "runs" / "bench-models"
 
 @dataclass(frozen=True)
 class Work:
-    """A workload: a model and the sequences sent to it.
+    """A workload: a model and the sequences sent to it."""
 
-    Attributes:
-        name: In results and reports.
-        title: For people.
-        directory: The model directory, `MODELS/NAME/VERSION`.
-        sequences: To send, each `[length, features]`.
-    """
-
-    name: str
-    title: str
-    directory: Path
-    sequences: list[Steps]
+    name: str  # in results and reports
+    title: str  # for people
+    directory: Path  # the model directory, `MODELS/NAME/VERSION`
+    sequences: list[Steps]  # to send, each `[length, features]`
 
     @property
     def repository(self) -> Path:

@@ -23,17 +23,11 @@ _DRAIN_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class InProcessService:
-    """A model as it is served.
+    """A model as it is served."""
 
-    Attributes:
-        model: Verified, with its costs.
-        limits: Of one batch.
-        runners: Batches in flight.
-    """
-
-    model: LoadedModel
-    limits: BatchLimits
-    runners: int = 2
+    model: LoadedModel  # verified, with its costs
+    limits: BatchLimits  # of one batch
+    runners: int = 2  # batches in flight
 
     def queue(self, metrics: ModelMetrics) -> ModelQueue:
         """The model's queue, as the service makes it."""

@@ -23,27 +23,16 @@ _LEAST_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class GpuRun:
-    """One run of the command.
-
-    Attributes:
-        provider: What is measured.
-        device: Its name.
-        models: Holds the graphs.
-        out: The JSON file of results, which `resume` reads.
-        quick: Whether to measure briefly, to see that the code runs.
-        seed: Of the sequences.
-        budget_seconds: For all sections together.
-        say: Prints progress.
-    """
+    """One run of the command."""
 
     provider: Literal["cuda", "cpu"]
     device: str
-    models: Path
-    out: Path
-    quick: bool
-    seed: int
-    budget_seconds: float
-    say: Callable[[str], None]
+    models: Path  # holds the graphs
+    out: Path  # the JSON file of results, which `resume` reads
+    quick: bool  # whether to measure briefly, to see that the code runs
+    seed: int  # of the sequences
+    budget_seconds: float  # for all sections together
+    say: Callable[[str], None]  # prints progress
 
     def all(self, wanted: Sequence[Section] = SECTIONS, *, resume: bool = False) -> dict[str, Any]:
         """Runs the sections and returns the results, as they are in the file.

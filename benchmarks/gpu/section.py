@@ -21,17 +21,11 @@ MEASURED, FAILED, IN_PART = 0, 1, 4
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the measurement.
+    """One part of the measurement."""
 
-    Attributes:
-        name: In results, on the command line, and of the module with its `measure`.
-        question: What its figures answer.
-        most_seconds: After this time its process is ended; the figures so far are kept.
-    """
-
-    name: str
-    question: str
-    most_seconds: float
+    name: str  # in results, on the command line, and of the module with its `measure`
+    question: str  # what its figures answer
+    most_seconds: float  # after this time its process is ended; the figures so far are kept
 
     @property
     def module(self) -> str:

@@ -43,21 +43,13 @@ DISTRIBUTIONS = ("lognormal:50,0.7", "uniform:1,200", "bimodal:20,200,0.1", "zip
 
 @dataclass(frozen=True)
 class Stage:
-    """Where and on what a section measures.
+    """Where and on what a section measures."""
 
-    Attributes:
-        provider: `cuda`, or `cpu` to see the code run.
-        models: Holds the graphs, `NAME/1`, and their weights.
-        quick: Whether to measure briefly, to see that the code runs.
-        seed: Of the sequences.
-        seconds: How long the section may take.
-    """
-
-    provider: Literal["cuda", "cpu"]
-    models: Path = MODELS
-    quick: bool = False
-    seed: int = 0
-    seconds: float = 600.0
+    provider: Literal["cuda", "cpu"]  # `cuda`, or `cpu` to see the code run
+    models: Path = MODELS  # holds the graphs, `NAME/1`, and their weights
+    quick: bool = False  # whether to measure briefly, to see that the code runs
+    seed: int = 0  # of the sequences
+    seconds: float = 600.0  # how long the section may take
     started: float = field(default_factory=time.monotonic)
 
     def pick(self, full: T, quick: T) -> T:

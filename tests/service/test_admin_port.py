@@ -20,6 +20,7 @@ import pytest
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
+from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input
 from lengthwise.connections.places import ADMIN_CONNECTIONS
 from lengthwise.errors import ConfigurationError
@@ -58,11 +59,9 @@ def test_figures_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx.Cli
     assert path not in server.get("/openapi.json").json()["paths"]
 
 
-def test_a_load_finds_its_model_on_either_port(both: tuple[ServerProcess, httpx.Client]) -> None:
-    server, admin = both
-    found = {remote.model(ServerAddress.parse(str(url))) for url in (f"http://127.0.0.1:{server.port}", admin.base_url)}
-    assert len(found) == 1
-    assert found.pop().step == Input("values", 12)
+def test_a_load_finds_its_model(both: tuple[ServerProcess, httpx.Client]) -> None:
+    found = remote.model(ServerAddress("127.0.0.1", both[0].port))
+    assert found == RemoteModel("japanese-vowels", "1", Input("values", 12), 1024, 1)
 
 
 @pytest.mark.parametrize("call", ["load", "unload"])

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -62,6 +63,21 @@ def test_headers_and_the_models_name_go_with_each_request():
     call("--header", "authorization=Bearer k=v", "--model", "small", server=server)
     assert {headers["authorization"] for headers in server.headers} == {"Bearer k=v"}
     assert {json.loads(body)["model"] for body in server.bodies} == {"small"}
+
+
+def test_a_load_may_be_the_sequences_of_a_file(tmp_path: Path):
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"steps": [[1, null]]}\n{"steps": [[1, 2], [3, 4]]}\n')
+    server = SmallServer()
+    call("--data", str(file), "--model", "small", server=server)
+    assert json.loads(server.bodies[0]) == {"sequences": [[[1, None]]], "model": "small"}
+    assert len(server.bodies) == 2 + 6  # each alone, then the load
+
+
+def test_random_sequences_have_the_steps_and_the_longest_length_of_the_model():
+    server = SmallServer()
+    call("--lengths", "fixed:500", server=server)
+    assert {np.shape(json.loads(body)["sequences"]) for body in server.bodies} == {(1, 64, 2)}
 
 
 def test_a_header_without_a_value_is_refused():

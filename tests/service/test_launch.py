@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import Running, free_port, running, serve_command, served
 from lengthwise.bench.remote import get
@@ -59,9 +60,10 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words(silent_port:
         pass
 
 
-def test_a_server_that_never_will_be_ready_is_not_waited_for(silent_port: int):
+def test_a_server_that_never_will_be_ready_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, silent_port: int):
+    monkeypatch.setattr(remote, "refusals", lambda _target: "serves no model")
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(ConfigurationError), running(command, silent_port, hopeless=lambda _target: "serves no model"):
+    with pytest.raises(ConfigurationError, match="serves no model"), running(command, silent_port):
         pass
 
 

@@ -1,6 +1,5 @@
 """The client: when requests go out, what counts as an answer, and what a latency is."""
 
-import math
 import socket
 import threading
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import pytest
 
 from lengthwise.bench import load as load_module
 from lengthwise.bench.connection import ConnectionLostError, LoadConnection, ServerAddress
-from lengthwise.bench.load import Closed, Measurement, Open, ask_each, drive
+from lengthwise.bench.load import Load, Measurement, Schedule, ask_each
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
@@ -22,7 +21,7 @@ def requests_for(target: ServerAddress, count: int, *, size: int = 1) -> list[by
 
 def load(
     behave: Callable[[int, Reply], Reply] = lambda _number, reply: reply,
-    schedule: Closed | Open | None = None,
+    schedule: Schedule | None = None,
     *,
     connections: int = 2,
     distinct: int = 3,
@@ -31,8 +30,8 @@ def load(
     server = SmallServer(behave=behave)
     with serving(server) as target:
         requests = requests_for(target, distinct)
-        schedule = schedule or Closed(seconds=30.0, count=20)
-        return server, drive(target, requests, schedule, connections=connections, **options)
+        schedule = schedule or Schedule(seconds=30.0, count=20)
+        return server, Load(target, requests, schedule, **options).run(connections)
 
 
 def test_a_closed_loop_sends_as_many_requests_as_it_is_told_and_times_each():
@@ -45,12 +44,12 @@ def test_a_closed_loop_sends_as_many_requests_as_it_is_told_and_times_each():
 
 
 def test_a_closed_loop_ends_when_its_time_is_over():
-    _, seen = load(schedule=Closed(seconds=0.05))
+    _, seen = load(schedule=Schedule(seconds=0.05))
     assert seen.sent.max() < 0.05
 
 
 def test_requests_go_round_in_their_order():
-    server, _ = load(connections=1, schedule=Closed(math.inf, count=7))
+    server, _ = load(connections=1, schedule=Schedule(count=7))
     assert server.bodies == [server.bodies[number % 3] for number in range(7)]
     assert len(set(server.bodies)) == 3
 
@@ -62,13 +61,13 @@ def test_a_closed_loop_keeps_as_many_requests_on_their_way_as_it_has_connections
         together.wait()
         return reply
 
-    _, seen = load(wait_for_the_others, Closed(math.inf, count=6), connections=3)
+    _, seen = load(wait_for_the_others, Schedule(count=6), connections=3)
     assert len(seen.status) == 6
 
 
 def test_an_open_loop_sends_each_request_at_its_moment():
     moments = [0.0, 0.03, 0.03, 0.06]
-    _, seen = load(schedule=Open(moments))
+    _, seen = load(schedule=Schedule(moments))
     assert sorted(seen.due) == moments
     assert (seen.sent >= seen.due).all()
     assert seen.seconds >= 0.06
@@ -82,7 +81,7 @@ def test_a_latency_counts_from_the_moment_due_when_the_server_stalls():
             released.wait(0.1)
         return reply
 
-    _, seen = load(stall_first, Open([0.0, 0.01, 0.02]), connections=1)
+    _, seen = load(stall_first, Schedule([0.0, 0.01, 0.02]), connections=1)
     # The second and third found the only connection taken; they were due long before they could be sent.
     assert (seen.latency[1:] > 0.07).all()
     assert (seen.sent[1:] - seen.due[1:] > 0.07).all()
@@ -93,13 +92,13 @@ def test_a_server_that_is_too_far_behind_is_given_up_and_what_was_not_sent_is_co
         threading.Event().wait(0.05)
         return reply
 
-    _, seen = load(dawdle, Open([0.0] * 50), connections=1, limit_seconds=0.2)
+    _, seen = load(dawdle, Schedule([0.0] * 50), connections=1, limit_seconds=0.2)
     assert 1 <= len(seen.status) < 10
     assert seen.unsent == 50 - len(seen.status)
 
 
 def test_an_answer_that_the_check_does_not_accept_is_wrong():
-    _, seen = load(check=lambda place, _body: place != 1, schedule=Closed(math.inf, count=6))
+    _, seen = load(check=lambda place, _body: place != 1, schedule=Schedule(count=6))
     assert seen.wrong == 2
 
 
@@ -107,7 +106,7 @@ def test_whoever_asks_sees_the_head_of_each_answer():
     heads: list[tuple[int, bytes]] = []
     load(
         lambda number, reply: Reply(200, reply.body, head=(("Server-Timing", f"queue;dur={number}"),)),
-        Closed(math.inf, count=4),
+        Schedule(count=4),
         connections=1,
         note=lambda place, head: heads.append((place, head)),
     )
@@ -165,7 +164,7 @@ def test_a_connection_that_the_server_announces_to_close_is_replaced():
 def test_a_connection_that_is_closed_while_idle_is_replaced():
     server = SmallServer(behave=lambda _number, reply: Reply(200, reply.body, close=True))
     with serving(server) as target:
-        seen = drive(target, requests_for(target, 1), Open([0.0, 0.05, 0.1]), connections=1)
+        seen = Load(target, requests_for(target, 1), Schedule([0.0, 0.05, 0.1])).run(1)
     assert set(seen.status) == {200}
     assert (len(seen.status), seen.broken) == (3, 0)
 
@@ -180,7 +179,7 @@ def test_an_answer_that_never_comes_is_given_up():
 
     server = SmallServer(behave=hold)
     with serving(server) as target:
-        seen = drive(target, requests_for(target, 2), Closed(1, count=2), connections=2, patience_seconds=0.05)
+        seen = Load(target, requests_for(target, 2), Schedule(count=2), patience_seconds=0.05).run(2)
         released.set()
     assert seen.unanswered == 1
     assert len(seen.status) == 1
@@ -190,7 +189,7 @@ def test_a_request_larger_than_the_sockets_buffers_arrives_whole():
     server = SmallServer()
     with serving(server) as target:
         (request,) = requests_for(target, 1, size=1_500_000)
-        seen = drive(target, [request], Closed(math.inf, count=1), connections=1, patience_seconds=60)
+        seen = Load(target, [request], Schedule(count=1), patience_seconds=60).run(1)
     assert set(seen.status) == {200}
     assert len(server.bodies[0]) > 10_000_000
 
@@ -212,7 +211,7 @@ def test_nobody_listening_is_said_with_the_address():
         taken.bind(("127.0.0.1", 0))
         target = ServerAddress(*taken.getsockname())
         with pytest.raises(ConfigurationError, match=target.url):
-            drive(target, [b"x"], Closed(1), connections=1)
+            Load(target, [b"x"], Schedule(seconds=1)).run(1)
 
 
 def test_asking_one_by_one_gives_the_bodies_in_order():
@@ -236,7 +235,7 @@ def test_a_progress_bar_is_told_what_was_sent():
 
 
 def test_the_client_says_what_it_cost():
-    _, seen = load(schedule=Closed(math.inf, count=200))
+    _, seen = load(schedule=Schedule(count=200))
     assert 0 < seen.cpu_seconds <= seen.seconds * 1.5
 
 

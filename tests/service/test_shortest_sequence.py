@@ -18,8 +18,8 @@ from lengthwise.batching.buckets import Buckets, choose
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.bench import remote
-from lengthwise.bench.trial import Workload
 from lengthwise.bench.workload import Input, draw_lengths
+from lengthwise.commands.bench import BenchOptions
 from lengthwise.commands.score import ScoringRun
 from lengthwise.decoding import fast_json, json_body
 from lengthwise.decoding.validation import PREDICT
@@ -241,19 +241,9 @@ def test_a_load_sends_no_shorter_sequences() -> None:
     entry = {"model": "m", "version": "1", "input": "values", "features": 1, "max_length": 9, "min_length": 7}
     with small_server(SmallServer(models=[entry])) as target:
         found = remote.model(target)
-        assert found == remote.RemoteModel("m", "1", Input("values", 1), 9, 7)
-
-
-def test_a_load_has_no_sequence_that_is_too_short_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    described = remote.RemoteModel("m", "1", Input("values", 1), 90, 7)
-    monkeypatch.setattr(remote, "model", lambda *_: described)
-
-    class Service:
-        target = name = None
-
-    service: Any = Service()
-    drawn = Workload(lengths="uniform:1,20", distinct=50).sequences(service)
-    assert min(map(len, drawn)) == 7
+    assert found == remote.RemoteModel("m", "1", Input("values", 1), 9, 7)
+    drawn = BenchOptions(lengths="uniform:1,20", request_count=50).sequences_for(found)
+    assert {*map(len, drawn)} == {7, 8, 9}
 
 
 class RaisesWhenShort(Session):

@@ -1,13 +1,12 @@
-"""One server, the requests for it, and what a load on it shows."""
+"""One server, the requests for it, which answers are right, and what a load on it shows."""
 
 import json
-from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
-from lengthwise.bench.launch import ServiceUnderLoad
-from lengthwise.bench.trial import LoadSpec, Workload, prepare
+from lengthwise.bench.trial import Expected, LoadSpec, prepare, scores, whole
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
@@ -93,22 +92,49 @@ def test_what_a_binary_request_cannot_hold_is_refused(sequences: list[np.ndarray
         prepare(target, sequences, form="binary", per_request=per_request)
 
 
-def test_a_workload_takes_its_steps_and_longest_length_from_the_service():
-    with serving(SmallServer()) as target:
-        sequences = Workload(lengths="fixed:500", distinct=3).sequences(ServiceUnderLoad(target))
-    assert [steps.shape for steps in sequences] == [(64, 2)] * 3
+def body(*probabilities: list[float], **fields: str) -> bytes:
+    return orjson.dumps({**fields, "predictions": [{"probabilities": each} for each in probabilities]})
 
 
-def test_a_service_that_does_not_describe_its_model_is_said():
-    with serving(SmallServer(models=[{"model": "m"}])) as target, pytest.raises(ConfigurationError):
-        Workload().sequences(ServiceUnderLoad(target))
+def test_the_same_probabilities_in_other_bytes_are_right():
+    expected = Expected([body([0.25, 0.75])])
+    assert expected.is_right(0, body([0.25, 0.75], version="2"))
+    assert expected.is_right(0, body([0.25, 0.75], version="2"))
 
 
-def test_a_workload_may_be_the_sequences_of_a_file(tmp_path: Path):
-    file = tmp_path / "data.jsonl"
-    file.write_text('{"steps": [[1, null]]}\n{"steps": [[1, 2], [3, 4]]}\n')
-    server = SmallServer()
-    with serving(server) as target:
-        Workload(data=str(file)).load_test(ServiceUnderLoad(target, "small", "1"))
-    assert json.loads(server.bodies[0]) == {"sequences": [[[1, None]]], "model": "small", "version": "1"}
-    assert len(server.bodies) == 2
+def test_the_last_bit_of_a_float32_counts():
+    alone = np.float32(0.3)
+    neighbour = np.nextafter(alone, np.float32(1))
+    expected = Expected([body([float(alone)])])
+    assert not expected.is_right(0, body([float(neighbour)]))
+
+
+def test_another_requests_answer_is_wrong():
+    expected = Expected([body([0.1]), body([0.2])])
+    assert not expected.is_right(0, body([0.2]))
+    assert expected.is_right(1, body([0.2]))
+
+
+def test_a_wrong_answer_stays_wrong_when_it_comes_again():
+    expected = Expected([body([0.1])])
+    assert [expected.is_right(0, body([0.2])) for _ in range(2)] == [False, False]
+
+
+def test_a_request_of_several_sequences_is_held_against_each_alone():
+    expected = Expected([body([0.1]), body([0.2]), body([0.3]), body([0.4])], per_request=2)
+    assert expected.is_right(0, body([0.1], [0.2]))
+    assert expected.is_right(1, body([0.3], [0.4]))
+    assert not expected.is_right(1, body([0.4], [0.3]))
+    assert not expected.is_right(1, body([0.3]))
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"predictions": [3]}'])
+def test_what_is_no_answer_is_wrong_under_load_and_refused_before_it(answer: bytes):
+    assert not Expected([body([0.1])]).is_right(0, answer)
+    with pytest.raises(ConfigurationError):
+        scores(answer)
+
+
+def test_a_binary_answer_is_right_when_no_byte_differs():
+    expected = Expected([b"\x00\x01", b"\x00\x02"], read=whole)
+    assert [expected.is_right(1, answer) for answer in (b"\x00\x02", b"\x00\x02", b"\x00\x01")] == [True, True, False]

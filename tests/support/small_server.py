@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -73,6 +74,17 @@ class SmallServer:
         ).encode()
 
 
+def _config(model: dict[str, object]) -> dict[str, object]:
+    """A model's configuration as Triton has it, from an entry of `/healthz`."""
+    stated = {"min_length": 1} | {
+        name: model[name] for name in ("vocabulary", "min_length", "max_length") if name in model
+    }
+    return {
+        "input": [{"dims": [-1, model.get("features", -1)]}],
+        "parameters": {name: {"string_value": str(value)} for name, value in stated.items()},
+    }
+
+
 @contextmanager
 def serving(server: SmallServer) -> Iterator[ServerAddress]:
     """Runs it on a free port while the block runs."""
@@ -90,10 +102,17 @@ def serving(server: SmallServer) -> Iterator[ServerAddress]:
                 ),
                 "/metrics": server.metrics,
             }
+            for model in server.models:
+                path = f"/v2/models/{model['model']}/versions/{model['version']}/config"
+                pages[path] = partial(orjson.dumps, _config(model))
             page = pages.get(self.path)
             self._send(Reply(200, page()) if page else Reply(404, b""))
 
         def do_POST(self) -> None:
+            if self.path == "/v2/repository/index":
+                index = [{"name": m["model"], "version": m["version"], "state": "READY"} for m in server.models]
+                self._send(Reply(200, orjson.dumps(index)))
+                return
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._send(server.predict(self.path, headers, body))

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lengthwise.errors import ConfigurationError, how_to_install
-
 _Labels = Mapping[str, str]
 
 
@@ -21,10 +19,8 @@ class Samples:
     @classmethod
     def parse(cls, text: str) -> Samples:
         """Reads a page; ValueError if it is not in the Prometheus text format."""
-        try:
-            from prometheus_client.parser import text_string_to_metric_families
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(f"reading metrics needs prometheus-client: {how_to_install('bench')}") from error
+        from prometheus_client.parser import text_string_to_metric_families
+
         values: dict[str, list[tuple[_Labels, float]]] = defaultdict(list)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

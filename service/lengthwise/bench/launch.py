@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import socket
@@ -10,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,19 +37,6 @@ class ServiceUnderLoad:
         return {name: value for name, value in (("model", self.name), ("version", self.version)) if value is not None}
 
 
-def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
-    """The repository at a path, with name and version if the path is a model directory in it; None: the bundled one."""
-    if where is None:
-        return None, None, None
-    path = Path(where).resolve()
-    if not path.is_dir():
-        raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
-    if not (path / MANIFEST_FILE).is_file():
-        return path, None, None
-    Manifest.read(path)
-    return path.parents[1], path.parent.name, path.name
-
-
 @contextmanager
 def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
     """The service at a URL, or one started for the model or model repository at a path (None: the bundled one)."""
@@ -59,11 +45,17 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
             raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
         yield ServiceUnderLoad(ServerAddress.parse(where), model)
         return
-    repository, name, version = located(where)
-    if name is not None:
-        options = {"versions": f"{name}/{version}", **options}  # only this one, also where the repository has others
+    repository = name = version = None
+    if where is not None:
+        repository = Path(where).resolve()
+        if not repository.is_dir():
+            raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
+        if (repository / MANIFEST_FILE).is_file():
+            Manifest.read(repository)
+            repository, name, version = repository.parents[1], repository.parent.name, repository.name
+            options = {"versions": f"{name}/{version}", **options}  # only this one, though there may be others
     port = free_port()
-    with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as server:
+    with running(serve_command(repository, port, options), port) as server:
         yield ServiceUnderLoad(server.target, name or model, version)
 
 
@@ -99,12 +91,11 @@ def running(
     ready_path: str = "/readyz",
     cores: Sequence[int] | None = None,
     environment: Mapping[str, str] | None = None,
-    hopeless: Callable[[ServerAddress], str | None] = lambda _target: None,
 ) -> Iterator[Running]:
     """Runs a server's command while the block runs, and yields the server once `ready_path` answers 200.
 
-    `cores` it may use, and its children. `hopeless` is called while it is not ready; returns the reason why it never
-    will be. ConfigurationError (it ended, or was not ready in time) has the end of its output.
+    `cores` it may use, and its children. ConfigurationError (it ended, has no model to serve, or was not ready in time)
+    has the end of its output.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -121,7 +112,7 @@ def running(
             target = ServerAddress("127.0.0.1", port)
             deadline = time.monotonic() + READY_SECONDS
             while not _is_ready(target, ready_path):
-                state = "ended" if process.poll() is not None else hopeless(target)
+                state = "ended" if process.poll() is not None else remote.refusals(target)
                 if state is None and time.monotonic() > deadline:
                     state = f"was not ready within {READY_SECONDS:.0f} s"
                 if state is not None:
@@ -135,14 +126,9 @@ def running(
 
 
 def _is_ready(target: ServerAddress, path: str) -> bool:
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=2.0)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    with suppress(ConfigurationError):
+        return remote.get(target, path)[0] == 200
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,6 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,45 +31,22 @@ Note = Callable[[int, bytes], None]  # gets the index of a request and the heade
 Tick = Callable[[int, float], None]  # called repeatedly with the number of requests sent and the seconds passed
 
 
-class Schedule(Protocol):
-    """When requests are due, in seconds since the start of the load."""
-
-    def due(self, sent: int, now: float) -> float:
-        """The moment when request number `sent` is due; infinity when there is no more."""
-
-    def left(self, sent: int) -> int:
-        """How many requests were due after the first `sent` of them."""
-
-
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """A request is due whenever a connection is free, until `seconds` or `count` of them."""
+class Schedule:
+    """When requests are due: at `moments`, or, without them, whenever a connection is free.
 
-    seconds: float
+    Moments are seconds since the start. A load without them ends after `seconds` or `count` requests.
+    """
+
+    moments: Sequence[float] | None = None
+    seconds: float = math.inf
     count: float = math.inf
 
     def due(self, sent: int, now: float) -> float:
-        """`now` until a bound is reached, then infinity."""
+        """The moment when request number `sent` is due; infinity when there is no more."""
+        if self.moments is not None:
+            return self.moments[sent] if sent < len(self.moments) else math.inf
         return now if sent < self.count and now < self.seconds else math.inf
-
-    def left(self, sent: int) -> int:
-        """Always 0: a request that was not sent in time was not due."""
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Requests are due at moments fixed beforehand, in seconds since the start."""
-
-    moments: Sequence[float]
-
-    def due(self, sent: int, now: float) -> float:
-        """The moment of request number `sent`; infinity after the last one."""
-        return self.moments[sent] if sent < len(self.moments) else math.inf
-
-    def left(self, sent: int) -> int:
-        """Number of moments from number `sent` on."""
-        return len(self.moments) - sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +70,6 @@ class Measurement:
         return self.answered - self.due
 
 
-def drive(
-    target: ServerAddress,
-    requests: Sequence[bytes],
-    schedule: Schedule,
-    *,
-    connections: int,
-    check: Check | None = None,
-    note: Note | None = None,
-    tick: Tick | None = None,
-    patience_seconds: float = 10.0,
-    limit_seconds: float = math.inf,
-) -> Measurement:
-    """Sends requests as the schedule says, over at most `connections` at once, and waits for their answers.
-
-    They are sent in this order, again from the first after the last; after `limit_seconds` none is sent. It waits
-    `patience_seconds` for anything to happen while answers are outstanding. `check` looks at each answer of status 200.
-    ConfigurationError: the server cannot be reached, goes away, or sends what this client cannot read.
-    """
-    return _Driver(target, requests, schedule, check, note, tick, patience_seconds, limit_seconds).run(connections)
-
-
 def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
     """Sends the requests one by one, and returns the bodies of the answers, which must be of status 200."""
     bodies: list[bytes] = []
@@ -123,8 +78,8 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
         bodies.append(body)
         return True
 
-    one_by_one = Closed(seconds=math.inf, count=len(requests))
-    measurement = drive(target, requests, one_by_one, connections=1, check=keep, tick=tick, patience_seconds=60.0)
+    one_by_one = Schedule(count=len(requests))
+    measurement = Load(target, requests, one_by_one, check=keep, tick=tick, patience_seconds=60.0).run(1)
     rejected = measurement.status[measurement.status != 200]
     if len(bodies) != len(requests):
         what = f"answered {rejected[0]}" if rejected.size else "did not answer"
@@ -145,39 +100,54 @@ def wait_for_events(
 
 
 @dataclass(slots=True)
-class _Driver:
+class Load:
+    """Requests that are sent in this order, again from the first after the last, when they are due."""
+
     target: ServerAddress
     requests: Sequence[bytes]
     schedule: Schedule
-    check: Check | None
-    note: Note | None
-    tick: Tick | None
-    patience_seconds: float
-    limit_seconds: float
-    selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
-    idle: deque[LoadConnection] = field(default_factory=deque)
-    count: int = 0
-    in_flight: int = 0
-    wrong: int = 0
-    broken: int = 0
-    due: array[float] = field(default_factory=lambda: array("d"))
-    sent: array[float] = field(default_factory=lambda: array("d"))
-    answered: array[float] = field(default_factory=lambda: array("d"))
-    status: array[int] = field(default_factory=lambda: array("q"))
-    start: float = 0.0
+    check: Check | None = None  # looks at each answer of status 200
+    note: Note | None = None
+    tick: Tick | None = None
+    patience_seconds: float = 10.0  # while answers are outstanding, this long without any event ends the load
+    limit_seconds: float = math.inf  # after it no request is sent
+    _selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
+    _idle: deque[LoadConnection] = field(default_factory=deque)
+    _count: int = 0
+    _in_flight: int = 0
+    _wrong: int = 0
+    _broken: int = 0
+    _answers: array[float] = field(default_factory=lambda: array("d"))  # due, sent, answered and status of each
+    _start: float = 0.0
 
     def run(self, connections: int) -> Measurement:
+        """Sends the requests over at most `connections` at once, and waits for their answers.
+
+        ConfigurationError: the server cannot be reached, goes away, or sends what this client cannot read.
+        """
         try:
             for _ in range(connections):
                 self._connect()
             cpu_start = time.process_time()
-            self.start = time.perf_counter()
+            self._start = time.perf_counter()
             self._loop()
-            return self._measurement(self._now(), time.process_time() - cpu_start)
+            due, sent, answered, status = np.array(self._answers).reshape(-1, 4).T
+            return Measurement(
+                due,
+                sent,
+                answered,
+                status.astype(np.int64),
+                unsent=max(len(self.schedule.moments or ()) - self._count, 0),
+                unanswered=self._in_flight,
+                broken=self._broken,
+                wrong=self._wrong,
+                seconds=self._now(),
+                cpu_seconds=time.process_time() - cpu_start,
+            )
         finally:
-            for key in list(self.selector.get_map().values()):
+            for key in list(self._selector.get_map().values()):
                 key.data.socket.close()
-            self.selector.close()
+            self._selector.close()
 
     def _loop(self) -> None:
         next_tick = 0.0
@@ -185,17 +155,17 @@ class _Driver:
         while True:
             now = self._now()
             due = self._dispatch(now)
-            if self.in_flight == 0 and due == math.inf:
+            if self._in_flight == 0 and due == math.inf:
                 return
             if self.tick is not None and now >= next_tick:
-                self.tick(self.count, now)
+                self.tick(self._count, now)
                 next_tick = now + _TICK_SECONDS
-            if self.in_flight == 0:
+            if self._in_flight == 0:
                 last_event = now
             elif now - last_event > self.patience_seconds:
                 return
-            wake = min(due, now + _TICK_SECONDS) if self.idle else now + _TICK_SECONDS
-            for key, events in wait_for_events(self.selector, wake - now, exact=bool(self.idle)):
+            wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
+            for key, events in wait_for_events(self._selector, wake - now, exact=bool(self._idle)):
                 last_event = self._serve(key.data, events)
                 self._dispatch(self._now())
 
@@ -203,20 +173,20 @@ class _Driver:
         """Sends requests that are due while connections are free; returns when the next one is due."""
         if now > self.limit_seconds:
             return math.inf
-        while (due := self.schedule.due(self.count, now)) <= now and self.idle:
-            connection = self.idle.popleft()
-            connection.place = self.count % len(self.requests)
+        while (due := self.schedule.due(self._count, now)) <= now and self._idle:
+            connection = self._idle.popleft()
+            connection.place = self._count % len(self.requests)
             connection.due = due
             connection.sent = now
-            self.count += 1
-            self.in_flight += 1
+            self._count += 1
+            self._in_flight += 1
             try:
                 connection.send(self.requests[connection.place])
             except ConnectionLostError:
                 self._replace(connection)
                 continue
             if connection.unsent:
-                self.selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+                self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
         return due
 
     def _serve(self, connection: LoadConnection, events: int) -> float:
@@ -227,7 +197,7 @@ class _Driver:
             if events & selectors.EVENT_WRITE:
                 connection.send(connection.unsent)
                 if not connection.unsent:
-                    self.selector.modify(connection.socket, selectors.EVENT_READ, connection)
+                    self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
             answer = connection.receive() if events & selectors.EVENT_READ else None
         except ConnectionLostError:
             self._replace(connection)
@@ -235,51 +205,34 @@ class _Driver:
         now = self._now()
         if answer is not None:
             status, head, body = answer
-            self.due.append(connection.due)
-            self.sent.append(connection.sent)
-            self.answered.append(now)
-            self.status.append(status)
+            self._answers.extend((connection.due, connection.sent, now, status))
             if status == 200 and self.check is not None and not self.check(connection.place, body):
-                self.wrong += 1
+                self._wrong += 1
             if self.note is not None:
                 self.note(connection.place, head)
-            self.in_flight -= 1
+            self._in_flight -= 1
             connection.place = -1
             if b"\r\nconnection: close" in head:
                 self._replace(connection)
             else:
-                self.idle.append(connection)
+                self._idle.append(connection)
         return now
 
     def _connect(self) -> None:
         connection = LoadConnection(self.target)
-        self.selector.register(connection.socket, selectors.EVENT_READ, connection)
-        self.idle.append(connection)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self._idle.append(connection)
 
     def _replace(self, connection: LoadConnection) -> None:
         """Opens a new connection for one that is gone; a request on its way is broken, and not sent again."""
         if connection.place >= 0:
-            self.broken += 1
-            self.in_flight -= 1
-        elif connection in self.idle:
-            self.idle.remove(connection)
-        self.selector.unregister(connection.socket)
+            self._broken += 1
+            self._in_flight -= 1
+        elif connection in self._idle:
+            self._idle.remove(connection)
+        self._selector.unregister(connection.socket)
         connection.socket.close()
         self._connect()
 
     def _now(self) -> float:
-        return time.perf_counter() - self.start
-
-    def _measurement(self, seconds: float, cpu_seconds: float) -> Measurement:
-        return Measurement(
-            due=np.array(self.due),
-            sent=np.array(self.sent),
-            answered=np.array(self.answered),
-            status=np.array(self.status),
-            unsent=self.schedule.left(self.count),
-            unanswered=self.in_flight,
-            broken=self.broken,
-            wrong=self.wrong,
-            seconds=seconds,
-            cpu_seconds=cpu_seconds,
-        )
+        return time.perf_counter() - self._start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -64,46 +63,23 @@ def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Sam
 
 
 def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
-    """The model for requests: the named one, or the only one."""
-    status, body = get(target, "/healthz", headers)
+    """The model for requests: the highest version of the named one, or of the only one."""
+    status, body = get(target, "/v2/repository/index", headers, "POST")
     if status == 401:
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
     try:
-        listed = _public_models(target, headers) if status == 404 else orjson.loads(body)["models"]
-        described = [_described(entry) for entry in listed]
+        ready = [(entry["name"], int(entry["version"])) for entry in orjson.loads(body) if entry["state"] == "READY"]
+        names = sorted({known for known, _ in ready})
+        if name in names or (name is None and len(names) == 1):
+            name, version = max(entry for entry in ready if name in (None, entry[0]))
+            config = orjson.loads(get(target, f"/v2/models/{name}/versions/{version}/config", headers)[1])
+            stated = {key: value["string_value"] for key, value in config["parameters"].items()}
+            values = Input("values", int(config["input"][0]["dims"][-1]))
+            step = Input("tokens", int(stated["vocabulary"])) if "vocabulary" in stated else values
+            return RemoteModel(name, str(version), step, int(stated["max_length"]), int(stated["min_length"]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{target.url}/healthz (status {status}) does not list the served models: is it a Lengthwise server?"
+            f"{target.url}/v2/repository/index (status {status}) does not list models: is it a Lengthwise server?"
         ) from error
-    names = sorted({entry.name for entry in described})
-    found = [entry for entry in described if name in (None, entry.name)]
-    served = ", ".join(names) or "none"
-    if name is not None and not found:
-        raise ConfigurationError(f"--model {name} is not served there; served are: {served}")
-    if name is None and len(names) != 1:
-        raise ConfigurationError(f"choose the model for the load with --model; served are: {served}")
-    return max(found, key=lambda entry: int(entry.version))
-
-
-def _public_models(target: ServerAddress, headers: dict[str, str] | None) -> list[dict[str, Any]]:
-    """The models as `/healthz` lists them, from what a port serves whose `/healthz` is on an admin port."""
-    listed: list[dict[str, Any]] = []
-    for entry in orjson.loads(get(target, "/v2/repository/index", headers, "POST")[1]):
-        if entry["state"] != "READY":
-            continue
-        path = f"/v2/models/{entry['name']}/versions/{entry['version']}/config"
-        config = orjson.loads(get(target, path, headers)[1])
-        stated = {name: value["string_value"] for name, value in config["parameters"].items()}
-        features = config["input"][0]["dims"][-1]
-        kind = "tokens" if "vocabulary" in stated else "values"
-        listed.append(
-            {**stated, "model": entry["name"], "version": entry["version"], "input": kind, "features": features}
-        )
-    return listed
-
-
-def _described(entry: dict[str, Any]) -> RemoteModel:
-    values = entry["input"] == "values"
-    step = Input("values", int(entry["features"])) if values else Input("tokens", int(entry["vocabulary"]))
-    least = int(entry.get("min_length", 1))  # a service of an earlier version does not report it
-    return RemoteModel(str(entry["model"]), str(entry["version"]), step, int(entry["max_length"]), least)
+    meant = "choose the model for the load with --model" if name is None else f"--model {name} is not served there"
+    raise ConfigurationError(f"{meant}; served are: {', '.join(names) or 'none'}")

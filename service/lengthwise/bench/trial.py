@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from dataclasses import replace as changed
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
+import orjson
 
-from lengthwise.bench import remote, replay
+from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.expected import Expected, scores, whole
 from lengthwise.bench.figures import Figures, figures
-from lengthwise.bench.launch import ServiceUnderLoad
-from lengthwise.bench.load import Closed, Open, Schedule, Tick, ask_each, drive
-from lengthwise.bench.replay import RecordedLoad
-from lengthwise.bench.workload import arrival_moments, draw_lengths, json_body, make_sequences
-from lengthwise.datasets import dataset
+from lengthwise.bench.load import Check, Load, Schedule, Tick, ask_each
+from lengthwise.bench.workload import arrival_moments, json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
 RequestFormat = Literal["json", "binary"]
-PATH = "/predict"
 # A server that cannot keep up with a rate would need longer by the same factor.
 _OVERTIME = 1.5
 _OVERTIME_SECONDS = 5.0
 
+Probabilities = list[Any]  # of one sequence: numbers, or lists of them if per-step
+
+
+def groups_of(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """The items in groups of one size; the last one may hold fewer."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
 
 def json_requests(
     target: ServerAddress,
-    sequences: Sequence[Steps],
-    per_request: int,
-    fields: Mapping[str, str],
-    headers: Mapping[str, str],
+    groups: Iterable[Sequence[Steps]],
+    fields: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> list[bytes]:
-    """Requests of `per_request` sequences each, as JSON; the last one may hold fewer."""
-    groups = [sequences[first : first + per_request] for first in range(0, len(sequences), per_request)]
-    headers = {"content-type": "application/json", **headers}
-    return [target.request(PATH, json_body(group, **fields), headers) for group in groups]
+    """A request for each group of sequences, as JSON."""
+    headers = {"content-type": "application/json", **(headers or {})}
+    return [target.request("/predict", json_body(group, **(fields or {})), headers) for group in groups]
 
 
 def binary_requests(
@@ -48,19 +47,56 @@ def binary_requests(
 ) -> list[bytes]:
     """Requests of one sequence each, as little-endian float32 with the shape in a header."""
     query = "&".join(f"{name}={value}" for name, value in fields.items())
-    path = f"{PATH}?{query}" if query else PATH
+    path = f"/predict?{query}" if query else "/predict"
+    headers = {"content-type": "application/octet-stream", **headers}
     return [
         target.request(
             path,
             steps.astype("<f4").tobytes(),
-            {
-                "content-type": "application/octet-stream",
-                "x-lengthwise-shape": ",".join(str(size) for size in steps.shape),
-                **headers,
-            },
+            {"x-lengthwise-shape": ",".join(str(size) for size in steps.shape), **headers},
         )
         for steps in sequences
     ]
+
+
+def scores(body: bytes) -> list[Probabilities]:
+    """The probabilities in the body of an answer, one entry a sequence."""
+    try:
+        return [prediction["probabilities"] for prediction in orjson.loads(body)["predictions"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"an answer of the server holds no predictions: {body[:80]!r}") from error
+
+
+def whole(body: bytes) -> list[Any]:
+    """The body of a binary answer, which holds only probabilities, as the one entry of a list."""
+    return [body]
+
+
+class Expected:
+    """The expected answer to each request: `per_request` unbatched answers in order, of which `read` is compared.
+
+    A sequence's probabilities must have the same bits batched and unbatched: JSON has enough digits to tell a float32
+    from the next one. An answer is compared as bytes with the last accepted one, and by numbers where it differs.
+    """
+
+    def __init__(
+        self, unbatched: Sequence[bytes], per_request: int = 1, *, read: Callable[[bytes], list[Any]] = scores
+    ) -> None:
+        self._read = read
+        self._unbatched = groups_of([read(body)[0] for body in unbatched], per_request)
+        self._accepted: list[bytes | None] = [None] * len(self._unbatched)
+
+    def is_right(self, place: int, body: bytes) -> bool:
+        """Whether the answer to request number `place` equals the unbatched answers of its sequences."""
+        if body == self._accepted[place]:
+            return True
+        try:
+            right = self._read(body) == self._unbatched[place]
+        except ConfigurationError:
+            return False
+        if right:
+            self._accepted[place] = body
+        return right
 
 
 @dataclass(frozen=True)
@@ -87,12 +123,11 @@ class LoadSpec:
     def schedule(self) -> Schedule:
         """When its requests are due."""
         if self.moments is not None:
-            return Open(self.moments[: self.count])
+            return Schedule(self.moments[: self.count])
         if self.rate is None:
-            return Closed(self.seconds, math.inf if self.count is None else self.count)
-        random = np.random.default_rng(self.seed)
-        moments = arrival_moments(self.rate, self.seconds, random)
-        return Open(moments[: self.count].tolist())
+            return Schedule(seconds=self.seconds, count=math.inf if self.count is None else self.count)
+        moments = arrival_moments(self.rate, self.seconds, np.random.default_rng(self.seed))
+        return Schedule(moments[: self.count].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +143,11 @@ class LoadTest:
     def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
         """Runs one load: the warm-up, then the measurement."""
         if load.warmup_seconds:
-            warmup = changed(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1, moments=None)
-            limit = _OVERTIME * load.warmup_seconds + _OVERTIME_SECONDS
-            drive(self.target, self.requests, warmup.schedule(), connections=load.concurrency, limit_seconds=limit)
+            warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1, moments=None)
+            self._load(warmup).run(load.concurrency)
         before = remote.metrics(self.target, self.headers)
         check = self.expected.is_right if self.expected else None
-        measurement = drive(
-            self.target,
-            self.requests,
-            load.schedule(),
-            connections=load.concurrency,
-            check=check,
-            tick=tick,
-            limit_seconds=_OVERTIME * load.seconds + _OVERTIME_SECONDS,
-        )
+        measurement = self._load(load, check=check, tick=tick).run(load.concurrency)
         after = remote.metrics(self.target, self.headers)
         return figures(
             measurement,
@@ -130,8 +156,12 @@ class LoadTest:
             seconds=load.seconds,
             offered_rate=load.rate,
             sequences_per_request=self.sequences_per_request,
-            checked=check is not None,
+            checked=self.expected is not None,
         )
+
+    def _load(self, spec: LoadSpec, *, check: Check | None = None, tick: Tick | None = None) -> Load:
+        limit = _OVERTIME * spec.seconds + _OVERTIME_SECONDS
+        return Load(self.target, self.requests, spec.schedule(), check=check, tick=tick, limit_seconds=limit)
 
 
 def prepare(
@@ -153,62 +183,10 @@ def prepare(
             raise ConfigurationError("a binary request holds one sequence of numbers; send tokens or several as json")
         requests = binary_requests(target, sequences, fields, headers)
     else:
-        requests = json_requests(target, sequences, per_request, fields, headers)
+        requests = json_requests(target, groups_of(sequences, per_request), fields, headers)
     expected = None
     if check:
-        singles = requests if per_request == 1 else json_requests(target, sequences, 1, fields, headers)
+        singles = requests if per_request == 1 else json_requests(target, groups_of(sequences, 1), fields, headers)
         read = whole if form == "binary" else scores
         expected = Expected(ask_each(target, singles, tick=tick), per_request, read=read)
     return LoadTest(target, requests, expected, per_request, headers)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The sequences and requests of a load test."""
-
-    lengths: str = "lognormal:50,0.7"  # a distribution
-    data: str | None = None  # a file of sequences to send; None for random ones
-    replay: Path | None = None  # a recorded load
-    distinct: int = 500  # different random sequences
-    per_request: int = 1
-    form: RequestFormat = "json"
-    headers: dict[str, str] = field(default_factory=dict)
-    check: bool = True  # whether answers are compared with unbatched ones
-    seed: int = 0
-
-    def sequences(self, service: ServiceUnderLoad) -> list[Steps]:
-        """The sequences for a service's model."""
-        model = remote.model(service.target, service.name, self.headers)
-        if self.data is not None:
-            return [record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind)]
-        random = np.random.default_rng(self.seed)
-        lengths = draw_lengths(self.lengths, self.distinct, model.max_length, random, min_length=model.min_length)
-        return make_sequences(lengths, model.step, random)
-
-    def recorded(self, service: ServiceUnderLoad, path: Path) -> RecordedLoad:
-        """The recorded load at a path, for a service's model."""
-        model = remote.model(service.target, service.name, self.headers)
-        return replay.read(path, model.step, model=model.name)
-
-    def replay_test(self, service: ServiceUnderLoad, recorded: RecordedLoad) -> LoadTest:
-        """The load test that sends the requests of a recorded load. Answers are not compared."""
-        headers = {"content-type": "application/json", **self.headers}
-        requests = [
-            service.target.request(PATH, json_body(sequences, **service.fields), headers)
-            for sequences in recorded.requests
-        ]
-        per_request = sum(map(len, recorded.requests)) / len(requests)
-        return LoadTest(service.target, requests, None, per_request, self.headers)
-
-    def load_test(self, service: ServiceUnderLoad, *, tick: Tick | None = None) -> LoadTest:
-        """The load test for a service's model: requests and expected answers."""
-        return prepare(
-            service.target,
-            self.sequences(service),
-            form=self.form,
-            per_request=self.per_request,
-            fields=service.fields,
-            headers=self.headers,
-            check=self.check,
-            tick=tick,
-        )

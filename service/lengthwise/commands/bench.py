@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import click
+import numpy as np
 import orjson
 from pydantic import Field
 from rich.console import Console
+from rich.progress import Progress
 
-from lengthwise.bench import plots
+from lengthwise.bench import plots, remote, replay
 from lengthwise.bench.figures import table
-from lengthwise.bench.launch import served
-from lengthwise.bench.trial import LoadSpec, RequestFormat, Workload
+from lengthwise.bench.launch import ServiceUnderLoad, served
+from lengthwise.bench.remote import RemoteModel
+from lengthwise.bench.trial import LoadSpec, LoadTest, RequestFormat, json_requests, prepare
+from lengthwise.bench.workload import draw_lengths, make_sequences
 from lengthwise.commands.command import Command
 from lengthwise.commands.options import Flag, Options, flags, pairs
 from lengthwise.commands.progress import progress_bar, ticker
+from lengthwise.datasets import dataset
+from lengthwise.padding import Steps
+
+_DISTINCT: Final = 500  # random sequences
 
 
 def rates_of(text: str) -> tuple[float, ...]:
@@ -30,15 +37,11 @@ def rates_of(text: str) -> tuple[float, ...]:
     return tuple(start + number * step for number in range(int((end - start) / step + 1e-9) + 1))
 
 
-def _settings(texts: Sequence[str]) -> dict[str, str]:
-    return {name.replace("-", "_"): value for name, value in pairs(texts).items()}
-
-
 class BenchOptions(Options):
     """The flags of `lengthwise bench`."""
 
     model: str | None = Field(default=None, description="The model to send requests to, if the service has several.")
-    serve: Annotated[dict[str, str], Flag(metavar="OPTION=VALUE", read=_settings, several=True)] = Field(
+    serve: Annotated[dict[str, str], Flag(metavar="OPTION=VALUE", read=pairs, several=True)] = Field(
         default={}, description="An option of the service that bench starts, such as runners=2."
     )
     concurrency: int = Field(
@@ -56,7 +59,7 @@ class BenchOptions(Options):
     )
     request_count: int | None = Field(default=None, ge=1, description="Most requests in each load.")
     lengths: Annotated[str, Flag(metavar="DISTRIBUTION")] = Field(
-        default=Workload.lengths,
+        default="lognormal:50,0.7",
         description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, file:PATH, or "
         " histogram:PATH (a saved /metrics page).",
     )
@@ -68,10 +71,8 @@ class BenchOptions(Options):
         description="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, "
         "answers are not compared.",
     )
-    sequences: int = Field(default=Workload.per_request, ge=1, le=1024, description="Sequences in each request.")
-    format: RequestFormat = Field(
-        default=Workload.form, description="Form of the requests; binary holds one sequence each."
-    )
+    sequences: int = Field(default=1, ge=1, le=1024, description="Sequences in each request.")
+    format: RequestFormat = Field(default="json", description="Form of the requests; binary holds one sequence each.")
     headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", pairs, several=True)] = Field(
         default={}, description="A header of each request, such as a key."
     )
@@ -91,19 +92,36 @@ class BenchOptions(Options):
         )
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
-    def workload(self) -> Workload:
-        """The sequences and requests of each load."""
-        return Workload(
-            lengths=self.lengths,
-            data=self.data,
-            replay=self.replay,
-            distinct=min(Workload.distinct, self.request_count or Workload.distinct),
-            per_request=self.sequences,
-            form=self.format,
-            headers=self.headers,
-            check=self.check,
-            seed=self.seed,
-        )
+    def sequences_for(self, model: RemoteModel) -> list[Steps]:
+        """The sequences that are sent: of the file, or random ones."""
+        if self.data is not None:
+            return [record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind)]
+        random = np.random.default_rng(self.seed)
+        count = min(_DISTINCT, self.request_count or _DISTINCT)
+        lengths = draw_lengths(self.lengths, count, model.max_length, random, min_length=model.min_length)
+        return make_sequences(lengths, model.step, random)
+
+    def load_test(self, service: ServiceUnderLoad, progress: Progress) -> tuple[LoadTest, list[LoadSpec]]:
+        """The requests for a service's model, with the expected answers except of a recorded load, and the loads."""
+        model = remote.model(service.target, service.name, self.headers)
+        if self.replay is None:
+            sequences = self.sequences_for(model)
+            test = prepare(
+                service.target,
+                sequences,
+                form=self.format,
+                per_request=self.sequences,
+                fields=service.fields,
+                headers=self.headers,
+                check=self.check,
+                tick=ticker(progress, "each by itself", requests=len(sequences)),
+            )
+            return test, self.loads()
+        recorded = replay.read(self.replay, model.step, model=model.name)
+        requests = json_requests(service.target, recorded.requests, service.fields, self.headers)
+        mean = sum(map(len, recorded.requests)) / len(requests)
+        load = replace(self.loads()[0], moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))
+        return LoadTest(service.target, requests, None, mean, self.headers), [load]
 
 
 @click.command(cls=Command)
@@ -119,17 +137,11 @@ def bench(where: str | None, options: BenchOptions) -> None:
         plots.figure_type()  # a missing package is reported before the load
     if options.replay is not None and (options.request_rate is not None or options.data is not None):
         raise click.UsageError("--replay has its own requests and times: it excludes --request-rate and --data")
-    loads, workload = options.loads(), options.workload()
-    title = f"{where or 'the bundled model'}, {workload.replay or workload.data or workload.lengths}"
+    title = f"{where or 'the bundled model'}, {options.replay or options.data or options.lengths}"
     console = Console(stderr=True)
     with progress_bar(console) as progress, served(where, options.serve, model=options.model) as service:
-        if workload.replay is None:
-            load_test = workload.load_test(service, tick=ticker(progress, "each by itself", requests=workload.distinct))
-        else:
-            recorded = workload.recorded(service, workload.replay)
-            loads = [replace(loads[0], moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))]
-            load_test = workload.replay_test(service, recorded)
-        rows = [load_test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
+        test, loads = options.load_test(service, progress)
+        rows = [test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
     if options.as_json:
         click.echo(orjson.dumps({"title": title, "loads": [row.to_json() for row in rows]}, option=orjson.OPT_INDENT_2))
     else:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import click
 
-from lengthwise.commands.command import NOT_CHECKED, check_platform, end
-from lengthwise.errors import ConfigurationError
+from lengthwise.commands.command import NOT_CHECKED, end
 
 
 class Row(NamedTuple):
@@ -35,9 +36,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
         "compare": Row("lengthwise_export.training.training_commands", "Compares two trainings."),
     },
     "Operate": {
-        "alias": Row("lengthwise.commands.alias", "Shows the aliases of a model, or points one to a version."),
-        "drift": Row("lengthwise.commands.monitoring", "Compares recorded sequences with the training data."),
-        "label": Row("lengthwise.commands.monitoring", "Joins labels to recorded sequences."),
+        "alias": Row("lengthwise.commands.operate", "Shows the aliases of a model, or points one to a version."),
+        "drift": Row("lengthwise.commands.operate", "Compares recorded sequences with the training data."),
+        "label": Row("lengthwise.commands.operate", "Joins labels to recorded sequences."),
     },
 }  # as the help lists them; those of the exporter are imported only where it is installed
 
@@ -52,33 +53,27 @@ class Lengthwise(click.Group):
         return [*ROWS]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """A command by its name."""
+        """A command by its name; the error for an unknown one names those that are spelled alike."""
         if name not in ROWS:
+            alike = difflib.get_close_matches(name, ROWS)
+            if alike and not context.resilient_parsing:
+                context.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, alike))}?")
             return None
+        for needed in ("fcntl", "resource"):  # missing on Windows
+            if importlib.util.find_spec(needed) is None:
+                end(
+                    f"Lengthwise runs on Linux, macOS and WSL; this system ({sys.platform}) lacks what it needs "
+                    f"({needed})",
+                    NOT_CHECKED,
+                )
         try:
-            check_platform()
             module = importlib.import_module(ROWS[name].module)
-        except ConfigurationError as error:
-            end(str(error), NOT_CHECKED)
         except ModuleNotFoundError as error:
             if error.name not in ("lengthwise_export", ROWS[name].module):
                 raise
             end(f"the image that serves has no `{name}`: pip install 'lengthwise[export]' elsewhere", NOT_CHECKED)
         command: click.Command = getattr(module, name)
         return command
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments name; the error for an unknown one names those that are spelled alike."""
-        try:
-            return super().resolve_command(context, args)
-        except click.UsageError as error:
-            alike = difflib.get_close_matches(args[0], ROWS)
-            if not alike:
-                raise
-            text = f"{error.message} Did you mean {' or '.join(map(repr, alike))}?"
-            raise click.UsageError(text, error.ctx) from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands in groups, without importing them."""

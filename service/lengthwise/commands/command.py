@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
-import sys
 import traceback
 from typing import Any, NoReturn
 
 import click
 
-from lengthwise.errors import ConfigurationError, LengthwiseError, ModelError, missing_extra
+from lengthwise.errors import LengthwiseError, ModelError, missing_extra
 
 BAD = 1
 NOT_CHECKED = 2
@@ -29,11 +27,9 @@ class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code; a missing library names its extra."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Runs the command. While it runs, SIGTERM interrupts it as SIGINT does."""
-        # SIGTERM is handled like SIGINT, so that unfinished output is removed.
-        before = signal.signal(signal.SIGTERM, _interrupt)
+        """Runs the command. SIGTERM interrupts it as SIGINT does, so that unfinished output is removed."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            check_platform()
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort, Ended):
             raise
@@ -47,8 +43,7 @@ class Command(click.Command):
             end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
         except Exception as error:
             if isinstance(error, ModuleNotFoundError):
-                name = self.name or ""
-                extra = missing_extra(error, name, f"'lengthwise {name}'")
+                extra = missing_extra(error, self.name or "", f"'lengthwise {self.name}'")
                 if extra is not None:
                     end(extra, NOT_CHECKED)
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
@@ -60,17 +55,6 @@ class Command(click.Command):
             signal.signal(signal.SIGTERM, before)
 
 
-def check_platform() -> None:
-    """Checks that Lengthwise runs on this system."""
-    for module in ("fcntl", "resource"):  # missing on Windows
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"Lengthwise runs on Linux, macOS and WSL; this system ({sys.platform}) lacks what it needs ({module})"
-            ) from error
-
-
 def show_json(value: Any) -> None:
     """Prints the output of `--json`."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))
@@ -80,7 +64,3 @@ def end(message: str, code: int) -> NoReturn:
     """Prints an error and ends the process."""
     click.echo(f"error: {message}", err=True)
     raise Ended(code)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`lengthwise drift` and `lengthwise label`: what recorded sequences are used for."""
+"""`lengthwise alias`, `drift` and `label`: which versions requests reach, and what recorded sequences are used for."""
 
 from __future__ import annotations
 
@@ -10,24 +10,48 @@ from rich.console import Console
 from rich.table import Table
 
 from lengthwise.commands.command import Command
-from lengthwise.errors import ConfigurationError, how_to_install
-
-
-def _need_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError(f"reading records needs pyarrow: {how_to_install('parquet')}") from error
-
+from lengthwise.errors import ConfigurationError
 
 _records = click.argument("records", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.command(
+    cls=Command,
+    epilog="A running service takes the change with its next scan: --reload-seconds, or SIGHUP. The alias 'champion' "
+    "is the version for requests that name none.",
+)
+@click.argument("model", metavar="MODELS/NAME", type=click.Path(path_type=Path))
+@click.argument("alias", required=False)
+@click.argument("version", required=False, type=click.IntRange(1))
+@click.option("--remove", is_flag=True, help="Remove the alias.")
+@click.option("--json", "as_json", is_flag=True, help="Print the aliases as JSON.")
+def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_json: bool) -> None:
+    """Shows the aliases of a model, or points one to a version.
+
+    \b
+    Example:
+      lengthwise alias models/vowels champion 4
+      lengthwise alias models/vowels
+    """  # noqa: D301 - click wants a real backspace
+    from lengthwise.repository import aliases  # help does without what these import
+
+    if remove and version is not None:
+        raise ConfigurationError("--remove takes no version")
+    if alias is not None and version is None and not remove:
+        raise ConfigurationError(f"say which version: lengthwise alias {model} {alias} VERSION")
+    if alias is None and not model.is_dir():
+        raise ConfigurationError(f"{model} is not a folder: name a model as MODELS/NAME")
+    found = aliases.read(model) if alias is None else aliases.set_alias(model, alias, version)
+    if as_json:
+        click.echo(orjson.dumps(dict(found)))
+    else:
+        click.echo("\n".join(f"{name}: {number}" for name, number in sorted(found.items())) or "no aliases")
 
 
 @click.command(cls=Command, epilog="The exit code is 0 where nothing has drifted, 1 where something has.")
 @_records
 @click.option(
     "--model",
-    "model",
     required=True,
     type=click.Path(path_type=Path),
     metavar="MODEL",
@@ -40,11 +64,10 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
     by the population stability index (PSI).
     """
-    from lengthwise.monitoring import recorded  # help does without what these import
+    from lengthwise.monitoring import recorded
     from lengthwise.repository.folder import model_directory
     from lengthwise.runtime.manifest import Manifest
 
-    _need_pyarrow()
     manifest = Manifest.read(model_directory(model))
     found = recorded.report(records, manifest)
     if as_json:
@@ -73,7 +96,6 @@ def label(records: Path, labels: Path, out: Path) -> None:
     """
     from lengthwise.monitoring import recorded
 
-    _need_pyarrow()
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the name must end in .parquet")
     written, total = recorded.join(records, recorded.read_labels(labels), out)
