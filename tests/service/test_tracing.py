@@ -289,7 +289,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes
 
 
 def test_a_collector_gets_the_spans_over_http(collector: list[tuple[str, bytes]]) -> None:
-    tracer = configured_tracer()
+    tracer = configured_tracer(open_telemetry_variables())
     assert tracer is not None
     trace = tracer.begin("POST /predict", {}, 0.0)
     assert trace is not None
@@ -301,11 +301,11 @@ def test_a_collector_gets_the_spans_over_http(collector: list[tuple[str, bytes]]
 
 
 def test_a_process_without_the_variables_traces_nothing() -> None:
-    assert configured_tracer() is None
+    assert configured_tracer(open_telemetry_variables()) is None
 
 
 def test_traces_without_opentelemetry_are_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setitem(sys.modules, "lengthwise.telemetry.tracing", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[tracing\]'"):
-        configured_tracer()
+        configured_tracer(open_telemetry_variables())

@@ -37,7 +37,7 @@ from lengthwise.http.worker import Worker
 from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
-from lengthwise.settings import Settings, flag, mapping_is_set
+from lengthwise.settings import Settings, flag, mapping_is_set, open_telemetry_variables
 from lengthwise.telemetry.call_record import configured_tracer
 
 log = logging.getLogger("lengthwise.server")
@@ -208,7 +208,7 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
         server.should_exit = True
 
     places = divided(settings.max_connections, grpc=settings.grpc_port is not None)
-    tracer = configured_tracer()
+    tracer = configured_tracer(open_telemetry_variables())
     serving = Serving(settings, tracer=tracer, worker=worker)
     app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=places.grpc)
     if prepare is not None:

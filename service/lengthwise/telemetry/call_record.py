@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.errors import ConfigurationError, Refused, RequestError
-from lengthwise.settings import open_telemetry_variables
 from lengthwise.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
@@ -140,12 +139,12 @@ class AccessLog:
         log.info("%s", text, extra={"fields": fields})
 
 
-def configured_tracer() -> Tracer | None:
-    """The tracer that OpenTelemetry's own variables ask for; None where they ask for none.
+def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
+    """The tracer that OpenTelemetry's own variables, `OTEL_*`, ask for; None where they ask for none.
 
     ConfigurationError if they ask for an exporter that is not supported, or the extra is not installed.
     """
-    exporter = traces_exporter(open_telemetry_variables())
+    exporter = traces_exporter(variables)
     if exporter is None:
         return None
     try:
