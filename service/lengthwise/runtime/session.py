@@ -26,7 +26,7 @@ from lengthwise.runtime import device_memory, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, is_recurrent, open_graph
+from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_graph
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 
 OutputName = Literal["logits", "attention", "clipped"]
@@ -101,10 +101,7 @@ class Session:
         self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
         opened = [open_graph(source, manifest, threads, device) for device in devices]
         self._sessions = [one.session for one in opened]
-        self.kernels = opened[0].kernels
-        self.computes_padding = opened[0].computes_padding
-        self.recurrent = is_recurrent(graph)
-        self._session = self._sessions[0]
+        self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
         names = manifest.graph
         given: dict[OutputName, str | None]
         given = {"logits": names.logits, "attention": names.attention, "clipped": names.clipped}
