@@ -15,7 +15,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import pad
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel
-from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime import fixed_kernels, recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
@@ -38,9 +38,9 @@ ROCKET = 'kind = "rocket"\nkernels = {}\ngrid = "{}"'
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param not in fixed_kernels.INSTRUCTION_SETS:
         pytest.skip(f"this processor has no {request.param}")
-    fixed_kernels.choose(request.param)
+    recurrent_kernels.choose(request.param, "shares")
     yield request.param
-    fixed_kernels.choose(fixed_kernels.INSTRUCTION_SETS[0])
+    recurrent_kernels.choose(fixed_kernels.INSTRUCTION_SETS[0], "shares")
 
 
 def sequences(features: int, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[NDArray[np.float32]]:

@@ -99,7 +99,7 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: Publis
     manifest = Manifest.read(published.directory)
     assert manifest.key == "tiny/1"
     assert set(manifest.digests) == {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
-    manifest.check_digests(published.directory)
+    manifest.checked(published.directory)
     assert [promise.bits for promise in manifest.promises] == [True]
     assert manifest.made["torch"] == torch.__version__
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
@@ -226,7 +226,7 @@ def test_the_bundled_graph_is_small_and_of_an_old_opset() -> None:
 
 def test_the_bundled_model_passes_its_own_proof() -> None:
     manifest = Manifest.read(BUNDLED)
-    manifest.check_digests(BUNDLED)
+    manifest.checked(BUNDLED)
     session = Session.load(BUNDLED, manifest)
     golden.check(session, Golden.read(BUNDLED / GOLDEN_FILE, manifest), manifest)
     cases = measurement.measure_cases(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from lengthwise.runtime import integer_kernels, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise_export.onnx_graphs import precision
 from tests.support import proc
 from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
 from tests.support.lent_cores import is_helped, lent_and_taken_back
 
-SETS = integer_kernels.INSTRUCTION_SETS or ("none",)
-pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
+SETS = recurrent_kernels.INTEGER_SETS or ("none",)
+pytestmark = pytest.mark.skipif(not recurrent_kernels.INTEGER_SETS, reason="no compiler at installation")
 
 CLOSE = 4e-3
 """How far answers may lie from NumPy's: cells round there in another way, which moves a state by a unit of 1/127 now

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
 from lengthwise.padding import pad
-from lengthwise.runtime import integer_kernels, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import fusion, integer_layers
 from lengthwise.runtime.onnx.integer_layers import fused
@@ -26,7 +26,7 @@ from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs import precision
 from tests.support.integer_graphs import batch, float_graph, integer_graph, opened, product_graph
 
-pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
+pytestmark = pytest.mark.skipif(not recurrent_kernels.INTEGER_SETS, reason="no compiler at installation")
 
 MANY = 40
 
@@ -46,21 +46,21 @@ def test_a_layer_gets_the_bytes_themselves(kind: str):
     graph = integer_graph(kind, inputs=MANY)
     assert sorted(kinds(graph)) == sorted([("", "DequantizeLinear"), ("", "Reshape")] * 2 + [("", kind)])
     found = in_integers(graph)
-    assert kinds(found) == [(integer_kernels.DOMAIN, kind)]
+    assert kinds(found) == [(integer_layers.DOMAIN, kind)]
     names = ["x", "layer/W_int8", "layer/W_scale", "layer/R_int8", "layer/R_scale", "b", "lengths"]
     assert [*found.graph.node[0].input] == names
     assert found.graph.initializer == graph.graph.initializer
-    assert [each.domain for each in found.opset_import] == ["", integer_kernels.DOMAIN]
+    assert [each.domain for each in found.opset_import] == ["", integer_layers.DOMAIN]
 
 
 def test_a_product_gets_the_bytes_themselves():
     graph = precision.convert(product_graph(40, 40), "int8")
     assert kinds(graph) == [("", "DequantizeLinear"), ("", "MatMul"), ("", "MatMul")]
     found = in_integers(graph)
-    assert kinds(found) == [(integer_kernels.DOMAIN, "MatMul"), ("", "MatMul")]
+    assert kinds(found) == [(integer_layers.DOMAIN, "MatMul"), ("", "MatMul")]
     assert [*found.graph.node[0].input] == ["x", "product/weights_int8", "product/weights_scale"]
     x = np.random.default_rng(0).normal(0, 1, (2, 3, 40)).astype(np.float32)
-    ours, theirs = (opened(graph, name).run(["y"], {"x": x})[0] for name in (integer_kernels.INSTRUCTION_SETS[0], None))
+    ours, theirs = (opened(graph, name).run(["y"], {"x": x})[0] for name in (recurrent_kernels.INTEGER_SETS[0], None))
     np.testing.assert_allclose(ours, theirs, atol=0.2)
 
 
@@ -82,7 +82,7 @@ def test_onnxruntime_alone_runs_the_file_with_dequantised_weights(kind: str, inp
     graph = integer_graph(kind, inputs=inputs, hidden=24, direction="bidirectional")
     onnx.checker.check_model(graph, full_check=True)
     feed = batch([9, 4, 1], inputs)
-    ours = opened(graph, integer_kernels.INSTRUCTION_SETS[0]).run(None, feed)
+    ours = opened(graph, recurrent_kernels.INTEGER_SETS[0]).run(None, feed)
     for one, other in zip(ours, opened(graph).run(None, feed), strict=True):
         np.testing.assert_allclose(one, other, atol=0.05)
 
@@ -148,8 +148,8 @@ def test_weights_that_something_else_uses_are_still_dequantised():
     graph = integer_graph()
     graph.graph.output.append(helper.make_tensor_value_info(graph.graph.node[0].output[0], Element.FLOAT, [20, 5]))
     found = in_integers(graph)
-    assert kinds(found) == [("", "DequantizeLinear"), (integer_kernels.DOMAIN, "LSTM")]
-    session = opened(graph, integer_kernels.INSTRUCTION_SETS[0])
+    assert kinds(found) == [("", "DequantizeLinear"), (integer_layers.DOMAIN, "LSTM")]
+    session = opened(graph, recurrent_kernels.INTEGER_SETS[0])
     np.testing.assert_array_equal(session.run(None, batch([3]))[-1], opened(graph).run(None, batch([3]))[-1])
 
 
@@ -176,7 +176,7 @@ def test_a_damaged_graph_is_refused_or_left_or_a_graph(data: st.DataObject):
     assert found is None or isinstance(found, bytes)
 
 
-@pytest.mark.parametrize("instructions", integer_kernels.INSTRUCTION_SETS or ("none",))
+@pytest.mark.parametrize("instructions", recurrent_kernels.INTEGER_SETS or ("none",))
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("perm", [[0, 2, 1, 3], [2, 0, 1, 3]], ids=["steps first", "rows first"])
 def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, kind: str, perm: list[int]):
@@ -188,7 +188,7 @@ def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, 
     graph.graph.output.append(helper.make_tensor_value_info("flat_y", Element.FLOAT, [None, None, 18]))
     turned = fusion.fused(graph.SerializeToString())
     assert turned is not None
-    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_kernels.DOMAIN, kind)]
+    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_layers.DOMAIN, kind)]
     for lengths in ([5, 1, 8, 0], [3, 7] * 30):
         feed = batch(lengths, MANY, steps=9)
         expected = opened(graph, instructions).run(["flat_y", "last_h"], feed)
@@ -222,7 +222,7 @@ STEPS = pad([np.ones((3, MANY), np.float32), np.full((5, MANY), 0.5, np.float32)
 def test_a_session_says_that_it_computes_in_integers():
     graph, wants = model(inputs=MANY)
     session = Session(graph.SerializeToString(), wants)
-    assert session.kernels == f"int8 {integer_kernels.INSTRUCTION_SETS[0]}"
+    assert session.kernels == f"int8 {recurrent_kernels.INTEGER_SETS[0]}"
     plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
     assert plain.kernels == recurrent_kernels.ONNXRUNTIME
     np.testing.assert_allclose(session.run(STEPS).logits, plain.run(STEPS).logits, atol=0.05)
@@ -280,7 +280,7 @@ def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bi
     wants = precision.manifest_at(exact, "int8")
     graph = precision.convert(onnx.load(directory / "model.onnx"), "int8").SerializeToString()
     session = Session(graph, wants)
-    assert session.kernels == f"int8 {integer_kernels.INSTRUCTION_SETS[0]}{recurrent_kernels.POOLING}"
+    assert session.kernels == f"int8 {recurrent_kernels.INTEGER_SETS[0]}{recurrent_kernels.POOLING}"
     sequences = draw(wants, [1, 29, 7, 4, 16], 0)
     together = session.run(pad(sequences, width=40), ("logits", "attention"))
     float_session = Session.load(directory, exact)
@@ -296,7 +296,7 @@ def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bi
 
 def test_an_installation_without_the_module_runs_the_file_in_onnxruntime(monkeypatch: pytest.MonkeyPatch):
     graph, wants = model(inputs=MANY)
-    monkeypatch.setattr(integer_kernels, "INSTRUCTION_SETS", ())
+    monkeypatch.setattr(recurrent_kernels, "INTEGER_SETS", ())
     session = Session(graph.SerializeToString(), wants)
     assert session.kernels in (recurrent_kernels.ONNXRUNTIME, *recurrent_kernels.INSTRUCTION_SETS)
     plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))

@@ -125,7 +125,7 @@ def test_a_digest_is_the_files_sha256(directory: Path):
 
 
 def test_files_as_published_pass(directory: Path):
-    vouching(directory, "model.onnx", "golden.npz").check_digests(directory)
+    vouching(directory, "model.onnx", "golden.npz").checked(directory)
 
 
 def test_a_changed_or_missing_file_is_named(directory: Path):
@@ -134,12 +134,12 @@ def test_a_changed_or_missing_file_is_named(directory: Path):
     for change in (lambda: None, (directory / "golden.npz").unlink):
         change()
         with pytest.raises(VerificationError, match=r"golden\.npz"):
-            manifest.check_digests(directory)
+            manifest.checked(directory)
 
 
 def test_a_graph_nobody_vouches_for_is_refused(directory: Path):
     with pytest.raises(VerificationError):
-        vouching(directory, "golden.npz").check_digests(directory)
+        vouching(directory, "golden.npz").checked(directory)
 
 
 @pytest.mark.parametrize("how", ["by name", "by link"])
@@ -151,7 +151,7 @@ def test_a_file_outside_the_directory_is_refused(directory: Path, how: str):
         (directory / name).symlink_to(outside)
     manifest = vouching(directory, "model.onnx", **{name: digest(outside)})
     with pytest.raises(VerificationError):
-        manifest.check_digests(directory)
+        manifest.checked(directory)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "loop"], ids=["a null", "too long", "a link to itself"])
@@ -160,7 +160,7 @@ def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str):
         os.symlink("loop", directory / "loop")
     manifest = vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64})
     with pytest.raises(VerificationError):
-        manifest.check_digests(directory)
+        manifest.checked(directory)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 300])
@@ -172,7 +172,7 @@ def test_weights_in_a_file_beside_the_graph_want_its_digest(directory: Path, siz
     tensor.external_data.add(key="length", value="4")
     (directory / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     with pytest.raises(VerificationError, match=name):
-        vouching(directory, "model.onnx").check_digests(directory)
+        vouching(directory, "model.onnx").checked(directory)
     (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_bytes(b"1234")
-    vouching(directory, "model.onnx", **{name: digest(directory / name)}).check_digests(directory)
+    vouching(directory, "model.onnx", **{name: digest(directory / name)}).checked(directory)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
-from lengthwise.runtime import integer_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.onnx import integer_layers
 from lengthwise_export.onnx_graphs import precision
 
@@ -94,15 +94,15 @@ def opened(graph: ModelProto | bytes, instruction_set: str | None = None) -> Any
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     if instruction_set is not None:
-        integer_kernels.choose(instruction_set)
-        integer_kernels.register(options)
+        recurrent_kernels.choose(instruction_set, "int8")
+        recurrent_kernels.register(options, "int8")
         fused = integer_layers.fused(data)
         if fused is None:
             raise ValueError("the graph has no layer for the integer kernels")
         data = fused
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     if instruction_set is not None:  # the next session has the best one
-        integer_kernels.choose(integer_kernels.INSTRUCTION_SETS[0])
+        recurrent_kernels.choose(recurrent_kernels.INTEGER_SETS[0], "int8")
     return session
 
 

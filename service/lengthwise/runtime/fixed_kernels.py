@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lengthwise.runtime import recurrent_kernels
 
 try:
     from lengthwise.runtime.kernels import _kernels
@@ -103,21 +101,3 @@ def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArra
     lengths = np.array([len(steps) for steps in sequences], np.int32)
     _kernels.shares(plan.numbers, plan.biases, np.ascontiguousarray(values, np.float32), lengths, found)
     return found
-
-
-def register(options: Any) -> str:
-    """Lets sessions with these options run the operator, and gives its instruction set; see `INSTRUCTION_SETS`.
-
-    Args:
-        options: onnxruntime's `SessionOptions`.
-    """
-    return recurrent_kernels.offered(options, "shares")
-
-
-def choose(instruction_set: str) -> None:
-    """Sets the instruction set from now on, in the whole process; for tests and benchmarks.
-
-    Raises:
-        ValueError: This processor does not support it.
-    """
-    recurrent_kernels.choose_of("shares", instruction_set, INSTRUCTION_SETS)

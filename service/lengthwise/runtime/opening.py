@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from lengthwise.errors import ModelError
 from lengthwise.padding import pad, rounded_width
-from lengthwise.runtime import fixed_kernels, integer_kernels, placement, recurrent_kernels
+from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
@@ -102,7 +102,7 @@ def _with_recurrent_kernels(
 
     It is of the graph with the operators of `fusion`; if that does not run, of the graph as it is.
     """
-    if not (recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS):
+    if not (recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS):
         return None
     own = None
     try:
@@ -123,7 +123,7 @@ def _with_recurrent_kernels(
 
 
 def _tested(source: Source, manifest: Manifest, threads: int, device: Device) -> _Own:
-    """A session with the kernels of `recurrent_kernels` and `integer_kernels`.
+    """A session with the kernels of `recurrent_kernels`.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
@@ -133,9 +133,9 @@ def _tested(source: Source, manifest: Manifest, threads: int, device: Device) ->
     content = source.content()
     if any(map(fusion.is_of_other_cells, onnx_graph.read(content).walk())):
         raise ModelError("a layer has activations of its own, or clips its sums")
-    integer = integer_layers.fused(content) if integer_kernels.INSTRUCTION_SETS else None
+    integer = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
     if integer is not None:
-        kernels.append(f"{INTEGER}{integer_kernels.register(options)}")
+        kernels.append(INTEGER + recurrent_kernels.register(options, "int8"))
         source, content = source.replaced(integer), integer
     if recurrent_kernels.INSTRUCTION_SETS:
         kernels.append(recurrent_kernels.register(options))
@@ -155,7 +155,7 @@ def _with_fixed_kernels(
     if counted is None:
         return None
     options = _options(threads, device.provider)
-    kernels = f"{FIXED}{fixed_kernels.register(options)}"
+    kernels = FIXED + recurrent_kernels.register(options, "shares")
     try:
         session = _open_in(source.replaced(counted.graph), options, device)
         for steps in kernel_shares.trial(counted, manifest.input.features or 1, manifest.max_length):

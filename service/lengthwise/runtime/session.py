@@ -74,7 +74,7 @@ class Session:
     Attributes:
         provider: The devices' label, as in manifests and cost tables.
         kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or that
-            of `runtime.integer_kernels` behind "int8", with `POOLING` if they also compute attention pooling; or that
+            of its integer kernels behind "int8", with `POOLING` if they also compute attention pooling; or that
             of `runtime.fixed_kernels` behind "fixed"; or "onnxruntime".
         computes_padding: Whether a layer goes through the whole rectangle of a batch (`onnx.data_dependence`).
         recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise.runtime import fixed_kernels, integer_kernels
-from lengthwise.runtime.onnx import fusion, onnx_graph
+from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime.onnx import fusion, integer_layers, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 ENDS_WITHOUT_ROWS: Final = frozenset({"LSTM", "GRU"})
@@ -117,7 +117,7 @@ def _captured(node: Node) -> Iterator[str]:
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU"})
 _DOMAINS: Final = frozenset(
-    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_kernels.DOMAIN, fixed_kernels.DOMAIN}
+    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_layers.DOMAIN, fixed_kernels.DOMAIN}
 )
 """Where operators are known from. Any other may be a function of the file, with layers in it."""
 _POOLING: Final = "AttentionPooling"

@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from lengthwise.runtime.integer_kernels import DOMAIN
 from lengthwise.runtime.onnx import fusion, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT8, Node
 from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
 
+DOMAIN: Final = "lengthwise.integer"
+"""The domain of the integer kernels' operators. It occurs in no file."""
 _OF_FUSION: Final = {"order", "zeros"}  # the attributes that `fusion` may have given a layer
 
 
