@@ -1,7 +1,7 @@
-"""Graphs with one recurrent layer whose weights are bytes, and the same arithmetic in NumPy."""
+"""Graphs with one recurrent layer, of floats or of bytes, and the arithmetic of bytes in NumPy."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -14,6 +14,11 @@ from lengthwise.runtime.onnx import integer_layers
 from lengthwise_export.onnx_graphs import precision
 
 Array = NDArray[np.float32]
+Numbers = Literal["float32", "int8"]
+SETS: dict[str, tuple[str, ...]] = {
+    "float32": recurrent_kernels.INSTRUCTION_SETS,
+    "int8": recurrent_kernels.INTEGER_SETS,
+}
 GATES = {"LSTM": 4, "GRU": 3}
 
 
@@ -27,8 +32,9 @@ def float_graph(
     scale: float = 1.0,
     weights: Mapping[str, Array] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    initial: bool = False,
 ) -> ModelProto:
-    """One layer in float32: `x [steps, rows, inputs]` and `lengths [rows]` to all of its outputs."""
+    """One layer in float32: `x [steps, rows, inputs]` and `lengths [rows]` to all outputs; `h`, `c` if initial."""
     random = np.random.default_rng(hidden * 31 + inputs)
     directions, gates = 2 if direction == "bidirectional" else 1, GATES[kind]
     drawn = {
@@ -42,7 +48,8 @@ def float_graph(
     own: dict[str, Any] = {"hidden_size": hidden, "direction": direction} | (
         {"linear_before_reset": 1} if kind == "GRU" else {}
     )
-    names = ["x", "w", "r", "b" if biases else "", "lengths"]
+    states = ["h", "c"][: len(outputs) - 1] if initial else []
+    names = ["x", "w", "r", "b" if biases else "", "lengths", *states]
     node = helper.make_node(kind, names, outputs, "layer", **(own | dict(attributes or {})))
     of_state: list[str | int | None] = [directions, "rows", hidden]
     of_step: list[str | int | None] = ["steps", *of_state]
@@ -53,6 +60,7 @@ def float_graph(
         [
             helper.make_tensor_value_info("x", Element.FLOAT, ["steps", "rows", inputs]),
             helper.make_tensor_value_info("lengths", Element.INT32, ["rows"]),
+            *(helper.make_tensor_value_info(name, Element.FLOAT, of_state) for name in states),
         ],
         [
             helper.make_tensor_value_info(name, Element.FLOAT, shape)
@@ -87,22 +95,28 @@ def integer_graph(kind: str = "LSTM", **form: Any) -> ModelProto:
     return precision.convert(float_graph(kind, **form), "int8")
 
 
-def opened(graph: ModelProto | bytes, instruction_set: str | None = None) -> Any:
-    """A session of onnxruntime; with an instruction set, the integer kernels run the layer."""
+def layer(numbers: Numbers, kind: str = "LSTM", **form: Any) -> ModelProto:
+    """The same layer for the kernels of such numbers."""
+    return float_graph(kind, **form) if numbers == "float32" else integer_graph(kind, **form)
+
+
+def opened(graph: ModelProto | bytes, instruction_set: str | None = None, numbers: Numbers = "int8") -> Any:
+    """A session of onnxruntime; with an instruction set, the kernels of such numbers run the layer."""
     data = graph if isinstance(graph, bytes) else graph.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    if instruction_set is not None:
-        recurrent_kernels.choose(instruction_set, "int8")
-        recurrent_kernels.register(options, "int8")
+    if instruction_set is None:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    if numbers == "int8":
         fused = integer_layers.fused(data)
         if fused is None:
             raise ValueError("the graph has no layer for the integer kernels")
         data = fused
+    recurrent_kernels.choose(instruction_set, numbers)
+    recurrent_kernels.register(options, numbers)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    if instruction_set is not None:  # the next session has the best one
-        recurrent_kernels.choose(recurrent_kernels.INTEGER_SETS[0], "int8")
+    recurrent_kernels.choose(SETS[numbers][0], numbers)  # the next session has the best one
     return session
 
 
