@@ -126,17 +126,13 @@ def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figur
         load(directory, monkeypatch, company=then)
 
 
-def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(VerificationError):
-        load(directory, monkeypatch, company=0.1)
-    assert not (directory / kept_promises.FILE).exists()
-
-
-def test_a_device_that_answers_as_another_graph_would_serves_nothing(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("off", [{"company": 0.1}, {"everywhere": 0.05}], ids=["too far", "another graph"])
+def test_a_device_that_moves_answers_too_far_serves_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, off: dict[str, float]
 ) -> None:
     with pytest.raises(VerificationError):
-        load(directory, monkeypatch, everywhere=0.05)
+        load(directory, monkeypatch, **off)
+    assert not (directory / kept_promises.FILE).exists()
 
 
 def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
@@ -192,8 +188,7 @@ def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> Non
     before = loading.directory_state(model_directories.BUNDLED)
     promise = loading.load(model_directories.BUNDLED, LIMITS).promise
     assert promise is not None
-    assert promise.bits
-    assert loading.directory_state(model_directories.BUNDLED) == before
+    assert (promise.bits, loading.directory_state(model_directories.BUNDLED)) == (True, before)
 
 
 def test_promises_of_several_devices_are_kept_beside_each_other(
