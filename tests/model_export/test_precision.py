@@ -43,8 +43,12 @@ from tests.support.specs import candidate, spec
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
 
 
+Published = dict[str, PublishedModel]
+"""By precision."""
+
+
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedModel]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """A small model with attention pooling, at each precision."""
     folder = tmp_path_factory.mktemp("models")
     described = candidate('pooling = "attention"', step="features = 3\nmax_length = 60")
@@ -65,7 +69,7 @@ def kinds(graph: onnx.ModelProto) -> Counter[str]:
 @pytest.mark.long
 @pytest.mark.parametrize("to", ["fp32", *ROUNDED])
 async def test_every_precision_is_batch_invariant_to_the_byte(
-    published: dict[str, PublishedModel], to: str, monkeypatch: pytest.MonkeyPatch
+    published: Published, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_directories.measure_quickly(monkeypatch)
     model = loading.load(published[to].directory, BatchLimits(rows=16))
@@ -87,7 +91,7 @@ async def test_every_precision_is_batch_invariant_to_the_byte(
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_promise_is_of_bits_and_batches_are_those_of_float32(published: dict[str, PublishedModel], to: str) -> None:
+def test_the_promise_is_of_bits_and_batches_are_those_of_float32(published: Published, to: str) -> None:
     manifest, exact = published[to].manifest, published["fp32"].manifest
     (promise,) = manifest.promises
     assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
@@ -100,9 +104,7 @@ def test_the_promise_is_of_bits_and_batches_are_those_of_float32(published: dict
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
-    published: dict[str, PublishedModel], to: str
-) -> None:
+def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(published: Published, to: str) -> None:
     found = published[to]
     manifest = Manifest.read(found.directory)
     proof = json.loads((found.directory / VERIFICATION_FILE).read_text())
@@ -165,9 +167,7 @@ def test_what_a_precision_answers_at_raw_values_is_said_by_its_kind_and_number(t
     assert told == ({*list(KINDS)[:3], "one far outlier"} if to == "fp16" else set())
 
 
-def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(
-    published: dict[str, PublishedModel],
-) -> None:
+def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(published: Published) -> None:
     half = graph_of(published["fp16"])
     types = {value.name: value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)}
     assert types == {
@@ -184,9 +184,7 @@ def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(
     assert len(half.SerializeToString()) < 0.7 * len(graph_of(published["fp32"]).SerializeToString())
 
 
-def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(
-    published: dict[str, PublishedModel],
-) -> None:
+def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(published: Published) -> None:
     half = graph_of(published["fp16"]).graph
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in half.initializer}
     masking = [array for array in held.values() if array.size == 1 and array.dtype.kind == "f" and array.item() < -1e4]
@@ -199,7 +197,7 @@ def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float3
             assert not halves & set(node.input), node.op_type
 
 
-def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, PublishedModel]) -> None:
+def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: Published) -> None:
     half = graph_of(published["fp16"])
     # Into the first layer, and out of the last recurrent one and of the attention's units
     assert kinds(half)["Cast"] == kinds(graph_of(published["fp32"]))["Cast"] + 3
@@ -220,7 +218,7 @@ def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -
     assert np.abs(exact - rounded).max() < 1e-3
 
 
-def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, PublishedModel]) -> None:
+def test_fp16_attention_is_exactly_nothing_at_padding(published: Published) -> None:
     manifest = published["fp16"].manifest
     batch = pad(draw(manifest, [1, 5, 20], 0), width=24)
     weights = Session.load(published["fp16"].directory, manifest).run(batch, ("logits", "attention")).attention
@@ -260,9 +258,7 @@ def test_a_graph_with_one_product_has_nothing_to_round(to: Precision) -> None:
 # int8
 
 
-def test_int8_stores_the_weights_of_recurrent_layers_as_bytes_and_nothing_else(
-    published: dict[str, PublishedModel],
-) -> None:
+def test_int8_stores_the_weights_of_recurrent_layers_as_bytes_and_nothing_else(published: Published) -> None:
     before, after = kinds(graph_of(published["fp32"])), kinds(graph_of(published["int8"]))
     added = before["LSTM"]  # the states' weights: both layers have few inputs
     assert after - before == Counter(DequantizeLinear=added, Reshape=added)
@@ -291,7 +287,7 @@ def test_a_weight_is_a_whole_number_of_its_rows_scale() -> None:
     assert (np.abs(whole * scales[:, None] - weights) <= 0.501 * scales[:, None]).all()
 
 
-def test_an_export_says_what_runs_in_integers_and_keeps_the_metadata(published: dict[str, PublishedModel]) -> None:
+def test_an_export_says_what_runs_in_integers_and_keeps_the_metadata(published: Published) -> None:
     (notice,) = published["int8"].notices
     assert re.fullmatch(r"in int8: 2 recurrent layers with \d\d% of all weights; .* float32", notice)
     assert published["fp16"].notices == published["fp32"].notices == ()
@@ -469,7 +465,7 @@ def run(*arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize("to", ROUNDED)
 @pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
 def test_every_kind_of_target_is_exported_at_each_precision(
-    tmp_path: Path, published: dict[str, PublishedModel], kind: str, to: str
+    tmp_path: Path, published: Published, kind: str, to: str
 ) -> None:
     (tmp_path / "target.toml").write_text(SPEC)
     target, *more = {
@@ -502,7 +498,7 @@ def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", [*ROUNDED, "int8 of a per-step model"])
 def test_a_directory_of_each_precision_is_checked_as_it_is_served(
-    published: dict[str, PublishedModel], kind: str, tmp_path: Path
+    published: Published, kind: str, tmp_path: Path
 ) -> None:
     if kind in published:
         directory, longest = published[kind].directory, "60"
