@@ -234,8 +234,9 @@ def test_an_adopted_graph_is_exported_with_its_labels(tmp_path: Path) -> None:
     assert np.allclose(session.run(pad(list(values), width=64)).logits, decisions(estimator, values), atol=1e-4)
 
 
-def test_what_cannot_be_adopted_is_refused_by_name() -> None:
-    for estimator, message in (
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
         (
             stand_in("RocketClassifier", "aeon.classification"),
             r"aeon\.RocketClassifier cannot be adopted; aeon's MiniR",
@@ -244,9 +245,11 @@ def test_what_cannot_be_adopted_is_refused_by_name() -> None:
         (classifier(last="SVC"), r"aeon\.MiniRocketClassifier ends with sklearn\.SVC"),
         (classifier(last="LogisticRegression", solver="liblinear"), "has one model for each class: use lbfgs"),
         (stand_in("MiniRocketClassifier", "aeon.classification"), "has no 'pipeline_', .* call fit"),
-    ):
-        with pytest.raises(ConfigurationError, match=message):
-            lengthwise_export.adopt(estimator)
+    ],
+)
+def test_what_cannot_be_adopted_is_refused_by_name(estimator: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        lengthwise_export.adopt(estimator)
 
 
 def test_parts_that_change_the_features_are_refused() -> None:
@@ -278,13 +281,11 @@ def test_a_multirocket_with_other_options_is_refused(name: str, value: object, m
 
 def test_parameters_of_another_form_are_refused() -> None:
     estimator = classifier()
-    counts, indices, dilations, numbers, biases = parameters(1)
-    estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers, biases[:-1])
-    with pytest.raises(ConfigurationError):
-        read(estimator)
-    estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers - [1, 0], biases[KERNELS:])
-    with pytest.raises(ConfigurationError):
-        read(estimator)
+    *known, numbers, biases = parameters(1)
+    for wrong in ((numbers, biases[:-1]), (numbers - [1, 0], biases[KERNELS:])):
+        estimator.pipeline_.steps[0][1].parameters = (*known, *wrong)
+        with pytest.raises(ConfigurationError):
+            read(estimator)
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,13 @@ def instructions(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def assert_same_bits(one: list[Any], other: list[Any]) -> None:
-    for first, second in zip(one, other, strict=True):
-        np.testing.assert_array_equal(first.view(np.int32), second.view(np.int32))
+def of_every_set(graph: Any, feed: dict[str, Any]) -> list[Any]:
+    """The outputs, which have the same bits on every instruction set."""
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    for other in others:
+        for one, same in zip(first, other, strict=True):
+            np.testing.assert_array_equal(one.view(np.int32), same.view(np.int32))
+    return list(first)
 
 
 @pytest.mark.sampled(5)
@@ -72,10 +76,7 @@ def test_every_instruction_set_gives_the_same_bits(
     kind: str, direction: str, hidden: int, inputs: int, lengths: list[int]
 ):
     graph = integer_graph(kind, hidden=hidden, inputs=inputs, direction=direction)
-    feed = batch(lengths, inputs, steps=21)
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    for other in others:
-        assert_same_bits(first, other)
+    of_every_set(graph, batch(lengths, inputs, steps=21))
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
@@ -83,46 +84,34 @@ def test_every_instruction_set_gives_the_same_bits(
 @pytest.mark.parametrize("rows", [1, 9, 16, 17, 65])
 def test_every_instruction_set_gives_the_same_bits_at_odd_sizes(kind: str, hidden: int, rows: int):
     graph = integer_graph(kind, hidden=hidden, inputs=MANY, direction="bidirectional")
-    feed = batch([1 + row * 7 % 12 for row in range(rows)], MANY, steps=14)
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    for other in others:
-        assert_same_bits(first, other)
+    of_every_set(graph, batch([1 + row * 7 % 12 for row in range(rows)], MANY, steps=14))
 
 
 @pytest.mark.parametrize("kind", ["LSTM", pytest.param("GRU", marks=pytest.mark.long)])
 def test_a_thousand_units_give_the_same_bits_on_every_instruction_set(kind: str):
     graph = integer_graph(kind, hidden=1000, inputs=FEW)
     feed = batch([3, 1, 2])
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    for other in others:
-        assert_same_bits(first, other)
-    np.testing.assert_allclose(first[0], in_numpy(graph, feed["x"], feed["lengths"]), atol=CLOSE)
+    np.testing.assert_allclose(of_every_set(graph, feed)[0], in_numpy(graph, feed["x"], feed["lengths"]), atol=CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("hidden", [8, 20])
 def test_an_infinite_input_is_the_same_on_every_instruction_set(kind: str, hidden: int):
-    graph = integer_graph(kind, hidden=hidden, inputs=1)
     feed = batch([5, 5, 5], 1)
     feed["x"][1, 1, 0] = np.inf  # its gates are shut or wide open, and all of its states are numbers
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    assert all(np.isfinite(each).all() for each in first)
-    for other in others:
-        assert_same_bits(first, other)
+    found = of_every_set(integer_graph(kind, hidden=hidden, inputs=1), feed)
+    assert all(np.isfinite(each).all() for each in found)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_instruction_set(kind: str):
-    graph = integer_graph(kind, hidden=20, inputs=MANY)
     feed = batch([6, 6, 6, 6], MANY)
     for row, size in enumerate((1e38, 1e-38, 1e-45, 0)):
         feed["x"][:, row] *= np.float32(size)
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    assert all(np.isfinite(each).all() for each in first)
-    for other in others:
-        assert_same_bits(first, other)
+    found = of_every_set(integer_graph(kind, hidden=20, inputs=MANY), feed)
+    assert all(np.isfinite(each).all() for each in found)
     # Inputs too small for a scale count as zeros
-    np.testing.assert_array_equal(first[0][:, :, 1], first[0][:, :, 3])
+    np.testing.assert_array_equal(found[0][:, :, 1], found[0][:, :, 3])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -228,18 +217,14 @@ def test_a_row_with_what_is_no_number_has_no_number_and_disturbs_no_other(instru
     np.testing.assert_array_equal(found, clean)
 
 
-def test_a_product_of_no_rows_is_empty(instructions: str):
-    (y,) = product(instructions, 40, 33).run(["y"], {"x": np.zeros((3, 0, 40), np.float32)})
-    assert y.shape == (3, 0, 33)
-
-
-def test_a_product_with_other_inputs_is_an_error():
-    graph = precision.convert(product_graph(40, 40), "int8")
+def test_a_product_of_no_rows_is_empty_and_with_other_inputs_an_error(instructions: str):
+    graph = precision.convert(product_graph(40, 33), "int8")
     graph.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "any"
-    session = opened(graph, SETS[0])
-    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    session = opened(graph, instructions)
+    (y,) = session.run(["y"], {"x": np.zeros((3, 0, 40), np.float32)})
+    assert y.shape == (3, 0, 33)
     for inputs in (41, 0):
-        with pytest.raises(refused):
+        with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
             session.run(["y"], {"x": np.zeros((1, 1, inputs), np.float32)})
 
 
