@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.mend import RULES, Mended, mend
+from tests.support.integer_graphs import opened
 
 FEATURES = 4
 LONGEST = 40
@@ -250,13 +250,6 @@ def graph_of(text: str, *, opset: int = 17) -> onnx.ModelProto:
         onnx.numpy_helper.from_array(array, name) for name, array in constants.items() if name in used
     )
     return model
-
-
-def opened(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run(graph: onnx.ModelProto, **inputs: Array) -> Array:

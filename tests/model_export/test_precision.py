@@ -35,6 +35,7 @@ from lengthwise_export.onnx_graphs import integer_layers, precision
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
+from tests.gallery.onnx_models import model as onnx_model
 from tests.support import model_directories, numpy_models
 from tests.support.integer_graphs import batch, float_graph, opened
 from tests.support.long import long_but
@@ -227,12 +228,7 @@ def test_a_weight_that_float16_cannot_hold_keeps_its_product_in_float32() -> Non
 
 def test_a_subgraph_finds_what_it_takes_from_outside_in_float32() -> None:
     graph = products([np.ones((3, 4), np.float32), np.ones((4, 2), np.float32)])
-    inside = helper.make_graph(
-        [helper.make_node("Neg", ["p0"], ["negated"])],
-        "inside",
-        [],
-        [helper.make_tensor_value_info("negated", TensorProto.FLOAT, None)],
-    )
+    inside = onnx.parser.parse_graph("inside () => (float[n, 4] negated) { negated = Neg (p0) }")
     graph.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     graph.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=inside, else_branch=inside))
     graph.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None))
@@ -513,12 +509,6 @@ def test_a_model_without_a_recurrent_layer_is_exit_2_at_int8(tmp_path: Path) -> 
 def products(weights: list[np.ndarray], *, first: int = 3) -> onnx.ModelProto:
     """A graph of one product after another: `x [n, first]` times `w0`, which is `p0`, times `w1`, and so on."""
     names = ["x", *(f"p{i}" for i in range(len(weights)))]
-    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
-    graph = helper.make_graph(
-        nodes,
-        "products",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", first])],
-        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", weights[-1].shape[1]])],
-        [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    body = "\n".join(f"{names[i + 1]} = MatMul ({names[i]}, w{i})" for i in range(len(weights)))
+    signature = f"products (float[n, {first}] x) => (float[n, {weights[-1].shape[1]}] {names[-1]})"
+    return onnx_model(signature, body, {f"w{i}": weight for i, weight in enumerate(weights)}, producer="test", opset=18)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,11 +19,13 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import fusion, integer_layers
 from lengthwise.runtime.onnx.integer_layers import fused
-from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs import precision
+from tests.gallery.onnx_models import Weights
+from tests.gallery.onnx_models import model as onnx_model
 from tests.support.integer_graphs import batch, float_graph, integer_graph, opened, product_graph
 
 pytestmark = pytest.mark.skipif(not recurrent_kernels.INTEGER_SETS, reason="no compiler at installation")
@@ -202,26 +203,27 @@ def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, 
 # Sessions
 
 
-def model(*, direction: str = "bidirectional", **form: Any) -> tuple[ModelProto, Manifest]:
+def model() -> tuple[ModelProto, Manifest]:
     """An int8 graph whose last states are the logits, as a model directory has it."""
-    graph = integer_graph(hidden=1, direction=direction, **form)
-    graph.graph.node.insert(0, helper.make_node("Transpose", ["values"], ["x"], perm=[1, 0, 2]))
-    graph.graph.node.append(helper.make_node("Transpose", ["last_h"], ["rows_first"], perm=[1, 0, 2]))
-    graph.graph.node.append(helper.make_node("Squeeze", ["rows_first", "last_axis"], ["logits"]))
-    graph.graph.initializer.append(numpy_helper.from_array(np.array([2]), "last_axis"))
-    inputs = form.get("inputs", 3)
-    graph.graph.input[0].CopyFrom(helper.make_tensor_value_info("values", Element.FLOAT, ["rows", "width", inputs]))
-    del graph.graph.output[:]
-    graph.graph.output.append(helper.make_tensor_value_info("logits", Element.FLOAT, ["rows", 2]))
-    wants = {"name": "m", "version": 1, "input": {"features": inputs}, "labels": ["a", "b"], "precision": "int8"}
-    return graph, Manifest.model_validate(wants)
+    graph = onnx_model(
+        f"g (float[rows, width, {MANY}] values, int32[rows] lengths) => (float[rows, 2] logits)",
+        """x = Transpose <perm = [1, 0, 2]> (values)
+        [layer] y, last_h = LSTM <hidden_size = 1, direction = "bidirectional"> (x, w, r, b, lengths)
+        rows_first = Transpose <perm = [1, 0, 2]> (last_h)
+        logits = Squeeze (rows_first, last_axis)""",
+        Weights(0).named(f"w 2x4x{MANY}*1, r 2x4x1*1, b 2x8*1") | {"last_axis": np.array([2])},
+        producer="test",
+        opset=18,
+    )
+    wants = {"name": "m", "version": 1, "input": {"features": MANY}, "labels": ["a", "b"], "precision": "int8"}
+    return precision.convert(graph, "int8"), Manifest.model_validate(wants)
 
 
 STEPS = pad([np.ones((3, MANY), np.float32), np.full((5, MANY), 0.5, np.float32)])
 
 
 def test_a_session_says_that_it_computes_in_integers():
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     session = Session(graph.SerializeToString(), wants)
     assert session.kernels == f"int8 {recurrent_kernels.INTEGER_SETS[0]}"
     plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
@@ -230,7 +232,7 @@ def test_a_session_says_that_it_computes_in_integers():
 
 
 def test_weights_in_files_are_read_from_the_folder_of_the_graph(tmp_path: Path):
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     expected = Session(graph.SerializeToString(), wants).run(STEPS).logits
     onnx.save_model(graph, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=100)
     session = Session(tmp_path / "model.onnx", wants)
@@ -243,7 +245,7 @@ def test_weights_in_files_are_read_from_the_folder_of_the_graph(tmp_path: Path):
 
 
 def test_weights_that_the_kernels_refuse_are_run_by_onnxruntime_and_that_is_said(caplog: pytest.LogCaptureFixture):
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     (tensor,) = [each for each in graph.graph.initializer if each.name == "layer/R_int8"]
     tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), 127), tensor.name))
     with caplog.at_level(logging.INFO):
@@ -254,22 +256,21 @@ def test_weights_that_the_kernels_refuse_are_run_by_onnxruntime_and_that_is_said
 
 
 def test_a_layer_that_stays_in_float32_runs_beside_one_in_integers():
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     layer = next(node for node in graph.graph.node if node.op_type == "LSTM")
     second = onnx.NodeProto()
     second.CopyFrom(layer)
-    second.name, second.input[1], second.input[2] = "second", "w2", "r2"
-    second.output[:] = ["y2", "last_h2", "last_c2"]
-    random = np.random.default_rng(0)
-    for name, shape in (("w2", (2, 4, MANY)), ("r2", (2, 4, 1))):
-        values = random.normal(0, 1, shape).astype(np.float32)
-        graph.graph.initializer.append(numpy_helper.from_array(values, name))
+    second.input[1:3] = ["w2", "r2"]
+    second.output[:] = ["y2", "last_h2"]
+    weights = Weights(1).named(f"w2 2x4x{MANY}*1, r2 2x4x1*1")
+    graph.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in weights.items())
     place = [*graph.graph.node].index(layer)
     graph.graph.node.insert(place + 1, second)
     graph.graph.node.insert(place + 2, helper.make_node("Add", ["last_h", "last_h2"], ["both"]))
     graph.graph.node[place + 3].input[0] = "both"
-    session = Session(graph.SerializeToString(), wants)
-    plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
+    session, plain = (
+        Session(graph.SerializeToString(), wants, devices=(device,)) for device in (CPU_DEVICE, PLAIN_CPU)
+    )
     assert session.kernels.startswith("int8")
     np.testing.assert_allclose(session.run(STEPS).logits, plain.run(STEPS).logits, atol=0.05)
 
@@ -296,7 +297,7 @@ def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bi
 
 
 def test_an_installation_without_the_module_runs_the_file_in_onnxruntime(monkeypatch: pytest.MonkeyPatch):
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     monkeypatch.setattr(recurrent_kernels, "INTEGER_SETS", ())
     session = Session(graph.SerializeToString(), wants)
     assert session.kernels in (recurrent_kernels.ONNXRUNTIME, *recurrent_kernels.INSTRUCTION_SETS)
