@@ -260,7 +260,7 @@ def test_a_layer_that_stays_in_float32_runs_beside_one_in_integers():
     layer = next(node for node in graph.graph.node if node.op_type == "LSTM")
     second = onnx.NodeProto()
     second.CopyFrom(layer)
-    second.input[1:3] = ["w2", "r2"]
+    second.name, second.input[1:3] = "second", ["w2", "r2"]
     second.output[:] = ["y2", "last_h2"]
     weights = Weights(1).named(f"w2 2x4x{MANY}*1, r2 2x4x1*1")
     graph.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in weights.items())
