@@ -20,7 +20,7 @@ from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import data_dependence, fusion, integer_layers, kernel_shares, nan_trial, onnx_graph
+from lengthwise.runtime.onnx import data_dependence, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
@@ -131,8 +131,6 @@ def _tested(source: Source, manifest: Manifest, threads: int, device: Device) ->
     options.log_severity_level = 4  # an error is expected for some graphs
     kernels = []
     content = source.content()
-    if any(map(fusion.is_of_other_cells, onnx_graph.read(content).walk())):
-        raise ModelError("a layer has activations of its own, or clips its sums")
     integer = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
     if integer is not None:
         kernels.append(INTEGER + recurrent_kernels.register(options, "int8"))

@@ -56,8 +56,15 @@ class FusedGraph(NamedTuple):
 
 
 def fused(model: bytes) -> FusedGraph | None:
-    """A graph with these operators; None if there is no place for them. ValueError if the bytes are not a graph."""
+    """A graph with these operators; None if there is no place for them.
+
+    Raises:
+        ValueError: The bytes are not a graph, or a layer has cells that the kernels do not compute.
+    """
     fusion = _Fusion(onnx_graph.read(model))
+    for node in fusion.graph.walk():
+        if node.operator in LAYERS and not {"activations", "clip"}.isdisjoint(node.attributes.keys() | node.unread):
+            raise ValueError("a layer has activations of its own, or clips its sums")
     layers = []
     for node in fusion.graph.nodes:
         with suppress(NotFound):
@@ -66,11 +73,6 @@ def fused(model: bytes) -> FusedGraph | None:
     for layer in layers:
         fusion.leave_padding_unwritten(layer)
     return FusedGraph(fusion.graph.write({DOMAIN: 1}), any(pooled)) if layers else None
-
-
-def is_of_other_cells(node: Node) -> bool:
-    """Whether a node is a layer whose cells the kernels do not compute."""
-    return node.operator in LAYERS and not {"activations", "clip"}.isdisjoint(node.attributes.keys() | node.unread)
 
 
 class _Fusion(Pattern):
