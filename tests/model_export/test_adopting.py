@@ -57,49 +57,29 @@ def transform(kind: str, features: int, *, is_small: bool) -> Any:
     return stand_in(kind, "aeon.transformations.collection", **known)
 
 
-def head(name: str, features: int, classes: int, **more: Any) -> Any:
-    random = np.random.default_rng(3)
-    rows = 1 if classes == 2 else classes
-    return stand_in(
-        name,
-        "sklearn.linear_model",
-        coef_=random.normal(size=(rows, features)),
-        intercept_=random.normal(size=rows),
-        **more,
-    )
-
-
 def classifier(
     kind: str = "MiniRocket",
     *,
     features: int = 1,
     classes: int = 3,
     last: str = "RidgeClassifierCV",
+    solver: str = "lbfgs",
     is_small: bool = False,
-    **more: Any,
 ) -> Any:
     """A fitted classifier of aeon."""
-    size = 3 * KERNELS * (8 if kind == "MultiRocket" else 1)
-    random = np.random.default_rng(4)
-    scaler = stand_in(
-        "StandardScaler",
-        "sklearn.preprocessing",
-        scale_=random.uniform(0.5, 2, size),
-        mean_=np.zeros(size),
-        with_mean=False,
-    )
+    size, rows = 3 * KERNELS * (8 if kind == "MultiRocket" else 1), 1 if classes == 2 else classes
+    scales = {"scale_": np.random.default_rng(4).uniform(0.5, 2, size), "mean_": np.zeros(size), "with_mean": False}
+    random = np.random.default_rng(3)
+    weights = {"coef_": random.normal(size=(rows, size)), "intercept_": random.normal(size=rows)}
     parts = [
         transform(kind, features, is_small=is_small),
-        scaler,
-        head(last, size, classes, **({"solver": "lbfgs"} | more)),
+        stand_in("StandardScaler", "sklearn.preprocessing", **scales),
+        stand_in(last, "sklearn.linear_model", solver=solver, **weights),
     ]
     pipeline = stand_in("Pipeline", "sklearn.pipeline", steps=[(str(place), part) for place, part in enumerate(parts)])
-    return stand_in(
-        f"{kind}Classifier",
-        "aeon.classification.convolution_based",
-        pipeline_=pipeline,
-        classes_=np.array([f"class {place}" for place in range(classes)]),
-    )
+    labels = np.array([f"class {place}" for place in range(classes)])
+    module = "aeon.classification.convolution_based"
+    return stand_in(f"{kind}Classifier", module, pipeline_=pipeline, classes_=labels)
 
 
 def sequences(features: int, count: int = 5, length: int = LENGTH) -> NDArray[np.float32]:
