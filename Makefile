@@ -88,7 +88,7 @@ hostile: .venv/.development ## The hostile suite by itself: sockets by hand, whi
 # The package with the oldest versions that pyproject.toml allows, or (RESOLUTION=highest) the newest ones.
 RESOLUTION ?= lowest-direct
 FLOORS := runs/$(RESOLUTION)
-FLOORS_TESTS := admin_port app arrow attacks framing json_body metrics onnxruntimes_words predict settings tls v1 v2
+FLOORS_TESTS := admin_port app arrow attacks framing json_body metrics predict settings tls v1 v2
 
 floors: .venv/.development ## The quick tests of the service with the oldest versions allowed; RESOLUTION=highest: with the newest
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(FLOORS)

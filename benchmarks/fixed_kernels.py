@@ -31,7 +31,7 @@ from benchmarks.contenders import SAME_KERNELS, SERVICE
 from benchmarks.workloads import CACHE, Work
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 from lengthwise.padding import Steps, pad
-from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime import fixed_kernels, recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
@@ -139,7 +139,7 @@ def every_set(directory: Path, sequences: list[Steps]) -> str:
     plain = Session.load(directory, manifest, devices=(PLAIN_CPU,))
     batches = [pad([steps], multiple=manifest.width_multiple) for steps in sequences]
     for name in reversed(fixed_kernels.INSTRUCTION_SETS):  # the best one stays
-        fixed_kernels.choose(name)
+        recurrent_kernels.choose(name, "shares")
         own = Session.load(directory, manifest)
         other = sum(not np.array_equal(own.run(batch).logits, plain.run(batch).logits) for batch in batches)
         parts.append(f"{other} with {name}")

@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from benchmarks.workloads import MODELS, lognormal
 from lengthwise.padding import PaddedBatch, Steps, pad
-from lengthwise.runtime import integer_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 
@@ -51,7 +51,7 @@ def measure(
 
     Args:
         models: Of `MODELS`.
-        instruction_sets: Of `integer_kernels.INSTRUCTION_SETS`.
+        instruction_sets: Of `recurrent_kernels.INTEGER_SETS`.
         rows: Numbers of rows.
         seconds: For each batch.
         seed: Of the sequences.
@@ -62,7 +62,7 @@ def measure(
         one = Session.load(exact.directory, Manifest.read(exact.directory))
         sessions = {}
         for name in instruction_sets:
-            integer_kernels.choose(name)
+            recurrent_kernels.choose(name, "int8")
             sessions[name] = Session.load(work.directory, manifest)
         alike = [steps[:_ONE_LENGTH] for steps in work.sequences if len(steps) >= _ONE_LENGTH]
         cases = [(kind, count) for kind in ("one", "as they come") for count in rows if kind == "one" or count > 1]
@@ -124,7 +124,7 @@ def lines(found: Sequence[Int8Time]) -> list[tuple[str, ...]]:
 @click.option(
     "--instructions",
     multiple=True,
-    type=click.Choice([*integer_kernels.INSTRUCTION_SETS]),
+    type=click.Choice([*recurrent_kernels.INTEGER_SETS]),
     help="Only this set. [default: all but the portable one]",
 )
 @click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 64), show_default=True, help="Rows.")
@@ -135,11 +135,11 @@ def main(
     models: tuple[str, ...], instructions: tuple[str, ...], rows: tuple[int, ...], seconds: float, seed: int, out: Path
 ) -> None:
     """Measures graphs at int8 beside the same graphs at fp32."""
-    if not integer_kernels.INSTRUCTION_SETS:
+    if not recurrent_kernels.INTEGER_SETS:
         raise click.ClickException("the kernels were not built: they want a C compiler when the project is installed")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     facts = machine.facts()
-    sets = instructions or integer_kernels.INSTRUCTION_SETS[: integer_kernels.INSTRUCTION_SETS.index("portable")]
+    sets = instructions or recurrent_kernels.INTEGER_SETS[: recurrent_kernels.INTEGER_SETS.index("portable")]
     found = list(measure(models or [*MODELS], sets, rows, seconds, seed))
     heads = ("model", "lengths", "rows", "fp32", *sets)
     how = (

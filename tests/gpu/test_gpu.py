@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
@@ -21,6 +20,8 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session
+from tests.gallery.onnx_models import integers
+from tests.gallery.onnx_models import model as onnx_model
 from tests.gpu.company import hold_to_its_promise, sequences
 from tests.support.model_directories import BUNDLED, place
 from tests.support.server_process import started
@@ -44,25 +45,20 @@ def test_every_node_of_the_bundled_model_but_its_shapes_is_on_the_gpu(on_gpu: Se
 def test_a_graph_with_a_node_that_cuda_has_no_kernel_for_is_refused_by_its_name(
     manifest: Manifest, choice: DeviceChoice
 ) -> None:
-    steps = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", "width", 12])
-    lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 9])
-    nodes = [
-        helper.make_node("Unique", ["values"], ["other"], name="only_the_cpu_has_it"),
-        helper.make_node("ReduceSum", ["other"], ["sum"], keepdims=0),
-        helper.make_node("Cast", ["lengths"], ["sizes"], to=TensorProto.FLOAT),
-        helper.make_node("Add", ["sizes", "sum"], ["row"]),
-        helper.make_node("Unsqueeze", ["row", "last"], ["column"]),
-        helper.make_node("Expand", ["column", "shape"], ["logits"]),
-    ]
-    constants = [
-        helper.make_tensor("last", TensorProto.INT64, [1], [1]),
-        helper.make_tensor("shape", TensorProto.INT64, [2], [1, 9]),
-    ]
-    graph = helper.make_graph(nodes, "g", [steps, lengths], [logits], constants)
-    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    graph = onnx_model(
+        "g (float[rows, width, 12] values, int32[rows] lengths) => (float[rows, 9] logits)",
+        """[only_the_cpu_has_it] other = Unique (values)
+        [sum] sum = ReduceSum <keepdims = 0> (other)
+        [cast] sizes = Cast <to = 1> (lengths)
+        [add] row = Add (sizes, sum)
+        [column] column = Unsqueeze (row, last)
+        [expand] logits = Expand (column, shape)""",
+        {"last": integers(1), "shape": integers(1, 9)},
+        producer="test",
+        opset=18,
+    )
     with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*only_the_cpu_has_it \(Unique\)"):
-        Session(data, manifest, devices=choice.devices[:1])
+        Session(graph.SerializeToString(), manifest, devices=choice.devices[:1])
 
 
 def test_answers_in_float32_are_those_of_the_cpu_but_for_rounding(on_gpu: Session, on_cpu: Session) -> None:

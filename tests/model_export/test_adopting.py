@@ -57,49 +57,29 @@ def transform(kind: str, features: int, *, is_small: bool) -> Any:
     return stand_in(kind, "aeon.transformations.collection", **known)
 
 
-def head(name: str, features: int, classes: int, **more: Any) -> Any:
-    random = np.random.default_rng(3)
-    rows = 1 if classes == 2 else classes
-    return stand_in(
-        name,
-        "sklearn.linear_model",
-        coef_=random.normal(size=(rows, features)),
-        intercept_=random.normal(size=rows),
-        **more,
-    )
-
-
 def classifier(
     kind: str = "MiniRocket",
     *,
     features: int = 1,
     classes: int = 3,
     last: str = "RidgeClassifierCV",
+    solver: str = "lbfgs",
     is_small: bool = False,
-    **more: Any,
 ) -> Any:
     """A fitted classifier of aeon."""
-    size = 3 * KERNELS * (8 if kind == "MultiRocket" else 1)
-    random = np.random.default_rng(4)
-    scaler = stand_in(
-        "StandardScaler",
-        "sklearn.preprocessing",
-        scale_=random.uniform(0.5, 2, size),
-        mean_=np.zeros(size),
-        with_mean=False,
-    )
+    size, rows = 3 * KERNELS * (8 if kind == "MultiRocket" else 1), 1 if classes == 2 else classes
+    scales = {"scale_": np.random.default_rng(4).uniform(0.5, 2, size), "mean_": np.zeros(size), "with_mean": False}
+    random = np.random.default_rng(3)
+    weights = {"coef_": random.normal(size=(rows, size)), "intercept_": random.normal(size=rows)}
     parts = [
         transform(kind, features, is_small=is_small),
-        scaler,
-        head(last, size, classes, **({"solver": "lbfgs"} | more)),
+        stand_in("StandardScaler", "sklearn.preprocessing", **scales),
+        stand_in(last, "sklearn.linear_model", solver=solver, **weights),
     ]
     pipeline = stand_in("Pipeline", "sklearn.pipeline", steps=[(str(place), part) for place, part in enumerate(parts)])
-    return stand_in(
-        f"{kind}Classifier",
-        "aeon.classification.convolution_based",
-        pipeline_=pipeline,
-        classes_=np.array([f"class {place}" for place in range(classes)]),
-    )
+    labels = np.array([f"class {place}" for place in range(classes)])
+    module = "aeon.classification.convolution_based"
+    return stand_in(f"{kind}Classifier", module, pipeline_=pipeline, classes_=labels)
 
 
 def sequences(features: int, count: int = 5, length: int = LENGTH) -> NDArray[np.float32]:
@@ -234,8 +214,9 @@ def test_an_adopted_graph_is_exported_with_its_labels(tmp_path: Path) -> None:
     assert np.allclose(session.run(pad(list(values), width=64)).logits, decisions(estimator, values), atol=1e-4)
 
 
-def test_what_cannot_be_adopted_is_refused_by_name() -> None:
-    for estimator, message in (
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
         (
             stand_in("RocketClassifier", "aeon.classification"),
             r"aeon\.RocketClassifier cannot be adopted; aeon's MiniR",
@@ -244,9 +225,11 @@ def test_what_cannot_be_adopted_is_refused_by_name() -> None:
         (classifier(last="SVC"), r"aeon\.MiniRocketClassifier ends with sklearn\.SVC"),
         (classifier(last="LogisticRegression", solver="liblinear"), "has one model for each class: use lbfgs"),
         (stand_in("MiniRocketClassifier", "aeon.classification"), "has no 'pipeline_', .* call fit"),
-    ):
-        with pytest.raises(ConfigurationError, match=message):
-            lengthwise_export.adopt(estimator)
+    ],
+)
+def test_what_cannot_be_adopted_is_refused_by_name(estimator: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        lengthwise_export.adopt(estimator)
 
 
 def test_parts_that_change_the_features_are_refused() -> None:
@@ -278,13 +261,11 @@ def test_a_multirocket_with_other_options_is_refused(name: str, value: object, m
 
 def test_parameters_of_another_form_are_refused() -> None:
     estimator = classifier()
-    counts, indices, dilations, numbers, biases = parameters(1)
-    estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers, biases[:-1])
-    with pytest.raises(ConfigurationError):
-        read(estimator)
-    estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers - [1, 0], biases[KERNELS:])
-    with pytest.raises(ConfigurationError):
-        read(estimator)
+    *known, numbers, biases = parameters(1)
+    for wrong in ((numbers, biases[:-1]), (numbers - [1, 0], biases[KERNELS:])):
+        estimator.pipeline_.steps[0][1].parameters = (*known, *wrong)
+        with pytest.raises(ConfigurationError):
+            read(estimator)
 
 
 @pytest.mark.parametrize(

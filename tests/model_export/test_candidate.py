@@ -104,34 +104,35 @@ def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, score
 
 
 def test_missing_values_are_refused_unless_the_caller_says_that_they_are_handled() -> None:
-    assert module("filling").manifest.missing == "refuse"
-    assert any("--missing handled" in notice for notice in module("filling").notices)
+    for name, is_told in (("filling", True), ("mean", False)):
+        assert module(name).manifest.missing == "refuse"
+        assert any("--missing handled" in notice for notice in module(name).notices) is is_told
     assert module("filling", missing="handled").manifest.missing == "handled"
-    assert module("mean").manifest.missing == "refuse"
-    assert not any("--missing" in notice for notice in module("mean").notices)
 
 
 def test_numbers_in_the_place_of_labels_are_said() -> None:
-    assert any("--labels" in notice for notice in module("mean").notices)
-    assert not any("--labels" in notice for notice in module("mean", labels=("no", "yes")).notices)
+    for labels, is_told in ((None, True), (("no", "yes"), False)):
+        assert any("--labels" in notice for notice in module("mean", labels=labels).notices) is is_told
+
+
+def answers_to_length(published: PublishedModel, length: int) -> tuple[int, int, tuple[int, ...]]:
+    """The longest length and the multiple of widths of a model, and the shape of its answer to one sequence."""
+    manifest = published.manifest
+    batch = pad([np.ones((length, 3), np.float32)], multiple=1)
+    shape = Session.load(published.directory, manifest).run(batch).logits.shape
+    return manifest.max_length, manifest.width_multiple, shape
 
 
 def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path) -> None:
     published = publish(module("positions"), tmp_path / "positions")
-    assert published.manifest.max_length == 45
-    assert published.manifest.width_multiple == 1
-    session = Session.load(published.directory, published.manifest)
-    assert session.run(pad([np.ones((45, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
+    assert answers_to_length(published, 45) == (45, 1, (1, 2))
 
 
 def test_a_model_that_ends_at_its_max_length_is_not_padded_past_it(tmp_path: Path) -> None:
     published = publish(module("ten_positions", max_length=10), tmp_path / "ten")
-    assert (published.manifest.max_length, published.manifest.width_multiple) == (10, 1)
     graph = targets.read(str(published.directory / GRAPH_FILE), ExportOptions())
     again = publish(from_target(graph, ExportOptions(max_length=10)), tmp_path / "again")
-    assert (again.manifest.max_length, again.manifest.width_multiple) == (10, 1)
-    session = Session.load(again.directory, again.manifest)
-    assert session.run(pad([np.ones((10, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
+    assert answers_to_length(published, 10) == answers_to_length(again, 10) == (10, 1, (1, 2))
 
 
 def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() -> None:
@@ -139,20 +140,16 @@ def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() ->
     assert module("ten_positions", max_length=8).manifest.width_multiple == 4
 
 
-def test_attention_that_sums_to_one_is_offered(tmp_path: Path) -> None:
+def test_attention_is_offered_where_it_sums_to_one(tmp_path: Path) -> None:
     published = publish(module("attending"), tmp_path / "attending")
     assert published.manifest.graph.attention == "attention"
     assert "attention" in {case.varied for case in published.cases}
-
-
-def test_attention_that_is_none_is_not_offered() -> None:
     assert module("attending_wrongly").manifest.graph.attention is None
 
 
 def test_a_token_module_is_published(tmp_path: Path) -> None:
     published = publish(module("tokens", features=None, vocabulary=9), tmp_path / "tokens")
-    assert published.manifest.input.vocabulary == 9
-    assert published.manifest.missing == "refuse"
+    assert (published.manifest.input.vocabulary, published.manifest.missing) == (9, "refuse")
 
 
 def test_a_graph_made_elsewhere_is_published_as_it_came(mean: PublishedModel, tmp_path: Path) -> None:
@@ -186,11 +183,15 @@ def test_the_shortest_sequence_that_a_module_takes_goes_into_its_manifest(unpadd
     assert module("mean").manifest.min_length == 1
 
 
+def needing_steps() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
+
+
 def test_what_needs_some_steps_is_verified_and_served_without_shorter_ones(unpadded: PublishedModel) -> None:
     model = lengthwise.load(unpadded.directory, provider="cpu")
     assert (model.min_length, model.max_length) == (5, 64)
-    random = np.random.default_rng(0)
-    sequences = [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
+    sequences = needing_steps()
     for steps, together in zip(sequences, model.predict(sequences), strict=True):
         (alone,) = model.predict([steps])
         np.testing.assert_allclose(alone.probabilities, together.probabilities, atol=1e-6)
@@ -242,8 +243,7 @@ def test_on_a_device_no_batch_is_narrower_than_the_model_needs(unpadded: Publish
     assert on_device.buckets is not None
     assert on_device.buckets.widths[0] == 8
     assert on_device.buckets.min_length == 5
-    random = np.random.default_rng(0)
-    sequences = [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
+    sequences = needing_steps()
     here = lengthwise.load(unpadded.directory, provider="cpu").predict(sequences)
     for one, other in zip(lengthwise.Model(on_device, limits, 1).predict(sequences), here, strict=True):
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)

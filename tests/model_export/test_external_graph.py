@@ -4,12 +4,12 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import Manifest, Task
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.onnx_graphs.external_graph import read_graph
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
 from lengthwise_export.options import TargetOptions
 from tests.gallery.index import ONNX_SOUND
 from tests.gallery.onnx_models import Weights, integers, model
@@ -41,21 +41,17 @@ def test_inputs_are_read_off_a_graph(exhibit) -> None:
     assert adopted.steps.features == exhibit.features
 
 
+def manifest_of(adopted: ExternalGraph) -> Manifest:
+    labels = tuple(map(str, range(adopted.classes)))
+    task: Task = "per-step" if adopted.per_step else "single-label"
+    return Manifest(name="m", version=1, input=adopted.steps, labels=labels, task=task, graph=adopted.names)
+
+
 def test_an_adopted_graph_gives_a_full_row_the_same_answer_in_the_service() -> None:
     for name in ("lstm_int64_lengths", "float_mask_attention", "gru_time_first", "step_tagger"):
         adopted = read_graph(sound(name), TargetOptions())
-        labels = tuple(map(str, range(adopted.classes)))
-        manifest = Manifest(
-            name="adopted",
-            version=1,
-            input=adopted.steps,
-            labels=labels,
-            task="per-step" if adopted.per_step else "single-label",
-            graph=adopted.names,
-        )
-        session = Session(adopted.graph.SerializeToString(), manifest, devices=(PLAIN_CPU,))
-        steps = np.random.default_rng(0).normal(size=(8, adopted.steps.features)).astype(np.float32)
-        batch = pad([steps])
+        session = Session(adopted.graph.SerializeToString(), manifest_of(adopted), devices=(PLAIN_CPU,))
+        batch = pad([np.random.default_rng(0).normal(size=(8, adopted.steps.features)).astype(np.float32)])
         assert np.array_equal(session.run(batch).logits, OnnxSubject(adopted).answer(batch).logits), name
 
 
@@ -63,22 +59,17 @@ def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> 
     body = "[turn] x = Transpose <perm = [1, 0, 2]> (frames)\n" + SUM
     adopted = read_graph(graph("g (float[T,N,4] frames, int32[N] ends) => (float[N,2] logits)", body), TargetOptions())
     assert adopted.names.time_first
-    manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
     # As many rows as steps, and as many as classes: nothing can be told by sizes here.
     batch = pad([np.ones((2, 4), np.float32), np.zeros((1, 4), np.float32)], multiple=1)
-    logits = Session(adopted.graph.SerializeToString(), manifest).run(batch).logits
+    logits = Session(adopted.graph.SerializeToString(), manifest_of(adopted)).run(batch).logits
     assert not logits[1].any()
     assert logits[0].all()
 
 
 def test_hugging_faces_names_are_one_reading() -> None:
     adopted = read_graph(sound("token_mean"), TargetOptions())
-    assert (adopted.names.sequences, adopted.names.mask, adopted.names.time_first) == (
-        "input_ids",
-        "attention_mask",
-        False,
-    )
-    assert adopted.steps.vocabulary == 40
+    assert (adopted.names.sequences, adopted.names.mask) == ("input_ids", "attention_mask")
+    assert (adopted.names.time_first, adopted.steps.vocabulary) == (False, 40)
 
 
 def test_two_token_like_inputs_are_not_guessed_between() -> None:
@@ -120,15 +111,9 @@ def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, w
 
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
     signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
-    for said in (
-        TargetOptions(values="y"),
-        TargetOptions(lengths="m"),
-        TargetOptions(mask="m"),
-        TargetOptions(output="probabilities"),
-        TargetOptions(output="7"),
-    ):
+    for said in ({"values": "y"}, {"lengths": "m"}, {"mask": "m"}, {"output": "probabilities"}, {"output": "7"}):
         with pytest.raises(ConfigurationError, match=r"are x|are logits"):
-            read_graph(graph(signature), said)
+            read_graph(graph(signature), TargetOptions(**said))
     assert read_graph(graph(signature), TargetOptions(output="0")).names.logits == "logits"
 
 
@@ -144,12 +129,8 @@ def test_what_a_step_is_may_have_to_be_said() -> None:
 def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
     body = "[c] f = Cast <to = 1> (ids)\n[u] x = Unsqueeze (f, two)\n[s] s = ReduceSum <keepdims = 0> (x, axis)\n"
     body += "[head] logits = MatMul (s, V)"
-    tokens = graph(
-        "g (int64[N,T] ids, int32[N] n) => (float[N,2] logits)",
-        body,
-        two=integers(2),
-        V=Weights(0).normal(1, 2),
-    )
+    signature = "g (int64[N,T] ids, int32[N] n) => (float[N,2] logits)"
+    tokens = graph(signature, body, two=integers(2), V=Weights(0).normal(1, 2))
     with pytest.raises(ConfigurationError, match="--vocabulary"):
         read_graph(tokens, TargetOptions())
     assert read_graph(tokens, TargetOptions(vocabulary=9)).steps.vocabulary == 9
@@ -162,8 +143,7 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
     signature = "g (int32[N,T] ids, int32[N] n) => (float[N,2] logits)"
     adopted = read_graph(graph(signature, body, table=Weights(1).normal(7, 4)), TargetOptions())
     assert adopted.steps.vocabulary == 7
-    manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
-    session = Session(adopted.graph.SerializeToString(), manifest)
+    session = Session(adopted.graph.SerializeToString(), manifest_of(adopted))
     logits = session.run(pad([np.array([1, 2, 6]), np.array([3])])).logits
     assert logits.shape == (2, 2)
     assert adopted.graph.graph.node[0].op_type == "Cast"

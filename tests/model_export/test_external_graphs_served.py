@@ -36,16 +36,8 @@ FULL = 12  # a multiple of 4: the service pads it with nothing
 def published(exhibit: Exhibit, folder: Path, repository: Path) -> Path:
     """The model directory that the command makes of a graph's file."""
     name = exhibit.name.replace("_", "-")
-    words = [
-        "export",
-        str(exhibit.save(folder)),
-        *exhibit.options,
-        "--out",
-        str(repository / name),
-        "--max-length",
-        "64",
-    ]
-    done = CliRunner().invoke(main, words)
+    words = ["export", exhibit.save(folder), *exhibit.options, "--out", repository / name, "--max-length", 64]
+    done = CliRunner().invoke(main, [*map(str, words)])
     assert done.exit_code == 0, done.output
     return repository / name / "1"
 

@@ -15,7 +15,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import pad
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel
-from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime import fixed_kernels, recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
@@ -38,9 +38,9 @@ ROCKET = 'kind = "rocket"\nkernels = {}\ngrid = "{}"'
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param not in fixed_kernels.INSTRUCTION_SETS:
         pytest.skip(f"this processor has no {request.param}")
-    fixed_kernels.choose(request.param)
+    recurrent_kernels.choose(request.param, "shares")
     yield request.param
-    fixed_kernels.choose(fixed_kernels.INSTRUCTION_SETS[0])
+    recurrent_kernels.choose(fixed_kernels.INSTRUCTION_SETS[0], "shares")
 
 
 def sequences(features: int, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[NDArray[np.float32]]:
@@ -208,6 +208,10 @@ def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
     for seed in range(100):
         batch = pad(sequences(3, random.integers(1, 60, 16).tolist(), seed=seed))
         assert np.array_equal(own.run(batch).logits, plain.run(batch).logits)
+    batch.lengths[0] = batch.width + 1
+    with pytest.raises(Exception, match="a length is not between 0 and the number of steps"):
+        own.run(batch)
+    assert own.run(type(batch)(batch.steps[:0], batch.lengths[:0])).logits.shape == (0, 2)
 
 
 @pytest.mark.parametrize("kernels", ["own", "onnxruntime's"])
@@ -230,13 +234,6 @@ def test_clipped_values_are_counted_in_the_metrics(kernels: str) -> None:
     model = LoadedModel(described, Session(other, described), table)
     ServedModel(model, metrics, BatchLimits()).queue.run(batch, False)
     assert metrics.clipped_values == 4
-
-
-def test_no_rows_give_no_answers() -> None:
-    graph, manifest = exported("features = 3")
-    batch = pad(sequences(3, [4]))
-    nothing = type(batch)(batch.steps[:0], batch.lengths[:0])
-    assert Session(graph, manifest).run(nothing).logits.shape == (0, 2)
 
 
 def altered(graph: bytes, name: str, change: Any) -> bytes:
@@ -266,8 +263,7 @@ def other_weight(weights: NDArray[Any]) -> NDArray[Any]:
 )
 def test_a_graph_that_computes_something_else_keeps_its_operators(name: str, change: Any) -> None:
     graph, manifest = exported("features = 3", grid="training" if name == "distance" else "sequence")
-    session = Session(altered(graph, name, change), manifest)
-    assert session.kernels == ONNXRUNTIME
+    assert Session(altered(graph, name, change), manifest).kernels == ONNXRUNTIME
 
 
 def test_steps_that_count_are_those_of_the_graph() -> None:
@@ -276,13 +272,4 @@ def test_steps_that_count_are_those_of_the_graph() -> None:
     for node in model.graph.node:
         if node.op_type == "LessOrEqual":  # which sequences are too short
             node.op_type = "Less"
-    changed = model.SerializeToString()
-    assert Session(changed, manifest).kernels == ONNXRUNTIME
-
-
-def test_lengths_beyond_the_width_are_refused() -> None:
-    graph, manifest = exported("features = 3")
-    session, batch = Session(graph, manifest), pad(sequences(3, [4, 4]))
-    batch.lengths[0] = 9
-    with pytest.raises(Exception, match="a length is not between 0 and the number of steps"):
-        session.run(batch)
+    assert Session(model.SerializeToString(), manifest).kernels == ONNXRUNTIME

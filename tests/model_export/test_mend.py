@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.mend import RULES, Mended, mend
+from tests.support.integer_graphs import opened
 
 FEATURES = 4
 LONGEST = 40
@@ -60,8 +60,7 @@ CASES: dict[str, str] = {
     "ReduceLogSumExp": "p = ReduceLogSumExp <axes = [1], keepdims = 0> (values)\n logits = MatMul (p, W)",
     "ReduceLogSum": "a = Exp (values)\n p = ReduceLogSum <axes = [1], keepdims = 0> (a)\n logits = MatMul (p, W)",
     "ReduceMean over time and features": "m = ReduceMean <axes = [1, 2], keepdims = 1> (values)\n"
-    "y = Sub (values, m)\n"
-    " a = Abs (y)\n p = ReduceMean <axes = [1], keepdims = 0> (a)\n logits = MatMul (p, W)",
+    "y = Sub (values, m)\n a = Abs (y)\n p = ReduceMean <axes = [1], keepdims = 0> (a)\n logits = MatMul (p, W)",
     "Softmax": "s = MatMul (values, W2)\n a = Softmax <axis = 1> (s)\n y = Mul (a, values)\n"
     "p = ReduceSum <keepdims = 0> (y, v1)\n logits = MatMul (p, W)",
     "LogSoftmax": "a = LogSoftmax <axis = 1> (values)\n p = ReduceMax <axes = [1], keepdims = 0> (a)\n"
@@ -94,8 +93,7 @@ CASES: dict[str, str] = {
     "product with a vector": "s = MatMul (values, V)\n a = Softmax <axis = 1> (s)\n u = Unsqueeze (a, v1)\n"
     "p = MatMul (u, values)\n q = Squeeze (p, v1)\n logits = MatMul (q, W)",
     "Gemm over merged rows": "f = Reshape (values, flat)\n g = Gemm (f, W2, bias4)\n r = Relu (g)\n"
-    "n = Shape (values)\n"
-    "y = Reshape (r, n)\n" + MEAN,
+    "n = Shape (values)\ny = Reshape (r, n)\n" + MEAN,
     "pairs of features": "f = Reshape (values, pairs)\n m = ReduceMax <axes = [3], keepdims = 0> (f)\n"
     "p = ReduceMean <axes = [1], keepdims = 0> (m)\n logits = Identity (p)",
     "Conv": TO_CHANNELS + "y = Conv <pads = [1, 1]> (c, K3)\n" + MEAN_OF_CHANNELS,
@@ -106,8 +104,7 @@ CASES: dict[str, str] = {
     **{
         f"Conv, {pad} at {stride}": TO_CHANNELS
         + f'y = Conv <auto_pad = "{pad}", strides = [{stride}]> (c, K5)\n t = Tanh (y)\n'
-        "u = Transpose <perm = [0, 2, 1]> (t)\n z = ReduceMean <axes = [1], keepdims = 0> (u)\n"
-        "logits = Identity (z)"
+        "u = Transpose <perm = [0, 2, 1]> (t)\n z = ReduceMean <axes = [1], keepdims = 0> (u)\nlogits = Identity (z)"
         for pad in ("SAME_UPPER", "SAME_LOWER")
         for stride in (1, 2, 3)
     },
@@ -154,9 +151,8 @@ CASES: dict[str, str] = {
     "states without their last step": "t = Transpose <perm = [1, 0, 2]> (values)\n"
     "y, h = LSTM <hidden_size = 5> (t, LX, LR)\n q = Squeeze (y, v1)\n s = Slice (q, v1, vm1, v0)\n"
     "m = ReduceMean <axes = [0], keepdims = 0> (s)\n logits = Identity (m)",
-    "states padded less": "t = Transpose <perm = [1, 0, 2]> (values)\n"
-    "y, h = LSTM <hidden_size = 5> (t, LX, LR)\n q = Squeeze (y, v1)\n s = Pad (q, pm1rows)\n"
-    "m = ReduceSum <keepdims = 0> (s, v0)\n logits = Identity (m)",
+    "states padded less": "t = Transpose <perm = [1, 0, 2]> (values)\ny, h = LSTM <hidden_size = 5> (t, LX, LR)\n "
+    "q = Squeeze (y, v1)\n s = Pad (q, pm1rows)\nm = ReduceSum <keepdims = 0> (s, v0)\n logits = Identity (m)",
     "last three steps": "s = Slice (values, vm3, far, v1)\n p = ReduceMean <axes = [1], keepdims = 0> (s)\n"
     "logits = MatMul (p, W)",
     "all but the last": "s = Slice (values, v0, vm1, v1)\n t = Tanh (s)" + POOLED,
@@ -164,21 +160,17 @@ CASES: dict[str, str] = {
     "reversed": "s = Slice (values, vm1, near, v1, vm1)\n t = Transpose <perm = [1, 0, 2]> (s)\n"
     "y, h = LSTM <hidden_size = 5> (t, LX, LR)\n logits = Squeeze (h, v0)",
     "the step in the middle": "n = Shape (values)\n w = Gather (n, one)\n h = Div (w, two)\n"
-    "p = Gather <axis = 1> (values, h)\n"
-    "logits = MatMul (p, W)",
+    "p = Gather <axis = 1> (values, h)\nlogits = MatMul (p, W)",
     "share of the width": "n = Shape (values)\n w = Gather (n, one)\n r = Range (zero, w, one)\n"
     "f = Cast <to = 1> (r)\n"
     "g = Cast <to = 1> (w)\n d = Div (f, g)\n u = Unsqueeze (d, v1)\n a = Add (values, u)\n t = Tanh (a)" + POOLED,
     "positions from the end": "n = Shape (values)\n w = Gather (n, one)\n l = Sub (w, one)\n"
-    "u = Range (zero, w, one)\n"
-    "r = Sub (l, u)\n"
-    "e = Gather <axis = 0> (table, r)\n a = Add (values, e)\n t = Tanh (a)" + POOLED,
-    "table of positions": "n = Shape (values)\n w = Slice (n, v1, v2)\n e = Slice (table, v0, w, v0)\n"
-    "a = Add (values, e)\n"
+    "u = Range (zero, w, one)\nr = Sub (l, u)\ne = Gather <axis = 0> (table, r)\n a = Add (values, e)\n "
     "t = Tanh (a)" + POOLED,
+    "table of positions": "n = Shape (values)\n w = Slice (n, v1, v2)\n e = Slice (table, v0, w, v0)\n"
+    "a = Add (values, e)\nt = Tanh (a)" + POOLED,
     "width as a number": "n = Shape (values)\n w = Gather (n, one)\n g = Cast <to = 1> (w)\n"
-    "s = ReduceSum <keepdims = 0> (values, v1)\n"
-    "q = Sqrt (g)\n d = Div (s, q)\n t = Tanh (d)\n logits = MatMul (t, W)",
+    "s = ReduceSum <keepdims = 0> (values, v1)\nq = Sqrt (g)\n d = Div (s, q)\n t = Tanh (d)\n logits = MatMul (t, W)",
     "Concat in front": "f = Slice (values, v0, v2, v1)\n y = Concat <axis = 1> (f, values)\n"
     "i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
     "Concat behind": "f = Slice (values, v0, v2, v1)\n y = Concat <axis = 1> (values, f)\n"
@@ -193,12 +185,10 @@ CASES: dict[str, str] = {
     "Pad with a number": "y = Pad (values, p03, half)\n i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
     "Pad taken away": "y = Pad (values, pm1)\n t = Tanh (y)" + POOLED,
     "ReverseSequence of the width": "n = Shape (values)\n w = Slice (n, v1, v2)\n b = Slice (n, v0, v1)\n"
-    "l = Expand (w, b)\n"
-    "y = ReverseSequence <batch_axis = 0, time_axis = 1> (values, l)\n i = CumSum (y, one)\n"
-    "t = Tanh (i)" + LARGEST,
-    "Clip, Where and tests": "c = Clip (values, lo, hi)\n b = Greater (c, half)\n n = IsNaN (c)\n"
-    "o = Or (b, n)\n w = Where (o, half, c)\n"
-    "p = ReduceMean <axes = [1], keepdims = 0> (w)\n logits = MatMul (p, W)",
+    "l = Expand (w, b)\ny = ReverseSequence <batch_axis = 0, time_axis = 1> (values, l)\n "
+    "i = CumSum (y, one)\nt = Tanh (i)" + LARGEST,
+    "Clip, Where and tests": "c = Clip (values, lo, hi)\n b = Greater (c, half)\n n = IsNaN (c)\no = Or (b, n)\n "
+    "w = Where (o, half, c)\np = ReduceMean <axes = [1], keepdims = 0> (w)\n logits = MatMul (p, W)",
     "OneHot": "a = ArgMax <axis = 2, keepdims = 0> (values)\n h = OneHot (a, depth, onoff)\n"
     "p = ReduceMean <axes = [1], keepdims = 0> (h)\n logits = Identity (p)",
     "Split": "a, b = Split <axis = 2> (values)\n y = Mul (a, b)\n"
@@ -218,8 +208,7 @@ CASES: dict[str, str] = {
     "each step": "y = CumSum <reverse = 1> (values, one)\n t = Tanh (y)\n logits = MatMul (t, W)",
 }
 NEW = {
-    "GroupNormalization": TO_CHANNELS + "y = GroupNormalization <num_groups = 2> (c, scale2, bias2)\n"
-    "r = Relu (y)\n"
+    "GroupNormalization": TO_CHANNELS + "y = GroupNormalization <num_groups = 2> (c, scale2, bias2)\nr = Relu (y)\n"
     "z = ReduceMean <keepdims = 0> (r, v2)\n logits = Identity (z)",
     "ReduceMean by an input": "p = ReduceMean <keepdims = 0> (values, v1)\n logits = MatMul (p, W)",
 }
@@ -261,13 +250,6 @@ def graph_of(text: str, *, opset: int = 17) -> onnx.ModelProto:
         onnx.numpy_helper.from_array(array, name) for name, array in constants.items() if name in used
     )
     return model
-
-
-def opened(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run(graph: onnx.ModelProto, **inputs: Array) -> Array:

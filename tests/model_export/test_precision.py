@@ -21,7 +21,7 @@ import lengthwise_export
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.commands.cli import main
 from lengthwise.errors import VerificationError
-from lengthwise.padding import pad, step_mask
+from lengthwise.padding import pad
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
 from lengthwise.runtime.session import CPU_LABEL, Session
@@ -35,6 +35,7 @@ from lengthwise_export.onnx_graphs import integer_layers, precision
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
+from tests.gallery.onnx_models import model as onnx_model
 from tests.support import model_directories, numpy_models
 from tests.support.integer_graphs import batch, float_graph, opened
 from tests.support.long import long_but
@@ -43,8 +44,12 @@ from tests.support.specs import candidate, spec
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
 
 
+Published = dict[str, PublishedModel]
+"""By precision."""
+
+
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedModel]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """A small model with attention pooling, at each precision."""
     folder = tmp_path_factory.mktemp("models")
     described = candidate('pooling = "attention"', step="features = 3\nmax_length = 60")
@@ -59,18 +64,13 @@ def kinds(graph: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in graph.graph.node)
 
 
-def small_graph() -> tuple[onnx.ModelProto, Manifest]:
-    source = candidate('pooling = "attention"')
-    return source.build(source.manifest), source.manifest
-
-
 # ServedModel
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("to", ["fp32", *ROUNDED])
 async def test_every_precision_is_batch_invariant_to_the_byte(
-    published: dict[str, PublishedModel], to: str, monkeypatch: pytest.MonkeyPatch
+    published: Published, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_directories.measure_quickly(monkeypatch)
     model = loading.load(published[to].directory, BatchLimits(rows=16))
@@ -92,22 +92,20 @@ async def test_every_precision_is_batch_invariant_to_the_byte(
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(
-    published: dict[str, PublishedModel], to: str
-) -> None:
-    (promise,) = published[to].manifest.promises
+def test_the_promise_is_of_bits_and_batches_are_those_of_float32(published: Published, to: str) -> None:
+    manifest, exact = published[to].manifest, published["fp32"].manifest
+    (promise,) = manifest.promises
     assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
-    varied = {case.varied for case in published[to].cases}
-    assert {"width", "padding", "at padding"} <= varied
+    assert {"width", "padding", "at padding"} <= {case.varied for case in published[to].cases}
+    assert (manifest.max_batch_rows, manifest.width_multiple) == (None, exact.width_multiple)
+    assert (exact.max_batch_rows, exact.from_fp32) == (None, None)
 
 
 # Held against float32
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
-    published: dict[str, PublishedModel], to: str
-) -> None:
+def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(published: Published, to: str) -> None:
     found = published[to]
     manifest = Manifest.read(found.directory)
     proof = json.loads((found.directory / VERIFICATION_FILE).read_text())
@@ -117,11 +115,6 @@ def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
     assert manifest.precision == proof["precision"] == to
     assert manifest.from_fp32 == proof["from_fp32"] == max(against) > 0
     assert manifest.promises[0].golden == 2 * manifest.from_fp32
-
-
-def test_a_float32_model_lies_nowhere_from_itself(published: dict[str, PublishedModel]) -> None:
-    assert published["fp32"].manifest.from_fp32 is None
-    assert published["fp32"].manifest.max_batch_rows is None
 
 
 def test_a_graph_that_lies_too_far_from_float32_is_not_published(
@@ -175,9 +168,7 @@ def test_what_a_precision_answers_at_raw_values_is_said_by_its_kind_and_number(t
     assert told == ({*list(KINDS)[:3], "one far outlier"} if to == "fp16" else set())
 
 
-def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(
-    published: dict[str, PublishedModel],
-) -> None:
+def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(published: Published) -> None:
     half = graph_of(published["fp16"])
     types = {value.name: value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)}
     assert types == {
@@ -194,9 +185,7 @@ def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(
     assert len(half.SerializeToString()) < 0.7 * len(graph_of(published["fp32"]).SerializeToString())
 
 
-def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(
-    published: dict[str, PublishedModel],
-) -> None:
+def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(published: Published) -> None:
     half = graph_of(published["fp16"]).graph
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in half.initializer}
     masking = [array for array in held.values() if array.size == 1 and array.dtype.kind == "f" and array.item() < -1e4]
@@ -209,7 +198,7 @@ def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float3
             assert not halves & set(node.input), node.op_type
 
 
-def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, PublishedModel]) -> None:
+def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: Published) -> None:
     half = graph_of(published["fp16"])
     # Into the first layer, and out of the last recurrent one and of the attention's units
     assert kinds(half)["Cast"] == kinds(graph_of(published["fp32"]))["Cast"] + 3
@@ -230,14 +219,6 @@ def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -
     assert np.abs(exact - rounded).max() < 1e-3
 
 
-def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, PublishedModel]) -> None:
-    manifest = published["fp16"].manifest
-    batch = pad(draw(manifest, [1, 5, 20], 0), width=24)
-    weights = Session.load(published["fp16"].directory, manifest).run(batch, ("logits", "attention")).attention
-    assert weights is not None
-    assert not weights[~step_mask(batch.lengths, batch.width)].any()
-
-
 def test_a_weight_that_float16_cannot_hold_keeps_its_product_in_float32() -> None:
     graph = products([np.full((3, 4), 1e5, np.float32), np.ones((4, 4), np.float32), np.ones((4, 2), np.float32)])
     half = precision.convert(graph, "fp16")
@@ -247,12 +228,7 @@ def test_a_weight_that_float16_cannot_hold_keeps_its_product_in_float32() -> Non
 
 def test_a_subgraph_finds_what_it_takes_from_outside_in_float32() -> None:
     graph = products([np.ones((3, 4), np.float32), np.ones((4, 2), np.float32)])
-    inside = helper.make_graph(
-        [helper.make_node("Neg", ["p0"], ["negated"])],
-        "inside",
-        [],
-        [helper.make_tensor_value_info("negated", TensorProto.FLOAT, None)],
-    )
+    inside = onnx.parser.parse_graph("inside () => (float[n, 4] negated) { negated = Neg (p0) }")
     graph.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     graph.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=inside, else_branch=inside))
     graph.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None))
@@ -270,9 +246,7 @@ def test_a_graph_with_one_product_has_nothing_to_round(to: Precision) -> None:
 # int8
 
 
-def test_int8_stores_the_weights_of_recurrent_layers_as_bytes_and_nothing_else(
-    published: dict[str, PublishedModel],
-) -> None:
+def test_int8_stores_the_weights_of_recurrent_layers_as_bytes_and_nothing_else(published: Published) -> None:
     before, after = kinds(graph_of(published["fp32"])), kinds(graph_of(published["int8"]))
     added = before["LSTM"]  # the states' weights: both layers have few inputs
     assert after - before == Counter(DequantizeLinear=added, Reshape=added)
@@ -282,24 +256,14 @@ def test_int8_stores_the_weights_of_recurrent_layers_as_bytes_and_nothing_else(
     assert max(np.abs(numpy_helper.to_array(tensor).astype(int)).max() for tensor in wide) == 63
 
 
-def test_int8_is_batched_like_float32(published: dict[str, PublishedModel]) -> None:
-    manifest, exact = (Manifest.read(published[to].directory) for to in ("int8", "fp32"))
-    assert (manifest.max_batch_rows, manifest.width_multiple) == (exact.max_batch_rows, exact.width_multiple)
-    assert manifest.max_batch_rows is None
-
-
 def test_int8_takes_a_quarter_of_the_recurrent_weights() -> None:
     source = candidate("hidden = 64\nlayers = 2")
     graph = source.build(source.manifest)
-    sizes = {
-        to: sum(
-            len(tensor.raw_data)
-            for tensor in precision.convert(graph, to).graph.initializer
-            if numpy_helper.to_array(tensor).size > 20_000
-        )
-        for to in ("fp32", "int8")
-    }
-    assert 0 < sizes["int8"] == sizes["fp32"] / 4
+    exact, bytes_of = (
+        sum(len(tensor.raw_data) for tensor in each.graph.initializer if np.prod(tensor.dims) > 20_000)
+        for each in (graph, precision.convert(graph, "int8"))
+    )
+    assert 0 < bytes_of == exact / 4
 
 
 def test_a_weight_is_a_whole_number_of_its_rows_scale() -> None:
@@ -311,15 +275,12 @@ def test_a_weight_is_a_whole_number_of_its_rows_scale() -> None:
     assert (np.abs(whole * scales[:, None] - weights) <= 0.501 * scales[:, None]).all()
 
 
-def test_an_export_says_what_runs_in_integers(published: dict[str, PublishedModel]) -> None:
+def test_an_export_says_what_runs_in_integers_and_keeps_the_metadata(published: Published) -> None:
     (notice,) = published["int8"].notices
     assert re.fullmatch(r"in int8: 2 recurrent layers with \d\d% of all weights; .* float32", notice)
     assert published["fp16"].notices == published["fp32"].notices == ()
-
-
-def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, PublishedModel]) -> None:
-    told = {entry.key: entry.value for entry in graph_of(published["int8"]).metadata_props}
-    assert set(told) == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
+    told = {entry.key for entry in graph_of(published["int8"]).metadata_props}
+    assert told == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
 
 
 @pytest.mark.parametrize(
@@ -363,14 +324,19 @@ def test_int8_drops_first_states_of_zeros_whatever_their_shape() -> None:
     assert [*next(node for node in eight.graph.node if node.op_type == "LSTM").input][5:] == []
 
 
-def test_a_layer_that_cannot_run_in_integers_stays_in_float32_and_is_listed() -> None:
-    graph = float_graph(hidden=40, inputs=40)
+def with_second_layer(graph: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    """A layer beside the first, of the same weights."""
     second = onnx.NodeProto()
     second.CopyFrom(graph.graph.node[0])
-    second.name = "with a clip"
+    second.name = name
     second.output[:] = ["y2", "h2", "c2"]
-    second.attribute.append(helper.make_attribute("clip", 0.5))
     graph.graph.node.append(second)
+    return graph.graph.node[-1]
+
+
+def test_a_layer_that_cannot_run_in_integers_stays_in_float32_and_is_listed() -> None:
+    graph = float_graph(hidden=40, inputs=40)
+    with_second_layer(graph, "with a clip").attribute.append(helper.make_attribute("clip", 0.5))
     eight = precision.convert(graph, "int8")
     assert kinds(eight) == Counter(LSTM=2, DequantizeLinear=2, Reshape=2)
     assert [*eight.graph.node[-1].input[1:3]] == ["w", "r"]
@@ -393,11 +359,7 @@ def test_int8_stores_products_with_enough_weights_but_not_the_last_ones() -> Non
 
 def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
     graph = float_graph(hidden=40, inputs=40)
-    second = onnx.NodeProto()
-    second.CopyFrom(graph.graph.node[0])
-    second.name = "second"
-    second.output[:] = ["y2", "h2", "c2"]
-    graph.graph.node.append(second)
+    with_second_layer(graph, "second")
     eight = precision.convert(graph, "int8")
     feed = batch([5, 2], 40)
     assert kinds(eight) == Counter(LSTM=2, DequantizeLinear=4, Reshape=4)
@@ -405,28 +367,13 @@ def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
     np.testing.assert_allclose(found, exact, atol=0.05)
 
 
-def test_int8_of_a_gru_is_near_float32_and_has_the_same_bits_batched() -> None:
-    source = candidate('rnn = "gru"')
-    graph, manifest = source.build(source.manifest), source.manifest
-    exact = Session(graph.SerializeToString(), manifest)
-    cases = cases_against(exact, precision.convert(graph, "int8"), precision.manifest_at(manifest, "int8"))
-    assert promises.failures(cases, most=3e-2) == []
-    assert all(case.bits for case in cases if case.is_invariance)
-
-
-def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
-    graph, _ = small_graph()
-    before = graph.SerializeToString()
-    for to in ROUNDED:
-        precision.convert(graph, to)
-    assert graph.SerializeToString() == before
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_same_graph_gives_the_same_bytes(to: Precision) -> None:
-    graph, _ = small_graph()
+def test_a_conversion_leaves_the_float32_graph_as_it_was_and_always_gives_the_same_bytes(to: Precision) -> None:
+    source = candidate('pooling = "attention"')
+    graph = source.build(source.manifest)
+    before = graph.SerializeToString()
     assert precision.convert(graph, to).SerializeToString() == precision.convert(graph, to).SerializeToString()
+    assert graph.SerializeToString() == before
 
 
 # Modules as their users write them
@@ -476,25 +423,6 @@ def cases_against(exact: Session, graph: onnx.ModelProto, manifest: Manifest) ->
 # The command
 
 
-MODULE = """
-import torch
-
-class Classifier(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = torch.nn.LSTM(3, 8, batch_first=True, bidirectional=True)
-        self.head = torch.nn.Linear(16, 2)
-
-    def forward(self, values, lengths):
-        packed = torch.nn.utils.rnn.pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, (last, _) = self.body(packed)
-        return self.head(torch.cat([last[0], last[1]], dim=1))
-
-def make():
-    torch.manual_seed(0)
-    return Classifier().eval()
-"""
-
 SPEC = """
 [input]
 features = 3
@@ -516,17 +444,15 @@ def run(*arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize("to", ROUNDED)
 @pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
 def test_every_kind_of_target_is_exported_at_each_precision(
-    tmp_path: Path, published: dict[str, PublishedModel], kind: str, to: str
+    tmp_path: Path, published: Published, kind: str, to: str
 ) -> None:
-    (tmp_path / "target.py").write_text(MODULE)
     (tmp_path / "target.toml").write_text(SPEC)
-    target = {
-        "spec": tmp_path / "target.toml",
-        "module": f"{tmp_path / 'target.py'}:make",
-        "onnx": published["fp32"].directory / "model.onnx",
+    target, *more = {
+        "spec": (tmp_path / "target.toml",),
+        "module": ("tests.support.users_models:unpadded_recurrent", "--features", 3, "--max-length", 40),
+        "onnx": (published["fp32"].directory / "model.onnx", "--max-length", 40),
     }[kind]
-    longest = () if kind == "spec" else ("--max-length", 40)
-    code, output = run(target, "--out", tmp_path / "models" / "m", "--precision", to, *longest)
+    code, output = run(target, "--out", tmp_path / "models" / "m", "--precision", to, *more)
     assert code == 0, output
     assert f"{to} within" in output
     assert ("notice: in int8: " in output) == (to == "int8")
@@ -549,18 +475,16 @@ def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) 
     assert proof["data"] == told["labels"]
 
 
-@pytest.mark.parametrize("to", ROUNDED)
+@pytest.mark.parametrize("kind", [*ROUNDED, "int8 of a per-step model"])
 def test_a_directory_of_each_precision_is_checked_as_it_is_served(
-    published: dict[str, PublishedModel], to: str
+    published: Published, kind: str, tmp_path: Path
 ) -> None:
-    answer = CliRunner().invoke(main, ["check", str(published[to].directory), "--json"])
-    assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
-
-
-def test_a_per_step_directory_at_int8_is_checked_as_it_is_served(tmp_path: Path) -> None:
-    described = spec(step="features = 3\nmax_length = 30", task="per-step")
-    directory = publish(from_spec(described, None), tmp_path / "m", ExportOptions(precision="int8")).directory
-    answer = CliRunner().invoke(main, ["check", str(directory), "--max-length", "30", "--json"])
+    if kind in published:
+        directory, longest = published[kind].directory, "60"
+    else:
+        described = from_spec(spec(step="features = 3\nmax_length = 30", task="per-step"), None)
+        directory, longest = publish(described, tmp_path / "m", ExportOptions(precision="int8")).directory, "30"
+    answer = CliRunner().invoke(main, ["check", str(directory), "--max-length", longest, "--json"])
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
@@ -585,12 +509,6 @@ def test_a_model_without_a_recurrent_layer_is_exit_2_at_int8(tmp_path: Path) -> 
 def products(weights: list[np.ndarray], *, first: int = 3) -> onnx.ModelProto:
     """A graph of one product after another: `x [n, first]` times `w0`, which is `p0`, times `w1`, and so on."""
     names = ["x", *(f"p{i}" for i in range(len(weights)))]
-    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
-    graph = helper.make_graph(
-        nodes,
-        "products",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", first])],
-        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", weights[-1].shape[1]])],
-        [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    body = "\n".join(f"{names[i + 1]} = MatMul ({names[i]}, w{i})" for i in range(len(weights)))
+    signature = f"products (float[n, {first}] x) => (float[n, {weights[-1].shape[1]}] {names[-1]})"
+    return onnx_model(signature, body, {f"w{i}": weight for i, weight in enumerate(weights)}, producer="test", opset=18)

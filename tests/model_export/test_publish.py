@@ -15,6 +15,7 @@ from lengthwise_export.exporting import model_files
 def published(out: Path, content: str = "x") -> model_files.Destination:
     with model_files.staging_folder(out) as (place, stage):
         (stage / "model.onnx").write_text(content)
+        assert not place.directory.exists()  # it is never half there
     return place
 
 

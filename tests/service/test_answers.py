@@ -18,45 +18,38 @@ def outputs(logits: Any, attention: Any = None) -> Outputs:
     return Outputs(np.asarray(logits, dtype=np.float32), weights)
 
 
+def scored(given: Outputs, lengths: Any = LENGTHS, task: Any = "single-label") -> list[Answer]:
+    """The answers of rows that all have one."""
+    found = answers.score(given, lengths, manifest(task=task))
+    assert None not in found
+    return [answer for answer in found if answer is not None]
+
+
 def test_a_row_is_softmaxed_and_its_best_class_named() -> None:
-    first, second = answers.score(outputs([[0, 0, 0], [0, 9, 0]]), LENGTHS, manifest())
-    assert first is not None
-    assert second is not None
+    first, second = scored(outputs([[0, 0, 0], [0, 9, 0]]))
     assert first.probabilities.tolist() == pytest.approx([1 / 3] * 3)
     assert (second.best, second.attention) == (1, None)
     assert second.probabilities.dtype == np.float32
 
 
 def test_attention_is_cut_at_the_length() -> None:
-    first, second = answers.score(outputs(np.zeros((2, 3)), [[0.5, 0.5, 0, 0], [1, 0, 0, 0]]), LENGTHS, manifest())
-    assert first is not None
-    assert second is not None
-    assert first.attention is not None
-    assert second.attention is not None
-    assert (first.attention.tolist(), second.attention.tolist()) == ([0.5, 0.5], [1])
+    found = scored(outputs(np.zeros((2, 3)), [[0.5, 0.5, 0, 0], [1, 0, 0, 0]]))
+    assert [np.asarray(answer.attention).tolist() for answer in found] == [[0.5, 0.5], [1]]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_has_no_answer_and_the_others_have_theirs(bad: float) -> None:
-    alone = answers.score(outputs([[1, 2, 3]]), LENGTHS[:1], manifest())[0]
+    (alone,) = scored(outputs([[1, 2, 3]]), LENGTHS[:1])
     first, second = answers.score(outputs([[0, bad, 0], [1, 2, 3]]), LENGTHS, manifest())
     assert first is None
     assert second is not None
-    assert alone is not None
     assert second.probabilities.tobytes() == alone.probabilities.tobytes()
 
 
-def test_what_is_not_finite_past_a_length_does_not_touch_a_per_step_answer() -> None:
+def test_what_is_not_finite_counts_in_a_per_step_answer_up_to_the_length() -> None:
     logits = np.zeros((2, 4, 3))
     logits[1, 1:] = np.nan
-    first, second = answers.score(outputs(logits), LENGTHS, manifest(task="per-step"))
-    assert first is not None
-    assert second is not None
-    assert (first.probabilities.shape, second.probabilities.shape) == ((2, 3), (1, 3))
-
-
-def test_a_step_that_is_not_finite_leaves_a_per_step_sequence_without_an_answer() -> None:
-    logits = np.zeros((2, 4, 3))
+    assert [answer.probabilities.shape for answer in scored(outputs(logits), task="per-step")] == [(2, 3), (1, 3)]
     logits[0, 1, 2] = np.nan
     first, second = answers.score(outputs(logits), LENGTHS, manifest(task="per-step"))
     assert first is None

@@ -55,67 +55,66 @@ def shapes(of: PaddedBatch) -> dict[str, tuple[int, ...]]:
     return {"logits": (of.rows, 9), "attention": (of.rows, of.width)}
 
 
-def test_a_bound_run_gives_the_bits_of_an_ordinary_one_whatever_ran_before(plain: Any):
-    memory = Counting()
-    slot = Slot(plain, ONE[0], memory, ["values"])
+@pytest.fixture
+def memory() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def slot(plain: Any, memory: Counting) -> Slot:
+    return Slot(plain, ONE[0], memory, ["values"])
+
+
+def run(slot: Slot, given: PaddedBatch, *outputs: str) -> dict[str, NDArray[np.float32]]:
+    """The outputs of these names, or all."""
+    return slot.run(
+        feed(MANIFEST.graph, given),
+        {name: shape for name, shape in shapes(given).items() if name in outputs or not outputs},
+    )
+
+
+def test_a_bound_run_gives_the_bits_of_an_ordinary_one_whatever_ran_before(plain: Any, slot: Slot):
     for rows, width in ((8, 32), (1, 4), (3, 28), (8, 4), (7, 32)):
         given = batch(rows, width, seed=rows)
-        found = slot.run(feed(MANIFEST.graph, given), shapes(given))
+        found = run(slot, given)
         logits, attention = plain.run(["logits", "attention"], feed(MANIFEST.graph, given))
         np.testing.assert_array_equal(found["logits"], logits)
         np.testing.assert_array_equal(found["attention"], attention)
 
 
-def test_nothing_is_allocated_for_a_batch_no_larger_than_one_before(plain: Any):
-    memory = Counting()
-    slot = Slot(plain, ONE[0], memory, ["values"])
-    slot.run(feed(MANIFEST.graph, batch(8, 32)), shapes(batch(8, 32)))
+def test_buffers_grow_with_larger_batches_and_nothing_is_allocated_for_others(slot: Slot, memory: Counting):
+    run(slot, batch(1, 4), "logits")
+    run(slot, batch(8, 32))
+    assert max(memory.made) == 8 * 32 * 12 * 4
     made = len(memory.made)
     for rows, width in ((8, 32), (1, 4), (3, 28), (2, 32)):
-        slot.run(feed(MANIFEST.graph, batch(rows, width)), shapes(batch(rows, width)))
+        run(slot, batch(rows, width))
     assert len(memory.made) == made
 
 
-def test_a_larger_batch_makes_its_buffers_grow(plain: Any):
-    memory = Counting()
-    slot = Slot(plain, ONE[0], memory, ["values"])
-    slot.run(feed(MANIFEST.graph, batch(1, 4)), {"logits": (1, 9)})
-    slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 9)})
-    assert max(memory.made) == 2 * 8 * 12 * 4
-
-
-def test_only_what_the_device_reads_is_copied_to_it(plain: Any):
-    memory = Counting()
-    Slot(plain, ONE[0], memory, ["values"]).run(feed(MANIFEST.graph, batch(3, 8)), {"logits": (3, 9)})
+def test_only_what_the_device_reads_is_copied_to_it(slot: Slot, memory: Counting):
+    run(slot, batch(3, 8), "logits")
     assert memory.uploads == [3 * 8 * 12 * 4]  # the values, and not the lengths
 
 
-def test_only_the_outputs_asked_for_come_back_though_the_batch_before_asked_for_more(plain: Any):
-    slot = Slot(plain, ONE[0], HostMemory(), ["values"])
-    assert set(slot.run(feed(MANIFEST.graph, batch(2, 8)), shapes(batch(2, 8)))) == {"logits", "attention"}
-    assert set(slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 9)})) == {"logits"}
-
-
-def test_an_output_of_the_batch_before_is_not_computed_again(plain: Any):
-    slot = Slot(plain, ONE[0], HostMemory(), ["values"])
-    slot.run(feed(MANIFEST.graph, batch(2, 8)), shapes(batch(2, 8)))
+def test_only_the_outputs_asked_for_come_back_though_the_batch_before_asked_for_more(slot: Slot):
+    assert set(run(slot, batch(2, 8))) == {"logits", "attention"}
     # Its attention would have another shape than the one that is still bound.
-    assert slot.run(feed(MANIFEST.graph, batch(3, 12)), {"logits": (3, 9)})["logits"].shape == (3, 9)
+    (logits,) = run(slot, batch(3, 12), "logits").values()
+    assert logits.shape == (3, 9)
 
 
-def test_an_answer_is_not_written_over_by_the_next_batch(plain: Any):
-    slot = Slot(plain, ONE[0], HostMemory(), ["values"])
-    first = slot.run(feed(MANIFEST.graph, batch(2, 8, seed=1)), {"logits": (2, 9)})["logits"]
+def test_an_answer_is_not_written_over_by_the_next_batch(slot: Slot):
+    first = run(slot, batch(2, 8, seed=1))["logits"]
     kept = first.copy()
-    slot.run(feed(MANIFEST.graph, batch(2, 8, seed=2)), {"logits": (2, 9)})
+    run(slot, batch(2, 8, seed=2))
     np.testing.assert_array_equal(first, kept)
 
 
-def test_an_output_of_another_shape_than_the_manifest_says_fails_the_run_and_not_the_slot(plain: Any):
-    slot = Slot(plain, ONE[0], HostMemory(), ["values"])
+def test_an_output_of_another_shape_than_the_manifest_says_fails_the_run_and_not_the_slot(slot: Slot):
     with pytest.raises(RuntimeError):
         slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 8)})
-    assert slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 9)})["logits"].shape == (2, 9)
+    assert run(slot, batch(2, 8), "logits")["logits"].shape == (2, 9)
 
 
 @pytest.mark.parametrize("devices", [ONE, TWO])

@@ -1,7 +1,7 @@
 """Which graphs compute padding: every layer over the steps that is not in kernels of this project."""
 
+import onnx
 import pytest
-from onnx import NodeProto, helper
 
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
@@ -11,61 +11,47 @@ from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
 from lengthwise.runtime.session import Session
 from tests.support.model_directories import BUNDLED
 
+LAYER = "steps, state, cell = LSTM (values, W, R, B, lengths)"
+CAST = "wide = Cast <to = 7> (lengths)"
+HEAD = "logits = Gemm (pooled, W2, B2)"
+FIRST = "first = Constant <value_ints = [0]> ()"
+LAST_AXIS = "axes = Constant <value_ints = [-1]> ()"
 
-def node(operator: str, inputs: str, outputs: str, domain: str = "", **attributes: int) -> NodeProto:
-    return helper.make_node(operator, inputs.split(), outputs.split(), domain=domain, **attributes)
-
-
-def constant(name: str, *numbers: int) -> NodeProto:
-    return helper.make_node("Constant", [], [name], value_ints=numbers)
-
-
-LAYER = node("LSTM", "values W R B lengths", "steps state cell")
-CAST = node("Cast", "lengths", "wide")
-HEAD = node("Gemm", "pooled W2 B2", "logits")
-
-SKIPPED: dict[str, list[NodeProto]] = {
-    "the last state": [LAYER, node("Gemm", "state W2 B2", "logits")],
+SKIPPED = {
+    "the last state": [LAYER, "logits = Gemm (state, W2, B2)"],
     "attention of the kernels": [
-        node("Sub", "values mean", "centred"),
-        node("LSTM", "centred W R B lengths", "steps", fusion.DOMAIN),
-        node("AttentionPooling", "steps lengths W2 W3", "pooled attention", fusion.DOMAIN),
+        "centred = Sub (values, mean)",
+        f"steps, state = {fusion.DOMAIN}.LSTM (centred, W, R, B, lengths)",
+        f"pooled, attention = {fusion.DOMAIN}.AttentionPooling (steps, lengths, W2, W3)",
         HEAD,
     ],
-    "lengths of another type": [CAST, node("GRU", "values W R B wide", "steps pooled"), HEAD],
-    "the last step, by the lengths": [LAYER, CAST, node("GatherND", "steps wide", "pooled"), HEAD],
-    "the first step": [LAYER, constant("first", 0), node("Gather", "steps first", "pooled", axis=1), HEAD],
-    "a sum by a mask": [LAYER, node("Less", "places lengths", "mask"), node("MatMul", "mask steps", "pooled"), HEAD],
-    "a mean over the steps": [constant("axes", 1), LAYER, node("ReduceMean", "steps axes", "pooled"), HEAD],
-    "an embedding of tokens": [
-        node("Gather", "table values", "embedded"),
-        node("LSTM", "embedded W R B lengths", "s pooled"),
+    "lengths of another type": [CAST, "steps, pooled = GRU (values, W, R, B, wide)", HEAD],
+    "the last step, by the lengths": [LAYER, CAST, "pooled = GatherND (steps, wide)", HEAD],
+    "the first step": [LAYER, FIRST, "pooled = Gather <axis = 1> (steps, first)", HEAD],
+    "a sum by a mask": [LAYER, "mask = Less (places, lengths)", "pooled = MatMul (mask, steps)", HEAD],
+    "a mean over the steps": [
+        "axes = Constant <value_ints = [1]> ()",
+        LAYER,
+        "pooled = ReduceMean (steps, axes)",
         HEAD,
     ],
+    "an embedding of tokens": ["e = Gather (table, values)", "s, pooled = LSTM (e, W, R, B, lengths)", HEAD],
 }
-COMPUTED: dict[str, list[NodeProto]] = {
-    "a convolution": [node("Conv", "values K", "x"), node("LSTM", "x W R B lengths", "steps pooled"), HEAD],
-    "a dense layer on each step": [LAYER, node("MatMul", "steps W2", "logits")],
-    "attention of onnxruntime": [LAYER, node("Transpose", "steps", "turned"), node("MatMul", "weights turned", "x")],
-    "a layer without lengths": [node("LSTM", "values W R B", "steps pooled"), HEAD],
-    "an embedding before a product": [node("Gather", "table values", "x"), node("MatMul", "x W2", "logits")],
-    "one feature of each step": [
-        constant("first", 0),
-        node("Gather", "values first", "x", axis=2),
-        node("MatMul", "x W2", "logits"),
-    ],
-    "a norm over the features": [
-        constant("axes", -1),
-        node("ReduceL2", "values axes", "x"),
-        node("MatMul", "x W2", "logits"),
-    ],
-    "a function of the file": [node("Encoder", "values lengths", "pooled", "mine"), HEAD],
-    "a loop": [node("Scan", "values", "pooled"), HEAD],
+COMPUTED = {
+    "a convolution": ["x = Conv (values, K)", "steps, pooled = LSTM (x, W, R, B, lengths)", HEAD],
+    "a dense layer on each step": [LAYER, "logits = MatMul (steps, W2)"],
+    "attention of onnxruntime": [LAYER, "turned = Transpose (steps)", "x = MatMul (weights, turned)"],
+    "a layer without lengths": ["steps, pooled = LSTM (values, W, R, B)", HEAD],
+    "an embedding before a product": ["x = Gather (table, values)", "logits = MatMul (x, W2)"],
+    "one feature of each step": [FIRST, "x = Gather <axis = 2> (values, first)", "logits = MatMul (x, W2)"],
+    "a norm over the features": [LAST_AXIS, "x = ReduceL2 (values, axes)", "logits = MatMul (x, W2)"],
+    "a function of the file": ["pooled = mine.Encoder (values, lengths)", HEAD],
+    "a loop": ["pooled = Scan (values)", HEAD],
 }
 
 
-def computed(nodes: list[NodeProto], *, own_kernels: bool) -> bool:
-    model = helper.make_model(helper.make_graph(nodes, "g", [], []))
+def computed(lines: list[str], *, own_kernels: bool) -> bool:
+    model = onnx.helper.make_model(onnx.parser.parse_graph("g () => () {" + "\n".join(lines) + "}"))
     return computes_padding(model.SerializeToString(), "values", ["lengths"], own_kernels=own_kernels)
 
 

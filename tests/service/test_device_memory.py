@@ -55,34 +55,24 @@ class FakeRuntime:
         return 2 if name == self.failing else 0
 
 
-def test_what_is_uploaded_lies_on_the_device():
-    for memory in (HostMemory(), CudaMemory(0, lambda name: FakeRuntime())):
-        array = np.arange(6, dtype=np.float32).reshape(2, 3)
-        there = memory.on_device(100)
-        memory.upload(array, there)
-        assert ctypes.string_at(there.address, array.nbytes) == array.tobytes()
-        assert there.size_bytes == 100
-
-
-def test_host_memory_is_an_array_that_can_be_written():
-    for memory in (HostMemory(), CudaMemory(0, lambda name: FakeRuntime())):
-        held = memory.on_host(24)
-        held.view(np.float32)[:] = 1.5
-        assert held.shape == (24,)
-        assert (held.view(np.float32) == 1.5).all()
+@pytest.mark.parametrize("memory", [HostMemory(), CudaMemory(0, lambda name: FakeRuntime())])
+def test_host_memory_is_written_and_what_is_uploaded_lies_on_the_device(memory: HostMemory):
+    held, there = memory.on_host(24), memory.on_device(100)
+    held.view(np.float32)[:] = 1.5
+    assert held.shape == (24,)
+    memory.upload(held, there)
+    assert ctypes.string_at(there.address, held.nbytes) == held.tobytes()
+    assert there.size_bytes == 100
 
 
 def test_every_call_is_for_its_own_gpu_whatever_the_thread_used_before():
     runtime = FakeRuntime()
     memory = CudaMemory(3, lambda name: runtime)
-    memory.on_host(8)
-    assert runtime.device == 3
-    runtime.device = 0
     there = memory.on_device(8)
-    assert runtime.device == 3
-    runtime.device = 0
-    memory.upload(np.zeros(1), there)
-    assert runtime.device == 3
+    for use in (lambda: memory.on_host(8), lambda: memory.on_device(8), lambda: memory.upload(np.zeros(1), there)):
+        runtime.device = 0
+        use()
+        assert runtime.device == 3
 
 
 def test_memory_is_freed_with_the_last_view_of_it():
@@ -101,13 +91,8 @@ def test_memory_is_freed_with_the_last_view_of_it():
 @pytest.mark.parametrize("call", ["cudaSetDevice", "cudaHostAlloc", "cudaMemcpy", "cudaMalloc"])
 def test_a_call_that_fails_is_an_error_with_the_gpu_and_the_reason(call: str):
     memory = CudaMemory(1, lambda name: FakeRuntime(failing=call))
-
-    def use() -> None:
-        memory.on_host(8)
-        memory.upload(np.zeros(1), memory.on_device(8))
-
-    with pytest.raises(ModelError):
-        use()
+    with pytest.raises(ModelError, match=rf"GPU 1: {call} failed: in its own words"):
+        memory.upload(memory.on_host(8), memory.on_device(8))
 
 
 def test_no_runtime_is_an_error():

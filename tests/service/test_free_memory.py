@@ -28,22 +28,23 @@ if "map" in sys.argv:
     map_large_blocks()
 libc.free(libc.malloc(16 * 1024 * 1024))  # glibc's own limit is that of the largest block from now on
 before = libc.mallinfo2().hblks
-libc.malloc(LARGE_BYTES)
+for _ in range(20):  # a few may fit into what Python has freed
+    libc.malloc(LARGE_BYTES)
 print(libc.mallinfo2().hblks - before)
 """
 
 
-def mapped(*arguments: str) -> str:
-    """How many blocks a new process has mapped for one large allocation."""
+def mapped(*arguments: str) -> int:
+    """How many blocks a new process has mapped for twenty large allocations."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return int(done.stdout)
 
 
 @pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_large_block_is_mapped_by_itself() -> None:
-    assert mapped() == "0"
-    assert mapped("map") == "1"
+    assert mapped() == 0
+    assert mapped("map") >= 15
 
 
 @pytest.mark.parametrize(

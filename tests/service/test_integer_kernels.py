@@ -5,8 +5,6 @@ import importlib.util
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,14 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from lengthwise.runtime import integer_kernels, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise_export.onnx_graphs import precision
 from tests.support import proc
 from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
-from tests.support.lent_cores import is_helped, lent_and_taken_back
 
-SETS = integer_kernels.INSTRUCTION_SETS or ("none",)
-pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
+SETS = recurrent_kernels.INTEGER_SETS or ("none",)
+pytestmark = pytest.mark.skipif(not recurrent_kernels.INTEGER_SETS, reason="no compiler at installation")
 
 CLOSE = 4e-3
 """How far answers may lie from NumPy's: cells round there in another way, which moves a state by a unit of 1/127 now
@@ -38,9 +35,13 @@ def instructions(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def assert_same_bits(one: list[Any], other: list[Any]) -> None:
-    for first, second in zip(one, other, strict=True):
-        np.testing.assert_array_equal(first.view(np.int32), second.view(np.int32))
+def of_every_set(graph: Any, feed: dict[str, Any]) -> list[Any]:
+    """The outputs, which have the same bits on every instruction set."""
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    for other in others:
+        for one, same in zip(first, other, strict=True):
+            np.testing.assert_array_equal(one.view(np.int32), same.view(np.int32))
+    return list(first)
 
 
 @pytest.mark.sampled(5)
@@ -75,10 +76,7 @@ def test_every_instruction_set_gives_the_same_bits(
     kind: str, direction: str, hidden: int, inputs: int, lengths: list[int]
 ):
     graph = integer_graph(kind, hidden=hidden, inputs=inputs, direction=direction)
-    feed = batch(lengths, inputs, steps=21)
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    for other in others:
-        assert_same_bits(first, other)
+    of_every_set(graph, batch(lengths, inputs, steps=21))
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
@@ -86,107 +84,34 @@ def test_every_instruction_set_gives_the_same_bits(
 @pytest.mark.parametrize("rows", [1, 9, 16, 17, 65])
 def test_every_instruction_set_gives_the_same_bits_at_odd_sizes(kind: str, hidden: int, rows: int):
     graph = integer_graph(kind, hidden=hidden, inputs=MANY, direction="bidirectional")
-    feed = batch([1 + row * 7 % 12 for row in range(rows)], MANY, steps=14)
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    for other in others:
-        assert_same_bits(first, other)
+    of_every_set(graph, batch([1 + row * 7 % 12 for row in range(rows)], MANY, steps=14))
 
 
 @pytest.mark.parametrize("kind", ["LSTM", pytest.param("GRU", marks=pytest.mark.long)])
 def test_a_thousand_units_give_the_same_bits_on_every_instruction_set(kind: str):
     graph = integer_graph(kind, hidden=1000, inputs=FEW)
     feed = batch([3, 1, 2])
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    for other in others:
-        assert_same_bits(first, other)
-    np.testing.assert_allclose(first[0], in_numpy(graph, feed["x"], feed["lengths"]), atol=CLOSE)
-
-
-@given(
-    st.sampled_from(["LSTM", "GRU"]),
-    st.lists(st.integers(0, 25), min_size=1, max_size=70),
-    st.sampled_from([4, 16, 37]),
-    st.sampled_from([FEW, MANY]),
-    st.randoms(use_true_random=False),
-    st.sampled_from(SETS),
-)
-def test_a_row_has_the_same_bits_alone_and_in_any_company(
-    kind: str, lengths: list[int], hidden: int, inputs: int, random: Any, instruction_set: str
-):
-    session = opened(integer_graph(kind, hidden=hidden, inputs=inputs, direction="bidirectional"), instruction_set)
-    feed = batch(lengths, inputs, steps=26)
-    order = list(range(len(lengths)))
-    random.shuffle(order)
-    together = session.run(None, feed)
-    shuffled = session.run(None, {"x": feed["x"][:, order], "lengths": feed["lengths"][order]})
-    for place, row in enumerate(order):
-        alone = session.run(None, {"x": feed["x"][: lengths[row], [row]], "lengths": feed["lengths"][[row]]})
-        for one, all_of, other in zip(alone, together, shuffled, strict=True):
-            length = len(one) if one.ndim == 4 else None
-            np.testing.assert_array_equal(one[..., 0, :], all_of[:length, ..., row, :])
-            np.testing.assert_array_equal(one[..., 0, :], other[:length, ..., place, :])
-
-
-@pytest.mark.sampled(7)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-@pytest.mark.parametrize("inputs", [FEW, MANY])
-@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e38])
-def test_padding_is_not_read_and_its_outputs_are_zero(instructions: str, kind: str, inputs: int, junk: float):
-    session = opened(integer_graph(kind, inputs=inputs, direction="bidirectional"), instructions)
-    feed = batch([4, 1, 6, 0], inputs, steps=8)
-    clean = session.run(None, feed)
-    for row, length in enumerate(feed["lengths"]):
-        feed["x"][length:, row] = junk
-        assert not clean[0][length:, :, row].any()
-        assert length or not any(each[:, row].any() for each in clean[1:])
-    assert_same_bits(clean, session.run(None, feed))
-
-
-@pytest.mark.sampled(7)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-@pytest.mark.parametrize("inputs", [FEW, MANY])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_stays_in_its_row_and_is_never_a_number_after_it(
-    instructions: str, kind: str, inputs: int, value: float
-):
-    session = opened(integer_graph(kind, hidden=20, inputs=inputs), instructions)
-    # With one lane for each row, and with lanes that are handed on
-    for lengths in ([4, 4, 4], [4, 4] * 40):
-        feed = batch(lengths, inputs)
-        clean = session.run(["y"], feed)[0]
-        feed["x"][1, 1, 0] = value
-        found = session.run(["y"], feed)[0]
-        if np.isnan(value) or inputs == MANY:
-            assert np.isnan(found[1:, :, 1]).all()
-        others = [row for row in range(len(lengths)) if row != 1]
-        np.testing.assert_array_equal(found[:, :, others], clean[:, :, others])
-        np.testing.assert_array_equal(found[0], clean[0])
+    np.testing.assert_allclose(of_every_set(graph, feed)[0], in_numpy(graph, feed["x"], feed["lengths"]), atol=CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("hidden", [8, 20])
 def test_an_infinite_input_is_the_same_on_every_instruction_set(kind: str, hidden: int):
-    graph = integer_graph(kind, hidden=hidden, inputs=1)
     feed = batch([5, 5, 5], 1)
     feed["x"][1, 1, 0] = np.inf  # its gates are shut or wide open, and all of its states are numbers
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    assert all(np.isfinite(each).all() for each in first)
-    for other in others:
-        assert_same_bits(first, other)
+    found = of_every_set(integer_graph(kind, hidden=hidden, inputs=1), feed)
+    assert all(np.isfinite(each).all() for each in found)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_instruction_set(kind: str):
-    graph = integer_graph(kind, hidden=20, inputs=MANY)
     feed = batch([6, 6, 6, 6], MANY)
     for row, size in enumerate((1e38, 1e-38, 1e-45, 0)):
         feed["x"][:, row] *= np.float32(size)
-    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
-    assert all(np.isfinite(each).all() for each in first)
-    for other in others:
-        assert_same_bits(first, other)
+    found = of_every_set(integer_graph(kind, hidden=20, inputs=MANY), feed)
+    assert all(np.isfinite(each).all() for each in found)
     # Inputs too small for a scale count as zeros
-    np.testing.assert_array_equal(first[0][:, :, 1], first[0][:, :, 3])
+    np.testing.assert_array_equal(found[0][:, :, 1], found[0][:, :, 3])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -217,37 +142,6 @@ def test_the_largest_weights_and_states_saturate_nothing(instructions: str, sign
     np.testing.assert_allclose(last_c, kept, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-@pytest.mark.parametrize(("rows", "steps"), [(3, 0), (0, 5), (0, 0)])
-def test_of_no_rows_or_no_steps_the_outputs_are_empty_or_zero(instructions: str, kind: str, rows: int, steps: int):
-    session = opened(integer_graph(kind, direction="bidirectional"), instructions)
-    found = session.run(None, {"x": np.zeros((steps, rows, 3), np.float32), "lengths": np.zeros(rows, np.int32)})
-    assert [each.shape for each in found] == [(steps, 2, rows, 5), *[(2, rows, 5)] * (len(found) - 1)]
-    assert not any(each.any() for each in found)
-
-
-@pytest.mark.parametrize("wanted", ["y", "last_h", "last_c"])
-def test_a_node_may_leave_out_lengths_and_outputs(instructions: str, wanted: str):
-    feed = batch([6, 6])
-    graph = integer_graph(direction="bidirectional")
-    expected = dict(zip(("y", "last_h", "last_c"), opened(graph, instructions).run(None, feed), strict=True))
-    node = graph.graph.node[-1]
-    node.input[4] = ""
-    node.output[:] = [name if name == wanted else "" for name in node.output]
-    kept = [output for output in graph.graph.output if output.name == wanted]
-    del graph.graph.output[:]
-    graph.graph.output.extend(kept)
-    (found,) = opened(graph, instructions).run(None, feed)
-    np.testing.assert_array_equal(found, expected[wanted])
-
-
-@pytest.mark.parametrize("lengths", [[3, 5], [3, -1], [3, 3, 3]])
-def test_a_length_that_cannot_be_is_an_error(lengths: list[int]):
-    feed = batch([3, 3]) | {"lengths": np.array(lengths, np.int32)}
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
-        opened(integer_graph(), SETS[0]).run(None, feed)
-
-
 @pytest.mark.parametrize("weight", [64, -64, 127, -128, None])
 def test_a_weight_of_more_than_seven_bits_and_scales_of_other_rows_are_refused(weight: int | None):
     graph = integer_graph()
@@ -259,49 +153,6 @@ def test_a_weight_of_more_than_seven_bits_and_scales_of_other_rows_are_refused(w
     tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     with pytest.raises(Exception, match="with a scale each" if weight is None else "at most 63"):
         opened(graph, SETS[0])
-
-
-def test_several_threads_run_one_session():
-    session = opened(integer_graph(hidden=40, inputs=MANY, direction="bidirectional"), SETS[0])
-    feeds = [batch([1 + (seed * 7 + row) % 30 for row in range(1 + seed % 9)], MANY, seed=seed) for seed in range(40)]
-    one_by_one = [session.run(None, feed) for feed in feeds]
-    with ThreadPoolExecutor(4) as pool:
-        for expected, found in zip(one_by_one, pool.map(lambda feed: session.run(None, feed), feeds), strict=True):
-            assert_same_bits(expected, found)
-
-
-@pytest.fixture
-def lending() -> Iterator[None]:
-    """No core stays lent after the test."""
-    yield
-    recurrent_kernels.lend_cores(0)
-
-
-@pytest.mark.usefixtures("lending")
-def test_a_core_that_is_taken_back_at_any_step_changes_no_bit(instructions: str):
-    session = opened(integer_graph(hidden=64, inputs=MANY, direction="bidirectional"), instructions)
-    feed = batch([60, 9, 33, 41, 60, 1] * 8, MANY)
-    expected = session.run(None, feed)
-    with lent_and_taken_back(), ThreadPoolExecutor(3) as pool:
-        for found in pool.map(lambda _: session.run(None, feed), range(10 if instructions == "portable" else 40)):
-            assert_same_bits(expected, found)
-
-
-@pytest.mark.usefixtures("lending")
-def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
-    session = opened(integer_graph(hidden=128, inputs=MANY, direction="bidirectional"), SETS[0])
-    feed = batch([60] * 6, MANY)
-    assert is_helped(lambda: session.run(None, feed))
-
-
-def test_tanh_and_sigmoid_are_those_of_double_precision(instructions: str):
-    """A GRU of one unit without a state: (1 - sigmoid(x)) tanh(x), where all weights of inputs are 1."""
-    x = np.concatenate([np.linspace(-30, 30, 4001), [0.0, 1e-30, 1e-6, 88.0, 1e4]]).astype(np.float32)
-    ones = {"w": np.ones((1, 3, 1), np.float32), "r": np.ones((1, 3, 1), np.float32)}
-    graph = integer_graph("GRU", hidden=1, inputs=1, biases=False, weights=ones)
-    found = opened(graph, instructions).run(["last_h"], {"x": x[None, :, None], "lengths": np.ones(len(x), np.int32)})
-    wide = np.clip(x.astype(np.float64), -700, 700)
-    np.testing.assert_allclose(found[0][0, :, 0], np.tanh(wide) / (1 + np.exp(wide)), atol=6e-6)
 
 
 def test_a_layer_lies_near_its_float32_original():
@@ -366,18 +217,14 @@ def test_a_row_with_what_is_no_number_has_no_number_and_disturbs_no_other(instru
     np.testing.assert_array_equal(found, clean)
 
 
-def test_a_product_of_no_rows_is_empty(instructions: str):
-    (y,) = product(instructions, 40, 33).run(["y"], {"x": np.zeros((3, 0, 40), np.float32)})
-    assert y.shape == (3, 0, 33)
-
-
-def test_a_product_with_other_inputs_is_an_error():
-    graph = precision.convert(product_graph(40, 40), "int8")
+def test_a_product_of_no_rows_is_empty_and_with_other_inputs_an_error(instructions: str):
+    graph = precision.convert(product_graph(40, 33), "int8")
     graph.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "any"
-    session = opened(graph, SETS[0])
-    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    session = opened(graph, instructions)
+    (y,) = session.run(["y"], {"x": np.zeros((3, 0, 40), np.float32)})
+    assert y.shape == (3, 0, 33)
     for inputs in (41, 0):
-        with pytest.raises(refused):
+        with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
             session.run(["y"], {"x": np.zeros((1, 1, inputs), np.float32)})
 
 

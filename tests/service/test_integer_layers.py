@@ -3,8 +3,8 @@
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,18 +15,20 @@ from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
 from lengthwise.padding import pad
-from lengthwise.runtime import integer_kernels, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import fusion, integer_layers
 from lengthwise.runtime.onnx.integer_layers import fused
-from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs import precision
+from tests.gallery.onnx_models import Weights
+from tests.gallery.onnx_models import model as onnx_model
 from tests.support.integer_graphs import batch, float_graph, integer_graph, opened, product_graph
 
-pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
+pytestmark = pytest.mark.skipif(not recurrent_kernels.INTEGER_SETS, reason="no compiler at installation")
 
 MANY = 40
 
@@ -46,28 +48,22 @@ def test_a_layer_gets_the_bytes_themselves(kind: str):
     graph = integer_graph(kind, inputs=MANY)
     assert sorted(kinds(graph)) == sorted([("", "DequantizeLinear"), ("", "Reshape")] * 2 + [("", kind)])
     found = in_integers(graph)
-    assert kinds(found) == [(integer_kernels.DOMAIN, kind)]
+    assert kinds(found) == [(integer_layers.DOMAIN, kind)]
     names = ["x", "layer/W_int8", "layer/W_scale", "layer/R_int8", "layer/R_scale", "b", "lengths"]
     assert [*found.graph.node[0].input] == names
     assert found.graph.initializer == graph.graph.initializer
-    assert [each.domain for each in found.opset_import] == ["", integer_kernels.DOMAIN]
+    assert [each.domain for each in found.opset_import] == ["", integer_layers.DOMAIN]
 
 
 def test_a_product_gets_the_bytes_themselves():
     graph = precision.convert(product_graph(40, 40), "int8")
     assert kinds(graph) == [("", "DequantizeLinear"), ("", "MatMul"), ("", "MatMul")]
     found = in_integers(graph)
-    assert kinds(found) == [(integer_kernels.DOMAIN, "MatMul"), ("", "MatMul")]
+    assert kinds(found) == [(integer_layers.DOMAIN, "MatMul"), ("", "MatMul")]
     assert [*found.graph.node[0].input] == ["x", "product/weights_int8", "product/weights_scale"]
     x = np.random.default_rng(0).normal(0, 1, (2, 3, 40)).astype(np.float32)
-    ours, theirs = (opened(graph, name).run(["y"], {"x": x})[0] for name in (integer_kernels.INSTRUCTION_SETS[0], None))
+    ours, theirs = (opened(graph, name).run(["y"], {"x": x})[0] for name in (recurrent_kernels.INTEGER_SETS[0], None))
     np.testing.assert_allclose(ours, theirs, atol=0.2)
-
-
-def test_a_product_with_a_scale_for_each_input_stays_as_it_is():
-    graph = precision.convert(product_graph(40, 40), "int8")
-    graph.graph.node[0].attribute[0].i = 0
-    assert fused(graph.SerializeToString()) is None
 
 
 def test_few_inputs_keep_their_weights():
@@ -82,19 +78,13 @@ def test_onnxruntime_alone_runs_the_file_with_dequantised_weights(kind: str, inp
     graph = integer_graph(kind, inputs=inputs, hidden=24, direction="bidirectional")
     onnx.checker.check_model(graph, full_check=True)
     feed = batch([9, 4, 1], inputs)
-    ours = opened(graph, integer_kernels.INSTRUCTION_SETS[0]).run(None, feed)
+    ours = opened(graph, recurrent_kernels.INTEGER_SETS[0]).run(None, feed)
     for one, other in zip(ours, opened(graph).run(None, feed), strict=True):
         np.testing.assert_allclose(one, other, atol=0.05)
 
 
-def changed(change: Callable[[ModelProto], None]) -> ModelProto:
-    graph = integer_graph()
-    change(graph)
-    return graph
-
-
 def _axis(graph: ModelProto) -> None:
-    graph.graph.node[0].attribute[0].i = 1
+    graph.graph.node[0].attribute[0].i = 1 - graph.graph.node[0].attribute[0].i
 
 
 def _zero_point(graph: ModelProto) -> None:
@@ -120,9 +110,18 @@ def _coupled(graph: ModelProto) -> None:
     graph.graph.node[-1].attribute.append(helper.make_attribute("input_forget", 1))
 
 
-def _foreign_domain(graph: ModelProto) -> None:
+def _reset_before(graph: ModelProto) -> None:
+    next(each for each in graph.graph.node[-1].attribute if each.name == "linear_before_reset").i = 0
+
+
+def _foreign_bytes(graph: ModelProto) -> None:
     graph.graph.node[0].domain = "com.microsoft"
     graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _foreign_layer(graph: ModelProto) -> None:
+    graph.graph.node[-1].domain = "elsewhere"
+    graph.opset_import.append(helper.make_opsetid("elsewhere", 1))
 
 
 def _computed_inputs(graph: ModelProto) -> None:
@@ -130,17 +129,24 @@ def _computed_inputs(graph: ModelProto) -> None:
     graph.graph.node[-1].input[1] = "negative"
 
 
+LSTM, GRU = integer_graph, partial(integer_graph, "GRU")
+
+
+def _product() -> ModelProto:
+    return precision.convert(product_graph(40, 40), "int8")
+
+
 @pytest.mark.parametrize(
-    "change", [_axis, _zero_point, _initial_state, _peepholes, _clip, _coupled, _foreign_domain, _computed_inputs]
+    ("make", "change"),
+    [
+        *((LSTM, each) for each in (_axis, _zero_point, _initial_state, _peepholes, _clip, _coupled)),
+        *((LSTM, each) for each in (_foreign_bytes, _foreign_layer, _computed_inputs)),
+        *((GRU, _reset_before), (_product, _axis), (float_graph, lambda _: None)),
+    ],
 )
-def test_another_form_stays_as_it_is(change: Callable[[ModelProto], None]):
-    assert fused(changed(change).SerializeToString()) is None
-
-
-def test_a_gru_whose_reset_gate_comes_before_the_product_stays_as_it_is():
-    graph = integer_graph("GRU")
-    (attribute,) = [each for each in graph.graph.node[-1].attribute if each.name == "linear_before_reset"]
-    attribute.i = 0
+def test_another_form_stays_as_it_is(make: Callable[[], ModelProto], change: Callable[[ModelProto], None]):
+    graph = make()
+    change(graph)
     assert fused(graph.SerializeToString()) is None
 
 
@@ -148,13 +154,9 @@ def test_weights_that_something_else_uses_are_still_dequantised():
     graph = integer_graph()
     graph.graph.output.append(helper.make_tensor_value_info(graph.graph.node[0].output[0], Element.FLOAT, [20, 5]))
     found = in_integers(graph)
-    assert kinds(found) == [("", "DequantizeLinear"), (integer_kernels.DOMAIN, "LSTM")]
-    session = opened(graph, integer_kernels.INSTRUCTION_SETS[0])
+    assert kinds(found) == [("", "DequantizeLinear"), (integer_layers.DOMAIN, "LSTM")]
+    session = opened(graph, recurrent_kernels.INTEGER_SETS[0])
     np.testing.assert_array_equal(session.run(None, batch([3]))[-1], opened(graph).run(None, batch([3]))[-1])
-
-
-def test_a_float32_graph_stays_as_it_is():
-    assert fused(float_graph().SerializeToString()) is None
 
 
 @given(st.binary(max_size=60))
@@ -176,7 +178,7 @@ def test_a_damaged_graph_is_refused_or_left_or_a_graph(data: st.DataObject):
     assert found is None or isinstance(found, bytes)
 
 
-@pytest.mark.parametrize("instructions", integer_kernels.INSTRUCTION_SETS or ("none",))
+@pytest.mark.parametrize("instructions", recurrent_kernels.INTEGER_SETS or ("none",))
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("perm", [[0, 2, 1, 3], [2, 0, 1, 3]], ids=["steps first", "rows first"])
 def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, kind: str, perm: list[int]):
@@ -188,7 +190,7 @@ def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, 
     graph.graph.output.append(helper.make_tensor_value_info("flat_y", Element.FLOAT, [None, None, 18]))
     turned = fusion.fused(graph.SerializeToString())
     assert turned is not None
-    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_kernels.DOMAIN, kind)]
+    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_layers.DOMAIN, kind)]
     for lengths in ([5, 1, 8, 0], [3, 7] * 30):
         feed = batch(lengths, MANY, steps=9)
         expected = opened(graph, instructions).run(["flat_y", "last_h"], feed)
@@ -201,35 +203,36 @@ def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, 
 # Sessions
 
 
-def model(*, direction: str = "bidirectional", **form: Any) -> tuple[ModelProto, Manifest]:
+def model() -> tuple[ModelProto, Manifest]:
     """An int8 graph whose last states are the logits, as a model directory has it."""
-    graph = integer_graph(hidden=1, direction=direction, **form)
-    graph.graph.node.insert(0, helper.make_node("Transpose", ["values"], ["x"], perm=[1, 0, 2]))
-    graph.graph.node.append(helper.make_node("Transpose", ["last_h"], ["rows_first"], perm=[1, 0, 2]))
-    graph.graph.node.append(helper.make_node("Squeeze", ["rows_first", "last_axis"], ["logits"]))
-    graph.graph.initializer.append(numpy_helper.from_array(np.array([2]), "last_axis"))
-    inputs = form.get("inputs", 3)
-    graph.graph.input[0].CopyFrom(helper.make_tensor_value_info("values", Element.FLOAT, ["rows", "width", inputs]))
-    del graph.graph.output[:]
-    graph.graph.output.append(helper.make_tensor_value_info("logits", Element.FLOAT, ["rows", 2]))
-    wants = {"name": "m", "version": 1, "input": {"features": inputs}, "labels": ["a", "b"], "precision": "int8"}
-    return graph, Manifest.model_validate(wants)
+    graph = onnx_model(
+        f"g (float[rows, width, {MANY}] values, int32[rows] lengths) => (float[rows, 2] logits)",
+        """x = Transpose <perm = [1, 0, 2]> (values)
+        [layer] y, last_h = LSTM <hidden_size = 1, direction = "bidirectional"> (x, w, r, b, lengths)
+        rows_first = Transpose <perm = [1, 0, 2]> (last_h)
+        logits = Squeeze (rows_first, last_axis)""",
+        Weights(0).named(f"w 2x4x{MANY}*1, r 2x4x1*1, b 2x8*1") | {"last_axis": np.array([2])},
+        producer="test",
+        opset=18,
+    )
+    wants = {"name": "m", "version": 1, "input": {"features": MANY}, "labels": ["a", "b"], "precision": "int8"}
+    return precision.convert(graph, "int8"), Manifest.model_validate(wants)
 
 
 STEPS = pad([np.ones((3, MANY), np.float32), np.full((5, MANY), 0.5, np.float32)])
 
 
 def test_a_session_says_that_it_computes_in_integers():
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     session = Session(graph.SerializeToString(), wants)
-    assert session.kernels == f"int8 {integer_kernels.INSTRUCTION_SETS[0]}"
+    assert session.kernels == f"int8 {recurrent_kernels.INTEGER_SETS[0]}"
     plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
     assert plain.kernels == recurrent_kernels.ONNXRUNTIME
     np.testing.assert_allclose(session.run(STEPS).logits, plain.run(STEPS).logits, atol=0.05)
 
 
 def test_weights_in_files_are_read_from_the_folder_of_the_graph(tmp_path: Path):
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     expected = Session(graph.SerializeToString(), wants).run(STEPS).logits
     onnx.save_model(graph, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=100)
     session = Session(tmp_path / "model.onnx", wants)
@@ -242,7 +245,7 @@ def test_weights_in_files_are_read_from_the_folder_of_the_graph(tmp_path: Path):
 
 
 def test_weights_that_the_kernels_refuse_are_run_by_onnxruntime_and_that_is_said(caplog: pytest.LogCaptureFixture):
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     (tensor,) = [each for each in graph.graph.initializer if each.name == "layer/R_int8"]
     tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), 127), tensor.name))
     with caplog.at_level(logging.INFO):
@@ -253,22 +256,21 @@ def test_weights_that_the_kernels_refuse_are_run_by_onnxruntime_and_that_is_said
 
 
 def test_a_layer_that_stays_in_float32_runs_beside_one_in_integers():
-    graph, wants = model(inputs=MANY)
+    graph, wants = model()
     layer = next(node for node in graph.graph.node if node.op_type == "LSTM")
     second = onnx.NodeProto()
     second.CopyFrom(layer)
-    second.name, second.input[1], second.input[2] = "second", "w2", "r2"
-    second.output[:] = ["y2", "last_h2", "last_c2"]
-    random = np.random.default_rng(0)
-    for name, shape in (("w2", (2, 4, MANY)), ("r2", (2, 4, 1))):
-        values = random.normal(0, 1, shape).astype(np.float32)
-        graph.graph.initializer.append(numpy_helper.from_array(values, name))
+    second.name, second.input[1:3] = "second", ["w2", "r2"]
+    second.output[:] = ["y2", "last_h2"]
+    weights = Weights(1).named(f"w2 2x4x{MANY}*1, r2 2x4x1*1")
+    graph.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in weights.items())
     place = [*graph.graph.node].index(layer)
     graph.graph.node.insert(place + 1, second)
     graph.graph.node.insert(place + 2, helper.make_node("Add", ["last_h", "last_h2"], ["both"]))
     graph.graph.node[place + 3].input[0] = "both"
-    session = Session(graph.SerializeToString(), wants)
-    plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
+    session, plain = (
+        Session(graph.SerializeToString(), wants, devices=(device,)) for device in (CPU_DEVICE, PLAIN_CPU)
+    )
     assert session.kernels.startswith("int8")
     np.testing.assert_allclose(session.run(STEPS).logits, plain.run(STEPS).logits, atol=0.05)
 
@@ -280,7 +282,7 @@ def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bi
     wants = precision.manifest_at(exact, "int8")
     graph = precision.convert(onnx.load(directory / "model.onnx"), "int8").SerializeToString()
     session = Session(graph, wants)
-    assert session.kernels == f"int8 {integer_kernels.INSTRUCTION_SETS[0]}{recurrent_kernels.POOLING}"
+    assert session.kernels == f"int8 {recurrent_kernels.INTEGER_SETS[0]}{recurrent_kernels.POOLING}"
     sequences = draw(wants, [1, 29, 7, 4, 16], 0)
     together = session.run(pad(sequences, width=40), ("logits", "attention"))
     float_session = Session.load(directory, exact)
@@ -295,16 +297,9 @@ def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bi
 
 
 def test_an_installation_without_the_module_runs_the_file_in_onnxruntime(monkeypatch: pytest.MonkeyPatch):
-    graph, wants = model(inputs=MANY)
-    monkeypatch.setattr(integer_kernels, "INSTRUCTION_SETS", ())
+    graph, wants = model()
+    monkeypatch.setattr(recurrent_kernels, "INTEGER_SETS", ())
     session = Session(graph.SerializeToString(), wants)
     assert session.kernels in (recurrent_kernels.ONNXRUNTIME, *recurrent_kernels.INSTRUCTION_SETS)
     plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
     np.testing.assert_array_equal(session.run(STEPS).logits, plain.run(STEPS).logits)
-
-
-def test_integer_layers_are_found_by_name_only_where_their_domain_is_onnxs():
-    graph = integer_graph()
-    graph.graph.node[-1].domain = "elsewhere"
-    graph.opset_import.append(helper.make_opsetid("elsewhere", 1))
-    assert integer_layers.fused(graph.SerializeToString()) is None

@@ -42,7 +42,7 @@ def test_what_it_says_of_itself():
     ("changed", "said"),
     [
         *(({"contract": 2}, "contract"), ({"name": "../m"}, "name"), ({"name": ""}, "name")),
-        *(({"version": 0}, "version"), ({"labels": []}, "labels")),
+        *(({"version": 0, "labels": []}, "version: "), ({"version": 0, "labels": []}, "; labels: ")),
         *(({"labels": ["a", "a"]}, "every label may stand there once"), ({"threshold": 1.0}, "threshold")),
         *(({"max_length": 0}, "max_length"), ({"task": "regression"}, "task"), ({"surprise": 1}, "surprise")),
         ({"digests": {"model.onnx": "md5:0"}}, "digests.model.onnx"),
@@ -86,11 +86,6 @@ def test_what_is_no_manifest_at_all_is_refused(text: bytes):
         Manifest.from_json(text)
 
 
-def test_everything_wrong_is_said():
-    with pytest.raises(ManifestError, match=r"version: .*; labels: "):
-        Manifest.from_json(json.dumps(LEAST | {"version": 0, "labels": []}))
-
-
 def test_it_cannot_be_changed():
     with pytest.raises(ValidationError):
         Manifest(**LEAST).version = 2  # type: ignore[misc]  # what is tried
@@ -118,14 +113,12 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_a_digest_is_the_files_sha256(directory: Path):
-    # printf graph | sha256sum
-    assert digest(directory / "model.onnx").startswith("sha256:")
-    assert len(digest(directory / "model.onnx")) == 7 + 64
-    assert digest(directory / "model.onnx") != digest(directory / "golden.npz")
+    expected = "sha256:eef93e1d14482804"  # printf graph | sha256sum
+    assert digest(directory / "model.onnx").startswith(expected)
 
 
 def test_files_as_published_pass(directory: Path):
-    vouching(directory, "model.onnx", "golden.npz").check_digests(directory)
+    vouching(directory, "model.onnx", "golden.npz").checked(directory)
 
 
 def test_a_changed_or_missing_file_is_named(directory: Path):
@@ -134,12 +127,12 @@ def test_a_changed_or_missing_file_is_named(directory: Path):
     for change in (lambda: None, (directory / "golden.npz").unlink):
         change()
         with pytest.raises(VerificationError, match=r"golden\.npz"):
-            manifest.check_digests(directory)
+            manifest.checked(directory)
 
 
 def test_a_graph_nobody_vouches_for_is_refused(directory: Path):
     with pytest.raises(VerificationError):
-        vouching(directory, "golden.npz").check_digests(directory)
+        vouching(directory, "golden.npz").checked(directory)
 
 
 @pytest.mark.parametrize("how", ["by name", "by link"])
@@ -149,18 +142,15 @@ def test_a_file_outside_the_directory_is_refused(directory: Path, how: str):
     name = "../secret" if how == "by name" else "inner"
     if how == "by link":
         (directory / name).symlink_to(outside)
-    manifest = vouching(directory, "model.onnx", **{name: digest(outside)})
-    with pytest.raises(VerificationError):
-        manifest.check_digests(directory)
+    with pytest.raises(VerificationError, match="lies outside"):
+        vouching(directory, "model.onnx", **{name: digest(outside)}).checked(directory)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "loop"], ids=["a null", "too long", "a link to itself"])
 def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str):
-    if name == "loop":
-        os.symlink("loop", directory / "loop")
-    manifest = vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64})
-    with pytest.raises(VerificationError):
-        manifest.check_digests(directory)
+    os.symlink("loop", directory / "loop")
+    with pytest.raises(VerificationError, match="cannot be read"):
+        vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64}).checked(directory)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 300])
@@ -172,7 +162,7 @@ def test_weights_in_a_file_beside_the_graph_want_its_digest(directory: Path, siz
     tensor.external_data.add(key="length", value="4")
     (directory / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     with pytest.raises(VerificationError, match=name):
-        vouching(directory, "model.onnx").check_digests(directory)
+        vouching(directory, "model.onnx").checked(directory)
     (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_bytes(b"1234")
-    vouching(directory, "model.onnx", **{name: digest(directory / name)}).check_digests(directory)
+    vouching(directory, "model.onnx", **{name: digest(directory / name)}).checked(directory)

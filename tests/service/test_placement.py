@@ -26,37 +26,27 @@ def on(provider: str, *names: str) -> list[PlacedNode]:
     return [PlacedNode(name, name.partition("_")[0].title(), provider) for name in names]
 
 
-def test_a_graph_whose_nodes_are_all_on_the_device_is_taken():
-    placement.check(on(CUDA, "lstm_1", "gemm_2"), CUDA, (), model="m/1")
+@pytest.mark.parametrize(
+    "placed", [on(CUDA, "lstm_1", "gemm_2"), [*on(CUDA, "shape_1", "lstm_3"), *on(CPU, "squeeze_2")]]
+)
+def test_nodes_on_the_device_and_listed_ones_on_the_cpu_are_taken(placed: list[PlacedNode]):
+    placement.check(placed, CUDA, ("squeeze_2", ""), model="m/1")
 
 
-def test_shapes_may_be_computed_on_the_cpu_where_the_manifest_lists_them():
-    placement.check([*on(CUDA, "shape_1", "lstm_3"), *on(CPU, "squeeze_2")], CUDA, ("squeeze_2",), model="m/1")
-
-
-def test_a_node_on_the_cpu_that_the_manifest_does_not_list_is_refused_by_name():
-    with pytest.raises(ModelError, match=r"m/1.*CUDAExecutionProvider.*lstm_3 \(Lstm\)"):
-        placement.check([*on(CUDA, "gemm_1"), *on(CPU, "squeeze_2", "lstm_3")], CUDA, ("squeeze_2",), model="m/1")
-
-
-def test_a_listed_node_on_a_third_provider_is_refused():
-    with pytest.raises(ModelError):
-        placement.check(on("DmlExecutionProvider", "squeeze_2"), CUDA, ("squeeze_2",), model="m/1")
-
-
-def test_a_node_without_a_name_is_refused_by_its_operator_whatever_is_listed():
-    with pytest.raises(ModelError):
-        placement.check([PlacedNode("", "LSTM", CPU)], CUDA, ("",), model="m/1")
-
-
-def test_of_many_nodes_the_first_are_named_and_the_rest_counted():
-    with pytest.raises(ModelError):
-        placement.check(on(CPU, *(f"a_{i}" for i in range(8))), CUDA, (), model="m/1")
-
-
-def test_a_graph_of_which_nothing_was_recorded_is_refused():
-    with pytest.raises(ModelError):
-        placement.check([], CUDA, (), model="m/1")
+@pytest.mark.parametrize(
+    ("placed", "said"),
+    [
+        ([*on(CUDA, "gemm_1"), *on(CPU, "squeeze_2", "lstm_3")], r"m/1.*CUDAExecutionProvider.*for lstm_3 \(Lstm\)"),
+        (on("DmlExecutionProvider", "squeeze_2"), "squeeze_2"),
+        ([PlacedNode("", "LSTM", CPU)], r"a node without a name \(LSTM\)"),
+        (on(CPU, *(f"a_{i}" for i in range(8))), r"a_4 \(A\), and 3 more"),
+        ([], "does not say"),
+    ],
+    ids=["not listed", "another provider", "no name", "many", "nothing recorded"],
+)
+def test_other_nodes_that_are_not_on_the_device_are_refused_by_name(placed: list[PlacedNode], said: str):
+    with pytest.raises(ModelError, match=said):
+        placement.check(placed, CUDA, ("squeeze_2", ""), model="m/1")
 
 
 def test_a_real_graph_whose_nodes_onnxruntime_moves_to_the_cpu_is_refused_by_their_names():
@@ -111,26 +101,21 @@ def test_a_session_on_cuda_is_asked_for_without_fallback_with_its_options_and_th
     assert session.clock is time.perf_counter
 
 
-def test_one_recurrent_layer_that_falls_to_the_cpu_refuses_the_model(
-    reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(reporting, "on_cpu", ("node_LSTM_9",))
-    with pytest.raises(ModelError):
-        load()
-
-
-def test_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu(
+def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu(
     reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reporting, "on_cpu", ("node_sym_size_int_6",))
     load(host_nodes=("node_sym_size_int_6",))
     with pytest.raises(ModelError):
         load(host_nodes=())
+    monkeypatch.setattr(reporting, "on_cpu", ("node_LSTM_9",))
+    with pytest.raises(ModelError):
+        load()
 
 
 def test_a_session_that_onnxruntime_opened_on_the_cpu_instead_is_refused(
     reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reporting, "starts", False)
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="could not start"):
         load()

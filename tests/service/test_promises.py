@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +36,28 @@ def directory(tmp_path: Path) -> Path:
     return model_directories.place(tmp_path, max_length=64, proved=False)
 
 
-def load(
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    company: float = 0.0,
-    everywhere: float = 0.0,
-    provider: str = ELSEWHERE,
-) -> LoadedModel:
-    """Loads a model on another device: there every logit is off by `everywhere`, and by `company` more in company."""
+Load = Callable[..., LoadedModel]
 
-    class Elsewhere(Session):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.provider = provider
 
-        def run(self, batch: PaddedBatch, outputs: Any = ("logits",)) -> Outputs:
-            found = super().run(batch, outputs)
-            off = np.float32(everywhere + (company if batch.rows > 1 else 0.0))
-            return Outputs(found.logits + off, found.attention)
+@pytest.fixture
+def load(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads the model on another device: there every logit is off by `everywhere`, and by `company` more in company."""
 
-    monkeypatch.setattr(judging, "Session", Elsewhere)
-    return loading.load(directory, LIMITS)
+    def loaded(*, company: float = 0.0, everywhere: float = 0.0, provider: str = ELSEWHERE) -> LoadedModel:
+        class Elsewhere(Session):
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                self.provider = provider
+
+            def run(self, batch: PaddedBatch, outputs: Any = ("logits",)) -> Outputs:
+                found = super().run(batch, outputs)
+                off = np.float32(everywhere + (company if batch.rows > 1 else 0.0))
+                return Outputs(found.logits + off, found.attention)
+
+        monkeypatch.setattr(judging, "Session", Elsewhere)
+        return loading.load(directory, LIMITS)
+
+    return loaded
 
 
 def prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,10 +72,8 @@ def kept(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_model_is_verified_on_a_new_device_and_the_result_is_kept(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    promise = load(directory, monkeypatch, company=2**-16).promise
+def test_a_model_is_verified_on_a_new_device_and_the_result_is_kept(directory: Path, load: Load) -> None:
+    promise = load(company=2**-16).promise
     assert promise is not None
     assert (promise.provider, promise.bits) == (ELSEWHERE, False)
     assert promise.seen == pytest.approx(2**-16, rel=0.1)
@@ -94,73 +93,67 @@ def test_a_device_proves_through_the_buffers_that_it_will_serve_with(directory: 
     assert [entry["conditions"]["provider"] for entry in kept(directory)] == [ONE[0].label]
 
 
-def test_bits_are_promised_where_no_bit_moved(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    promise = load(directory, monkeypatch, everywhere=2**-12).promise
+def test_bits_are_promised_where_no_bit_moved(load: Load) -> None:
+    promise = load(everywhere=2**-12).promise
     assert promise is not None
     assert (promise.bits, promise.tolerance) == (True, 0.0)
     assert promise.golden == pytest.approx(promises.HEADROOM * 2**-12, rel=0.1)
 
 
-def test_the_next_start_proves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load(directory, monkeypatch, company=2**-16, everywhere=2**-12).promise
+def test_the_next_start_proves_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(company=2**-16, everywhere=2**-12).promise
     prove_nothing(monkeypatch)
-    assert load(directory, monkeypatch, company=2**-16, everywhere=2**-12).promise == first
+    assert load(company=2**-16, everywhere=2**-12).promise == first
 
 
 def test_a_model_that_its_manifest_promises_for_the_device_is_not_proved_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promise = {"provider": ELSEWHERE, "bits": False, "tolerance": 1e-4}
-    directory = model_directories.place(tmp_path, proved=False, promises=[promise])
+    model_directories.sign(directory, promises=[promise])
     prove_nothing(monkeypatch)
-    assert load(directory, monkeypatch, company=2**-16).promise == Promise(**promise)
+    assert load(company=2**-16).promise == Promise(**promise)
     assert not (directory / kept_promises.FILE).exists()
 
 
 @pytest.mark.parametrize(("first", "then"), [(0.0, 2**-18), (2**-16, 2**-14)], ids=["bits", "a tolerance"])
 def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figures(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, first: float, then: float
+    load: Load, first: float, then: float
 ) -> None:
-    load(directory, monkeypatch, company=first)
+    load(company=first)
     with pytest.raises(VerificationError):
-        load(directory, monkeypatch, company=then)
+        load(company=then)
 
 
-def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("off", [{"company": 0.1}, {"everywhere": 0.05}], ids=["too far", "another graph"])
+def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, load: Load, off: dict[str, float]) -> None:
     with pytest.raises(VerificationError):
-        load(directory, monkeypatch, company=0.1)
+        load(**off)
     assert not (directory / kept_promises.FILE).exists()
 
 
-def test_a_device_that_answers_as_another_graph_would_serves_nothing(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(VerificationError):
-        load(directory, monkeypatch, everywhere=0.05)
-
-
 def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write(*arguments: Any) -> Path:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(kept_promises, "write", write)
     caplog.set_level(logging.INFO)
-    first = load(directory, monkeypatch, company=2**-16)
+    first = load(company=2**-16)
     assert "so every start verifies the model: Read-only file system" in caplog.text
-    assert load(directory, monkeypatch, company=2**-16).promise == first.promise
+    assert load(company=2**-16).promise == first.promise
 
 
 def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolerance(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
-    promise = load(directory, monkeypatch, company=2**-16, provider=CPU_LABEL).promise
+    promise = load(company=2**-16, provider=CPU_LABEL).promise
     assert "it is verified again on this processor" in caplog.text
     assert promise is not None
     assert (promise.provider, promise.bits) == (CPU_LABEL, False)
     with pytest.raises(VerificationError):
-        load(directory, monkeypatch, company=2**-14, provider=CPU_LABEL)
+        load(company=2**-14, provider=CPU_LABEL)
 
 
 def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise(directory: Path) -> None:
@@ -174,7 +167,7 @@ def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise
 @pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
 @pytest.mark.parametrize("of_the_exporter", [None, "another"], ids=["unknown", "others"])
 def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_that_serve(
-    directory: Path, of_the_exporter: str | None, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch, of_the_exporter: str | None
 ) -> None:
     made = {} if of_the_exporter is None else {promises.KERNELS: of_the_exporter}
     model_directories.sign(directory, made=made)
@@ -192,28 +185,25 @@ def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> Non
     before = loading.directory_state(model_directories.BUNDLED)
     promise = loading.load(model_directories.BUNDLED, LIMITS).promise
     assert promise is not None
-    assert promise.bits
-    assert loading.directory_state(model_directories.BUNDLED) == before
+    assert (promise.bits, loading.directory_state(model_directories.BUNDLED)) == (True, before)
 
 
-def test_promises_of_several_devices_are_kept_beside_each_other(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_promises_of_several_devices_are_kept_beside_each_other(directory: Path, load: Load) -> None:
     for provider in (ELSEWHERE, "Another", ELSEWHERE):
-        load(directory, monkeypatch, provider=provider)
+        load(provider=provider)
     assert [entry["conditions"]["provider"] for entry in kept(directory)] == [ELSEWHERE, "Another"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"promises": [{}]}', '{"promises": 1}', "[" * 100_000, "\xff"])
 def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: str
+    directory: Path, load: Load, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     (directory / kept_promises.FILE).write_bytes(content.encode("latin-1"))
-    assert load(directory, monkeypatch).promise is not None
+    assert load().promise is not None
     assert "is ignored" in caplog.text
     assert len(kept(directory)) == 1
 
 
-def test_kept_promises_are_no_bytes_of_the_graph(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(directory, monkeypatch)
+def test_kept_promises_are_no_bytes_of_the_graph(directory: Path, load: Load) -> None:
+    load()
     assert loading.graph_bytes(loading.directory_state(directory)) == (directory / "model.onnx").stat().st_size

@@ -101,23 +101,20 @@ def test_auto_loads_no_library_where_no_gpu_could_use_it():
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
-def test_two_packages_of_onnxruntime_are_refused_whatever_is_wanted(wanted: Any):
-    both = without(packages={"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
-    with pytest.raises(ConfigurationError):
-        choose(wanted, installation=both)
-
-
-@pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
-def test_no_package_of_onnxruntime_is_refused_with_the_extras_that_bring_one(wanted: Any):
-    none = without(packages={}, module=False, providers=())
-    with pytest.raises(ConfigurationError, match=r"lengthwise\[cpu\].*lengthwise\[gpu\]"):
-        choose(wanted, installation=none)
-
-
-def test_a_package_that_cannot_be_imported_says_why():
-    broken = without(module=False, providers=(), import_error="libstdc++.so.6 is too old")
-    with pytest.raises(ConfigurationError):
-        choose("auto", installation=broken)
+@pytest.mark.parametrize(
+    ("installation", "said"),
+    [
+        (without(packages={"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}), "both installed"),
+        (without(packages={}, module=False, providers=()), r"lengthwise\[cpu\].*lengthwise\[gpu\]"),
+        (without(module=False, providers=(), import_error="libstdc++.so.6 is too old"), "too old"),
+    ],
+    ids=["two packages", "none", "a broken one"],
+)
+def test_other_than_one_package_of_onnxruntime_is_refused_whatever_is_wanted(
+    wanted: Any, installation: Installation, said: str
+):
+    with pytest.raises(ConfigurationError, match=said):
+        choose(wanted, installation=installation)
 
 
 def test_a_gpu_computes_float32_in_full_unless_tf32_is_asked_for_and_its_label_says_which():
@@ -135,11 +132,6 @@ def test_a_memory_limit_reaches_the_provider_and_its_arena_grows_by_what_is_need
     assert "gpu_mem_limit" not in choose("cuda", installation=WITH_GPU).devices[0].options
 
 
-def test_the_cpu_is_told_nothing_and_named_as_manifests_name_it():
-    assert CPU_DEVICE.options == {}
-    assert CPU_DEVICE.label == "CPUExecutionProvider"
-
-
 def test_threads_that_run_batches_are_the_cores_on_a_cpu_and_two_for_each_gpu():
     assert DeviceChoice().runners(7) == 7
     assert choose("cuda", installation=WITH_GPU).runners(7) == 4
@@ -152,15 +144,13 @@ def test_runners_that_were_asked_for_are_shared_out_among_the_gpus(runners: int,
     assert choice.runners(64) == 2 * in_flight
 
 
-def test_only_the_cpu_promises_the_same_bits_and_is_measured_in_processor_time():
+def test_every_row_is_a_provider_that_onnxruntime_knows_and_only_the_cpus_promises_bits():
+    import onnxruntime
+
+    assert {row.execution_provider for row in PROVIDERS.values()} <= set(onnxruntime.get_all_providers())
     assert {name: (row.bits, row.wall_clock) for name, row in PROVIDERS.items()} == {
         "cpu": (True, False),
         "cuda": (False, True),
     }
-
-
-def test_every_row_is_a_provider_that_onnxruntime_knows():
-    import onnxruntime
-
-    assert {row.execution_provider for row in PROVIDERS.values()} <= set(onnxruntime.get_all_providers())
+    assert (CPU_DEVICE.label, CPU_DEVICE.options) == ("CPUExecutionProvider", {})
     assert Device(PROVIDERS["cuda"]).label == "CUDAExecutionProvider"

@@ -1,19 +1,25 @@
-"""Graphs with one recurrent layer whose weights are bytes, and the same arithmetic in NumPy."""
+"""Graphs with one recurrent layer, of floats or of bytes, and the arithmetic of bytes in NumPy."""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
-from onnx import TensorProto as Element
 
-from lengthwise.runtime import integer_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.onnx import integer_layers
 from lengthwise_export.onnx_graphs import precision
+from tests.gallery.onnx_models import model
 
 Array = NDArray[np.float32]
+Numbers = Literal["float32", "int8"]
+SETS: dict[str, tuple[str, ...]] = {
+    "float32": recurrent_kernels.INSTRUCTION_SETS,
+    "int8": recurrent_kernels.INTEGER_SETS,
+}
 GATES = {"LSTM": 4, "GRU": 3}
 
 
@@ -27,8 +33,9 @@ def float_graph(
     scale: float = 1.0,
     weights: Mapping[str, Array] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    initial: bool = False,
 ) -> ModelProto:
-    """One layer in float32: `x [steps, rows, inputs]` and `lengths [rows]` to all of its outputs."""
+    """One layer in float32: `x [steps, rows, inputs]` and `lengths [rows]` to all outputs; `h`, `c` if initial."""
     random = np.random.default_rng(hidden * 31 + inputs)
     directions, gates = 2 if direction == "bidirectional" else 1, GATES[kind]
     drawn = {
@@ -38,48 +45,28 @@ def float_graph(
     } | dict(weights or {})
     if not biases:
         del drawn["b"]
-    outputs = ["y", "last_h", "last_c"][: 3 if kind == "LSTM" else 2]
-    own: dict[str, Any] = {"hidden_size": hidden, "direction": direction} | (
-        {"linear_before_reset": 1} if kind == "GRU" else {}
-    )
-    names = ["x", "w", "r", "b" if biases else "", "lengths"]
-    node = helper.make_node(kind, names, outputs, "layer", **(own | dict(attributes or {})))
-    of_state: list[str | int | None] = [directions, "rows", hidden]
-    of_step: list[str | int | None] = ["steps", *of_state]
-    shapes = [of_step, *[of_state] * (len(outputs) - 1)]
-    whole = helper.make_graph(
-        [node],
-        "layer",
-        [
-            helper.make_tensor_value_info("x", Element.FLOAT, ["steps", "rows", inputs]),
-            helper.make_tensor_value_info("lengths", Element.INT32, ["rows"]),
-        ],
-        [
-            helper.make_tensor_value_info(name, Element.FLOAT, shape)
-            for name, shape in zip(outputs, shapes, strict=True)
-        ],
-        [numpy_helper.from_array(values, name) for name, values in drawn.items()],
-    )
-    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    states = ["h", "c"][: 2 if kind == "LSTM" else 1]
+    said = {"hidden_size": hidden, "direction": direction} | ({"linear_before_reset": 1} if kind == "GRU" else {})
+    form = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (said | dict(attributes or {})).items())
+    given = ["x", "w", "r", "b" if biases else "", "lengths", *(states if initial else [])]
+    outputs = ["y", *(f"last_{name}" for name in states)]
+    of_state = f"float[{directions}, rows, {hidden}]"
+    typed = [f"float[steps, rows, {inputs}] x, int32[rows] lengths", *(f"{of_state} {name}" for name in given[5:])]
+    results = [f"float[steps, {directions}, rows, {hidden}] y", *(f"{of_state} {name}" for name in outputs[1:])]
+    signature = f"layer ({', '.join(typed)}) => ({', '.join(results)})"
+    body = f"[layer] {', '.join(outputs)} = {kind} <{form}> ({', '.join(given)})"
+    return model(signature, body, drawn, producer="test", opset=18)
 
 
 def product_graph(inputs: int, outputs: int, *, rank: int = 3, weights: Array | None = None) -> ModelProto:
     """Two products in float32: `x [..., inputs]` to `y [..., outputs]`. The last one copies the first."""
     if weights is None:
         weights = np.random.default_rng(0).normal(0, 1, (inputs, outputs)).astype(np.float32)
-    one = np.eye(outputs, dtype=np.float32)
-    axes: list[str | int | None] = [f"axis {place}" for place in range(rank - 1)]
-    whole = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "w"], ["first"], "product"),
-            helper.make_node("MatMul", ["first", "one"], ["y"], "last product"),
-        ],
-        "product",
-        [helper.make_tensor_value_info("x", Element.FLOAT, [*axes, inputs])],
-        [helper.make_tensor_value_info(name, Element.FLOAT, [*axes, outputs]) for name in ("y",)],
-        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(one, "one")],
-    )
-    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    axes = ", ".join(f"axis{place}" for place in range(rank - 1))
+    signature = f"product (float[{axes}, {inputs}] x) => (float[{axes}, {outputs}] y)"
+    body = "[product] first = MatMul (x, w)\n[last] y = MatMul (first, one)"
+    made = {"w": weights, "one": np.eye(outputs, dtype=np.float32)}
+    return model(signature, body, made, producer="test", opset=18)
 
 
 def integer_graph(kind: str = "LSTM", **form: Any) -> ModelProto:
@@ -87,22 +74,28 @@ def integer_graph(kind: str = "LSTM", **form: Any) -> ModelProto:
     return precision.convert(float_graph(kind, **form), "int8")
 
 
-def opened(graph: ModelProto | bytes, instruction_set: str | None = None) -> Any:
-    """A session of onnxruntime; with an instruction set, the integer kernels run the layer."""
+def layer(numbers: Numbers, kind: str = "LSTM", **form: Any) -> ModelProto:
+    """The same layer for the kernels of such numbers."""
+    return float_graph(kind, **form) if numbers == "float32" else integer_graph(kind, **form)
+
+
+def opened(graph: ModelProto | bytes, instruction_set: str | None = None, numbers: Numbers = "int8") -> Any:
+    """A session of onnxruntime; with an instruction set, the kernels of such numbers run the layer."""
     data = graph if isinstance(graph, bytes) else graph.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    if instruction_set is not None:
-        integer_kernels.choose(instruction_set)
-        integer_kernels.register(options)
+    if instruction_set is None:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    if numbers == "int8":
         fused = integer_layers.fused(data)
         if fused is None:
             raise ValueError("the graph has no layer for the integer kernels")
         data = fused
+    recurrent_kernels.choose(instruction_set, numbers)
+    recurrent_kernels.register(options, numbers)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    if instruction_set is not None:  # the next session has the best one
-        integer_kernels.choose(integer_kernels.INSTRUCTION_SETS[0])
+    recurrent_kernels.choose(SETS[numbers][0], numbers)  # the next session has the best one
     return session
 
 

@@ -178,7 +178,7 @@ def _read_directory(text: str, options: TargetOptions) -> Target:
             f"`lengthwise train` wrote){instead}"
         )
     manifest = Manifest.read(directory)
-    manifest.check_digests(directory)
+    manifest.checked(directory)
     check_options_agree(text, options, manifest.input, manifest.labels)
     adopted = ExternalGraph(
         onnx.load(directory / GRAPH_FILE),

@@ -24,28 +24,18 @@ NOT_FINITE: Final = "the model's answer to this sequence is not finite"
 
 
 class Answer(NamedTuple):
-    """The model's answer for one sequence.
+    """The model's answer for one sequence."""
 
-    Attributes:
-        probabilities: `[classes]`, or `[length, classes]` of a per-step head.
-        best: The index of the class with the highest probability; 0 for a per-step head, which has one for each step.
-        attention: `[length]`, with sum 1; None if it was not requested.
-        windows: Under policy `window`: start, length and probabilities of each window.
-    """
-
-    probabilities: Floats
-    best: int = 0
-    attention: Floats | None = None
-    windows: list[dict[str, Any]] | None = None
+    probabilities: Floats  # [classes], or [length, classes] of a per-step head
+    best: int = 0  # the class of the highest probability; 0 for a per-step head, which has one for each step
+    attention: Floats | None = None  # [length], with sum 1; None if it was not requested
+    windows: list[dict[str, Any]] | None = None  # under policy `window`: start, length, probabilities of each
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
     """The answer of each row; None if its logits are not finite. The attention is not checked: see `with_attention`.
 
-    Args:
-        outputs: `logits [rows, classes]` (per-step: `[rows, width, classes]`), `attention [rows, width]` or None.
-        lengths: `[rows]`; a row's outputs are cut to its length.
-        manifest: Has the task, and whether the outputs are logits or probabilities.
+    A row's outputs are cut to its length, of `lengths [rows]`.
     """
     logits, attention = outputs.logits, outputs.attention
     weights = (
@@ -83,12 +73,7 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:
-    """Softmax over the last axis; the logistic function for a multi-label head; unchanged if they are probabilities.
-
-    Args:
-        logits: `[..., classes]`.
-        manifest: Has the task, and whether the outputs are logits or probabilities.
-    """
+    """Of logits `[..., classes]`: softmax, or for a multi-label head the logistic function; unchanged if they are."""
     if manifest.scores == "probabilities":
         return logits
     if manifest.task == "multi-label":
@@ -112,16 +97,10 @@ def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
 
 
 def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifest: Manifest) -> Answer:
-    """Merges the answers of a sequence's windows.
+    """Merges the answers of a sequence's windows, which begin at the steps `starts`; the sequence has so many steps.
 
     Probabilities and attention are means over the windows, so the attention sums to 1 over the sequence. With a
     per-step head, a step that is in two windows gets the first one's answer.
-
-    Args:
-        answers: The answer of each window.
-        starts: The step at which each window starts.
-        length: Steps of the whole sequence.
-        manifest: Has the labels and the task.
     """
     if manifest.task == "per-step":
         whole = np.empty((length, manifest.classes), dtype=np.float32)

@@ -18,23 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.runtime.device_memory import Buffer, Bytes, Memory
+from lengthwise.runtime.device_memory import Buffer, Bytes, HostMemory
 from lengthwise.runtime.provider import Device
 
 Shape = tuple[int, ...]
 
 
 class Slot:
-    """The buffers and the I/O binding of one batch in flight.
+    """The buffers and the I/O binding of one batch in flight; `on_device` names the inputs in the device's memory."""
 
-    Args:
-        session: onnxruntime's session on the device.
-        device: The device.
-        memory: Allocates the buffers.
-        on_device: Names of the inputs that are read in the device's memory.
-    """
-
-    def __init__(self, session: Any, device: Device, memory: Memory, on_device: Collection[str]) -> None:
+    def __init__(self, session: Any, device: Device, memory: HostMemory, on_device: Collection[str]) -> None:
         self._session = session
         self._device = device
         self._memory = memory
@@ -44,21 +37,15 @@ class Slot:
         self._on_device_buffers: dict[str, Buffer] = {}
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:
-        """Runs the graph once.
-
-        Args:
-            inputs: The input arrays, by the graph's names.
-            outputs: The shape of each requested output, by the graph's names; all float32.
-
-        Returns:
-            The outputs, copied out of the buffers.
-        """
+        """Runs the graph once; `outputs` are the shapes of those wanted. Names are the graph's; answers are copies."""
         binding = self._binding
         for name, array in inputs.items():
             staged = self._staged(name, array.shape, array.dtype)
             np.copyto(staged, array)
             if name in self._on_device:
-                target = self._device_buffer(name, staged.nbytes)
+                target = self._on_device_buffers.get(name)
+                if target is None or target.size_bytes < staged.nbytes:
+                    target = self._on_device_buffers[name] = self._memory.on_device(staged.nbytes)
                 self._memory.upload(staged, target)
                 place, index, address = self._device.provider.device_type, self._device.index, target.address
             else:
@@ -79,10 +66,3 @@ class Slot:
         if held is None or held.nbytes < size:
             held = self._host[name] = self._memory.on_host(size)
         return held[:size].view(kind).reshape(shape)
-
-    def _device_buffer(self, name: str, size: int) -> Buffer:
-        """A name's buffer on the device, of at least `size` bytes; replaced if it is too small."""
-        held = self._on_device_buffers.get(name)
-        if held is None or held.size_bytes < size:
-            held = self._on_device_buffers[name] = self._memory.on_device(size)
-        return held

@@ -15,6 +15,7 @@ sequences drawn from the other. A drift is a PSI well above the largest that was
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
@@ -49,15 +50,10 @@ class _ProfilePart(BaseModel):
 
 
 class Bins(_ProfilePart):
-    """Shares of a distribution by bins.
+    """Shares of a distribution by bins."""
 
-    Attributes:
-        edges: Ascending; bin `i` holds what is above `edges[i - 1]` and at most `edges[i]`. Both outer bins are open.
-        shares: The share of the training data in each bin, one more than edges; they sum to 1, or are all 0.
-    """
-
-    edges: tuple[float, ...]
-    shares: tuple[float, ...]
+    edges: tuple[float, ...]  # ascending; a bin holds what is above one and at most the next. Both outer bins are open
+    shares: tuple[float, ...]  # of the training data in each bin, one more than edges; they sum to 1, or are all 0
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -96,23 +92,14 @@ class DriftLimits(_ProfilePart):
 
 
 class DataProfile(_ProfilePart):
-    """What the training data looked like.
+    """What the training data looked like."""
 
-    Attributes:
-        sequences: How many sequences it had.
-        lengths: Their lengths.
-        missing: The share of values that were missing.
-        features: The present values of each feature; of token models, one entry for the ids.
-        classes: The share of each class, in the order of the labels; None without labels.
-        limits: The PSI from which on data has drifted.
-    """
-
-    sequences: int = Field(ge=1)
+    sequences: int = Field(ge=1)  # how many it had
     lengths: Bins
-    missing: float = Field(ge=0, le=1)
-    features: tuple[Bins, ...] = Field(min_length=1)
-    classes: tuple[float, ...] | None = None
-    limits: DriftLimits
+    missing: float = Field(ge=0, le=1)  # the share of values that were missing
+    features: tuple[Bins, ...] = Field(min_length=1)  # present values of each feature; of token models, of the ids
+    classes: tuple[float, ...] | None = None  # the share of each class, in the order of the labels; None without labels
+    limits: DriftLimits  # the PSI from which on data has drifted
 
     @model_validator(mode="after")
     def _every_feature_has_a_limit(self) -> Self:
@@ -191,27 +178,19 @@ def _limits(
 
 
 class ProfileCounter:
-    """Counts sequences in the bins of a profile.
-
-    Args:
-        profile: The profile.
-        classes: Number of classes of the model.
-    """
+    """Counts sequences in the bins of a profile, for a model of so many classes."""
 
     def __init__(self, profile: DataProfile, classes: int) -> None:
-        self._profile = profile
         self._lengths = np.array(profile.lengths.edges)
         widest = max(len(bins.edges) for bins in profile.features)
         # Of a feature with fewer edges the last ones are infinite: nothing is above them.
         self._edges = np.full((len(profile.features), widest), np.inf, dtype=np.float32)
-        for row, bins in zip(self._edges, profile.features, strict=True):
-            row[: len(bins.edges)] = bins.edges
-        self._classes = classes
-        size = profile.sequences
         shares = np.zeros((len(profile.features), widest + 1))
-        for place, bins in zip(shares, profile.features, strict=True):
+        for row, place, bins in zip(self._edges, shares, profile.features, strict=True):
+            row[: len(bins.edges)] = bins.edges
             place[: len(bins.shares)] = bins.shares
-        values = size * _MOST_STEPS
+        self._classes = classes
+        size, values = profile.sequences, profile.sequences * _MOST_STEPS
         self._reference = ProfileCounts(
             sequences=size,
             lengths=np.array(profile.lengths.shares) * size,
@@ -249,37 +228,24 @@ class ProfileCounter:
         return _compared(self._reference, counts)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class ProfileCounts:
-    """How many sequences, values and answers are in each bin of a profile. Counts may be added and subtracted.
+    """How many sequences, values and answers are in each bin of a profile. Counts may be added and subtracted."""
 
-    Attributes:
-        sequences: Sequences.
-        lengths: Sequences by their length, `[bins]`.
-        present: Values that are present.
-        missing: Values that are missing.
-        features: Present values of each feature, `[features, bins]`; a feature with fewer bins has zeros behind them.
-        classes: Answers by class, `[classes]`.
-    """
-
-    __slots__ = ("classes", "features", "lengths", "missing", "present", "sequences")
-
-    def __init__(
-        self, *, sequences: int, lengths: Counts, present: float, missing: float, features: Counts, classes: Counts
-    ) -> None:
-        self.sequences = sequences
-        self.lengths = lengths
-        self.present = present
-        self.missing = missing
-        self.features = features
-        self.classes = classes
+    sequences: int
+    lengths: Counts  # sequences by their length, [bins]
+    present: float  # values that are present
+    missing: float  # values that are missing
+    features: Counts  # present values of each feature, [features, bins]; with fewer bins, zeros are behind them
+    classes: Counts  # answers by class, [classes]
 
     def __add__(self, other: ProfileCounts) -> ProfileCounts:
         """The counts of both together."""
-        return self._combined(other, 1)
+        return self._plus(other, 1)
 
     def __sub__(self, other: ProfileCounts) -> ProfileCounts:
         """The counts without those of a part of them."""
-        return self._combined(other, -1)
+        return self._plus(other, -1)
 
     @classmethod
     def weighted(cls, counts: Sequence[ProfileCounts], weights: NDArray[np.int64]) -> ProfileCounts:
@@ -290,10 +256,8 @@ class ProfileCounts:
         }
         return cls(**sums)
 
-    def _combined(self, other: ProfileCounts, sign: int) -> ProfileCounts:
-        return ProfileCounts(
-            **{name: getattr(self, name) + sign * getattr(other, name) for name in ProfileCounts.__slots__}
-        )
+    def _plus(self, other: ProfileCounts, sign: int) -> ProfileCounts:
+        return ProfileCounts(*(getattr(self, name) + sign * getattr(other, name) for name in self.__slots__))
 
 
 def _compared(reference: ProfileCounts, counts: ProfileCounts) -> dict[str, float]:

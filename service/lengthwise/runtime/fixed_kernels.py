@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lengthwise.runtime import recurrent_kernels
 
 try:
     from lengthwise.runtime.kernels import _kernels
@@ -40,19 +38,12 @@ EACH_ITS_OWN: Final = 121
 
 @dataclass(frozen=True, slots=True)
 class DilatedKernels:
-    """The 84 kernels at one dilation.
-
-    Attributes:
-        dilation: The distance between the steps of neighbouring weights.
-        reads: `[84, features]`, whether a kernel reads a feature.
-        biases: `[84, biases]` float32.
-        inside: `[84]`, whether a kernel is applied only where all its weights have a step.
-    """
+    """The 84 kernels at one dilation: the distance between the steps of neighbouring weights."""
 
     dilation: int
-    reads: NDArray[np.bool_]
-    biases: NDArray[np.float32]
-    inside: NDArray[np.bool_]
+    reads: NDArray[np.bool_]  # [84, features], whether a kernel reads a feature
+    biases: NDArray[np.float32]  # [84, biases]
+    inside: NDArray[np.bool_]  # [84], whether a kernel is applied only where all its weights have a step
 
 
 class KernelPlan(NamedTuple):
@@ -72,10 +63,8 @@ def kernel_weights() -> NDArray[np.float32]:
 def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = None) -> KernelPlan:
     """The plan of kernels at each dilation; at least one.
 
-    Args:
-        kernels: The kernels.
-        bits: The distance of the grid is `2**-bits` of its limit.
-        limit: One of `POWERS`, where values are clipped; None for the smallest above the values of each sequence.
+    The distance of the grid is `2**-bits` of its limit, one of `POWERS`, where values are clipped; without a limit, it
+    is the smallest above the values of each sequence.
     """
     numbers = [kernels[0].reads.shape[1], bits, EACH_ITS_OWN if limit is None else int(np.log2(limit))]
     for each in kernels:
@@ -91,33 +80,11 @@ def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = Non
 def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """`[sequences, biases]`: the share of each sequence's steps at which a kernel is above a bias.
 
-    Args:
-        plan: The kernels.
-        sequences: Each `[length, features]`. A sequence with NaN, or of no steps, gets NaN.
-
-    Raises:
-        ValueError: The plan is damaged, or is for another number of features.
+    Sequences are `[length, features]`. One with NaN, or of no steps, gets NaN. ValueError if the plan is damaged, or is
+    for another number of features.
     """
     found = np.empty((len(sequences), plan.biases.size), np.float32)
     values = np.concatenate([np.empty((0, int(plan.numbers[0])), np.float32), *sequences])
     lengths = np.array([len(steps) for steps in sequences], np.int32)
     _kernels.shares(plan.numbers, plan.biases, np.ascontiguousarray(values, np.float32), lengths, found)
     return found
-
-
-def register(options: Any) -> str:
-    """Lets sessions with these options run the operator, and gives its instruction set; see `INSTRUCTION_SETS`.
-
-    Args:
-        options: onnxruntime's `SessionOptions`.
-    """
-    return recurrent_kernels.offered(options, "shares")
-
-
-def choose(instruction_set: str) -> None:
-    """Sets the instruction set from now on, in the whole process; for tests and benchmarks.
-
-    Raises:
-        ValueError: This processor does not support it.
-    """
-    recurrent_kernels.choose_of("shares", instruction_set, INSTRUCTION_SETS)

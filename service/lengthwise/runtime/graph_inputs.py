@@ -20,17 +20,13 @@ def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
         inputs[names.mask] = np.ascontiguousarray(mask.T) if names.time_first else mask
     if names.lengths is not None:
         inputs[names.lengths] = batch.lengths.astype(names.lengths_type, copy=False)
-    inputs[names.sequences] = _in_graph_order(names, batch.steps)
-    return inputs
-
-
-def _in_graph_order(names: GraphNames, steps: NDArray[Any]) -> NDArray[Any]:
-    """Steps `[rows, width, ...]`, in the graph's own order of axes."""
-    if not names.features_axis:
-        steps = steps[:, :, 0]
+    steps: NDArray[Any] = batch.steps if names.features_axis else batch.steps[:, :, 0]
     if names.channels_first:
-        return np.ascontiguousarray(steps.swapaxes(1, 2))
-    return np.ascontiguousarray(steps.swapaxes(0, 1)) if names.time_first else steps
+        steps = np.ascontiguousarray(steps.swapaxes(1, 2))
+    elif names.time_first:
+        steps = np.ascontiguousarray(steps.swapaxes(0, 1))
+    inputs[names.sequences] = steps
+    return inputs
 
 
 def zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:

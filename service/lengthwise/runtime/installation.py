@@ -10,7 +10,7 @@ import ctypes
 import io
 import platform
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +28,7 @@ PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 _DRIVER: Final = "libcuda.so.1"
 _NO_DEVICE: Final = 100  # CUDA_ERROR_NO_DEVICE
 _MOST_NAME_BYTES: Final = 256
+_OF_ANY_CUDA: Final = ("libcurand.so.10", "libcudnn.so.9")
 
 LoadLibrary = Callable[[str], Any]
 """Loads a shared library by its name, or raises OSError."""
@@ -35,94 +36,61 @@ LoadLibrary = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU that the driver shows; `CUDA_VISIBLE_DEVICES` selects them.
+    """A GPU that the driver shows; `CUDA_VISIBLE_DEVICES` selects them."""
 
-    Attributes:
-        index: Its number, which onnxruntime uses too.
-        name: The name that the driver gives.
-        memory_bytes: Its memory.
-    """
-
-    index: int
-    name: str
+    index: int  # its number, which onnxruntime uses too
+    name: str  # the name that the driver gives
     memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The GPU driver.
+    """The GPU driver."""
 
-    Attributes:
-        cuda: The newest CUDA version that it supports, as `(major, minor)`.
-        gpus: The GPUs that may be used.
-        problem: Why there is no GPU, as a sentence; None if there are some.
-    """
-
-    cuda: tuple[int, int] = (0, 0)
-    gpus: tuple[Gpu, ...] = ()
-    problem: str | None = None
+    cuda: tuple[int, int] = (0, 0)  # the newest CUDA version that it supports, as (major, minor)
+    gpus: tuple[Gpu, ...] = ()  # the GPUs that may be used
+    problem: str | None = None  # why there is no GPU, as a sentence; None if there are some
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What is installed.
+    """What is installed."""
 
-    Attributes:
-        packages: The installed ones of `PACKAGES`, with their versions.
-        module: Whether the module `onnxruntime` can be imported.
-        import_error: Why it cannot be imported.
-        providers: onnxruntime's names of the providers in its package.
-        cuda: The CUDA version that onnxruntime was built for, such as `13.0`, or empty.
-        driver: Asks the driver.
-        missing_libraries: Loads the libraries of the CUDA provider: returns the names of those that fail.
-    """
-
-    packages: dict[str, str]
-    module: bool
-    providers: tuple[str, ...]
-    cuda: str
-    driver: Callable[[], Driver]
-    missing_libraries: Callable[[], tuple[str, ...]]
-    import_error: str = ""
+    packages: dict[str, str]  # the installed ones of `PACKAGES`, with their versions
+    module: bool  # whether the module `onnxruntime` can be imported
+    providers: tuple[str, ...]  # onnxruntime's names of the providers in its package
+    cuda: str  # the CUDA version that onnxruntime was built for, such as 13.0, or empty
+    driver: Callable[[], Driver]  # asks the driver
+    missing_libraries: Callable[
+        [], tuple[str, ...]
+    ]  # loads the CUDA provider's libraries: the names of those that fail
+    import_error: str = ""  # why the module cannot be imported
 
 
 def find() -> Installation:
     """Finds out what is installed. GPUs and libraries are touched only by `driver` and `missing_libraries`."""
     packages = {}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     if onnxruntime is None:
         return Installation(packages, False, (), "", Driver, lambda: (), _import_error)
     cuda = str(getattr(onnxruntime, "cuda_version", "") or "")
-    return Installation(
-        packages=packages,
-        module=True,
-        providers=tuple(onnxruntime.get_available_providers()),
-        cuda=cuda,
-        driver=ask_driver,
-        missing_libraries=lambda: missing_libraries(cuda),
-    )
+    providers = tuple(onnxruntime.get_available_providers())
+    return Installation(packages, True, providers, cuda, ask_driver, lambda: missing_libraries(cuda))
 
 
 def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
-    """Asks the driver for its GPUs, through CUDA's driver interface.
-
-    Args:
-        load: Loads the driver's library; tests pass their own.
-    """
+    """Asks the driver for its GPUs, through CUDA's driver interface; tests pass their own `load`."""
     try:
         cuda = load(_DRIVER)
     except OSError:
         return Driver(problem=f"there is no NVIDIA driver ({_DRIVER} cannot be loaded; a container needs --gpus all)")
-    if code := cuda.cuInit(0):
-        if code == _NO_DEVICE:
-            return Driver(problem="the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide them)")
-        return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, code)}")
     newest, count = ctypes.c_int(), ctypes.c_int()
-    if code := cuda.cuDriverGetVersion(ctypes.byref(newest)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+    if code := cuda.cuInit(0):
+        if code != _NO_DEVICE:
+            return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, code)}")
+    elif code := cuda.cuDriverGetVersion(ctypes.byref(newest)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         return Driver(problem=f"the NVIDIA driver cannot be asked for its GPUs: {_error_text(cuda, code)}")
     version_pair = (newest.value // 1000, newest.value % 1000 // 10)
     if not count.value:
@@ -143,28 +111,17 @@ def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
 
 
 def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, ...]:
-    """Loads the libraries that the CUDA provider needs, as onnxruntime does; returns the names of those that fail.
+    """Loads the libraries that the CUDA provider needs, as onnxruntime does; gives the names of those that fail.
 
     The libraries stay loaded in the process. cuDNN is required here: without it onnxruntime loads its provider too, but
     has no recurrent layers.
-
-    Args:
-        cuda: The CUDA version that onnxruntime was built for.
-        load: Loads a library; tests pass their own.
     """
     if onnxruntime is not None and hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what is missing; reported below in one sentence
             onnxruntime.preload_dlls()  # from NVIDIA's Python packages, which are on no library path
     major = cuda.partition(".")[0] or "13"
-    needed = (
-        f"libcudart.so.{major}",
-        f"libcublasLt.so.{major}",
-        f"libcublas.so.{major}",
-        "libcurand.so.10",
-        "libcudnn.so.9",
-    )
     missing = []
-    for name in needed:
+    for name in (*(f"lib{each}.so.{major}" for each in ("cudart", "cublasLt", "cublas")), *_OF_ANY_CUDA):
         try:
             load(name)
         except OSError:

@@ -16,13 +16,14 @@ of them reads the graph.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
@@ -46,10 +47,9 @@ MOST_MANIFEST_BYTES: Final = 2**26
 MOST_BYTES: Final = 2**36
 """Most bytes of graph, weights and verification that are read, unless the caller limits them further."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 """A model's name: also a folder, a URL segment and a metric label, so its alphabet is small."""
-
-_NAME: Final = TypeAdapter(Name)
 
 Task = Literal["single-label", "multi-label", "per-step"]
 LongPolicy = Literal["reject", "head", "tail", "window"]
@@ -64,25 +64,17 @@ class _ManifestPart(BaseModel):
 
 
 class StepInput(_ManifestPart):
-    """What one step of a sequence is.
+    """What one step of a sequence is."""
 
-    Attributes:
-        kind: `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1.
-        features: Numbers per step; for `values` only.
-        feature_names: Their names, in order, if the spec gives them.
-        mean: The mean of each feature over the valid, present values of the training split; used inside the graph.
-        std: The standard deviation of each feature, over the same values; used inside the graph.
-        vocabulary: Number of token ids; for `tokens` only.
-        padding_id: The token id that the model itself treats as padding; None if it has none.
-    """
-
+    # `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1
     kind: Literal["values", "tokens"] = "values"
-    features: int | None = Field(default=None, ge=1)
-    feature_names: tuple[str, ...] | None = None
+    features: int | None = Field(default=None, ge=1)  # numbers per step; for `values` only
+    feature_names: tuple[str, ...] | None = None  # their names, in order, if the spec gives them
+    # Of each feature over the valid, present values of the training split; used inside the graph
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    vocabulary: int | None = Field(default=None, ge=1)
-    padding_id: int | None = Field(default=None, ge=0)
+    vocabulary: int | None = Field(default=None, ge=1)  # number of token ids; for `tokens` only
+    padding_id: int | None = Field(default=None, ge=0)  # the token id that the model itself treats as padding
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -99,45 +91,27 @@ class GraphNames(_ManifestPart):
     """The names, types and orders of axes of the graph's inputs and outputs.
 
     `lengths` or `mask` is set, or both if the graph needs both. The default order of axes is `[rows, width, ...]`.
-
-    Attributes:
-        sequences: The input with the steps.
-        lengths: The input with the lengths, `[rows]`.
-        lengths_type: The element type of the lengths.
-        mask: The input with the mask, `[rows, width]`.
-        mask_type: The element type of the mask.
-        mask_marks: Where the mask is 1 (or true): at valid steps, or at padding.
-        time_first: The steps are `[width, rows, features]`, the mask is `[width, rows]`.
-        channels_first: The steps are `[rows, features, width]`.
-        features_axis: False if steps of one feature have no axis for it: `[rows, width]`.
-        logits: The output with the logits, or with probabilities (`Manifest.scores`).
-        classes_first: The logits of a per-step head are `[rows, classes, width]`.
-        attention: The output with the attention weights, `[rows, width]`.
-        clipped: The output with the number of values beyond the range of the training split, `[rows]` float32.
     """
 
-    sequences: str = "values"
-    lengths: str | None = "lengths"
+    sequences: str = "values"  # the input with the steps
+    lengths: str | None = "lengths"  # the input with the lengths, [rows]
     lengths_type: Literal["int32", "int64"] = "int32"
-    mask: str | None = None
+    mask: str | None = None  # the input with the mask, [rows, width]
     mask_type: Literal["bool", "int32", "int64", "float32"] = "bool"
-    mask_marks: Literal["valid", "padding"] = "valid"
-    time_first: bool = False
-    channels_first: bool = False
-    features_axis: bool = True
-    logits: str = "logits"
-    classes_first: bool = False
-    attention: str | None = None
+    mask_marks: Literal["valid", "padding"] = "valid"  # where the mask is 1 (or true)
+    time_first: bool = False  # the steps are [width, rows, features], the mask is [width, rows]
+    channels_first: bool = False  # the steps are [rows, features, width]
+    features_axis: bool = True  # False if steps of one feature have no axis for it: [rows, width]
+    logits: str = "logits"  # the output with the logits, or with probabilities (`Manifest.scores`)
+    classes_first: bool = False  # the logits of a per-step head are [rows, classes, width]
+    attention: str | None = None  # the output with the attention weights, [rows, width]
+    # The output with the number of values beyond the range of the training split, [rows] float32
     clipped: str | None = None
 
     @model_validator(mode="after")
-    def _says_where_a_sequence_ends(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.lengths is None and self.mask is None:
             raise ValueError("graph: one of 'lengths' and 'mask' must be named")
-        return self
-
-    @model_validator(mode="after")
-    def _has_one_order_of_axes(self) -> Self:
         if self.channels_first and (self.time_first or not self.features_axis):
             raise ValueError("graph: 'channels_first' fits neither 'time_first' nor steps without 'features_axis'")
         return self
@@ -149,25 +123,18 @@ class GraphNames(_ManifestPart):
 
 
 class Promise(_ManifestPart):
-    """A promise of batch invariance on one kind of device: batched answers against unbatched ones.
+    """A promise of batch invariance on one kind of device: batched answers against unbatched ones."""
 
-    Attributes:
-        provider: The device's label: onnxruntime's name of the provider, and the device's name unless it is the CPU.
-        bits: Whether all bits were equal in every case.
-        tolerance: The largest absolute difference of a logit that is promised; 0 with `bits`.
-        seen: The largest difference that was measured; 0 with `bits`.
-        golden: Allowed difference from the stored golden logits, if that is more than float32 rounding: on another
-            device than the exporter's, and at a lower precision.
-        amplified: How much a few ulps of the values of a sequence move its answer, relative to max(1, largest logit),
-            where the model is so ill-conditioned that `seen` is more than rounding (a constant far from 0 in front of
-            a normalisation, for example); 0 if it is nowhere.
-    """
-
-    provider: str
-    bits: bool
-    tolerance: float = Field(ge=0)
-    seen: float = Field(default=0.0, ge=0)
+    provider: str  # the device's label: onnxruntime's name of the provider, and the device's name unless it is the CPU
+    bits: bool  # whether all bits were equal in every case
+    tolerance: float = Field(ge=0)  # the largest absolute difference of a logit that is promised; 0 with `bits`
+    seen: float = Field(default=0.0, ge=0)  # the largest difference that was measured; 0 with `bits`
+    # Allowed difference from the stored golden logits, if that is more than float32 rounding: on another device than
+    # the exporter's, and at a lower precision
     golden: float = Field(default=0.0, ge=0)
+    # How much a few ulps of the values of a sequence move its answer, relative to max(1, largest logit), where the
+    # model is so ill-conditioned that `seen` is more than rounding (a constant far from 0 in front of a normalisation,
+    # for example); 0 if it is nowhere
     amplified: float = Field(default=0.0, ge=0)
 
 
@@ -206,34 +173,21 @@ class Manifest(_ManifestPart):
     made: dict[str, str | int | float | None] = {}
 
     @model_validator(mode="after")
-    def _a_length_is_accepted(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} steps are more than max_length, {self.max_length}")
-        return self
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: every label may stand there once")
-        return self
-
-    @model_validator(mode="after")
-    def _steps_have_the_axes_that_the_graph_wants(self) -> Self:
         if not self.graph.features_axis and self.input.features != 1:
             raise ValueError("graph.features_axis: steps go in without that axis where they have one feature only")
         if self.graph.channels_first and self.input.kind == "tokens":
             raise ValueError("graph.channels_first: token ids have no axis of features")
-        return self
-
-    @model_validator(mode="after")
-    def _the_profile_is_of_such_sequences(self) -> Self:
-        if self.training is None:
-            return self
-        features = 1 if self.input.kind == "tokens" else self.input.features
-        if len(self.training.features) != features:
-            raise ValueError(f"training.features: a step has {features}, the profile {len(self.training.features)}")
-        if self.training.classes is not None and len(self.training.classes) != len(self.labels):
-            raise ValueError(f"training.classes: {len(self.training.classes)} shares for {len(self.labels)} labels")
+        if self.training is not None:
+            features, labels = 1 if self.input.kind == "tokens" else self.input.features, len(self.labels)
+            if len(self.training.features) != features:
+                raise ValueError(f"training.features: a step has {features}, the profile {len(self.training.features)}")
+            if self.training.classes is not None and len(self.training.classes) != labels:
+                raise ValueError(f"training.classes: {len(self.training.classes)} shares for {labels} labels")
         return self
 
     @property
@@ -261,11 +215,7 @@ class Manifest(_ManifestPart):
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = MANIFEST_FILE) -> Manifest:
-        """Reads a manifest.
-
-        Raises:
-            ManifestError: The text is not a manifest of a known contract version; names every wrong field.
-        """
+        """Reads a manifest; a ManifestError names every wrong field."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -274,11 +224,7 @@ class Manifest(_ManifestPart):
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """Reads `manifest.json` of a model directory.
-
-        Raises:
-            ManifestError: It cannot be read, or is malformed.
-        """
+        """Reads `manifest.json` of a model directory; ManifestError if it cannot be read, or is malformed."""
         path = directory / MANIFEST_FILE
         try:
             text = files.read(path, MOST_MANIFEST_BYTES)
@@ -286,26 +232,12 @@ class Manifest(_ManifestPart):
             raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
         return cls.from_json(text, source=str(path))
 
-    def check_digests(self, directory: Path) -> None:
-        """Compares every file that the manifest names with its digest.
-
-        Raises:
-            VerificationError: As `checked`.
-        """
-        self.checked(directory)
-
     def checked(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
-        """Reads a model's files, each once, and compares them with their digests.
+        """Reads a model's files, each once, and compares them with their digests; of all files at most so many bytes.
 
-        The caller should use the returned contents, not the files: they are what was compared.
-
-        Args:
-            directory: The model directory.
-            most_bytes: Most bytes that are read and kept, of all files together.
-
-        Returns:
-            The contents by name: the graph, `verification.json`, `golden.npz` and `examples.jsonl` (if they have
-            digests), and the files with the graph's weights, by the graph's own names of them.
+        The caller should use the returned contents, not the files: they are what was compared. They are, by name, the
+        graph, `verification.json`, `golden.npz` and `examples.jsonl` (if they have digests), and the files with the
+        graph's weights, by the graph's own names of them.
 
         Raises:
             VerificationError: A file is missing, changed, too large, not a regular file, or outside the directory; or
@@ -313,9 +245,8 @@ class Manifest(_ManifestPart):
         """
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
-        contents = {GRAPH_FILE: self._checked(directory, GRAPH_FILE, self.digests[GRAPH_FILE], most_bytes)}
-        left = most_bytes - len(contents[GRAPH_FILE])
-        locations = {name: os.path.normpath(name) for name in external_data(contents[GRAPH_FILE])}
+        graph = self._checked(directory, GRAPH_FILE, most_bytes)
+        locations = {name: os.path.normpath(name) for name in external_data(graph)}
         known = {os.path.normpath(name) for name in self.digests}
         for location, name in locations.items():
             if name not in known:
@@ -323,20 +254,22 @@ class Manifest(_ManifestPart):
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
         others = (VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE)
-        to_keep = {*others, *locations.values()}
-        contents_read: dict[str, bytes] = {}
-        for name, expected in self.digests.items():
+        left = most_bytes - len(graph)
+        contents: dict[str, bytes] = {}
+        for name in self.digests:
             if name == GRAPH_FILE or (name == EXAMPLES_FILE and not (directory / name).exists()):
                 continue
-            keep = os.path.normpath(name) in to_keep
-            content = self._checked(directory, name, expected, left if keep else most_bytes, keep=keep)
+            path = os.path.normpath(name)
+            keep = path in others or path in locations.values()
+            content = self._checked(directory, name, left if keep else most_bytes, keep=keep)
             if keep:
-                contents_read[os.path.normpath(name)] = content
+                contents[path] = content
                 left -= len(content)
-        contents |= {name: contents_read[name] for name in others if name in contents_read}
-        return contents | {location: contents_read.get(name, b"") for location, name in locations.items()}
+        named = {name: contents[name] for name in others if name in contents}
+        weights = {location: contents.get(name, b"") for location, name in locations.items()}
+        return {GRAPH_FILE: graph, **named, **weights}
 
-    def _checked(self, directory: Path, name: str, expected: str, most_bytes: int, *, keep: bool = True) -> bytes:
+    def _checked(self, directory: Path, name: str, most_bytes: int, *, keep: bool = True) -> bytes:
         """The content of a file whose digest is right; empty if it is not kept."""
         try:
             root = directory.resolve()
@@ -351,18 +284,14 @@ class Manifest(_ManifestPart):
             raise VerificationError(f"{self.key}: {name!r} cannot be read: {error.strerror}") from error
         except (ValueError, RuntimeError) as error:  # an invalid file name, a loop of links
             raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
-        if actual != expected:
+        if actual != self.digests[name]:
             raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
         return content
 
 
 def is_name(text: str) -> bool:
     """Whether a text is a valid name of a model."""
-    try:
-        _NAME.validate_python(text)
-    except ValidationError:
-        return False
-    return True
+    return re.fullmatch(_NAME, text) is not None
 
 
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:

@@ -11,19 +11,15 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lengthwise.errors import ModelError
-from lengthwise.padding import PaddedBatch, pad, rounded_width
-from lengthwise.runtime import fixed_kernels, integer_kernels, placement, recurrent_kernels
+from lengthwise.padding import pad, rounded_width
+from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
-from lengthwise.runtime.manifest import GraphNames, Manifest
+from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import data_dependence, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
@@ -48,79 +44,118 @@ if onnxruntime is not None:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The graph from which sessions are opened.
+    """The graph from which sessions are opened."""
 
-    Attributes:
-        graph: Its file, or its bytes.
-        weights: The content of the files with its weights, by name.
-        folder: Where a graph given as bytes may have files with weights; None for nowhere.
-    """
+    graph: Path | bytes  # its file, or its bytes
+    weights: Mapping[str, bytes]  # the content of the files with its weights, by name
+    folder: Path | None = None  # where a graph given as bytes may have files with weights; None for nowhere
 
-    graph: Path | bytes
-    weights: Mapping[str, bytes]
-    folder: Path | None = None
+    def content(self) -> bytes:
+        """The graph's bytes."""
+        return self.graph if isinstance(self.graph, bytes) else self.graph.read_bytes()
+
+    def replaced(self, graph: bytes) -> Source:
+        """Another graph with its weights in the same files."""
+        return Source(graph, self.weights, self.graph.parent if isinstance(self.graph, Path) else self.folder)
 
 
 class Opened(NamedTuple):
-    """An onnxruntime session, the kernels of its recurrent layers, and whether it computes padding."""
+    """An onnxruntime session, the kernels of its recurrent layers, and what is known of the graph that it runs."""
 
     session: Any
     kernels: str
+    is_recurrent: bool  # whether the graph may have a layer for the kernels
     computes_padding: bool
-
-
-def _opened(session: Any, kernels: str, source: Source, names: GraphNames) -> Opened:
-    """A session of a graph as it runs."""
-    lengths = [name for name in (names.lengths, names.mask) if name is not None]
-    own = kernels != recurrent_kernels.ONNXRUNTIME
-    padding = data_dependence.computes_padding(_content(source.graph), names.sequences, lengths, own_kernels=own)
-    return Opened(session, kernels, padding)
 
 
 def open_graph(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
     """An onnxruntime session that runs a graph on one device only."""
     if onnxruntime is None:
         check_packages(find())
-    provider = device.provider
     try:
-        session = _open_in(source, _options(threads, provider), device)
+        plain = _open_in(source, _options(threads, device.provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
-    if provider != CPU_DEVICE.provider:
-        if session.get_providers()[0] != provider.execution_provider:
-            raise ModelError(
-                f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
-                f"{session.get_providers()[0]} in its place; it says why on stderr"
-            )
-        placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    built = recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS
-    if device.recurrent_kernels and built and is_recurrent(source.graph):
-        try:
-            own = _with_recurrent_kernels(source, manifest, threads, device)
-            if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own.session, session):
-                return own
-            why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
-        except Exception as error:  # whatever failed, the graph works without them
-            why = str(error)
-        log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
-    if device.recurrent_kernels and fixed_kernels.INSTRUCTION_SETS and manifest.graph.lengths_type == "int32":
-        found = _with_fixed_kernels(source, manifest, threads, device, session)
-        if found is not None:
-            return found
-    return _opened(session, recurrent_kernels.ONNXRUNTIME, source, manifest.graph)
+    if device.provider != CPU_DEVICE.provider:
+        _check_placement(plain, device.provider.execution_provider, manifest)
+    content = source.content()
+    is_recurrent = any(name in content for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
+    own = None
+    if device.recurrent_kernels and is_recurrent:
+        own = _with_recurrent_kernels(source, content, manifest, threads, device, plain)
+    if own is None and device.recurrent_kernels:
+        own = _with_fixed_kernels(source, content, manifest, threads, device, plain)
+    session, kernels, ran = own or (plain, recurrent_kernels.ONNXRUNTIME, content)
+    lengths = [name for name in (manifest.graph.lengths, manifest.graph.mask) if name is not None]
+    padding = data_dependence.computes_padding(ran, manifest.graph.sequences, lengths, own_kernels=own is not None)
+    return Opened(session, kernels, is_recurrent, padding)
 
 
-def _with_fixed_kernels(source: Source, manifest: Manifest, threads: int, device: Device, plain: Any) -> Opened | None:
+_Own = tuple[Any, str, bytes]
+"""A session with kernels of this project, their name, and the graph that it runs."""
+
+
+def _with_recurrent_kernels(
+    source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
+) -> _Own | None:
+    """A session with the kernels for recurrent layers; None where onnxruntime's own run them.
+
+    It is of the graph with the operators of `fusion`; if that does not run, of the graph as it is.
+    """
+    if not (recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS):
+        return None
+    own = None
+    try:
+        if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
+            try:
+                session, kernels, ran = _tested(source.replaced(replaced.graph), manifest, threads, device)
+                own = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), ran
+            except Exception as error:  # of onnxruntime; the graph as it is may run
+                log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
+        own = own or _tested(source, manifest, threads, device)
+        if manifest.missing != "handled" or nan_trial.passes(content, own[0], plain, manifest):
+            return own
+        why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
+    except Exception as error:  # whatever failed, the graph works without them
+        why = str(error)
+    log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
+    return None
+
+
+def _tested(source: Source, manifest: Manifest, threads: int, device: Device) -> _Own:
+    """A session with the kernels of `recurrent_kernels`.
+
+    It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
+    """
+    options = _options(threads, device.provider)
+    options.log_severity_level = 4  # an error is expected for some graphs
+    kernels = []
+    content = source.content()
+    integer = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
+    if integer is not None:
+        kernels.append(INTEGER + recurrent_kernels.register(options, "int8"))
+        source, content = source.replaced(integer), integer
+    if recurrent_kernels.INSTRUCTION_SETS:
+        kernels.append(recurrent_kernels.register(options))
+    session = _open_in(source, options, device)
+    width = rounded_width(manifest.min_length, manifest.width_multiple)
+    session.run(None, feed(manifest.graph, zero_batch(manifest, 1, width)))
+    return session, kernels[0], content
+
+
+def _with_fixed_kernels(
+    source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
+) -> _Own | None:
     """A session with the operator of `fixed_kernels`; None if the graph has no place for it, or other bits with it."""
-    counted = kernel_shares.fused(_content(source.graph), manifest.graph.lengths or "")
+    if not fixed_kernels.INSTRUCTION_SETS or manifest.graph.lengths_type != "int32":
+        return None
+    counted = kernel_shares.fused(content, manifest.graph.lengths or "")
     if counted is None:
         return None
     options = _options(threads, device.provider)
-    kernels = f"{FIXED}{fixed_kernels.register(options)}"
-    folder = source.graph.parent if isinstance(source.graph, Path) else source.folder
-    source = Source(counted.graph, source.weights, folder)
+    kernels = FIXED + recurrent_kernels.register(options, "shares")
     try:
-        session = _open_in(source, options, device)
+        session = _open_in(source.replaced(counted.graph), options, device)
         for steps in kernel_shares.trial(counted, manifest.input.features or 1, manifest.max_length):
             given = feed(manifest.graph, pad([steps, steps[: (len(steps) + 1) // 2]], multiple=manifest.width_multiple))
             own, onnxruntimes = (each.run([manifest.graph.logits], given)[0] for each in (session, plain))
@@ -129,69 +164,7 @@ def _with_fixed_kernels(source: Source, manifest: Manifest, threads: int, device
     except Exception as error:  # whatever failed, the graph works without them
         log.info("%s: onnxruntime's own operators run its fixed kernels: %s", manifest.key, error)
         return None
-    return _opened(session, kernels, source, manifest.graph)
-
-
-def _keeps_nan_from_layers(source: Source, manifest: Manifest, own: Any, plain: Any) -> bool:
-    """Whether NaN in a graph's values never reaches its recurrent layers, as far as a trial shows."""
-    if manifest.input.kind == "tokens" or not nan_trial.replaces_nan(_content(source.graph)):
-        return False
-
-    def run(session: Any, batch: PaddedBatch) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run([manifest.graph.logits], feed(manifest.graph, batch))[0]
-        if logits.ndim == 3 and manifest.graph.classes_first:
-            return logits.swapaxes(1, 2)
-        return logits.swapaxes(0, 1) if logits.ndim == 3 and manifest.graph.time_first else logits
-
-    return nan_trial.passes(partial(run, own), partial(run, plain), manifest)
-
-
-def _content(graph: Path | bytes) -> bytes:
-    return graph if isinstance(graph, bytes) else graph.read_bytes()
-
-
-def is_recurrent(graph: Path | bytes) -> bool:
-    """Whether a graph may have a layer for the kernels: searches its bytes for the operators' names."""
-    data = _content(graph)
-    return any(name in data for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
-
-
-def _with_recurrent_kernels(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
-    """A session with the kernels of `recurrent_kernels`: of the graph with the operators of `fusion`.
-
-    If that graph does not run, it is the graph as it is.
-    """
-    replaced = integer_layers.with_pooling(_content(source.graph)) if recurrent_kernels.INSTRUCTION_SETS else None
-    if replaced is not None:
-        folder = None if isinstance(source.graph, bytes) else source.graph.parent
-        try:
-            found = _tested(Source(replaced.graph, source.weights, folder), manifest, threads, device)
-        except Exception as error:  # of onnxruntime; the graph as it is may run
-            log.debug("%s: the graph runs as it is, with its operators replaced it does not: %s", manifest.key, error)
-        else:
-            return found._replace(kernels=found.kernels + recurrent_kernels.POOLING) if replaced.pools else found
-    return _tested(source, manifest, threads, device)
-
-
-def _tested(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
-    """A session with the kernels of `recurrent_kernels` and `integer_kernels`.
-
-    It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
-    """
-    options = _options(threads, device.provider)
-    options.log_severity_level = 4  # an error is expected for some graphs
-    kernels = []
-    integer = integer_layers.fused(_content(source.graph)) if integer_kernels.INSTRUCTION_SETS else None
-    if integer is not None:
-        kernels.append(f"{INTEGER}{integer_kernels.register(options)}")
-        folder = source.graph.parent if isinstance(source.graph, Path) else source.folder
-        source = Source(integer, source.weights, folder)
-    if recurrent_kernels.INSTRUCTION_SETS:
-        kernels.append(recurrent_kernels.register(options))
-    session = _open_in(source, options, device)
-    width = rounded_width(manifest.min_length, manifest.width_multiple)
-    session.run(None, feed(manifest.graph, zero_batch(manifest, 1, width)))
-    return _opened(session, kernels[0], source, manifest.graph)
+    return session, kernels, counted.graph
 
 
 def _options(threads: int, provider: Provider) -> Any:
@@ -230,13 +203,19 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
     return session
 
 
-def _placed_nodes(session: Any) -> list[placement.PlacedNode]:
-    """The provider that onnxruntime chose for each node; needs onnxruntime 1.24."""
-    return [
+def _check_placement(session: Any, provider: str, manifest: Manifest) -> None:
+    """Checks that a provider runs the graph, and every node of it; needs onnxruntime 1.24."""
+    if session.get_providers()[0] != provider:
+        raise ModelError(
+            f"{manifest.key}: onnxruntime could not start {provider} for the graph, and took "
+            f"{session.get_providers()[0]} in its place; it says why on stderr"
+        )
+    nodes = [
         placement.PlacedNode(node.name, node.op_type, part.ep_name)
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
+    placement.check(nodes, provider, manifest.host_nodes, model=manifest.key)
 
 
 def inputs_on_device(session: Any) -> list[str]:

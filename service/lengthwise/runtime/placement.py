@@ -9,7 +9,7 @@ need are on the CPU. The exporter finds these nodes, and the manifest lists them
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,36 +22,23 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class PlacedNode:
-    """A node, and the provider that onnxruntime chose for it.
+    """A node, and the provider that onnxruntime chose for it."""
 
-    Attributes:
-        name: Its name in the graph; may be empty.
-        operator: Its operator.
-        provider: onnxruntime's name of the provider that runs it.
-    """
-
-    name: str
+    name: str  # its name in the graph; may be empty
     operator: str
-    provider: str
+    provider: str  # onnxruntime's name of the provider that runs it
 
     def __str__(self) -> str:
         """`node_LSTM_9 (LSTM)`, for people."""
         return f"{self.name or 'a node without a name'} ({self.operator})"
 
 
-def check(nodes: Iterable[PlacedNode], provider: str, host_nodes: Collection[str], *, model: str) -> None:
-    """Checks that every node runs on the provider, except those that compute shapes.
-
-    Args:
-        nodes: All nodes of the graph and of its subgraphs.
-        provider: onnxruntime's name of the chosen provider.
-        host_nodes: Names of the nodes that may run on the CPU.
-        model: `name/version`, for the message.
+def check(placed: Sequence[PlacedNode], provider: str, host_nodes: Collection[str], *, model: str) -> None:
+    """Checks that a provider runs every node, of subgraphs too, but for those in `host_nodes`, which the CPU may run.
 
     Raises:
         ModelError: A node runs on another provider, or onnxruntime recorded no node; names them.
     """
-    placed = list(nodes)
     if not placed:
         raise ModelError(f"{model}: onnxruntime does not say where it runs the graph's nodes")
     strays = [

@@ -29,32 +29,20 @@ _GPU_PACKAGE: Final = "pip install 'lengthwise[gpu]'"
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        name: Its name in `--provider`.
-        execution_provider: Its name in onnxruntime.
-        device_type: onnxruntime's name of the memory that its kernels read.
-        bits: Whether a float32 graph can give the same bits batched and unbatched. Each model's promise is measured;
-            if this is False, a tolerance is promised.
-        wall_clock: Whether costs are wall time, because the work is not done by the thread that waits for it.
-        in_flight: Batches at once on one device, unless `runners` says otherwise: one is copied and answered while
-            another is computed.
-        bound: Whether batches go through buffers of the device (`runtime.binding`), in a bounded number of shapes
-            (`lengthwise.batching.buckets`).
-        session: Entries of onnxruntime's session options.
-        options: onnxruntime's options of the provider.
-    """
-
-    name: str
-    execution_provider: str
-    device_type: str
+    name: str  # its name in `--provider`
+    execution_provider: str  # its name in onnxruntime
+    device_type: str  # onnxruntime's name of the memory that its kernels read
+    # Whether a float32 graph can give the same bits batched and unbatched, as is measured for each model; if not, a
+    # tolerance is promised.
     bits: bool
-    wall_clock: bool
-    in_flight: int
+    wall_clock: bool  # whether costs are wall time, as the thread that waits for the work does not do it
+    in_flight: int  # batches at once on one device, unless `runners` says otherwise: one is copied, one computed
+    # Whether batches go through buffers of the device (`runtime.binding`), in few shapes (`batching.buckets`)
     bound: bool = False
-    session: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
+    session: Mapping[str, str] = field(default_factory=dict)  # entries of onnxruntime's session options
+    options: Mapping[str, str] = field(default_factory=dict)  # onnxruntime's options of the provider
 
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
@@ -91,30 +79,23 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device on which sessions run.
+    """A device on which sessions run."""
 
-    Attributes:
-        provider: Its row of the table.
-        index: Its number among the provider's devices.
-        name: The name that its driver gives; empty for the CPU.
-        memory_bytes: Its memory; 0 if not known.
-        tf32: Whether float32 products may use TF32 (ten bits of mantissa): faster, with errors of about 1e-3.
-        memory_limit_bytes: Limit of onnxruntime's memory arena there; None for no limit.
-        in_flight: Batches at once.
-        recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are for the
-            CPU.
-        timed: Whether those serve only if they are not slower than onnxruntime's (`repository.kernel_choice`).
-    """
-
-    provider: Provider
-    index: int = 0
-    name: str = ""
-    memory_bytes: int = 0
-    tf32: bool = False
-    memory_limit_bytes: int | None = None
-    in_flight: int = 1
-    recurrent_kernels: bool = False
-    timed: bool = False
+    provider: Provider  # its row of the table
+    index: int = 0  # its number among the provider's devices
+    name: str = ""  # the name that its driver gives; empty for the CPU
+    memory_bytes: int = 0  # 0 if not known
+    tf32: bool = (
+        False  # whether float32 products may use TF32 (ten bits of mantissa): faster, with errors of about 1e-3
+    )
+    memory_limit_bytes: int | None = None  # of onnxruntime's memory arena there; None for no limit
+    in_flight: int = 1  # batches at once
+    recurrent_kernels: bool = (
+        False  # whether layers may run in the kernels of `recurrent_kernels`, which are for the CPU
+    )
+    timed: bool = (
+        False  # whether those serve only if they are not slower than onnxruntime's (`repository.kernel_choice`)
+    )
 
     @property
     def label(self) -> str:
@@ -146,15 +127,10 @@ PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """The chosen devices, and why.
-
-    Attributes:
-        devices: Devices of one provider; each gets a session of every model.
-        reason: A sentence for the log and `/healthz`.
-    """
+    """The chosen devices, of one provider: each gets a session of every model."""
 
     devices: tuple[Device, ...] = (CPU_DEVICE,)
-    reason: str = "the CPU was asked for"
+    reason: str = "the CPU was asked for"  # a sentence for the log and `/healthz`
 
     @property
     def provider(self) -> Provider:
@@ -191,8 +167,8 @@ def choose(
         installation: What is installed; None finds out.
 
     Raises:
-        ConfigurationError: No onnxruntime is installed, or two; or CUDA is required and not available: names everything
-            that is missing.
+        ConfigurationError: Not one onnxruntime is installed; or CUDA is required and not available: names all that is
+            missing.
     """
     installed = find() if installation is None else installation
     check_packages(installed)
@@ -200,21 +176,21 @@ def choose(
     if wanted == "cpu":
         return DeviceChoice((processor,))
     driver, missing = _what_cuda_lacks(installed, everything=wanted == "cuda")
-    if not missing:
-        # A promise and a cost table are valid for one kind of device.
-        alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
-        cuda = PROVIDERS["cuda"]
-        in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
-        gpus = tuple(
-            Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in alike
-        )
-        others = len(driver.gpus) - len(alike)
-        left_out = f"; {others} of another kind left out" if others else ""
-        why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-        return DeviceChoice(gpus, f"{why}; GPUs are experimental: no release has been tried on one{left_out}")
-    if wanted == "cuda":
-        raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
-    return DeviceChoice((processor,), reason=f"CUDA is not available: {'; '.join(missing)}")
+    if missing:
+        if wanted == "cuda":
+            raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
+        return DeviceChoice((processor,), f"CUDA is not available: {'; '.join(missing)}")
+    # A promise and a cost table are valid for one kind of device.
+    alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
+    cuda = PROVIDERS["cuda"]
+    in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
+    gpus = tuple(
+        Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in alike
+    )
+    others = len(driver.gpus) - len(alike)
+    left_out = f"; {others} of another kind left out" if others else ""
+    why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
+    return DeviceChoice(gpus, f"{why}; GPUs are experimental: no release has been tried on one{left_out}")
 
 
 def processor_with(recurrent_kernels: bool | None) -> Device:
@@ -225,19 +201,15 @@ def processor_with(recurrent_kernels: bool | None) -> Device:
 
 
 def check_packages(installed: Installation) -> None:
-    """Checks that exactly one onnxruntime is installed.
-
-    Raises:
-        ConfigurationError: None is installed, or two that overwrite each other's files.
-    """
-    if len(installed.packages) > 1:
+    """A ConfigurationError unless exactly one onnxruntime is installed: two overwrite each other's files."""
+    packages = installed.packages
+    if len(packages) > 1:
         raise ConfigurationError(
-            f"{' and '.join(installed.packages)} are both installed, and each writes over the other's files: "
-            f"pip uninstall {' '.join(installed.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
+            f"{' and '.join(packages)} are both installed, and each writes over the other's files: "
+            f"pip uninstall {' '.join(packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
         )
-    if installed.packages and not installed.module:
-        named = " ".join(f"{name} {version}" for name, version in installed.packages.items())
-        raise ConfigurationError(f"{named} is installed, and cannot be imported: {installed.import_error}")
+    if packages and not installed.module:
+        raise ConfigurationError(f"{_named(packages)} is installed, and cannot be imported: {installed.import_error}")
     if not installed.module:
         raise ConfigurationError(
             f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
@@ -245,15 +217,19 @@ def check_packages(installed: Installation) -> None:
         )
 
 
+def _named(packages: Mapping[str, str]) -> str:
+    return " ".join(f"{name} {version}" for name, version in packages.items()) or "this onnxruntime"
+
+
 def _what_cuda_lacks(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
     """The driver, and what is missing for CUDA, as sentences: everything, or only the first."""
     missing = []
     cuda = PROVIDERS["cuda"].execution_provider
     if cuda not in installed.providers:
-        named = " ".join(f"{name} {version}" for name, version in installed.packages.items()) or "this onnxruntime"
+        named = f"{_named(installed.packages)} is without CUDA"
         if not everything:  # CUDA was not asked for, so do not say how to install it
-            return Driver(), [f"{named} is without CUDA"]
-        missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
+            return Driver(), [named]
+        missing.append(f"{named} (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
     driver = installed.driver()
     if driver.problem is not None:
         missing.append(driver.problem)

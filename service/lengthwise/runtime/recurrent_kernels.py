@@ -1,13 +1,17 @@
-"""Recurrent layers that compute valid steps only, for graphs that run on the CPU.
+"""The kernels in C for layers on the CPU: LSTM and GRU that compute valid steps only, and products of 8-bit integers.
 
 onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
 own length. The kernels of `kernels/_recurrent.c` compute a few rows side by side, and a row that ends hands its place
 to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
-the graph is the same file. `runtime.fusion` replaces the nodes around the layers, too.
+the graph is the same file. `onnx.fusion` replaces the nodes around the layers, too. They need AVX-512, AVX2 or NEON.
 
-They need AVX-512, AVX2 or NEON, and a C compiler at installation. onnxruntime's kernels run without these, and for a
-graph that needs what they do not support (peepholes, other activations, computed weights) or that accepts NaN.
-`python -m benchmarks.kernels` measures the difference.
+An int8 graph is plain ONNX: its weights are stored as bytes and dequantised, and onnxruntime alone computes in float32.
+The kernels of `kernels/_integer.c` multiply the bytes themselves, in the layers that `onnx.integer_layers` finds. A
+sequence's numbers are exact sums of integers and float operations in a fixed order: they are the same in every batch,
+and on every instruction set. They run on every processor.
+
+All need a C compiler at installation. onnxruntime's kernels run without these, and for a graph that needs what they do
+not support (peepholes, other activations, computed weights) or that accepts NaN.
 """
 
 from __future__ import annotations
@@ -26,31 +30,30 @@ except ImportError:  # mypy reads the module's stub; an installation may lack th
 ONNXRUNTIME: Final = "onnxruntime"
 """The name for onnxruntime's own kernels, beside the instruction sets of these kernels."""
 POOLING: Final = "+attention"
-"""What is added to the name of an instruction set if the kernels compute attention pooling too (`runtime.fusion`): its
+"""What is added to the name of an instruction set if the kernels compute attention pooling too (`onnx.fusion`): its
 answers are then rounded in another way."""
 COMPILED: Final = _kernels is not None
 """Whether the C module was built."""
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS["float32"] if COMPILED else ()
 """The instruction sets that both this processor and the kernels support, best first; empty if they cannot run."""
+INTEGER_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS["int8"] if COMPILED else ()
+"""The same for products of integers."""
 
 
-def register(options: Any) -> str:
-    """Makes sessions with these options use the kernels. `INSTRUCTION_SETS` must not be empty.
-
-    Args:
-        options: onnxruntime's `SessionOptions`.
-
-    Returns:
-        The instruction set that the kernels use, one of `INSTRUCTION_SETS`.
-    """
-    return offered(options, "float32")
-
-
-def offered(options: Any, numbers: Numbers) -> str:
-    """Makes sessions with these options use the kernels that multiply such numbers; gives their instruction set."""
+def register(options: Any, numbers: Numbers = "float32") -> str:
+    """Lets sessions with these `SessionOptions` use kernels; gives their instruction set. There must be one."""
     instruction_set = _kernels.offer(numbers)
     options.register_custom_ops_library(_kernels.__file__)
     return instruction_set
+
+
+def choose(instruction_set: str, numbers: Numbers = "float32") -> None:
+    """Sets the instruction set for sessions opened from now on, in the whole process; for tests and benchmarks.
+
+    Raises:
+        ValueError: This processor does not support it.
+    """
+    _kernels.choose(numbers, instruction_set)
 
 
 def lend_cores(count: int, soon: bool = False) -> None:
@@ -97,23 +100,3 @@ def described(*, wanted: bool | None) -> str:
     else:
         why = "as lengthwise.runtime.kernels was not built (no C compiler, or no headers)"
     return f"in onnxruntime's own kernels, {why}"
-
-
-def choose(instruction_set: str) -> None:
-    """Sets the instruction set for sessions opened from now on, in the whole process; for tests and benchmarks.
-
-    Raises:
-        ValueError: This processor does not support it.
-    """
-    choose_of("float32", instruction_set, INSTRUCTION_SETS)
-
-
-def choose_of(numbers: Numbers, instruction_set: str, known: tuple[str, ...]) -> None:
-    """As `choose`, for the kernels that multiply such numbers.
-
-    Raises:
-        ValueError: The set is not one of the known ones.
-    """
-    if instruction_set not in known:
-        raise ValueError(f"{instruction_set} is not one of {', '.join(known) or 'none'}")
-    _kernels.choose(numbers, instruction_set)

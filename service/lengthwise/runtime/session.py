@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from lengthwise.errors import ManifestError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime import device_memory, recurrent_kernels
-from lengthwise.runtime.binding import Shape, Slot
+from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, is_recurrent, open_graph
+from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_graph
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 
 OutputName = Literal["logits", "attention", "clipped"]
@@ -44,17 +44,11 @@ _ELEMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """A graph's outputs for one padded batch.
+    """A graph's outputs for one padded batch; those that were not requested are None."""
 
-    Attributes:
-        logits: `[rows, classes]` float32; `[rows, width, classes]` of a per-step head.
-        attention: `[rows, width]` float32; None if it was not requested.
-        clipped: `[rows]` float32, how many values were clipped; None if it was not requested.
-    """
-
-    logits: NDArray[np.float32]
-    attention: NDArray[np.float32] | None = None
-    clipped: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32]  # [rows, classes]; [rows, width, classes] of a per-step head
+    attention: NDArray[np.float32] | None = None  # [rows, width]
+    clipped: NDArray[np.float32] | None = None  # [rows], how many values were clipped
 
     def first(self, rows: int) -> Outputs:
         """Logits and attention of the first rows."""
@@ -71,20 +65,23 @@ class Session:
         threads: Threads inside one run. Serving uses 1, and runs several batches at once instead.
         devices: The CPU, or devices of one kind.
 
-    Attributes:
-        provider: The devices' label, as in manifests and cost tables.
-        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or that
-            of `runtime.integer_kernels` behind "int8", with `POOLING` if they also compute attention pooling; or that
-            of `runtime.fixed_kernels` behind "fixed"; or "onnxruntime".
-        computes_padding: Whether a layer goes through the whole rectangle of a batch (`onnx.data_dependence`).
-        recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.
-        clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
-
     Raises:
         ConfigurationError: No onnxruntime is installed.
         ModelError: onnxruntime cannot load the graph, or would run a part of it on another provider.
         ManifestError: The graph's inputs or outputs are not those of the manifest.
     """
+
+    provider: str
+    """The devices' label, as in manifests and cost tables."""
+    kernels: str
+    """The kernels of layers: the instruction set of `recurrent_kernels`, behind "int8" that of its integer kernels,
+    with `POOLING` if they also compute attention pooling; behind "fixed" that of `fixed_kernels`; or "onnxruntime"."""
+    recurrent: bool
+    """Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels."""
+    computes_padding: bool
+    """Whether a layer goes through the whole rectangle of a batch (`onnx.data_dependence`)."""
+    clock: Callable[[], float]
+    """The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices."""
 
     def __init__(
         self,
@@ -96,31 +93,32 @@ class Session:
         devices: Sequence[Device] = (CPU_DEVICE,),
     ) -> None:
         self._manifest = manifest
-        self._names = manifest.graph
+        self._names = names = manifest.graph
         source = Source(graph, weights or {})
         self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
         opened = [open_graph(source, manifest, threads, device) for device in devices]
         self._sessions = [one.session for one in opened]
-        self.kernels = opened[0].kernels
-        self.computes_padding = opened[0].computes_padding
-        self.recurrent = is_recurrent(graph)
-        self._session = self._sessions[0]
-        names = manifest.graph
+        self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
         given: dict[OutputName, str | None]
         given = {"logits": names.logits, "attention": names.attention, "clipped": names.clipped}
         self._outputs = {output: name for output, name in given.items() if name is not None}
         self._check(manifest)
-        # The outputs with a time axis. With a time-first graph it is their first axis.
-        self._along_steps: frozenset[OutputName] = frozenset(
-            {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
-        )
+        # The axes of each output, in the order of this service and in the graph's own.
+        self._axes: dict[OutputName, tuple[str, ...]] = {
+            "logits": ("rows", "width", "classes") if manifest.task == "per-step" else ("rows", "classes"),
+            "attention": ("rows", "width"),
+            "clipped": ("rows",),
+        }
+        self._graph_axes = {output: self._in_graph_order(axes) for output, axes in self._axes.items()}
         self.provider = devices[0].label
-        on_wall = devices[0].provider.wall_clock
-        self.clock: Callable[[], float] = time.perf_counter if on_wall else recurrent_kernels.processor_seconds
+        self.clock = time.perf_counter if devices[0].provider.wall_clock else recurrent_kernels.processor_seconds
         self._slots: list[Slot] = []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         if devices[0].provider.bound:
-            self._slots = self._make_slots(devices)
+            # Alternating between devices, so that batches are spread evenly
+            for _ in range(devices[0].in_flight):
+                for session, device in zip(self._sessions, devices, strict=True):
+                    self._slots.append(Slot(session, device, device_memory.of(device), inputs_on_device(session)))
             for slot in self._slots:
                 self._free.put(slot)
 
@@ -142,15 +140,7 @@ class Session:
         return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
-        """Runs the graph once.
-
-        Args:
-            batch: `steps [rows, width, features]` or `[rows, width]`, with `lengths [rows]`.
-            outputs: The outputs to compute; those that the graph does not have are left out.
-
-        Returns:
-            The outputs, rows first.
-        """
+        """Runs the graph once; gives its outputs rows first, without those that the graph does not have."""
         wanted = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
         if self._slots:
@@ -162,21 +152,21 @@ class Session:
         else:
             results = self._session.run([self._outputs[output] for output in wanted], inputs)
         if self._names.time_first or self._names.classes_first:
-            results = [self._rows_first(output, result) for output, result in zip(wanted, results, strict=True)]
+            for place, output in enumerate(wanted):
+                turned = [self._graph_axes[output].index(axis) for axis in self._axes[output]]
+                results[place] = np.ascontiguousarray(results[place].transpose(turned))
         return Outputs(**dict(zip(wanted, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
-        """Runs batches of zeros, because the first run of each shape on a device is slow.
+        """Runs batches of zeros, because the first run of each shape on a device is slow; gives how many shapes ran.
 
         Every slot runs the first shape, which should be the largest, and each shape with more rows than those before,
-        so that its buffers need not grow later. The other shapes run once on each device.
+        so that its buffers need not grow later. The other shapes run once on each device. After so many seconds no
+        further shape is started; the first one always runs.
 
         Args:
             shapes: The (rows, width) of each.
-            seconds: No further shape is started after this time; the first one always runs.
-
-        Returns:
-            How many shapes were run.
+            seconds: See above.
         """
         until = time.monotonic() + seconds
         wanted: list[OutputName] = [*self._outputs]
@@ -192,42 +182,17 @@ class Session:
                 break
         return count
 
-    def _make_slots(self, devices: Sequence[Device]) -> list[Slot]:
-        """The slots of all devices, alternating between devices, so that batches are spread evenly."""
-        slots = []
-        for _ in range(devices[0].in_flight):
-            for session, device in zip(self._sessions, devices, strict=True):
-                slots.append(Slot(session, device, device_memory.of(device), inputs_on_device(session)))
-        return slots
+    def _in_graph_order(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        if self._names.classes_first and axes == ("rows", "width", "classes"):
+            return ("rows", "classes", "width")
+        return ("width", "rows", *axes[2:]) if self._names.time_first and axes[1:2] == ("width",) else axes
 
     def _run_in(
         self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[OutputName]
     ) -> list[NDArray[np.float32]]:
-        shapes = {self._outputs[output]: self._shape(output, batch) for output in wanted}
-        results = slot.run(inputs, shapes)
-        return [results[name] for name in shapes]
-
-    def _shape(self, output: OutputName, batch: PaddedBatch) -> Shape:
-        """An output's shape for a batch, in the graph's order of axes."""
-        axes: Shape = (batch.rows, batch.width) if output in self._along_steps else (batch.rows,)
-        if self._names.time_first:
-            axes = axes[::-1]
-        if output != "logits":
-            return axes
-        if self._are_classes_first(output):
-            return (batch.rows, self._manifest.classes, batch.width)
-        return (*axes, self._manifest.classes)
-
-    def _are_classes_first(self, output: OutputName) -> bool:
-        return self._names.classes_first and output == "logits" and output in self._along_steps
-
-    def _rows_first(self, output: OutputName, result: NDArray[np.float32]) -> NDArray[np.float32]:
-        """An output in the order `[rows, ...]` or `[rows, width, ...]`, from the graph's own order of axes."""
-        if output not in self._along_steps:
-            return result
-        if self._are_classes_first(output):
-            return np.ascontiguousarray(result.swapaxes(1, 2))
-        return np.ascontiguousarray(result.swapaxes(0, 1)) if self._names.time_first else result
+        sizes = {"rows": batch.rows, "width": batch.width, "classes": self._manifest.classes}
+        shapes = {self._outputs[output]: tuple(sizes[axis] for axis in self._graph_axes[output]) for output in wanted}
+        return list(slot.run(inputs, shapes).values())
 
     def _check(self, manifest: Manifest) -> None:
         """Checks the graph's inputs and outputs against the manifest."""

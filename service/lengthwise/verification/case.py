@@ -16,31 +16,22 @@ _NOT_INVARIANCE: tuple[Varied, ...] = ("reference", "attention", "at padding", "
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: what was varied, and how much the answers changed.
+    """One case: what was varied, and how much the answers changed."""
 
-    Attributes:
-        name: A description for people.
-        varied: What was varied. "company" (a name in published files) compares a sequence batched with the same
-            unbatched.
-        difference: The largest absolute difference of a logit or an attention weight at a valid step; infinite if an
-            answer is not finite. For `missing`, which only the exporter measures: the share of an answer's change that
-            is left beside a missing value, where the answer must change.
-        relative: The largest of the rows' differences, each divided by max(1, the row's largest |logit|); without the
-            rows that count for `amplified`.
-        bits: Whether all bits are equal.
-        provider: The provider that ran it.
-        extreme: Whether the padding held values of `EXTREME_PADDING`, with which the service never pads.
-        amplified: Where the model is ill-conditioned, so that rounding explains more than `ROUNDING`: how much a few
-            ulps of the values of such a sequence move its answer, relative as above. 0 if there is none.
-    """
-
-    name: str
-    varied: Varied
+    name: str  # a description for people
+    varied: Varied  # "company" (a name in published files): a sequence batched, against the same unbatched
+    # The largest absolute difference of a logit or an attention weight at a valid step; infinite if an answer is not
+    # finite. For `missing`, which only the exporter measures: the share of an answer's change that is left beside a
+    # missing value, where the answer must change.
     difference: float
+    # The largest of the rows' differences, each divided by max(1, the row's largest |logit|); without the rows that
+    # count for `amplified`
     relative: float
-    bits: bool
-    provider: str
-    extreme: bool = False
+    bits: bool  # whether all bits are equal
+    provider: str  # the provider that ran it
+    extreme: bool = False  # whether the padding held values of `EXTREME_PADDING`, with which the service never pads
+    # Where the model is ill-conditioned, so that rounding explains more than `ROUNDING`: how much a few ulps of the
+    # values of such a sequence move its answer, relative as above. 0 if there is none.
     amplified: float = 0.0
 
     @property

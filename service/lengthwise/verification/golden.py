@@ -9,20 +9,17 @@ serve. So it checks that this machine's kernels give the verified answers, and t
 from __future__ import annotations
 
 import io
-import math
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 
 from lengthwise import files
 from lengthwise.errors import PromiseBroken, VerificationError
-from lengthwise.padding import PaddedBatch, Steps, batches, pad
+from lengthwise.padding import PaddedBatch, Steps, batches
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest, Promise
 from lengthwise.runtime.session import Session
 
@@ -30,7 +27,6 @@ TOLERANCE = 1e-4
 """Allowed difference of a logit, times max(1, the largest stored |logit|): processor families round differently by
 less, and wrong weights differ by more."""
 
-npy: Any = numpy_format  # it has no type annotations
 MOST_BYTES: Final = 2**26
 """Largest file that is read, and most bytes of its arrays together: the serving process keeps them. The exporter writes
 some kilobytes."""
@@ -40,15 +36,10 @@ _ARRAYS = ("steps", "lengths", "logits")
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Sequences with their expected answers.
+    """Sequences with their expected answers."""
 
-    Attributes:
-        sequences: Each `[length, features]` float32 or `[length]` int64.
-        logits: For each sequence `[classes]` float32, or `[length, classes]` of a per-step model.
-    """
-
-    sequences: tuple[Steps, ...]
-    logits: tuple[NDArray[np.float32], ...]
+    sequences: tuple[Steps, ...]  # each [length, features] float32 or [length] int64
+    logits: tuple[NDArray[np.float32], ...]  # of each, [classes] float32, or [length, classes] of a per-step model
 
     def write(self, path: Path) -> None:
         """Writes `golden.npz`; the same golden sequences give the same bytes."""
@@ -63,11 +54,7 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path, manifest: Manifest) -> Golden:
-        """Reads `golden.npz`; nothing in it is unpickled.
-
-        Raises:
-            VerificationError: The file cannot be read, or does not hold sequences and logits of the manifest's shapes.
-        """
+        """Reads `golden.npz`; a VerificationError if it does not hold sequences and logits of the manifest's shapes."""
         try:
             content = files.read(path, MOST_BYTES)
         except OSError as error:
@@ -89,23 +76,15 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class GoldenDifference:
-    """How much one golden sequence's logits differ from the stored ones, and batched from unbatched.
-
-    Attributes:
-        unbatched: Largest absolute difference of a logit from the stored one, run unbatched.
-        batched: The same, run in one batch with the other golden sequences.
-        between: Largest absolute difference of a logit between these two runs.
-        same_bits: Whether these two runs gave the same bits.
-        scale: The largest stored |logit|, at least 1; rounding errors are relative to it.
-    """
+    """How much one golden sequence's logits differ from the stored ones, and batched from unbatched."""
 
     sequence: int
     length: int
-    unbatched: float
-    batched: float
-    between: float
-    same_bits: bool
-    scale: float
+    unbatched: float  # largest absolute difference of a logit from the stored one, run unbatched
+    batched: float  # the same, run in one batch with the other golden sequences
+    between: float  # largest absolute difference of a logit between these two runs
+    same_bits: bool  # whether these two runs gave the same bits
+    scale: float  # the largest stored |logit|, at least 1; rounding errors are relative to it
 
     @property
     def from_stored(self) -> float:
@@ -116,26 +95,23 @@ class GoldenDifference:
 def compare(session: Session, golden: Golden, manifest: Manifest) -> list[GoldenDifference]:
     """Runs the golden sequences, each unbatched and all in one batch; the differences of each."""
     multiple, most_rows = manifest.width_multiple, manifest.max_batch_rows
-    batched = [
-        logits
-        for batch in batches(golden.sequences, multiple=multiple, most_rows=most_rows)
-        for logits in _logits(session, batch, manifest)
-    ]
-    differences = []
-    for index, (steps, expected, together) in enumerate(zip(golden.sequences, golden.logits, batched, strict=True)):
-        (alone,) = _logits(session, pad([steps], multiple=multiple), manifest)
-        differences.append(
-            GoldenDifference(
-                sequence=index,
-                length=len(steps),
-                unbatched=_distance(alone, expected),
-                batched=_distance(together, expected),
-                between=_distance(together, alone),
-                same_bits=together.tobytes() == alone.tobytes(),
-                scale=max(1.0, float(np.abs(expected).max())),
-            )
+    together = batches(golden.sequences, multiple=multiple, most_rows=most_rows)
+    batched = [logits for batch in together for logits in _logits(session, batch, manifest)]
+    unbatched = answers(session, golden.sequences, manifest).logits
+    return [
+        GoldenDifference(
+            sequence=index,
+            length=len(steps),
+            unbatched=_distance(alone, expected),
+            batched=_distance(company, expected),
+            between=_distance(company, alone),
+            same_bits=company.tobytes() == alone.tobytes(),
+            scale=max(1.0, float(np.abs(expected).max())),
         )
-    return differences
+        for index, (steps, expected, company, alone) in enumerate(
+            zip(golden.sequences, golden.logits, batched, unbatched, strict=True)
+        )
+    ]
 
 
 def check(
@@ -171,11 +147,8 @@ def check(
 
 def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest) -> Golden:
     """Golden sequences with a session's own logits, each computed unbatched."""
-    logits = []
-    for steps in sequences:
-        (alone,) = _logits(session, pad([steps], multiple=manifest.width_multiple), manifest)
-        logits.append(alone)
-    return Golden(tuple(sequences), tuple(logits))
+    alone = batches(sequences, multiple=manifest.width_multiple, most_rows=1)
+    return Golden(tuple(sequences), tuple(logits for batch in alone for logits in _logits(session, batch, manifest)))
 
 
 def _logits(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
@@ -190,32 +163,15 @@ def _distance(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> flo
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """The arrays of the file; their shapes are not checked yet."""
+    """The arrays of the file, whose shapes are not checked yet; nothing is unpickled."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            missing = [name for name in _ARRAYS if f"{name}.npy" not in archive.namelist()]
-            if missing:
-                raise VerificationError(f"{source}: it has no array {missing[0]!r}")
-            size = sum(archive.getinfo(f"{name}.npy").file_size for name in _ARRAYS)  # no more is decompressed
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            size = sum(entry.file_size for entry in archive.zip.infolist())  # no more is decompressed
             if size > MOST_BYTES:
                 raise ValueError(f"its arrays have {size} bytes, and at most {MOST_BYTES} are read")
-            return {name: _array(archive, f"{name}.npy") for name in _ARRAYS}
-    except VerificationError:
-        raise
+            return {name: np.asarray(archive[name]) for name in _ARRAYS}
     except Exception as error:  # zipfile, zlib and numpy raise many types for a malformed file
         raise VerificationError(f"{source} cannot be read as golden sequences: {error}") from error
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """One array, limited to the size that the archive gives for it; nothing is unpickled."""
-    file = io.BytesIO(archive.read(name))
-    version = npy.read_magic(file)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_column, dtype = read_header(file)
-    data = file.read()
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{name} does not hold the {dtype} of shape {shape} that its header says")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: str) -> None:

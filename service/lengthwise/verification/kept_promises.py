@@ -37,28 +37,22 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
     }
 
 
-def read(directory: Path, wanted: dict[str, str]) -> Promise | None:
-    """The promise stored under these conditions, or None."""
-    return of(files.read_if_any(directory / FILE, MOST_BYTES), wanted, source=str(directory / FILE))
-
-
-def of(content: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> Promise | None:
-    """As `read`, from the file's content; None for a missing file."""
-    for entry in _entries(content, source):
+def of(content: bytes | None, wanted: dict[str, str]) -> Promise | None:
+    """The promise that the file's content has under these conditions; None without one, and of a missing file."""
+    for entry in _entries(content, FILE):
         if entry["conditions"] == wanted:
             return Promise.model_validate(entry["promise"])
     return None
 
 
-def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> Path:
+def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
     """Stores a promise, beside those under other conditions; atomically, see `files.replace`."""
-    before = _entries(files.read_if_any(directory / FILE, MOST_BYTES), str(directory / FILE))
+    path = directory / FILE
+    before = _entries(files.read_if_any(path, MOST_BYTES), str(path))
     others = [entry for entry in before if entry["conditions"] != under]
     new = {"conditions": under, "promise": promise.model_dump(), "cases": list(cases)}
-    path = directory / FILE
     content = json.dumps({"promises": [*others, new]}, indent=1, allow_nan=False) + "\n"
     files.replace(path, content.encode())
-    return path
 
 
 def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:

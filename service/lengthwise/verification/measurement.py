@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, batches, pad, rounded_width, step_mask
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Outputs, Session
+from lengthwise.runtime.session import Session
 from lengthwise.verification.case import Case, Varied
 from lengthwise.verification.random_sequences import (
     AMPLIFIED,
@@ -49,11 +49,12 @@ padding."""
 _OF_EACH_KIND = 3
 """Sequences of each kind of raw values with which a lower precision is compared with float32."""
 
-MANY_SEQUENCES = 160
-MANY_LONGEST = 100
-MANY_ROWS = (2, 3, 5, 8, 16)
+MANY_SEQUENCES, MANY_LONGEST, MANY_ROWS = 160, 100, (2, 3, 5, 8, 16)
 """Sequences of random lengths, the longest of them, and the rows of their batches, one after the other. An order of
 summation that depends on the batch may change the bits of a few answers in a hundred."""
+
+RowOutputs = list[NDArray[np.float32]]
+"""One row's outputs without padding: its logits and, if the graph has them, its attention weights."""
 
 
 def measure_cases(
@@ -65,17 +66,10 @@ def measure_cases(
     made_from: str = "the model itself",
     exact: ExactReference | None = None,
 ) -> list[Case]:
-    """Measures every case.
-
-    `reference`: The model that the graph was made from; None leaves these cases out.
-    """
+    """Measures every case; without a `reference`, the model that the graph was made from, none of those against it."""
     variations = BatchVariations(open_session(1), manifest, seed)
     cases = [] if reference is None else list(variations.against(reference, made_from, exact))
     return [*cases, *variations.invariance(), *variations.with_threads(open_session(2))]
-
-
-RowOutputs = list[NDArray[np.float32]]
-"""One row's outputs without padding: its logits and, if the graph has them, its attention weights."""
 
 
 class BatchVariations:
@@ -126,26 +120,21 @@ class BatchVariations:
     def at_raw_values(
         self, original: Reference, made_from: str, most: float
     ) -> Iterator[tuple[str, PaddedBatch, Case]]:
-        """Compares a graph at another precision with its original on each kind of raw values.
+        """Compares a graph at another precision with its float32 original on each kind of raw values.
 
-        `original`: The float32 graph.
-        `most`: The allowed difference, in units of max(1, |logit|); more is explained if a few ulps of the values
-        move the original's own answer as much.
-
-        Returns:
-            For each kind: its name, the sequences in one batch, and the case. Without those sequences to which the
-            original has no finite answer.
+        A difference of more than `most`, in units of max(1, |logit|), is explained if a few ulps of the values move the
+        original's own answer as much. Gives the name of each kind, the sequences in one batch, and the case, without
+        those sequences to which the original has no finite answer.
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
         drawn = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
         for place, kind in enumerate(KINDS if drawn and drawn[0].dtype == np.float32 else ()):
-            members = [steps for steps in drawn[place :: len(KINDS)] if self._is_answered(original, steps)]
+            of_kind = drawn[place :: len(KINDS)]
+            finite = [np.isfinite(original(batch)).all() for batch in self._batches(of_kind, most_rows=1)]
+            members = [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]
             if members:
                 case = self._against(f"{kind}, against {made_from}", members, original, is_raw=True, most=most)
                 yield kind, pad(members, multiple=self.manifest.width_multiple), case
-
-    def _is_answered(self, reference: Reference, steps: Steps) -> bool:
-        return all(np.isfinite(reference(batch)).all() for batch in self._batches([steps]))
 
     def _against(
         self,
@@ -176,7 +165,7 @@ class BatchVariations:
                 is_raw=is_raw,
                 most=ROUNDING if most is None else most,
             )
-        return self._case(name, "reference", expected, actual)
+        return self._case(name, "reference", [actual], [expected])
 
     def at_every_position(self) -> Iterator[Case]:
         """Each row, unbatched against the same row in every position of the batch."""
@@ -186,9 +175,9 @@ class BatchVariations:
             order = [(place + shift) % count for place in range(count)]
             turned.append(dict(zip(order, self._answers([self.sequences[row] for row in order]), strict=True)))
         for row, alone in enumerate(self.unbatched):
-            actual = [part for answers in turned for part in answers[row]]
-            name = f"{_steps(self.sequences[row])} {self.batched}, in each of {count} positions"
-            yield self._case(name, "company", alone * count, actual)
+            steps = f"{len(self.sequences[row])} step{'s' if len(self.sequences[row]) != 1 else ''}"
+            name = f"{steps} {self.batched}, in each of {count} positions"
+            yield self._case(name, "company", [answers[row] for answers in turned], [alone] * count)
 
     def of_many_lengths(self) -> Case:
         """Many sequences of random lengths, in batches of several sizes."""
@@ -197,16 +186,11 @@ class BatchVariations:
         longest = max(min(self.manifest.max_length - 1, least - 1 + MANY_LONGEST), least)
         lengths = random.integers(least, longest + 1, size=MANY_SEQUENCES).tolist()
         members, unbatched = self._answered(lengths, self.seed + 5)
-        sizes, start = itertools.cycle(MANY_ROWS), 0
-        expected, actual = [], []
-        while start < len(members):
-            together = members[start : start + next(sizes)]
-            expected += [part for answer in unbatched[start : start + len(together)] for part in answer]
-            start += len(together)
-            actual += [part for answer in self._answers(together) for part in answer]
-        return self._case(
-            f"{len(members)} sequences of {least} to {longest} steps {self.batched}", "company", expected, actual
-        )
+        sizes, answers = itertools.cycle(MANY_ROWS), list[RowOutputs]()
+        while len(answers) < len(members):
+            answers += self._answers(members[len(answers) : len(answers) + next(sizes)])
+        name = f"{len(members)} sequences of {least} to {longest} steps {self.batched}"
+        return self._case(name, "company", answers, unbatched)
 
     def wider(self) -> Iterator[Case]:
         """The batch, padded to larger widths than it needs."""
@@ -215,7 +199,7 @@ class BatchVariations:
         widths = {min(width, self.widest) for width in (needed + multiple, needed + 5 * multiple, 4 * needed)}
         for width in sorted(widths - {needed}):
             answers = self._answers(self.sequences, width=width)
-            yield self._compare(f"padded to {width} steps instead of {needed}", "width", answers)
+            yield self._case(f"padded to {width} steps instead of {needed}", "width", answers)
 
     def with_padding_filled(self) -> Iterator[Case]:
         """The batch, with values other than zeros as padding."""
@@ -226,7 +210,7 @@ class BatchVariations:
                 padding = ~step_mask(batch.lengths, batch.width)
                 filled[padding] = np.resize(fill, filled[padding].shape)
                 answers += self._without_padding(self.session, PaddedBatch(filled, batch.lengths))
-            case = self._compare(f"padding filled with {name}", "padding", answers)
+            case = self._case(f"padding filled with {name}", "padding", answers)
             yield replace(case, extreme=name in EXTREME_PADDING)
 
     def with_other_neighbours(self) -> Iterator[Case]:
@@ -235,7 +219,7 @@ class BatchVariations:
         for row, steps in enumerate(self.sequences):
             members = [*self.neighbours[:row], steps, *self.neighbours[row + 1 :]]
             answers.append(self._answers(members)[row])
-        yield self._compare("every neighbour replaced", "neighbours", answers)
+        yield self._case("every neighbour replaced", "neighbours", answers)
 
     def permuted(self) -> Iterator[Case]:
         """The batch in other orders."""
@@ -244,7 +228,7 @@ class BatchVariations:
             order = random.permutation(len(self.sequences))
             answers = self._answers([self.sequences[row] for row in order])
             back = [answers[place] for place in np.argsort(order)]
-            yield self._compare(f"rows permuted, order {number + 1}", "order", back)
+            yield self._case(f"rows permuted, order {number + 1}", "order", back)
 
     def at_max_length(self) -> Iterator[Case]:
         """The longest sequence that the model accepts, unbatched and beside two shorter ones."""
@@ -252,27 +236,23 @@ class BatchVariations:
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
         # Not beside all of them: self-attention needs rows x heads x width^2 of memory
         first, last, together = self._answers([self.sequences[0], self.sequences[-1], steps])
-        yield self._case(f"{longest} steps {self.batched}", "company", self._unbatched(steps), together)
-        yield self._case(
-            f"beside a sequence of {longest} steps",
-            "company",
-            [*self.unbatched[0], *self.unbatched[-1]],
-            [*first, *last],
-        )
+        alone = self._unbatched(steps)
+        yield self._case(f"{longest} steps {self.batched}", "company", [together], [alone])
+        name = f"beside a sequence of {longest} steps"
+        yield self._case(name, "company", [first, last], [self.unbatched[0], self.unbatched[-1]])
 
     def with_threads(self, session: Session) -> Iterator[Case]:
         """The batch, and its rows unbatched, with two threads inside a run."""
-        yield self._compare(
-            f"2 threads instead of 1, {self.batched}", "threads", self._answers(self.sequences, session=session)
-        )
+        together = self._answers(self.sequences, session=session)
+        yield self._case(f"2 threads instead of 1, {self.batched}", "threads", together)
         alone = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
-        yield self._compare("2 threads instead of 1, unbatched", "threads", alone)
+        yield self._case("2 threads instead of 1, unbatched", "threads", alone)
 
     def attention(self) -> Iterator[Case]:
         """Attention weights: 0 at padding, and a sum of 1 over the valid steps."""
         at_padding, sums = [], []
         for batch in self._batches(self.sequences, None if self.unpadded else self._wide()):
-            weights = self._run(self.session, batch).attention
+            weights = self.session.run(batch, ("logits", "attention")).attention
             if weights is None:
                 return
             valid = step_mask(batch.lengths, batch.width)
@@ -280,9 +260,9 @@ class BatchVariations:
             sums.append(np.where(valid, weights, 0).sum(axis=1, dtype=np.float64).astype(np.float32))
         if not self.unpadded:
             zeros = [np.zeros_like(weights) for weights in at_padding]
-            yield self._case("attention at padding", "at padding", zeros, at_padding)
+            yield self._case("attention at padding", "at padding", [at_padding], [zeros])
         ones = [np.ones_like(each) for each in sums]
-        yield self._case("attention over the valid steps", "attention", ones, sums)
+        yield self._case("attention over the valid steps", "attention", [sums], [ones])
 
     def _fills(self) -> dict[str, NDArray[Any]]:
         """Values for padding, by name; repeated as often as needed."""
@@ -299,8 +279,11 @@ class BatchVariations:
         """A width larger than every sequence of the batch, or the model's largest width if that is less."""
         return min(rounded_width(max(map(len, self.sequences)) + 1, self.manifest.width_multiple), self.widest)
 
-    def _batches(self, members: Sequence[Steps], width: int | None = None) -> Iterator[PaddedBatch]:
-        return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=self.most_rows)
+    def _batches(
+        self, members: Sequence[Steps], width: int | None = None, most_rows: int | None = None
+    ) -> Iterator[PaddedBatch]:
+        most = most_rows or self.most_rows
+        return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=most)
 
     def _answers(
         self, members: Sequence[Steps], width: int | None = None, session: Session | None = None
@@ -338,30 +321,26 @@ class BatchVariations:
     def _logits(self, batch: PaddedBatch) -> BatchLogits:
         return self.session.run(batch).logits
 
-    def _run(self, session: Session, batch: PaddedBatch) -> Outputs:
-        return session.run(batch, ("logits", "attention"))
-
     def _without_padding(self, session: Session, batch: PaddedBatch) -> Iterator[RowOutputs]:
-        outputs = self._run(session, batch)
+        outputs = session.run(batch, ("logits", "attention"))
         for row, (logits, length) in enumerate(zip(self._by_row(outputs.logits, batch), batch.lengths, strict=True)):
-            answer = [logits]
-            if outputs.attention is not None:
-                answer.append(outputs.attention[row, :length])
-            yield answer
+            yield [logits] if outputs.attention is None else [logits, outputs.attention[row, :length]]
 
     def _by_row(self, logits: BatchLogits, batch: PaddedBatch) -> list[NDArray[np.float32]]:
         """Each row's logits, without padding if the model is a per-step model."""
         per_step = self.manifest.task == "per-step"
         return [row[:length] if per_step else row for row, length in zip(logits, batch.lengths, strict=True)]
 
-    def _compare(self, name: str, varied: Varied, answers: Sequence[RowOutputs]) -> Case:
-        expected = [part for answer in self.unbatched for part in answer]
-        return self._case(name, varied, expected, [part for answer in answers for part in answer])
-
     def _case(
-        self, name: str, varied: Varied, expected: Sequence[NDArray[np.float32]], actual: Sequence[NDArray[np.float32]]
+        self,
+        name: str,
+        varied: Varied,
+        answers: Sequence[RowOutputs],
+        expected: Sequence[RowOutputs] | None = None,
     ) -> Case:
-        pairs = list(zip(expected, actual, strict=True))
+        """The case of such answers to the rows, against what is expected: the batch's own, unbatched."""
+        rows = zip(self.unbatched if expected is None else expected, answers, strict=True)
+        pairs = [pair for row in rows for pair in zip(*row, strict=True)]
         largest = relative = amplified = 0.0
         for one, other in pairs:
             with np.errstate(invalid="ignore"):
@@ -373,16 +352,5 @@ class BatchVariations:
             largest = max(largest, apart)
             amplified = max(amplified, moved if explained or varied == "reference" else 0.0)
             relative = max(relative, 0.0 if explained else share)
-        return Case(
-            name=name,
-            varied=varied,
-            difference=largest,
-            relative=relative,
-            bits=all(one.tobytes() == other.tobytes() for one, other in pairs),
-            provider=self.session.provider,
-            amplified=amplified,
-        )
-
-
-def _steps(steps: Steps) -> str:
-    return f"{len(steps)} step{'s' if len(steps) != 1 else ''}"
+        is_same = all(one.tobytes() == other.tobytes() for one, other in pairs)
+        return Case(name, varied, largest, relative, is_same, self.session.provider, amplified=amplified)

@@ -90,12 +90,9 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
 def held(
     session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
-    """The promise under which a model is served here. Its golden sequences have been checked against it.
+    """The promise under which a model is served here, and if it is new, its cases, which should be stored.
 
-    `stored`: The content of the model's `promises.json`; None if it has none.
-
-    Returns:
-        The promise, and if it is new, its cases, which should be stored.
+    Its golden sequences have been checked against it. `stored` is the content of the model's `promises.json`, if any.
 
     Raises:
         VerificationError: No promise can be made here, or this device's own promise is broken.
@@ -112,7 +109,10 @@ def held(
                 raise
             log.warning("%s; it is verified again on this processor", broken)
         else:
-            if own is not None or not _of_other_kernels(manifest, session):
+            # A promise of a processor says nothing about layers in other kernels than the exporter's, which an old
+            # manifest does not name.
+            kernels_count = session.provider == CPU_LABEL and session.recurrent
+            if own is not None or not kernels_count or session.kernels == manifest.made.get(KERNELS):
                 return known, []
     most = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
     new_promise, cases = verify_here(session, expected, manifest, most=most)
@@ -133,14 +133,6 @@ def keep(directory: Path, session: Session, manifest: Manifest, promise: Promise
         kept_promises.write(directory, kept_promises.conditions(manifest, session), promise, cases)
     except OSError as error:
         log.info("the promise cannot be stored in %s, so every start verifies the model: %s", directory, error.strerror)
-
-
-def _of_other_kernels(manifest: Manifest, session: Session) -> bool:
-    """Whether other kernels run the recurrent layers here than when the manifest's promise was measured.
-
-    That promise then says nothing about these kernels. An old manifest does not name its kernels; it counts as others.
-    """
-    return session.provider == CPU_LABEL and session.recurrent and session.kernels != manifest.made.get(KERNELS)
 
 
 def verify_here(

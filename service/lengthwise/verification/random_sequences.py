@@ -89,13 +89,10 @@ _ULPS: Final = 4.0
 
 
 def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """The same values, each times with other roundings: a few ulps larger or smaller.
+    """The same values, each times with other roundings: a few ulps larger or smaller; zeros stay zeros.
 
     How much that moves an answer shows how far another order of the same sums may move it: the conditioning of the
-    model at these values.
-
-    Args:
-        steps: `[length, features]` or `[rows, width, features]`; zeros stay zeros.
+    model at these values. They are `[length, features]` or `[rows, width, features]`.
     """
     ulp = np.spacing(np.abs(steps)) * (steps != 0)
     width = steps.shape[-2]
@@ -116,20 +113,14 @@ ModelAnswer = NDArray[np.float32]
 
 @dataclass(slots=True)
 class MeasuredAnswer:
-    """An expected answer to a sequence, and how much rounding moves it.
-
-    Attributes:
-        ask: Gives the answer to other values of the sequence.
-        exact: Gives the answer of float64; None where that is not known.
-        most: A relative difference up to this needs no explanation.
-    """
+    """An expected answer to a sequence, and how much rounding moves it."""
 
     answer: ModelAnswer
     steps: Steps
-    ask: Callable[[Steps], ModelAnswer | None]
-    exact: Callable[[Steps], ModelAnswer | None] | None = None
+    ask: Callable[[Steps], ModelAnswer | None]  # gives the answer to other values of the sequence
+    exact: Callable[[Steps], ModelAnswer | None] | None = None  # gives that of float64; None where it is not known
     is_raw: bool = False
-    most: float = ROUNDING
+    most: float = ROUNDING  # a relative difference up to this needs no explanation
     _moved: float | None = None
 
     def amplified_by_rounding(self, share: float) -> float:

@@ -11,8 +11,6 @@
  *     inputs   x [rows][steps][size], lengths [rows] int32, W [size][units], v [units][1], b [units] or none
  *     outputs  pooled [rows][size], attention [rows][steps]
  */
-#include <math.h>
-
 #define LENT_STEPS_AT_ONCE 16 /* steps between two looks at whether a lent core is wanted: some 10 us */
 #define WORTH_HALF_A_POOLING (1L << 19) /* products of half of the steps, from which on another core computes them: some 10 us */
 
@@ -37,9 +35,8 @@ static void destroy_pooling(void *kernel)
 static float *units_in_panels(const struct Layer *layer, const float *values, long units)
 {
     const long lanes = layer->cells->lanes;
-    float *panels = floats(layer->panels * 4 * lanes), *to = panels;
-    if (!panels) return NULL;
-    for (long panel = 0; panel < layer->panels; panel++)
+    float *panels = floats(layer->given), *to = panels;
+    for (long panel = 0; panels && panel < layer->panels; panel++)
         for (long gate = 0; gate < 4; gate++)
             for (long unit = panel * lanes; unit < (panel + 1) * lanes; unit++) {
                 const long place = gate * layer->hidden + unit;
@@ -58,14 +55,16 @@ static OrtStatus *create_pooling(const OrtCustomOp *op, const OrtApi *given, con
     if (w[0] < 1 || w[1] < 1 || v[0] != w[1] || v[1] != 1 || (biases && b[0] != w[1]))
         return status(ORT_FAIL, "weights of attention that do not fit each other");
     const long size = w[0], units = w[1];
-    struct Pooling *pooling = chosen ? calloc(1, sizeof *pooling) : NULL;
-    if (!pooling) return status(ORT_FAIL, chosen ? "no memory" : "no instruction set that they are made for");
+    const struct Cells *cells = float_kernels.chosen;
+    struct Pooling *pooling = cells ? calloc(1, sizeof *pooling) : NULL;
+    if (!pooling) return status(ORT_FAIL, cells ? "no memory" : "no instruction set that they are made for");
     struct Layer *layer = &pooling->layer;
     layer->gates = 4;
     layer->inputs = size;
     layer->hidden = (units + 3) / 4;
-    layer->cells = chosen;
-    layer->panels = (layer->hidden + chosen->lanes - 1) / chosen->lanes;
+    layer->cells = cells;
+    layer->panels = (layer->hidden + cells->lanes - 1) / cells->lanes;
+    layer->given = layer->panels * 4 * cells->lanes;
     float *turned = calloc(4 * layer->hidden * size, sizeof *turned); /* [units][size] */
     if (turned) {
         for (long unit = 0; unit < units; unit++)
@@ -77,7 +76,7 @@ static OrtStatus *create_pooling(const OrtCustomOp *op, const OrtApi *given, con
     pooling->weights = units_in_panels(layer, weights, units);
     if (!pooling->direction.inputs || !pooling->direction.biases || !pooling->weights) {
         destroy_pooling(pooling);
-        return status(ORT_FAIL, "no memory");
+        return no_memory();
     }
     *kernel = pooling;
     return NULL;
@@ -93,14 +92,15 @@ struct Scoring {
 } __attribute__((aligned(APART)));
 
 /* Computes scores; a thread on a lent core stops when the core is wanted. */
-static void go_on_scoring(struct Scoring *part, int lent)
+static void go_on_scoring(void *argument, int lent)
 {
+    struct Scoring *part = argument;
     const struct Layer *layer = &part->pooling->layer;
     const struct Batch *batch = part->batch;
     const long at_once = lent ? LENT_STEPS_AT_ONCE : STEPS_AT_ONCE;
     const float *inputs[STEPS_AT_ONCE];
     float scores[STEPS_AT_ONCE], *places[STEPS_AT_ONCE];
-    if (!part->sums) part->sums = floats(STEPS_AT_ONCE * layer->panels * 4 * layer->cells->lanes);
+    if (!part->sums) part->sums = floats(STEPS_AT_ONCE * layer->given);
     while (part->sums && part->left && !(lent && core_is_wanted())) { /* as many steps at once, of whichever rows */
         long count = 0;
         for (; count < at_once && part->left; part->left--) {
@@ -114,8 +114,6 @@ static void go_on_scoring(struct Scoring *part, int lent)
         let_others_run();
     }
 }
-
-static void help_scoring(void *part) { go_on_scoring(part, 1); }
 
 /* Computes the scores of all valid steps, the second half of them on a lent core if there is one; 0 at padding. Returns
  * whether there was memory. */
@@ -132,12 +130,7 @@ static int score_all(const struct Pooling *pooling, const struct Batch *batch, f
     parts[1].step = parts[0].left;
     for (long *step = &parts[1].step; parts[1].left && *step >= batch->lengths[parts[1].row];)
         *step -= batch->lengths[parts[1].row++];
-    const double asked_at = seconds_of(CLOCK_MONOTONIC);
-    const int worth_it = parts[1].left * 4 * layer->hidden * layer->inputs >= WORTH_HALF_A_POOLING;
-    struct Helper *helper = worth_it ? ask_for_help(help_scoring, &parts[1]) : NULL;
-    go_on_scoring(&parts[0], 0);
-    if (helper) await_help(helper, asked_at);
-    go_on_scoring(&parts[1], 0);
+    do_both(go_on_scoring, &parts[0], &parts[1], parts[1].left * 4 * layer->hidden * layer->inputs >= WORTH_HALF_A_POOLING);
     const int made = !parts[0].left && !parts[1].left;
     free(parts[0].sums);
     free(parts[1].sums);
@@ -168,11 +161,9 @@ static OrtStatus *compute_pooling(void *kernel, OrtKernelContext *context)
     const float *x = input(context, POOLED_X, shape, 3, &good);
     const int32_t *lengths = input(context, POOLED_LENGTHS, rows_of_lengths, 1, &good);
     if (!good || !x || !lengths || shape[2] != layer->inputs || rows_of_lengths[0] != shape[0])
-        return status(ORT_INVALID_ARGUMENT, "the inputs' shapes do not fit the weights or each other");
+        return unfit_shapes();
     const long rows = shape[0], steps = shape[1], size = shape[2];
-    for (long row = 0; row < rows; row++)
-        if (lengths[row] < 0 || lengths[row] > steps)
-            return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
+    if (!are_lengths(lengths, rows, steps)) return unfit_length();
     float *pooled = NULL, *attention = NULL, *unwanted = NULL;
     OrtStatus *error = output(context, 0, (int64_t[]){rows, size}, 2, &pooled);
     if (!error) error = output(context, 1, (int64_t[]){rows, steps}, 2, &attention);
@@ -185,10 +176,5 @@ static OrtStatus *compute_pooling(void *kernel, OrtKernelContext *context)
         else memset(pooled + row * size, 0, size * sizeof *pooled);
     }
     free(unwanted);
-    return made ? NULL : status(ORT_FAIL, "no memory");
+    return made ? NULL : no_memory();
 }
-
-static const char *pooling_name(const OrtCustomOp *op) { return (void)op, "AttentionPooling"; }
-static int pooling_input_type(const OrtCustomOp *op, size_t index) { return (void)op, index == POOLED_LENGTHS ? ORT_INT32 : ORT_FLOAT; }
-static size_t pooling_inputs(const OrtCustomOp *op) { return (void)op, POOLED_B + 1; }
-static int pooling_input_presence(const OrtCustomOp *op, size_t index) { return (void)op, index == POOLED_B ? ORT_OPTIONAL : ORT_REQUIRED; }

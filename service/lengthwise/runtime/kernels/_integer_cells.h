@@ -1,64 +1,13 @@
-/* LSTM and GRU cells whose products are of 8-bit integers, for one instruction set; see `_integer.c`, which
- * includes this once for each and defines
- *
- *     TARGET      the attribute of functions that may use it
- *     NAMED(x)    x with the instruction set's suffix
- *     LANES       floats in a vector; see `_vectors.h`
- *     DOT(sum, number, weight)  adds four products of each lane: of unsigned bytes with signed bytes of at most 63
- *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
- *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
- *     TILES       if many rows are multiplied in tiles, and the instructions for it; see `_tiles.h`
- *
- * all of which end with this file.
+/* LSTM and GRU cells whose products are of 8-bit integers, for one instruction set; see `_vectors.h`, `_byte_products.h`.
+ * With TILES defined, many rows are multiplied in tiles (`_tiles.h`).
  *
  * A unit's numbers are the same on every instruction set. Sums of integers are exact, in any order. The operations on
  * floats are the same ones in the same order for each unit, each rounded as IEEE 754 says: sums, products, quotients
  * and FUSED, and the compiler may not fuse others (-ffp-contract=off). No operation depends on other rows.
  */
 #include "_vectors.h"
-
-/* More operations on vectors:
- *
- *     ANY_NAN(x)  whether an element is NaN
- *     STORE_BYTES(to, x)  the lowest byte of each lane's 32 bits
- *     Four, FOUR(from), WEIGHT(from)  four bytes of a row for all lanes; four weights of each lane
- */
-#if LANES == 16
-#define ANY_NAN(x) _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
-#define STORE_BYTES(to, x) _mm_storeu_si128((__m128i *)(to), _mm512_cvtepi32_epi8(_mm512_castps_si512(x)))
-#define Four __m512i
-#define FOUR(from) _mm512_set1_epi32(four(from))
-#define WEIGHT(from) _mm512_load_si512((const void *)(from))
-#define LARGER_INTEGER(a, b) (Integers)_mm512_max_epi32((__m512i)(a), (__m512i)(b))
-#elif LANES == 8
-#define ANY_NAN(x) _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))
-/* The lowest byte of each 32 bits, moved together within each half, and the halves side by side. */
-#define STORE_BYTES(to, x)                                                                                        \
-    do {                                                                                                          \
-        const __m256i lowest = _mm256_shuffle_epi8(                                                               \
-            _mm256_castps_si256(x),                                                                               \
-            _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1));                                   \
-        _mm_storel_epi64((__m128i *)(to), _mm_unpacklo_epi32(_mm256_castsi256_si128(lowest),                      \
-                                                             _mm256_extracti128_si256(lowest, 1)));               \
-    } while (0)
-#define Four __m256i
-#define FOUR(from) _mm256_set1_epi32(four(from))
-#define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
-#define LARGER_INTEGER(a, b) (Integers)_mm256_max_epi32((__m256i)(a), (__m256i)(b))
-#else
-#define ANY_NAN any_nan
-#define STORE_BYTES store_bytes
-#define Four Bytes
-#define FOUR(from) (from)
-#define WEIGHT(from) (Bytes)(from)
-#define LARGER_INTEGER(a, b) (((a) & ((a) > (b))) | ((b) & ~((a) > (b))))
-#endif
-
-typedef int32_t NAMED(Integers) __attribute__((vector_size(4 * LANES)));
-typedef int32_t NAMED(UnalignedIntegers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define Integers NAMED(Integers)
-
-INLINE Integers NAMED(load_integers)(const void *from) { return *(const NAMED(UnalignedIntegers) *)from; }
+#include "_byte_products.h"
+#include "_float_products.h"
 
 INLINE Vector NAMED(as_floats)(Integers x) { return __builtin_convertvector(x, Vector); }
 
@@ -165,9 +114,10 @@ INLINE void NAMED(dot_products)(const int rows, const int gates, const uint8_t *
     do {                                                       \
         if (worth_tiles(count, groups)) NAMED(shape)(count);   \
     } while (0)
+#define END_TILES NAMED(RELEASE_TILES)
 #else
 #define BEGIN_TILES(count, groups)
-#define RELEASE_TILES()
+#define END_TILES()
 #endif
 
 /* The same for any number of rows and a panel. Inlined it would share its registers with what stands around it. */
@@ -194,54 +144,6 @@ static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long cou
                 : NAMED(dot_products)(n, 3, bytes, stride, groups, weights, offsets, sums))
         BY_ROWS(DOT_PRODUCTS)
 #undef DOT_PRODUCTS
-    }
-}
-
-/* Adds each row's `size` floats' products with a panel's weights, `[size][gates][LANES]`, to its biases. */
-INLINE void NAMED(float_products)(const int rows, const int gates, const float *const *numbers, long size,
-                                  const float *weights, const float *biases, float *sums, long stride)
-{
-    Vector sum[MOST_ROWS][4];
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int g = 0; g < gates; g++) sum[r][g] = NAMED(load)(biases + g * LANES);
-    }
-    for (long k = 0; k < size; k++, weights += gates * LANES) {
-        Vector number[MOST_ROWS];
-        UNROLLED
-        for (int r = 0; r < rows; r++) number[r] = NAMED(all)(numbers[r][k]);
-        UNROLLED
-        for (int g = 0; g < gates; g++) {
-            const Vector weight = NAMED(load)(weights + g * LANES);
-            UNROLLED
-            for (int r = 0; r < rows; r++) sum[r][g] = FUSED(number[r], weight, sum[r][g]);
-        }
-    }
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int g = 0; g < gates; g++) NAMED(store)(sums + r * stride + g * LANES, sum[r][g]);
-    }
-}
-
-/* What the inputs of `count` steps, whosesoever they are, give to all gates: `sums [count][panels][gates][LANES]`. */
-static TARGET void NAMED(float_input)(const struct Layer *layer, const struct Direction *direction, long count,
-                                      const float *const *inputs, float *sums)
-{
-    const long panel_size = layer->gates * LANES, stride = layer->panels * panel_size, size = layer->inputs;
-    for (long panel = 0; panel < layer->panels; panel++) {
-        const float *weights = direction->float_inputs + panel * panel_size * size;
-        const float *biases = direction->biases + panel * panel_size;
-        for (long first = 0; first < count; first += MOST_ROWS) {
-            const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
-            float *to = sums + first * stride + panel * panel_size;
-#define FLOAT_PRODUCTS(n)                                                                           \
-    (layer->gates == 4 ? NAMED(float_products)(n, 4, inputs + first, size, weights, biases, to, stride) \
-                       : NAMED(float_products)(n, 3, inputs + first, size, weights, biases, to, stride))
-            BY_ROWS(FLOAT_PRODUCTS)
-#undef FLOAT_PRODUCTS
-        }
     }
 }
 
@@ -279,11 +181,10 @@ static TARGET float NAMED(round_inputs)(const float *from, long size, uint8_t *t
 }
 
 /* As `float_input`, in integers: (sum * unit of the input) * unit of the weight + bias. `bytes` and `units` are room. */
-static TARGET void NAMED(integer_input)(const struct Layer *layer, const struct Direction *direction, long count,
-                                        const float *const *inputs, uint8_t *bytes, float *units, void *room,
-                                        float *sums)
+static TARGET void NAMED(byte_input)(const struct Layer *layer, const struct Direction *direction, long count,
+                                     const float *const *inputs, uint8_t *bytes, float *units, void *room, float *sums)
 {
-    const struct Product *product = &direction->inputs;
+    const struct Product *product = &direction->byte_inputs;
     const long gates = layer->gates, stride = layer->input_bytes;
     Integers *products = room;
     for (long r = 0; r < count; r++) units[r] = NAMED(round_inputs)(inputs[r], layer->inputs, bytes + r * stride);
@@ -294,11 +195,11 @@ static TARGET void NAMED(integer_input)(const struct Layer *layer, const struct 
             for (long g = 0; g < gates; g++) {
                 const long at = (panel * gates + g) * LANES;
                 const Vector scaled = NAMED(as_floats)(products[4 * r + g]) * NAMED(all)(units[r]);
-                NAMED(store)(sums + r * layer->panels * gates * LANES + at,
+                NAMED(store)(sums + r * layer->given + at,
                              FUSED(scaled, NAMED(load)(product->scales + at), NAMED(load)(direction->biases + at)));
             }
     }
-    RELEASE_TILES();
+    END_TILES();
 }
 
 /* The products of `count` rows with a matrix: `y [count][outputs]`; all NaN where an input is not finite. */
@@ -327,13 +228,13 @@ static TARGET void NAMED(matrix)(const struct Matrix *matrix, long count, const 
                 }
             }
     }
-    RELEASE_TILES();
+    END_TILES();
 }
 
 /* The states of one panel's units after a step, as floats and as bytes. */
 INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struct Direction *direction, long panel,
-                         long count, const Integers *products, const float *sums, float *memory, float *const *out,
-                         uint8_t *next, uint8_t *poisoned)
+                         long count, const Integers *products, const float *sums, float *const *memory,
+                         float *const *out, uint8_t *next, uint8_t *poisoned)
 {
     const long at = panel * gates * LANES, unit = panel * LANES, width = layer->panels * LANES;
     const long units = layer->hidden - unit < LANES ? layer->hidden - unit : LANES;
@@ -343,11 +244,11 @@ INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struc
         for (int g = 0; g < gates; g++) {
             /* The reset gate scales what the state gives to a GRU's hidden gate, and not what the input gives to it. */
             const float *other = gates == 3 && g == 2 ? direction->hidden_biases + unit : sums + at + g * LANES;
-            gate[g] = FUSED(NAMED(as_floats)(products[g]), NAMED(load)(direction->states.scales + at + g * LANES),
+            gate[g] = FUSED(NAMED(as_floats)(products[g]), NAMED(load)(direction->byte_states.scales + at + g * LANES),
                             NAMED(load)(other));
         }
         if (gates == 3) gate[3] = NAMED(load)(sums + at + 2 * LANES);
-        float *kept = memory + r * width + unit;
+        float *kept = memory[r] + unit;
         const Vector state = gates == 4 ? NAMED(lstm_cell)(gate, kept) : NAMED(gru_cell)(gate, kept);
         STORE_BYTES(next + r * width + unit, FUSED(state, NAMED(all)(127.0f), NAMED(all)(ROUNDING)));
         if (units == LANES) {
@@ -368,11 +269,10 @@ INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struc
  * after it. Marks the rows of which a state is not a number.
  */
 static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction *direction, long count, int first_step,
-                               const uint8_t *states, const float *sums, void *room, float *memory, float *const *out,
-                               uint8_t *next, uint8_t *poisoned)
+                               const uint8_t *states, const float *sums, void *room, float *const *memory,
+                               float *const *out, uint8_t *next, uint8_t *poisoned)
 {
-    const long width = layer->panels * LANES;
-    const long groups = first_step ? 0 : direction->states.groups; /* nothing was before the first */
+    const long groups = first_step ? 0 : direction->byte_states.groups; /* nothing was before the first */
     /* Of few rows several panels at once, so that the processor computes their cells side by side. */
     const long at_once = count < ROWS_OF_CELLS ? ROWS_OF_CELLS / count : 1;
     BEGIN_TILES(count, groups);
@@ -380,7 +280,7 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
         const long end = start + at_once < layer->panels ? start + at_once : layer->panels;
         Integers *products = room;
         for (long panel = start; panel < end; panel++)
-            NAMED(multiply)(layer->gates, count, states, width, &direction->states, panel, groups,
+            NAMED(multiply)(layer->gates, count, states, layer->panels * LANES, &direction->byte_states, panel, groups,
                             products + 4 * count * (panel - start));
         for (long panel = start; panel < end; panel++, products += 4 * count)
             if (layer->gates == 4)
@@ -388,22 +288,11 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
             else
                 NAMED(cells)(3, layer, direction, panel, count, products, sums, memory, out, next, poisoned);
     }
-    RELEASE_TILES();
+    END_TILES();
 }
 
-#undef Integers
-#undef ANY_NAN
-#undef DOT
-#undef Four
-#undef FOUR
-#undef WEIGHT
-#undef LARGER_INTEGER
-#undef STORE_BYTES
-#undef BEGIN_TILES
-#undef SHAPE_TILES
-#undef LOAD_TILE
-#undef DOT_TILES
-#undef STORE_TILE
-#undef RELEASE_TILES
+#undef SET
+#undef MOST_ROWS
 #undef TILES
-#include "_vectors_end.h"
+#undef BEGIN_TILES
+#undef END_TILES

@@ -7,7 +7,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "_shares.h"
+#include "_library.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -22,8 +22,8 @@
 #endif
 
 const OrtApi *api;
-static const struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, NULL};
-static _Thread_local const struct Kernels *offered = &float_kernels;
+static struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, NULL};
+static _Thread_local struct Kernels *offered = &float_kernels;
 
 #if defined(__aarch64__) && defined(__APPLE__)
 static int arm_has(const char *set)
@@ -50,8 +50,9 @@ static int tiles_are_permitted(void)
 }
 #endif
 
-/* Compilers' own functions for it are not all filled in: of the one that the image is built with, they find nothing. */
-int processor_has(const char *set)
+/* Whether the processor has an instruction set, and the system keeps the registers. Compilers' own functions for it are not
+ * all filled in: of the one that the image is built with, they find nothing. */
+static int processor_has(const char *set)
 {
     if (!strcmp(set, "portable") || !strcmp(set, "amx_emulated")) return 1;
 #if defined(__x86_64__)
@@ -77,17 +78,66 @@ int processor_has(const char *set)
 #endif
 }
 
+/* ---- Onnxruntime's side. ---- */
+
+/* What onnxruntime asks of an operator. */
+static const struct Operator *this(const OrtCustomOp *op) { return (const void *)op; }
+static const char *name(const OrtCustomOp *op) { return this(op)->name; }
+static const char *provider(const OrtCustomOp *op) { return NULL; } /* the CPU's */
+static int type_of(char letter)
+{
+    return letter == 'f' || letter == 'F' ? ORT_FLOAT : letter == 'i' || letter == 'I' ? ORT_INT32 : letter == 'b' ? ORT_INT8 : ORT_ANY_TYPE;
+}
+static int presence(char letter) { return letter >= 'a' ? ORT_REQUIRED : ORT_OPTIONAL; }
+static int input_type(const OrtCustomOp *op, size_t index) { return type_of(this(op)->inputs[index]); }
+static int output_type(const OrtCustomOp *op, size_t index) { return type_of(this(op)->outputs[index]); }
+static size_t input_count(const OrtCustomOp *op) { return strlen(this(op)->inputs); }
+static size_t output_count(const OrtCustomOp *op) { return strlen(this(op)->outputs); }
+static int input_presence(const OrtCustomOp *op, size_t index) { return presence(this(op)->inputs[index]); }
+static int output_presence(const OrtCustomOp *op, size_t index) { return presence(this(op)->outputs[index]); }
+static int input_memory(const OrtCustomOp *op, size_t index) { return 0; }
+static int not_variadic(const OrtCustomOp *op) { return 1; }
+
+/* Lets a session use the operators of a domain. */
+static OrtStatus *add_domain(OrtSessionOptions *options, struct Domain *domain)
+{
+    OrtCustomOpDomain *made = domain->made;
+    if (!made) {
+        OrtStatus *error = api->CreateCustomOpDomain(domain->name, &made);
+        for (struct Operator *each = domain->operators; !error && each->name; each++) {
+            each->op = (OrtCustomOp){
+                .version = ORT_API_VERSION, .GetName = name, .GetExecutionProviderType = provider,
+                .GetInputType = input_type, .GetInputTypeCount = input_count, .GetInputCharacteristic = input_presence,
+                .GetOutputType = output_type, .GetOutputTypeCount = output_count, .GetOutputCharacteristic = output_presence,
+                .GetInputMemoryType = input_memory, .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
+                .CreateKernelV2 = each->create, .KernelComputeV2 = each->compute, .KernelDestroy = each->destroy,
+            };
+            error = api->CustomOpDomain_Add(made, &each->op);
+        }
+        if (error) return error;
+        domain->made = made;
+    }
+    return api->AddCustomOpDomain(options, made);
+}
+
 /* What onnxruntime calls for each session that registers the library. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
 {
+    OrtStatus *error = NULL;
     api = base->GetApi(ORT_API_VERSION);
-    return api ? offered->add(options) : NULL;
+    for (struct Domain *domain = offered->domains; api && !error && domain->name; domain++) error = add_domain(options, domain);
+    return error;
 }
 
+/* ---- Python's side. ---- */
+
+/* The name of an instruction set, with which the `struct Cells` of every part begins. */
+static const char *set_of(const struct Cells *cells) { return *(const char *const *)cells; }
+
 /* The kernels that multiply such numbers; NULL with an error if there are none. */
-static const struct Kernels *named(const char *numbers)
+static struct Kernels *named(const char *numbers)
 {
-    for (const struct Kernels *const *kernels = KERNELS; *kernels; kernels++)
+    for (struct Kernels *const *kernels = KERNELS; *kernels; kernels++)
         if (!strcmp((*kernels)->numbers, numbers)) return *kernels;
     PyErr_Format(PyExc_ValueError, "there are no kernels for %s", numbers);
     return NULL;
@@ -97,11 +147,10 @@ static PyObject *offer(PyObject *module, PyObject *arguments)
 {
     const char *numbers;
     if (!PyArg_ParseTuple(arguments, "s", &numbers)) return NULL;
-    const struct Kernels *kernels = named(numbers);
+    struct Kernels *kernels = named(numbers);
     if (!kernels) return NULL;
     offered = kernels;
-    const char *set = kernels->chosen();
-    if (set) return PyUnicode_FromString(set);
+    if (kernels->chosen) return PyUnicode_FromString(set_of(kernels->chosen));
     return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
 }
 
@@ -109,9 +158,13 @@ static PyObject *choose(PyObject *module, PyObject *arguments)
 {
     const char *numbers, *set;
     if (!PyArg_ParseTuple(arguments, "ss", &numbers, &set)) return NULL;
-    const struct Kernels *kernels = named(numbers);
+    struct Kernels *kernels = named(numbers);
     if (!kernels) return NULL;
-    if (kernels->choose(set)) Py_RETURN_NONE;
+    for (const struct Cells *const *cells = kernels->known; *cells; cells++)
+        if (!strcmp(set_of(*cells), set) && processor_has(set)) {
+            kernels->chosen = *cells;
+            Py_RETURN_NONE;
+        }
     return PyErr_Format(PyExc_ValueError, "this processor has no %s", set);
 }
 
@@ -121,7 +174,7 @@ static PyObject *chosen(PyObject *module, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "s", &numbers)) return NULL;
     const struct Kernels *kernels = named(numbers);
     if (!kernels) return NULL;
-    return PyUnicode_FromString(kernels->chosen() ? kernels->chosen() : "");
+    return PyUnicode_FromString(kernels->chosen ? set_of(kernels->chosen) : "");
 }
 
 static PyObject *lend(PyObject *module, PyObject *arguments)
@@ -194,19 +247,17 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* The instruction sets of some kernels as a tuple; the best becomes the chosen one. */
-static PyObject *sets_of(const struct Kernels *kernels)
+/* The instruction sets of some kernels that this processor has, as a list; the best becomes the chosen one. */
+static PyObject *sets_of(struct Kernels *kernels)
 {
-    int count = 0;
-    while (kernels->set(count)) count++;
-    PyObject *sets = PyTuple_New(count);
-    for (int place = 0; sets && place < count; place++) {
-        PyObject *name = PyUnicode_FromString(kernels->set(place));
-        if (name && !PyTuple_SetItem(sets, place, name)) continue;
-        Py_DECREF(sets);
-        return NULL;
+    PyObject *sets = PyList_New(0);
+    for (const struct Cells *const *cells = kernels->known; sets && *cells; cells++) {
+        if (!processor_has(set_of(*cells))) continue;
+        PyObject *name = PyUnicode_FromString(set_of(*cells));
+        if (!name || PyList_Append(sets, name)) Py_CLEAR(sets);
+        Py_XDECREF(name);
+        if (!kernels->chosen) kernels->chosen = *cells;
     }
-    if (count && !kernels->chosen()) kernels->choose(kernels->set(0));
     return sets;
 }
 
@@ -214,10 +265,11 @@ static int fill(PyObject *module)
 {
     PyObject *all = PyDict_New();
     int failed = !all;
-    for (const struct Kernels *const *kernels = KERNELS; !failed && *kernels; kernels++) {
-        PyObject *sets = sets_of(*kernels);
+    for (struct Kernels *const *kernels = KERNELS; !failed && *kernels; kernels++) {
+        PyObject *list = sets_of(*kernels), *sets = list ? PySequence_Tuple(list) : NULL;
         failed = !sets || PyDict_SetItemString(all, (*kernels)->numbers, sets);
         Py_XDECREF(sets);
+        Py_XDECREF(list);
     }
     failed = failed || PyModule_AddObjectRef(module, "INSTRUCTION_SETS", all);
     Py_XDECREF(all);

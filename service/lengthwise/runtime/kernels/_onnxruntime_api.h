@@ -2,8 +2,7 @@
  *
  * onnxruntime gives a custom operator one table of functions, `OrtApi`. The table only grows: a function keeps its slot
  * in every later version. onnxruntime's own header is not in its wheel, so the functions that are used are declared here,
- * with their real signatures, and the slots between them as unnamed pointers. The compiler checks every call against the
- * signatures and, below, every function against its slot; tests/service/test_recurrent_kernels.py runs all of them.
+ * each in its slot with its real signature; tests/service/test_recurrent_kernels.py runs all of them.
  *
  * The types are opaque, and are distinct so that they cannot be mixed up.
  */
@@ -23,71 +22,38 @@ typedef struct OrtKernelContext OrtKernelContext; /* a node, when its kernel run
 typedef struct OrtCustomOpDomain OrtCustomOpDomain;
 typedef struct OrtSessionOptions OrtSessionOptions;
 typedef struct OrtCustomOp OrtCustomOp;
-typedef struct OrtApi OrtApi;
+typedef union OrtApi OrtApi;
 
 enum OrtErrorCode { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 enum OrtElementType { ORT_ANY_TYPE = 0, ORT_FLOAT = 1, ORT_INT8 = 3, ORT_INT32 = 6 };
 enum OrtPresence { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
-struct OrtApi {
-    OrtStatus *(*CreateStatus)(int code, const char *message);
-    void *slot_1[1];
-    const char *(*GetErrorMessage)(const OrtStatus *status);
-    void *slot_3[23];
-    OrtStatus *(*CreateCustomOpDomain)(const char *name, OrtCustomOpDomain **domain);
-    OrtStatus *(*CustomOpDomain_Add)(OrtCustomOpDomain *domain, const OrtCustomOp *op);
-    OrtStatus *(*AddCustomOpDomain)(OrtSessionOptions *options, OrtCustomOpDomain *domain);
-    void *slot_29[22];
-    OrtStatus *(*GetTensorMutableData)(OrtValue *value, void **data);
-    void *slot_52[9];
-    OrtStatus *(*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo *info, size_t *count);
-    OrtStatus *(*GetDimensions)(const OrtTensorTypeAndShapeInfo *info, int64_t *dimensions, size_t count);
-    void *slot_63[2];
-    OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *value, OrtTensorTypeAndShapeInfo **info);
-    void *slot_66[20];
-    OrtStatus *(*KernelInfoGetAttribute_int64)(const OrtKernelInfo *info, const char *name, int64_t *value);
-    OrtStatus *(*KernelInfoGetAttribute_string)(const OrtKernelInfo *info, const char *name, char *text, size_t *size);
-    OrtStatus *(*KernelContext_GetInputCount)(const OrtKernelContext *context, size_t *count);
-    OrtStatus *(*KernelContext_GetOutputCount)(const OrtKernelContext *context, size_t *count);
-    OrtStatus *(*KernelContext_GetInput)(const OrtKernelContext *context, size_t index, const OrtValue **value);
-    OrtStatus *(*KernelContext_GetOutput)(OrtKernelContext *context, size_t index, const int64_t *dimensions,
-                                          size_t count, OrtValue **value);
-    void *slot_92[1];
-    void (*ReleaseStatus)(OrtStatus *status);
-    void *slot_94[5];
-    void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *info);
-    void *slot_100[130];
-    OrtStatus *(*KernelInfo_GetInputCount)(const OrtKernelInfo *info, size_t *count);
-    void *slot_231[1];
-    OrtStatus *(*KernelInfo_GetInputName)(const OrtKernelInfo *info, size_t index, char *name, size_t *size);
-    void *slot_233[16];
-    OrtStatus *(*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo *info, size_t index, int *is_constant,
-                                                    const OrtValue **value);
-};
+#define SLOT(slot, function) struct { void *before_##slot[slot]; function; };
 
-#define ORT_SLOT(function, slot) \
-    _Static_assert(offsetof(struct OrtApi, function) == (slot) * sizeof(void *), #function " is not in slot " #slot)
-ORT_SLOT(CreateStatus, 0);
-ORT_SLOT(GetErrorMessage, 2);
-ORT_SLOT(CreateCustomOpDomain, 26);
-ORT_SLOT(CustomOpDomain_Add, 27);
-ORT_SLOT(AddCustomOpDomain, 28);
-ORT_SLOT(GetTensorMutableData, 51);
-ORT_SLOT(GetDimensionsCount, 61);
-ORT_SLOT(GetDimensions, 62);
-ORT_SLOT(GetTensorTypeAndShape, 65);
-ORT_SLOT(KernelInfoGetAttribute_int64, 86);
-ORT_SLOT(KernelInfoGetAttribute_string, 87);
-ORT_SLOT(KernelContext_GetInputCount, 88);
-ORT_SLOT(KernelContext_GetOutputCount, 89);
-ORT_SLOT(KernelContext_GetInput, 90);
-ORT_SLOT(KernelContext_GetOutput, 91);
-ORT_SLOT(ReleaseStatus, 93);
-ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
-ORT_SLOT(KernelInfo_GetInputCount, 230);
-ORT_SLOT(KernelInfo_GetInputName, 232);
-ORT_SLOT(KernelInfoGetConstantInput_tensor, 249);
-#undef ORT_SLOT
+union OrtApi {
+    OrtStatus *(*CreateStatus)(int code, const char *message);
+    SLOT(26, OrtStatus *(*CreateCustomOpDomain)(const char *name, OrtCustomOpDomain **domain))
+    SLOT(27, OrtStatus *(*CustomOpDomain_Add)(OrtCustomOpDomain *domain, const OrtCustomOp *op))
+    SLOT(28, OrtStatus *(*AddCustomOpDomain)(OrtSessionOptions *options, OrtCustomOpDomain *domain))
+    SLOT(51, OrtStatus *(*GetTensorMutableData)(OrtValue *value, void **data))
+    SLOT(61, OrtStatus *(*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo *info, size_t *count))
+    SLOT(62, OrtStatus *(*GetDimensions)(const OrtTensorTypeAndShapeInfo *info, int64_t *dimensions, size_t count))
+    SLOT(65, OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *value, OrtTensorTypeAndShapeInfo **info))
+    SLOT(86, OrtStatus *(*KernelInfoGetAttribute_int64)(const OrtKernelInfo *info, const char *name, int64_t *value))
+    SLOT(87, OrtStatus *(*KernelInfoGetAttribute_string)(const OrtKernelInfo *info, const char *name, char *text, size_t *size))
+    SLOT(88, OrtStatus *(*KernelContext_GetInputCount)(const OrtKernelContext *context, size_t *count))
+    SLOT(89, OrtStatus *(*KernelContext_GetOutputCount)(const OrtKernelContext *context, size_t *count))
+    SLOT(90, OrtStatus *(*KernelContext_GetInput)(const OrtKernelContext *context, size_t index, const OrtValue **value))
+    SLOT(91, OrtStatus *(*KernelContext_GetOutput)(OrtKernelContext *context, size_t index, const int64_t *dimensions,
+                                                   size_t count, OrtValue **value))
+    SLOT(93, void (*ReleaseStatus)(OrtStatus *status))
+    SLOT(99, void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *info))
+    SLOT(230, OrtStatus *(*KernelInfo_GetInputCount)(const OrtKernelInfo *info, size_t *count))
+    SLOT(232, OrtStatus *(*KernelInfo_GetInputName)(const OrtKernelInfo *info, size_t index, char *name, size_t *size))
+    SLOT(249, OrtStatus *(*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo *info, size_t index, int *is_constant,
+                                                              const OrtValue **value))
+};
+#undef SLOT
 
 /* What onnxruntime passes to `RegisterCustomOps`. */
 typedef struct OrtApiBase {

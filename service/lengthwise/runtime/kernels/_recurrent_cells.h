@@ -1,18 +1,10 @@
-/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see
- * `_recurrent.c`, which includes this once for each and defines
- *
- *     TARGET      the attribute of functions that may use it
- *     NAMED(x)    x with the instruction set's suffix
- *     LANES       floats in a vector; see `_vectors.h`
- *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
- *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
- *
- * all of which end with this file.
+/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see `_vectors.h`.
  *
  * The factors of a row, and the order in which its products are summed, do not depend on the other rows: a row gets the
  * same bits in every batch.
  */
 #include "_vectors.h"
+#include "_float_products.h"
 
 /* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own: x times the factor, over the
  * divisor.
@@ -50,52 +42,6 @@ INLINE Vector NAMED(sigmoid)(Vector x, Vector *divisor)
     return LARGER(NAMED(all)(0.0f), FUSED(x, factor, *divisor) * 0.5f);
 }
 
-/* Adds each row's `size` numbers' products with the weights, `[size][gates][LANES]`, to its sums. */
-INLINE void NAMED(add_products)(const int rows, const int gates, const float *const *numbers, long size,
-                                const float *weights, float *sums, long stride)
-{
-    Vector sum[MOST_ROWS][4];
-    const float *row[MOST_ROWS];
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        row[r] = numbers[r];
-        UNROLLED
-        for (int g = 0; g < gates; g++) sum[r][g] = NAMED(load)(sums + r * stride + g * LANES);
-    }
-    for (long k = 0; k < size; k++, weights += gates * LANES) {
-        Vector number[MOST_ROWS];
-        UNROLLED
-        for (int r = 0; r < rows; r++) number[r] = NAMED(all)(row[r][k]);
-        UNROLLED
-        for (int g = 0; g < gates; g++) {
-            Vector weight = NAMED(load)(weights + g * LANES);
-            UNROLLED
-            for (int r = 0; r < rows; r++) sum[r][g] = FUSED(number[r], weight, sum[r][g]);
-        }
-    }
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int g = 0; g < gates; g++) NAMED(store)(sums + r * stride + g * LANES, sum[r][g]);
-    }
-}
-
-/* The same for any number of rows. Inlined it would share its registers with what stands around it. */
-static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long count, const float *const *numbers,
-                                                             long size, const float *weights, float *sums, long stride)
-{
-    for (long first = 0; first < count; first += MOST_ROWS) {
-        const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
-        const float *const *from = numbers + first;
-        float *to = sums + first * stride;
-#define ADD_PRODUCTS(n)                                                      \
-    (gates == 4 ? NAMED(add_products)(n, 4, from, size, weights, to, stride) \
-                : NAMED(add_products)(n, 3, from, size, weights, to, stride))
-        BY_ROWS(ADD_PRODUCTS)
-#undef ADD_PRODUCTS
-    }
-}
-
 /* An LSTM's cell: its gates are input, output, forget and cell. Keeps the cell's state, and gives the unit's. */
 INLINE Vector NAMED(lstm_cell)(const float *sums, float *kept)
 {
@@ -119,21 +65,6 @@ INLINE Vector NAMED(gru_cell)(const float *sums, float *kept)
     return state;
 }
 
-/* What the inputs of `count` steps, whosesoever they are, give to all gates: `sums [count][panels][4][LANES]`. */
-static TARGET void NAMED(input)(const struct Layer *layer, const struct Direction *direction, long count,
-                                const float *const *inputs, float *sums)
-{
-    const long stride = layer->panels * 4 * LANES;
-    for (long panel = 0; panel < layer->panels; panel++) {
-        const long column = panel * layer->gates * LANES;
-        float *to = sums + panel * 4 * LANES;
-        for (long r = 0; r < count; r++)
-            for (long i = 0; i < layer->gates * LANES; i++) to[r * stride + i] = direction->biases[column + i];
-        const float *weights = direction->inputs + column * layer->inputs;
-        NAMED(multiply)(layer->gates, count, inputs, layer->inputs, weights, to, stride);
-    }
-}
-
 /* One step of `count` rows: from what its inputs give, the states before and what is kept, to the states after it. */
 static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction *direction, long count,
                                const float *const *states, int first_step, float *sums, float *const *memory,
@@ -151,7 +82,8 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
                 of_panel[r * stride + 3 * LANES + i] = of_panel[r * stride + 2 * LANES + i];
                 of_panel[r * stride + 2 * LANES + i] = direction->hidden_biases[unit + i];
             }
-        NAMED(multiply)(gates, count, states, size, direction->states + unit * gates * layer->hidden, of_panel, stride);
+        NAMED(multiply_floats)(gates, count, states, size, direction->states + unit * gates * layer->hidden, of_panel, stride,
+                               of_panel, stride);
         for (long r = 0; r < count; r++) {
             Vector state = gates == 4 ? NAMED(lstm_cell)(of_panel + r * stride, memory[r] + unit)
                                       : NAMED(gru_cell)(of_panel + r * stride, memory[r] + unit);
@@ -194,4 +126,5 @@ static TARGET void NAMED(add_share)(float *sums, const float *values, float shar
     for (; i < size; i++) sums[i] = __builtin_fmaf(share, values[i], sums[i]);
 }
 
-#include "_vectors_end.h"
+#undef SET
+#undef MOST_ROWS

@@ -18,7 +18,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "_shares.h"
+#include "_library.h"
 
 #define TAPS 9
 #define KERNELS_IN_ALL 84
@@ -43,33 +43,24 @@ struct Cells {
 };
 
 #if defined(__x86_64__)
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma")))
-#define NAMED(x) x##_avx512
-#define LANES 16
+#define SET avx512
 #include "_shares_cells.h"
 
-#define TARGET __attribute__((target("avx2,fma")))
-#define NAMED(x) x##_avx2
-#define LANES 8
+#define SET avx2
 #include "_shares_cells.h"
 #endif
 
-#define TARGET
-#define NAMED(x) x##_portable
-#define LANES 4
+#define SET portable
 #include "_shares_cells.h"
 
-#define CELLS(set) {#set, largest_##set, to_grid_##set, add_planes_##set, add_taps_##set, results_##set, shares_##set}
-static const struct Cells KNOWN[] = {
+#define CELLS(set) \
+    &(const struct Cells){#set, largest_##set, to_grid_##set, add_planes_##set, add_taps_##set, results_##set, shares_##set}
+static const struct Cells *const KNOWN[] = {
 #if defined(__x86_64__)
-    CELLS(avx512),
-    CELLS(avx2),
+    CELLS(avx512), CELLS(avx2),
 #endif
-    CELLS(portable),
-    {0},
+    CELLS(portable), NULL,
 };
-
-#include "_instruction_sets.h"
 
 struct Shares {
     const struct Cells *cells;
@@ -107,9 +98,10 @@ void forget_shares(struct Shares *shares)
 /* The kernels of a plan; NULL if it is damaged, or there is no memory. */
 struct Shares *make_shares(const int32_t *plan, long plan_size, const float *biases, long count)
 {
-    struct Shares *made = chosen && plan_size > 3 ? calloc(1, sizeof *made) : NULL;
+    const struct Cells *cells = shares_kernels.chosen;
+    struct Shares *made = cells && plan_size > 3 ? calloc(1, sizeof *made) : NULL;
     if (!made) return NULL;
-    made->cells = chosen;
+    made->cells = cells;
     made->plan_size = plan_size;
     made->plan = malloc(plan_size * sizeof *plan);
     made->biases = calloc(count + SLACK, sizeof *biases);
@@ -252,7 +244,7 @@ int transform_rows(const struct Shares *shares, const float *const *rows, const 
 
 /* ---- Onnxruntime's side. ---- */
 
-enum { X, LENGTHS, PLAN, BIASES, INPUTS };
+enum { X, LENGTHS, PLAN, BIASES };
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
 {
@@ -275,10 +267,8 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     const float *values = input(context, X, x, 3, &good);
     const int32_t *lengths = input(context, LENGTHS, &rows_of_lengths, 1, &good);
     if (!good || !values || !lengths || x[2] != shares->channels || rows_of_lengths != x[0])
-        return status(ORT_INVALID_ARGUMENT, "the inputs' shapes do not fit the kernels or each other");
-    for (long row = 0; row < x[0]; row++)
-        if (lengths[row] < 0 || lengths[row] > x[1])
-            return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
+        return unfit_shapes();
+    if (!are_lengths(lengths, x[0], x[1])) return unfit_length();
     float *to = NULL;
     OrtStatus *error = output(context, 0, (int64_t[]){x[0], shares->count}, 2, &to);
     if (error || !to || !x[0]) return error;
@@ -286,19 +276,14 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     for (long row = 0; rows && row < x[0]; row++) rows[row] = values + row * x[1] * x[2];
     const int made = rows && transform_rows(shares, rows, lengths, x[0], to);
     free(rows);
-    return made ? NULL : status(ORT_FAIL, "no memory");
+    return made ? NULL : no_memory();
 }
 
-static const char *operator_name(const OrtCustomOp *op) { return (void)op, "SharesAboveBiases"; }
-static int input_type(const OrtCustomOp *op, size_t index) { return (void)op, index == LENGTHS || index == PLAN ? ORT_INT32 : ORT_FLOAT; }
-static size_t inputs(const OrtCustomOp *op) { return (void)op, INPUTS; }
+static struct Operator OPERATORS[] = {
+    {.name = "SharesAboveBiases", .inputs = "fiif", .outputs = "f", .create = create, .compute = compute, .destroy = destroy},
+    {.name = NULL},
+};
 
-static const OrtCustomOp SHARES = OPERATOR(operator_name, inputs, input_type, required, one_output, required, create, compute, destroy);
+static struct Domain DOMAINS[] = {{.name = "lengthwise.rocket", .operators = OPERATORS}, {0}};
 
-static OrtStatus *add(OrtSessionOptions *options)
-{
-    static OrtCustomOpDomain *own;
-    return add_domain(options, &own, "lengthwise.rocket", (const OrtCustomOp *[]){&SHARES, NULL});
-}
-
-const struct Kernels shares_kernels = {"shares", instruction_set, choose, chosen_set, add};
+struct Kernels shares_kernels = {"shares", KNOWN, NULL, DOMAINS};

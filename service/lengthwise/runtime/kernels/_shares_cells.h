@@ -1,20 +1,9 @@
-/* The transform of `_shares.c` for one instruction set, which includes this once for each and defines
- *
- *     TARGET      the attribute of functions that may use it
- *     NAMED(x)    x with the instruction set's suffix
- *     LANES       floats in a vector: 16 of AVX-512, 8 of AVX2, 4 in plain C (which is NEON or SSE2)
- *
- * all of which end with this file. Every sum is exact, so the bits are those of any other order.
+/* The transform of `_shares.c` for one instruction set; see `_vectors.h`. Every sum is exact, so the bits are those of any
+ * other order.
  */
-typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
-typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t NAMED(Whole) __attribute__((vector_size(4 * LANES)));
-typedef int32_t NAMED(UnalignedWhole) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define Vector NAMED(Vector)
-#define Whole NAMED(Whole)
-#define LOAD(from) (*(const NAMED(Unaligned) *)(from))
-#define STORE(to) (*(NAMED(Unaligned) *)(to))
-#define INLINE static inline __attribute__((always_inline)) TARGET
+#include "_vectors.h"
+
+#define LOAD NAMED(load)
 
 /* The largest absolute value of some numbers; NaN if one of them is. */
 static TARGET float NAMED(largest)(const float *x, long count)
@@ -50,7 +39,7 @@ static TARGET void NAMED(add_planes)(const float *planes, long stride, const int
     for (long t = 0; t < length; t += LANES) {
         Vector sum = LOAD(planes + channels[0] * stride + t);
         for (long i = 1; i < count; i++) sum += LOAD(planes + channels[i] * stride + t);
-        STORE(sums + t) = sum;
+        NAMED(store)(sums + t, sum);
     }
 }
 
@@ -58,44 +47,44 @@ static TARGET void NAMED(add_planes)(const float *planes, long stride, const int
 static TARGET void NAMED(add_taps)(const float *const *taps, long length, float *sums)
 {
     for (long t = 0; t < length; t += LANES)
-        STORE(sums + t) = LOAD(taps[0] + t) + LOAD(taps[1] + t) + LOAD(taps[2] + t) + LOAD(taps[3] + t) + LOAD(taps[4] + t) +
-                          LOAD(taps[5] + t) + LOAD(taps[6] + t) + LOAD(taps[7] + t) + LOAD(taps[8] + t);
+        NAMED(store)(sums + t, LOAD(taps[0] + t) + LOAD(taps[1] + t) + LOAD(taps[2] + t) + LOAD(taps[3] + t) + LOAD(taps[4] + t) +
+                                   LOAD(taps[5] + t) + LOAD(taps[6] + t) + LOAD(taps[7] + t) + LOAD(taps[8] + t));
 }
 
 /* The results of a kernel: three of its weights are 2 and the others -1, so they are 3 times three taps less all. */
 static TARGET void NAMED(results)(const float *a, const float *b, const float *c, const float *all, long length, float *to)
 {
     for (long t = 0; t < length; t += LANES)
-        STORE(to + t) = (LOAD(a + t) + LOAD(b + t) + LOAD(c + t)) * 3.0f - LOAD(all + t);
+        NAMED(store)(to + t, (LOAD(a + t) + LOAD(b + t) + LOAD(c + t)) * 3.0f - LOAD(all + t));
 }
 
 /* Counts results above `groups` vectors of biases: a lane is a bias. */
 INLINE void NAMED(count_for_biases)(const int groups, const float *results, long steps, const float *biases, int32_t *counts)
 {
-    Whole count[4] = {{0}};
+    Integers count[4] = {{0}};
     Vector bias[4];
     UNROLLED
     for (int g = 0; g < groups; g++) bias[g] = LOAD(biases + g * LANES);
     for (long t = 0; t < steps; t++) {
         const Vector result = results[t] - (Vector){0};
         UNROLLED
-        for (int g = 0; g < groups; g++) count[g] -= (Whole)(result > bias[g]);
+        for (int g = 0; g < groups; g++) count[g] -= (Integers)(result > bias[g]);
     }
     UNROLLED
-    for (int g = 0; g < groups; g++) *(NAMED(UnalignedWhole) *)(counts + g * LANES) = count[g];
+    for (int g = 0; g < groups; g++) *(NAMED(UnalignedIntegers) *)(counts + g * LANES) = count[g];
 }
 
 /* Counts results above `size` biases: a lane is a step. Behind the last step there are results below every bias. */
 INLINE void NAMED(count_along_steps)(const int size, const float *results, long steps, const float *biases, int32_t *counts)
 {
-    Whole count[4] = {{0}};
+    Integers count[4] = {{0}};
     Vector bias[4];
     UNROLLED
     for (int i = 0; i < size; i++) bias[i] = biases[i] - (Vector){0};
     for (long t = 0; t < steps; t += LANES) {
         const Vector result = LOAD(results + t);
         UNROLLED
-        for (int i = 0; i < size; i++) count[i] -= (Whole)(result > bias[i]);
+        for (int i = 0; i < size; i++) count[i] -= (Integers)(result > bias[i]);
     }
     UNROLLED
     for (int i = 0; i < size; i++) {
@@ -114,7 +103,7 @@ static TARGET void NAMED(shares)(float *results, long steps, const float *biases
             switch (groups - g < 4 ? groups - g : 4) { UP_TO_4(COUNT) }
 #undef COUNT
     } else {
-        STORE(results + steps) = BELOW_ALL - (Vector){0};
+        NAMED(store)(results + steps, BELOW_ALL - (Vector){0});
         for (long i = 0; i < size; i += 4)
 #define COUNT(n) NAMED(count_along_steps)(n, results, steps, biases + i, counts + i)
             switch (size - i < 4 ? size - i : 4) { UP_TO_4(COUNT) }
@@ -123,11 +112,5 @@ static TARGET void NAMED(shares)(float *results, long steps, const float *biases
     for (long i = 0; i < size; i++) shares[i] = (float)counts[i] / (float)steps;
 }
 
-#undef Vector
-#undef Whole
 #undef LOAD
-#undef STORE
-#undef INLINE
-#undef TARGET
-#undef NAMED
-#undef LANES
+#undef SET

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "_spare_cores.h"
 
@@ -36,8 +37,8 @@ struct Helper {
     atomic_int state;  /* of its work, one of those above; who sleeps until it changes is woken under the lock */
     atomic_int called; /* whether it is to watch for work, because a batch runs or is about to */
     atomic_int avoided; /* the core that its thread does not run on, and 1; 0 for none */
-    void (*work)(void *);
-    void *argument;
+    void (*go_on)(void *part, int may_stop);
+    void *part;
     double seconds;    /* the processor time of its last work */
 } __attribute__((aligned(APART)));
 
@@ -54,7 +55,7 @@ static struct SpareCores *const spare = &all_cores;
 _Thread_local double helped_seconds;
 _Thread_local int in_background;
 
-double seconds_of(clockid_t clock)
+static double seconds_of(clockid_t clock)
 {
     struct timespec now;
     clock_gettime(clock, &now);
@@ -96,7 +97,7 @@ static void *help_for_ever(void *argument)
         }
         if (!atomic_compare_exchange_strong(&helper->state, &asked, WORKING)) continue; /* only called, or too late */
         const double before = seconds_of(CLOCK_THREAD_CPUTIME_ID);
-        helper->work(helper->argument);
+        helper->go_on(helper->part, 1);
         helper->seconds = seconds_of(CLOCK_THREAD_CPUTIME_ID) - before;
         atomic_store(&helper->state, NO_WORK); /* whoever watches need not wait for the lock */
         pthread_mutex_lock(&helper->lock);
@@ -169,7 +170,8 @@ void lend_cores(long count, int soon)
     pthread_mutex_unlock(&first->lock);
 }
 
-struct Helper *ask_for_help(void (*work)(void *), void *argument)
+/* Has a helper begin with a part; NULL if no core is idle. */
+static struct Helper *ask_for_help(void (*go_on)(void *part, int may_stop), void *part)
 {
     if (atomic_load(&spare->in_use) >= atomic_load(&spare->lent)) return NULL;
     if (atomic_load(&spare->refused_next) > 0 && atomic_fetch_sub(&spare->refused_next, 1) > 0) return NULL;
@@ -182,8 +184,8 @@ struct Helper *ask_for_help(void (*work)(void *), void *argument)
                 break;
             }
             keep_off_this_core(helper);
-            helper->work = work;
-            helper->argument = argument;
+            helper->go_on = go_on;
+            helper->part = part;
             atomic_store(&helper->state, ASKED);
             pthread_mutex_lock(&helper->lock);
             atomic_store(&helper->called, 1);
@@ -195,7 +197,9 @@ struct Helper *ask_for_help(void (*work)(void *), void *argument)
     return NULL;
 }
 
-int await_help(struct Helper *helper, double asked_at)
+/* Waits until a helper, asked at some time, has finished or has stopped because its core is wanted. If it has not even
+ * begun, its part is taken back: a machine that is busy with something else may wake it late. */
+static void await_help(struct Helper *helper, double asked_at)
 {
     int state = ASKED;
     const double now = seconds_of(CLOCK_MONOTONIC);
@@ -212,7 +216,7 @@ int await_help(struct Helper *helper, double asked_at)
     }
     atomic_store(&helper->busy, 0);
     atomic_fetch_sub(&spare->in_use, 1);
-    if (late) return 0;
+    if (late) return;
     const double waited = seconds_of(CLOCK_MONOTONIC) - now;
     if (waited > now - asked_at && waited > LATE_SECONDS) { /* longer than this thread's own half took */
         const long before = atomic_load(&spare->refused_before), next = before ? 2 * before : 16;
@@ -221,5 +225,13 @@ int await_help(struct Helper *helper, double asked_at)
     } else {
         atomic_store(&spare->refused_before, atomic_load(&spare->refused_before) / 2);
     }
-    return 1;
+}
+
+void do_both(void (*go_on)(void *part, int may_stop), void *one, void *other, int is_worth_a_core)
+{
+    const double asked_at = seconds_of(CLOCK_MONOTONIC);
+    struct Helper *helper = is_worth_a_core ? ask_for_help(go_on, other) : NULL;
+    go_on(one, 0);
+    if (helper) await_help(helper, asked_at);
+    go_on(other, 0);
 }

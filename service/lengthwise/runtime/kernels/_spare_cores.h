@@ -4,16 +4,10 @@
 #ifndef LENGTHWISE_SPARE_CORES_H
 #define LENGTHWISE_SPARE_CORES_H
 
-#include <time.h>
-
 #define APART 128 /* bytes between what two threads write: a processor may fetch lines of 64 in pairs */
-
-struct Helper;
 
 extern _Thread_local double helped_seconds; /* of this thread, ever */
 extern _Thread_local int in_background;     /* whether this thread's layers let others run first */
-
-double seconds_of(clockid_t clock);
 
 /* Called at each step of a layer. A thread in the background lets whoever waits for its core run first: otherwise the
  * system may let it go on for milliseconds. */
@@ -26,14 +20,10 @@ int core_is_wanted(void);
  * not watch for work any more. */
 void lend_cores(long count, int soon);
 
-/* Has a helper begin some work; NULL if no core is idle. */
-struct Helper *ask_for_help(void (*work)(void *), void *argument);
-
-/* Waits until a helper has finished, or has stopped because its core is wanted. 0 if it has not even begun: a machine
- * that is busy with something else may wake it late, and then its work is taken back.
+/* Does two parts of some work: at once where a core is idle and it is worth it, else one after the other.
  *
- * `asked_at` is when it was asked, by the monotonic clock.
+ * `go_on` begins a part, or goes on with it, and returns when it is done; with `may_stop` also when its core is wanted.
  */
-int await_help(struct Helper *helper, double asked_at);
+void do_both(void (*go_on)(void *part, int may_stop), void *one, void *other, int is_worth_a_core);
 
 #endif

@@ -1,8 +1,17 @@
 /* Tiles: eight registers of at most 16 rows of 64 bytes, which one instruction multiplies (Intel AMX).
  *
- * The macros are the instructions: SHAPE_TILES, LOAD_TILE, DOT_TILES, STORE_TILE, RELEASE_TILES for the processor's own,
- * and the functions `emulated_*` for the same in C, with which tests run everywhere what stands around them.
+ * By SET the macros are the processor's own instructions, or functions for the same in C, with which tests run everywhere
+ * what stands around them.
  */
+#define SHAPE_TILES NAMED(SHAPE_TILES)
+#define LOAD_TILE NAMED(LOAD_TILE)
+#define DOT_TILES NAMED(DOT_TILES)
+#define STORE_TILE NAMED(STORE_TILE)
+#define SHAPE_TILES_amx(shapes) do { MEMORY_IS_READ; _tile_loadconfig(shapes); } while (0)
+#define LOAD_TILE_amx _tile_loadd
+#define DOT_TILES_amx _tile_dpbusd
+#define STORE_TILE_amx _tile_stored
+#define RELEASE_TILES_amx _tile_release
 #define TILE_ROWS 16
 #define TILE_GROUPS 16 /* of four bytes: a row of a tile */
 
@@ -39,29 +48,29 @@ static _Thread_local struct {
     uint8_t rows[8][TILE_ROWS][4 * TILE_GROUPS];
 } emulated;
 
-static void emulated_shapes(const struct TileShapes *shapes)
+static void SHAPE_TILES_amx_emulated(const struct TileShapes *shapes)
 {
     memset(&emulated, 0, sizeof emulated);
     emulated.shapes = *shapes;
 }
 
-static void emulated_release(void) { memset(&emulated, 0, sizeof emulated); }
+static void RELEASE_TILES_amx_emulated(void) { memset(&emulated, 0, sizeof emulated); }
 
-static void emulated_load(int tile, const void *from, long stride)
+static void LOAD_TILE_amx_emulated(int tile, const void *from, long stride)
 {
     memset(emulated.rows[tile], 0, sizeof emulated.rows[tile]);
     for (long row = 0; row < emulated.shapes.rows[tile]; row++)
         memcpy(emulated.rows[tile][row], (const uint8_t *)from + row * stride, emulated.shapes.bytes[tile]);
 }
 
-static void emulated_store(int tile, void *to, long stride)
+static void STORE_TILE_amx_emulated(int tile, void *to, long stride)
 {
     for (long row = 0; row < emulated.shapes.rows[tile]; row++)
         memcpy((uint8_t *)to + row * stride, emulated.rows[tile][row], emulated.shapes.bytes[tile]);
 }
 
 /* Each unsigned byte of a row of `numbers` times a signed one of `weights`, whose rows hold four of each column. */
-static void emulated_dot(int sums, int numbers, int weights)
+static void DOT_TILES_amx_emulated(int sums, int numbers, int weights)
 {
     const long groups = emulated.shapes.bytes[numbers] / 4, columns = emulated.shapes.bytes[sums] / 4;
     for (long row = 0; row < emulated.shapes.rows[sums]; row++) {

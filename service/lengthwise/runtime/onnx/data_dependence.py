@@ -10,12 +10,12 @@ For each value it follows whether content and shape depend on what a client send
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise.runtime import fixed_kernels, integer_kernels
-from lengthwise.runtime.onnx import fusion, onnx_graph
+from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime.onnx import fusion, integer_layers, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 ENDS_WITHOUT_ROWS: Final = frozenset({"LSTM", "GRU"})
@@ -62,7 +62,9 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
         inputs = [known.get(name, _NOTHING) for name in node.inputs]
         if node.operator in ending and inputs and inputs[0].shape:
             return node.operator
-        outputs = _of_outputs(node, inputs, [known.get(name, _NOTHING) for name in _captured(node)])
+        inner = [each for graph in node.graphs for each in graph.walk()]
+        outer = [known.get(name, _NOTHING) for each in inner for name in each.inputs]  # some are of the graph around it
+        outputs = _of_outputs(node, inputs, outer, counts=any(each.operator in _COUNTING for each in inner))
         known.update((name, outputs) for name in node.outputs if name)
     return None
 
@@ -87,7 +89,7 @@ class _Depends:
 _NOTHING: Final = _Depends()
 
 
-def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends]) -> _Depends:
+def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
     every = [*inputs, *captured]
     content = any(one.content for one in every)
     selects = any(one.selects for one in every)
@@ -102,22 +104,13 @@ def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends]) ->
     if node.graphs:
         # The outputs may have any shape if values decide how often a loop runs, or which branch runs.
         decides = {"Scan": False, "If": bool(inputs) and inputs[0].content}.get(node.operator, content)
-        counts = any(inner.operator in _COUNTING for graph in node.graphs for inner in graph.walk())
         return _Depends(content, selects, shape or decides or (counts and selects))
     shapes = [inputs[index] for index in _SHAPED_BY.get(node.operator, ()) if index < len(inputs)]
     return _Depends(content, selects, shape or any(one.content for one in shapes))
 
 
-def _captured(node: Node) -> Iterator[str]:
-    """The input names of the graphs inside a node; some are names of the graph around it."""
-    for graph in node.graphs:
-        for inner in graph.walk():
-            yield from inner.inputs
-
-
-_RECURRENT: Final = frozenset({"LSTM", "GRU"})
 _DOMAINS: Final = frozenset(
-    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_kernels.DOMAIN, fixed_kernels.DOMAIN}
+    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_layers.DOMAIN, fixed_kernels.DOMAIN}
 )
 """Where operators are known from. Any other may be a function of the file, with layers in it."""
 _POOLING: Final = "AttentionPooling"
@@ -141,7 +134,12 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, ow
         from_lengths = not of_lengths.isdisjoint(node.inputs)
         if not stepped.isdisjoint(node.inputs):
             masks = of_lengths - stepped
-            if not (own_kernels and from_lengths if node.operator in _RECURRENT else _is_small(node, masks)):
+            if node.operator in fusion.LAYERS:
+                is_small = own_kernels and from_lengths
+            else:  # operators on single elements, and a sum over the valid steps by a mask
+                is_sum = node.operator == "MatMul" and not masks.isdisjoint(node.inputs)
+                is_small = is_sum or (not _LAYERS.fullmatch(node.operator) and node.domain in _DOMAINS)
+            if not is_small:
                 return True
             stepped.update(_stepped_outputs(node, model, stepped, masks))
         if from_lengths:
@@ -149,16 +147,9 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, ow
     return False
 
 
-def _is_small(node: Node, masks: set[str]) -> bool:
-    """Whether a node is no layer: operators on single elements, and a sum over the valid steps by a mask."""
-    if node.operator == "MatMul" and not masks.isdisjoint(node.inputs):
-        return True
-    return not _LAYERS.fullmatch(node.operator) and node.domain in _DOMAINS
-
-
 def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str]) -> list[str]:
     """The outputs of a node that have an axis of steps; one of its inputs has."""
-    if node.operator in _RECURRENT:
+    if node.operator in fusion.LAYERS:
         return node.outputs[:1]  # behind it: the last state of each row
     if node.operator == _POOLING:
         return node.outputs[1:]  # the attention

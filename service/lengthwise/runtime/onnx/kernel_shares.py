@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
+from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 
 _OF_MASKS: Final = frozenset(
     {"And", "Cast", "Constant", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
@@ -31,10 +32,6 @@ _OF_MASKS: Final = frozenset(
 _BELOW_ALL: Final = -3e38
 _LONGEST: Final = 512
 """Longest sequence of a trial: the graph's own operators need memory for each step, kernel and bias."""
-
-
-class _NotFound(Exception):
-    """The graph has another form."""
 
 
 class Counted(NamedTuple):
@@ -67,7 +64,7 @@ def fused(model: bytes, lengths: str) -> Counted | None:
     graph = onnx_graph.read(model)
     try:
         return _Finder(graph, lengths).replaced()
-    except _NotFound:
+    except NotFound:
         return None
 
 
@@ -81,195 +78,128 @@ def trial(found: Counted, features: int, longest: int) -> Iterator[NDArray[np.fl
             yield (random.standard_normal((length, features)) * size).astype(np.float32)
 
 
-class _Finder:
+class _Finder(Pattern):
     def __init__(self, graph: Graph, lengths: str) -> None:
-        self._graph = graph
+        super().__init__(graph)
         self._lengths = lengths
-        self._makers = graph.makers()
-        self._users = graph.users()
 
     def replaced(self) -> Counted:
-        """The graph with the operator in the place of all chains.
-
-        Raises:
-            _NotFound: There are none, or they are not all alike.
-        """
-        convolutions = [node for node in self._graph.nodes if node.operator == "Conv"]
-        chains = {chain.output: chain for chain in map(self._chain, convolutions)}
-        if not chains or len({chain.grid for chain in chains.values()}) != 1:
-            raise _NotFound
+        """The graph with the operator in the place of all chains; `NotFound` if there are none, or they differ."""
+        found = [self._chain(node) for node in self.graph.nodes if node.operator == "Conv"]
+        chains = {chain.output: chain for chain in found}
+        require(len({chain.grid for chain in found}) == 1)
         outputs = [*chains]
-        users = self._users.get(outputs[0], [])
+        users = self.users.get(outputs[0], [])
         last = users[0] if len(users) == 1 and users[0].operator == "Concat" else None
         if last is not None:
             outputs = [name for name in last.inputs if name in chains]
-            if last.inputs[: len(outputs)] != outputs or last.attributes.get("axis") != 1:
-                raise _NotFound
-        if len(outputs) != len(chains) or (last is None and len(outputs) > 1):
-            raise _NotFound
+            require(last.inputs[: len(outputs)] == outputs and last.attributes.get("axis") == 1)
+        require(len(outputs) == len(chains) and (last is not None or len(outputs) == 1))
         kernels = [chains[name].kernels for name in outputs]
         values, bits, limit = chains[outputs[0]].grid
         plan = fixed_kernels.plan(kernels, bits, limit)
-        self._graph.add_tensor("lengthwise.plan", plan.numbers)
-        self._graph.add_tensor("lengthwise.biases", plan.biases)
+        self.graph.add_tensor("lengthwise.plan", plan.numbers)
+        self.graph.add_tensor("lengthwise.biases", plan.biases)
         others = [] if last is None else last.inputs[len(outputs) :]
         whole = outputs[0] if last is None else last.outputs[0]
         to = "lengthwise.shares" if others else whole
         inputs = [values, self._lengths, "lengthwise.plan", "lengthwise.biases"]
         new = [Node("SharesAboveBiases", inputs, [to], domain=fixed_kernels.DOMAIN)]
-        if last is not None and others:
-            new.append(Node("Concat", [to, *others], last.outputs, {"axis": 1}))
-        replaced = last if last is not None else self._makers[whole]
-        place = self._graph.nodes.index(replaced)
-        self._graph.nodes[place : place + 1] = new
-        self._graph.remove_unused()
-        return Counted(self._graph.write({fixed_kernels.DOMAIN: 1}), kernels)
+        if others:
+            new.append(Node("Concat", [to, *others], [whole], {"axis": 1}))
+        place = self.graph.nodes.index(self.makers[whole])
+        self.graph.nodes[place : place + 1] = new
+        self.graph.remove_unused()
+        return Counted(self.graph.write({fixed_kernels.DOMAIN: 1}), kernels)
 
     def _chain(self, conv: Node) -> _Chain:
-        weights = self._numbers(conv.inputs[1], (KERNELS, -1, TAPS))
-        dilation = self._attribute(conv, "dilations")
-        pads = conv.attributes.get("pads")
-        if len(conv.inputs) != 2 or conv.attributes.get("group", 1) != 1 or pads != (4 * dilation,) * 2:
-            raise _NotFound
-        if conv.attributes.get("strides", (1,)) != (1,) or conv.attributes.get("auto_pad", "NOTSET") != "NOTSET":
-            raise _NotFound
+        weights = self.numbers(conv.inputs[1], KERNELS, -1, TAPS)
+        dilations, pads = conv.attributes.get("dilations", (1,)), conv.attributes.get("pads")
+        if not isinstance(dilations, tuple) or len(dilations) != 1 or dilations[0] < 1:
+            raise NotFound
+        dilation = int(dilations[0])
+        require(len(conv.inputs) == 2 and conv.attributes.get("group", 1) == 1 and pads == (4 * dilation,) * 2)
+        require(conv.attributes.get("strides", (1,)) == (1,) and conv.attributes.get("auto_pad", "NOTSET") == "NOTSET")
         reads = weights[:, :, 0] != 0
-        if not np.array_equal(weights, reads[:, :, None] * fixed_kernels.kernel_weights()[:, None, :]):
-            raise _NotFound
+        require(np.array_equal(weights, reads[:, :, None] * fixed_kernels.kernel_weights()[:, None, :]))
         grid = self._grid(conv.inputs[0])
         is_exact = 12 * reads.sum(axis=1).max() <= 2 ** (24 - grid[1])  # every sum
-        if not is_exact or not reads.any(axis=1).all():
-            raise _NotFound
-        counted = self._only_user(conv.outputs[0], "Where")
-        if counted.inputs[1] != conv.outputs[0] or self._constant(counted.inputs[2]) > _BELOW_ALL:
-            raise _NotFound
+        require(is_exact and reads.any(axis=1).all())
+        counted = self.only_user(conv.outputs[0], "Where")
+        require(counted.inputs[1] == conv.outputs[0] and self.constant(counted.inputs[2]) <= _BELOW_ALL)
         self._cone(counted.inputs[0], dilation)
-        wide = self._only_user(counted.outputs[0], "Unsqueeze")
-        parts = [self._count(node, wide.outputs[0]) for node in self._users[wide.outputs[0]]]
+        wide = self.only_user(counted.outputs[0], "Unsqueeze")
+        parts = [self._count(node, wide.outputs[0]) for node in self.users[wide.outputs[0]]]
         biases = np.concatenate([part for part, _ in parts], axis=1)
         total = parts[0][1]
         if len(parts) > 1:
-            joined = self._only_user(total, "Concat")
-            if joined.inputs != [output for _, output in parts] or joined.attributes.get("axis") != 2:
-                raise _NotFound
+            joined = self.only_user(total, "Concat")
+            require(joined.inputs == [output for _, output in parts] and joined.attributes.get("axis") == 2)
             total = joined.outputs[0]
-        share = self._only_user(total, "Div")
+        share = self.only_user(total, "Div")
         inside = self._cone(share.inputs[1], dilation)
-        flat = self._only_user(share.outputs[0], "Reshape")
-        if share.inputs[0] != total or len(inside) != 1:
-            raise _NotFound
+        flat = self.only_user(share.outputs[0], "Reshape")
+        require(share.inputs[0] == total and len(inside) == 1)
         kernels = DilatedKernels(dilation, reads, biases, inside[0].ravel())
         return _Chain(kernels, grid, flat.outputs[0])
 
     def _grid(self, name: str) -> tuple[str, int, float | None]:
         """What is rounded to a grid and turned to give a value; the bits of the grid, and its limit."""
-        turn = self._maker(name, "Transpose")
-        scaled = self._maker(turn.inputs[0], "Mul")
-        rounded = self._maker(scaled.inputs[0], "Round")
-        divided = self._maker(rounded.inputs[0], "Div")
-        clipped = self._maker(divided.inputs[0], "Clip")
-        if turn.attributes.get("perm") != (0, 2, 1) or divided.inputs[1] != scaled.inputs[1]:
-            raise _NotFound
+        turn = self.maker(name, "Transpose")
+        scaled = self.maker(turn.inputs[0], "Mul")
+        divided = self.maker(self.maker(scaled.inputs[0], "Round").inputs[0], "Div")
+        clipped = self.maker(divided.inputs[0], "Clip")
+        require(turn.attributes.get("perm") == (0, 2, 1) and divided.inputs[1] == scaled.inputs[1])
         distance, limit = scaled.inputs[1], None
-        if distance in self._makers:
-            product = self._maker(distance, "Mul")
-            least = self._maker(product.inputs[0], "ReduceMin")
-            powers = self._numbers(self._maker(least.inputs[0], "Where").inputs[1], (-1,))
-            if not np.array_equal(powers, fixed_kernels.POWERS):
-                raise _NotFound
-            share = self._constant(product.inputs[1])
+        if distance in self.makers:
+            product = self.maker(distance, "Mul")
+            least = self.maker(product.inputs[0], "ReduceMin")
+            powers = self.numbers(self.maker(least.inputs[0], "Where").inputs[1], -1)
+            require(np.array_equal(powers, fixed_kernels.POWERS))
+            share = self.constant(product.inputs[1])
         else:
-            low, limit = (self._constant(name) for name in [*clipped.inputs, "", ""][1:3])
-            if low != -limit or limit not in fixed_kernels.POWERS:
-                raise _NotFound
-            share = self._constant(distance) / limit
+            low, limit = (self.constant(name) for name in [*clipped.inputs, "", ""][1:3])
+            require(low == -limit and limit in fixed_kernels.POWERS)
+            share = self.constant(distance) / limit
         bits = -math.log2(max(share, 1e-30))
-        if not 1 <= bits <= 22 or bits % 1:
-            raise _NotFound
+        require(1 <= bits <= 22 and bits % 1 == 0)
         return clipped.inputs[0], int(bits), limit
 
     def _count(self, greater: Node, results: str) -> tuple[NDArray[np.float32], str]:
         """The biases `[84, n]` that results are compared with, and the value that counts them."""
-        if greater.operator != "Greater" or greater.inputs[0] != results:
-            raise _NotFound
-        number = self._only_user(greater.outputs[0], "Cast")
-        total = self._only_user(number.outputs[0], "ReduceSum")
-        if self._constant(total.inputs[1]) not in (3, -1) or total.attributes.get("keepdims", 1) != 0:
-            raise _NotFound
+        require(greater.operator == "Greater" and greater.inputs[0] == results)
+        number = self.only_user(greater.outputs[0], "Cast")
+        total = self.only_user(number.outputs[0], "ReduceSum")
+        require(self.axis(total) in (3, -1) and total.attributes.get("keepdims", 1) == 0)
         given = greater.inputs[1]
-        split = self._makers.get(given)
+        split = self.makers.get(given)
         if split is None or split.operator != "Split":
-            return self._numbers(given, (KERNELS, -1, 1))[:, :, 0], total.outputs[0]
-        sizes, whole = self._sizes(split.inputs[1]), self._numbers(split.inputs[0], (KERNELS, -1, 1))
+            return self.numbers(given, KERNELS, -1, 1)[:, :, 0], total.outputs[0]
+        sizes, whole = self.numbers(split.inputs[1], -1).tolist(), self.numbers(split.inputs[0], KERNELS, -1, 1)
         place = split.outputs.index(given)
         begin = sum(sizes[:place])
-        if split.attributes.get("axis") != 1 or sum(sizes) != whole.shape[1]:
-            raise _NotFound
+        require(split.attributes.get("axis") == 1 and sum(sizes) == whole.shape[1])
         return whole[:, begin : begin + sizes[place], 0], total.outputs[0]
 
     def _cone(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
         """The tables of booleans in what gives a value that depends on the lengths and the width only.
 
-        Raises:
-            _NotFound: It depends on something else, or not on the span of these kernels.
+        `NotFound` if it depends on something else, or not on the span of these kernels.
         """
-        left, seen, tables = [name], set[str](), []
+        left, seen, tables = [name], {self._lengths, ""}, []
         sizes: set[float] = set()
         while left:
             name = left.pop()
-            if name in seen or name == self._lengths or not name:
+            if name in seen:
                 continue
             seen.add(name)
-            tensor, maker = self._graph.tensors.get(name), self._makers.get(name)
+            tensor = self.graph.tensors.get(name)
             if tensor is not None and tensor.kind == BOOL:
-                tables.append(self._numbers(name, (KERNELS, 1)))
-            elif name in self._graph.constants:
-                sizes.update(self._graph.constants[name])
-            elif maker is None or maker.operator not in _OF_MASKS:
-                raise _NotFound
-            elif maker.operator != "Shape":
-                left += maker.inputs
-        if 8 * dilation not in sizes:
-            raise _NotFound
+                tables.append(self.numbers(name, KERNELS, 1))
+            elif name in self.graph.constants:
+                sizes.update(self.graph.constants[name])
+            else:
+                maker = self.maker(name, *_OF_MASKS)
+                left += maker.inputs if maker.operator != "Shape" else []
+        require(8 * dilation in sizes)
         return tables
-
-    def _maker(self, name: str, operator: str) -> Node:
-        node = self._makers.get(name)
-        if node is None or node.operator != operator or node.domain:
-            raise _NotFound
-        return node
-
-    def _only_user(self, name: str, operator: str) -> Node:
-        users = self._users.get(name, [])
-        if len(users) != 1 or name in self._graph.used_elsewhere or users[0].operator != operator or users[0].domain:
-            raise _NotFound
-        return users[0]
-
-    def _numbers(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A tensor's numbers; -1 in its shape is any size."""
-        tensor = self._graph.tensors.get(name)
-        numbers = None if tensor is None else tensor.numbers()
-        if numbers is None or len(numbers.shape) != len(shape):
-            raise _NotFound
-        if any(size not in (-1, actual) for size, actual in zip(shape, numbers.shape, strict=True)):
-            raise _NotFound
-        return numbers
-
-    def _sizes(self, name: str) -> list[int]:
-        tensor = self._graph.tensors.get(name)
-        numbers = None if tensor is None else tensor.numbers()
-        if numbers is None:
-            raise _NotFound
-        return [int(size) for size in numbers]
-
-    def _constant(self, name: str) -> float:
-        numbers = self._graph.constants.get(name, ())
-        if len(numbers) != 1:
-            raise _NotFound
-        return numbers[0]
-
-    def _attribute(self, node: Node, name: str) -> int:
-        numbers = node.attributes.get(name, (1,))
-        if not isinstance(numbers, tuple) or len(numbers) != 1 or numbers[0] < 1:
-            raise _NotFound
-        return int(numbers[0])

@@ -89,16 +89,13 @@ def integers(value: memoryview | int) -> list[int]:
 
 def written(content: Iterable[tuple[int, Content]]) -> bytes:
     """The message of these fields."""
-    return b"".join(_parts(content))
-
-
-def _parts(content: Iterable[tuple[int, Content]]) -> Iterator[bytes | memoryview]:
+    parts: list[bytes | memoryview] = []
     for number, value in content:
         if isinstance(value, int):
-            yield _varint(number << 3 | _VARINT) + _varint(value % 2**64)
+            parts.append(_varint(number << 3 | _VARINT) + _varint(value % 2**64))
         else:
-            yield _varint(number << 3 | _BYTES) + _varint(len(value))
-            yield value
+            parts += [_varint(number << 3 | _BYTES) + _varint(len(value)), value]
+    return b"".join(parts)
 
 
 def _varint(number: int) -> bytes:
@@ -110,13 +107,8 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
-FLOAT, INT8, INT32, INT64, BOOL = (
-    1,
-    3,
-    6,
-    7,
-    9,
-)  # types of tensors that are read, as `TensorProto.DataType` numbers them
+FLOAT, INT8, INT32, INT64, BOOL = 1, 3, 6, 7, 9
+"""Types of tensors that are read, as `TensorProto.DataType` numbers them."""
 AttributeValue: TypeAlias = int | float | str | tuple[float, ...]
 """A node's attribute, or the numbers of a small tensor."""
 
