@@ -16,6 +16,9 @@ from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, 
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, refill
 
+CROSSES_ROWS: Final = (
+    "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
+)
 _SHORTEST_RUN: Final = 8  # fewer lengths in a row at which two sizes agree are chance
 
 
@@ -61,7 +64,7 @@ class NodeMender:
         self.from_steps: set[str] = set()  # values that depend on the steps
         self.raw: set[str] = set()  # the steps, and casts of them: token ids, which padding has too
         self.used: set[str] = set()  # values that a node or an output of the graph takes
-        self.hides: Mapping[str, HidingMask] = {}  # masks that the values of the steps decide
+        self.hides: dict[str, HidingMask] = {}  # masks that the values of the steps decide
         self.always_valid: set[str] = set()  # masks that are true at every step of a lone sequence
         self.one = self.fixed(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
@@ -101,10 +104,17 @@ class NodeMender:
 
     def array(self, place: int) -> NDArray[Any]:
         """An input that must be a constant."""
+        self.given(place)
         array = self.constant(place)
-        if array is None:
-            self.refuse(f"its input {place} is missing")
+        assert array is not None
         return array
+
+    def sizes(self, place: int, what: str) -> Numbers:
+        """An input that must be computed from sizes and constants, and what it is."""
+        value = self.value(place)
+        if not isinstance(value, Numbers):
+            self.refuse(f"{what} computed from the data")
+        return value
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute of the node."""
@@ -130,6 +140,12 @@ class NodeMender:
         """A constant of this name."""
         return Numbers(name, np.broadcast_to(array, (2, self.count, *array.shape)))
 
+    def named(self, value: Ragged) -> str:
+        """A new name under which the rules find a value."""
+        name = self.writer.name("mended_value")
+        self.values[name] = value
+        return name
+
     def fixed(self, number: int) -> Size:
         """A fixed size."""
         return Size.of(number, self.count)
@@ -149,6 +165,11 @@ class NodeMender:
     def refuse(self, reason: str) -> NoReturn:
         """Ends the mend; the caller adds the operator."""
         raise UnmendableError("", reason)
+
+    def keep_rows_apart(self, *groups: Sequence[Size]) -> None:
+        """Refuses an operator that mixes what is along these axes, if the rows are among them."""
+        if any(size.is_rows for group in groups for size in group):
+            self.refuse(CROSSES_ROWS)
 
     def needs(self, size: Size, least: int = 1) -> None:
         """Leaves out the lengths at which a size is below the least one, where the original raises."""
@@ -184,6 +205,11 @@ class NodeMender:
     def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node with one output."""
         return self.writer.emit(kind, inputs, **attributes)
+
+    def rerun(self, value: Ragged, *, zeroed: bool = False, dtype: int | None = None, **attributes: Any) -> None:
+        """Runs the node on another tensor as its first input, which describes its output but for the element type."""
+        (name,) = (each for each in self.copy([value.name, *self.rest()], **attributes) if each)
+        self.set(value.called(name, zeroed=zeroed, dtype=value.dtype if dtype is None else dtype))
 
     def rest(self) -> list[str]:
         """The names of the node's inputs behind the first one, as they are."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, FLOAT, Mender, rule
+from lengthwise_export.mending.mender import FLOAT, Mender, rule
 from lengthwise_export.mending.values import Numbers, Ragged, Size, Table
 
 
@@ -31,13 +31,14 @@ class Window:
         result: Table = np.maximum(count, 0)
         return result
 
-    def reads_beyond(self, size: Table) -> bool:
-        """Whether a place that counts reads behind the axis, at any size."""
-        last = (self.places(size) - 1) * self.stride - self.before + self.kernel - 1
-        return bool((last >= size)[self.places(size) > 0].any())
+    def reads_beyond(self, size: Size) -> bool:
+        """Whether the axis is one of time, and a place that counts reads behind it at any length."""
+        places = self.places(size.alone)
+        last = (places - 1) * self.stride - self.before + self.kernel - 1
+        return size.is_time and bool((last >= size.alone)[places > 0].any())
 
 
-def windows(
+def _windows(
     mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
 ) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
     """The node's window along each axis behind the channels.
@@ -46,18 +47,17 @@ def windows(
     axis: in front and behind at each length.
     """
     count = len(kernel)
-    strides = mender.attribute("strides") or [1] * count
-    dilations = mender.attribute("dilations") or [1] * count
-    pads = mender.attribute("pads") or [0] * (2 * count)
+    strides, dilations, pads = (
+        mender.attribute(name) or [neutral] * (count * size)
+        for name, neutral, size in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2))
+    )
     auto = mender.attribute("auto_pad", "NOTSET")
     found = []
     moved: dict[int, tuple[Table, Table]] = {}
     for place in range(count):
         spread = dilations[place] * (kernel[place] - 1) + 1
-        before, after = pads[place], pads[place + count]
-        if auto == "VALID":
-            before = after = 0
-        elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        before, after = (0, 0) if auto == "VALID" else (pads[place], pads[place + count])
+        if auto.startswith("SAME"):
             size = sizes[place].alone
             total = np.maximum((-(-size // strides[place]) - 1) * strides[place] + spread - size, 0)
             if strides[place] == 1:
@@ -72,58 +72,55 @@ def windows(
     return found, moved
 
 
-def surrounded(mender: Mender, value: Ragged, axis: int, front: Table, behind: Table, fill: float) -> Ragged:
-    """The tensor with a number around each row's own steps, as often as `front` and `behind [lengths]` say."""
+def surrounded(
+    mender: Mender, value: Ragged, axis: int, amounts: tuple[Table, Table], fill: float, cause: str
+) -> Ragged:
+    """The tensor with a number around each row's own steps, as often as two `[lengths]` say: in front, and behind."""
+    value = mender.padded_with(value, axis, fill, cause)
     place, size = mender.single(value, axis)
-    rank = len(value.axes)
-    amounts = [int(at == place) for at in range(rank)] * 2
+    ends = [int(at == place) for at in range(len(value.axes))] * 2
     number = mender.writer.scalar_of(fill, value.dtype)
-    wider = mender.emit("Pad", [value.name, mender.writer.constant(amounts), number], mode="constant")
-    around = Size(size.table + 2)
-    out = Size(size.table + front + behind)
-    index = mender.clipped(mender.along(1 - front, 1, out), around)
+    wider = mender.emit("Pad", [value.name, mender.writer.constant(ends), number], mode="constant")
+    around, out = Size(size.table + 2), Size(size.table + sum(amounts))
+    index = mender.along(1 - amounts[0], 1, out)
     return mender.take(value.called(wider, groups=value.resized(axis, around)), axis, index, out)
 
 
-def convolved(
+def _sizes(mender: Mender, value: Ragged, rank: int) -> list[Size]:
+    """The sizes of the axes behind the channels of a tensor `[rows, channels, ...]`."""
+    if value.row_added or value.rank != rank:
+        mender.refuse("runs over a single sequence, not over rows")
+    return [mender.single(value, axis)[1] for axis in range(2, rank)]
+
+
+def _convolved(
     mender: Mender,
-    value: Ragged,
     kernel: Sequence[int],
     run: Callable[[Ragged, list[Window]], str],
     *,
-    channels: Size | None,
-    fill: float,
-    cause: str,
+    channels: Size | None = None,
+    fill: float = 0,
+    cause: str = "its window reads beyond the last step",
 ) -> None:
-    """Sets the output to what a kernel makes of a tensor `[rows, channels, ...]`, with `fill` beyond each row's length.
+    """Sets the output to what a kernel makes of the node's tensor, with `fill` beyond each row's length.
 
     `run` emits the node for the masked tensor; `channels` is None if as many come out as go in.
     """
-    if value.row_added or value.rank != len(kernel) + 2:
-        mender.refuse("runs over a single sequence, not over rows")
-    sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
-    if any(size.is_rows for size in (*sizes, mender.single(value, 1)[1])):
-        mender.refuse(CROSSES_ROWS)
+    value = mender.ragged(0)
+    sizes = _sizes(mender, value, len(kernel) + 2)
+    mender.keep_rows_apart(sizes, (mender.single(value, 1)[1],))
     if mender.single(value, 1)[1].is_time:
         mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
-    moves, moved = windows(mender, kernel, sizes)
-    for place, (front, behind) in moved.items():
-        mender.causes.append("the zeros in front of the steps are counted for the padded width")
-        value = mender.masked(value, [value.indexes(place + 2)[0]], fill)
-        value = surrounded(mender, value, place + 2, front, behind, fill)
+    moves, moved = _windows(mender, kernel, sizes)
+    for place, amounts in moved.items():
+        told = "the zeros in front of the steps are counted for the padded width"
+        value = surrounded(mender, value, place + 2, amounts, fill, told)
         sizes[place] = value.groups[place + 2][0]
-    reading = [
-        axis
-        for axis, size, move in zip(range(2, value.rank), sizes, moves, strict=True)
-        if size.is_time and move.reads_beyond(size.alone)
-    ]
+    reading = [value.starts()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]
     if reading:
         mender.causes.append(cause)
-        value = mender.masked(value, [value.indexes(axis)[0] for axis in reading], fill)
-    out = [
-        Size(move.places(size.table)) if size.fixed is None else mender.fixed(int(move.places(np.array(size.fixed))))
-        for size, move in zip(sizes, moves, strict=True)
-    ]
+        value = mender.masked(value, reading, fill)
+    out = [Size(move.places(size.table)) for size, move in zip(sizes, moves, strict=True)]
     for size in out:
         mender.needs(size)
     name = mender.split_first(run(value, moves), value.groups[0], value.rank)
@@ -142,17 +139,14 @@ def _as_it_is(mender: Mender, *rest: str) -> Callable[[Ragged, list[Window]], st
     )[0]
 
 
-_BEYOND: Final = "its window reads beyond the last step"
-
-
 @rule("Conv")
 def _conv(mender: Mender) -> None:
-    value, weights = mender.ragged(0), mender.constant(1)
+    weights = mender.constant(1)
     if weights is None or weights.ndim < 3:
         mender.refuse("its weights have no axis of the kernel")
     run, channels = _as_it_is(mender, *mender.rest()), mender.fixed(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
-    convolved(mender, value, weights.shape[2:], run, channels=channels, fill=0, cause=cause)
+    _convolved(mender, weights.shape[2:], run, channels=channels, cause=cause)
 
 
 @rule("ConvTranspose")
@@ -160,28 +154,21 @@ def _conv_transpose(mender: Mender) -> None:
     value, weights = mender.ragged(0), mender.constant(1)
     if weights is None or mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET":
         mender.refuse("its output's size is set by hand: give it pads instead of output_shape or auto_pad")
-    count = weights.ndim - 2
-    if value.row_added or value.rank != count + 2:
-        mender.refuse("runs over a single sequence, not over rows")
-    strides = mender.attribute("strides") or [1] * count
-    dilations = mender.attribute("dilations") or [1] * count
-    pads = mender.attribute("pads") or [0] * (2 * count)
-    extra = mender.attribute("output_padding") or [0] * count
-    times = [axis for axis in range(2, value.rank) if mender.single(value, axis)[1].is_time]
+    sizes = _sizes(mender, value, weights.ndim)
+    moves, _ = _windows(mender, weights.shape[2:], sizes)
+    extra = mender.attribute("output_padding") or [0] * len(moves)
+    times = [value.starts()[at + 2] for at, size in enumerate(sizes) if size.is_time]
     if times:
         mender.causes.append("its kernel spreads the padding over the last steps")
-        value = mender.masked(value, [value.indexes(axis)[0] for axis in times], 0)
-    sizes = []
-    for place in range(count):
-        table = mender.single(value, place + 2)[1].table
-        spread = dilations[place] * (weights.shape[place + 2] - 1) + 1
-        grown = (table - 1) * strides[place] + extra[place] + spread - pads[place] - pads[place + count]
-        sizes.append(Size(np.maximum(grown, 0)))
-    group = mender.attribute("group", 1)
+        value = mender.masked(value, times, 0)
+    out = [
+        Size(np.maximum((size.table - 1) * move.stride + more + move.kernel - move.before - move.after, 0))
+        for size, move, more in zip(sizes, moves, extra, strict=True)
+    ]
     (name,) = mender.copy([mender.merged(value), *mender.rest()])
     name = mender.split_first(name, value.groups[0], value.rank)
-    channels = mender.fixed(weights.shape[1] * group)
-    mender.set(Ragged(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in sizes))))
+    channels = mender.fixed(weights.shape[1] * mender.attribute("group", 1))
+    mender.set(Ragged(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in out))))
 
 
 @rule("MaxPool", "LpPool")
@@ -189,22 +176,21 @@ def _pool(mender: Mender) -> None:
     value, largest = mender.ragged(0), mender.node.op_type == "MaxPool"
     if largest and len(mender.node.output) > 1 and mender.node.output[1]:
         mender.refuse("gives the places of the largest values, which count the padding")
-    fill, kernel = mender.lowest(value.dtype) if largest else 0, mender.attribute("kernel_shape")
-    convolved(mender, value, kernel, _as_it_is(mender), channels=None, fill=fill, cause=_BEYOND)
+    fill = mender.last_choice(value.dtype, finite=True) if largest else 0
+    _convolved(mender, mender.attribute("kernel_shape"), _as_it_is(mender), fill=fill)
 
 
 @rule("AveragePool")
 def _average_pool(mender: Mender) -> None:
     """The mean of the steps in its window, and with `count_include_pad` of the zeros around them."""
-    value = mender.ragged(0)
-    kernel = mender.attribute("kernel_shape")
-    sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
-    moves, moved = windows(mender, kernel, sizes)
+    value, kernel = mender.ragged(0), mender.attribute("kernel_shape")
+    sizes = _sizes(mender, value, len(kernel) + 2)
+    moves, moved = _windows(mender, kernel, sizes)
     if moved:
         mender.refuse("averages with auto_pad at a stride: give it fixed pads")
     padded = any(move.before or move.after or move.rounds_up for move in moves)
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
-    reads = any(size.is_time and move.reads_beyond(size.alone) for size, move in zip(sizes, moves, strict=True))
+    reads = any(move.reads_beyond(size) for size, move in zip(sizes, moves, strict=True))
 
     def counted(masked: Ragged, moves: list[Window]) -> str:
         options: dict[str, Any] = {"pads": _fixed_pads(moves), "count_include_pad": 1}
@@ -223,7 +209,7 @@ def _average_pool(mender: Mender) -> None:
         pads = [0, 0, move.before, 0, 0, extra]
         wide = mender.emit("Pad", [masked.name, mender.writer.constant(pads)], mode="constant")
         places = mender.writer.positions(Size(size.table + move.before + extra))
-        ends = mender.unsqueezed(mender.writer.per_row(size.alone + move.before + move.after), [1])
+        ends = mender.writer.column(size.alone + move.before + move.after)
         counted = mender.cast(mender.emit("Less", [places, ends]), value.dtype)
         options = {"pads": [0, 0], "ceil_mode": 0, "count_include_pad": 1}
         shares = [
@@ -240,7 +226,7 @@ def _average_pool(mender: Mender) -> None:
         if value.is_merged or value.rank != 3:
             mender.refuse("counts the zeros around the steps and rounds up, over more than one axis or merged ones")
         run = summed
-    convolved(mender, value, kernel, run, channels=None, fill=0, cause=_BEYOND)
+    _convolved(mender, kernel, run)
 
 
 @rule("Resize")
@@ -269,8 +255,7 @@ def _resize(mender: Mender) -> None:
             "resamples the steps to another number of steps, between which it interpolates or which depends on the "
             "width: only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
         )
-    if any(repeats[axis] != 1 for axis, group in enumerate(value.groups) if group[0].is_rows):
-        mender.refuse(CROSSES_ROWS)
+    mender.keep_rows_apart(*(group for axis, group in enumerate(value.groups) if repeats[axis] != 1))
     factors = mender.writer.constant(np.array(repeats, dtype=np.float32))
     (name,) = mender.copy([value.name, "", factors], drop=["axes", "keep_aspect_ratio_policy"])
     groups = tuple(

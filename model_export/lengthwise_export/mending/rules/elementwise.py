@@ -36,25 +36,18 @@ _KEEP_ZERO: Final = frozenset(
 def _unary(mender: Mender) -> None:
     kind = mender.node.op_type
     value = mender.tensor(0) if kind == "Identity" else mender.ragged(0)
-    (name,) = mender.copy([value.name])
-    mender.set(value.called(name, zeroed=value.zeroed and kind in _KEEP_ZERO))
+    mender.rerun(value, zeroed=value.zeroed and kind in _KEEP_ZERO)
 
 
 @rule("IsNaN", "IsInf")
 def _test(mender: Mender) -> None:
-    value = mender.ragged(0)
-    mender.set(value.called(mender.copy([value.name])[0], dtype=BOOL, zeroed=False))
+    mender.rerun(mender.ragged(0), dtype=BOOL)
 
 
 @rule("Cast", "CastLike")
 def _cast(mender: Mender) -> None:
-    value = mender.tensor(0)
-    to = mender.attribute("to")
-    if to is None:
-        like = mender.value(1)
-        to = like.dtype if like is not None else value.dtype
-    (name,) = mender.copy([value.name, *mender.rest()])
-    mender.set(value.called(name, dtype=to))
+    value, to = mender.tensor(0), mender.attribute("to")
+    mender.rerun(value, zeroed=value.zeroed, dtype=mender.given(1).dtype if to is None else to)
 
 
 @rule(*_COMBINED, *_TESTS)
@@ -87,8 +80,7 @@ def _clip(mender: Mender) -> None:
                 value = mender.combined(kind, value, bound)
         mender.set(value)
         return
-    (name,) = mender.copy([value.name, *mender.rest()])
-    mender.set(value.called(name, zeroed=False))
+    mender.rerun(value)
 
 
 @rule("Dropout")
@@ -120,5 +112,4 @@ def _trilu(mender: Mender) -> None:
     mender.constant(1)
     if value.is_merged:
         mender.refuse("takes a triangle of merged axes")
-    (name,) = mender.copy([value.name, *mender.rest()])
-    mender.set(value.called(name))
+    mender.rerun(value, zeroed=value.zeroed)

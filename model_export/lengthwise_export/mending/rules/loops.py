@@ -6,16 +6,19 @@ layer that its body is, or gets states that stay beyond a row's own last step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lengthwise_export.mending.cell_body import NotACell
 from lengthwise_export.mending.cells import Cell, recognise
-from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Mender, rule
-from lengthwise_export.mending.node_mender import StepsHidden
-from lengthwise_export.mending.recurrences import Recurrence, of_loop, of_scan
+from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS, StepsHidden
+from lengthwise_export.mending.recurrences import as_scan
 from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Value, is_one, shown
 from lengthwise_export.onnx_graphs.protos import graphs_in, refill
 
@@ -113,10 +116,8 @@ def _state(mender: Mender, place: int, group: Group) -> str:
 @rule("Loop")
 def _loop(mender: Mender) -> None:
     mender.node = _without_what_stays(mender)
-    recurrence = of_loop(mender)
-    mender.values.update(recurrence.handed_on)
-    if not _as_layer(mender, recurrence):
-        _as_scan(mender, recurrence)
+    mender.node = as_scan(mender)
+    _scan(mender)
 
 
 def _without_what_stays(mender: Mender) -> NodeProto:
@@ -164,7 +165,7 @@ def _scan(mender: Mender) -> None:
     time = values[states].groups[0][0]
     directions = mender.attribute("scan_input_directions") or [0] * scanned
     forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
-    if forwards and _as_layer(mender, of_scan(mender)):
+    if forwards and _as_layer(mender, body, values, states):
         return
     inside: list[Value] = [*values[:states]]
     inside += [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
@@ -206,37 +207,56 @@ def _scanned(mender: Mender, states: int) -> list[Ragged]:
     return values
 
 
-def _as_layer(mender: Mender, recurrence: Recurrence) -> bool:
-    """Replaces a loop whose body is a recurrent cell by the layer; False if it is none.
+def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count: int) -> bool:
+    """Replaces a Scan whose body is a recurrent cell by the layer; False if it is none. `count`: of its states.
 
     `StepsHidden` if it is one once masks that the values of the steps decide are opened.
     """
-    masks = {name for name, value in recurrence.steps.items() if value.dtype == BOOL}
-    sources = [recurrence.sources[name] for name in masks]
-    if not all(name in mender.always_valid or name in mender.hides for name in sources):
+    node, inputs = mender.node, [value.name for value in body.input]
+    scanned = list(zip(inputs[count:], node.input[count:], values[count:], strict=True))
+    masks = {name: source for name, source, value in scanned if value.dtype == BOOL}
+    if not mender.always_valid.union(mender.hides).issuperset(masks.values()):
         return False
-    steps = [name for name in recurrence.steps if name not in masks]
-    widths = {state.name: (state.after, _width(state.start, 2)) for state in recurrence.states}
-    width = _width(recurrence.steps[steps[0]], 3) if len(steps) == 1 else 0
+    steps = [(name, value) for name, _, value in scanned if name not in masks]
+    afters = dict(zip(inputs, (value.name for value in body.output), strict=False))
+    widths = {name: (afters[name], _width(value, 2)) for name, value in zip(inputs, values[:count], strict=False)}
+    width = _width(steps[0][1], 3) if len(steps) == 1 else 0
     if not width or not all(own for _, own in widths.values()):
         return False
-    known = {name: np.asarray(numbers.table[0, 0]) for name, numbers in recurrence.known.items()}
+    known, others = _known_outside(mender, body)
     known |= {name: np.ones((1, 1), dtype=bool) for name in masks}
-    used = {name: mender.values.get(name) for node in recurrence.nodes for name in node.input}
-    others = {name: _width(value, 2) for name, value in used.items() if isinstance(value, Ragged)}
-    others = {name: own for name, own in others.items() if own and name not in widths}
     try:
-        cell = recognise(recurrence.nodes, (steps[0], width), widths, known, others)
+        cell = recognise(body.node, (steps[0][0], width), widths, known, others)
     except NotACell:
         return False
-    finals, collected = {*recurrence.finals.values()}, {*recurrence.collected.values()}
-    if not finals <= cell.states | cell.memories or not collected <= cell.states:
+    ends = {name: body.output[place].name for place, name in enumerate(node.output) if name in mender.used}
+    finals = {name: inside for name, inside in ends.items() if name in node.output[:count]}
+    if not cell.states.union(cell.memories).issuperset(finals.values()):
         return False
-    hidden = [mender.hides[name] for name in sources if name not in mender.always_valid]
+    if not cell.states.issuperset(inside for name, inside in ends.items() if name not in finals):
+        return False
+    hidden = [mender.hides[name] for name in masks.values() if name not in mender.always_valid]
     if hidden:
         raise StepsHidden({mask.name: mask.number for mask in hidden})
-    _layer(mender, recurrence, cell, recurrence.steps[steps[0]])
+    every, *last = _layer(mender, cell, steps[0][1], dict(zip(inputs, values, strict=True)))
+    for name, inside in ends.items():
+        result, axis = (last[0 if inside in cell.states else 1], 0) if name in finals else (every, 1)
+        groups = tuple(group for at, group in enumerate(result.groups) if at != axis)
+        mender.values[name] = result.called(mender.squeezed(result.name, [axis]), groups=groups)
     return True
+
+
+def _known_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+    """The constants that a body uses, and the widths of the data that it uses from outside."""
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
+    others: dict[str, int] = {}
+    for name in _outside(body):
+        value = mender.values.get(name)
+        if isinstance(value, Ragged) and (own := _width(value, 2)):
+            others[name] = own
+        elif isinstance(value, Numbers) and value.is_constant:
+            known[name] = np.asarray(value.table[0, 0])
+    return known, others
 
 
 def _width(value: Ragged, rank: int) -> int:
@@ -247,48 +267,29 @@ def _width(value: Ragged, rank: int) -> int:
     return (value.groups[-1][0].fixed or 0) if rows.is_rows else 0
 
 
-def _layer(mender: Mender, recurrence: Recurrence, cell: Cell, steps: Ragged) -> None:
+def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragged]) -> list[Ragged]:
+    """The outputs of a layer in the place of a loop: of all steps, the last state, and of an LSTM its memory."""
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
-    starts = {state.name: state.start for state in recurrence.states}
-    inputs = [_given(mender, steps)]
+    inputs = [mender.named(steps)]
     for array in (cell.weights, cell.recurrence, cell.bias):
-        name = mender.writer.constant(array)
-        mender.values[name] = mender.numbers(name, array)
-        inputs.append(name)
+        inputs.append(mender.writer.constant(array))
+        mender.values[inputs[-1]] = mender.numbers(inputs[-1], array)
     inputs.append("")
     for state in (cell.state, cell.memory):
         if state is not None:
             start = starts[state]
             whole = mender.unsqueezed(start.name, [0])
             zero = _is_zero(mender, start.name)
-            inputs.append("" if zero else _given(mender, start.called(whole, groups=((mender.one,), *start.groups))))
+            inputs.append("" if zero else mender.named(start.called(whole, groups=((mender.one,), *start.groups))))
     while not inputs[-1]:
         inputs.pop()
-    names = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
-    outputs = names if cell.kind == "LSTM" else names[:2]
+    outputs = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
+    outputs = outputs if cell.kind == "LSTM" else outputs[:2]
     mender.node = helper.make_node(cell.kind, inputs, outputs, name=loop.name, **cell.attributes)
     recurrent(mender)
-    mender.node = loop
-    every, *last = (mender.values[name] for name in outputs)
-    for name, inside in recurrence.finals.items():
-        mender.values[name] = _without_axis(mender, last[0 if inside in cell.states else 1], 0)
-    for name in recurrence.collected:
-        mender.values[name] = _without_axis(mender, every, 1)
-
-
-def _given(mender: Mender, value: Ragged) -> str:
-    """A name under which the rules find a value."""
-    name = mender.writer.name("loop_input")
-    mender.values[name] = value
-    return name
-
-
-def _without_axis(mender: Mender, value: Value, axis: int) -> Ragged:
-    ragged = mender.as_ragged(value)
-    groups = tuple(group for at, group in enumerate(ragged.groups) if at != axis)
-    return ragged.called(mender.squeezed(ragged.name, [axis]), groups=groups)
+    return [mender.as_ragged(mender.values[name]) for name in outputs]
 
 
 def _is_zero(mender: Mender, name: str) -> bool:
@@ -297,32 +298,6 @@ def _is_zero(mender: Mender, name: str) -> bool:
         return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])
     value = mender.values.get(name)
     return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
-
-
-def _as_scan(mender: Mender, recurrence: Recurrence) -> None:
-    """Replaces a Loop by a Scan over the same steps, and mends that."""
-    loop, states = mender.node, recurrence.states
-    nodes, ends, inputs = [*recurrence.nodes], [], []
-    for name in [*(state.after for state in states), *recurrence.collected.values()]:
-        ends.append(mender.writer.name(f"{name}_of_step"))
-        nodes.append(helper.make_node("Identity", [name], [ends[-1]]))
-    for name, value in [*((state.name, state.start) for state in states), *recurrence.steps.items()]:
-        inputs.append(helper.make_tensor_value_info(name, value.dtype, None))
-    body = helper.make_graph(
-        nodes, "steps", inputs, [ValueInfoProto(name=name) for name in ends], [*recurrence.initializers]
-    )
-    given = [_given(mender, value) for value in [*(state.start for state in states), *recurrence.steps.values()]]
-    outputs = [mender.writer.name("loop_end") for _ in ends]
-    mender.node = helper.make_node(
-        "Scan", given, outputs, name=loop.name, body=body, num_scan_inputs=len(recurrence.steps)
-    )
-    _scan(mender)
-    mender.node = loop
-    after = [state.after for state in states]
-    for name, inside in recurrence.finals.items():
-        mender.values[name] = mender.values[outputs[after.index(inside)]]
-    for name, end in zip(recurrence.collected, outputs[len(states) :], strict=True):
-        mender.values[name] = mender.values[end]
 
 
 def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value]) -> list[Ragged]:

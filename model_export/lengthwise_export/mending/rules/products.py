@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import string
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
+from lengthwise_export.mending.mender import Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
 from lengthwise_export.mending.values import Group, Numbers, Ragged, shown
 
 
@@ -29,15 +30,12 @@ def _product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
     plain = right.rank == 2 and not right.row_added
     if len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain):
         mender.refuse(f"multiplies merged axes, {shown(left.groups[-2])} and {shown(right.groups[-1])}")
-    rows = [size for group in (left.groups[-2], right.groups[-1]) for size in group if size.is_rows]
-    if plain:
-        if rows and (right.groups[-1][0].is_rows or left.row_added):
-            mender.refuse(CROSSES_ROWS)
-        name = mender.emit("MatMul", [left.name, right.name])
-        return Ragged(name, left.dtype, (*left.groups[:-1], right.groups[-1]), left.row_added)
-    (first, second), groups, row_added = mender.align([left, right], free=2)
-    if rows and (right.rank > 2 or left.rank > 2 or row_added or right.row_added or left.row_added):
+    right_rows, left_rows = (any(size.is_rows for size in group) for group in (right.groups[-1], left.groups[-2]))
+    if right_rows or (left_rows and (not plain or left.row_added)):
         mender.refuse(CROSSES_ROWS)
+    first, second, groups, row_added = left, right, left.groups[:-2], left.row_added
+    if not plain:
+        (first, second), groups, row_added = mender.align([left, right], free=2)
     name = mender.emit("MatMul", [first.name, second.name])
     return Ragged(name, left.dtype, (*groups, left.groups[-2], right.groups[-1]), row_added)
 
@@ -52,8 +50,7 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
                 "steps. Pool the steps before it"
             )
         mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
-    if any(size.is_rows for size in inner):
-        mender.refuse(CROSSES_ROWS)
+    mender.keep_rows_apart(inner)
     if len(inner) != 1:
         mender.refuse(f"multiplies over merged axes, {shown(inner)}")
     if not inner[0].is_time:
@@ -70,13 +67,10 @@ def _gemm(mender: Mender) -> None:
     time_inside = left.groups[0 if swaps[0] else -1][0].is_time
     constant_bias = bias is None or (isinstance(bias, Numbers) and bias.is_constant)
     if plain and constant_bias and not time_inside and not right.axes[0].is_rows and not right.axes[1].is_rows:
-        inner, other = left.groups[-1], right.groups[-1 if swaps[1] else 0]
-        if not mender.matches(inner, other):
-            mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
-        if inner[0].is_rows:
-            mender.refuse(CROSSES_ROWS)
+        groups = right.groups[::-1] if swaps[1] else right.groups
+        _summable(mender, left, right.called(right.name, groups=groups))
         (name,) = mender.copy([left.name, right.name, *([bias.name] if bias is not None else [])])
-        mender.set(Ragged(name, left.dtype, (left.groups[0], right.groups[0 if swaps[1] else -1])))
+        mender.set(Ragged(name, left.dtype, (left.groups[0], groups[1])))
         return
     operands = [_turned(mender, value) if swap else value for value, swap in zip((left, right), swaps, strict=True)]
     result = _scaled(mender, _product(mender, *operands), mender.attribute("alpha", 1.0))
