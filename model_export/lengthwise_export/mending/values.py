@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
-from lengthwise_export.onnx_graphs.protos import attributes_of
+from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
 
 MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
@@ -118,6 +118,12 @@ def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDA
     except Exception:  # an operator or a case that the reference does not know
         return None
     return [np.asarray(each) for each in results]
+
+
+def is_pure(node: NodeProto) -> bool:
+    """Whether a node gives the same for the same inputs, and has no graph inside."""
+    inside = any(graph.output for graph in graphs_in(node))
+    return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
 
 
 def constant_of(table: Table | None) -> NDArray[Any] | None:

@@ -19,8 +19,8 @@ from lengthwise_export.mending.cells import Cell, recognise
 from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
 from lengthwise_export.mending.node_mender import CROSSES_ROWS, StepsHidden
 from lengthwise_export.mending.recurrences import as_scan
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Value, is_one, shown
-from lengthwise_export.onnx_graphs.protos import graphs_in, refill
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Value, is_one, is_pure, shown
+from lengthwise_export.onnx_graphs.protos import refill
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -134,11 +134,7 @@ def _without_what_stays(mender: Mender) -> NodeProto:
     for node in body.node:
         for place, name in enumerate(node.input):
             node.input[place] = moved.get(name, name)
-        if (
-            any(graph.output for graph in graphs_in(node))
-            or node.op_type.startswith("Random")
-            or inside.intersection(node.input)
-        ):
+        if not is_pure(node) or inside.intersection(node.input):
             inside.update(node.output)
             kept.append(node)
             continue
