@@ -28,7 +28,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import archive
 from lengthwise_export.keras_models.agreement import require_agreement
-from lengthwise_export.keras_models.archive import FACTORY, REFUSED, examined
+from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, examined
 from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
@@ -39,7 +39,6 @@ from lengthwise_export.targets.target import Target, check_options_agree, labels
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
 
-_FLOAT: Final = "float32"
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
@@ -107,20 +106,14 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
 def _require_servable(text: str, model: Any) -> None:
     for layer in all_layers(model):
         kind = type(layer).__name__
-        shown = f"{layer.name} ({kind})"
+        shown = f"{text}: {layer.name} ({kind})"
         if kind in REFUSED and kind != "Lambda" and type(layer).__module__.startswith("keras."):
-            raise ConfigurationError(f"{text}: {shown} is not served: {REFUSED[kind]}")
+            raise ConfigurationError(f"{shown} is not served: {REFUSED[kind]}")
         if getattr(layer, "stateful", False):
-            raise ConfigurationError(
-                f"{text}: {shown} is stateful: its answer depends on the calls before. Set stateful=False, which has "
-                "the same weights"
-            )
-        computes_in = str(getattr(layer, "compute_dtype", _FLOAT))
-        if computes_in != _FLOAT and ("float" in computes_in or getattr(layer, "quantization_mode", None)):
-            raise ConfigurationError(
-                f"{text}: {shown} computes in {computes_in}, and Lengthwise runs Keras models in float32: build the "
-                "model with keras.config.set_dtype_policy('float32') and load its weights into that"
-            )
+            raise ConfigurationError(f"{shown} is stateful: {STATEFUL}")
+        computes_in = str(getattr(layer, "compute_dtype", FLOAT))
+        if computes_in != FLOAT and ("float" in computes_in or getattr(layer, "quantization_mode", None)):
+            raise ConfigurationError(f"{shown} computes in {computes_in}, {IN_FLOAT32}")
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
@@ -175,94 +168,79 @@ _SAVE_AGAIN: Final = "load it where it was made and save it again, with model.sa
 
 def load(path: Path) -> Any:
     """The Keras model in a file, or an error that says what to do."""
-    text = str(path)
     with path.open("rb") as file:
         begin = file.read(8)
     try:
         with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
             if begin.startswith(_ZIP):
-                return _load_archive(text, path, Path(folder))
+                return _load_archive(path, Path(folder))
             if begin == _HDF5:
-                return _load_hdf5(text, path, Path(folder))
+                return _load_hdf5(path, Path(folder))
+        raise ConfigurationError("it is neither a .keras file nor an HDF5 file")
     except ConfigurationError as error:
-        raise ConfigurationError(_printable(str(error))) from error
-    raise ConfigurationError(f"{text} is neither a .keras file nor an HDF5 file")
+        told = f"{path}: {error}"  # names in it come from the file: a terminal must not obey them
+        raise ConfigurationError("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)) from error
 
 
-def _printable(told: str) -> str:
-    """A message without what a terminal would obey: names in it come from the file."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
-
-
-def _load_archive(text: str, path: Path, folder: Path) -> Any:
+def _load_archive(path: Path, folder: Path) -> Any:
     weights = folder / archive.WEIGHTS
-    config, metadata = archive.read_archive(text, path, weights)
+    config, metadata = archive.read_archive(path, weights)
     keras = import_keras()
-    stored = archive.require_plain(text, weights)
-    safe = examined(config, text, registered=keras.saving.get_registered_object)
+    stored = archive.require_plain(weights)
+    safe = examined(config, keras.saving.get_registered_object)
     if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
-        raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
+        raise ConfigurationError(f"{archive.CONFIG} describes no model")
     by = metadata.get("keras_version")
     said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
-    model = _made(text, keras, stored, lambda: _built(keras, safe, text, said))
+
+    def build() -> Any:  # Keras empties the configuration
+        return keras.saving.deserialize_keras_object(copy.deepcopy(safe), safe_mode=True)
+
+    older = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
+    model = _made(keras, stored, build, said, older)
     with quiet(), keras.device("cpu"):
         try:
             model.load_weights(weights)
         except Exception as error:  # Keras raises many kinds
-            raise ConfigurationError(f"{text}: the weights do not fit the model{said}: {first_line(error)}") from error
+            raise ConfigurationError(f"the weights do not fit the model{said}: {first_line(error)}") from error
     return model
 
 
-def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
+def _load_hdf5(path: Path, folder: Path) -> Any:
     if path.stat().st_size > archive.MOST_BYTES:
-        raise ConfigurationError(f"{text} has more than {archive.MOST_BYTES} bytes")
+        raise ConfigurationError(f"it has more than {archive.MOST_BYTES} bytes")
     copied = folder / "model.h5"
     shutil.copyfile(path, copied)
     keras = import_keras()
-    stored = archive.require_plain(text, copied)
+    stored = archive.require_plain(copied)
     import h5py
 
     with h5py.File(copied, "r+") as file:
         config = file.attrs.get("model_config")
         if config is None:
-            raise ConfigurationError(
-                f"{text} holds weights only, or no model: save the model, with model.save('model.keras')"
-            )
+            raise ConfigurationError("it holds weights only, or no model: save it with model.save('model.keras')")
         if not isinstance(config, str | bytes) or len(config) > archive.MOST_CONFIG:
-            raise ConfigurationError(f"{text}: its configuration is no text, or too long")
-        safe = examined(archive.parsed(f"{text}: model_config", config), text)
-        file.attrs["model_config"] = json.dumps(safe)
-    return _made(text, keras, stored, lambda: _loaded_hdf5(keras, copied, text))
+            raise ConfigurationError("its configuration is no text, or too long")
+        file.attrs["model_config"] = json.dumps(examined(archive.parsed("model_config", config)))
+
+    def build() -> Any:
+        return keras.models.load_model(copied, compile=False, safe_mode=True)
+
+    return _made(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
 
 
-def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds
-        raise ConfigurationError(
-            f"{text} cannot be read by Keras {keras.__version__}: {first_line(error)}. If it is of Keras 2, "
-            f"{_SAVE_AGAIN}"
-        ) from error
-
-
-def _made(text: str, keras: Any, stored: int, build: Callable[[], Any]) -> Any:
+def _made(keras: Any, stored: int, build: Callable[[], Any], said: str, otherwise: str) -> Any:
     """What `build` gives, if that is a model with no more weights than the file stores."""
-    with quiet(), keras.device("meta"):
-        model = build()
-    if not isinstance(model, keras.Model):
-        raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
-    wanted = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
-    if wanted > stored:
-        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
-    with quiet(), keras.device("cpu"):
-        return build()
-
-
-def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
-    try:
-        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
-    except Exception as error:  # Keras raises many kinds
-        raise ConfigurationError(
-            f"{text} cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. If an older Keras wrote "
-            f"it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
-        ) from error
+    for device in ("meta", "cpu"):
+        try:
+            with quiet(), keras.device(device):
+                model = build()
+        except Exception as error:  # Keras raises many kinds
+            why = f"it cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. {otherwise}"
+            raise ConfigurationError(why) from error
+        if not isinstance(model, keras.Model):
+            raise ConfigurationError(f"it holds a {type(model).__name__}, which is no model")
+        wanted = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
+        if wanted > stored:
+            raise ConfigurationError(f"the model has {wanted} weights, and the file holds {stored}")
+    return model
