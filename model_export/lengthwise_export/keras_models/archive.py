@@ -14,7 +14,6 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError
@@ -143,14 +142,8 @@ def _require_numbers(shown: str, array: Any) -> None:
 
 
 FACTORY: Final = "write a function that returns the model, and name it, as in file.py:factory"
-_BEFORE: Final = "do this before a sequence is sent, and give a keras.Model of the layers behind it"
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-LAYERS: Final = _words(
+_LAYERS: Final = (
     "Sequential Functional Model InputLayer Masking Embedding Dense EinsumDense Identity "
     "SimpleRNN LSTM GRU RNN Bidirectional TimeDistributed SimpleRNNCell LSTMCell GRUCell StackedRNNCells "
     "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention GroupedQueryAttention Conv1D Convolution1D "
@@ -163,35 +156,24 @@ LAYERS: Final = _words(
     "Add Subtract Multiply Average Maximum Minimum Concatenate Dot "
     "Reshape Permute RepeatVector Flatten UpSampling1D ZeroPadding1D Cropping1D"
 )
+LAYERS: Final = frozenset(_LAYERS.split())
 """The layers of Keras that a file may hold."""
 
-REFUSED: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "Lambda": "its function is code, which is not read from a file: write it as layers or keras.ops, or, if you "
-        f"trust it, {FACTORY}",
-        "TFSMLayer": "it runs TensorFlow: build the model of Keras' own layers",
-        "JaxLayer": "it runs JAX: build the model of Keras' own layers",
-        "FlaxLayer": "it runs JAX: build the model of Keras' own layers",
-        "TorchModuleWrapper": f"it holds a pickled module: {FACTORY}",
-        **dict.fromkeys(
-            _words(
-                "TextVectorization StringLookup IntegerLookup Hashing HashedCrossing Discretization CategoryEncoding "
-                "MelSpectrogram STFTSpectrogram"
-            ),
-            f"it prepares data: {_BEFORE}",
-        ),
-        **dict.fromkeys(
-            ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"),
-            "Keras 2 wrote it for an operation of TensorFlow between layers: build it with keras.ops in Keras 3, "
-            "load its weights with load_weights, and save that",
-        ),
-        **dict.fromkeys(
-            ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell"),
-            "it convolves inside each step, for which ONNX has no recurrent operator: use Conv1D in TimeDistributed, "
-            "and an LSTM behind it",
-        ),
-    }
-)
+_NOT_READ: Final = {
+    "Lambda": "its function is code, which is not read from a file: write it as layers or keras.ops, or, if you trust "
+    f"it, {FACTORY}",
+    "TFSMLayer": "it runs TensorFlow: build the model of Keras' own layers",
+    "JaxLayer FlaxLayer": "it runs JAX: build the model of Keras' own layers",
+    "TorchModuleWrapper": f"it holds a pickled module: {FACTORY}",
+    "TextVectorization StringLookup IntegerLookup Hashing HashedCrossing Discretization CategoryEncoding "
+    "MelSpectrogram STFTSpectrogram": "it prepares data: do this before a sequence is sent, and give a keras.Model of "
+    "the layers behind it",
+    "TFOpLambda SlicingOpLambda TensorFlowOpLayer": "Keras 2 wrote it for an operation of TensorFlow between layers: "
+    "build it with keras.ops in Keras 3, load its weights with load_weights, and save that",
+    "ConvLSTM1D ConvLSTM2D ConvLSTM3D ConvLSTM1DCell ConvLSTM2DCell ConvLSTM3DCell": "it convolves inside each step, "
+    "for which ONNX has no recurrent operator: use Conv1D in TimeDistributed, and an LSTM behind it",
+}
+REFUSED: Final[Mapping[str, str]] = {name: why for names, why in _NOT_READ.items() for name in names.split()}
 """Layers that are known and not read, with what to do instead."""
 
 _FORGOTTEN: Final = ("_regularizer", "_constraint")
