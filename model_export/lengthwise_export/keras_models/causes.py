@@ -205,7 +205,7 @@ class LayerParts:
                     layer.kind,
                     change,
                     layer=layer.path,
-                    mask="none" if not is_masked else "lengths" if self._known.gets_lengths(layer.layer) else "other",
+                    mask="none" if not is_masked else "lengths" if self._known.is_learned(layer.layer) else "other",
                     dropped_by=before,
                 )
 

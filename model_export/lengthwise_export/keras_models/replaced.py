@@ -108,7 +108,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     if isinstance(mask, list | tuple):
         mask = mask[0]
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
-    forms = [run.known.form_of(cell) for cell in cells]
+    forms = [recurrent.form_of(cell) for cell in cells]
     why = next((form for form in forms if isinstance(form, str)), None)
     if why is None and layer.stateful:
         why = "it is stateful: its answer depends on the calls before"
@@ -190,7 +190,7 @@ def _bidirectional_call(
     forward, backward = layer.forward_layer, layer.backward_layer
     if isinstance(mask, list | tuple):
         mask = mask[0]
-    forms = [run.known.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward)]
+    forms = [recurrent.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward)]
     form = forms[0]
     is_plain = (
         isinstance(form, recurrent.CellForm)

@@ -35,7 +35,6 @@ class KnownLayers(nn.Module):
         super().__init__()
         self.learning = False
         self._learned: dict[int, bool] = {}
-        self._forms: dict[int, recurrent.CellForm | str] = {}
         self._weights: dict[tuple[int, ...], recurrent.CellWeights] = {}
         self._masks: dict[int, GraphMasks] = {}
         self._operations: dict[int, nn.Module] = {}
@@ -49,21 +48,11 @@ class KnownLayers(nn.Module):
         called: Callable[..., Any] = self._operations.get(identity(operation), operation)
         return called
 
-    def is_learned(self, layer: Any, compare: Callable[[], bool]) -> bool:
-        """Whether what `compare` compares was equal in every run of `agreement`."""
-        if self.learning:
+    def is_learned(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
+        """Whether what `compare` compares was equal in every run of `agreement`: a layer's input, or its mask."""
+        if self.learning and compare is not None:
             self._learned[identity(layer)] = compare() and self._learned.get(identity(layer), True)
         return self._learned.get(identity(layer), False)
-
-    def gets_lengths(self, layer: Any) -> bool:
-        """Whether the mask of a recurrent layer is that of the lengths."""
-        return self._learned.get(identity(layer), False)
-
-    def form_of(self, cell: Any) -> recurrent.CellForm | str:
-        """What a cell computes; or, as a text, why it has no counterpart in ONNX."""
-        if identity(cell) not in self._forms:
-            self._forms[identity(cell)] = recurrent.form_of(cell)
-        return self._forms[identity(cell)]
 
     def masks_in(self, function: Any) -> GraphMasks:
         """The masks in the graph of a functional model, of this model or inside it."""

@@ -7,7 +7,8 @@ fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,6 @@ from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import open_recording_session
-from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
 
 _MORE_ROWS: Final = 3
 _MORE_STEPS: Final = 24
@@ -41,7 +41,8 @@ class MeasuredAxis:
 class GraphFacts:
     """The facts of one graph, whose `model` may be edited."""
 
-    def __init__(self, graph: onnx.ModelProto, manifest: Manifest) -> None:
+    def __init__(self, graph: onnx.ModelProto, manifest: Manifest, *, every: bool) -> None:
+        self.every = every  # whether operators are replaced at sizes too where they were not seen to lose bits
         self.model = ir.from_proto(graph)
         self.opset = self.model.opset_imports.get("", 0)
         self._measured = _measured(graph, manifest)
@@ -167,11 +168,13 @@ class Replacement:
         self.weights.append(value)
         return value
 
-    def reduced(self, operator: str, value: ir.Value, axis: int, opset: int) -> ir.Value:
-        """A reduction over one axis, which is dropped."""
-        if opset >= AXES_ARE_INPUTS:
-            return self.add(operator, value, self.constant([axis]), keepdims=0)
-        return self.add(operator, value, axes=[axis], keepdims=0)
+    def transposed(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
+        """The value with its axes in this order."""
+        return value if list(order) == sorted(order) else self.add("Transpose", value, perm=list(order))
+
+    def total(self, parts: Iterable[ir.Value]) -> ir.Value:
+        """The sum of values, added one after the other."""
+        return functools.reduce(lambda total, part: self.add("Add", total, part), parts)
 
     def gives(self, *values: ir.Value) -> Replacement:
         """Says what stands in place of the outputs of the replaced node."""
