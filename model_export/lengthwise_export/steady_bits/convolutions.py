@@ -125,18 +125,14 @@ def _group_by_group(new: Replacement, value: ir.Value, weights: NDArray[Any], gr
 def _with_what_follows(new: Replacement, value: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Node]:
     """Takes along what onnxruntime computes in one step with a convolution; the last node that is taken along too."""
     last = node
-    while (follows := _follows(last.outputs[0])) is not None:
+    while True:
+        users = [use.node for use in last.outputs[0].uses()]
+        if len(users) != 1 or last.outputs[0].is_graph_output() or users[0].op_type not in _FOLLOWS:
+            return value, last
+        (follows,) = users
+        if follows.inputs[0] is not last.outputs[0] or len(follows.outputs) != 1 or follows.domain not in OF_ONNX:
+            return value, last
         value = new.add(follows.op_type, value, *follows.inputs[1:])
         new.nodes[-1].attributes.update(follows.attributes)
         new.also.append(follows)
         last = follows
-    return value, last
-
-
-def _follows(value: ir.Value) -> ir.Node | None:
-    """The only user of a value, if it is computed along with a convolution."""
-    users = [use.node for use in value.uses()]
-    if len(users) != 1 or value.is_graph_output() or users[0].op_type not in _FOLLOWS:
-        return None
-    is_one = users[0].inputs[0] is value and len(users[0].outputs) == 1 and users[0].domain in OF_ONNX
-    return users[0] if is_one else None

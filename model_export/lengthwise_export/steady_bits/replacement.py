@@ -24,10 +24,8 @@ from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import open_recording_session
 
 _MORE_ROWS: Final = 3
-_MORE_STEPS: Final = 24
-"""Rows and extra steps of the larger batch: an axis of steps is longer there after every usual stride."""
-_MAX_DOUBLED: Final = 6
-"""The smallest width is doubled at most this many times, for a graph that raises for short sequences."""
+_MORE_STEPS: Final = 24  # of the larger batch: an axis of steps is longer there after every usual stride
+_MAX_DOUBLED: Final = 6  # times that the smallest width is doubled, for a graph that raises for short sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +75,15 @@ class GraphFacts:
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
     """The axes of the float32 values that both batches give, by name."""
-    nodes = [*graph.graph.node]
-    session = open_recording_session(graph, nodes)
+    session = open_recording_session(graph, [*graph.graph.node])
     names = [output.name for output in session.get_outputs()]
 
     def shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
         inputs = feed(manifest.graph, _batch(manifest, rows, width))
         found = dict(zip(names, session.run(names, inputs), strict=True)) | inputs
-        return {
-            name: value.shape
-            for name, value in found.items()
-            if isinstance(value, np.ndarray) and value.dtype == np.float32
-        }
+        arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        return {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
 
-    smallest, larger = _smallest_and_larger(shapes, manifest)
-    return {
-        name: tuple(MeasuredAxis(one, one == other) for one, other in zip(shape, larger[name], strict=True))
-        for name, shape in smallest.items()
-        if len(larger.get(name, ())) == len(shape)
-    }
-
-
-def _smallest_and_larger(shapes: Any, manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
     raised: Exception | None = None
     for times in range(_MAX_DOUBLED + 1):
         width = manifest.width_multiple << times
@@ -106,9 +91,15 @@ def _smallest_and_larger(shapes: Any, manifest: Manifest) -> tuple[dict[str, Any
             break
         wider = min(width + _MORE_STEPS, max(manifest.max_length, width))
         try:
-            return shapes(1, width), shapes(_MORE_ROWS, wider)
+            smallest, larger = shapes(1, width), shapes(_MORE_ROWS, wider)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raised = error
+            continue
+        return {
+            name: tuple(MeasuredAxis(one, one == other) for one, other in zip(shape, larger[name], strict=True))
+            for name, shape in smallest.items()
+            if len(larger.get(name, ())) == len(shape)
+        }
     raise UncheckableError(f"the graph raises for every small batch: {raised}") from raised
 
 
@@ -163,10 +154,8 @@ class Replacement:
 
     def weight(self, array: NDArray[Any], name: str) -> ir.Value:
         """A new initializer."""
-        shape, kind = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
-        value = ir.Value(name=name, shape=shape, type=kind, const_value=ir.tensor(array, name=name))
-        self.weights.append(value)
-        return value
+        self.weights.append(ir.val(name, const_value=ir.tensor(array, name=name)))
+        return self.weights[-1]
 
     def transposed(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
         """The value with its axes in this order."""
