@@ -83,9 +83,9 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         try:
             return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), hidden)
         except LengthsRestricted as restricted:
-            shortest, longest = restricted.shortest, restricted.longest
+            shortest, longest = restricted.args
         except StepsHidden as found:
-            hidden.update(found.masks)
+            hidden.update(*found.args)
         except UnmendableError as error:
             loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
             cure = keras_cure(graph) if error.operator in loops_and_branches else ""

@@ -203,6 +203,11 @@ class Mender(NodeMender):
         parts = [self.at_width(group) for group in value.groups]
         return self.emit("Concat", parts, axis=0) if parts else self.writer.constant(np.zeros(0, np.int64))
 
+    def shaped(self, kind: str, name: str, sizes: Iterable[Size | None]) -> str:
+        """The tensor reshaped or expanded (`kind`) to these sizes at the width of the batch; to 1 for None."""
+        parts = [self.writer.constant([1]) if size is None else self.writer.at_width(size) for size in sizes]
+        return self.emit(kind, [name, self.emit("Concat", parts, axis=0)])
+
     def at_width(self, group: Group) -> str:
         """`[1]` int64: the size of an axis of the original at the width of the batch."""
         total = self.writer.at_width(group[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any, Final, NoReturn
 
@@ -23,20 +23,11 @@ _SHORTEST_RUN: Final = 8  # fewer lengths in a row at which two sizes agree are 
 
 
 class LengthsRestricted(Exception):
-    """The original accepts only lengths from `shortest` to `longest`."""
-
-    def __init__(self, shortest: int, longest: int) -> None:
-        super().__init__(f"{shortest} to {longest}")
-        self.shortest = shortest
-        self.longest = longest
+    """The original accepts only lengths from a first to a last one, the two arguments."""
 
 
 class StepsHidden(Exception):
-    """A loop is a layer if masks that the values of the steps decide are opened; each with the number that it hides."""
-
-    def __init__(self, masks: Mapping[str, float]) -> None:
-        super().__init__(f"{dict(masks)}")
-        self.masks = masks
+    """A loop is a layer if these masks, which the values of the steps decide, are opened: by mask, what it hides."""
 
 
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
@@ -78,10 +69,7 @@ class NodeMender:
 
     def given(self, place: int) -> Value:
         """An input of the node that it must have."""
-        value = self.value(place)
-        if value is None:
-            self.refuse(f"its input {place} is missing")
-        return value
+        return self.values[self.node.input[place]]
 
     def ragged(self, place: int) -> Ragged:
         """An input of the node as a tensor of data."""
@@ -103,8 +91,7 @@ class NodeMender:
         return array
 
     def array(self, place: int) -> NDArray[Any]:
-        """An input that must be a constant."""
-        self.given(place)
+        """An input that it must have, as a constant."""
         array = self.constant(place)
         assert array is not None
         return array
@@ -170,10 +157,6 @@ class NodeMender:
         """Refuses an operator that mixes what is along these axes, if the rows are among them."""
         if any(size.is_rows for group in groups for size in group):
             self.refuse(CROSSES_ROWS)
-
-    def needs(self, size: Size, least: int = 1) -> None:
-        """Leaves out the lengths at which a size is below the least one, where the original raises."""
-        self.require(size.alone >= least)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
         """Leaves out lengths that the original does not accept: the mend begins again with the others."""

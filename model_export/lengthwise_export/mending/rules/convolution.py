@@ -122,7 +122,7 @@ def _convolved(
         value = mender.masked(value, reading, fill)
     out = [Size(move.places(size.table)) for size, move in zip(sizes, moves, strict=True)]
     for size in out:
-        mender.needs(size)
+        mender.require(size.alone >= 1)
     name = mender.split_first(run(value, moves), value.groups[0], value.rank)
     groups = (value.groups[0], (channels or value.groups[1][0],), *((size,) for size in out))
     mender.set(Ragged(name, value.dtype, groups))

@@ -174,8 +174,7 @@ def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Rag
     (_, places), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
     if not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows:
         mender.refuse("picks places of each row by an index of more than two axes")
-    shape = mender.emit("Concat", [mender.at_width(group) for group in groups], axis=0)
-    whole = mender.emit("Expand", [places.name, shape])
+    whole = mender.shaped("Expand", places.name, [size for (size,) in groups])
     return _of_own_row(mender, value, Ragged(whole, places.dtype, groups))
 
 

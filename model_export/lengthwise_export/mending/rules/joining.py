@@ -62,8 +62,7 @@ def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added:
     lacks_others = len(value.axes) + value.row_added - moved_rows < len(wanted)
     if has == needs_rows and not lacks_others and not moved_rows:
         return value
-    parts = [mender.writer.constant([1]) if size is None else mender.writer.at_width(size) for size in wanted]
-    return value.called(mender.emit("Expand", [value.name, mender.emit("Concat", parts, axis=0)]))
+    return value.called(mender.shaped("Expand", value.name, wanted))
 
 
 @rule("Split")
@@ -113,7 +112,7 @@ def _padded_by_length(
 
 def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
     place, size = mender.within(value, axis)
-    mender.needs(size, -before - after)  # no original takes away more steps than there are
+    mender.require(size.alone >= -before - after)  # no original takes away more steps than there are
     out = Size(np.maximum(size.table + before + after, 0))
     if mode == "constant" or size.fixed is not None:
         if after > 0:
@@ -136,7 +135,7 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
     if mode == "edge":
         index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])
     elif mode == "reflect":
-        mender.needs(Size(size.table - max(before, after)))
+        mender.require(size.alone > max(before, after))
         index = mender.emit("Abs", [index])
         beyond = mender.emit("Abs", [mender.emit("Sub", [last, index])])
         index = mender.emit("Sub", [last, beyond])

@@ -19,7 +19,7 @@ from lengthwise_export.mending.cells import Cell, recognise
 from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
 from lengthwise_export.mending.node_mender import CROSSES_ROWS, StepsHidden
 from lengthwise_export.mending.recurrences import as_scan
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Value, is_one, is_pure, shown
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, is_one, is_pure, shown
 from lengthwise_export.onnx_graphs.protos import refill
 
 
@@ -37,8 +37,7 @@ def recurrent(mender: Mender) -> None:
         if name:
             groups = all_steps if place == 0 else all_steps[1:]
             if len(group) > 1:
-                parts = [mender.writer.at_width(size) for axes in groups for size in axes]
-                name = mender.emit("Reshape", [name, mender.emit("Concat", parts, axis=0)])
+                name = mender.shaped("Reshape", name, (size for axes in groups for size in axes))
             mender.set(Ragged(name, value.dtype, groups, zeroed=place == 0 and time.is_time), place)
 
 
@@ -72,7 +71,12 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
         if mender.attribute("direction", "forward") != "forward"
         else "it runs on through the padding, so its last state is of a padded step"
     )
-    return _for_each(mender, mender.writer.lengths32(time), group)
+    ends = mender.writer.lengths32(time)
+    if len(group) == 1:
+        return ends
+    # Rows that are merged with another axis: each row's own length, again for each of its parts.
+    single = mender.unsqueezed(ends, [place for place, size in enumerate(group) if not size.is_rows])
+    return mender.emit("Reshape", [mender.shaped("Expand", single, group), mender.writer.constant([-1])])
 
 
 def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
@@ -88,16 +92,6 @@ def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
     while inputs and not inputs[-1]:
         inputs.pop()
     return inputs
-
-
-def _for_each(mender: Mender, ends: str, group: Group) -> str:
-    """The lengths of rows that the original merged with another axis: each row's own, again for each of its parts."""
-    if len(group) == 1:
-        return ends
-    at = [size.is_rows for size in group].index(True)
-    single = mender.unsqueezed(ends, [place for place in range(len(group)) if place != at])
-    shape = mender.emit("Concat", [mender.writer.at_width(size) for size in group], axis=0)
-    return mender.emit("Reshape", [mender.emit("Expand", [single, shape]), mender.writer.constant([-1])])
 
 
 def _state(mender: Mender, place: int, group: Group) -> str:
@@ -132,8 +126,7 @@ def _without_what_stays(mender: Mender) -> NodeProto:
     inside = {value.name for value in body.input}
     kept = []
     for node in body.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = moved.get(name, name)
+        node.input[:] = [moved.get(name, name) for name in node.input]
         if not is_pure(node) or inside.intersection(node.input):
             inside.update(node.output)
             kept.append(node)
@@ -163,9 +156,8 @@ def _scan(mender: Mender) -> None:
     forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
     if forwards and _as_layer(mender, body, values, states):
         return
-    inside: list[Value] = [*values[:states]]
-    inside += [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
-    results = _followed_inside(mender, body, inside)
+    inside = [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
+    results = _followed_inside(mender, body, [*values[:states], *inside])
     for start, end in zip(values[:states], results[:states], strict=True):
         if not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)):
             mender.refuse("has a state whose first axis is not the rows")
@@ -174,14 +166,13 @@ def _scan(mender: Mender) -> None:
     masked = _held(mender, body, states, len(values[0].groups))
     # [steps, rows]: true at each row's own steps.
     mask = mender.transposed(mender.writer.mask(time), (1, 0))
-    backwards = {direction for direction in directions if direction}
-    if backwards and not all(directions):
+    if any(directions) and not all(directions):
         mender.refuse("scans in both directions at once")
     names = mender.copy(
         [*(value.name for value in values), mask],
         body=masked,
         num_scan_inputs=scanned + 1,
-        scan_input_directions=[*directions, int(bool(backwards))],
+        scan_input_directions=[*directions, directions[0]],
         drop=["scan_input_axes"],
     )
     for place, (name, result) in enumerate(zip(names, results, strict=True)):
@@ -296,7 +287,7 @@ def _is_zero(mender: Mender, name: str) -> bool:
     return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
 
 
-def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value]) -> list[Ragged]:
+def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged]) -> list[Ragged]:
     """The outputs of the body, described; its nodes must need no change."""
     writer, causes = mender.writer, mender.causes
     before = dict(mender.values)
@@ -304,8 +295,7 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value]) -> l
     for tensor in body.initializer:
         mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     for value, described in zip(body.input, inputs, strict=True):
-        name = described.name if isinstance(described, Numbers) else value.name
-        mender.values[value.name] = described if isinstance(described, Numbers) else described.called(name)
+        mender.values[value.name] = described.called(value.name)
     for name in _outside(body):
         outside = before.get(name)
         if isinstance(outside, Ragged) and (outside.row_added or outside.is_merged):
@@ -332,17 +322,14 @@ def _held(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProt
     copied = deepcopy(body)
     outside = {name: mender.values[name].name for name in _outside(body)}
     for node in copied.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = outside.get(name, name)
+        node.input[:] = [outside.get(name, name) for name in node.input]
     valid = mender.writer.name("mended_has_step")
     copied.input.append(helper.make_tensor_value_info(valid, TensorProto.BOOL, None))
-    axes = mender.writer.constant([*range(1, rank)])
-    column = mender.writer.name("mended_has_step_column")
-    nodes: list[NodeProto] = [helper.make_node("Unsqueeze", [valid, axes], [column])] if rank > 1 else []
-    for place in range(states):
-        after, kept = copied.output[place].name, mender.writer.name(f"{copied.output[place].name}_kept")
-        inputs = [column if rank > 1 else valid, after, copied.input[place].name]
-        nodes.append(helper.make_node("Where", inputs, [kept]))
-        copied.output[place].name = kept
-    copied.node.extend(nodes)
+    if rank > 1:
+        column, axes = mender.writer.name("mended_has_step_column"), mender.writer.constant([*range(1, rank)])
+        copied.node.append(helper.make_node("Unsqueeze", [valid, axes], [column]))
+        valid = column
+    for start, end in zip(copied.input[:states], copied.output[:states], strict=True):
+        after, end.name = end.name, mender.writer.name(f"{end.name}_kept")
+        copied.node.append(helper.make_node("Where", [valid, after, start.name], [end.name]))
     return copied

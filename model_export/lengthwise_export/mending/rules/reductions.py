@@ -65,7 +65,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         value = mender.masked(value, over_time, _neutral(mender, kind, value.dtype))
         places = [place for axis in axes for place in value.indexes(axis)]
         for place in over_time:
-            mender.needs(times[place], 0 if kind in _OF_NONE else 1)
+            mender.require(times[place].alone >= (kind not in _OF_NONE))
     mean = kind == "ReduceMean" and bool(over_time)
     if mean or kind == "ReduceSum" or mender.axes_are_inputs:
         inputs = [value.name, mender.writer.constant(places)]
@@ -125,7 +125,7 @@ def _top_k(mender: Mender) -> None:
     fill = mender.last_choice(value.dtype, largest=bool(mender.attribute("largest", 1)))
     value = mender.padded_with(value, axis, fill, "a step of the padding may be among those it chooses")
     if size.is_time:
-        mender.needs(Size(size.table - chosen.table + 1))
+        mender.require(size.alone >= chosen.alone)
     names = mender.copy([value.name, mender.writer.at_width(chosen)], axis=value.starts()[axis])
     for place, (name, dtype) in enumerate(zip(names, (value.dtype, INT64), strict=False)):
         mender.set(Ragged(name, dtype, value.resized(axis, chosen), value.row_added), place)

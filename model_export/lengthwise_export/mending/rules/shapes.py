@@ -173,8 +173,7 @@ def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
         target.append(each.fixed if each.fixed is not None else 0 if stays else -1)
     if target.count(-1) <= 1:
         return mender.emit("Reshape", [value.name, mender.writer.constant(target)])
-    parts = [mender.writer.at_width(each) for each in new]
-    return mender.emit("Reshape", [value.name, mender.emit("Concat", parts, axis=0)])
+    return mender.shaped("Reshape", value.name, new)
 
 
 @rule("Flatten")
@@ -229,19 +228,19 @@ def _expand(mender: Mender) -> None:
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     rank = max(len(tables), value.rank)
     tables = [np.ones((2, mender.count), np.int64)] * (rank - len(tables)) + [*tables]
-    at, one = int(value.row_added), mender.writer.constant([1])
+    at = int(value.row_added)
     name = mender.unsqueezed(value.name, range(at, at + rank - value.rank))
     groups: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
-    parts = [one] * at
+    parts: list[Size | None] = [None] * at
     split: list[int] = []
     for axis, (group, table) in enumerate(zip(groups, tables, strict=True)):
         target = _atoms_of(mender, table)
         if is_one(group) and not is_one(target):
             split += range(at + 1, at + len(target))
             groups[axis] = target
-            parts += [mender.writer.at_width(size) for size in target]
+            parts += target
         elif is_one(target) or mender.matches((mender.size_of(group),), (Size(table),)):
-            parts += [one] * len(group)
+            parts += [None] * len(group)
         else:
             mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
         at += len(groups[axis])
@@ -255,8 +254,8 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
         name = mender.squeezed(name, [place + 1])
         name = mender.transposed(name, [*range(1, place + 1), 0, *range(place + 1, len(are_rows))])
         parts = parts[1:]
-    if any(part != one for part in parts):
-        name = mender.emit("Expand", [name, mender.emit("Concat", parts, axis=0)])
+    if any(part is not None for part in parts):
+        name = mender.shaped("Expand", name, parts)
     more = sum(size.is_time for group in groups for size in group) > sum(1 for _ in value.times())
     rows_stay = value.row_added and not moved_rows
     mender.set(value.called(name, groups=tuple(groups), row_added=rows_stay, zeroed=value.zeroed and not more))
