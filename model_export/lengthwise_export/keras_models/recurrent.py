@@ -100,14 +100,14 @@ def run(
     values: Tensor,
     lengths: Tensor | None,
     direction: str,
-    initial: Sequence[Tensor | None] = (),
+    initial: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """Runs a layer over `values [rows, width, features]`; without lengths every row runs over the full width.
 
     Returns the outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
-    `[directions, rows, hidden]`, for an LSTM also the cells. `initial` states have the form of these; empty for zeros.
+    `[directions, rows, hidden]`, for an LSTM also the cells. `initial` states are `[rows, hidden]`; empty for zeros.
     """
-    state, cell = (*initial, None, None)[:2]
+    state, cell = (*(each.unsqueeze(0) for each in initial), None, None)[:2]
     if form.mode is not None and direction != "reverse":
         outputs, states, cells = recurrent(
             values, lengths, [weights.inputs], [weights.states], [weights.biases], state, cell, form.mode

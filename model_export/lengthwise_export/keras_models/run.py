@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,16 +128,13 @@ class KerasRun:
         return torch.full((values.shape[0],), values.shape[1], dtype=torch.int64)
 
 
-_MASK_ARGUMENT: Final = "mask"
-
-
 @dataclass(frozen=True, slots=True)
 class GraphMasks:
     """The masks in the graph of a functional model; tensors are given by their ids."""
 
     over: dict[int, int]  # The tensor whose padding a mask shows, for each mask that is computed from values
     # Those of them that are used as masks of layers only, with everything computed from them
-    only_masks: frozenset[int]
+    only_masks: set[int]
 
 
 def masks_in(function: Any) -> GraphMasks:
@@ -170,9 +167,7 @@ def run_graph(
     """
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
-        of_layer = _mask_arguments(node) if _is_layer(node.operation) else frozenset()
-        needed = [symbol for symbol in node.input_tensors if id(symbol) not in of_layer]
-        if any(id(symbol) not in known for symbol in needed):
+        if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():
             continue
         (output, *_) = node.outputs
         if id(output) in masks.over and run.is_over_input(node.operation, known[masks.over[id(output)]]):
@@ -200,29 +195,26 @@ def _is_layer(operation: Any) -> bool:
     return hasattr(operation, "compute_mask")
 
 
-def _mask_arguments(node: Any) -> frozenset[int]:
-    """The ids of the tensors that a layer gets as masks."""
-    given = [value for name, value in node.arguments.kwargs.items() if name.endswith(_MASK_ARGUMENT)]
-    return frozenset(id(symbol) for value in given for symbol in _flat(value) if symbol is not None)
+def _mask_arguments(node: Any) -> set[int]:
+    """The ids of the tensors that a layer gets as masks; none for an operation between layers."""
+    if not _is_layer(node.operation):
+        return set()
+    given = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
+    return {id(symbol) for value in given for symbol in _flat(value) if symbol is not None}
 
 
-def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> frozenset[int]:
+def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[int]:
     """The masks, and what is computed from them, that nothing uses but layers as their masks."""
-    others = {id(symbol) for symbol in function.outputs}
-    found: set[int] = set()
     from_masks = set(over)
     for node in nodes:
         if not _is_layer(node.operation) and any(id(symbol) in from_masks for symbol in node.input_tensors):
             from_masks.update(map(id, node.outputs))
+    others = {id(symbol) for symbol in function.outputs}
     for node in reversed(nodes):
-        is_layer = _is_layer(node.operation)
-        masks = _mask_arguments(node) if is_layer else frozenset()
-        is_mask_only = not is_layer and all(id(symbol) not in others for symbol in node.outputs)
-        for symbol in node.input_tensors:
-            if id(symbol) not in masks and not (is_mask_only and id(node.outputs[0]) in from_masks):
-                others.add(id(symbol))
-        found.update(id(symbol) for symbol in node.outputs if id(symbol) in from_masks and id(symbol) not in others)
-    return frozenset(found - others)
+        outputs = {*map(id, node.outputs)}
+        if _is_layer(node.operation) or outputs & others or not outputs & from_masks:
+            others |= {*map(id, node.input_tensors)} - _mask_arguments(node)
+    return from_masks - others
 
 
 def _flat(value: Any) -> list[Any]:
