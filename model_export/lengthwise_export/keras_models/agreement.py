@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
+from lengthwise_export.keras_models.backend import first_line, on_device
 from lengthwise_export.keras_models.inputs import ModelInput
 from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.tracing.process_wide import one_torch_thread
@@ -74,16 +74,9 @@ def _running(text: str, module: KerasModule, given: ModelInput, random: np.rando
 
 
 def _alone(model: Any, steps: Tensor) -> Any:
-    """Keras' own answer; errors are as the layers raise them, without a report of their arguments."""
-    keras = import_keras()
-    was = keras.config.is_traceback_filtering_enabled()
-    keras.config.disable_traceback_filtering()
-    try:
-        with keras.device("cpu"), quiet():
-            return model(steps, training=False)
-    finally:
-        if was:
-            keras.config.enable_traceback_filtering()
+    """Keras' own answer."""
+    with on_device():
+        return model(steps, training=False)
 
 
 def _drawn(given: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:

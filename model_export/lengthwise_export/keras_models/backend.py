@@ -48,10 +48,17 @@ def import_keras() -> ModuleType:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without warnings about masks that a layer drops: the check says that, with its cause."""
-    with warnings.catch_warnings():
+def on_device(device: str = "cpu") -> Iterator[None]:
+    """Runs Keras on a device, without warnings about masks that a layer drops: the check says that, with its cause.
+
+    Errors are as the layers raise them, without a report of their arguments.
+    """
+    keras = import_keras()
+    with warnings.catch_warnings(), keras.device(device), contextlib.ExitStack() as undo:
         warnings.simplefilter("ignore")
+        if keras.config.is_traceback_filtering_enabled():
+            keras.config.disable_traceback_filtering()
+            undo.callback(keras.config.enable_traceback_filtering)
         yield
 
 

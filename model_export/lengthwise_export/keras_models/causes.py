@@ -7,6 +7,7 @@ The key is the class of the layer, and the mask that it gets. The first entry th
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,33 +186,23 @@ class LayerParts:
         layer = self._layers.get(id(part))
         if layer is None or not layer.is_whole:
             return None
-        return WholePart(f"{layer.path} ({layer.kind})", f"keras.{layer.kind}", str(layer), self._explained(layer))
+        shown = f"{layer.path} ({layer.kind})"
+        return WholePart(shown, f"keras.{layer.kind}", str(layer), functools.partial(self._at_call, layer))
 
-    def _explained(
-        self, layer: SummaryLayer
-    ) -> Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]:
-        def at_call(inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any) -> Callable[[Change], Cause]:
-            is_masked = _has_mask(inputs) or any(
-                name.endswith("mask") and value is not None for name, value in options.items()
-            )
-            before = self._dropped_by
-            if is_masked and not _has_mask(outputs):
-                self._dropped_by = f"{layer.path} ({layer.kind})"
-            elif _has_mask(outputs):
-                self._dropped_by = None
-
-            def explained(change: Change) -> Cause:
-                return explain_layer(
-                    layer.kind,
-                    change,
-                    layer=layer.path,
-                    mask="none" if not is_masked else "lengths" if self._known.is_learned(layer.layer) else "other",
-                    dropped_by=before,
-                )
-
-            return explained
-
-        return at_call
+    def _at_call(
+        self, layer: SummaryLayer, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any
+    ) -> Callable[[Change], Cause]:
+        is_masked = _has_mask(inputs) or any(
+            name.endswith("mask") and value is not None for name, value in options.items()
+        )
+        before = self._dropped_by
+        if is_masked and not _has_mask(outputs):
+            self._dropped_by = f"{layer.path} ({layer.kind})"
+        elif _has_mask(outputs):
+            self._dropped_by = None
+        of_lengths: LayerMask = "lengths" if self._known.is_learned(layer.layer) else "other"
+        mask = of_lengths if is_masked else "none"
+        return lambda change: explain_layer(layer.kind, change, layer=layer.path, mask=mask, dropped_by=before)
 
 
 def _has_mask(value: Any) -> bool:

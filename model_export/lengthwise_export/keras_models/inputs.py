@@ -37,20 +37,19 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     masks, padding = _masks(model)
     # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
     fixed = shape[1] if getattr(model, "inputs", None) else None
-    if len(shape) == 2:
-        tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
-        size = vocabulary or _vocabulary(model, tables)
-        if size is None and features in (None, 1):
-            return ModelInput(StepInput(features=1), False, masks, padding, fixed)
-        if size is None:
-            raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {_shown(shape)}")
-        return ModelInput(StepInput(kind="tokens", vocabulary=size), True, masks, padding, fixed)
-    if len(shape) != 3 or shape[2] is None:
+    shown = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+    if len(shape) == 3 and shape[2] is not None:
+        return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
+    if len(shape) != 2:
         raise ConfigurationError(
-            f"{text} takes {_shown(shape)}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
+            f"{text} takes {shown}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
             "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
         )
-    return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
+    size = vocabulary or _vocabulary(model)
+    if size is None and features not in (None, 1):
+        raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shown}")
+    steps = StepInput(features=1) if size is None else StepInput(kind="tokens", vocabulary=size)
+    return ModelInput(steps, size is not None, masks, padding, fixed)
 
 
 def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
@@ -91,16 +90,16 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     return tuple(inputs[0].shape)
 
 
-def _vocabulary(model: Any, tables: list[Any]) -> int | None:
-    """The number of tokens of the table that reads the input."""
-    if not tables:
-        return None
+def _vocabulary(model: Any) -> int | None:
+    """The number of tokens of the table that reads the input, or of the first one; None without a table."""
+    tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
     symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
-    for table in tables:
-        for node in table._inbound_nodes:
-            if any(id(symbol) in symbols for symbol in node.input_tensors):
-                return int(table.input_dim)
-    return int(tables[0].input_dim)
+    of_input = (
+        int(table.input_dim)
+        for table in tables
+        if any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors)
+    )
+    return next(of_input, int(tables[0].input_dim) if tables else None)
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
@@ -108,11 +107,10 @@ def _masks(model: Any) -> tuple[tuple[str, ...], float]:
     for layer in all_layers(model):
         kind = type(layer).__name__
         if kind == "Masking":
-            value = float(layer.mask_value)
-            values.append(value)
+            values.append(float(layer.mask_value))
             notices.append(
-                f"{layer.name} (Masking): Keras skips a step of which every value is {value:g}; here the lengths say "
-                "where a sequence ends, and such a step is data"
+                f"{layer.name} (Masking): Keras skips a step of which every value is {values[-1]:g}; here the lengths "
+                "say where a sequence ends, and such a step is data"
             )
         elif kind == "Embedding" and layer.mask_zero:
             notices.append(
@@ -120,7 +118,3 @@ def _masks(model: Any) -> tuple[tuple[str, ...], float]:
                 "ends, and token 0 inside it is data"
             )
     return tuple(notices), values[0] if values else 0.0
-
-
-def _shown(shape: tuple[int | None, ...]) -> str:
-    return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"

@@ -29,7 +29,7 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import archive
 from lengthwise_export.keras_models.agreement import require_agreement
 from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, examined
-from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
+from lengthwise_export.keras_models.backend import first_line, import_keras, on_device
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
@@ -144,7 +144,7 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
     (symbol,) = model.inputs
     free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
     try:
-        with quiet(), keras.device("cpu"):
+        with on_device():
             cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
@@ -198,7 +198,7 @@ def _load_archive(path: Path, folder: Path) -> Any:
 
     older = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
     model = _made(keras, stored, build, said, older)
-    with quiet(), keras.device("cpu"):
+    with on_device():
         try:
             model.load_weights(weights)
         except Exception as error:  # Keras raises many kinds
@@ -233,7 +233,7 @@ def _made(keras: Any, stored: int, build: Callable[[], Any], said: str, otherwis
     """What `build` gives, if that is a model with no more weights than the file stores."""
     for device in ("meta", "cpu"):
         try:
-            with quiet(), keras.device(device):
+            with on_device(device):
                 model = build()
         except Exception as error:  # Keras raises many kinds
             why = f"it cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. {otherwise}"

@@ -68,14 +68,9 @@ class CellWeights(nn.Module):
     def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
         super().__init__()
         for name, kernel in (("inputs", "kernel"), ("states", "recurrent_kernel")):
-            weights = [_stacked(_tensor(getattr(cell, kernel)).T, form) for cell in cells]
+            weights = [_stacked(getattr(cell, kernel).value.detach().T, form) for cell in cells]
             self.register_buffer(name, torch.stack(weights))
         self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
-
-
-def _tensor(variable: Any) -> Tensor:
-    value = variable.value
-    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
 def _stacked(weight: Tensor, form: CellForm) -> Tensor:
@@ -89,7 +84,7 @@ def _biases(cell: Any, form: CellForm) -> Tensor:
     size = GATES[form.kind] * form.hidden
     if not cell.use_bias:
         return torch.zeros(2 * size)
-    bias = _tensor(cell.bias)
+    bias = cell.bias.value.detach()
     of_inputs, of_states = bias if bias.dim() == 2 else (bias, torch.zeros(size))
     return torch.cat([_stacked(of_inputs, form), _stacked(of_states, form)])
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lengthwise_export.keras_models import recurrent
-from lengthwise_export.keras_models.backend import import_keras, quiet
+from lengthwise_export.keras_models.backend import import_keras, on_device
 from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun, run_graph
 from lengthwise_export.tracing.patched_builtins import trace_error
@@ -33,10 +33,9 @@ _ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}  # what each
 @contextlib.contextmanager
 def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
     """Replaces parts of Keras by functions that use the run of a model, during the block."""
-    keras = import_keras()
+    layers = import_keras().layers
     from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
 
-    layers = keras.layers
     replaced: list[tuple[type[Any], str, Callable[..., Any]]] = [
         (layers.Masking, "call", _masking_call),
         (layers.Masking, "compute_mask", _masking_mask),
@@ -54,16 +53,12 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
                 undo.callback(setattr, owner, name, owner.__dict__[name])
                 _ORIGINAL[function] = owner.__dict__[name]
                 setattr(owner, name, function)
-            if keras.config.is_traceback_filtering_enabled():
-                keras.config.disable_traceback_filtering()
-                undo.callback(keras.config.enable_traceback_filtering)
         for layer in model._flatten_layers():
             # A loss of training, for which Keras would count the rows of each run.
             if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
                 undo.callback(setattr, layer, "activity_regularizer", regularizer)
                 layer.activity_regularizer = None
-        undo.enter_context(keras.device("cpu"))
-        undo.enter_context(quiet())
+        undo.enter_context(on_device())
         yield
 
 
