@@ -126,7 +126,17 @@ def _proved(
     target: Target, mended: Mended, lengths: tuple[int, int], *, tolerance: float, seed: int, say: ProgressCallback
 ) -> ProvedMend:
     shortest, longest = lengths
-    after = _mended_target(target, mended)
+    names = _named(target.names)
+
+    def build(name: str, opset: int) -> onnx.ModelProto:
+        graph = deepcopy(mended.graph)
+        for entry in graph.metadata_props:
+            if entry.key == NAME_IN_GRAPH:
+                entry.value = name
+        return graph
+
+    subject = _run_as(target, mended.graph, names)
+    after = replace(target, names=names, subject=subject, build=build, framework=False, blind=False)
     how: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **how)
     say("one answer against padding")
@@ -174,17 +184,3 @@ def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed
 
 def _named(names: GraphNames) -> GraphNames:
     return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})
-
-
-def _mended_target(target: Target, mended: Mended) -> Target:
-    names = _named(target.names)
-
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        graph = deepcopy(mended.graph)
-        for entry in graph.metadata_props:
-            if entry.key == NAME_IN_GRAPH:
-                entry.value = name
-        return graph
-
-    subject = _run_as(target, mended.graph, names)
-    return replace(target, names=names, subject=subject, build=build, framework=False, blind=False)

@@ -160,8 +160,15 @@ def prove(
         bits=True,
         in_company=0.0,
     )
-    proof.wrong = _why_unprovable(proof)
-    if proof.wrong is None:
+    between = [length for length in proof.raised if length >= proof.min_length]
+    if not alone:
+        proof.wrong = "the original raises alone at every length, so there is nothing to compare the mended model with"
+    elif between:
+        proof.wrong = (
+            f"the original raises alone at {as_ranges(between)} steps, or its answer is not finite, and it runs at "
+            f"{proof.min_length}: the mended model cannot be compared with it at every length that it would accept"
+        )
+    else:
         try:
             _compare(mended, alone, sampler, max_length, proof, say)
             proof.wrong = _why_apart(proof)
@@ -253,19 +260,6 @@ def _answers_alone(
     return [alone[place] for place in np.random.default_rng(len(alone)).permutation(len(alone))], raised
 
 
-def _why_unprovable(proof: MendProof) -> str | None:
-    """Why the answers of the original alone cannot prove a mend; None if they can."""
-    if not proof.lengths:
-        return "the original raises alone at every length, so there is nothing to compare the mended model with"
-    between = [length for length in proof.raised if length >= proof.min_length]
-    if between:
-        return (
-            f"the original raises alone at {as_ranges(between)} steps, or its answer is not finite, and it runs at "
-            f"{proof.min_length}: the mended model cannot be compared with it at every length that it would accept"
-        )
-    return None
-
-
 def _compare(
     mended: Subject, alone: Sequence[_Alone], sampler: Sampler, max_length: int, proof: MendProof, say: ProgressCallback
 ) -> None:
@@ -314,11 +308,11 @@ def _add(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput,
     """Adds the mended model's answer to a sequence; the first one is that to the sequence alone."""
     difference = one.expected.moved_by(answer, 0, row)
     if one.is_raw and proof.tolerance < difference < math.inf:
-        by_ulps, is_new = (one.by_ulps(), True) if one.amplified is None else (one.amplified, False)
-        one.amplified = by_ulps
-        if difference <= proof.tolerance + AMPLIFIED * by_ulps:
+        is_new = one.amplified is None
+        one.amplified = one.by_ulps() if one.amplified is None else one.amplified
+        if difference <= proof.tolerance + AMPLIFIED * one.amplified:
             difference = 0.0
-            proof.amplified, proof.ill_conditioned = max(proof.amplified, by_ulps), proof.ill_conditioned + is_new
+            proof.amplified, proof.ill_conditioned = max(proof.amplified, one.amplified), proof.ill_conditioned + is_new
     if proof.worst is None or not difference <= proof.worst.difference:
         of_raw = one.amplified or 0.0
         proof.worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference, of_raw)
@@ -338,14 +332,11 @@ def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
 
 
 def _why_apart(proof: MendProof) -> str | None:
-    worst = proof.worst
-    if worst is None or proof.difference <= proof.tolerance:
+    worst, allowed = proof.worst, proof.tolerance
+    if worst is None or proof.difference <= allowed:
         return None
-    wrong = (
-        f"the mended model differs from the original alone: {worst}, by {proof.difference:.3g}, where "
-        f"{proof.tolerance:.2g} is allowed"
-    )
-    if worst.amplified <= proof.tolerance:
-        return wrong
-    ill = f"the values are raw, and the original is ill-conditioned there: rounding moves it by {worst.amplified:.2g}"
-    return f"{wrong}; {ill}"
+    apart = f"{worst}, by {proof.difference:.3g}, where {allowed:.2g} is allowed"
+    if worst.amplified > allowed:
+        rounding = f"rounding moves it by {worst.amplified:.2g}"
+        apart += f"; the values are raw, and the original is ill-conditioned there: {rounding}"
+    return f"the mended model differs from the original alone: {apart}"

@@ -228,17 +228,17 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
 
     It stays if it has an ellipsis, a diagonal, or more than one letter that is summed over in both values.
     """
-    letters = _letters(node)
-    values = [value for value in node.inputs if value is not None]
-    if letters is None or len(values) != len(letters) - 1:
+    before, arrow, out = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    words, values = before.split(","), [value for value in node.inputs if value is not None]
+    is_plain = all(word.isalpha() and len({*word}) == len(word) for word in (*words, out))
+    if not arrow or not is_plain or len(words) > _MAX_OPERANDS or len(values) != len(words):
         return None
     sizes: dict[str, MeasuredAxis] = {}
-    for word, value in zip(letters, values, strict=False):
+    for word, value in zip(words, values, strict=True):
         axes = facts.axes(value)
         if axes is None or len(axes) != len(word):
             return None
         sizes |= dict(zip(word, axes, strict=True))
-    *words, out = letters
     if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
         words, values = words[::-1], values[::-1]
     new = Replacement(node)
@@ -259,15 +259,6 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     if not facts.every and not any(is_summed) and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
         return None
     return new.gives(_product(new, values, words, out, (batch, inner, left, right)))
-
-
-def _letters(node: ir.Node) -> list[str] | None:
-    """The letters of the values and of the result, without spaces; None for an equation of another form."""
-    equation = node.attributes.get_string("equation", "").replace(" ", "")
-    before, arrow, out = equation.partition("->")
-    words = [*before.split(","), out]
-    plain = all(word.isalpha() and len(set(word)) == len(word) for word in words)
-    return words if arrow and plain and len(words) <= _MAX_OPERANDS + 1 else None
 
 
 def _alone(words: Sequence[str], place: int, out: str) -> str:

@@ -79,7 +79,12 @@ def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[
     names = [output.name for output in session.get_outputs()]
 
     def shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
-        inputs = feed(manifest.graph, _batch(manifest, rows, width))
+        longest = min(width, manifest.max_length)  # the rows are one step shorter each
+        lengths = np.maximum(longest - np.arange(rows), min(manifest.min_length, longest)).astype(np.int32)
+        steps = np.ones((rows, width, manifest.input.features or 1), dtype=np.float32)
+        if manifest.input.kind == "tokens":
+            steps = np.zeros((rows, width), dtype=np.int64)
+        inputs = feed(manifest.graph, PaddedBatch(steps, lengths))
         found = dict(zip(names, session.run(names, inputs), strict=True)) | inputs
         arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         return {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
@@ -101,15 +106,6 @@ def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[
             if len(larger.get(name, ())) == len(shape)
         }
     raise UncheckableError(f"the graph raises for every small batch: {raised}") from raised
-
-
-def _batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
-    """A batch of ones (of token 0 for tokens), whose rows are one step shorter each."""
-    longest = min(width, manifest.max_length)
-    lengths = np.maximum(longest - np.arange(rows, dtype=np.int32), min(manifest.min_length, longest)).astype(np.int32)
-    if manifest.input.kind == "tokens":
-        return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
-    return PaddedBatch(np.ones((rows, width, manifest.input.features or 1), dtype=np.float32), lengths)
 
 
 PART: Final = 128  # A product over so many numbers is added in one part

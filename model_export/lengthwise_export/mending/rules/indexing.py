@@ -29,8 +29,11 @@ def _slice(mender: Mender) -> None:
 def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, step: int) -> Ragged:
     """The tensor cut along an axis of the original, as NumPy's `start:end:step` cuts it."""
     size = mender.size_of(value.groups[axis])
-    (begins, _), count = _resolved(size.table, start.astype(np.int64), end.astype(np.int64), step)
-    out = Size(count)
+    own, start, end = size.table, start.astype(np.int64), end.astype(np.int64)
+    low, high = (0, own) if step > 0 else (-1, own - 1)
+    begin_at = np.clip(np.where(start < 0, start + own, start), low, high)
+    stop_at = np.clip(np.where(end < 0, np.maximum(end, -own - 1) + own, end), low, high)
+    out, begins = Size(np.maximum(-(-(stop_at - begin_at) // step), 0)), begin_at[0]
     if step == 1 and not begins.any() and out.same(size):
         return value
     place, size = mender.single(value, axis)
@@ -40,7 +43,7 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
         mender.refuse("is empty at every length")
     if step > 0 and (begins == begins[-1])[out.alone > 0].all():
         begin = int(begins[-1])
-        to_the_end = bool((begins + count[0] * step >= size.alone).all())
+        to_the_end = bool((begins + out.alone * step >= size.alone).all())
         if out.fixed is not None:
             stop = mender.writer.constant([begin + (out.fixed - 1) * step + 1])
         elif to_the_end:
@@ -56,15 +59,6 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
     return mender.take(value, axis, mender.along(begins, step, out), out)
-
-
-def _resolved(size: Table, start: Table, end: Table, step: int) -> tuple[Table, Table]:
-    """The first place and the number of places of a slice, for each size of the axis."""
-    low, high = (0, size) if step > 0 else (-1, size - 1)
-    begin = np.clip(np.where(start < 0, start + size, start), low, high)
-    stop = np.clip(np.where(end < 0, np.where(end < -size - 1, -size - 1, end) + size, end), low, high)
-    count = -(-(stop - begin) // step) if step > 0 else -(-(begin - stop) // -step)
-    return begin, np.maximum(count, 0)
 
 
 @rule("Gather")

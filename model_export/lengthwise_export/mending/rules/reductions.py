@@ -21,13 +21,6 @@ _OF_NONE: Final = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "Reduce
 _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax", "GlobalLpPool": "ReduceL2"}
 
 
-def _neutral(mender: Mender, kind: str, dtype: int) -> float:
-    """The number that changes nothing in a reduction."""
-    if kind in ("ReduceMax", "ReduceMin", "ReduceLogSumExp"):
-        return mender.last_choice(dtype, largest=kind != "ReduceMin", finite=kind == "ReduceLogSumExp")
-    return int(kind == "ReduceProd")
-
-
 @rule(*_OF_ONE, *_OF_NONE, "ReduceLogSum", "ReduceLogSumExp")
 def _reduction(mender: Mender) -> None:
     value = mender.ragged(0)
@@ -62,7 +55,10 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
     over_time = [place for place in places if place in times]
     if over_time:
         mender.causes.append("it reduces the padding together with the steps")
-        value = mender.masked(value, over_time, _neutral(mender, kind, value.dtype))
+        fill: float = int(kind == "ReduceProd")
+        if kind in ("ReduceMax", "ReduceMin", "ReduceLogSumExp"):
+            fill = mender.last_choice(value.dtype, largest=kind != "ReduceMin", finite=kind == "ReduceLogSumExp")
+        value = mender.masked(value, over_time, fill)
         places = [place for axis in axes for place in value.indexes(axis)]
         for place in over_time:
             mender.require(times[place].alone >= (kind not in _OF_NONE))

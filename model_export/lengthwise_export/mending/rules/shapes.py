@@ -112,7 +112,13 @@ class _Regrouping:
             if self._at == len(self._atoms):
                 self._refuse(", whose sizes do not follow from it")
             left = self._take(left, group)
-        return _joined(self._mender, group)
+        joined: list[Size] = []  # neighbours of fixed size are one axis, and time with a fixed size behind it as well
+        for each in group:
+            if joined and not joined[-1].counts_rows and each.fixed is not None:
+                joined[-1] = Size(joined[-1].table * each.table)
+            else:
+                joined.append(each)
+        return tuple(joined) or (self._mender.one,)
 
     def _take(self, left: Size, group: list[Size]) -> Size:
         """Takes what fits of the next axis into a group; returns what is left of the wanted size."""
@@ -150,17 +156,6 @@ class _Regrouping:
 
     def _refuse(self, why: str) -> NoReturn:
         self._mender.refuse(f"reshapes {_described(self.value)} into {_sizes(self._sizes)}{why}")
-
-
-def _joined(mender: Mender, group: Sequence[Size]) -> Group:
-    """A group in which neighbours of fixed size are one axis, and time with a fixed size behind it as well."""
-    joined: list[Size] = []
-    for each in group:
-        if joined and (joined[-1].fixed is not None or joined[-1].is_time) and each.fixed is not None:
-            joined[-1] = Size(joined[-1].table * each.table)
-        else:
-            joined.append(each)
-    return tuple(joined) or (mender.one,)
 
 
 def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
