@@ -49,10 +49,7 @@ def import_keras() -> ModuleType:
 
 @contextlib.contextmanager
 def on_device(device: str = "cpu") -> Iterator[None]:
-    """Runs Keras on a device, without warnings about masks that a layer drops: the check says that, with its cause.
-
-    Errors are as the layers raise them, without a report of their arguments.
-    """
+    """Runs Keras on a device: without its warnings about dropped masks, and with errors as the layers raise them."""
     keras = import_keras()
     with warnings.catch_warnings(), keras.device(device), contextlib.ExitStack() as undo:
         warnings.simplefilter("ignore")
@@ -69,10 +66,7 @@ def first_line(error: BaseException) -> str:
 
 
 def leave_stderr_open() -> None:
-    """Keeps absl, with which Keras logs, from closing the stream that stderr was when Keras was imported.
-
-    absl closes it when logging is configured again, unless it is stderr then: a notebook and a test have others.
-    """
+    """Keeps absl, with which Keras logs, from closing what was stderr then: notebooks and tests have other streams."""
     absl = sys.modules.get("absl.logging")
     if absl is not None and sys.__stderr__ is not None:
         absl.get_absl_handler().python_handler.stream = sys.__stderr__

@@ -1,8 +1,6 @@
 """Why a layer of Keras leaks, and Keras code that fixes it: a table, and what a check is told of each layer.
 
 The layers of Keras are recorded whole, by their names in the summary; a user's own layer operator by operator.
-
-The key is the class of the layer, and the mask that it gets. The first entry that matches is used.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ class _LayerEntry:
 
 _RECURRENT: Final = "SimpleRNN|LSTM|GRU|RNN|Bidirectional"
 
-_TABLE: Final = (
+_TABLE: Final = (  # the first entry that matches the class of a layer, and the mask that it gets, is used
     _LayerEntry(
         ".*",
         "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",

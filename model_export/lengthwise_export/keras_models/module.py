@@ -69,10 +69,7 @@ def output_names(model: Any) -> tuple[str, ...]:
 
 
 class KerasModule(nn.Module):
-    """A Keras model that takes lengths, or the steps alone.
-
-    Its layers are its torch children, by their names in the model's summary, so that operators are named by layer.
-    """
+    """A Keras model that takes lengths, or the steps alone; its layers are its children, as the summary names them."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -99,10 +96,7 @@ class KerasModule(nn.Module):
         return self
 
     def forward(self, steps: Tensor, lengths: Tensor | None = None) -> Any:
-        """Runs `[rows, width, features]`, or tokens `[rows, width]`, with lengths `[rows]`.
-
-        Without lengths there is no mask: each row is a sequence of its own of the full width.
-        """
+        """Runs `[rows, width, features]`, or tokens `[rows, width]`, with lengths `[rows]`, or without any mask."""
         with replaced_for(KerasRun(self.known, steps, lengths), self.model):
             answer = self.model(steps, training=False)
         names = output_names(self.model)

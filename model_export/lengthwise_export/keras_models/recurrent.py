@@ -97,10 +97,9 @@ def run(
     direction: str,
     initial: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Runs a layer over `values [rows, width, features]`; without lengths every row runs over the full width.
+    """Runs a layer over `values [rows, width, features]`, from `initial` states `[rows, hidden]` or from zeros.
 
-    Returns the outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
-    `[directions, rows, hidden]`, for an LSTM also the cells. `initial` states are `[rows, hidden]`; empty for zeros.
+    Returns the outputs `[rows, width, directions * hidden]`, 0 at padding, and the last `[directions, rows, hidden]`.
     """
     state, cell = (*(each.unsqueeze(0) for each in initial), None, None)[:2]
     if form.mode is not None and direction != "reverse":
@@ -139,10 +138,7 @@ class GatheredSteps:
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if before is None else before)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """Outputs `[rows, width, hidden]` of the moved steps, at the places of these, in the order of the layer.
-
-        A masked step repeats the output before it if `repeated`; else it gives 0.
-        """
+        """Outputs `[rows, width, hidden]` at the places of the steps; a masked one is the one before if `repeated`."""
         before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
         place = self._count.unsqueeze(1) - before if backwards else before - 1
         known = self._mask if not repeated else before > 0

@@ -26,10 +26,7 @@ def identity(part: Any) -> int:
 
 
 class KnownLayers(nn.Module):
-    """What the runs of a model know of its layers; it holds the weights of the recurrent ones in ONNX's layout.
-
-    While it is `learning`, runs compare masks and inputs, to learn which are the same in every run.
-    """
+    """What the runs of a model know of its layers: while `learning`, which masks and inputs are the same in each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,10 +67,7 @@ class KnownLayers(nn.Module):
 
 
 class KerasRun:
-    """One run: the lengths `[rows]`, the mask that they make, and the values of masked steps before they changed.
-
-    Without lengths each row is a sequence of the full width, without a mask.
-    """
+    """One run: the lengths `[rows]`, if there are some, and the mask that they make."""
 
     def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:
         self.known = known
@@ -116,11 +110,8 @@ class KerasRun:
         return self._unfilled.get(id(values), (values, values))[1]
 
     def lengths_at(self, values: Tensor) -> Tensor | None:
-        """The lengths for a recurrent layer that has no mask.
-
-        A trace gives it those of the sequences, if its input may be as wide as the batch: that makes no difference to
-        the answers of a model without leaks, and only such a model is traced with lengths.
-        """
+        """The lengths for a recurrent layer that has no mask."""
+        # In a trace those of the sequences: only a model without leaks is traced, to which they make no difference.
         if self.lengths is None or not self.is_traced:
             return None
         if values.shape[:2] == self.steps.shape[:2]:
@@ -160,11 +151,7 @@ def masks_in(function: Any) -> GraphMasks:
 def run_graph(
     function: Any, masks: GraphMasks, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]
 ) -> dict[int, Any]:
-    """Runs the operations of a graph: the value of each tensor, by its id.
-
-    Without a mask in `run`, masks are left out: each row is a sequence of its own. `operation_fn` makes layers
-    callable.
-    """
+    """Runs the operations of a graph, and layers through `operation_fn`: the value of each tensor, by its id."""
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
         if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():

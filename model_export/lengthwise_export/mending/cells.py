@@ -59,11 +59,7 @@ def recognise(
     known: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
-    """The layer that a loop's body is; `NotACell` if it is none.
-
-    A step and each state have a name and a number of features; of `others` (values from outside) a cell may depend on
-    none.
-    """
+    """The layer that a loop's body is; `NotACell` if it is none. Names come with a number of features."""
     body = Body(nodes, known)
     for name, width in others.items():
         body.input(name, width)
@@ -172,10 +168,7 @@ _Layer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], di
 
 
 def _layer(kind: str, gates: _Gates, given: Leaf, state: Leaf) -> _Layer | None:
-    """Weights, recurrence, bias and attributes of a layer with these gates.
-
-    None if one depends on something else than the step and the state.
-    """
+    """Weights, recurrence, bias, attributes; None if a gate depends on something else than the step and the state."""
     own = gates[:4]
     hidden, parts = state.width, []
     for gate in own:

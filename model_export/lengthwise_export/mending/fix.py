@@ -1,7 +1,4 @@
-"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding.
-
-It is shown in the terminal, as JSON, and as a section of the HTML report.
-"""
+"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding."""
 
 from __future__ import annotations
 

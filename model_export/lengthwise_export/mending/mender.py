@@ -60,10 +60,7 @@ class Mender(NodeMender):
     def align(
         self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
     ) -> tuple[list[Ragged], tuple[Group, ...], bool]:
-        """Gives tensors axes that broadcast, as the original's do: operands, the groups, whether rows were added.
-
-        The last `free` axes, and the axis `keep` of the original, are left alone.
-        """
+        """Operands with axes that broadcast (but for the last `free`, and `keep`), their groups; were rows added?"""
         operands = [self.as_ragged(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
         targets: list[Group] = []
@@ -169,13 +166,9 @@ class Mender(NodeMender):
         return self.masked(value, [place], fill)
 
     def take(self, value: Ragged, axis: int, index: str, size: Size, *, clip: bool = True) -> Ragged:
-        """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row.
-
-        Positions beyond the width of the axis, which only padding has, become the last or the first; without `clip`
-        there must be none.
-        """
+        """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row."""
         place, own = self.single(value, axis)
-        if clip:
+        if clip:  # positions beyond the width, which only padding has, become the last or the first
             last = self.emit("Sub", [self.writer.at_width(own), self.writer.constant([1])])
             index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
         rank, rows_at = len(value.axes) + value.row_added, value.rows_at

@@ -168,11 +168,7 @@ class NodeMender:
         raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
 
     def matches(self, one: Group, other: Group) -> bool:
-        """Whether two axes of the original consist of the same axes.
-
-        If they do so only up to a length, as with a table of positions, or only from a length on, as with the last
-        steps, the others are left out.
-        """
+        """Whether two axes are the same; if only up to a length (a table of positions), others are left out."""
         if len(one) != len(other):
             return False
         equal = np.ones(self.count, dtype=bool)

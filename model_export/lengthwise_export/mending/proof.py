@@ -205,11 +205,7 @@ class _Alone:
 
 
 def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> list[int]:
-    """Lengths for a proof, in a random order.
-
-    The shortest ones, the longest ones, primes and multiples of four are among them; short lengths are more frequent,
-    so that the sequences of a batch differ in length.
-    """
+    """Lengths in a random order: the shortest and longest ones, primes, multiples of four, and more short ones."""
     random = np.random.default_rng(seed)
     every = np.arange(shortest, longest + 1)
     spread = np.unique(np.geomspace(shortest, longest, count).round().astype(int))
@@ -241,10 +237,7 @@ def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> S
 def _answers_alone(
     original: Subject, sequences: Sequence[Steps], ordinary: int, say: ProgressCallback
 ) -> tuple[list[_Alone], list[int]]:
-    """The original's answers, each to a sequence alone; and the lengths at which it has no finite answer.
-
-    The sequences behind the first `ordinary` ones are raw, and need no answer.
-    """
+    """The original's answers alone, and the lengths without one; those behind `ordinary` are raw, and need none."""
     alone: list[_Alone] = []
     raised = []
     for index, steps in enumerate(sequences):

@@ -22,10 +22,7 @@ _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends
 
 
 def as_scan(mender: Mender) -> NodeProto:
-    """A Scan that computes what a Loop over the steps computes; refuses another Loop.
-
-    Sets the outputs of the Loop that are what it was given.
-    """
+    """A Scan that computes what a Loop over the steps computes, but for outputs that are what it was given."""
     return _Loop(mender).scan()
 
 

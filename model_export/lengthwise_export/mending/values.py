@@ -135,10 +135,7 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 
 
 def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
-    """The table of a node's output; None if the operator does not compute with sizes, or its output has no fixed shape.
-
-    Omitted inputs are None.
-    """
+    """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape."""
     kind, said, given = node.op_type, attributes_of(node), [table for table in inputs if table is not None]
     if kind in _ELEMENTWISE:
         tables = iter(_aligned(given, max(table.ndim for table in given)))

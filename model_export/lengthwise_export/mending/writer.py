@@ -98,10 +98,7 @@ class Writer:
         return self.emit("Unsqueeze", [self.per_row(table), self.constant([1])])
 
     def at_width(self, size: Size) -> str:
-        """`[1]` int64: the room for a size in the batch, or for one that counts rows, the number of its rows.
-
-        A size that is smaller for some longer sequence has room for the largest of any length up to the width.
-        """
+        """`[1]` int64: the room for a size in the batch: for the largest that it is at any length up to the width."""
         if size.fixed is not None:
             return self.constant([size.fixed])
         if size.is_rows:
@@ -157,15 +154,12 @@ class Writer:
 
 
 def _as_line(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
-    """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function.
-
-    At every length `length + before` is at least 0, so that a division that truncates gives the same.
-    """
+    """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function."""
     if table[-1] - table[0] == len(table) - 1:
         before = int(table[0] - lengths[0])
         return (before, 1, 0) if np.array_equal(table, lengths + before) else None
     for stride in range(2, _MOST_STRIDE + 1):
-        for before in range(stride):
+        for before in range(stride):  # never negative, so a division that truncates gives the same
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):
                 return before, stride, after

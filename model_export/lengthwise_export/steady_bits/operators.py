@@ -224,10 +224,7 @@ _MAX_OPERANDS: Final = 2
 
 
 def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
-    """An Einsum of one or two values as sums, transpositions and one product.
-
-    It stays if it has an ellipsis, a diagonal, or more than one letter that is summed over in both values.
-    """
+    """An Einsum of one or two values as sums, transpositions and a product; not one with an ellipsis or a diagonal."""
     before, arrow, out = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
     words, values = before.split(","), [value for value in node.inputs if value is not None]
     is_plain = all(word.isalpha() and len({*word}) == len(word) for word in (*words, out))

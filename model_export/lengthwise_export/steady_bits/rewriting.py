@@ -80,11 +80,7 @@ def keeps_bits(graph: onnx.ModelProto, manifest: Manifest) -> bool:
 
 
 def first_loss(graph: onnx.ModelProto, manifest: Manifest) -> LossOfBits | None:
-    """The first operator whose output differs for a sequence whose answer differs; None if none of them does.
-
-    The values of the graph are compared as onnxruntime optimises it, because operators that it joins are computed by
-    other kernels than each alone.
-    """
+    """The first operator whose output differs for a sequence whose answer differs; None if none of them does."""
     session = Session(graph.SerializeToString(), manifest)
     subject: OnnxSubject | None = None
     for together, row, alone in _differing(session, manifest):
@@ -113,7 +109,7 @@ def _differing(session: Session, manifest: Manifest) -> Iterator[tuple[PaddedBat
 
 
 class _Optimized(OnnxSubject):
-    """The graph as onnxruntime optimises it, to be recorded operator by operator."""
+    """The graph as onnxruntime optimises it: operators that it joins are computed by other kernels than each alone."""
 
     def __init__(self, graph: onnx.ModelProto, manifest: Manifest) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -174,10 +170,7 @@ class RewrittenOperator:
 def with_steady_bits(
     graph: onnx.ModelProto, manifest: Manifest, say: Callable[[str], None] = lambda _: None
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Rewrites a float32 graph if that makes its bits independent of the batch; else gives the graph, and nothing.
-
-    `say` is called once with what was done, or why nothing was rewritten.
-    """
+    """Rewrites a float32 graph if that makes its bits independent of the batch; says once what was done, or why not."""
     if keeps_bits(graph, manifest):
         say("nothing rewritten: the graph already gives the same bits batched and unbatched")
         return graph, []

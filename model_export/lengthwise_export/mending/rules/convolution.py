@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -41,11 +40,7 @@ class Window:
 def _windows(
     mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
 ) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
-    """The node's window along each axis behind the channels.
-
-    Where the zeros in front depend on the length (`auto_pad` at a stride) the window has none; they come apart, by
-    axis: in front and behind at each length.
-    """
+    """The window along each axis; apart, the zeros in front and behind where they depend on the length (`auto_pad`)."""
     count = len(kernel)
     strides, dilations, pads = (
         mender.attribute(name) or [neutral] * (count * size)
@@ -102,10 +97,7 @@ def _convolved(
     fill: float = 0,
     cause: str = "its window reads beyond the last step",
 ) -> None:
-    """Sets the output to what a kernel makes of the node's tensor, with `fill` beyond each row's length.
-
-    `run` emits the node for the masked tensor; `channels` is None if as many come out as go in.
-    """
+    """Sets the output to what a kernel (`run` emits it) makes of the tensor, with `fill` beyond each row's length."""
     value = mender.ragged(0)
     sizes = _sizes(mender, value, len(kernel) + 2)
     mender.keep_rows_apart(sizes, (mender.single(value, 1)[1],))
@@ -188,45 +180,39 @@ def _average_pool(mender: Mender) -> None:
     moves, moved = _windows(mender, kernel, sizes)
     if moved:
         mender.refuse("averages with auto_pad at a stride: give it fixed pads")
-    padded = any(move.before or move.after or move.rounds_up for move in moves)
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
-    reads = any(move.reads_beyond(size) for size, move in zip(sizes, moves, strict=True))
+    rounds_up, padded = moves[0].rounds_up, any(move.before or move.after for move in moves)
 
     def counted(masked: Ragged, moves: list[Window]) -> str:
-        options: dict[str, Any] = {"pads": _fixed_pads(moves), "count_include_pad": 1}
-        total = mender.copy([mender.merged(masked)], drop=["auto_pad"], **options)[0]
+        """The mean, divided by that of ones in the places that count: what a mean is divided by cancels out."""
+        pads = _fixed_pads(moves)
+        if counts_zeros:  # the zeros around each row's own steps are there
+            front, count = [0] * masked.starts()[2], len(moves)
+            amounts = [*front, *pads[:count], *front, *pads[count:]]
+            wider = mender.emit("Pad", [masked.name, mender.writer.constant(amounts)], mode="constant")
+            around = (Size(size.table + move.before + move.after) for size, move in zip(sizes, moves, strict=True))
+            masked = masked.called(wider, groups=(*masked.groups[:2], *((size,) for size in around)))
+            pads = [0] * len(pads)
         whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
-        (one, _), groups, row_added = mender.align([whole, value])
-        ones = mender.emit("Expand", [one.name, mender.emit("Shape", [value.name])])
-        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in value.times()], 0)
-        (share, *_) = mender.copy([mender.merged(valid)], drop=["auto_pad"], beside="share", **options)
-        return mender.emit("Div", [total, share])
-
-    def summed(masked: Ragged, moves: list[Window]) -> str:
-        """The sum in each window, divided by the number of its places up to the zeros behind the row's own steps."""
-        (move,), (size,) = moves, sizes
-        extra = move.kernel - 1  # the last window begins before the zeros behind the steps
-        pads = [0, 0, move.before, 0, 0, extra]
-        wide = mender.emit("Pad", [masked.name, mender.writer.constant(pads)], mode="constant")
-        places = mender.writer.positions(Size(size.table + move.before + extra))
-        ends = mender.writer.column(size.alone + move.before + move.after)
-        counted = mender.cast(mender.emit("Less", [places, ends]), value.dtype)
-        options = {"pads": [0, 0], "ceil_mode": 0, "count_include_pad": 1}
+        (one, _), groups, row_added = mender.align([whole, masked])
+        ones = mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])])
+        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in masked.times()], 0)
         shares = [
-            mender.copy([name], drop=["auto_pad"], beside="share", **options)[0]
-            for name in (wide, mender.unsqueezed(counted, [1]))
+            mender.copy([mender.merged(each)], drop=["auto_pad"], beside="share", pads=pads, count_include_pad=1)[0]
+            for each in (masked, valid)
         ]
-        bounds = [mender.writer.constant([0]), mender.writer.at_width(Size(move.places(size.table)))]
-        return mender.emit("Slice", [mender.emit("Div", shares), *bounds, mender.writer.constant([2])])
+        mean = mender.emit("Div", shares)
+        if not counts_zeros:
+            return mean
+        ends = [mender.writer.at_width(Size(move.places(size.table))) for size, move in zip(sizes, moves, strict=True)]
+        axes = mender.writer.constant([*range(2, value.rank)])
+        return mender.emit(
+            "Slice", [mean, mender.writer.constant([0] * len(ends)), mender.emit("Concat", ends, axis=0), axes]
+        )
 
-    run = _as_it_is(mender)
-    if reads and padded and not counts_zeros:
-        run = counted
-    elif reads and any(move.rounds_up for move in moves):
-        if value.is_merged or value.rank != 3:
-            mender.refuse("counts the zeros around the steps and rounds up, over more than one axis or merged ones")
-        run = summed
-    _convolved(mender, kernel, run)
+    reads = any(move.reads_beyond(size) for size, move in zip(sizes, moves, strict=True))
+    is_divided = reads and (rounds_up or (padded and not counts_zeros))
+    _convolved(mender, kernel, counted if is_divided else _as_it_is(mender))
 
 
 @rule("Resize")

@@ -195,10 +195,7 @@ def _scanned(mender: Mender, states: int) -> list[Ragged]:
 
 
 def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count: int) -> bool:
-    """Replaces a Scan whose body is a recurrent cell by the layer; False if it is none. `count`: of its states.
-
-    `StepsHidden` if it is one once masks that the values of the steps decide are opened.
-    """
+    """Replaces a Scan of `count` states by the layer that its body is; False if it is none. May raise `StepsHidden`."""
     node, inputs = mender.node, [value.name for value in body.input]
     scanned = list(zip(inputs[count:], node.input[count:], values[count:], strict=True))
     masks = {name: source for name, source, value in scanned if value.dtype == BOOL}
