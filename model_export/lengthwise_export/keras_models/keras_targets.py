@@ -78,24 +78,15 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     select_output = _selector(text, outputs, options)
     shape = _shape(module, given.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
+    made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
+    told: dict[str, Any] = {"labels": labels, "per_step": len(shape) == 3, "state": state}
+    told |= {"whole": LayerParts(module), "names": ArgumentNames(fix=IN_OWN_LAYER)}
     with_lengths, alone = (
         dataclasses.replace(
-            module_target(
-                text,
-                "keras",
-                module,
-                given.steps,
-                each,
-                select_output,
-                labels=labels,
-                per_step=len(shape) == 3,
-                whole=LayerParts(module),
-                names=ArgumentNames(fix=IN_OWN_LAYER),
-                state=state,
-            ),
+            module_target(text, "keras", module, given.steps, each, select_output, **told),
             notices=notices,
             scores=probable_scores(model),
-            made={"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})},
+            made=made,
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -63,28 +63,37 @@ def _reshape(mender: Mender) -> None:
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1))
         divisible = total.divisible(others)
         if not divisible[-_ENOUGH:].all():
-            mender.refuse(f"cuts the steps into pieces of a fixed size: {_described(value)} into {_sizes(sizes)}")
+            mender.refuse(
+                f"cuts the steps into pieces of a fixed size: {_text(value.groups)} into {_text(singles(sizes))}"
+            )
         mender.require(divisible)
         rest = Size(total.table // others.table)
         sizes = [rest if each.fixed == -1 else each for each in sizes]
     _regroup(mender, value, sizes)
 
 
-def _described(value: Ragged) -> str:
-    return "[" + ", ".join(shown(group) for group in value.groups) + "]"
-
-
-def _sizes(sizes: Sequence[Size]) -> str:
-    return "[" + ", ".join("?" if size.fixed == -1 else shown((size,)) for size in sizes) + "]"
+def _text(groups: Iterable[Group]) -> str:
+    return f"[{', '.join(map(shown, groups))}]"
 
 
 def _regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     """Sets the output to the tensor with axes of these sizes of the original."""
     regrouping = _Regrouping(mender, value, sizes)
-    new = regrouping.groups()
-    value, axes = regrouping.value, tuple(each for group in new for each in group)
-    is_same = len(axes) == len(value.axes) and all(map(Size.same, axes, value.axes))
-    mender.set(value.called(value.name if is_same else _reshaped(mender, value, axes), groups=new))
+    regrouped = regrouping.groups()
+    value, axes = regrouping.value, [each for group in regrouped for each in group]
+    name, is_same = value.name, len(axes) == len(value.axes) and all(map(Size.same, axes, value.axes))
+    if not is_same:  # axes of fixed size are merged or split, the others stay in their order
+        rows = [mender.rows] * value.row_added
+        old, new = [*rows, *value.axes], [*rows, *axes]
+        target = []
+        for place, size in enumerate(new):
+            stays = place < len(old) and old[place].same(size)
+            target.append(size.fixed if size.fixed is not None else 0 if stays else -1)
+        if target.count(-1) <= 1:
+            name = mender.emit("Reshape", [name, mender.writer.constant(target)])
+        else:
+            name = mender.shaped("Reshape", name, new)
+    mender.set(value.called(name, groups=regrouped))
 
 
 class _Regrouping:
@@ -155,20 +164,7 @@ class _Regrouping:
         self.value = value.called(mender.transposed(value.name, order), groups=groups)
 
     def _refuse(self, why: str) -> NoReturn:
-        self._mender.refuse(f"reshapes {_described(self.value)} into {_sizes(self._sizes)}{why}")
-
-
-def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
-    """The tensor with these axes: those of fixed size are merged or split, the others stay in their order."""
-    old = [*([mender.rows] if value.row_added else []), *value.axes]
-    new = [*([mender.rows] if value.row_added else []), *axes]
-    target = []
-    for place, each in enumerate(new):
-        stays = place < len(old) and old[place].same(each)
-        target.append(each.fixed if each.fixed is not None else 0 if stays else -1)
-    if target.count(-1) <= 1:
-        return mender.emit("Reshape", [value.name, mender.writer.constant(target)])
-    return mender.shaped("Reshape", value.name, new)
+        self._mender.refuse(f"reshapes {_text(self.value.groups)} into {_text(singles(self._sizes))}{why}")
 
 
 @rule("Flatten")
