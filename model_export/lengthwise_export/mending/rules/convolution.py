@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -88,16 +89,20 @@ def _sizes(mender: Mender, value: Ragged, rank: int) -> list[Size]:
     return [mender.single(value, axis)[1] for axis in range(2, rank)]
 
 
+_Run = Callable[[Ragged, list[Window]], str]  # emits the node for a masked tensor
+_BEYOND: Final = "its window reads beyond the last step"
+
+
 def _convolved(
     mender: Mender,
     kernel: Sequence[int],
-    run: Callable[[Ragged, list[Window]], str],
+    run: _Run,
     *,
     channels: Size | None = None,
     fill: float = 0,
-    cause: str = "its window reads beyond the last step",
+    why: str = _BEYOND,
 ) -> None:
-    """Sets the output to what a kernel (`run` emits it) makes of the tensor, with `fill` beyond each row's length."""
+    """Sets the output to what a kernel makes of the node's tensor, with `fill` beyond each row's length."""
     value = mender.ragged(0)
     sizes = _sizes(mender, value, len(kernel) + 2)
     mender.keep_rows_apart(sizes, (mender.single(value, 1)[1],))
@@ -110,7 +115,7 @@ def _convolved(
         sizes[place] = value.groups[place + 2][0]
     reading = [value.starts()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]
     if reading:
-        mender.causes.append(cause)
+        mender.causes.append(why)
         value = mender.masked(value, reading, fill)
     out = [Size(move.places(size.table)) for size, move in zip(sizes, moves, strict=True)]
     for size in out:
@@ -124,7 +129,7 @@ def _fixed_pads(moves: Sequence[Window]) -> list[int]:
     return [move.before for move in moves] + [move.after for move in moves]
 
 
-def _as_it_is(mender: Mender, *rest: str) -> Callable[[Ragged, list[Window]], str]:
+def _as_it_is(mender: Mender, *rest: str) -> _Run:
     """Runs the node itself, with pads of fixed size."""
     return lambda masked, moves: mender.copy(
         [mender.merged(masked), *rest], drop=["auto_pad"], pads=_fixed_pads(moves)
@@ -138,7 +143,7 @@ def _conv(mender: Mender) -> None:
         mender.refuse("its weights have no axis of the kernel")
     run, channels = _as_it_is(mender, *mender.rest()), mender.fixed(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
-    _convolved(mender, weights.shape[2:], run, channels=channels, cause=cause)
+    _convolved(mender, weights.shape[2:], run, channels=channels, why=cause)
 
 
 @rule("ConvTranspose")

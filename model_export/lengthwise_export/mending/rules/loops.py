@@ -151,6 +151,8 @@ def _scan(mender: Mender) -> None:
     scanned = mender.attribute("num_scan_inputs")
     states = len(node.input) - scanned
     values = _scanned(mender, states)
+    for tensor in body.initializer:
+        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     time = values[states].groups[0][0]
     directions = mender.attribute("scan_input_directions") or [0] * scanned
     forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
@@ -232,7 +234,7 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
 
 def _known_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
     """The constants that a body uses, and the widths of the data that it uses from outside."""
-    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
+    known: dict[str, NDArray[Any]] = {}
     others: dict[str, int] = {}
     for name in _outside(body):
         value = mender.values.get(name)
@@ -289,8 +291,6 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged])
     writer, causes = mender.writer, mender.causes
     before = dict(mender.values)
     mender.writer = writer.beside()
-    for tensor in body.initializer:
-        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     for value, described in zip(body.input, inputs, strict=True):
         mender.values[value.name] = described.called(value.name)
     for name in _outside(body):
@@ -308,9 +308,8 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged])
 
 
 def _outside(body: GraphProto) -> list[str]:
-    """The values of the graph around it that a body uses."""
-    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    own |= {name for node in body.node for name in node.output}
+    """The values that a body uses and does not compute."""
+    own = {value.name for value in body.input} | {name for node in body.node for name in node.output}
     return [name for node in body.node for name in node.input if name and name not in own]
 
 
