@@ -122,8 +122,6 @@ def _compare(text: str, expected: Mapping[str, Tensor], given: Mapping[str, Tens
         apart = float((own - value).abs().max() / value.abs().max().clamp(min=1)) if own.shape == value.shape else None
         if apart is None or not apart <= SAME:
             how = "have another shape" if apart is None else f"differ by {apart:.2g}"
-            raise ConfigurationError(
-                f"{text}: the answers to {of} {how} from those of Keras, so this model cannot be brought in. This is "
-                "an error of Lengthwise, or of a layer that is not the same twice: export it with model.export and "
-                "give the ONNX file"
-            )
+            why = "an error of Lengthwise, or of a layer that is not the same twice"
+            instead = "export it with model.export and give the ONNX file"
+            raise ConfigurationError(f"{text}: the answers to {of} {how} from those of Keras, {why}: {instead}")

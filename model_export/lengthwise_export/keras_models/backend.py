@@ -38,10 +38,8 @@ def import_keras() -> ModuleType:
         raise ConfigurationError(f"a Keras model needs Keras 3, and {installed}: {_INSTALL}")
     backend = keras.config.backend()
     if backend != BACKEND:
-        raise ConfigurationError(
-            f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch. Set "
-            f"{VARIABLE}={BACKEND} before the first import of keras"
-        )
+        why = f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch"
+        raise ConfigurationError(f"{why}. Set {VARIABLE}={BACKEND} before the first import of keras")
     _take_symbolic_sizes()
     leave_stderr_open()
     return keras

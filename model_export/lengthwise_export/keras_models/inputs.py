@@ -30,9 +30,8 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     shape = _input_shape(text, model)
     if shape is None:  # a subclassed model that was never called
         if features is None and vocabulary is None:
-            raise ConfigurationError(
-                f"{text} was never built, so it does not say what a step is: pass --features N or --vocabulary N"
-            )
+            how = "pass --features N or --vocabulary N"
+            raise ConfigurationError(f"{text} was never built, so it does not say what a step is: {how}")
         shape = (None, None, features) if features is not None else (None, None)
     masks, padding = _masks(model)
     # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
@@ -41,10 +40,9 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     if len(shape) == 3 and shape[2] is not None:
         return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
     if len(shape) != 2:
-        raise ConfigurationError(
-            f"{text} takes {shown}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
-            "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
-        )
+        wanted = "a sequence is [rows, width, features] or, of tokens, [rows, width]: reshape each step to a list of"
+        how = "numbers, and let the model begin with a Reshape in TimeDistributed"
+        raise ConfigurationError(f"{text} takes {shown}, but {wanted} {how}")
     size = vocabulary or _vocabulary(model)
     if size is None and features not in (None, 1):
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shown}")
@@ -83,10 +81,8 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
         return None
     if len(inputs) > 1:
         names = ", ".join(str(each.name) for each in inputs)
-        raise ConfigurationError(
-            f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: concatenate them along the features "
-            "before they are sent, and split them in the model"
-        )
+        how = "concatenate them along the features before they are sent, and split them in the model"
+        raise ConfigurationError(f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: {how}")
     return tuple(inputs[0].shape)
 
 

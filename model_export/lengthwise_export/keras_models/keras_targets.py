@@ -139,11 +139,9 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
             cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
-        raise ConfigurationError(
-            f"{text} is built for exactly {fixed} steps, and cannot be built for any number: "
-            f"{first_line(error)}. Build it with Input((None, ...)), with a pooling or an "
-            "attention where Flatten is, and load its weights into that"
-        ) from error
+        why = f"is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}"
+        how = "Build it with Input((None, ...)), with a pooling where Flatten is, and load its weights into that"
+        raise ConfigurationError(f"{text} {why}. {how}") from error
     return cloned
 
 

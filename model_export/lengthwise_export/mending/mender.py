@@ -90,15 +90,10 @@ class Mender(NodeMender):
 
     def _refuse_pair(self, one: Group, other: Group) -> NoReturn:
         """Refuses to combine two axes that do not match."""
+        both = f"{shown(one)} and {shown(other)}"
         if self.size_of(one).same(self.size_of(other)):
-            self.refuse(
-                f"combines merged axes that were made of different ones, {shown(one)} and {shown(other)}: which row "
-                "and step a number there belongs to cannot be followed; keep rows and steps as axes of their own"
-            )
-        self.refuse(
-            f"combines axes of different sizes, {shown(one)} and {shown(other)}: its width is fixed, or it combines "
-            "values at different steps"
-        )
+            self.refuse(f"combines axes that were merged of different ones, {both}: keep rows and steps as own axes")
+        self.refuse(f"combines axes of different sizes, {both}: its width is fixed, or it combines different steps")
 
     def _is_one_or_none(self, group: Group) -> bool:
         """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""
@@ -145,10 +140,7 @@ class Mender(NodeMender):
         """The tensor's one axis that is an axis of the original, and its size."""
         group = value.groups[axis]
         if len(group) != 1:
-            self.refuse(
-                f"works along an axis in which the original merged {shown(group)}: keep the steps in an axis of their "
-                "own"
-            )
+            self.refuse(f"works along an axis that was merged of {shown(group)}: keep the steps in their own axis")
         return value.starts()[axis], group[0]
 
     def within(self, value: Ragged, axis: int) -> tuple[int, Size]:

@@ -98,14 +98,10 @@ class MendProof:
             return self.wrong
         kept = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
         least, most = min(self.lengths, default=0), max(self.lengths, default=0)
-        ill = (
-            f"; {self.ill_conditioned} are ill-conditioned in the original: a few ulps of their values move its "
-            f"answer by up to {self.amplified:.2g}"
-        )
-        return (
-            f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone, within "
-            f"{self.difference:.2g}, and {kept}{ill if self.ill_conditioned else ''}"
-        )
+        told = f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone"
+        moved = f"a few ulps of their values move its answer by up to {self.amplified:.2g}"
+        ill = f"; {self.ill_conditioned} are ill-conditioned in the original: {moved}" if self.ill_conditioned else ""
+        return f"{told}, within {self.difference:.2g}, and {kept}{ill}"
 
     def as_json(self) -> dict[str, Any]:
         """The proof as JSON values; a difference that is not finite becomes null."""
@@ -164,10 +160,8 @@ def prove(
     if not alone:
         proof.wrong = "the original raises alone at every length, so there is nothing to compare the mended model with"
     elif between:
-        proof.wrong = (
-            f"the original raises alone at {as_ranges(between)} steps, or its answer is not finite, and it runs at "
-            f"{proof.min_length}: the mended model cannot be compared with it at every length that it would accept"
-        )
+        where = f"{as_ranges(between)} steps, or its answer is not finite, and it runs at {proof.min_length}"
+        proof.wrong = f"the original raises alone at {where}: it cannot be compared at every length to be accepted"
     else:
         try:
             _compare(mended, alone, sampler, max_length, proof, say)

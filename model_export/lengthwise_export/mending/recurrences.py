@@ -90,16 +90,15 @@ class _Loop:
         if node is None or node.op_type != "Add" or not isinstance(start, Numbers) or not start.is_constant:
             return None
         one, other = (self._origin(each) for each in node.input)
-        step = self._number(other if one == name else one)
-        is_one = step is not None and step.size == 1 and step.item() == 1
+        added = other if one == name else one
+        step = self._mender.values.get(self._constant.get(added, added))
+        is_one = (
+            isinstance(step, Numbers) and step.table.size == 2 * self._mender.count and bool((step.table == 1).all())
+        )
         if name not in (one, other) or not is_one or start.table[0, 0].size != 1:
             return None
         first: float = start.table[0, 0].item()
         return int(first) if first == int(first) else None
-
-    def _number(self, name: str) -> np.ndarray | None:
-        value = self._mender.values.get(self._constant.get(name, name))
-        return np.asarray(value.table[0, 0]) if isinstance(value, Numbers) and value.is_constant else None
 
     def _needed(self, wanted: Sequence[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
         """The nodes that compute these values, the states that they need, and by name the nodes that pick a step."""
@@ -194,14 +193,9 @@ class _Loop:
         if name in tables:
             return tables[name]
         node, value = self._producers.get(name), self._mender.values.get(self._constant.get(name, name))
-        array = self._number(name)
-        table = None
-        if array is not None:
-            table = np.broadcast_to(array, (2, self._mender.count, *array.shape))
-        elif node is not None:
+        table = value.table if isinstance(value, Numbers) else None
+        if node is not None:
             table = evaluated(node, [self._table(each, tables) if each else None for each in node.input])
-        elif isinstance(value, Numbers):
-            table = value.table
         if table is None:
             self._mender.refuse("turns as often as the data say, or a computation that cannot be followed")
         return tables.setdefault(name, table)

@@ -242,10 +242,8 @@ def _resize(mender: Mender) -> None:
         and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
     )
     if not plain or value.is_merged or value.row_added or any(repeats[axis] % 1 for axis in times):
-        mender.refuse(
-            "resamples the steps to another number of steps, between which it interpolates or which depends on the "
-            "width: only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
-        )
+        how = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
+        mender.refuse(f"resamples the steps to another number of steps: {how}")
     mender.keep_rows_apart(*(group for axis, group in enumerate(value.groups) if repeats[axis] != 1))
     factors = mender.writer.constant(np.array(repeats, dtype=np.float32))
     (name,) = mender.copy([value.name, "", factors], drop=["axes", "keep_aspect_ratio_policy"])

@@ -146,10 +146,7 @@ def _gather_nd(mender: Mender) -> None:
         mender.set(_of_own_row(mender, value, index))
         return
     if mender.attribute("batch_dims", 0) or count != 1:
-        mender.refuse(
-            f"picks places by {count} indexes at once, as adaptive pools, interpolation and x[i, j] do: pool to one "
-            "step, or pick along one axis"
-        )
+        mender.refuse(f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis")
     if isinstance(index, Numbers):
         name = mender.squeezed(index.name, [len(index.shape) - 1])
         mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))

@@ -45,10 +45,8 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
     inner, other = left.groups[-1], right.groups[-2]
     if not mender.matches(inner, other):
         if any(size.is_time for size in inner):
-            mender.refuse(
-                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of a fixed width over all "
-                "steps. Pool the steps before it"
-            )
+            why = "a layer of a fixed width over all steps. Pool the steps before it"
+            mender.refuse(f"multiplies {shown(inner)} by weights for {shown(other)}: {why}")
         mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
     mender.keep_rows_apart(inner)
     if len(inner) != 1:

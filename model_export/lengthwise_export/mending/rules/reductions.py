@@ -226,10 +226,7 @@ def _layer_normalization(mender: Mender) -> None:
     for kind, place in (("Mul", 1), ("Add", 2)):  # scale and shift, which are computed for each width, such as ones
         weights = mender.value(place)
         if isinstance(weights, Numbers) and weights.table.size > 2 * mender.count and weights.is_constant:
-            mender.refuse(
-                "has weights for each step of a fixed width: normalise the features of each step, or the steps without "
-                "weights"
-            )
+            mender.refuse("has weights for each step of a fixed width: normalise the features of each step")
         if weights is not None:
             value = mender.combined(kind, value, weights)
     mender.set(value)

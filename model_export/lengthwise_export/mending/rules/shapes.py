@@ -63,9 +63,8 @@ def _reshape(mender: Mender) -> None:
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1))
         divisible = total.divisible(others)
         if not divisible[-_ENOUGH:].all():
-            mender.refuse(
-                f"cuts the steps into pieces of a fixed size: {_text(value.groups)} into {_text(singles(sizes))}"
-            )
+            wanted = f"{_text(value.groups)} into {_text(singles(sizes))}"
+            mender.refuse(f"cuts the steps into pieces of a fixed size: {wanted}")
         mender.require(divisible)
         rest = Size(total.table // others.table)
         sizes = [rest if each.fixed == -1 else each for each in sizes]
