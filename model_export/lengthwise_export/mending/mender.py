@@ -111,27 +111,21 @@ class Mender(NodeMender):
             current += [(own + before, place) for place in range(len(group))]
         wanted: list[object] = ["rows"] if value.row_added and not has_rows else []
         for place, target in enumerate(targets):
-            own_group = value.groups[place - before] if place >= before else None
-            if place == keep and own_group is not None:
-                wanted += [(place, at) for at in range(len(own_group))]
+            group = value.groups[place - before] if place >= before else ()
+            left = [(place, at) for at in range(len(group))]
+            if place == keep and place >= before:
+                wanted += left
                 continue
-            single = own_group is not None and is_one(own_group)
-            for at, size in enumerate(target):
-                if value.row_added and has_rows and size.is_rows:
-                    wanted.append("rows")
-                elif own_group is not None and not single:
-                    wanted.append((place, at))
-                elif single and at == 0:
-                    wanted.append((place, 0))
-                else:
-                    wanted.append(None)
+            axes = iter(left[:1] if is_one(group) else left)
+            moved = value.row_added and has_rows
+            wanted += ["rows" if moved and size.is_rows else next(axes, None) for size in target]
         wanted += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
         if not value.row_added:  # broadcasting adds axes in front
             while wanted and wanted[0] is None:
                 wanted.pop(0)
-        left = [label for label in current if label in wanted]
+        kept = [label for label in current if label in wanted]
         name = self.squeezed(value.name, [at for at, label in enumerate(current) if label not in wanted])
-        name = self.transposed(name, [left.index(label) for label in wanted if label is not None])
+        name = self.transposed(name, [kept.index(label) for label in wanted if label is not None])
         return value.called(self.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None]))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
