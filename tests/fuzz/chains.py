@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
 
 FEATURES: Final = 3
 CLASSES: Final = 3
@@ -26,17 +26,11 @@ Layout = Literal["channels", "steps"]
 
 
 class Chain:
-    """A graph that grows link by link.
-
-    Attributes:
-        value: The name of the value at its end.
-        features: The number of its channels or features.
-        random: Where the link that is added draws its numbers from.
-    """
+    """A graph that grows link by link."""
 
     def __init__(self, layout: Layout) -> None:
-        self.value, self.features = "x", FEATURES
-        self.random = np.random.default_rng(0)
+        self.value, self.features = "x", FEATURES  # the value at its end, and the number of its channels or features
+        self.random = np.random.default_rng(0)  # where the link that is added draws its numbers from
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
         if layout == "steps":
@@ -117,17 +111,11 @@ Link = Callable[[Chain], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a chain is made of.
-
-    Attributes:
-        layout: The order of its axes.
-        links: The name and the seed of each link.
-        end: The name and the seed of its last link, which pools the steps.
-    """
+    """What a chain is made of."""
 
     layout: Layout
-    links: tuple[tuple[str, int], ...]
-    end: tuple[str, int]
+    links: tuple[tuple[str, int], ...]  # the name and the seed of each
+    end: tuple[str, int]  # those of its last link, which pools the steps
 
     def build(self) -> onnx.ModelProto:
         """The graph."""
@@ -143,10 +131,8 @@ class Recipe:
 
     def shorter(self) -> list[Recipe]:
         """The same without one of its links, in all ways."""
-        return [
-            Recipe(self.layout, (*self.links[:place], *self.links[place + 1 :]), self.end)
-            for place in range(len(self.links))
-        ]
+        places = range(len(self.links))
+        return [Recipe(self.layout, (*self.links[:at], *self.links[at + 1 :]), self.end) for at in places]
 
     def __str__(self) -> str:
         """Such as `steps: attention, stride, mean`."""
@@ -194,12 +180,8 @@ def _pool(chain: Chain) -> dict[str, Any]:
     kernel = chain.between(2, 4)
     half = kernel // 2
     pads = chain.some([chain.between(0, kernel - 1), chain.between(0, kernel - 1)], [half, half], [0, 0])
-    return {
-        "kernel_shape": [kernel],
-        "strides": [chain.between(1, 3)],
-        "ceil_mode": chain.between(0, 1),
-        "pads": pads,
-    }
+    said = {"kernel_shape": [kernel], "strides": [chain.between(1, 3)], "ceil_mode": chain.between(0, 1)}
+    return said | {"pads": pads}
 
 
 def max_pool(chain: Chain) -> None:
@@ -287,12 +269,8 @@ def centred(chain: Chain) -> None:
 def transposed_convolution(chain: Chain) -> None:
     kernel, stride, out = chain.between(1, 4), chain.between(1, 3), chain.between(2, 4)
     pads = chain.some([chain.between(0, kernel - 1), chain.between(0, kernel - 1)], [0, 0])
-    said = {
-        "kernel_shape": [kernel],
-        "strides": [stride],
-        "pads": pads,
-        "output_padding": [chain.between(0, stride - 1)],
-    }
+    said = {"kernel_shape": [kernel], "strides": [stride], "pads": pads}
+    said["output_padding"] = [chain.between(0, stride - 1)]
     weights = chain.weights(chain.features, out, kernel)
     chain.value = chain.node("ConvTranspose", chain.value, weights, chain.weights(out), **said)
     chain.features = out
@@ -345,9 +323,8 @@ def heads(chain: Chain) -> None:
     def split(value: str, order: list[int]) -> str:
         return chain.node("Transpose", chain.node("Reshape", value, chain.integers(0, 0, count, size)), perm=order)
 
-    queries, values = (
-        chain.node("MatMul", chain.value, chain.weights(chain.features, chain.features)) for _ in range(2)
-    )
+    weights = [chain.weights(chain.features, chain.features) for _ in range(2)]
+    queries, values = (chain.node("MatMul", chain.value, each) for each in weights)
     scores = chain.node("MatMul", split(queries, [0, 2, 1, 3]), split(chain.value, [0, 2, 3, 1]))
     mixed = chain.node("Transpose", _square(chain, scores, split(values, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
     chain.value = chain.node("Tanh", chain.node("Reshape", mixed, chain.integers(0, 0, chain.features)))
@@ -376,9 +353,8 @@ def windows(chain: Chain) -> None:
     for place in range(3):
         end = chain.node("Sub", chain.width(), chain.integers(2 - place))
         parts.append(chain.node("Slice", chain.value, chain.integers(place), end, chain.integers(1)))
-    mixed = chain.node(
-        "MatMul", chain.node("Concat", *parts, axis=2), chain.weights(3 * chain.features, chain.features)
-    )
+    joined = chain.node("Concat", *parts, axis=2)
+    mixed = chain.node("MatMul", joined, chain.weights(3 * chain.features, chain.features))
     chain.value = chain.node("Tanh", mixed)
 
 
@@ -527,20 +503,17 @@ def scan(chain: Chain) -> None:
     start = chain.node("ConstantOfShape", chain.node("Concat", rows, chain.integers(hidden), axis=0))
     names = (chain.weights(chain.features, hidden), chain.weights(hidden, hidden))
     kind = chain.some("Tanh", "Sigmoid", "Sin")
-    nodes = [
-        helper.make_node("MatMul", ["step", names[0]], ["a"]),
-        helper.make_node("MatMul", ["before", names[1]], ["b"]),
-        helper.make_node("Add", ["a", "b"], ["c"]),
-        helper.make_node(kind, ["c"], ["after"]),
-        helper.make_node("Identity", ["after"], ["shown"]),
-    ]
-
-    def described(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-    body = helper.make_graph(
-        nodes, "body", [*map(described, ("before", "step"))], [*map(described, ("after", "shown"))]
+    body = parser.parse_graph(
+        f"""body (float before, float step) => (float after, float shown) {{
+            a = MatMul (step, {names[0]})
+            b = MatMul (before, {names[1]})
+            c = Add (a, b)
+            after = {kind} (c)
+            shown = Identity (after)
+        }}"""
     )
+    for value in (*body.input, *body.output):  # of any shape
+        value.type.tensor_type.ClearField("shape")
     _, every = chain.nodes("Scan", 2, start, steps, body=body, num_scan_inputs=1)
     chain.value, chain.features = chain.node("Transpose", every, perm=[1, 0, 2]), hidden
 
@@ -605,19 +578,9 @@ LINKS: Final[dict[Layout, dict[str, Link]]] = {
         link.__name__: link
         for link in (
             *(attention, attention_with_a_mask, heads, places, pairs_of_steps, windows, gate_over_time, dense),
-            *(covariance, sum_of_steps_so_far, shifted, token_added, every_few, repeated, normalised, lstm),
-            *(
-                thirds,
-                trimmed_by_share,
-                padded_to_a_multiple,
-                rows_merged,
-                turned_convolution,
-                trimmed,
-                rolled,
-                picked_by_largest,
-                products_of_steps,
-            ),
-            *(largest_beside, largest_kept, scan),
+            *(covariance, sum_of_steps_so_far, shifted, token_added, every_few, repeated, normalised, lstm, thirds),
+            *(trimmed_by_share, padded_to_a_multiple, rows_merged, turned_convolution, trimmed, rolled),
+            *(picked_by_largest, products_of_steps, largest_beside, largest_kept, scan),
         )
     },
 }
