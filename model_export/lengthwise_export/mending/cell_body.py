@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from lengthwise_export.mending.values import computed
+from lengthwise_export.mending.values import Said, computed
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 ConstantArray = NDArray[Any]
@@ -153,7 +153,6 @@ _ROUNDING: Final = 2.0**-23
 _AT_MOST: Final = "at most"  # the activation `min(x, bound)`, a part of a hard sigmoid
 
 _Inputs = Sequence[Affine | ConstantArray | None]
-_Said = Mapping[str, Any]
 
 
 def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
@@ -209,7 +208,7 @@ def _sum(inputs: _Inputs, sign: float) -> Affine:
     return one.plus(other.scaled(sign))
 
 
-def _multiplied(said: _Said, inputs: _Inputs) -> Affine:
+def _multiplied(said: Said, inputs: _Inputs) -> Affine:
     one, other = _pair(inputs)
     for value, factor in ((one, other), (other, one)):
         if not factor.terms:
@@ -228,14 +227,14 @@ def _multiplied(said: _Said, inputs: _Inputs) -> Affine:
     return total
 
 
-def _divided(said: _Said, inputs: _Inputs) -> Affine:
+def _divided(said: Said, inputs: _Inputs) -> Affine:
     one, other = _pair(inputs)
     if other.terms or not other.bias.all():
         raise NotACell
     return one.scaled(1.0 / other.bias)
 
 
-def _product(said: _Said, inputs: _Inputs) -> Affine:
+def _product(said: Said, inputs: _Inputs) -> Affine:
     """The outputs of MatMul and Gemm."""
     if not isinstance(inputs[0], Affine) or said.get("transA", 0):
         raise NotACell
@@ -254,7 +253,7 @@ def _columns(value: Affine, places: ConstantArray) -> Affine:
     return value.times(np.eye(value.width)[:, places])
 
 
-def _split(said: _Said, inputs: _Inputs) -> list[Affine]:
+def _split(said: Said, inputs: _Inputs) -> list[Affine]:
     value = _affine(inputs[0])
     count = said["num_outputs"]
     sizes = _constant(inputs[1]).tolist() if len(inputs) > 1 else [value.width // count] * count
@@ -264,7 +263,7 @@ def _split(said: _Said, inputs: _Inputs) -> list[Affine]:
     return [_columns(value, np.arange(start, end)) for start, end in itertools.pairwise(ends)]
 
 
-def _slice(said: _Said, inputs: _Inputs) -> Affine:
+def _slice(said: Said, inputs: _Inputs) -> Affine:
     value = _affine(inputs[0])
     starts, ends, *more = [_constant(each).reshape(-1).tolist() for each in inputs[1:] if each is not None]
     axes = more[0] if more else range(len(starts))
@@ -277,7 +276,7 @@ def _slice(said: _Said, inputs: _Inputs) -> Affine:
     return value
 
 
-def _joined(said: _Said, inputs: _Inputs) -> Affine:
+def _joined(said: Said, inputs: _Inputs) -> Affine:
     values = [_affine(each) for each in inputs]
     if not _is_last(said["axis"]):
         raise NotACell
@@ -289,7 +288,7 @@ def _joined(said: _Said, inputs: _Inputs) -> Affine:
     return whole
 
 
-def _clipped(said: _Said, inputs: _Inputs) -> Affine:
+def _clipped(said: Said, inputs: _Inputs) -> Affine:
     bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
     low, high = (*bounds, None, None)[:2]
     if low != 0 or high is None:
@@ -317,7 +316,7 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
     return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 
-def _chosen(said: _Said, inputs: _Inputs) -> Affine:
+def _chosen(said: Said, inputs: _Inputs) -> Affine:
     condition = _constant(inputs[0])
     if condition.all() or not condition.any():
         widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
@@ -325,7 +324,7 @@ def _chosen(said: _Said, inputs: _Inputs) -> Affine:
     raise NotACell
 
 
-_RULES: Final[Mapping[str, Callable[[_Said, _Inputs], Affine | list[Affine]]]] = {
+_RULES: Final[Mapping[str, Callable[[Said, _Inputs], Affine | list[Affine]]]] = {
     "Add": lambda said, inputs: _sum(inputs, 1.0),
     "Cast": lambda said, inputs: _affine(inputs[0]),
     "Clip": _clipped,

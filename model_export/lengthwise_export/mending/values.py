@@ -16,7 +16,7 @@ differ:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -160,17 +160,17 @@ def _shifted(axis: int, rank: int) -> int:
 
 
 _Constants = Sequence[NDArray[Any] | None]  # a node's inputs behind the first, where they are constant
-_Said = dict[str, Any]  # its attributes
+Said = Mapping[str, Any]  # its attributes
 
 
-def _gather(_: str, table: Table, extra: _Constants, said: _Said) -> Table | None:
+def _gather(_: str, table: Table, extra: _Constants, said: Said) -> Table | None:
     places, axis = extra[0], _shifted(said.get("axis", 0), table.ndim - 2)
     if places is None or not ((-table.shape[axis] <= places) & (places < table.shape[axis])).all():
         return None
     return np.take(table, places, axis=axis)
 
 
-def _along_axes(kind: str, table: Table, extra: _Constants, said: _Said) -> Table:
+def _along_axes(kind: str, table: Table, extra: _Constants, said: Said) -> Table:
     """Squeeze, Unsqueeze and reductions, whose axes are an attribute or an input."""
     axes = said.get("axes") if not extra or extra[0] is None else extra[0].tolist()
     if axes is None:
@@ -181,7 +181,7 @@ def _along_axes(kind: str, table: Table, extra: _Constants, said: _Said) -> Tabl
     return np.squeeze(table, where) if kind == "Squeeze" else np.expand_dims(table, where)
 
 
-def _slice(_: str, table: Table, extra: _Constants, __: _Said) -> Table | None:
+def _slice(_: str, table: Table, extra: _Constants, __: Said) -> Table | None:
     given: list[Any] = [each.tolist() for each in extra if each is not None]
     if len(given) < len(extra):
         return None
@@ -195,7 +195,7 @@ def _slice(_: str, table: Table, extra: _Constants, __: _Said) -> Table | None:
     return table[tuple(cut)]
 
 
-def _in_shape(kind: str, table: Table, extra: _Constants, _: _Said) -> Table | None:
+def _in_shape(kind: str, table: Table, extra: _Constants, _: Said) -> Table | None:
     """Reshape and Expand."""
     if extra[0] is None:
         return None
@@ -205,7 +205,7 @@ def _in_shape(kind: str, table: Table, extra: _Constants, _: _Said) -> Table | N
     return np.broadcast_to(_aligned([table], len(shape) + 2)[0], (*table.shape[:2], *shape))
 
 
-_MOVES: Final[dict[str, Callable[[str, Table, _Constants, _Said], Table | None]]] = {
+_MOVES: Final[dict[str, Callable[[str, Table, _Constants, Said], Table | None]]] = {
     "Gather": _gather,
     "Slice": _slice,
     **dict.fromkeys(("Reshape", "Expand"), _in_shape),
