@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -12,8 +12,11 @@ from tests.gallery import onnx_models
 from tests.gallery.onnx_models import Array, Weights, graph, integers, scalar
 from tests.support.keras_loops import KerasLoop
 
-model = functools.partial(onnx_models.model, producer="pytorch")
 LARGEST = np.iinfo(np.int64).max
+
+
+def model(*parts: Any, producer: str = "pytorch", opset: int = 17) -> ModelProto:
+    return onnx_models.model(*parts, producer=producer, opset=opset)
 
 
 def raised(weights: dict[str, Array], names: str) -> dict[str, Array]:
