@@ -46,7 +46,7 @@ class KnownLayers(nn.Module):
         return called
 
     def is_learned(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
-        """Whether what `compare` compares was equal in every run of `agreement`: a layer's input, or its mask."""
+        """Whether what `compare` compares, a layer's input or its mask, was equal in every comparison with Keras."""
         if self.learning and compare is not None:
             self._learned[identity(layer)] = compare() and self._learned.get(identity(layer), True)
         return self._learned.get(identity(layer), False)

@@ -26,12 +26,11 @@ from lengthwise_export.mending.hiding_masks import hiding_masks, opened
 from lengthwise_export.mending.mender import RULES, Mender
 from lengthwise_export.mending.node_mender import LengthsRestricted, StepsHidden
 from lengthwise_export.mending.rules import (  # noqa: F401  # each registers its rules
+    arithmetic,
     convolution,
-    elementwise,
     indexing,
     joining,
     loops,
-    products,
     reductions,
     shapes,
 )
