@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
 
 FEATURES: Final = 3
 CLASSES: Final = 3
@@ -23,57 +23,46 @@ _NEAR: Final = int(np.iinfo(np.int64).min) + 1
 _OPSET: Final = 17
 
 Layout = Literal["channels", "steps"]
+Given = str | NDArray[Any] | list[int] | int | float  # an input of a node
 
 
 class Chain:
-    """A graph that grows link by link.
-
-    Attributes:
-        value: The name of the value at its end.
-        features: The number of its channels or features.
-        random: Where the link that is added draws its numbers from.
-    """
+    """A graph that grows link by link."""
 
     def __init__(self, layout: Layout) -> None:
-        self.value, self.features = "x", FEATURES
-        self.random = np.random.default_rng(0)
+        self.value, self.features = "x", FEATURES  # the value at its end, and the number of its channels or features
+        self.random = np.random.default_rng(0)  # where the link that is added draws its numbers from
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
         if layout == "steps":
-            self.value = self.node("Transpose", self.value, perm=[0, 2, 1])
+            self.value = self.turned()
 
-    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def node(self, kind: str, *inputs: Given, **attributes: Any) -> str:
         """Adds a node, and returns the name of its output."""
         return self.nodes(kind, 1, *inputs, **attributes)[0]
 
-    def nodes(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        """Adds a node with several outputs."""
+    def nodes(self, kind: str, count: int, *inputs: Given, **attributes: Any) -> list[str]:
+        """Adds a node with several outputs; inputs that are no names are constants, numbers int64 or float32."""
+        names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
         outputs = [f"v{len(self._nodes)}_{place}" for place in range(count)]
         name = f"{kind}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
+        self._nodes.append(helper.make_node(kind, names, outputs, name=name, **attributes))
         return outputs
 
-    def constant(self, array: NDArray[Any] | np.generic | Sequence[int]) -> str:
+    def constant(self, given: NDArray[Any] | list[int] | float) -> str:
         """Adds a constant."""
         name = f"k{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.asarray(array), name))
+        array = np.asarray(given, np.float32 if isinstance(given, float) else None)
+        self._constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def integers(self, *numbers: int) -> str:
-        """A constant of int64."""
-        return self.constant(np.array(numbers, np.int64))
-
-    def number(self, number: float) -> str:
-        """A lone float32."""
-        return self.constant(np.float32(number))
-
-    def whole(self, number: int) -> str:
-        """A lone int64."""
-        return self.constant(np.int64(number))
-
-    def weights(self, *shape: int) -> str:
+    def weights(self, *shape: int) -> NDArray[np.float32]:
         """Random weights."""
-        return self.constant(self.random.normal(scale=0.5, size=shape).astype(np.float32))
+        return self.random.normal(scale=0.5, size=shape).astype(np.float32)
+
+    def linear(self, value: str, *sizes: int) -> str:
+        """The product with weights of these sizes, or of as many features as there are."""
+        return self.node("MatMul", value, self.weights(*(sizes or (self.features, self.features))))
 
     def between(self, low: int, high: int) -> int:
         """A number from `low` to `high`, both included."""
@@ -89,13 +78,19 @@ class Chain:
 
     def positions(self) -> str:
         """`[width]` int64: 0, 1, 2, ..."""
-        end = self.node("Squeeze", self.width(), self.integers(0))
-        return self.node("Range", self.whole(0), end, self.whole(1))
+        return self.node("Range", 0, self.node("Squeeze", self.width(), [0]), 1)
 
-    def slice(self, start: int, end: int, axis: int, step: int = 1, value: str | None = None) -> str:
-        """A slice along one axis."""
-        numbers = [self.integers(each) for each in (start, end, axis, step)]
-        return self.node("Slice", value or self.value, *numbers)
+    def slice(self, start: Given, end: Given, axis: int, step: int = 1) -> str:
+        """A slice of the value along one axis; its ends are `[1]`."""
+        return self.node("Slice", self.value, start, end, [axis], *([] if step == 1 else [[step]]))
+
+    def turned(self, *order: int) -> str:
+        """The value with its axes in this order; without one, with steps and features exchanged."""
+        return self.node("Transpose", self.value, perm=order or (0, 2, 1))
+
+    def centred(self, axes: list[int]) -> str:
+        """The value less its mean over these axes."""
+        return self.node("Sub", self.value, self.node("ReduceMean", self.value, axes=axes, keepdims=1))
 
     def model(self) -> onnx.ModelProto:
         """The graph with the inputs `x` and the output `y`."""
@@ -112,41 +107,32 @@ class Chain:
         return model
 
 
-Link = Callable[[Chain], None]
+Link = Callable[[Chain], str]  # adds its nodes, and gives the value at the new end
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a chain is made of.
-
-    Attributes:
-        layout: The order of its axes.
-        links: The name and the seed of each link.
-        end: The name and the seed of its last link, which pools the steps.
-    """
+    """What a chain is made of."""
 
     layout: Layout
-    links: tuple[tuple[str, int], ...]
-    end: tuple[str, int]
+    links: tuple[tuple[str, int], ...]  # the name and the seed of each
+    end: tuple[str, int]  # those of its last link, which pools the steps
 
     def build(self) -> onnx.ModelProto:
         """The graph."""
         chain = Chain(self.layout)
         for name, seed in self.links:
             chain.random = np.random.default_rng(seed)
-            LINKS[self.layout][name](chain)
+            chain.value = LINKS[self.layout][name](chain)
         name, seed = self.end
         chain.random = np.random.default_rng(seed)
-        pooled = ENDS[self.layout][name](chain)
-        chain.value = chain.node("MatMul", pooled, chain.weights(chain.features, CLASSES))
+        chain.value = chain.linear(ENDS[self.layout][name](chain), chain.features, CLASSES)
         return chain.model()
 
     def shorter(self) -> list[Recipe]:
         """The same without one of its links, in all ways."""
-        return [
-            Recipe(self.layout, (*self.links[:place], *self.links[place + 1 :]), self.end)
-            for place in range(len(self.links))
-        ]
+        places = range(len(self.links))
+        return [Recipe(self.layout, (*self.links[:at], *self.links[at + 1 :]), self.end) for at in places]
 
     def __str__(self) -> str:
         """Such as `steps: attention, stride, mean`."""
@@ -168,13 +154,12 @@ def draw(seed: int, most: int = 5) -> Recipe:
 # -- links of channels ------------------------------------------------------------------------------------------------
 
 
-def _from_the_first(chain: Chain, axis: int) -> None:
+def _from_the_first(chain: Chain, axis: int) -> str:
     """The difference from the first step; without steps this raises, where onnxruntime's layers end the process."""
-    first = chain.node("Gather", chain.value, chain.integers(0), axis=axis)
-    chain.value = chain.node("Sub", chain.value, first)
+    return chain.node("Sub", chain.value, chain.node("Gather", chain.value, [0], axis=axis))
 
 
-def convolution(chain: Chain) -> None:
+def convolution(chain: Chain) -> str:
     kernel, stride, dilation = chain.between(1, 6), chain.some(1, 1, 2, 3), chain.some(1, 1, 2, 3)
     said: dict[str, Any] = {"kernel_shape": [kernel], "strides": [stride], "dilations": [dilation]}
     mode = chain.some("pads", "pads", "SAME_UPPER", "SAME_LOWER", "VALID")
@@ -184,459 +169,359 @@ def convolution(chain: Chain) -> None:
     else:
         said["auto_pad"] = mode
         said["dilations"] = [1] if mode != "VALID" else [dilation]
-    out = chain.between(2, 5)
-    weights = chain.weights(out, chain.features, kernel)
-    chain.value = chain.node("Conv", chain.value, weights, chain.weights(out), **said)
-    chain.features = out
+    return _convolved(chain, chain.between(2, 5), kernel, **said)
+
+
+def _convolved(chain: Chain, out: int, kernel: int, **said: Any) -> str:
+    before, chain.features = chain.features, out
+    return chain.node("Conv", chain.value, chain.weights(out, before, kernel), chain.weights(out), **said)
 
 
 def _pool(chain: Chain) -> dict[str, Any]:
     kernel = chain.between(2, 4)
     half = kernel // 2
     pads = chain.some([chain.between(0, kernel - 1), chain.between(0, kernel - 1)], [half, half], [0, 0])
-    return {
-        "kernel_shape": [kernel],
-        "strides": [chain.between(1, 3)],
-        "ceil_mode": chain.between(0, 1),
-        "pads": pads,
-    }
+    said = {"kernel_shape": [kernel], "strides": [chain.between(1, 3)], "ceil_mode": chain.between(0, 1)}
+    return said | {"pads": pads}
 
 
-def max_pool(chain: Chain) -> None:
+def max_pool(chain: Chain) -> str:
     said = _pool(chain) | ({"dilations": [2]} if chain.random.random() < 0.3 else {})
-    chain.value = chain.node("MaxPool", chain.value, **said)
+    return chain.node("MaxPool", chain.value, **said)
 
 
-def average_pool(chain: Chain) -> None:
-    chain.value = chain.node("AveragePool", chain.value, **_pool(chain), count_include_pad=chain.between(0, 1))
-
-
-def activation(chain: Chain) -> None:
-    chain.value = chain.node(chain.some("Relu", "Sigmoid", "Tanh"), chain.value)
-
-
-def batch_norm(chain: Chain) -> None:
+def batch_norm(chain: Chain) -> str:
     count = chain.features
-    variance = chain.constant((chain.random.random(count) + 0.5).astype(np.float32))
+    variance = (chain.random.random(count) + 0.5).astype(np.float32)
     numbers = [chain.weights(count) for _ in range(3)]
-    chain.value = chain.node("BatchNormalization", chain.value, *numbers, variance)
+    return chain.node("BatchNormalization", chain.value, *numbers, variance)
 
 
-def instance_norm(chain: Chain) -> None:
+def instance_norm(chain: Chain) -> str:
     numbers = [chain.weights(chain.features) for _ in range(2)]
-    _from_the_first(chain, 2)
-    chain.value = chain.node("InstanceNormalization", chain.value, *numbers, epsilon=0.1)
+    return chain.node("InstanceNormalization", _from_the_first(chain, 2), *numbers, epsilon=0.1)
 
 
-def padded(chain: Chain) -> None:
+def padded(chain: Chain) -> str:
     mode = chain.some("constant", "edge", "reflect")
-    inputs = [chain.integers(0, 0, chain.between(0, 3), 0, 0, chain.between(0, 3))]
-    inputs += [chain.number(1.5)] if mode == "constant" else []
-    chain.value = chain.node("Pad", chain.value, *inputs, mode=mode)
+    pads = [0, 0, chain.between(0, 3), 0, 0, chain.between(0, 3)]
+    return chain.node("Pad", chain.value, pads, *([1.5] if mode == "constant" else []), mode=mode)
 
 
-def cut(chain: Chain) -> None:
+def cut(chain: Chain) -> str:
     start, end = chain.some(0, 1, 2, -5, -3), chain.some(_FAR, -1, -2, 6)
-    end = _FAR if start < 0 < end else end
-    chain.value = chain.slice(start, end, 2, chain.some(1, 1, 2, 3))
+    return chain.slice([start], [_FAR if start < 0 < end else end], 2, chain.some(1, 1, 2, 3))
 
 
-def squeeze_excite(chain: Chain) -> None:
+def squeeze_excite(chain: Chain) -> str:
     pooled = chain.node(chain.some("GlobalAveragePool", "GlobalMaxPool"), chain.value)
     gate = chain.node("Conv", pooled, chain.weights(chain.features, chain.features, 1))
-    chain.value = chain.node("Mul", chain.value, chain.node("Sigmoid", gate))
+    return chain.node("Mul", chain.value, chain.node("Sigmoid", gate))
 
 
-def gru(chain: Chain) -> None:
+def gru(chain: Chain) -> str:
     count = chain.between(1, 2)
     direction = "bidirectional" if count == 2 else chain.some("forward", "reverse")
-    _from_the_first(chain, 2)
-    steps = chain.node("Transpose", chain.value, perm=[2, 0, 1])
-    sizes = ((count, 12, chain.features), (count, 12, 4), (count, 24))
-    weights = [chain.weights(*shape) for shape in sizes]
+    steps = chain.node("Transpose", _from_the_first(chain, 2), perm=[2, 0, 1])
+    weights = [chain.weights(*shape) for shape in ((count, 12, chain.features), (count, 12, 4), (count, 24))]
     said = {"hidden_size": 4, "linear_before_reset": chain.between(0, 1), "direction": direction}
     every = chain.node("Transpose", chain.node("GRU", steps, *weights, **said), perm=[2, 1, 3, 0])
     chain.features = 4 * count
-    chain.value = chain.node("Reshape", every, chain.integers(0, chain.features, -1))
+    return chain.node("Reshape", every, [0, chain.features, -1])
 
 
-def sum_so_far(chain: Chain) -> None:
+def sum_so_far(chain: Chain) -> str:
     said = {"reverse": chain.between(0, 1), "exclusive": chain.between(0, 1)}
-    chain.value = chain.node("Tanh", chain.node("CumSum", chain.value, chain.whole(2), **said))
+    return chain.node("Tanh", chain.node("CumSum", chain.value, 2, **said))
 
 
-def flip(chain: Chain) -> None:
-    chain.value = chain.slice(-1, _NEAR, 2, -1)
+def residual(chain: Chain) -> str:
+    kernel = chain.some(1, 3, 5)
+    branch = _convolved(chain, chain.features, kernel, kernel_shape=[kernel], pads=[kernel // 2] * 2)
+    return chain.node("Add", chain.value, branch)
 
 
-def softmax_gate(chain: Chain) -> None:
-    chain.value = chain.node("Mul", chain.value, chain.node("Softmax", chain.value, axis=2))
-
-
-def residual(chain: Chain) -> None:
-    kernel, count = chain.some(1, 3, 5), chain.features
-    said = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2}
-    branch = chain.node("Conv", chain.value, chain.weights(count, count, kernel), chain.weights(count), **said)
-    chain.value = chain.node("Add", chain.value, branch)
-
-
-def centred(chain: Chain) -> None:
-    chain.value = chain.node("Sub", chain.value, chain.node("ReduceMean", chain.value, axes=[2], keepdims=1))
-
-
-def transposed_convolution(chain: Chain) -> None:
+def transposed_convolution(chain: Chain) -> str:
     kernel, stride, out = chain.between(1, 4), chain.between(1, 3), chain.between(2, 4)
     pads = chain.some([chain.between(0, kernel - 1), chain.between(0, kernel - 1)], [0, 0])
-    said = {
-        "kernel_shape": [kernel],
-        "strides": [stride],
-        "pads": pads,
-        "output_padding": [chain.between(0, stride - 1)],
-    }
-    weights = chain.weights(chain.features, out, kernel)
-    chain.value = chain.node("ConvTranspose", chain.value, weights, chain.weights(out), **said)
-    chain.features = out
+    said = {"kernel_shape": [kernel], "strides": [stride], "pads": pads}
+    said["output_padding"] = [chain.between(0, stride - 1)]
+    before, chain.features = chain.features, out
+    return chain.node("ConvTranspose", chain.value, chain.weights(before, out, kernel), chain.weights(out), **said)
 
 
-def joined_in_time(chain: Chain) -> None:
-    kernel, count = chain.some(2, 3), chain.features
+def joined_in_time(chain: Chain) -> str:
+    kernel = chain.some(2, 3)
     said = {"kernel_shape": [kernel], "strides": [chain.between(1, 2)], "pads": [1, 1]}
-    other = chain.node("Conv", chain.value, chain.weights(count, count, kernel), chain.weights(count), **said)
-    both = chain.some((chain.value, other), (other, chain.value))
-    chain.value = chain.node("Concat", *both, axis=2)
-
-
-def without_last(chain: Chain) -> None:
-    chain.value = chain.node("Sub", chain.value, chain.slice(-1, _FAR, 2))
+    other = _convolved(chain, chain.features, kernel, **said)
+    return chain.node("Concat", *chain.some((chain.value, other), (other, chain.value)), axis=2)
 
 
 # -- links of steps ---------------------------------------------------------------------------------------------------
-
-
-def _turned(chain: Chain) -> str:
-    return chain.node("Transpose", chain.value, perm=[0, 2, 1])
 
 
 def _square(chain: Chain, scores: str, values: str) -> str:
     return chain.node("MatMul", chain.node("Softmax", scores, axis=-1), values)
 
 
-def attention(chain: Chain) -> None:
-    queries = chain.node("MatMul", chain.value, chain.weights(chain.features, chain.features))
-    scores = chain.node("MatMul", queries, _turned(chain))
-    chain.value = chain.node("Add", chain.value, _square(chain, scores, chain.value))
+def attention(chain: Chain) -> str:
+    scores = chain.node("MatMul", chain.linear(chain.value), chain.turned())
+    return chain.node("Add", chain.value, _square(chain, scores, chain.value))
 
 
-def attention_with_a_mask(chain: Chain) -> None:
-    scores = chain.node("MatMul", chain.value, _turned(chain))
+def attention_with_a_mask(chain: Chain) -> str:
+    scores = chain.node("MatMul", chain.value, chain.turned())
     places = chain.positions()
-    across, down = (chain.node("Unsqueeze", places, chain.integers(axis)) for axis in (0, 1))
-    apart = chain.node("Sub", across, down)
+    apart = chain.node("Sub", *(chain.node("Unsqueeze", places, [axis]) for axis in (0, 1)))
     causal = chain.some(True, False)
-    compared = apart if causal else chain.node("Abs", apart)
-    masked = chain.node("Greater", compared, chain.whole(0 if causal else 2))
-    chain.value = _square(chain, chain.node("Where", masked, chain.number(-1e9), scores), chain.value)
+    masked = chain.node("Greater", apart if causal else chain.node("Abs", apart), 0 if causal else 2)
+    return _square(chain, chain.node("Where", masked, -1e9, scores), chain.value)
 
 
-def heads(chain: Chain) -> None:
+def heads(chain: Chain) -> str:
     count = 2 if chain.features % 2 == 0 else 1
     size = chain.features // count
 
     def split(value: str, order: list[int]) -> str:
-        return chain.node("Transpose", chain.node("Reshape", value, chain.integers(0, 0, count, size)), perm=order)
+        return chain.node("Transpose", chain.node("Reshape", value, [0, 0, count, size]), perm=order)
 
-    queries, values = (
-        chain.node("MatMul", chain.value, chain.weights(chain.features, chain.features)) for _ in range(2)
-    )
+    queries, values = chain.linear(chain.value), chain.linear(chain.value)
     scores = chain.node("MatMul", split(queries, [0, 2, 1, 3]), split(chain.value, [0, 2, 3, 1]))
     mixed = chain.node("Transpose", _square(chain, scores, split(values, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
-    chain.value = chain.node("Tanh", chain.node("Reshape", mixed, chain.integers(0, 0, chain.features)))
+    return chain.node("Tanh", chain.node("Reshape", mixed, [0, 0, chain.features]))
 
 
-def places(chain: Chain) -> None:
+def places(chain: Chain) -> str:
     numbers, count = (chain.node("Cast", each, to=1) for each in (chain.positions(), chain.width()))
     kind = chain.some("plain", "from the end", "share")
     if kind != "plain":
         numbers = chain.node("Sub", count, numbers) if kind == "from the end" else chain.node("Div", numbers, count)
-    waves = chain.node("Mul", chain.node("Unsqueeze", numbers, chain.integers(1)), chain.weights(chain.features))
-    chain.value = chain.node("Add", chain.value, chain.node("Sin", waves))
+    waves = chain.node("Mul", chain.node("Unsqueeze", numbers, [1]), chain.weights(chain.features))
+    return chain.node("Add", chain.value, chain.node("Sin", waves))
 
 
-def pairs_of_steps(chain: Chain) -> None:
-    half = chain.node("Div", chain.width(), chain.integers(2))
-    even = chain.node("Mul", half, chain.integers(2))
-    whole = chain.node("Slice", chain.value, chain.integers(0), even, chain.integers(1))
-    shape = chain.node("Concat", chain.integers(0), half, chain.integers(2 * chain.features), axis=0)
-    mixed = chain.node("MatMul", chain.node("Reshape", whole, shape), chain.weights(2 * chain.features, chain.features))
-    chain.value = chain.node("Tanh", mixed)
+def pairs_of_steps(chain: Chain) -> str:
+    half = chain.node("Div", chain.width(), [2])
+    whole = chain.node("Slice", chain.value, [0], chain.node("Mul", half, [2]), [1])
+    shape = chain.node("Concat", [0], half, [2 * chain.features], axis=0)
+    pairs = chain.node("Reshape", whole, shape)
+    return chain.node("Tanh", chain.linear(pairs, 2 * chain.features, chain.features))
 
 
-def windows(chain: Chain) -> None:
-    parts = []
-    for place in range(3):
-        end = chain.node("Sub", chain.width(), chain.integers(2 - place))
-        parts.append(chain.node("Slice", chain.value, chain.integers(place), end, chain.integers(1)))
-    mixed = chain.node(
-        "MatMul", chain.node("Concat", *parts, axis=2), chain.weights(3 * chain.features, chain.features)
-    )
-    chain.value = chain.node("Tanh", mixed)
+def windows(chain: Chain) -> str:
+    parts = [chain.slice([place], chain.node("Sub", chain.width(), [2 - place]), 1) for place in range(3)]
+    joined = chain.node("Concat", *parts, axis=2)
+    return chain.node("Tanh", chain.linear(joined, 3 * chain.features, chain.features))
 
 
-def gate_over_time(chain: Chain) -> None:
-    scores = chain.node("MatMul", chain.value, chain.weights(chain.features, 1))
-    chain.value = chain.node("Mul", chain.value, chain.node("Softmax", scores, axis=1))
+def gate_over_time(chain: Chain) -> str:
+    scores = chain.linear(chain.value, chain.features, 1)
+    return chain.node("Mul", chain.value, chain.node("Softmax", scores, axis=1))
 
 
-def dense(chain: Chain) -> None:
-    wide = chain.node("MatMul", chain.value, chain.weights(chain.features, 5))
-    chain.value, chain.features = chain.node("Relu", chain.node("Add", wide, chain.weights(5))), 5
+def dense(chain: Chain) -> str:
+    wide, chain.features = chain.linear(chain.value, chain.features, 5), 5
+    return chain.node("Relu", chain.node("Add", wide, chain.weights(5)))
 
 
-def covariance(chain: Chain) -> None:
-    products = chain.node("Tanh", chain.node("MatMul", _turned(chain), chain.value))
-    chain.value = chain.node("MatMul", chain.value, products)
+def shifted(chain: Chain) -> str:
+    return chain.node("Sub", chain.value, chain.node("Pad", chain.slice([1], [_FAR], 1), [0, 0, 0, 0, 1, 0]))
 
 
-def sum_of_steps_so_far(chain: Chain) -> None:
-    summed = chain.node("CumSum", chain.value, chain.whole(1), reverse=chain.between(0, 1))
-    chain.value = chain.node("Tanh", summed)
-
-
-def shifted(chain: Chain) -> None:
-    moved = chain.node("Pad", chain.slice(1, _FAR, 1), chain.integers(0, 0, 0, 0, 1, 0))
-    chain.value = chain.node("Sub", chain.value, moved)
-
-
-def token_added(chain: Chain) -> None:
-    rows = chain.node("Shape", chain.value, start=0, end=1)
-    shape = chain.node("Concat", rows, chain.integers(1), chain.integers(chain.features), axis=0)
+def token_added(chain: Chain) -> str:
+    shape = chain.node("Concat", chain.width(0), [1], [chain.features], axis=0)
     token = chain.node("Expand", chain.weights(1, 1, chain.features), shape)
-    both = chain.some((token, chain.value), (chain.value, token))
-    chain.value = chain.node("Concat", *both, axis=1)
+    return chain.node("Concat", *chain.some((token, chain.value), (chain.value, token)), axis=1)
 
 
-def every_few(chain: Chain) -> None:
-    chain.value = chain.slice(chain.between(0, 1), _FAR, 1, chain.between(2, 3))
+def repeated(chain: Chain) -> str:
+    single = chain.node("Unsqueeze", chain.value, [2])
+    shape = chain.node("Concat", [0], chain.node("Mul", chain.width(), [2]), [chain.features], axis=0)
+    return chain.node("Reshape", chain.node("Concat", single, single, axis=2), shape)
 
 
-def repeated(chain: Chain) -> None:
-    single = chain.node("Unsqueeze", chain.value, chain.integers(2))
-    double = chain.node("Mul", chain.width(), chain.integers(2))
-    shape = chain.node("Concat", chain.integers(0), double, chain.integers(chain.features), axis=0)
-    chain.value = chain.node("Reshape", chain.node("Concat", single, single, axis=2), shape)
-
-
-def normalised(chain: Chain) -> None:
+def normalised(chain: Chain) -> str:
     axes = chain.some([1], [1, 2])
-    apart = chain.node("Sub", chain.value, chain.node("ReduceMean", chain.value, axes=axes, keepdims=1))
+    apart = chain.centred(axes)
     variance = chain.node("ReduceMean", chain.node("Mul", apart, apart), axes=axes, keepdims=1)
-    deviation = chain.node("Sqrt", chain.node("Add", variance, chain.number(0.1)))
-    chain.value = chain.node("Div", apart, deviation)
+    return chain.node("Div", apart, chain.node("Sqrt", chain.node("Add", variance, 0.1)))
 
 
-def lstm(chain: Chain) -> None:
-    _from_the_first(chain, 1)
-    steps = chain.node("Transpose", chain.value, perm=[1, 0, 2])
+def lstm(chain: Chain) -> str:
+    steps = chain.node("Transpose", _from_the_first(chain, 1), perm=[1, 0, 2])
     weights = [chain.weights(*shape) for shape in ((1, 16, chain.features), (1, 16, 4), (1, 32))]
     every = chain.node("LSTM", steps, *weights, hidden_size=4, direction=chain.some("forward", "reverse"))
-    chain.value = chain.node("Transpose", chain.node("Squeeze", every, chain.integers(1)), perm=[1, 0, 2])
     chain.features = 4
+    return chain.node("Transpose", chain.node("Squeeze", every, [1]), perm=[1, 0, 2])
 
 
-def rows_merged(chain: Chain) -> None:
+def rows_merged(chain: Chain) -> str:
     shape = chain.node("Shape", chain.value)
-    merged = chain.node("Reshape", chain.value, chain.integers(-1, chain.features))
-    mixed = chain.node("Tanh", chain.node("MatMul", merged, chain.weights(chain.features, chain.features)))
-    chain.value = chain.node("Reshape", mixed, shape)
+    merged = chain.node("Reshape", chain.value, [-1, chain.features])
+    return chain.node("Reshape", chain.node("Tanh", chain.linear(merged)), shape)
 
 
-def turned_convolution(chain: Chain) -> None:
+def turned_convolution(chain: Chain) -> str:
     kernel = chain.between(1, 4)
     said = {"strides": [chain.between(1, 2)], "pads": [chain.between(0, kernel - 1), chain.between(0, kernel - 1)]}
     weights = chain.weights(chain.features, chain.features, kernel)
-    chain.value = chain.node("Conv", _turned(chain), weights, **said)
-    chain.value = _turned(chain)
+    return chain.node("Transpose", chain.node("Conv", chain.turned(), weights, **said), perm=[0, 2, 1])
 
 
-def trimmed(chain: Chain) -> None:
-    chain.value = chain.slice(chain.between(0, 2), -chain.between(1, 2), 1)
-
-
-def thirds(chain: Chain) -> None:
-    third = chain.node("Div", chain.width(), chain.integers(3))
-    ends = [chain.integers(0), third, chain.node("Mul", third, chain.integers(2)), chain.integers(_FAR)]
+def thirds(chain: Chain) -> str:
+    third = chain.node("Div", chain.width(), [3])
+    ends: list[Given] = [[0], third, chain.node("Mul", third, [2]), [_FAR]]
     kind = chain.some("ReduceMax", "ReduceMin", "ReduceL2")
-    pooled = []
-    for start, end in itertools.pairwise(ends):
-        part = chain.node("Slice", chain.value, start, end, chain.integers(1))
-        pooled.append(chain.node(kind, part, axes=[1], keepdims=1))
-    chain.value = chain.node("Sub", chain.value, chain.node("Sum", *pooled))
+    parts = [chain.slice(start, end, 1) for start, end in itertools.pairwise(ends)]
+    pooled = [chain.node(kind, part, axes=[1], keepdims=1) for part in parts]
+    return chain.node("Sub", chain.value, chain.node("Sum", *pooled))
 
 
-def trimmed_by_share(chain: Chain) -> None:
-    share = chain.node("Div", chain.width(), chain.integers(chain.between(3, 5)))
-    end = chain.node("Sub", chain.width(), share)
-    chain.value = chain.node("Slice", chain.value, share, end, chain.integers(1))
+def trimmed_by_share(chain: Chain) -> str:
+    share = chain.node("Div", chain.width(), [chain.between(3, 5)])
+    return chain.slice(share, chain.node("Sub", chain.width(), share), 1)
 
 
-def padded_to_a_multiple(chain: Chain) -> None:
+def padded_to_a_multiple(chain: Chain) -> str:
     count = chain.between(2, 4)
-    missing = chain.node("Mod", chain.node("Neg", chain.width()), chain.integers(count))
-    pads = chain.node("Concat", chain.integers(0, 0, 0, 0), missing, chain.integers(0), axis=0)
-    whole = chain.node("Pad", chain.value, pads, chain.number(0.5))
-    pieces = chain.node("Reshape", whole, chain.integers(0, -1, count * chain.features))
-    mixed = chain.node("MatMul", pieces, chain.weights(count * chain.features, chain.features))
-    chain.value = chain.node("Tanh", mixed)
+    missing = chain.node("Mod", chain.node("Neg", chain.width()), [count])
+    pads = chain.node("Concat", [0, 0, 0, 0], missing, [0], axis=0)
+    pieces = chain.node("Reshape", chain.node("Pad", chain.value, pads, 0.5), [0, -1, count * chain.features])
+    return chain.node("Tanh", chain.linear(pieces, count * chain.features, chain.features))
 
 
-def rolled(chain: Chain) -> None:
-    last, others = chain.slice(-1, _FAR, 1), chain.slice(0, -1, 1)
-    chain.value = chain.node("Sub", chain.value, chain.node("Concat", last, others, axis=1))
+def rolled(chain: Chain) -> str:
+    last, others = chain.slice([-1], [_FAR], 1), chain.slice([0], [-1], 1)
+    return chain.node("Sub", chain.value, chain.node("Concat", last, others, axis=1))
 
 
-def picked_by_largest(chain: Chain) -> None:
-    scores = chain.node("MatMul", chain.value, chain.weights(chain.features, 1))
-    place = chain.node("ArgMax", scores, axis=1, keepdims=1)
-    wide = chain.node("Expand", place, chain.integers(1, 1, chain.features))
-    chain.value = chain.node("Sub", chain.value, chain.node("GatherElements", chain.value, wide, axis=1))
+def picked_by_largest(chain: Chain) -> str:
+    place = chain.node("ArgMax", chain.linear(chain.value, chain.features, 1), axis=1, keepdims=1)
+    wide = chain.node("Expand", place, [1, 1, chain.features])
+    return chain.node("Sub", chain.value, chain.node("GatherElements", chain.value, wide, axis=1))
 
 
-def products_of_steps(chain: Chain) -> None:
-    square = chain.node("Tanh", chain.node("MatMul", chain.value, _turned(chain)))
+def products_of_steps(chain: Chain) -> str:
+    square = chain.node("Tanh", chain.node("MatMul", chain.value, chain.turned()))
     kind = chain.some("ReduceMean", "ReduceMax", "ReduceMin")
     reduced = chain.node(kind, square, axes=[chain.between(1, 2)], keepdims=0)
-    chain.value = chain.node("Mul", chain.value, chain.node("Unsqueeze", reduced, chain.integers(2)))
+    return chain.node("Mul", chain.value, chain.node("Unsqueeze", reduced, [2]))
 
 
-def largest_beside(chain: Chain) -> None:
+def largest_beside(chain: Chain) -> str:
     largest = chain.node("ReduceMax", chain.value, axes=[1], keepdims=1)
     wide = chain.node("Expand", largest, chain.node("Shape", chain.value))
-    both = chain.node("Concat", chain.value, wide, axis=2)
-    chain.value = chain.node("MatMul", both, chain.weights(2 * chain.features, chain.features))
+    return chain.linear(chain.node("Concat", chain.value, wide, axis=2), 2 * chain.features, chain.features)
 
 
-def largest_kept(chain: Chain) -> None:
-    largest, _ = chain.nodes("TopK", 2, chain.value, chain.integers(1), axis=1)
-    chain.value = chain.node("Where", chain.node("Less", chain.value, largest), chain.number(0.1), chain.value)
+def largest_kept(chain: Chain) -> str:
+    largest, _ = chain.nodes("TopK", 2, chain.value, [1], axis=1)
+    return chain.node("Where", chain.node("Less", chain.value, largest), 0.1, chain.value)
 
 
-def scan(chain: Chain) -> None:
+def scan(chain: Chain) -> str:
     hidden = chain.between(3, 5)
-    steps = chain.node("Transpose", chain.value, perm=[1, 0, 2])
-    rows = chain.node("Shape", chain.value, start=0, end=1)
-    start = chain.node("ConstantOfShape", chain.node("Concat", rows, chain.integers(hidden), axis=0))
-    names = (chain.weights(chain.features, hidden), chain.weights(hidden, hidden))
+    steps = chain.turned(1, 0, 2)
+    start = chain.node("ConstantOfShape", chain.node("Concat", chain.width(0), [hidden], axis=0))
+    names = [chain.constant(chain.weights(size, hidden)) for size in (chain.features, hidden)]
     kind = chain.some("Tanh", "Sigmoid", "Sin")
-    nodes = [
-        helper.make_node("MatMul", ["step", names[0]], ["a"]),
-        helper.make_node("MatMul", ["before", names[1]], ["b"]),
-        helper.make_node("Add", ["a", "b"], ["c"]),
-        helper.make_node(kind, ["c"], ["after"]),
-        helper.make_node("Identity", ["after"], ["shown"]),
-    ]
-
-    def described(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-    body = helper.make_graph(
-        nodes, "body", [*map(described, ("before", "step"))], [*map(described, ("after", "shown"))]
+    body = parser.parse_graph(
+        f"""body (float before, float step) => (float after, float shown) {{
+            a = MatMul (step, {names[0]})
+            b = MatMul (before, {names[1]})
+            c = Add (a, b)
+            after = {kind} (c)
+            shown = Identity (after)
+        }}"""
     )
+    for value in (*body.input, *body.output):  # of any shape
+        value.type.tensor_type.ClearField("shape")
     _, every = chain.nodes("Scan", 2, start, steps, body=body, num_scan_inputs=1)
-    chain.value, chain.features = chain.node("Transpose", every, perm=[1, 0, 2]), hidden
+    chain.features = hidden
+    return chain.node("Transpose", every, perm=[1, 0, 2])
 
 
 # -- ends -------------------------------------------------------------------------------------------------------------
 
 
-def _reduced(kind: str, axis: int) -> Callable[[Chain], str]:
+def _reduced(kind: str, axis: int) -> Link:
     return lambda chain: chain.node(kind, chain.value, axes=[axis], keepdims=0)
 
 
-def _summed(axis: int) -> Callable[[Chain], str]:
-    return lambda chain: chain.node("ReduceSum", chain.value, chain.integers(axis), keepdims=0)
-
-
-def _picked(place: int, axis: int) -> Callable[[Chain], str]:
-    return lambda chain: chain.node("Gather", chain.value, chain.whole(place), axis=axis)
-
-
-def global_average(chain: Chain) -> str:
-    return chain.node("Flatten", chain.node("GlobalAveragePool", chain.value))
+def _common(axis: int) -> dict[str, Link]:
+    """The ends of both layouts, whose steps are along this axis."""
+    kinds = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceLogSumExp")
+    return {
+        **{kind: _reduced(kind, axis) for kind in kinds},
+        "ReduceSum": lambda chain: chain.node("ReduceSum", chain.value, [axis], keepdims=0),
+        "first": lambda chain: chain.node("Gather", chain.value, 0, axis=axis),
+        "last": lambda chain: chain.node("Gather", chain.value, -1, axis=axis),
+    }
 
 
 def two_largest(chain: Chain) -> str:
-    largest, _ = chain.nodes("TopK", 2, chain.value, chain.integers(2), axis=2)
+    largest, _ = chain.nodes("TopK", 2, chain.value, [2], axis=2)
     return chain.node("ReduceMean", largest, axes=[2], keepdims=0)
 
 
 def largest_by_place(chain: Chain) -> str:
     place = chain.node("ArgMax", chain.value, axis=2, keepdims=1)
-    return chain.node("Squeeze", chain.node("GatherElements", chain.value, place, axis=2), chain.integers(2))
+    return chain.node("Squeeze", chain.node("GatherElements", chain.value, place, axis=2), [2])
 
 
 def variance(chain: Chain) -> str:
-    apart = chain.node("Sub", chain.value, chain.node("ReduceMean", chain.value, axes=[2], keepdims=1))
+    apart = chain.centred([2])
     return chain.node("ReduceMean", chain.node("Mul", apart, apart), axes=[2], keepdims=0)
 
 
 def middle(chain: Chain) -> str:
-    half = chain.node("Div", chain.width(), chain.integers(2))
-    return chain.node("Squeeze", chain.node("Gather", chain.value, half, axis=1), chain.integers(1))
+    half = chain.node("Div", chain.width(), [2])
+    return chain.node("Squeeze", chain.node("Gather", chain.value, half, axis=1), [1])
 
 
 def softmax_over_all(chain: Chain) -> str:
-    flat = chain.node("Softmax", chain.node("Reshape", chain.value, chain.integers(0, -1)), axis=1)
+    flat = chain.node("Softmax", chain.node("Reshape", chain.value, [0, -1]), axis=1)
     shares = chain.node("Reshape", flat, chain.node("Shape", chain.value))
-    return chain.node("ReduceSum", chain.node("Mul", shares, chain.value), chain.integers(1), keepdims=0)
+    return chain.node("ReduceSum", chain.node("Mul", shares, chain.value), [1], keepdims=0)
 
 
-_COMMON: Final = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceLogSumExp")
+def _named(*links: Link) -> dict[str, Link]:
+    return {link.__name__: link for link in links}
+
 
 LINKS: Final[dict[Layout, dict[str, Link]]] = {
     "channels": {
-        link.__name__: link
-        for link in (
-            *(convolution, max_pool, average_pool, activation, batch_norm, instance_norm, padded, cut, squeeze_excite),
-            *(gru, sum_so_far, flip, softmax_gate, residual, centred, transposed_convolution, joined_in_time),
-            *(without_last,),
-        )
+        **_named(convolution, max_pool),
+        "average_pool": lambda c: c.node("AveragePool", c.value, **_pool(c), count_include_pad=c.between(0, 1)),
+        "activation": lambda chain: chain.node(chain.some("Relu", "Sigmoid", "Tanh"), chain.value),
+        **_named(batch_norm, instance_norm, padded, cut, squeeze_excite, gru, sum_so_far),
+        "flip": lambda chain: chain.slice([-1], [_NEAR], 2, -1),
+        "softmax_gate": lambda chain: chain.node("Mul", chain.value, chain.node("Softmax", chain.value, axis=2)),
+        **_named(residual),
+        "centred": lambda chain: chain.centred([2]),
+        **_named(transposed_convolution, joined_in_time),
+        "without_last": lambda chain: chain.node("Sub", chain.value, chain.slice([-1], [_FAR], 2)),
     },
     "steps": {
-        link.__name__: link
-        for link in (
-            *(attention, attention_with_a_mask, heads, places, pairs_of_steps, windows, gate_over_time, dense),
-            *(covariance, sum_of_steps_so_far, shifted, token_added, every_few, repeated, normalised, lstm),
-            *(
-                thirds,
-                trimmed_by_share,
-                padded_to_a_multiple,
-                rows_merged,
-                turned_convolution,
-                trimmed,
-                rolled,
-                picked_by_largest,
-                products_of_steps,
-            ),
-            *(largest_beside, largest_kept, scan),
-        )
+        **_named(attention, attention_with_a_mask, heads, places, pairs_of_steps, windows, gate_over_time, dense),
+        "covariance": lambda c: c.node("MatMul", c.value, c.node("Tanh", c.node("MatMul", c.turned(), c.value))),
+        "sum_of_steps_so_far": lambda c: c.node("Tanh", c.node("CumSum", c.value, 1, reverse=c.between(0, 1))),
+        **_named(shifted, token_added),
+        "every_few": lambda chain: chain.slice([chain.between(0, 1)], [_FAR], 1, chain.between(2, 3)),
+        **_named(repeated, normalised, lstm, thirds, trimmed_by_share, padded_to_a_multiple, rows_merged),
+        **_named(turned_convolution),
+        "trimmed": lambda chain: chain.slice([chain.between(0, 2)], [-chain.between(1, 2)], 1),
+        **_named(rolled, picked_by_largest, products_of_steps, largest_beside, largest_kept, scan),
     },
 }
 """The links of each layout, by name."""
 
-ENDS: Final[dict[Layout, dict[str, Callable[[Chain], str]]]] = {
+ENDS: Final[dict[Layout, dict[str, Link]]] = {
     "channels": {
-        **{kind: _reduced(kind, 2) for kind in _COMMON},
-        "ReduceSum": _summed(2),
-        "first": _picked(0, 2),
-        "last": _picked(-1, 2),
-        **{end.__name__: end for end in (global_average, two_largest, largest_by_place, variance)},
+        **_common(2),
+        "global_average": lambda chain: chain.node("Flatten", chain.node("GlobalAveragePool", chain.value)),
+        **_named(two_largest, largest_by_place, variance),
     },
-    "steps": {
-        **{kind: _reduced(kind, 1) for kind in _COMMON},
-        "ReduceSum": _summed(1),
-        "first": _picked(0, 1),
-        "last": _picked(-1, 1),
-        **{end.__name__: end for end in (middle, softmax_over_all)},
-    },
+    "steps": {**_common(1), **_named(middle, softmax_over_all)},
 }
 """What pools the steps at the end of a chain, by name."""

@@ -46,25 +46,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A chain that was tried.
-
-    Attributes:
-        result: What came of it.
-        why: The reason, if it was refused or is bad.
-    """
+    """What came of a chain that was tried."""
 
     result: Result
-    why: str = ""
+    why: str = ""  # if it was refused or is bad
 
 
 def tried(recipe: Recipe, seed: int, answered: Callable[[], None] = lambda: None) -> Tried:
-    """Mends a chain and compares it with the original.
-
-    Args:
-        recipe: The chain.
-        seed: Seed of the sequences.
-        answered: Called when the original has answered; what ends the process afterwards is the mended graph.
-    """
+    """Mends a chain and compares it with the original; `answered` is called between both."""
     graph = recipe.build()
     alone = _answers_alone(graph, seed)
     answered()

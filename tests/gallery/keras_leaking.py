@@ -3,19 +3,17 @@
 import keras
 from keras import layers, ops
 
-from tests.gallery.keras_models import exhibit, sequential
+from tests.gallery.keras_models import exhibit, network, sequential
 
 
-@exhibit(24, operator="global_average_pooling1d", cause="add", features=6)
-def added_to_unmasked():
+@network(24, 3, operator="global_average_pooling1d", cause="add", features=6)
+def added_to_unmasked(inputs):
     """A shortcut around a recurrent layer: Add keeps a mask only where both sides have one."""
-    inputs = keras.Input(shape=(None, 6))
     shortcut = layers.Conv1D(12, 1, use_bias=False)(inputs)
     x = layers.Masking()(inputs)
     x = layers.GRU(12, return_sequences=True)(x)
     x = layers.Add()([shortcut, x])
-    x = layers.GlobalAveragePooling1D()(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.GlobalAveragePooling1D()(x)
 
 
 @exhibit(8, operator="attention_weights", cause=("flatten", "softmax"), features=5)
@@ -34,16 +32,14 @@ def attention_by_hand():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(summed))
 
 
-@exhibit(9, operator="attention", cause=("query_cnn", "conv1d", "mask"), vocabulary=60)
-def attention_layer_unmasked():
+@network(9, 2, operator="attention", cause=("query_cnn", "conv1d", "mask"), vocabulary=60)
+def attention_layer_unmasked(tokens):
     """A convolution makes query and value of each token, then dot-product attention between them."""
-    tokens = keras.Input(shape=(None,), dtype="int32")
     embedded = layers.Embedding(60, 16, mask_zero=True)(tokens)
     query = layers.Conv1D(16, 1, name="query_cnn")(embedded)
     value = layers.Conv1D(16, 1, name="value_cnn")(embedded)
     attended = layers.Attention()([query, value])
-    state = layers.GRU(12)(attended, mask=keras.ops.not_equal(tokens, 0))
-    return keras.Model(tokens, layers.Dense(2, activation="softmax")(state))
+    return layers.GRU(12)(attended, mask=keras.ops.not_equal(tokens, 0))
 
 
 @exhibit(7, operator="backward_gru", cause=("mask", "gru"), features=3)
@@ -65,11 +61,10 @@ class BatchScale(layers.Layer):
         return (x - ops.mean(x, axis=0)) / (ops.std(x, axis=0) + 1e-3)
 
 
-@exhibit(13, operator="batch_scale", cause="row", features=4, custom=True)
-def batch_statistics():
-    inputs = keras.Input(shape=(None, 4))
+@network(13, 3, operator="batch_scale", cause="row", features=4, custom=True)
+def batch_statistics(inputs):
     x = layers.LSTM(8)(layers.Masking()(inputs))
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(BatchScale()(x)))
+    return BatchScale()(x)
 
 
 @exhibit(5, operator=("masking", "lstm"), cause=("batch_normalization", "batchnorm", "masking"), features=6)
@@ -87,38 +82,28 @@ def batchnorm_before_masking():
     return model
 
 
-@exhibit(3, operator="global_max_pooling1d", cause="pooling", features=5)
+@network(3, 3, operator="global_max_pooling1d", cause="pooling", features=5)
 def bilstm_max_pool():
-    return sequential(
-        5,
-        layers.Masking(),
-        layers.Bidirectional(layers.LSTM(12, return_sequences=True)),
-        layers.GlobalMaxPooling1D(),
-        layers.Dense(3, activation="softmax"),
-    )
+    return [layers.Masking(), layers.Bidirectional(layers.LSTM(12, return_sequences=True)), layers.GlobalMaxPooling1D()]
 
 
-@exhibit(23, operator=("wider", "gru"), cause=("around", "concatenate"), features=4)
-def concatenated_with_conv():
+@network(23, 3, operator=("wider", "gru"), cause=("around", "concatenate"), features=4)
+def concatenated_with_conv(inputs):
     """What a step is, and what its surroundings are. A mask beside none becomes one that is true everywhere."""
-    inputs = keras.Input(shape=(None, 4))
     x = layers.Masking()(inputs)
     around = layers.Conv1D(8, 5, padding="same", activation="relu", bias_initializer="ones", name="around")(x)
     wider = layers.Conv1D(8, 5, padding="same", activation="relu", name="wider")(around)
     x = layers.Concatenate()([x, wider])
-    x = layers.GRU(12)(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.GRU(12)(x)
 
 
-@exhibit(1, operator="global_average_pooling1d", cause="conv1d", features=4)
+@network(1, 3, operator="global_average_pooling1d", cause="conv1d", features=4)
 def conv_forgets_mask():
-    return sequential(
-        4,
+    return [
         layers.Masking(mask_value=0.0),
         layers.Conv1D(16, 3, padding="same", activation="relu"),
         layers.GlobalAveragePooling1D(),
-        layers.Dense(3, activation="softmax"),
-    )
+    ]
 
 
 @exhibit(2, operator="conv_b", cause="conv", features=6)
@@ -135,25 +120,19 @@ def conv_stack_max():
     return model
 
 
-@exhibit(22, operator=("cropping1d", "simple_rnn"), cause=("cropping1d", "mask"), features=3, shortest=2)
+@network(22, 2, operator=("cropping1d", "simple_rnn"), cause=("cropping1d", "mask"), features=3, shortest=2)
 def cropped_behind():
     """The last reading is unreliable: leave it out."""
-    return sequential(
-        3, layers.Masking(), layers.Cropping1D((0, 1)), layers.SimpleRNN(12), layers.Dense(2, activation="softmax")
-    )
+    return [layers.Masking(), layers.Cropping1D((0, 1)), layers.SimpleRNN(12)]
 
 
-@exhibit(20, operator="global_average_pooling1d", cause=("einsum_dense", "einsumdense"), vocabulary=30)
+@network(20, 2, operator="global_average_pooling1d", cause=("einsum_dense", "einsumdense"), vocabulary=30)
 def einsum_dense_loses_mask():
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None,), dtype="int32"),
-            layers.Embedding(30, 8, mask_zero=True),
-            layers.EinsumDense("btf,fh->bth", output_shape=(None, 12), bias_axes="h", activation="relu"),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(2, activation="softmax"),
-        ]
-    )
+    return [
+        layers.Embedding(30, 8, mask_zero=True),
+        layers.EinsumDense("btf,fh->bth", output_shape=(None, 12), bias_axes="h", activation="relu"),
+        layers.GlobalAveragePooling1D(),
+    ]
 
 
 @exhibit(26, operator="max", cause="max", vocabulary=45)
@@ -178,37 +157,31 @@ def group_norm():
     )
 
 
-@exhibit(14, operator=("get_item", "getitem"), cause=("last", "index", "reverse", "slice", "step"), features=6)
-def last_step_of_bilstm():
-    inputs = keras.Input(shape=(None, 6))
+@network(14, 4, operator=("get_item", "getitem"), cause=("last", "index", "reverse", "slice", "step"), features=6)
+def last_step_of_bilstm(inputs):
     x = layers.Masking(mask_value=0.0)(inputs)
     x = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(x)
-    last = x[:, -1, :]
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(last))
+    return x[:, -1, :]
 
 
-@exhibit(10, operator="multi_head_attention", cause=("conv1d", "mask"), features=6)
-def mha_after_conv():
-    inputs = keras.Input(shape=(None, 6))
+@network(10, 3, operator="multi_head_attention", cause=("conv1d", "mask"), features=6)
+def mha_after_conv(inputs):
     x = layers.Masking()(inputs)
     mask = keras.ops.any(keras.ops.not_equal(inputs, 0.0), axis=-1)
     x = layers.Conv1D(16, 1)(x)
     attended = layers.MultiHeadAttention(num_heads=2, key_dim=8)(x, x)
     x = layers.LayerNormalization()(layers.Add()([x, attended]))
-    x = layers.GlobalAveragePooling1D()(x, mask=mask)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.GlobalAveragePooling1D()(x, mask=mask)
 
 
-@exhibit(12, operator="bidirectional", cause=("permute", "mask"), features=5)
-def permute_loses_mask():
+@network(12, 4, operator="bidirectional", cause=("permute", "mask"), features=5)
+def permute_loses_mask(inputs):
     """Dropout of whole features: turned around for it, and back."""
-    inputs = keras.Input(shape=(None, 5))
     x = layers.Masking()(inputs)
     x = layers.Permute((2, 1))(x)
     x = layers.Dropout(0.2, noise_shape=(None, 5, 1))(x)
     x = layers.Permute((2, 1))(x)
-    x = layers.Bidirectional(layers.GRU(8))(x)
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+    return layers.Bidirectional(layers.GRU(8))(x)
 
 
 @exhibit(4, operator=("average_pooling1d", "lstm"), cause=("average_pooling1d", "pool"), features=4)
@@ -240,44 +213,31 @@ class Recency(layers.Layer):
         return {**super().get_config(), "scale": self.scale}
 
 
-@exhibit(13, operator="recency", cause=("flip", "width", "end"), features=4, custom=True)
+@network(13, 3, operator="recency", cause=("flip", "width", "end"), features=4, custom=True)
 def positions_from_the_end():
-    return sequential(4, layers.Masking(), Recency(), layers.LSTM(12), layers.Dense(3, activation="softmax"))
+    return [layers.Masking(), Recency(), layers.LSTM(12)]
 
 
-@exhibit(6, operator="fast", cause=("mask", "reverse"), features=7)
-def raw_branch_bidirectional():
+@network(6, 3, operator="fast", cause=("mask", "reverse"), features=7)
+def raw_branch_bidirectional(inputs):
     """Two views of the same series; the mask is in one of them."""
-    inputs = keras.Input(shape=(None, 7))
     masked = layers.Masking()(inputs)
     slow = layers.LSTM(10)(masked)
     fast = layers.Bidirectional(layers.GRU(6), name="fast")(inputs)
-    merged = layers.concatenate([slow, fast])
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(merged))
+    return layers.concatenate([slow, fast])
 
 
-@exhibit(11, operator="lstm", cause="reshape", vocabulary=50)
+@network(11, 3, operator="lstm", cause="reshape", vocabulary=50)
 def reshape_loses_mask():
-    model = keras.Sequential(
-        [
-            keras.Input(shape=(None,), dtype="int32"),
-            layers.Embedding(50, 12, mask_zero=True),
-            layers.Reshape((-1, 12)),
-            layers.LSTM(16),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    return model
+    return [layers.Embedding(50, 12, mask_zero=True), layers.Reshape((-1, 12)), layers.LSTM(16)]
 
 
-@exhibit(19, operator="second", cause="rms_normalization", features=5)
-def rms_norm_between():
-    inputs = keras.Input(shape=(None, 5))
+@network(19, 3, operator="second", cause="rms_normalization", features=5)
+def rms_norm_between(inputs):
     x = layers.Masking()(inputs)
     x = layers.LSTM(12, return_sequences=True)(x)
     x = layers.RMSNormalization()(x)
-    x = layers.LSTM(12, go_backwards=True, name="second")(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.LSTM(12, go_backwards=True, name="second")(x)
 
 
 def encoder(x, number, heads=2, size=16, dropout=0.1):
@@ -288,26 +248,22 @@ def encoder(x, number, heads=2, size=16, dropout=0.1):
     return layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, hidden]))
 
 
-@exhibit(28, operator="mha_1", cause="mask", vocabulary=80)
-def second_encoder_block():
+@network(28, 3, operator="mha_1", cause="mask", vocabulary=80)
+def second_encoder_block(tokens):
     """MultiHeadAttention takes the mask off its input, so the Add around it has one mask of two and passes on none."""
-    tokens = keras.Input(shape=(None,), dtype="int32")
     x = layers.Embedding(80, 16, mask_zero=True)(tokens)
     for number in range(2):
         x = encoder(x, number)
-    x = layers.GlobalAveragePooling1D()(x)
-    return keras.Model(tokens, layers.Dense(3, activation="softmax")(x))
+    return layers.GlobalAveragePooling1D()(x)
 
 
-@exhibit(25, operator="weights", cause=("softmax", "score"), features=5)
-def softmax_over_steps():
-    inputs = keras.Input(shape=(None, 5))
+@network(25, 3, operator="weights", cause=("softmax", "score"), features=5)
+def softmax_over_steps(inputs):
     h = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(layers.Masking()(inputs))
     scores = layers.Conv1D(1, 1, name="score")(h)
     weights = layers.Softmax(axis=1, name="weights")(scores)
     context = layers.Dot(axes=1)([weights, h])
-    context = layers.Flatten()(context)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(context))
+    return layers.Flatten()(context)
 
 
 def squeeze_excite_block(x, ratio=4):
@@ -319,10 +275,9 @@ def squeeze_excite_block(x, ratio=4):
     return layers.multiply([x, se])
 
 
-@exhibit(15, operator=("conv1d", "global_average_pooling1d"), cause=("pooling", "mean", "conv"), features=5)
-def squeeze_excite():
+@network(15, 4, operator=("conv1d", "global_average_pooling1d"), cause=("pooling", "mean", "conv"), features=5)
+def squeeze_excite(inputs):
     """MLSTM-FCN: one branch convolutions with squeeze and excite, the other a masked LSTM."""
-    inputs = keras.Input(shape=(None, 5))
     x = layers.LSTM(8)(layers.Masking()(inputs))
     y = layers.Conv1D(16, 8, padding="same", kernel_initializer="he_uniform")(inputs)
     y = layers.BatchNormalization()(y)
@@ -330,8 +285,7 @@ def squeeze_excite():
     y = squeeze_excite_block(y)
     y = layers.Conv1D(16, 3, padding="same", kernel_initializer="he_uniform")(y)
     y = layers.GlobalAveragePooling1D(name="gap")(y)
-    merged = layers.concatenate([x, y])
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(merged))
+    return layers.concatenate([x, y])
 
 
 @keras.saving.register_keras_serializable(package="reviews")
@@ -380,40 +334,29 @@ class TokenAndPositionEmbedding(layers.Layer):
         return {**super().get_config(), **sizes}
 
 
-@exhibit(27, operator="self_attention", cause=("mask", "add"), vocabulary=70, longest=200, custom=True)
-def transformer_without_mask():
+@network(27, 2, operator="self_attention", cause=("mask", "add"), vocabulary=70, longest=200, custom=True)
+def transformer_without_mask(inputs):
     """Text classification with a transformer; the sum of two embeddings has no mask any more."""
-    inputs = keras.Input(shape=(None,), dtype="int32")
     x = TokenAndPositionEmbedding(200, 70, 16)(inputs)
     attended = layers.MultiHeadAttention(num_heads=2, key_dim=8, name="self_attention")(x, x)
     x = layers.LayerNormalization(epsilon=1e-6)(x + attended)
     feed_forward = keras.Sequential([layers.Dense(16, activation="relu"), layers.Dense(16)])
     x = layers.LayerNormalization(epsilon=1e-6)(x + feed_forward(x))
     x = layers.GlobalAveragePooling1D()(x)
-    x = layers.Dense(20, activation="relu")(x)
-    return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+    return layers.Dense(20, activation="relu")(x)
 
 
-@exhibit(21, operator="unit_normalization", cause="norm", features=4)
+@network(21, 3, operator="unit_normalization", cause="norm", features=4)
 def unit_norm_over_time():
     """Each feature scaled to length one over the series."""
-    return sequential(
-        4,
+    return [
         layers.Masking(),
         layers.Dense(8, activation="relu", bias_initializer="ones"),
         layers.UnitNormalization(axis=1),
         layers.LSTM(8),
-        layers.Dense(3, activation="softmax"),
-    )
+    ]
 
 
-@exhibit(17, operator=("up_sampling1d", "fine"), cause=("up_sampling1d", "upsampling1d", "mask"), features=4)
+@network(17, 2, operator=("up_sampling1d", "fine"), cause=("up_sampling1d", "upsampling1d", "mask"), features=4)
 def upsampled():
-    model = keras.Sequential()
-    model.add(keras.Input(shape=(None, 4)))
-    model.add(layers.Masking())
-    model.add(layers.GRU(8, return_sequences=True))
-    model.add(layers.UpSampling1D(2))
-    model.add(layers.GRU(8, name="fine"))
-    model.add(layers.Dense(2, activation="softmax"))
-    return model
+    return [layers.Masking(), layers.GRU(8, return_sequences=True), layers.UpSampling1D(2), layers.GRU(8, name="fine")]

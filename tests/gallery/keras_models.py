@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,23 @@ def exhibit(seed: int | None, **said: Any) -> Callable[[Callable[..., Any]], Cal
         return factory
 
     return seeded
+
+
+def network(seed: int, classes: int, **said: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same for a function of the input, or one that lists layers: a softmax over so many classes is behind them."""
+
+    def factory_of(body: Callable[..., Any]) -> Callable[..., Any]:
+        def make() -> Any:
+            tokens = "vocabulary" in said
+            inputs = keras.Input((None,) if tokens else (None, said["features"]), dtype="int32" if tokens else None)
+            is_graph = bool(inspect.signature(body).parameters)
+            inside = body(inputs) if is_graph else body()
+            head = keras.layers.Dense(classes, activation="softmax")
+            return keras.Model(inputs, head(inside)) if is_graph else keras.Sequential([inputs, *inside, head])
+
+        return exhibit(seed, **said)(make)
+
+    return factory_of
 
 
 def sequential(features: int, *layers: Any) -> Any:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.gallery.keras_models import exhibit, sequential
+from tests.gallery.keras_models import exhibit, network, sequential
 
 
 class Swish(layers.Layer):
@@ -19,9 +19,9 @@ class Swish(layers.Layer):
         return x * ops.sigmoid(x)
 
 
-@exhibit(3, reason="swish", features=4, custom=True)
+@network(3, 3, reason="swish", features=4, custom=True)
 def class_not_at_hand():
-    return sequential(4, layers.Masking(), layers.LSTM(8), Swish(), layers.Dense(3, activation="softmax"))
+    return [layers.Masking(), layers.LSTM(8), Swish()]
 
 
 @exhibit(8, reason=("radar", "convlstm", "axes", "dimension"), features=8)
@@ -44,9 +44,9 @@ class MCDropout(layers.Dropout):
         return super().call(inputs, training=True)
 
 
-@exhibit(10, reason=("twice", "same answer", "random"), features=4, custom=True)
+@network(10, 3, reason=("twice", "same answer", "random"), features=4, custom=True)
 def dropout_always_on():
-    return sequential(4, layers.Masking(), layers.LSTM(8), MCDropout(0.5), layers.Dense(3, activation="softmax"))
+    return [layers.Masking(), layers.LSTM(8), MCDropout(0.5)]
 
 
 @exhibit(4, reason=("width", "length", "20"), features=4, longest=20)
@@ -113,15 +113,13 @@ def save_keras_two(path: Path) -> None:
         weights.create_group("dense").attrs["weight_names"] = np.array([], dtype="S1")
 
 
-@exhibit(1, reason="lambda", features=4)
+@network(1, 3, reason="lambda", features=4)
 def lambda_layer():
-    return sequential(
-        4,
+    return [
         layers.Masking(),
         layers.LSTM(8, return_sequences=True),
         layers.Lambda(lambda x: keras.ops.mean(x, axis=1), name="average"),
-        layers.Dense(3, activation="softmax"),
-    )
+    ]
 
 
 @exhibit(6, reason="float16", features=4)

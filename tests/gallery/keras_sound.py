@@ -3,35 +3,31 @@
 import keras
 from keras import layers, ops
 
-from tests.gallery.keras_models import exhibit, sequential
+from tests.gallery.keras_models import exhibit, network, sequential
 
 
-@exhibit(13, features=5)
-def attention_layer():
-    inputs = keras.Input(shape=(None, 5))
+@network(13, 4, features=5)
+def attention_layer(inputs):
     x = layers.Masking()(inputs)
     h = layers.LSTM(12, return_sequences=True)(x)
     context = layers.Attention(use_scale=True)([h, h])
     x = layers.Concatenate()([h, context])
-    x = layers.GlobalAveragePooling1D()(x)
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+    return layers.GlobalAveragePooling1D()(x)
 
 
-@exhibit(8, features=5)
+@network(8, 4, features=5)
 def backwards_with_mask():
-    return sequential(5, layers.Masking(), layers.LSTM(12, go_backwards=True), layers.Dense(4, activation="softmax"))
+    return [layers.Masking(), layers.LSTM(12, go_backwards=True)]
 
 
-@exhibit(4, features=5)
+@network(4, 3, features=5)
 def bidirectional_sum():
-    return sequential(
-        5,
+    return [
         layers.Masking(),
         layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="sum"),
         layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="mul"),
         layers.Bidirectional(layers.LSTM(8), merge_mode="ave"),
-        layers.Dense(3, activation="softmax"),
-    )
+    ]
 
 
 @keras.saving.register_keras_serializable(package="attention")
@@ -62,45 +58,38 @@ class AttentionPooling(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-@exhibit(3, features=6, custom=True)
-def bilstm_attention_masked():
-    inputs = keras.Input(shape=(None, 6))
+@network(3, 4, features=6, custom=True)
+def bilstm_attention_masked(inputs):
     x = layers.Masking()(inputs)
     x = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(x)
-    x = AttentionPooling()(x)
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+    return AttentionPooling()(x)
 
 
-@exhibit(26, features=6)
-def causal_attention_last():
-    inputs = keras.Input(shape=(None, 6))
+@network(26, 3, features=6)
+def causal_attention_last(inputs):
     x = layers.Masking()(inputs)
     x = layers.Dense(16)(x)
     y = layers.MultiHeadAttention(4, 4)(x, x, use_causal_mask=True)
     x = layers.UnitNormalization()(layers.add([x, y]))
-    x = layers.LSTM(8)(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.LSTM(8)(x)
 
 
-@exhibit(20, features=3, per_step=True)
-def causal_tagger():
+@network(20, 4, features=3, per_step=True)
+def causal_tagger(inputs):
     """A small WaveNet: no step reads a later one."""
-    inputs = keras.Input(shape=(None, 3))
     x = layers.Masking()(inputs)
     for rate in (1, 2, 4):
         x = layers.Conv1D(12, 2, padding="causal", dilation_rate=rate, activation="relu")(x)
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+    return x
 
 
-@exhibit(21, features=6)
-def conv_then_given_mask():
-    inputs = keras.Input(shape=(None, 6))
+@network(21, 3, features=6)
+def conv_then_given_mask(inputs):
     mask = ops.any(ops.not_equal(inputs, 0.0), axis=-1)
     x = layers.Masking()(inputs)
     x = layers.Conv1D(16, 5, padding="same", activation="relu")(x)
     x = layers.GRU(12, return_sequences=True)(x, mask=mask)
-    x = layers.GlobalAveragePooling1D()(x, mask=mask)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.GlobalAveragePooling1D()(x, mask=mask)
 
 
 @exhibit(2, vocabulary=60)
@@ -143,16 +132,14 @@ def gru_reset_before():
     )
 
 
-@exhibit(14, features=6)
-def last_state_asks():
+@network(14, 3, features=6)
+def last_state_asks(inputs):
     """Luong's attention: the last state asks all steps."""
-    inputs = keras.Input(shape=(None, 6))
     states, last = layers.GRU(12, return_sequences=True, return_state=True)(layers.Masking()(inputs))
     query = layers.Reshape((1, 12))(last)
     context = layers.AdditiveAttention()([query, states])
     context = layers.Flatten()(context)
-    x = layers.Dense(12, activation="tanh")(layers.concatenate([context, last]))
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.Dense(12, activation="tanh")(layers.concatenate([context, last]))
 
 
 @exhibit(30, features=12)
@@ -167,38 +154,29 @@ def length_in_the_shape():
     return model
 
 
-@exhibit(11, features=4)
-def lstm_last_step():
+@network(11, 3, features=4)
+def lstm_last_step(inputs):
     """Masked steps repeat the last valid output, so the last step is right."""
-    inputs = keras.Input(shape=(None, 4))
     x = layers.Masking()(inputs)
     x = layers.GRU(16, return_sequences=True)(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x[:, -1]))
+    return x[:, -1]
 
 
-@exhibit(10, features=5)
+@network(10, 3, features=5)
 def lstm_max_pool():
     """Masked steps repeat the last valid output, so the largest one is right."""
-    return sequential(
-        5,
-        layers.Masking(),
-        layers.LSTM(16, return_sequences=True),
-        layers.GlobalMaxPooling1D(),
-        layers.Dense(3, activation="softmax"),
-    )
+    return [layers.Masking(), layers.LSTM(16, return_sequences=True), layers.GlobalMaxPooling1D()]
 
 
-@exhibit(7, features=4)
+@network(7, 3, features=4)
 def lstm_of_odd_gates():
-    return sequential(
-        4,
+    return [
         layers.Masking(),
         layers.LSTM(
             10, activation="softsign", recurrent_activation="hard_sigmoid", use_bias=False, return_sequences=True
         ),
         layers.LSTM(10, activation="relu", unit_forget_bias=False, bias_initializer="glorot_uniform"),
-        layers.Dense(3, activation="softmax"),
-    )
+    ]
 
 
 @exhibit(9, features=6)
@@ -222,25 +200,17 @@ def masked_average():
     return model
 
 
-@exhibit(1, features=12)
+@network(1, 9, features=12)
 def masking_lstm_lstm_dense():
-    model = keras.Sequential()
-    model.add(keras.Input(shape=(None, 12)))
-    model.add(layers.Masking(mask_value=0.0))
-    model.add(layers.LSTM(128, return_sequences=True))
-    model.add(layers.LSTM(128))
-    model.add(layers.Dense(9, activation="softmax"))
-    return model
+    return [layers.Masking(mask_value=0.0), layers.LSTM(128, return_sequences=True), layers.LSTM(128)]
 
 
-@exhibit(18, features=5)
-def mean_and_max():
-    inputs = keras.Input(shape=(None, 5))
+@network(18, 3, features=5)
+def mean_and_max(inputs):
     h = layers.LSTM(10, return_sequences=True)(layers.Masking()(inputs))
     pooled = layers.concatenate([layers.GlobalAveragePooling1D()(h), layers.GlobalMaxPooling1D()(h)])
     x = layers.Dense(12)(pooled)
-    x = layers.PReLU()(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.PReLU()(x)
 
 
 @exhibit(24, features=5)
@@ -302,45 +272,39 @@ def positions_with_mask():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
-@exhibit(23, features=4)
+@network(23, 3, features=4)
 def repeat_and_decode():
-    model = keras.Sequential()
-    model.add(keras.Input(shape=(None, 4)))
-    model.add(layers.Masking())
-    model.add(layers.LSTM(12))
-    model.add(layers.RepeatVector(6))
-    model.add(layers.LSTM(12, return_sequences=True))
-    model.add(layers.Flatten())
-    model.add(layers.Dense(3, activation="softmax"))
-    return model
+    return [
+        layers.Masking(),
+        layers.LSTM(12),
+        layers.RepeatVector(6),
+        layers.LSTM(12, return_sequences=True),
+        layers.Flatten(),
+    ]
 
 
-@exhibit(17, features=8)
-def residual_lstms():
-    inputs = keras.Input(shape=(None, 8))
+@network(17, 4, features=8)
+def residual_lstms(inputs):
     x = layers.Masking()(inputs)
     for _ in range(3):
         y = layers.LSTM(8, return_sequences=True)(x)
         x = layers.LayerNormalization()(layers.Add()([x, y]))
-    x = layers.GRU(8)(x)
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+    return layers.GRU(8)(x)
 
 
-@exhibit(19, features=4, mask_value=-99.0)
+@network(19, 3, features=4, mask_value=-99.0)
 def sentinel_mask():
-    return sequential(4, layers.Masking(mask_value=-99.0), layers.LSTM(16), layers.Dense(3, activation="softmax"))
+    return [layers.Masking(mask_value=-99.0), layers.LSTM(16)]
 
 
-@exhibit(22, features=6)
-def separable_conv_given_mask():
+@network(22, 3, features=6)
+def separable_conv_given_mask(inputs):
     """The mask is taken from the Masking layer and given to whatever comes behind the convolution."""
-    inputs = keras.Input(shape=(None, 6))
     masking = layers.Masking()
     x = masking(inputs)
     mask = masking.compute_mask(inputs)
     x = layers.SeparableConv1D(12, 3, padding="same", activation="relu")(x)
-    x = layers.LSTM(12)(x, mask=mask)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.LSTM(12)(x, mask=mask)
 
 
 @exhibit(6, features=3)
@@ -357,13 +321,11 @@ def simple_rnn_stack():
     )
 
 
-@exhibit(16, features=4)
-def stacked_cells():
-    inputs = keras.Input(shape=(None, 4))
+@network(16, 3, features=4)
+def stacked_cells(inputs):
     x = layers.Masking()(inputs)
     x = layers.RNN([layers.LSTMCell(8), layers.GRUCell(10)], return_sequences=True)(x)
-    x = layers.RNN(layers.SimpleRNNCell(6))(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    return layers.RNN(layers.SimpleRNNCell(6))(x)
 
 
 @exhibit(15, vocabulary=50, per_step=True)
@@ -402,29 +364,25 @@ def subclass_passes_mask():
     return model
 
 
-@exhibit(27, features=16)
+@network(27, 3, features=16)
 def time_distributed_conv():
     """A small spectrum at each step, read by a convolution along the frequencies."""
-    return sequential(
-        16,
+    return [
         layers.Masking(),
         layers.TimeDistributed(layers.Reshape((16, 1))),
         layers.TimeDistributed(layers.Conv1D(4, 3, strides=2, activation="relu")),
         layers.TimeDistributed(layers.MaxPooling1D(2)),
         layers.TimeDistributed(layers.Flatten()),
         layers.LSTM(12),
-        layers.Dense(3, activation="softmax"),
-    )
+    ]
 
 
-@exhibit(12, vocabulary=80)
-def transformer_encoder():
-    tokens = keras.Input(shape=(None,), dtype="int32")
+@network(12, 3, vocabulary=80)
+def transformer_encoder(tokens):
     x = layers.Embedding(80, 16, mask_zero=True)(tokens)
     attended = layers.MultiHeadAttention(num_heads=2, key_dim=8, dropout=0.1)(x, x)
     x = layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, attended]))
     hidden = layers.Dense(32, activation="gelu")(x)
     hidden = layers.Dropout(0.1)(layers.Dense(16)(hidden))
     x = layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, hidden]))
-    x = layers.GlobalAveragePooling1D()(x)
-    return keras.Model(tokens, layers.Dense(3, activation="softmax")(x))
+    return layers.GlobalAveragePooling1D()(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,20 @@ def ragged(exhibit: KerasExhibit, count: int, *, longest: int = 64, seed: int = 
     lengths = np.random.default_rng(seed).integers(exhibit.shortest, longest + 1, size=count)
     lengths[:2] = exhibit.shortest, longest
     return sequences(exhibit, tuple(int(length) for length in lengths), seed)
+
+
+def worst_difference(
+    exhibit: KerasExhibit, rows: list[Array], expected: list[Array], run: Callable[[list[Array], int], Array]
+) -> float:
+    """The largest one between the right answers and those to batches of 16; `run` also gets the place of the first."""
+    worst = 0.0
+    for start in range(0, len(rows), 16):
+        members = rows[start : start + 16]
+        for answer, right, steps in zip(run(members, start), expected[start : start + 16], members, strict=True):
+            own = answer[: len(steps)] if exhibit.per_step else answer
+            assert own.shape == right.shape
+            worst = max(worst, float(np.abs(own - right).max()))
+    return worst
 
 
 def mask_differences(exhibit: KerasExhibit, model: Model) -> dict[str, float]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Array, Weights, graph, integers, model, scalar
+from tests.gallery import onnx_models
+from tests.gallery.onnx_models import Array, Weights, graph, integers, scalar
 from tests.support.keras_loops import KerasLoop
 
 LARGEST = np.iinfo(np.int64).max
+
+
+def model(*parts: Any, producer: str = "pytorch", opset: int = 17) -> ModelProto:
+    return onnx_models.model(*parts, producer=producer, opset=opset)
+
+
+def raised(weights: dict[str, Array], names: str) -> dict[str, Array]:
+    """The weights with 1 added to these: scales."""
+    return weights | {name: weights[name] + 1 for name in names.split()}
 
 
 @graph(80, features=6, values="input")
@@ -35,7 +46,6 @@ def bilstm_last(w: Weights) -> ModelProto:
         w.recurrent(4, 6, 8, directions=2)
         | w.named("fc.weight 3x16, fc.bias 3")
         | {"hidden": integers(8), "minus_one": scalar(-1, np.int64)},
-        producer="pytorch",
         opset=11,
     )
 
@@ -55,11 +65,8 @@ def gru_final_state(w: Weights) -> ModelProto:
         ["@dense/BiasAdd"] dense = Add ("@dense/MatMul:0", "@dense/bias:0")
         """.replace("@", prefix),
         w.recurrent(3, 5, 10)
-        | {
-            "const_axis0": integers(0),
-            f"{prefix}dense/kernel:0": w.normal(10, 4),
-            f"{prefix}dense/bias:0": w.normal(4),
-        },
+        | w.named(f"{prefix}dense/kernel:0 10x4, {prefix}dense/bias:0 4")
+        | {"const_axis0": integers(0)},
         producer="tf2onnx",
         opset=13,
     )
@@ -95,15 +102,8 @@ def conv1d_as_2d(w: Weights) -> ModelProto:
 @graph(83, features=3, channels_said=True, values="x")
 def conv_bn_global_average(w: Weights) -> ModelProto:
     """An FCN as torch's old exporter writes it, `[rows, features, width]`."""
-
-    def norm(name: str, channels: int) -> dict[str, Array]:
-        return {
-            f"{name}.weight": w.normal(channels) + 1,
-            f"{name}.bias": w.normal(channels),
-            f"{name}.running_mean": w.normal(channels),
-            f"{name}.running_var": np.abs(w.normal(channels)) + np.float32(0.5),
-        }
-
+    norms = w.named(", ".join(f"bn{n}.{part} 8" for n in (1, 2) for part in ("weight", "bias", "running_mean")))
+    spreads = {f"bn{number}.running_var": np.abs(w.normal(8)) + np.float32(0.5) for number in (1, 2)}
     return model(
         "torch_jit (float[batch,3,time] x) => (float[batch,4] logits)",
         """
@@ -122,9 +122,8 @@ def conv_bn_global_average(w: Weights) -> ModelProto:
         [Gemm_8] logits = Gemm <transB = 1> (f, "fc.weight", "fc.bias")
         """,
         w.named("conv1.weight 8x3x7, conv1.bias 8, conv2.weight 8x4x3, fc.weight 4x8*1, fc.bias 4")
-        | norm("bn1", 8)
-        | norm("bn2", 8),
-        producer="pytorch",
+        | raised(norms, "bn1.weight bn2.weight")
+        | spreads,
         opset=11,
     )
 
@@ -145,7 +144,6 @@ def max_pools(w: Weights) -> ModelProto:
         ["/fc/Gemm"] y = Gemm <transB = 1> (s, V, C)
         """,
         w.named("k1 8x5x3, b1 8, k2 8x8x3, b2 8, V 3x8, C 3"),
-        producer="pytorch",
         opset=13,
     )
 
@@ -164,7 +162,6 @@ def average_pools(w: Weights) -> ModelProto:
         [MatMul_5] y = MatMul (s, V)
         """,
         w.named("k1 8x4x5, b1 8, V 8x2"),
-        producer="pytorch",
         opset=11,
     )
 
@@ -184,14 +181,7 @@ def instance_norm(w: Weights) -> ModelProto:
         [pool] p = ReduceMax <axes = [2], keepdims = 0> (m)
         [out] y = MatMul (p, classifier)
         """,
-        {
-            "kernel": w.normal(4, 8),
-            "scale": w.normal(8) + 1,
-            "shift": w.normal(8),
-            "k": w.normal(8, 8, 3),
-            "classifier": w.normal(8, 3),
-        },
-        producer="pytorch",
+        raised(w.named("kernel 4x8, scale 8, shift 8, k 8x8x3, classifier 8x3"), "scale"),
     )
 
 
@@ -213,18 +203,8 @@ def group_norm(w: Weights) -> ModelProto:
         ["/ReduceMean"] p = ReduceMean <axes = [-1], keepdims = 0> (z)
         ["/fc/Gemm"] y = Gemm <transB = 1> (p, V, C)
         """,
-        {
-            "k": w.normal(12, 5, 3),
-            "b": w.normal(12),
-            "groups": integers(0, 3, -1),
-            "ones": np.ones(3, dtype=np.float32),
-            "zeros": np.zeros(3, dtype=np.float32),
-            "gain": w.normal(12, 1) + 1,
-            "shift": w.normal(12, 1),
-            "V": w.normal(4, 12),
-            "C": w.normal(4),
-        },
-        producer="pytorch",
+        raised(w.named("k 12x5x3, b 12, gain 12x1, shift 12x1, V 4x12, C 4, ones 3*0, zeros 3*0"), "gain ones")
+        | {"groups": integers(0, 3, -1)},
     )
 
 
@@ -264,25 +244,9 @@ def encoder_block(w: Weights) -> ModelProto:
         [node_mean] mean = ReduceMean <keepdims = 0, noop_with_empty_axes = 0> (out, axis1)
         [node_linear_6] logits = Gemm <transB = 1> (mean, V, C)
         """,
-        {
-            "inp": w.normal(6, 12),
-            "inp_bias": w.normal(12),
-            "gain": w.normal(12) + 1,
-            "shift": w.normal(12),
-            "wq": w.normal(12, 12),
-            "wk": w.normal(12, 12),
-            "wv": w.normal(12, 12),
-            "heads": integers(3),
-            "size": integers(4),
-            "dim": integers(12),
-            "scale": scalar(0.5),
-            "w1": w.normal(12, 24),
-            "w2": w.normal(24, 12),
-            "axis1": integers(1),
-            "V": w.normal(4, 12),
-            "C": w.normal(4),
-        },
-        producer="pytorch",
+        raised(w.named("inp 6x12, inp_bias 12, gain 12, shift 12, wq 12x12, wk 12x12, wv 12x12"), "gain")
+        | w.named("w1 12x24, w2 24x12, V 4x12, C 4")
+        | {"heads": integers(3), "size": integers(4), "dim": integers(12), "scale": scalar(0.5)},
         opset=20,
     )
 
@@ -378,7 +342,6 @@ def deviation(w: Weights) -> ModelProto:
         [Gemm_14] y = Gemm <transB = 1> (std, V, C)
         """,
         w.named("kernel 5x8, V 3x8, C 3") | {"dims": integers(1), "one": scalar(1.0)},
-        producer="pytorch",
         opset=11,
     )
 
@@ -465,7 +428,6 @@ def step_tagger(w: Weights) -> ModelProto:
         [node_linear] linear = Add (val_6, C)
         """,
         w.recurrent(4, 4, 6, directions=2) | w.named("V 12x3, C 3"),
-        producer="pytorch",
         opset=20,
     )
 
@@ -512,7 +474,6 @@ def squeeze_excite(w: Weights) -> ModelProto:
         """,
         w.named("k 8x4x5, b 8, down 2x8x1*1, down_bias 2, up 8x2x1*1, up_bias 8, k2 8x8x3, b2 8, V 3x8, C 3")
         | {"pads": integers(0, 0, 2, 0, 0, 2)},
-        producer="pytorch",
         opset=13,
     )
 
@@ -530,7 +491,6 @@ def top_three(w: Weights) -> ModelProto:
         [MatMul_4] y = MatMul (f, V)
         """,
         w.named("kernel 4x6, V 18x3*1") | {"three": integers(3)},
-        producer="pytorch",
         opset=11,
     )
 

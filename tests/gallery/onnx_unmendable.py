@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Weights, graph, integers, model, scalar
+from tests.gallery.onnx_blind import model, raised
+from tests.gallery.onnx_models import Weights, graph, integers, scalar
 
 
 @graph(110, reason=("rows", "training"), features=4, channels_said=True, values="x")
@@ -20,16 +20,7 @@ def batch_statistics(w: Weights) -> ModelProto:
         [pool] p = ReduceMean <axes = [2], keepdims = 0> (a)
         [dense] y = MatMul (p, V)
         """,
-        {
-            "k": w.normal(6, 4, 3),
-            "b": w.normal(6),
-            "gain": w.normal(6) + 1,
-            "shift": w.normal(6),
-            "mean": np.zeros(6, dtype=np.float32),
-            "var": np.ones(6, dtype=np.float32),
-            "V": w.normal(6, 3),
-        },
-        producer="pytorch",
+        raised(w.named("k 6x4x3, b 6, gain 6, shift 6, V 6x3, mean 6*0, var 6*0"), "gain var"),
         opset=15,
     )
 
@@ -81,7 +72,6 @@ def noise(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.named("V 4x2"),
-        producer="pytorch",
         opset=13,
     )
 
@@ -116,7 +106,6 @@ def resampled(w: Weights) -> ModelProto:
         [dense] y = MatMul (f, V)
         """,
         w.named("V 64x3") | {"sixteen": integers(16)},
-        producer="pytorch",
     )
 
 
@@ -140,5 +129,4 @@ def compressed(w: Weights) -> ModelProto:
         [added] logits = ScatterND <reduction = "add"> (z, c, h)
         """,
         w.named("V 4x2") | {"nought": scalar(0.0)},
-        producer="pytorch",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import pytest
 
@@ -26,9 +25,6 @@ OPSET = 20
 WIDEST = 128
 """Steps that a mended model must take: the longest sequence and what its company is padded with."""
 
-NOT_MENDED: dict[str, str] = {}
-"""Models that ought to be mended and are not: refused, or wrong."""
-
 SHORTEST_NOT_KNOWN = {
     "torch_blind/instance_norm_first": "the original raises for one step, which its graph does not",
     "torch_blind/std_pool": "the deviation of one step is NaN",
@@ -36,22 +32,6 @@ SHORTEST_NOT_KNOWN = {
     "onnx_blind/deviation": "the deviation of one step is NaN",
 }
 """Models of which a mend says that they take a shorter sequence than they do, and why."""
-
-
-def marked(exhibits: tuple[Exhibit, ...], *reasons: dict[str, str]) -> list[Any]:
-    """The exhibits as parameters; those with a reason are expected to fail, and have to."""
-    known = {name: reason for each in reasons for name, reason in each.items()}
-    unknown = set(known) - {str(exhibit) for exhibit in BLIND + UNMENDABLE}
-    if unknown:
-        raise ValueError(f"not in the catalogue: {unknown}")
-    return [
-        pytest.param(
-            exhibit,
-            id=str(exhibit),
-            marks=[pytest.mark.xfail(strict=True, reason=known[str(exhibit)])] if str(exhibit) in known else [],
-        )
-        for exhibit in exhibits
-    ]
 
 
 @functools.cache
@@ -76,27 +56,20 @@ def difference(exhibit: Exhibit, count: int) -> float:
 
 
 @pytest.mark.sampled(36)
-@pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
     assert difference(exhibit, 100) <= TOLERANCE
     result, _ = mended(exhibit)
     assert result.changes
     assert all(change.cause and change.before and change.after for change in result.changes)
-    assert str(exhibit) in SHORTEST_NOT_KNOWN or result.min_length == exhibit.shortest
+    # A mend says the shortest sequence that the original takes.
+    assert (result.min_length == exhibit.shortest) == (str(exhibit) not in SHORTEST_NOT_KNOWN)
 
 
 @pytest.mark.gallery
-@pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
 def test_a_mended_model_answers_a_thousand_sequences_as_the_original_alone(exhibit: Exhibit) -> None:
     assert difference(exhibit, 1000) <= TOLERANCE
-
-
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize(
-    "exhibit", marked(tuple(each for each in BLIND if str(each) in SHORTEST_NOT_KNOWN), SHORTEST_NOT_KNOWN)
-)
-def test_a_mend_says_the_shortest_sequence_that_the_original_takes(exhibit: Exhibit) -> None:
-    assert mended(exhibit)[0].min_length == exhibit.shortest
 
 
 @pytest.mark.sampled(5)

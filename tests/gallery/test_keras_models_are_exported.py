@@ -16,10 +16,8 @@ from lengthwise.runtime.session import Session
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.keras_index import KERAS_SOUND, KerasExhibit
-from tests.gallery.keras_trials import calm, keras_model, loaded, made, ragged, saved
-from tests.gallery.trials import TOLERANCE, alone
-
-ROWS = 16
+from tests.gallery.keras_trials import calm, keras_model, loaded, made, ragged, saved, worst_difference
+from tests.gallery.trials import TOLERANCE, Array, alone
 
 
 @functools.cache
@@ -37,18 +35,13 @@ def exported(exhibit: KerasExhibit) -> tuple[object, Session]:
 def difference(exhibit: KerasExhibit, count: int) -> float:
     """The largest one between Keras alone, and the graph among others."""
     model, session = exported(exhibit)
+    wanted = np.int64 if exhibit.vocabulary is not None else np.float32
+
+    def run(members: list[Array], start: int) -> Array:
+        return session.run(pad([steps.astype(wanted) for steps in members])).logits
+
     rows = ragged(exhibit, count)
-    expected = alone(keras_model(model), rows)
-    worst = 0.0
-    for start in range(0, count, ROWS):
-        members = rows[start : start + ROWS]
-        wanted = np.int64 if exhibit.vocabulary is not None else np.float32
-        logits = session.run(pad([steps.astype(wanted) for steps in members])).logits
-        for row, right, steps in zip(logits, expected[start : start + ROWS], members, strict=True):
-            answer = row[: len(steps)] if exhibit.per_step else row
-            assert answer.shape == right.shape
-            worst = max(worst, float(np.abs(answer - right).max()))
-    return worst
+    return worst_difference(exhibit, rows, alone(keras_model(model), rows), run)
 
 
 @pytest.mark.sampled(32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +17,11 @@ from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.company import mended_model
 from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KerasExhibit
-from tests.gallery.keras_trials import calm, keras_model, loaded, made, ragged, saved
+from tests.gallery.keras_trials import calm, keras_model, loaded, made, ragged, saved, worst_difference
 from tests.gallery.trials import TOLERANCE, Array, Model, alone, padded
 
 OPSET = 20
 WIDEST = 128
-ROWS = 16
 
 NOT_MENDED = {
     "batch_statistics": "rows",
@@ -32,8 +30,7 @@ NOT_MENDED = {
 """Models that are not mended, and words of the reason."""
 
 
-def marked(exhibits: tuple[KerasExhibit, ...]) -> list[Any]:
-    return [exhibit for exhibit in exhibits if exhibit.name not in NOT_MENDED]
+MENDED = [exhibit for exhibit in KERAS_LEAKING + KERAS_BLIND if exhibit.name not in NOT_MENDED]
 
 
 @functools.cache
@@ -63,25 +60,21 @@ def difference(exhibit: KerasExhibit, count: int) -> float:
             return random.integers(0, exhibit.vocabulary, size=shape)
         return random.normal(scale=3.0, size=shape)
 
-    worst = 0.0
-    for start in range(0, count, ROWS):
-        members = rows[start : start + ROWS]
-        width = max(map(len, members)) + start % 5
-        answers = graph(*padded(members, width, junk))
-        for answer, right, steps in zip(answers, expected[start : start + ROWS], members, strict=True):
-            worst = max(worst, float(np.abs((answer[: len(steps)] if exhibit.per_step else answer) - right).max()))
-    return worst
+    def run(members: list[Array], start: int) -> Array:
+        return graph(*padded(members, max(map(len, members)) + start % 5, junk))
+
+    return worst_difference(exhibit, rows, expected, run)
 
 
 @pytest.mark.sampled(34)
-@pytest.mark.parametrize("exhibit", marked(KERAS_LEAKING + KERAS_BLIND), ids=str)
+@pytest.mark.parametrize("exhibit", MENDED, ids=str)
 def test_a_mended_model_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 48) <= TOLERANCE
     assert mended(exhibit)[0].changes
 
 
 @pytest.mark.gallery
-@pytest.mark.parametrize("exhibit", marked(KERAS_LEAKING + KERAS_BLIND), ids=str)
+@pytest.mark.parametrize("exhibit", MENDED, ids=str)
 def test_a_mended_model_answers_a_thousand_sequences_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 1000) <= TOLERANCE
 

@@ -38,20 +38,22 @@ def import_keras() -> ModuleType:
         raise ConfigurationError(f"a Keras model needs Keras 3, and {installed}: {_INSTALL}")
     backend = keras.config.backend()
     if backend != BACKEND:
-        raise ConfigurationError(
-            f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch. Set "
-            f"{VARIABLE}={BACKEND} before the first import of keras"
-        )
+        why = f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch"
+        raise ConfigurationError(f"{why}. Set {VARIABLE}={BACKEND} before the first import of keras")
     _take_symbolic_sizes()
     leave_stderr_open()
     return keras
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without warnings about masks that a layer drops: the check says that, with its cause."""
-    with warnings.catch_warnings():
+def on_device(device: str = "cpu") -> Iterator[None]:
+    """Runs Keras on a device: without its warnings about dropped masks, and with errors as the layers raise them."""
+    keras = import_keras()
+    with warnings.catch_warnings(), keras.device(device), contextlib.ExitStack() as undo:
         warnings.simplefilter("ignore")
+        if keras.config.is_traceback_filtering_enabled():
+            keras.config.disable_traceback_filtering()
+            undo.callback(keras.config.enable_traceback_filtering)
         yield
 
 
@@ -62,10 +64,7 @@ def first_line(error: BaseException) -> str:
 
 
 def leave_stderr_open() -> None:
-    """Keeps absl, with which Keras logs, from closing the stream that stderr was when Keras was imported.
-
-    absl closes it when logging is configured again, unless it is stderr then: a notebook and a test have others.
-    """
+    """Keeps absl, with which Keras logs, from closing what was stderr then: notebooks and tests have other streams."""
     absl = sys.modules.get("absl.logging")
     if absl is not None and sys.__stderr__ is not None:
         absl.get_absl_handler().python_handler.stream = sys.__stderr__

@@ -1,12 +1,11 @@
 """Why a layer of Keras leaks, and Keras code that fixes it: a table, and what a check is told of each layer.
 
 The layers of Keras are recorded whole, by their names in the summary; a user's own layer operator by operator.
-
-The key is the class of the layer, and the mask that it gets. The first entry that matches is used.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class _LayerEntry:
 
 _RECURRENT: Final = "SimpleRNN|LSTM|GRU|RNN|Bidirectional"
 
-_TABLE: Final = (
+_TABLE: Final = (  # the first entry that matches the class of a layer, and the mask that it gets, is used
     _LayerEntry(
         ".*",
         "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",
@@ -185,33 +184,23 @@ class LayerParts:
         layer = self._layers.get(id(part))
         if layer is None or not layer.is_whole:
             return None
-        return WholePart(f"{layer.path} ({layer.kind})", f"keras.{layer.kind}", str(layer), self._explained(layer))
+        shown = f"{layer.path} ({layer.kind})"
+        return WholePart(shown, f"keras.{layer.kind}", str(layer), functools.partial(self._at_call, layer))
 
-    def _explained(
-        self, layer: SummaryLayer
-    ) -> Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]:
-        def at_call(inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any) -> Callable[[Change], Cause]:
-            is_masked = _has_mask(inputs) or any(
-                name.endswith("mask") and value is not None for name, value in options.items()
-            )
-            before = self._dropped_by
-            if is_masked and not _has_mask(outputs):
-                self._dropped_by = f"{layer.path} ({layer.kind})"
-            elif _has_mask(outputs):
-                self._dropped_by = None
-
-            def explained(change: Change) -> Cause:
-                return explain_layer(
-                    layer.kind,
-                    change,
-                    layer=layer.path,
-                    mask="none" if not is_masked else "lengths" if self._known.gets_lengths(layer.layer) else "other",
-                    dropped_by=before,
-                )
-
-            return explained
-
-        return at_call
+    def _at_call(
+        self, layer: SummaryLayer, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any
+    ) -> Callable[[Change], Cause]:
+        is_masked = _has_mask(inputs) or any(
+            name.endswith("mask") and value is not None for name, value in options.items()
+        )
+        before = self._dropped_by
+        if is_masked and not _has_mask(outputs):
+            self._dropped_by = f"{layer.path} ({layer.kind})"
+        elif _has_mask(outputs):
+            self._dropped_by = None
+        of_lengths: LayerMask = "lengths" if self._known.is_learned(layer.layer) else "other"
+        mask = of_lengths if is_masked else "none"
+        return lambda change: explain_layer(layer.kind, change, layer=layer.path, mask=mask, dropped_by=before)
 
 
 def _has_mask(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Loads Keras targets: the model that a user's factory returns, or a file, without running anything that is in it.
 
-file --archive--> configuration and weights, known layers only --Keras--> model
+file --archive--> configuration and weights, known layers only --Keras--> model --KerasModule--> the same answers alone
 
 The file is copied first, so what is examined is what is loaded. Keras builds the model once without memory for its
 weights, to compare their number with that in the file: a small file cannot ask for a large model.
@@ -15,9 +15,13 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
@@ -27,19 +31,17 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import archive
-from lengthwise_export.keras_models.agreement import require_agreement
-from lengthwise_export.keras_models.archive import FACTORY, REFUSED, examined
-from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
+from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, examined
+from lengthwise_export.keras_models.backend import first_line, import_keras, on_device
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
-from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
-from lengthwise_export.keras_models.module import KerasModule
+from lengthwise_export.keras_models.module import KerasModule, ModelInput, all_layers, input_of, probable_scores
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target
 from lengthwise_export.targets.target import Target, check_options_agree, labels_of, require_applicable
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.process_wide import one_torch_thread
 
-_FLOAT: Final = "float32"
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
@@ -72,31 +74,22 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     module = KerasModule(model).eval()
     is_built = all(layer.built for layer in all_layers(model))
     state = ModuleState(model)
-    outputs = require_agreement(text, module, given)
+    outputs = _require_agreement(text, module, given)
     if not is_built:  # the first call makes the weights of such layers, and cannot be undone
         state = ModuleState(model)
     signature = CallSignature(features_axis=given.features_axis)
     select_output = _selector(text, outputs, options)
     shape = _shape(module, given.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
+    made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
+    told: dict[str, Any] = {"labels": labels, "per_step": len(shape) == 3, "state": state}
+    told |= {"whole": LayerParts(module), "names": ArgumentNames(fix=IN_OWN_LAYER)}
     with_lengths, alone = (
         dataclasses.replace(
-            module_target(
-                text,
-                "keras",
-                module,
-                given.steps,
-                each,
-                select_output,
-                labels=labels,
-                per_step=len(shape) == 3,
-                whole=LayerParts(module),
-                names=ArgumentNames(fix=IN_OWN_LAYER),
-                state=state,
-            ),
+            module_target(text, "keras", module, given.steps, each, select_output, **told),
             notices=notices,
             scores=probable_scores(model),
-            made={"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})},
+            made=made,
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )
@@ -107,20 +100,14 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
 def _require_servable(text: str, model: Any) -> None:
     for layer in all_layers(model):
         kind = type(layer).__name__
-        shown = f"{layer.name} ({kind})"
+        shown = f"{text}: {layer.name} ({kind})"
         if kind in REFUSED and kind != "Lambda" and type(layer).__module__.startswith("keras."):
-            raise ConfigurationError(f"{text}: {shown} is not served: {REFUSED[kind]}")
+            raise ConfigurationError(f"{shown} is not served: {REFUSED[kind]}")
         if getattr(layer, "stateful", False):
-            raise ConfigurationError(
-                f"{text}: {shown} is stateful: its answer depends on the calls before. Set stateful=False, which has "
-                "the same weights"
-            )
-        computes_in = str(getattr(layer, "compute_dtype", _FLOAT))
-        if computes_in != _FLOAT and ("float" in computes_in or getattr(layer, "quantization_mode", None)):
-            raise ConfigurationError(
-                f"{text}: {shown} computes in {computes_in}, and Lengthwise runs Keras models in float32: build the "
-                "model with keras.config.set_dtype_policy('float32') and load its weights into that"
-            )
+            raise ConfigurationError(f"{shown} is stateful: {STATEFUL}")
+        computes_in = str(getattr(layer, "compute_dtype", FLOAT))
+        if computes_in != FLOAT and ("float" in computes_in or getattr(layer, "quantization_mode", None)):
+            raise ConfigurationError(f"{shown} computes in {computes_in}, {IN_FLOAT32}")
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
@@ -151,15 +138,13 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
     (symbol,) = model.inputs
     free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
     try:
-        with quiet(), keras.device("cpu"):
+        with on_device():
             cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
-        raise ConfigurationError(
-            f"{text} is built for exactly {fixed} steps, and cannot be built for any number: "
-            f"{first_line(error)}. Build it with Input((None, ...)), with a pooling or an "
-            "attention where Flatten is, and load its weights into that"
-        ) from error
+        why = f"is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}"
+        how = "Build it with Input((None, ...)), with a pooling where Flatten is, and load its weights into that"
+        raise ConfigurationError(f"{text} {why}. {how}") from error
     return cloned
 
 
@@ -175,94 +160,190 @@ _SAVE_AGAIN: Final = "load it where it was made and save it again, with model.sa
 
 def load(path: Path) -> Any:
     """The Keras model in a file, or an error that says what to do."""
-    text = str(path)
     with path.open("rb") as file:
         begin = file.read(8)
     try:
         with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
             if begin.startswith(_ZIP):
-                return _load_archive(text, path, Path(folder))
+                return _load_archive(path, Path(folder))
             if begin == _HDF5:
-                return _load_hdf5(text, path, Path(folder))
+                return _load_hdf5(path, Path(folder))
+        raise ConfigurationError("it is neither a .keras file nor an HDF5 file")
     except ConfigurationError as error:
-        raise ConfigurationError(_printable(str(error))) from error
-    raise ConfigurationError(f"{text} is neither a .keras file nor an HDF5 file")
+        told = f"{path}: {error}"  # names in it come from the file: a terminal must not obey them
+        raise ConfigurationError("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)) from error
 
 
-def _printable(told: str) -> str:
-    """A message without what a terminal would obey: names in it come from the file."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
-
-
-def _load_archive(text: str, path: Path, folder: Path) -> Any:
+def _load_archive(path: Path, folder: Path) -> Any:
     weights = folder / archive.WEIGHTS
-    config, metadata = archive.read_archive(text, path, weights)
+    config, metadata = archive.read_archive(path, weights)
     keras = import_keras()
-    stored = archive.require_plain(text, weights)
-    safe = examined(config, text, registered=keras.saving.get_registered_object)
+    stored = archive.require_plain(weights)
+    safe = examined(config, keras.saving.get_registered_object)
     if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
-        raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
+        raise ConfigurationError(f"{archive.CONFIG} describes no model")
     by = metadata.get("keras_version")
     said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
-    model = _made(text, keras, stored, lambda: _built(keras, safe, text, said))
-    with quiet(), keras.device("cpu"):
+
+    def build() -> Any:  # Keras empties the configuration
+        return keras.saving.deserialize_keras_object(copy.deepcopy(safe), safe_mode=True)
+
+    older = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
+    model = _made(keras, stored, build, said, older)
+    with on_device():
         try:
             model.load_weights(weights)
         except Exception as error:  # Keras raises many kinds
-            raise ConfigurationError(f"{text}: the weights do not fit the model{said}: {first_line(error)}") from error
+            raise ConfigurationError(f"the weights do not fit the model{said}: {first_line(error)}") from error
     return model
 
 
-def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
+def _load_hdf5(path: Path, folder: Path) -> Any:
     if path.stat().st_size > archive.MOST_BYTES:
-        raise ConfigurationError(f"{text} has more than {archive.MOST_BYTES} bytes")
+        raise ConfigurationError(f"it has more than {archive.MOST_BYTES} bytes")
     copied = folder / "model.h5"
     shutil.copyfile(path, copied)
     keras = import_keras()
-    stored = archive.require_plain(text, copied)
+    stored = archive.require_plain(copied)
     import h5py
 
     with h5py.File(copied, "r+") as file:
         config = file.attrs.get("model_config")
         if config is None:
-            raise ConfigurationError(
-                f"{text} holds weights only, or no model: save the model, with model.save('model.keras')"
-            )
+            raise ConfigurationError("it holds weights only, or no model: save it with model.save('model.keras')")
         if not isinstance(config, str | bytes) or len(config) > archive.MOST_CONFIG:
-            raise ConfigurationError(f"{text}: its configuration is no text, or too long")
-        safe = examined(archive.parsed(f"{text}: model_config", config), text)
-        file.attrs["model_config"] = json.dumps(safe)
-    return _made(text, keras, stored, lambda: _loaded_hdf5(keras, copied, text))
+            raise ConfigurationError("its configuration is no text, or too long")
+        file.attrs["model_config"] = json.dumps(examined(archive.parsed("model_config", config)))
+
+    def build() -> Any:
+        return keras.models.load_model(copied, compile=False, safe_mode=True)
+
+    return _made(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
 
 
-def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds
-        raise ConfigurationError(
-            f"{text} cannot be read by Keras {keras.__version__}: {first_line(error)}. If it is of Keras 2, "
-            f"{_SAVE_AGAIN}"
-        ) from error
-
-
-def _made(text: str, keras: Any, stored: int, build: Callable[[], Any]) -> Any:
+def _made(keras: Any, stored: int, build: Callable[[], Any], said: str, otherwise: str) -> Any:
     """What `build` gives, if that is a model with no more weights than the file stores."""
-    with quiet(), keras.device("meta"):
-        model = build()
-    if not isinstance(model, keras.Model):
-        raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
-    wanted = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
-    if wanted > stored:
-        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
-    with quiet(), keras.device("cpu"):
-        return build()
+    for device in ("meta", "cpu"):
+        try:
+            with on_device(device):
+                model = build()
+        except Exception as error:  # Keras raises many kinds
+            why = f"it cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. {otherwise}"
+            raise ConfigurationError(why) from error
+        if not isinstance(model, keras.Model):
+            raise ConfigurationError(f"it holds a {type(model).__name__}, which is no model")
+        wanted = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
+        if wanted > stored:
+            raise ConfigurationError(f"the model has {wanted} weights, and the file holds {stored}")
+    return model
 
 
-def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
-    try:
-        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
-    except Exception as error:  # Keras raises many kinds
-        raise ConfigurationError(
-            f"{text} cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. If an older Keras wrote "
-            f"it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
-        ) from error
+_SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
+_LENGTHS: Final = (1, 2, 3, 5, 7, 13)
+"""Lengths of the sequences; where Keras raises at all of them, the longer ones are tried."""
+_LONGER: Final = (24, 33, 64, 130)
+_WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
+
+
+def _require_agreement(text: str, module: KerasModule, given: ModelInput, seed: int = 0) -> tuple[str, ...]:
+    """Compares the module with Keras on the same sequences; returns the names (or numbers) of the outputs.
+
+    Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras
+    expects it shows that the mask of the lengths does what Keras' computed mask does, leaks included. Runs before these
+    show the module which layers read the steps as they came in, and which masks are those of the lengths.
+    """
+    random = np.random.default_rng(seed)
+    with torch.no_grad(), one_torch_thread():
+        sequences = _running(text, module, given, random)
+        padded = _padded(sequences, given, random)
+        module.known.learning = True
+        try:
+            for batch, lengths in padded:
+                with contextlib.suppress(Exception):  # a model may take no batch as wide
+                    module(batch, lengths)
+        finally:
+            module.known.learning = False
+        for sequence in sequences:
+            expected = _answers(_alone(module.model, sequence))
+            for ends in (torch.tensor([sequence.shape[1]]), None):
+                _compare(text, expected, _answers(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps")
+        batch, lengths = padded[0]
+        expected = {}
+        with contextlib.suppress(Exception):  # whatever a model raises at a width
+            expected = _answers(_alone(module.model, batch))
+        if expected:
+            _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
+        answer = module(sequences[0], None)
+        return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
+
+
+def _running(text: str, module: KerasModule, given: ModelInput, random: np.random.Generator) -> list[Tensor]:
+    error: Exception | None = None
+    for lengths in (_LENGTHS, _LONGER):
+        running = []
+        for length in lengths:
+            sequence = _drawn(given, (1, length), random)
+            try:
+                _alone(module.model, sequence)
+            except Exception as raised:  # whatever a model raises at a length
+                error = raised
+            else:
+                running.append(sequence)
+        if len(running) > 1:
+            return running
+    said = first_line(error) if error is not None else ""
+    raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {said}") from error
+
+
+def _alone(model: Any, steps: Tensor) -> Any:
+    """Keras' own answer."""
+    with on_device():
+        return model(steps, training=False)
+
+
+def _drawn(given: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+    """Random steps `[rows, width(, features)]`, none of which Keras would mask."""
+    steps = given.steps
+    if steps.kind == "tokens":
+        vocabulary = steps.vocabulary or 1
+        return torch.from_numpy(random.integers(min(1, vocabulary - 1), vocabulary, shape))
+    size = (*shape, steps.features or 1) if given.features_axis else shape
+    values = random.standard_normal(size).astype(np.float32)
+    return torch.from_numpy(np.where(values == given.padding, values + 1, values).astype(np.float32))
+
+
+def _padded(sequences: Sequence[Tensor], given: ModelInput, random: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Batches with padding: as Keras masks it, and two with other values there, of other lengths."""
+    lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
+    width = int(lengths.max()) + _WIDER
+    batches = []
+    for ends, fill in ((lengths, True), (lengths, False), (lengths.flip(0).clamp(max=width - 1), False)):
+        drawn = _drawn(given, (len(ends), width), random)
+        if fill:
+            for row, end in enumerate(ends.tolist()):
+                drawn[row, end:] = 0 if given.steps.kind == "tokens" else given.padding
+        batches.append((drawn, ends))
+    return batches
+
+
+def _answers(answer: Any) -> dict[str, Tensor]:
+    if isinstance(answer, Tensor):
+        return {"0": answer}
+    if isinstance(answer, Mapping):  # a module names what Keras gives as a list
+        answer = list(answer.values())
+    return {str(place): value for place, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
+
+
+def _compare(text: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], of: str) -> None:
+    for value, own in zip(expected.values(), given.values(), strict=True):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if own.shape == value.shape and torch.equal(own.isfinite(), value.isfinite()):
+            # What is not finite is for the check to say: Keras answers the same.
+            own, value = (each.nan_to_num(0.0, 0.0, 0.0) for each in (own, value))
+        apart = float((own - value).abs().max() / value.abs().max().clamp(min=1)) if own.shape == value.shape else None
+        if apart is None or not apart <= _SAME:
+            how = "have another shape" if apart is None else f"differ by {apart:.2g}"
+            why = "an error of Lengthwise, or of a layer that is not the same twice"
+            instead = "export it with model.export and give the ONNX file"
+            raise ConfigurationError(f"{text}: the answers to {of} {how} from those of Keras, {why}: {instead}")

@@ -1,17 +1,19 @@
-"""A Keras model as a torch module `forward(steps, lengths)`, whose mask comes from the lengths.
+"""A Keras model: what a step of it is, and the model as a torch module whose mask comes from the lengths.
 
 On its torch backend Keras' layers are torch modules, so the model's own layers run; `replaced` says what is replaced
-meanwhile. What Keras does with a mask, and every layer that drops one, stays: `agreement` compares the answers.
+meanwhile. What Keras does with a mask, and every layer that drops one, stays: `keras_targets` compares the answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers
 
@@ -69,10 +71,7 @@ def output_names(model: Any) -> tuple[str, ...]:
 
 
 class KerasModule(nn.Module):
-    """A Keras model that takes lengths, or the steps alone.
-
-    Its layers are its torch children, by their names in the model's summary, so that operators are named by layer.
-    """
+    """A Keras model that takes lengths, or the steps alone; its layers are its children, as the summary names them."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -99,10 +98,7 @@ class KerasModule(nn.Module):
         return self
 
     def forward(self, steps: Tensor, lengths: Tensor | None = None) -> Any:
-        """Runs `[rows, width, features]`, or tokens `[rows, width]`, with lengths `[rows]`.
-
-        Without lengths there is no mask: each row is a sequence of its own of the full width.
-        """
+        """Runs `[rows, width, features]`, or tokens `[rows, width]`, with lengths `[rows]`, or without any mask."""
         with replaced_for(KerasRun(self.known, steps, lengths), self.model):
             answer = self.model(steps, training=False)
         names = output_names(self.model)
@@ -121,3 +117,110 @@ class NamedOperation(nn.Module):
     def forward(self, *arguments: Any, **options: Any) -> Any:
         """Calls the operation."""
         return self.operation(*arguments, **options)
+
+
+_ACTIVATIONS: Final = ("softmax", "sigmoid", "hard_sigmoid")  # those that give probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """The input of a model."""
+
+    steps: StepInput
+    features_axis: bool = True  # False if steps of one feature are `[rows, width]`
+    masks: tuple[str, ...] = ()  # Notices on the layers that make a mask from values
+    padding: float = 0.0  # The value that the first of them masks; 0 without one
+    fixed: int | None = None  # The number of steps that the model is built for; None for any
+
+
+def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
+    """Finds the kind of a step of a model with one input; the options say what an unbuilt model does not."""
+    if features is not None and vocabulary is not None:
+        raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
+    shape = _input_shape(text, model)
+    if shape is None:  # a subclassed model that was never called
+        if features is None and vocabulary is None:
+            how = "pass --features N or --vocabulary N"
+            raise ConfigurationError(f"{text} was never built, so it does not say what a step is: {how}")
+        shape = (None, None, features) if features is not None else (None, None)
+    masks, padding = _masks(model)
+    # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
+    fixed = shape[1] if getattr(model, "inputs", None) else None
+    shown = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+    if len(shape) == 3 and shape[2] is not None:
+        return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
+    if len(shape) != 2:
+        wanted = "a sequence is [rows, width, features] or, of tokens, [rows, width]: reshape each step to a list of"
+        how = "numbers, and let the model begin with a Reshape in TimeDistributed"
+        raise ConfigurationError(f"{text} takes {shown}, but {wanted} {how}")
+    size = vocabulary or _vocabulary(model)
+    if size is None and features not in (None, 1):
+        raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shown}")
+    steps = StepInput(features=1) if size is None else StepInput(kind="tokens", vocabulary=size)
+    return ModelInput(steps, size is not None, masks, padding, fixed)
+
+
+def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
+    """What the output is, by the activation that gives it; None if it may be either."""
+    try:
+        layer = model.outputs[0]._keras_history.operation
+    except (AttributeError, IndexError, TypeError):
+        layer = None
+    while hasattr(layer, "layers"):  # a nested model
+        layer = layer.layers[-1] if layer.layers else None
+    while type(layer).__name__ == "TimeDistributed":
+        layer = layer.layer
+    if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
+        return "probabilities"
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return "probabilities" if name in _ACTIVATIONS else None
+
+
+def all_layers(model: Any) -> Iterator[Any]:
+    """All layers of a model, also those inside others, outermost first."""
+    yield from model._flatten_layers(include_self=False)
+
+
+def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        built = model.get_build_config() if getattr(model, "built", False) else None
+        shape = (built or {}).get("input_shape")
+        if isinstance(shape, list | tuple) and all(isinstance(size, int | None) for size in shape):
+            return tuple(shape)
+        return None
+    if len(inputs) > 1:
+        names = ", ".join(str(each.name) for each in inputs)
+        how = "concatenate them along the features before they are sent, and split them in the model"
+        raise ConfigurationError(f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: {how}")
+    return tuple(inputs[0].shape)
+
+
+def _vocabulary(model: Any) -> int | None:
+    """The number of tokens of the table that reads the input, or of the first one; None without a table."""
+    tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
+    symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
+    of_input = (
+        int(table.input_dim)
+        for table in tables
+        if any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors)
+    )
+    return next(of_input, int(tables[0].input_dim) if tables else None)
+
+
+def _masks(model: Any) -> tuple[tuple[str, ...], float]:
+    notices, values = [], []
+    for layer in all_layers(model):
+        kind = type(layer).__name__
+        if kind == "Masking":
+            values.append(float(layer.mask_value))
+            notices.append(
+                f"{layer.name} (Masking): Keras skips a step of which every value is {values[-1]:g}; here the lengths "
+                "say where a sequence ends, and such a step is data"
+            )
+        elif kind == "Embedding" and layer.mask_zero:
+            notices.append(
+                f"{layer.name} (Embedding): Keras skips token 0 (mask_zero); here the lengths say where a sequence "
+                "ends, and token 0 inside it is data"
+            )
+    return tuple(notices), values[0] if values else 0.0

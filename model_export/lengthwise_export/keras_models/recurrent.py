@@ -68,14 +68,9 @@ class CellWeights(nn.Module):
     def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
         super().__init__()
         for name, kernel in (("inputs", "kernel"), ("states", "recurrent_kernel")):
-            weights = [_stacked(_tensor(getattr(cell, kernel)).T, form) for cell in cells]
+            weights = [_stacked(getattr(cell, kernel).value.detach().T, form) for cell in cells]
             self.register_buffer(name, torch.stack(weights))
         self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
-
-
-def _tensor(variable: Any) -> Tensor:
-    value = variable.value
-    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
 def _stacked(weight: Tensor, form: CellForm) -> Tensor:
@@ -89,7 +84,7 @@ def _biases(cell: Any, form: CellForm) -> Tensor:
     size = GATES[form.kind] * form.hidden
     if not cell.use_bias:
         return torch.zeros(2 * size)
-    bias = _tensor(cell.bias)
+    bias = cell.bias.value.detach()
     of_inputs, of_states = bias if bias.dim() == 2 else (bias, torch.zeros(size))
     return torch.cat([_stacked(of_inputs, form), _stacked(of_states, form)])
 
@@ -100,14 +95,13 @@ def run(
     values: Tensor,
     lengths: Tensor | None,
     direction: str,
-    initial: Sequence[Tensor | None] = (),
+    initial: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Runs a layer over `values [rows, width, features]`; without lengths every row runs over the full width.
+    """Runs a layer over `values [rows, width, features]`, from `initial` states `[rows, hidden]` or from zeros.
 
-    Returns the outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
-    `[directions, rows, hidden]`, for an LSTM also the cells. `initial` states have the form of these; empty for zeros.
+    Returns the outputs `[rows, width, directions * hidden]`, 0 at padding, and the last `[directions, rows, hidden]`.
     """
-    state, cell = (*initial, None, None)[:2]
+    state, cell = (*(each.unsqueeze(0) for each in initial), None, None)[:2]
     if form.mode is not None and direction != "reverse":
         outputs, states, cells = recurrent(
             values, lengths, [weights.inputs], [weights.states], [weights.biases], state, cell, form.mode
@@ -144,10 +138,7 @@ class GatheredSteps:
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if before is None else before)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """Outputs `[rows, width, hidden]` of the moved steps, at the places of these, in the order of the layer.
-
-        A masked step repeats the output before it if `repeated`; else it gives 0.
-        """
+        """Outputs `[rows, width, hidden]` at the places of the steps; a masked one is the one before if `repeated`."""
         before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
         place = self._count.unsqueeze(1) - before if backwards else before - 1
         known = self._mask if not repeated else before > 0

@@ -10,14 +10,15 @@ the graph of a functional model the mask of the lengths, where the graph compute
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from lengthwise_export.keras_models import recurrent
-from lengthwise_export.keras_models.backend import import_keras, quiet
+from lengthwise_export.keras_models.backend import import_keras, on_device
 from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun, run_graph
 from lengthwise_export.tracing.patched_builtins import trace_error
@@ -32,10 +33,9 @@ _ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}  # what each
 @contextlib.contextmanager
 def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
     """Replaces parts of Keras by functions that use the run of a model, during the block."""
-    keras = import_keras()
+    layers = import_keras().layers
     from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
 
-    layers = keras.layers
     replaced: list[tuple[type[Any], str, Callable[..., Any]]] = [
         (layers.Masking, "call", _masking_call),
         (layers.Masking, "compute_mask", _masking_mask),
@@ -53,16 +53,12 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
                 undo.callback(setattr, owner, name, owner.__dict__[name])
                 _ORIGINAL[function] = owner.__dict__[name]
                 setattr(owner, name, function)
-            if keras.config.is_traceback_filtering_enabled():
-                keras.config.disable_traceback_filtering()
-                undo.callback(keras.config.enable_traceback_filtering)
         for layer in model._flatten_layers():
             # A loss of training, for which Keras would count the rows of each run.
             if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
                 undo.callback(setattr, layer, "activity_regularizer", regularizer)
                 layer.activity_regularizer = None
-        undo.enter_context(keras.device("cpu"))
-        undo.enter_context(quiet())
+        undo.enter_context(on_device())
         yield
 
 
@@ -104,11 +100,9 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 
 def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
     """Replaces `RNN.call`, which `LSTM`, `GRU` and `SimpleRNN` inherit."""
-    run = _running[-1]
-    if isinstance(mask, list | tuple):
-        mask = mask[0]
+    run, mask = _running[-1], _first(mask)
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
-    forms = [run.known.form_of(cell) for cell in cells]
+    forms = [recurrent.form_of(cell) for cell in cells]
     why = next((form for form in forms if isinstance(form, str)), None)
     if why is None and layer.stateful:
         why = "it is stateful: its answer depends on the calls before"
@@ -123,13 +117,15 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     elif mask is not None:
         gathered = GatheredSteps(mask)
         values, lengths = gathered.in_front(sequences), gathered.lengths
-    before = _initial_states(initial_state, len(cells))
     states: list[list[Tensor]] = []
-    for cell, form, start in zip(cells, forms, before, strict=True):
+    for cell, form, start in zip(cells, forms, _initial_states(initial_state, len(cells)), strict=True):
         assert isinstance(form, recurrent.CellForm)
         direction = "reverse" if layer.go_backwards else "forward"
         values, ends = recurrent.run(form, run.known.weights_of([cell], form), values, lengths, direction, start)
-        states.append(_kept(ends, start, gathered))
+        own = [end.squeeze(0) for end in ends]
+        if gathered is not None:  # a row without steps keeps its states
+            own = [gathered.kept(end, begin) for end, begin in itertools.zip_longest(own, start)]
+        states.append(own)
     output = _output(layer, run, values, states[-1][0], mask, gathered)
     if not layer.return_state:
         return output
@@ -137,16 +133,14 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     return (output, *(shown if len(cells) > 1 else states[0]))
 
 
-def _kept(ends: Sequence[Tensor], start: Sequence[Tensor], gathered: GatheredSteps | None) -> list[Tensor]:
-    """The states of a cell after the last step; those before the first one for a row without steps."""
-    own = [end.squeeze(0) for end in ends]
-    if gathered is None:
-        return own
-    starts: list[Tensor | None] = [state.squeeze(0) for state in start] or [None] * len(own)
-    return [gathered.kept(end, start) for end, start in zip(own, starts, strict=True)]
+def _first(mask: Any) -> Any:
+    """The mask of the steps, of which Keras may give a list."""
+    return mask[0] if isinstance(mask, list | tuple) else mask
 
 
-def _output(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:
+def _output(
+    layer: Any, run: KerasRun, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None
+) -> Tensor:
     if not layer.return_sequences:
         if mask is None or not layer.zero_output_for_mask:
             return last
@@ -156,22 +150,17 @@ def _output(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathe
         return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
     if layer.go_backwards:
         return values.flip(1)
-    if mask is not None and not layer.zero_output_for_mask:
-        filled: Tensor = run.fill(values, last.unsqueeze(1))
-        return filled
-    return values
+    is_filled = mask is not None and not layer.zero_output_for_mask
+    return run.fill(values, last.unsqueeze(1)) if is_filled else values
 
 
 def _initial_states(given: Any, cells: int) -> list[list[Tensor]]:
-    """The initial states of each cell, each `[1, rows, hidden]`; empty lists for zeros."""
+    """The initial states of each cell; empty lists for zeros."""
     if given is None:
-        return [[] for _ in range(cells)]
+        return [[]] * cells
     listed = list(given) if isinstance(given, list | tuple) else [given]
     of_cells = listed if cells > 1 else [listed]
-    return [
-        [state.unsqueeze(0) for state in (states if isinstance(states, list | tuple) else [states])]
-        for states in of_cells
-    ]
+    return [list(states) if isinstance(states, list | tuple) else [states] for states in of_cells]
 
 
 _MERGED: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -186,41 +175,29 @@ def _bidirectional_call(
     layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = None
 ) -> Any:
     """Replaces `Bidirectional.call`, if both directions are layers of the same form."""
-    run = _running[-1]
+    run, mask = _running[-1], _first(mask)
     forward, backward = layer.forward_layer, layer.backward_layer
-    if isinstance(mask, list | tuple):
-        mask = mask[0]
-    forms = [run.known.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward)]
-    form = forms[0]
-    is_plain = (
-        isinstance(form, recurrent.CellForm)
-        and forms[0] == forms[1]
-        and not (forward.go_backwards or layer.stateful or initial_state is not None)
-        and (mask is None or run.is_by_lengths(layer, mask))
-    )
-    if not is_plain:
-        return _ORIGINAL[_bidirectional_call](
-            layer, sequences, initial_state=initial_state, mask=mask, training=training
-        )
-    assert isinstance(form, recurrent.CellForm)
+    form, other = (recurrent.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward))
+    is_odd = forward.go_backwards or layer.stateful or initial_state is not None
+    if isinstance(form, str) or form != other or is_odd or not (mask is None or run.is_by_lengths(layer, mask)):
+        how = {"initial_state": initial_state, "mask": mask, "training": training}
+        return _ORIGINAL[_bidirectional_call](layer, sequences, **how)
     weights = run.known.weights_of([forward.cell, backward.cell], form)
     lengths = run.lengths if mask is not None else run.lengths_at(sequences)
     values = sequences if mask is None else run.unfilled(sequences)
     outputs, ends = recurrent.run(form, weights, values, lengths, "bidirectional")
-    hidden = form.hidden
+    first, second = ends[0][0], ends[0][1]
     if layer.return_sequences:
-        first, second = outputs[..., :hidden], outputs[..., hidden:]
+        first, second = outputs[..., : form.hidden], outputs[..., form.hidden :]
+    if layer.merge_mode is None:
+        merged: tuple[Tensor, ...] = (first, second)
+    elif layer.merge_mode == "concat" and layer.return_sequences:
+        merged = (outputs,)
     else:
-        first, second = ends[0][0], ends[0][1]
-    merged: Any = (first, second)
-    if layer.merge_mode == "concat" and layer.return_sequences:
-        merged = outputs
-    elif layer.merge_mode is not None:
-        merged = _MERGED[layer.merge_mode](first, second)
-    if not layer.return_state:
-        return merged
-    states = (*(end[0] for end in ends), *(end[1] for end in ends))
-    return (*merged, *states) if layer.merge_mode is None else (merged, *states)
+        merged = (_MERGED[layer.merge_mode](first, second),)
+    if layer.return_state:
+        merged = (*merged, *(end[0] for end in ends), *(end[1] for end in ends))
+    return merged if len(merged) > 1 else merged[0]
 
 
 def _time_distributed_call(layer: Any, inputs: Tensor, training: Any = None, mask: Any = None) -> Any:

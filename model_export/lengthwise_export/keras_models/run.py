@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,12 @@ def identity(part: Any) -> int:
 
 
 class KnownLayers(nn.Module):
-    """What the runs of a model know of its layers; it holds the weights of the recurrent ones in ONNX's layout.
-
-    While it is `learning`, runs compare masks and inputs, to learn which are the same in every run.
-    """
+    """What the runs of a model know of its layers: while `learning`, which masks and inputs are the same in each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.learning = False
         self._learned: dict[int, bool] = {}
-        self._forms: dict[int, recurrent.CellForm | str] = {}
         self._weights: dict[tuple[int, ...], recurrent.CellWeights] = {}
         self._masks: dict[int, GraphMasks] = {}
         self._operations: dict[int, nn.Module] = {}
@@ -49,21 +45,11 @@ class KnownLayers(nn.Module):
         called: Callable[..., Any] = self._operations.get(identity(operation), operation)
         return called
 
-    def is_learned(self, layer: Any, compare: Callable[[], bool]) -> bool:
-        """Whether what `compare` compares was equal in every run of `agreement`."""
-        if self.learning:
+    def is_learned(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
+        """Whether what `compare` compares, a layer's input or its mask, was equal in every comparison with Keras."""
+        if self.learning and compare is not None:
             self._learned[identity(layer)] = compare() and self._learned.get(identity(layer), True)
         return self._learned.get(identity(layer), False)
-
-    def gets_lengths(self, layer: Any) -> bool:
-        """Whether the mask of a recurrent layer is that of the lengths."""
-        return self._learned.get(identity(layer), False)
-
-    def form_of(self, cell: Any) -> recurrent.CellForm | str:
-        """What a cell computes; or, as a text, why it has no counterpart in ONNX."""
-        if identity(cell) not in self._forms:
-            self._forms[identity(cell)] = recurrent.form_of(cell)
-        return self._forms[identity(cell)]
 
     def masks_in(self, function: Any) -> GraphMasks:
         """The masks in the graph of a functional model, of this model or inside it."""
@@ -81,10 +67,7 @@ class KnownLayers(nn.Module):
 
 
 class KerasRun:
-    """One run: the lengths `[rows]`, the mask that they make, and the values of masked steps before they changed.
-
-    Without lengths each row is a sequence of the full width, without a mask.
-    """
+    """One run: the lengths `[rows]`, if there are some, and the mask that they make."""
 
     def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:
         self.known = known
@@ -127,19 +110,13 @@ class KerasRun:
         return self._unfilled.get(id(values), (values, values))[1]
 
     def lengths_at(self, values: Tensor) -> Tensor | None:
-        """The lengths for a recurrent layer that has no mask.
-
-        A trace gives it those of the sequences, if its input may be as wide as the batch: that makes no difference to
-        the answers of a model without leaks, and only such a model is traced with lengths.
-        """
+        """The lengths for a recurrent layer that has no mask."""
+        # In a trace those of the sequences: only a model without leaks is traced, to which they make no difference.
         if self.lengths is None or not self.is_traced:
             return None
         if values.shape[:2] == self.steps.shape[:2]:
             return self.lengths
         return torch.full((values.shape[0],), values.shape[1], dtype=torch.int64)
-
-
-_MASK_ARGUMENT: Final = "mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +125,7 @@ class GraphMasks:
 
     over: dict[int, int]  # The tensor whose padding a mask shows, for each mask that is computed from values
     # Those of them that are used as masks of layers only, with everything computed from them
-    only_masks: frozenset[int]
+    only_masks: set[int]
 
 
 def masks_in(function: Any) -> GraphMasks:
@@ -174,16 +151,10 @@ def masks_in(function: Any) -> GraphMasks:
 def run_graph(
     function: Any, masks: GraphMasks, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]
 ) -> dict[int, Any]:
-    """Runs the operations of a graph: the value of each tensor, by its id.
-
-    Without a mask in `run`, masks are left out: each row is a sequence of its own. `operation_fn` makes layers
-    callable.
-    """
+    """Runs the operations of a graph, and layers through `operation_fn`: the value of each tensor, by its id."""
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
-        of_layer = _mask_arguments(node) if _is_layer(node.operation) else frozenset()
-        needed = [symbol for symbol in node.input_tensors if id(symbol) not in of_layer]
-        if any(id(symbol) not in known for symbol in needed):
+        if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():
             continue
         (output, *_) = node.outputs
         if id(output) in masks.over and run.is_over_input(node.operation, known[masks.over[id(output)]]):
@@ -211,29 +182,26 @@ def _is_layer(operation: Any) -> bool:
     return hasattr(operation, "compute_mask")
 
 
-def _mask_arguments(node: Any) -> frozenset[int]:
-    """The ids of the tensors that a layer gets as masks."""
-    given = [value for name, value in node.arguments.kwargs.items() if name.endswith(_MASK_ARGUMENT)]
-    return frozenset(id(symbol) for value in given for symbol in _flat(value) if symbol is not None)
+def _mask_arguments(node: Any) -> set[int]:
+    """The ids of the tensors that a layer gets as masks; none for an operation between layers."""
+    if not _is_layer(node.operation):
+        return set()
+    given = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
+    return {id(symbol) for value in given for symbol in _flat(value) if symbol is not None}
 
 
-def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> frozenset[int]:
+def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[int]:
     """The masks, and what is computed from them, that nothing uses but layers as their masks."""
-    others = {id(symbol) for symbol in function.outputs}
-    found: set[int] = set()
     from_masks = set(over)
     for node in nodes:
         if not _is_layer(node.operation) and any(id(symbol) in from_masks for symbol in node.input_tensors):
             from_masks.update(map(id, node.outputs))
+    others = {id(symbol) for symbol in function.outputs}
     for node in reversed(nodes):
-        is_layer = _is_layer(node.operation)
-        masks = _mask_arguments(node) if is_layer else frozenset()
-        is_mask_only = not is_layer and all(id(symbol) not in others for symbol in node.outputs)
-        for symbol in node.input_tensors:
-            if id(symbol) not in masks and not (is_mask_only and id(node.outputs[0]) in from_masks):
-                others.add(id(symbol))
-        found.update(id(symbol) for symbol in node.outputs if id(symbol) in from_masks and id(symbol) not in others)
-    return frozenset(found - others)
+        outputs = {*map(id, node.outputs)}
+        if _is_layer(node.operation) or outputs & others or not outputs & from_masks:
+            others |= {*map(id, node.input_tensors)} - _mask_arguments(node)
+    return from_masks - others
 
 
 def _flat(value: Any) -> list[Any]:

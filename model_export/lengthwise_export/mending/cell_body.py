@@ -1,7 +1,8 @@
 """Values of a loop's body as affine functions of its step and its states, and the operators of recurrent cells on them.
 
 Every value of the body is written as an affine function of *leaves*: the step, the states, products of two values, and
-activations of one value. How its author joined, split or transposed the weights does not matter then.
+activations of one value. How its author joined, split or transposed the weights does not matter then. Products of sums
+of leaves are written as sums of products: `n + z * (h - n)` is the same as `z * h + (1 - z) * n`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from lengthwise_export.mending.values import computed
+from lengthwise_export.mending.values import Said, computed
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 ConstantArray = NDArray[Any]
@@ -35,12 +36,16 @@ class Leaf:
     numbers: tuple[tuple[str, float], ...] = ()  # The activation's numbers by name, such as its `alpha`
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Affine:
     """`sum of leaf @ matrix, plus bias`, of shape `[rows, width]`."""
 
     terms: Mapping[Leaf, ConstantArray]  # The matrix `[width of the leaf, width]` of each leaf
     bias: ConstantArray  # `[width]`
+
+    def __post_init__(self) -> None:
+        """Leaves out leaves that are multiplied by zeros."""
+        self.terms = {leaf: matrix for leaf, matrix in self.terms.items() if matrix.any()}
 
     @classmethod
     def of(cls, leaf: Leaf) -> Affine:
@@ -53,34 +58,35 @@ class Affine:
         return len(self.bias)
 
     @property
-    def only(self) -> Leaf | None:
-        """The leaf that it is, with nothing added; None if it is more."""
-        leaves = self.summed
-        return leaves[0] if leaves is not None and len(leaves) == 1 else None
+    def signs(self) -> dict[Leaf | None, float] | None:
+        """1 or -1 for each leaf, and 1 for None if 1 is added, where it is the sum of those; None if it is more."""
+        signs: dict[Leaf | None, float] = {leaf: 1 if matrix[0, 0] > 0 else -1 for leaf, matrix in self.terms.items()}
+        if any(not np.array_equal(matrix, signs[leaf] * np.eye(leaf.width)) for leaf, matrix in self.terms.items()):
+            return None
+        if self.bias.any():
+            signs[None] = 1
+        return signs if (self.bias == signs.get(None, 0)).all() else None
 
     @property
-    def summed(self) -> list[Leaf] | None:
-        """The leaves that it is the plain sum of; None if it is another function of them."""
-        matrices = self.terms.values()
-        plain = all(len(each) == each.shape[1] and np.array_equal(each, np.eye(len(each))) for each in matrices)
-        return [*self.terms] if plain and not self.bias.any() else None
+    def only(self) -> Leaf | None:
+        """The leaf that it is, with nothing added; None if it is more."""
+        signs = self.signs or {}
+        return next(iter(signs)) if [*signs.values()] == [1] else None
 
     def plus(self, other: Affine) -> Affine:
         """The sum of two of the same width."""
         terms = dict(self.terms)
         for leaf, matrix in other.terms.items():
             terms[leaf] = terms[leaf] + matrix if leaf in terms else matrix
-        return Affine({leaf: matrix for leaf, matrix in terms.items() if matrix.any()}, self.bias + other.bias)
+        return Affine(terms, self.bias + other.bias)
 
     def times(self, matrix: ConstantArray) -> Affine:
         """The product with a matrix `[width, new width]`."""
-        products = {leaf: own @ matrix for leaf, own in self.terms.items()}
-        return Affine({leaf: own for leaf, own in products.items() if own.any()}, self.bias @ matrix)
+        return Affine({leaf: own @ matrix for leaf, own in self.terms.items()}, self.bias @ matrix)
 
     def scaled(self, numbers: ConstantArray | float) -> Affine:
         """The product with a number for each feature."""
-        terms = {leaf: own * numbers for leaf, own in self.terms.items()}
-        return Affine({leaf: own for leaf, own in terms.items() if own.any()}, self.bias * numbers)
+        return Affine({leaf: own * numbers for leaf, own in self.terms.items()}, self.bias * numbers)
 
     def same(self, other: Affine) -> bool:
         """Whether two are the same function."""
@@ -124,10 +130,10 @@ class Body:
             return None
         return value if isinstance(value, Affine) else None
 
-    def names_of(self, wanted: Affine) -> list[str]:
+    def names_of(self, wanted: Affine) -> frozenset[str]:
         """The names of all values that are this function."""
         functions = ((name, self.function(name)) for name in [*self._values, *self._producers])
-        return [name for name, value in functions if value is not None and value.same(wanted)]
+        return frozenset(name for name, value in functions if value is not None and value.same(wanted))
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
@@ -144,15 +150,15 @@ ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
 """The activations that recurrent layers take, with the numbers that they have by default."""
 
 _ROUNDING: Final = 2.0**-23
+_AT_MOST: Final = "at most"  # the activation `min(x, bound)`, a part of a hard sigmoid
 
 _Inputs = Sequence[Affine | ConstantArray | None]
-_Said = Mapping[str, Any]
 
 
 def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
     """The outputs of a node; `NotACell` if cells have no such operator."""
     kind = node.op_type
-    said = attributes_of(node)
+    said = {"num_outputs": len(node.output), **attributes_of(node)}
     if kind == "Constant" and "value" in said:
         return [numpy_helper.to_array(said["value"])]
     if not any(isinstance(each, Affine) for each in inputs):
@@ -165,7 +171,8 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
         return [_activated(kind, _affine(inputs[0]), numbers)]
     if kind not in _RULES:
         raise NotACell
-    return _RULES[kind](said, inputs, len(node.output))
+    result = _RULES[kind](said, inputs)
+    return [result] if isinstance(result, Affine) else result
 
 
 def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:
@@ -190,59 +197,52 @@ def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
     return one, other
 
 
-def _constant(value: Affine | ConstantArray | None) -> ConstantArray:
-    if not isinstance(value, np.ndarray):
+def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> ConstantArray:
+    if not isinstance(value, np.ndarray) or rank not in (None, value.ndim):
         raise NotACell
     return value
 
 
-def _matrix(value: Affine | ConstantArray | None) -> ConstantArray:
-    array = _constant(value)
-    if array.ndim != 2:
-        raise NotACell
-    return array.astype(np.float64)
-
-
-def _sum(inputs: _Inputs, sign: float) -> list[Affine]:
+def _sum(inputs: _Inputs, sign: float) -> Affine:
     one, other = _pair(inputs)
-    return [one.plus(other.scaled(sign))]
+    return one.plus(other.scaled(sign))
 
 
-def _multiplied(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _multiplied(said: Said, inputs: _Inputs) -> Affine:
     one, other = _pair(inputs)
     for value, factor in ((one, other), (other, one)):
         if not factor.terms:
-            return [_snapped(value.scaled(factor.bias))]
-    return [Affine.of(Leaf("product", one.width, (one, other)))]
+            product = value.scaled(factor.bias)
+            # 6 times a sixth is 1 but for the rounding of float32.
+            terms = {leaf: np.where(np.abs(own - 1) < _ROUNDING, 1.0, own) for leaf, own in product.terms.items()}
+            return Affine(terms, product.bias)
+    signs, others = one.signs, other.signs
+    if signs is None or others is None or len(signs) * len(others) > 2:
+        return Affine.of(Leaf("product", one.width, (one, other)))
+    total = Affine({}, np.zeros(one.width))
+    for (leaf, sign), (second, its) in itertools.product(signs.items(), others.items()):
+        factors = [each for each in (leaf, second) if each is not None]
+        part = factors[0] if len(factors) == 1 else Leaf("product", one.width, (*map(Affine.of, factors),))
+        total = total.plus(Affine.of(part).scaled(sign * its))
+    return total
 
 
-def _snapped(value: Affine) -> Affine:
-    """The function with 1 in the place of factors that are 1 but for the rounding of float32: 6 times a sixth."""
-    terms = {leaf: np.where(np.abs(own - 1) < _ROUNDING, 1.0, own) for leaf, own in value.terms.items()}
-    return Affine(terms, value.bias)
-
-
-def _divided(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _divided(said: Said, inputs: _Inputs) -> Affine:
     one, other = _pair(inputs)
     if other.terms or not other.bias.all():
         raise NotACell
-    return [one.scaled(1.0 / other.bias)]
+    return one.scaled(1.0 / other.bias)
 
 
-def _product(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
-    if not isinstance(inputs[0], Affine):
-        raise NotACell
-    return [inputs[0].times(_matrix(inputs[1]))]
-
-
-def _gemm(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _product(said: Said, inputs: _Inputs) -> Affine:
+    """The outputs of MatMul and Gemm."""
     if not isinstance(inputs[0], Affine) or said.get("transA", 0):
         raise NotACell
-    weights = _matrix(inputs[1])
+    weights = _constant(inputs[1], 2).astype(np.float64)
     result = inputs[0].times(weights.T if said.get("transB", 0) else weights).scaled(said.get("alpha", 1.0))
     if len(inputs) > 2 and inputs[2] is not None:
         result = result.plus(_affine(inputs[2], result.width).scaled(said.get("beta", 1.0)))
-    return [result]
+    return result
 
 
 def _is_last(axis: int) -> bool:
@@ -253,24 +253,19 @@ def _columns(value: Affine, places: ConstantArray) -> Affine:
     return value.times(np.eye(value.width)[:, places])
 
 
-def _split(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _split(said: Said, inputs: _Inputs) -> list[Affine]:
     value = _affine(inputs[0])
-    sizes = said.get("split")
-    if sizes is None and len(inputs) > 1 and inputs[1] is not None:
-        sizes = _constant(inputs[1]).tolist()
-    sizes = sizes or [value.width // count] * count
-    if not _is_last(said.get("axis", 0)) or sum(sizes) != value.width:
-        raise NotACell
+    count = said["num_outputs"]
+    sizes = _constant(inputs[1]).tolist() if len(inputs) > 1 else [value.width // count] * count
     ends = np.cumsum([0, *sizes])
+    if not _is_last(said.get("axis", 0)) or ends[-1] != value.width:
+        raise NotACell
     return [_columns(value, np.arange(start, end)) for start, end in itertools.pairwise(ends)]
 
 
-def _slice(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _slice(said: Said, inputs: _Inputs) -> Affine:
     value = _affine(inputs[0])
-    given = [said.get(name) for name in ("starts", "ends", "axes", "steps")]
-    if given[0] is None:
-        given = [_constant(each).reshape(-1).tolist() for each in inputs[1:] if each is not None]
-    starts, ends, *more = [each for each in given if each is not None]
+    starts, ends, *more = [_constant(each).reshape(-1).tolist() for each in inputs[1:] if each is not None]
     axes = more[0] if more else range(len(starts))
     steps = more[1] if len(more) > 1 else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -278,10 +273,10 @@ def _slice(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
             value = _columns(value, np.arange(value.width)[slice(start, end, step)])
         elif start != 0 or end < np.iinfo(np.int32).max or step != 1:  # of the rows
             raise NotACell
-    return [value]
+    return value
 
 
-def _joined(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _joined(said: Said, inputs: _Inputs) -> Affine:
     values = [_affine(each) for each in inputs]
     if not _is_last(said["axis"]):
         raise NotACell
@@ -290,16 +285,15 @@ def _joined(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
     for value in values:
         whole = whole.plus(value.times(np.eye(value.width, width, at)))
         at += value.width
-    return [whole]
+    return whole
 
 
-def _clipped(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _clipped(said: Said, inputs: _Inputs) -> Affine:
     bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
     low, high = (*bounds, None, None)[:2]
-    low, high = said.get("min", low), said.get("max", high)
     if low != 0 or high is None:
         raise NotACell
-    return [_hard_sigmoid(_affine(inputs[0]), high)]
+    return _hard_sigmoid(_affine(inputs[0]), high)
 
 
 def _hard_sigmoid(value: Affine, high: float) -> Affine:
@@ -308,60 +302,43 @@ def _hard_sigmoid(value: Affine, high: float) -> Affine:
     return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
 
 
-def _at_most(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
-    """The smaller of a value and a number."""
-    value, bound = _bounded(inputs)
-    leaf = value.only
-    if leaf is not None and leaf.kind == "Relu":
-        return [_hard_sigmoid(leaf.operands[0], bound)]
-    return [_activated("at most", value, (("bound", bound),))]
-
-
-def _at_least(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
-    """The larger of a value and 0."""
-    value, bound = _bounded(inputs)
-    leaf = value.only
-    if bound != 0:
-        raise NotACell
-    if leaf is not None and leaf.kind == "at most":
-        return [_hard_sigmoid(leaf.operands[0], leaf.numbers[0][1])]
-    return [_activated("Relu", value)]
-
-
-def _bounded(inputs: _Inputs) -> tuple[Affine, float]:
+def _bounded(kind: str, inputs: _Inputs) -> Affine:
+    """`min(x, bound)` or `max(x, 0)`; one of the other, in either order, is a hard sigmoid."""
     if len(inputs) != 2:
         raise NotACell
     one, other = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
-    return _affine(one), float(_constant(other).item())
+    value, bound = _affine(one), float(_constant(other).item())
+    leaf = value.only
+    if kind == "Relu" and bound != 0:
+        raise NotACell
+    if leaf is not None and {kind, leaf.kind} == {"Relu", _AT_MOST}:
+        return _hard_sigmoid(leaf.operands[0], max([bound, *dict(leaf.numbers).values()]))
+    return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 
-def _chosen(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _chosen(said: Said, inputs: _Inputs) -> Affine:
     condition = _constant(inputs[0])
     if condition.all() or not condition.any():
         widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
-        return [_affine(inputs[1 if condition.all() else 2], max(widths))]
+        return _affine(inputs[1 if condition.all() else 2], max(widths))
     raise NotACell
 
 
-def _unchanged(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
-    return [_affine(inputs[0])]
-
-
-_RULES: Final[Mapping[str, Callable[[_Said, _Inputs, int], Sequence[Affine]]]] = {
-    "Add": lambda said, inputs, count: _sum(inputs, 1.0),
-    "Cast": _unchanged,
+_RULES: Final[Mapping[str, Callable[[Said, _Inputs], Affine | list[Affine]]]] = {
+    "Add": lambda said, inputs: _sum(inputs, 1.0),
+    "Cast": lambda said, inputs: _affine(inputs[0]),
     "Clip": _clipped,
     "Concat": _joined,
     "Div": _divided,
-    "Gemm": _gemm,
-    "Identity": _unchanged,
+    "Gemm": _product,
+    "Identity": lambda said, inputs: _affine(inputs[0]),
     "MatMul": _product,
-    "Max": _at_least,
-    "Min": _at_most,
+    "Max": lambda said, inputs: _bounded("Relu", inputs),
+    "Min": lambda said, inputs: _bounded(_AT_MOST, inputs),
     "Mul": _multiplied,
-    "Neg": lambda said, inputs, count: [_affine(inputs[0]).scaled(-1.0)],
+    "Neg": lambda said, inputs: _affine(inputs[0]).scaled(-1.0),
     "Slice": _slice,
     "Split": _split,
-    "Sub": lambda said, inputs, count: _sum(inputs, -1.0),
+    "Sub": lambda said, inputs: _sum(inputs, -1.0),
     "Where": _chosen,
 }

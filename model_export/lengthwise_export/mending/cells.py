@@ -49,6 +49,9 @@ class _Gate:
     after: Affine | None = None
 
 
+_Gates = list[_Gate]
+
+
 def recognise(
     nodes: Sequence[NodeProto],
     step: tuple[str, int],
@@ -56,40 +59,27 @@ def recognise(
     known: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
-    """The layer that a loop's body is; `NotACell` if it is none.
-
-    A step and each state have a name and a number of features; of `others` (values from outside) a cell may depend on
-    none.
-    """
+    """The layer that a loop's body is; `NotACell` if it is none. Names come with a number of features."""
     body = Body(nodes, known)
     for name, width in others.items():
         body.input(name, width)
     given = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
-    nexts = {name: body.function(after) for name, (after, _) in states.items()}
-    for state, own in leaves.items():
-        after = nexts[state]
-        if after is None:
-            continue
-        for memory, other in leaves.items():
-            cell = nexts[memory]
-            if memory == state or cell is None:
-                continue
-            gates = _lstm(after, cell, other)
-            found = None if gates is None else _layer("LSTM", gates, given, own, state)
-            if found is not None:
-                names = frozenset(body.names_of(after)), frozenset(body.names_of(cell))
-                return replace(found, memory=memory, states=names[0], memories=names[1])
+    nexts = {name: after for name, (next_name, _) in states.items() if (after := body.function(next_name)) is not None}
+    for state, after in nexts.items():
+        for memory, cell in nexts.items():
+            gates = None if memory == state else _lstm(after, cell, leaves[memory])
+            if gates is not None and (layer := _layer("LSTM", gates, given, leaves[state])) is not None:
+                return Cell("LSTM", *layer, state, memory, body.names_of(after), body.names_of(cell))
         alone = _gate(after)
-        for kind, gates in (("GRU", _gru(after, own)), ("RNN", None if alone is None else [alone])):
-            found = None if gates is None else _layer(kind, gates, given, own, state)
-            if found is not None:
-                return replace(found, states=frozenset(body.names_of(after)))
+        for kind, gates in (("GRU", _gru(after, leaves[state])), ("RNN", None if alone is None else [alone])):
+            if gates is not None and (layer := _layer(kind, gates, given, leaves[state])) is not None:
+                return Cell(kind, *layer, state, None, body.names_of(after), frozenset())
     raise NotACell
 
 
-def _gate(value: Affine) -> _Gate | None:
-    leaf = value.only
+def _gate(value: Affine | Leaf | None) -> _Gate | None:
+    leaf = value.only if isinstance(value, Affine) else value
     is_activation = leaf is not None and leaf.kind in ACTIVATIONS
     return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
 
@@ -101,16 +91,16 @@ def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
         yield other, one
 
 
-def _lstm(state: Affine, memory: Affine, old: Leaf) -> list[_Gate] | None:
+def _lstm(state: Affine, memory: Affine, old: Leaf) -> _Gates | None:
     """The gates i, o, f, c, and at the end the activation of the memory."""
-    parts = memory.summed
-    if parts is None or len(parts) != 2:
+    parts = memory.signs or {}
+    if [*parts.values()] != [1, 1]:
         return None
     for out, shown in _factors(state.only):
         output, last = _gate(out), _gate(shown)
         if output is None or last is None or not last.inner.same(memory):
             continue
-        for kept, added in (parts, parts[::-1]):
+        for kept, added in (parts, [*parts][::-1]):
             forget = next((_gate(one) for one, other in _factors(kept) if other.only is old), None)
             for one, other in _factors(added):
                 taken, new = _gate(one), _gate(other)
@@ -125,7 +115,7 @@ def _alike(*gates: _Gate) -> bool:
     return len({(gate.activation, gate.numbers) for gate in gates}) == 1
 
 
-def _gru(state: Affine, old: Leaf) -> list[_Gate] | None:
+def _gru(state: Affine, old: Leaf) -> _Gates | None:
     """The gates z, r and the new state."""
     for keep, new in _mixed(state, old):
         for inner, reset, after in _reset(new.inner, old):
@@ -135,41 +125,21 @@ def _gru(state: Affine, old: Leaf) -> list[_Gate] | None:
 
 
 def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
-    """The update gate z and the new state n of `z * h + (1 - z) * n`, also written as `n + z * (h - n)`."""
-    parts = state.summed
-    if parts is None or len(parts) != 2:
+    """The update gate z and the new state n of `n + z * h - z * n`; or, with `1 - z`, of `h + z * n - z * h`."""
+    signs = state.signs or {}
+    whole = next((leaf for leaf, sign in signs.items() if leaf is not None and leaf.kind != "product"), None)
+    plus, minus = ([leaf for leaf, sign in signs.items() if sign == own and leaf is not whole] for own in (1, -1))
+    if whole is None or len(plus) != 1 or len(minus) != 1:
         return
-    for first, second in (parts, parts[::-1]):
-        for share, kept in _factors(first):
-            for rest, other in _factors(second):
-                new = _gate(other)
-                if kept.only is not old or new is None or not rest.plus(share).same(Affine({}, np.ones(share.width))):
-                    continue
-                yield from ((gate, new) for gate in _turned_back(share, rest))
-        for share, apart in _factors(second):
-            new = _gate(Affine.of(first))
-            gate = _gate(share)
-            if gate is not None and new is not None and apart.same(_difference(old, first)):
-                yield gate, new
-            new = next((_gate(Affine.of(leaf)) for leaf in apart.terms if leaf is not old), None)
-            if first is old and gate is not None and new is not None:
-                found = next(leaf for leaf in apart.terms if leaf is not old)
-                turned = _turned(gate)
-                if turned is not None and apart.same(_difference(found, old)):
-                    yield turned, new
-
-
-def _difference(one: Leaf, other: Leaf) -> Affine:
-    return Affine.of(one).plus(Affine.of(other).scaled(-1.0))
-
-
-def _turned_back(share: Affine, rest: Affine) -> Iterator[_Gate]:
-    """The gate that is `share`, where it or its complement `rest` is an activation."""
-    gate, complement = _gate(share), _gate(rest)
-    if gate is not None:
-        yield gate
-    elif complement is not None and (turned := _turned(complement)) is not None:
-        yield turned
+    for share, other in _factors(plus[0]):
+        for again, same in _factors(minus[0]):
+            if again.only is not share.only or same.only is not whole:
+                continue
+            keep, new = _gate(share), _gate(other if whole is old else whole)
+            if whole is old and keep is not None:
+                keep = _turned(keep)
+            if keep is not None and new is not None and (whole is old or other.only is old):
+                yield keep, new
 
 
 def _turned(gate: _Gate) -> _Gate | None:
@@ -194,8 +164,11 @@ def _reset(inner: Affine, old: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | N
                 yield rest, reset, other  # r * (h @ U + b)
 
 
-def _layer(kind: str, gates: Sequence[_Gate], given: Leaf, state: Leaf, name: str) -> Cell | None:
-    """The layer with these gates; None if one depends on something else than the step and the state."""
+_Layer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]
+
+
+def _layer(kind: str, gates: _Gates, given: Leaf, state: Leaf) -> _Layer | None:
+    """Weights, recurrence, bias, attributes; None if a gate depends on something else than the step and the state."""
     own = gates[:4]
     hidden, parts = state.width, []
     for gate in own:
@@ -211,8 +184,7 @@ def _layer(kind: str, gates: Sequence[_Gate], given: Leaf, state: Leaf, name: st
     weights, recurrences, biases, others = (
         np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True)
     )
-    used = {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]
-    chosen = [gates[place] for place in used]
+    chosen = [gates[place] for place in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
     attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in chosen]}
     for number in ("alpha", "beta"):
         said = [value for gate in chosen for key, value in gate.numbers if key == number]
@@ -220,5 +192,4 @@ def _layer(kind: str, gates: Sequence[_Gate], given: Leaf, state: Leaf, name: st
             attributes[f"activation_{number}"] = said
     if kind == "GRU" and own[-1].after is not None:
         attributes["linear_before_reset"] = 1
-    bias = np.concatenate([biases, others])[None]
-    return Cell(kind, weights[None], recurrences[None], bias, attributes, name, None, frozenset(), frozenset())
+    return weights[None], recurrences[None], np.concatenate([biases, others])[None], attributes

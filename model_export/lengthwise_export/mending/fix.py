@@ -1,13 +1,10 @@
-"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding.
-
-It is shown in the terminal, as JSON, and as a section of the HTML report.
-"""
+"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,21 +55,16 @@ class FixProposal:
 
     def as_json(self) -> dict[str, Any]:
         """The value of `fix` in `check --json`."""
+        record = self.as_record()
+        changes = zip(record.pop("operators"), self.changes, strict=True)
         return {
-            "mendable": self.mendable,
-            "reason": self.reason,
-            "operator": self.operator,
+            **{"mendable": self.mendable, "reason": self.reason, "operator": self.operator},
             **location_as_json(self.location),
             "changes": [
-                {
-                    **{"operator": change.operator, "kind": change.kind, **location_as_json(change.location)},
-                    **{"cause": change.cause, "before": list(change.before), "after": list(change.after)},
-                }
-                for change in self.changes
+                {**said, **location_as_json(one.location), "before": list(one.before), "after": list(one.after)}
+                for said, one in changes
             ],
-            "min_length": self.min_length,
-            "notice": self.notice,
-            "proof": None if self.proof is None else self.proof.as_json(),
+            **record,
             "verdict": self.verdict,
         }
 
@@ -89,8 +81,14 @@ class FixProposal:
 
     def on_terminal(self) -> RenderableType:
         """A proposed fix for the terminal. Code is never wrapped: print it without cropping."""
-        head = Text.assemble(("mend", "bold green" if self.mendable else "bold red"), f"  {_headline(self)}")
-        parts: list[RenderableType] = ["", head]
+        said = self.reason
+        if not self.mendable:
+            where = "".join(f"{each}: " for each in (self.location, self.operator) if each is not None)
+            said = f"this model cannot be mended: {where}{said}"
+        parts: list[RenderableType] = [
+            "",
+            Text.assemble(("mend", f"bold {'green' if self.mendable else 'red'}"), f"  {said}"),
+        ]
         for change in self.changes:
             parts += ["", *_changed(change)]
         if self.min_length > 1:
@@ -98,10 +96,8 @@ class FixProposal:
         if self.notice is not None:
             parts.append(Text(f"note: {self.notice}"))
         if self.proof is not None:
-            raised = self.proof.raised
-            skipped = (
-                f"; the original raises alone at {len(raised)} shorter lengths" if raised and self.proof.holds else ""
-            )
+            raised = len(self.proof.raised) if self.proof.holds else 0
+            skipped = f"; the original raises alone at {raised} shorter lengths" if raised else ""
             parts += ["", Text.assemble(("proof", "bold"), f"  {self.proof}{skipped}")]
         if self.mendable and self.changes:
             parts.append(Text("`lengthwise export TARGET --mend --out MODELS/NAME` publishes the mended graph"))
@@ -128,41 +124,40 @@ def operators_text(count: int) -> str:
     return f"{count} operator{'' if count == 1 else 's'}"
 
 
-def title(change: MendedOperator) -> str:
-    """The name of an operator with its type."""
-    return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
-
-
 def unified(change: MendedOperator) -> list[str]:
     """The graph text of an operator before and after, as the lines of a unified diff without its head."""
-    before, after = ([_readable(line) for line in lines] for lines in (change.before, change.after))
+    before, after = (  # without empty names and the types of attributes
+        [re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] ')) for line in lines]
+        for lines in (change.before, change.after)
+    )
     return list(difflib.unified_diff(before, after, lineterm="", n=len(before) + len(after)))[3:]
 
 
-def _readable(line: str) -> str:
-    """A line of graph text without empty names and without the types of attributes."""
-    return re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] '))
+_STYLES: Final = {"-": ("red", "var(--bad)"), "+": ("green", "var(--good)")}  # on the terminal, and in the page
 
 
-_STYLES = {"-": "red", "+": "green"}
-
-
-def _headline(fix: FixProposal) -> str:
-    if fix.mendable:
-        return fix.reason
-    place = "" if fix.location is None else f"{fix.location}: "
-    operator = "" if fix.operator is None else f"{fix.operator}: "
-    return f"this model cannot be mended: {place}{operator}{fix.reason}"
+def _title(change: MendedOperator) -> str:
+    return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
 
 
 def _changed(change: MendedOperator) -> Iterator[RenderableType]:
-    place = "" if change.location is None else f"{change.location}: "
-    yield Text(f"{place}{title(change)}", style="bold")
-    if change.location is not None and change.location.source:
-        yield Text(f" {change.location.line} | {change.location.source}", no_wrap=True, overflow="ignore")
+    at = change.location
+    yield Text(f"{'' if at is None else f'{at}: '}{_title(change)}", style="bold")
+    if at is not None and at.source:
+        yield Text(f" {at.line} | {at.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), change.cause)
     for line in unified(change):
-        yield Text(f"  {line}", style=_STYLES.get(line[:1], ""), no_wrap=True, overflow="ignore")
+        yield Text(f"  {line}", style=_STYLES.get(line[:1], ("",))[0], no_wrap=True, overflow="ignore")
+
+
+def _change(change: MendedOperator) -> Html:
+    at = change.location
+    place = () if at is None else (element("p", element("code", at)), element("pre", at.source))
+    lines = unified(change)
+    styles = (f"color: {_STYLES[line[:1]][1]}" if line[:1] in _STYLES else "" for line in lines)
+    spans = (element("span", line, style=style) if style else line for line, style in zip(lines, styles, strict=True))
+    shown = element("pre", *(joined(span, "\n") for span in spans))
+    return joined(element("h3", _title(change)), *place, element("p", change.cause), shown)
 
 
 _LENGTH: Final = 40  # steps of the sequence, if the model accepts batches wide enough
@@ -219,44 +214,28 @@ def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float
 
 
 _MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
-_COLORS: Final = {"-": "var(--bad)", "+": "var(--good)"}
-
-
-def _change(change: MendedOperator) -> Html:
-    at = change.location
-    place = () if at is None else (element("p", element("code", at)), element("pre", at.source))
-    colored = ((line, _COLORS.get(line[:1])) for line in unified(change))
-    spans = (line if color is None else element("span", line, style=f"color: {color}") for line, color in colored)
-    lines = (joined(each, "\n") for each in spans)
-    return joined(element("h3", title(change)), *place, element("p", change.cause), element("pre", *lines))
 
 
 def _picture(curve: PaddingCurve) -> Html:
     """The probability of a class against the padding: the original as a line, the mended model as a dashed line."""
-    last = curve.shares[-1] or 1.0
-    low, high = _range([*curve.before, *curve.after])
+    last, drawn = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
+    # At least 0.1 high around the curves, within 0 to 1.
+    middle, height = (min(drawn) + max(drawn)) / 2, max(1.2 * (max(drawn) - min(drawn)), 0.1)
+    low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
+    height = min(height, 1.0 - low)
     marks = [(mark / last, f"{mark:.0%}") for mark in _MARKS if mark <= curve.shares[-1]]
-    levels = [(part, f"{low + part * (high - low):.2f}") for part in (0.0, 0.5, 1.0)]
+    levels = [(part, f"{low + part * height:.2f}") for part in (0.0, 0.5, 1.0)]
     chart = Chart(610, 196, ("padding, as a share of the sequence", marks), ("probability", levels))
     for kind, values, color, dashes in (
         ("before", curve.before, "var(--bad)", None),
         ("after", curve.after, "var(--good)", "7 4"),
     ):
-        places = zip(curve.shares, values, strict=True)
-        points = [(share / last, (value - low) / (high - low)) for share, value in places]
+        points = [(share / last, (value - low) / height) for share, value in zip(curve.shares, values, strict=True)]
         chart.line(points, color, class_=kind, stroke_dasharray=dashes)
-    apart = max(abs(value - curve.before[0]) for value in curve.before)
-    mended = max(abs(value - curve.after[0]) for value in curve.after)
+    apart, mended = (max(abs(value - values[0]) for value in values) for values in (curve.before, curve.after))
     return chart.figure(
         "The probability of a class against the padding, before and after",
         f"The probability of the class of one sequence of {curve.length} steps, with more and more zeros behind it. "
         f"Solid: the original, which moves by up to {apart:.2g}. Dashed: the mended model, which moves by up to "
         f"{mended:.2g}. The sequence is the one of {CANDIDATES} random ones that moves most.",
     )
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The lowest and the highest value of the picture: at least 0.1 around the curves, within 0 to 1."""
-    middle, height = (min(values) + max(values)) / 2, max(1.2 * (max(values) - min(values)), 0.1)
-    low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
-    return low, min(low + height, 1.0)

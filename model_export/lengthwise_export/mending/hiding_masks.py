@@ -8,17 +8,18 @@ mask, the mask is *opened*: true everywhere, and only the length says where a se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lengthwise_export.onnx_graphs.protos import constants_of, refill
+from lengthwise_export.onnx_graphs.protos import attributes_of, constants_of, refill
 
-SAME: Final = frozenset(
+_SAME: Final = frozenset(
     {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "ReverseSequence", "Expand", "Flatten"}
 )
 """Operators behind which a mask is the same mask."""
@@ -37,85 +38,55 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
     steps = next(each for each in model.graph.input if each.name == sequences)
     tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
     constants = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(model.graph).items()}
-    found = _Found(tokens, {sequences}, constants)
+    stages = {sequences: "steps"}  # how far each value is on the way from the steps to a mask
+    numbers: dict[str, float] = {}  # the number that it compares them with
+    masks: dict[str, HidingMask] = {}
     for node in model.graph.node:
-        if node.input and node.output:
-            found.follow(node)
-    return found.masks
+        if not node.input or not node.output:
+            continue
+        first, *others = node.input
+        if node.op_type == "Equal" and first in constants:
+            first, others = others[0], [first]
+        number = constants.get(others[0]) if others else None
+        out, stage = node.output[0], _stage_behind(node, stages.get(first, ""), number, tokens=tokens)
+        if stage == "equal" and number is not None:
+            numbers[out] = float(number.item())
+        elif first in numbers:
+            numbers[out] = numbers[first]
+        stages[out] = stage
+        if stage == "mask":
+            masks[out] = masks.get(first, HidingMask(out, numbers[out]))
+    return masks
 
 
-@dataclass
-class _Found:
-    """What the values of a graph are, as far as it was followed."""
-
-    tokens: bool  # Whether a step is a token: then whether it differs from a number is the mask
-    raw: set[str]  # The values that are the steps
-    constants: dict[str, np.ndarray]
-    # By value that says whether the steps are a number: that number
-    equal: dict[str, float] = field(default_factory=dict)
-    differs: dict[str, float] = field(default_factory=dict)  # The same for whether they are not
-    counted: dict[str, float] = field(default_factory=dict)  # The same for how many features of a step are not
-    masks: dict[str, HidingMask] = field(default_factory=dict)
-
-    def follow(self, node: NodeProto) -> None:
-        first, out, kind = node.input[0], node.output[0], node.op_type
-        if kind == "Equal" and (number := _compared(node, self.raw, self.constants)) is not None:
-            self.equal[out] = number
-        elif kind == "Not" and first in self.equal:
-            self.differs[out] = self.equal[first]
-            if self.tokens:
-                self.masks[out] = HidingMask(out, self.equal[first])
-        elif kind in ("ReduceSum", "ReduceMax") and first in self.differs and _over_features(node, self.constants):
-            self.counted[out] = self.differs[first]
-        elif first in self.counted and self._is_any(node):
-            self.masks[out] = HidingMask(out, self.counted[first])
-        elif kind in ("Identity", "Cast") and first in self.raw:
-            self.raw.add(out)
-        elif kind in ("Identity", "Cast") and first in self.differs:
-            self.differs[out] = self.differs[first]
-        if kind in SAME and first in self.masks:
-            self.masks[out] = self.masks[first]
-
-    def _is_any(self, node: NodeProto) -> bool:
-        """Whether a node says that a count is not zero."""
-        if node.op_type == "Greater":
-            bound = self.constants.get(node.input[1])
-            return bound is not None and bound.size == 1 and bool(bound.item() == 0)
-        return node.op_type == "Cast" and bool(node.attribute[0].i == TensorProto.BOOL)
-
-
-def _compared(node: NodeProto, raw: Collection[str], constants: dict[str, np.ndarray]) -> float | None:
-    """The number that the steps are compared with."""
-    for steps, other in (node.input, node.input[::-1]):
-        number = constants.get(other)
-        if steps in raw and number is not None and number.size == 1:
-            return float(number.item())
-    return None
-
-
-def _over_features(node: NodeProto, constants: dict[str, np.ndarray]) -> bool:
-    """Whether a reduction of the steps is one over the features, the last of three axes."""
-    axes = next((list(each.ints) for each in node.attribute if each.name == "axes"), None)
-    if axes is None and len(node.input) > 1 and node.input[1] in constants:
-        axes = constants[node.input[1]].reshape(-1).tolist()
-    return axes in ([-1], [2])
+def _stage_behind(node: NodeProto, stage: str, number: NDArray[Any] | None, *, tokens: bool) -> str:
+    """The stage of a node's output; empty if it is on no way to a mask. `number`: its second input, if constant."""
+    kind, said = node.op_type, attributes_of(node)
+    is_one = number is not None and number.size == 1
+    if kind in ("Identity", "Cast") and stage in ("steps", "differs"):
+        return stage
+    if stage == "steps" and kind == "Equal" and is_one:
+        return "equal"
+    if stage == "equal" and kind == "Not":
+        return "mask" if tokens else "differs"
+    if stage == "differs" and kind in ("ReduceSum", "ReduceMax"):
+        axes = said.get("axes", [] if number is None else number.reshape(-1).tolist())
+        return "counted" if list(axes) in ([-1], [2]) else ""  # over the features, the last of three axes
+    is_any = kind == "Greater" and is_one and not np.any(number)
+    is_any |= kind == "Cast" and said["to"] == TensorProto.BOOL
+    return "mask" if (stage == "counted" and is_any) or (stage == "mask" and kind in _SAME) else ""
 
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
-    """A copy of the graph with some masks true at every step."""
+    """A copy of the graph with some masks true at every step: each is the mask or its opposite."""
     copy = deepcopy(model)
-    refill(copy.graph.node, (each for node in model.graph.node for each in _opened(node, names)))
+    nodes = []
+    for node in copy.graph.node:
+        nodes.append(node)
+        name = node.output[0] if node.output else ""
+        if name in names:
+            node.output[0], opposite = f"{name}_before", f"{name}_opposite"
+            nodes.append(helper.make_node("Not", [node.output[0]], [opposite]))
+            nodes.append(helper.make_node("Or", [node.output[0], opposite], [name], name=f"{node.name}_opened"))
+    refill(copy.graph.node, nodes)
     return copy
-
-
-def _opened(node: NodeProto, names: Collection[str]) -> Iterator[NodeProto]:
-    """A node; of one that makes such a mask, the mask or its opposite."""
-    name = node.output[0] if node.output else ""
-    if name not in names:
-        yield node
-        return
-    changed = deepcopy(node)
-    changed.output[0] = f"{name}_before"
-    yield changed
-    yield helper.make_node("Not", [changed.output[0]], [f"{name}_opposite"])
-    yield helper.make_node("Or", [changed.output[0], f"{name}_opposite"], [name], name=f"{node.name}_opened")

@@ -10,7 +10,7 @@ that mix steps. A graph is mended as a whole or refused: an operator without a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
@@ -26,34 +26,33 @@ from lengthwise_export.mending.hiding_masks import hiding_masks, opened
 from lengthwise_export.mending.mender import RULES, Mender
 from lengthwise_export.mending.node_mender import LengthsRestricted, StepsHidden
 from lengthwise_export.mending.rules import (  # noqa: F401  # each registers its rules
+    arithmetic,
     convolution,
-    elementwise,
     indexing,
     joining,
     loops,
-    products,
     reductions,
     shapes,
 )
-from lengthwise_export.mending.values import Numbers, Ragged, Size, Value, computed, constant_of, evaluated, singles
-from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.protos import (
-    OF_ONNX,
-    graphs_in,
-    keras_cure,
-    names_in,
-    opset_of,
-    reaching,
-    refill,
+from lengthwise_export.mending.values import (
+    Numbers,
+    Ragged,
+    Size,
+    Value,
+    computed,
+    constant_of,
+    evaluated,
+    is_pure,
+    singles,
 )
+from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, keras_cure, names_in, opset_of, reaching, refill
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 _LEAST_LENGTHS: Final = 64  # as many lengths are followed at least, so that no two sizes agree by chance
 _LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single axis
-
 _CONVERTED_OPSET: Final = 17
-
-_WITHOUT: Final = {
+_REASONS: Final = {
     "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli": "draws random numbers, so "
     "the original does not give the same answer twice: export it in evaluation mode",
     "DFT STFT MelWeightMatrix": "transforms the whole width at once, and its frequencies depend on the width: "
@@ -66,9 +65,7 @@ _WITHOUT: Final = {
     "DynamicQuantizeLinear DynamicQuantizeLSTM": "takes one scale for the whole batch: mend the float32 graph, and "
     "quantise it with --precision",
 }
-_REASONS: Final = {name: why for names, why in _WITHOUT.items() for name in names.split()}
-"""Why an operator without a rule has none."""
-
+"""Why operators without a rule have none."""
 
 _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed time", "time rows fixed")
 """The orders of axes that an output may have."""
@@ -85,9 +82,9 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         try:
             return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), hidden)
         except LengthsRestricted as restricted:
-            shortest, longest = restricted.shortest, restricted.longest
+            shortest, longest = restricted.args
         except StepsHidden as found:
-            hidden.update(found.masks)
+            hidden.update(*found.args)
         except UnmendableError as error:
             loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
             cure = keras_cure(graph) if error.operator in loops_and_branches else ""
@@ -103,15 +100,11 @@ def _mended(
     counted = opened(prepared, hidden) if hidden else None
     prepared = prepared if counted is None else deepcopy(counted)
     _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
-    sequences = next((value for value in prepared.graph.input if value.name == names.sequences), None)
-    if sequences is None:
-        raise UnmendableError(names.sequences, "the graph has no such input")
     lengths = names.lengths or "lengths"
     given = {value.name: value for value in prepared.graph.input}
     taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
     taken |= {*given, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
-    lengths_type = given[lengths].type.tensor_type.elem_type if lengths in given else TensorProto.INT32
-    is_int32 = lengths_type == TensorProto.INT32
+    is_int32 = lengths not in given or given[lengths].type.tensor_type.elem_type == TensorProto.INT32
     writer = Writer(lengths, (names.sequences, names.open_axes[1]), taken, int32=is_int32, range_=range_)
     mender = Mender(writer, range_, opset=opset_of(prepared))
     mender.follow = _followed
@@ -123,12 +116,17 @@ def _mended(
         mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     changes = [change for node in prepared.graph.node for change in _followed(mender, node)]
     outputs = [_output(mender, value) for value in prepared.graph.output]
-    inputs = [value for value in prepared.graph.input if value.name in given]
-    if lengths not in given:
-        inputs.append(helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
-    mended = _written(prepared, writer, inputs, outputs)
+    given.setdefault(lengths, helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
+    refill(prepared.graph.node, writer.nodes)
+    refill(prepared.graph.input, given.values())
+    refill(prepared.graph.output, outputs)
+    refill(prepared.graph.value_info, ())
+    prepared.graph.initializer.extend(writer.constants)
+    prepared.graph.name = prepared.graph.name or "mended"
+    _keep_needed(prepared, [value.name for value in outputs])
+    onnx.checker.check_model(prepared)
     numbers = tuple(sorted(set(hidden.values())))
-    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]), numbers, counted)
+    return Mended(prepared, tuple(changes), int(range_[0]), int(range_[-1]), numbers, counted)
 
 
 def _prepared(graph: ModelProto) -> ModelProto:
@@ -137,13 +135,11 @@ def _prepared(graph: ModelProto) -> ModelProto:
     if copy.functions:
         copy = inliner.inline_local_functions(copy)
     if opset_of(copy) < _LOWEST_OPSET:
-        try:
+        try:  # behind it, axes and sizes are inputs: only reductions below opset 18 have attributes
             copy = onnx.version_converter.convert_version(copy, _CONVERTED_OPSET)
         except Exception as error:  # the converter's own kinds
-            raise UnmendableError(
-                f"opset {opset_of(graph)}",
-                f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there",
-            ) from error
+            why = f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there"
+            raise UnmendableError(f"opset {opset_of(graph)}", why) from error
     names = {tensor.name for tensor in copy.graph.initializer}
     refill(copy.graph.input, (value for value in copy.graph.input if value.name not in names))
     return copy
@@ -217,7 +213,8 @@ def _ruled(mender: Mender, node: NodeProto) -> None:
     if node.domain not in OF_ONNX:
         mender.refuse(f"is an operator of {node.domain}, not of ONNX")
     if node.op_type not in RULES:
-        mender.refuse(_REASONS.get(node.op_type, "is an operator that has no rule for mending"))
+        reasons = (why for names, why in _REASONS.items() if node.op_type in names.split())
+        mender.refuse(next(reasons, "is an operator that has no rule for mending"))
     RULES[node.op_type](mender)
 
 
@@ -229,29 +226,24 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
         if isinstance(value, Ragged):
             return False
         inputs.append(value)
-    if len(node.output) != 1 or node.op_type in ("Shape", "ConstantOfShape", "Range") or not _is_pure(node):
+    if len(node.output) != 1 or node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node):
         return False
     tables = [None if value is None else value.table for value in inputs]
+    constant = table = None
     if node.op_type == "Constant" or all(value is None or value.is_constant for value in inputs):
-        arrays = [None if table is None else table[0, 0] for table in tables]
-        results = computed(node, arrays)
-        if results is not None:
-            mender.copy([value.name if value is not None else "" for value in inputs])
-            mender.set(mender.numbers(node.output[0], results[0]))
-            return True
-    table = evaluated(node, tables) if inputs else None
-    if table is None:
+        results = computed(node, [None if each is None else each[0, 0] for each in tables])
+        constant = results[0] if results else None
+    if constant is None and inputs:
+        table = evaluated(node, tables)
+        constant = constant_of(table)
+    if constant is not None:
+        mender.set(mender.numbers(node.output[0], constant))
+    elif table is not None:
+        mender.set(Numbers(node.output[0], table))
+    else:
         return False
-    mender.copy([value.name if value is not None else "" for value in inputs])
-    constant = constant_of(table)
-    mender.set(Numbers(node.output[0], table) if constant is None else mender.numbers(node.output[0], constant))
+    mender.copy(["" if value is None else value.name for value in inputs])
     return True
-
-
-def _is_pure(node: NodeProto) -> bool:
-    """Whether a node gives the same for the same inputs, and has no graph inside."""
-    inside = any(graph.output for graph in graphs_in(node))
-    return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
@@ -273,20 +265,6 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         mender.writer.nodes.append(helper.make_node("Identity", [ragged.name], [value.name]))
     shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.axes]
     return helper.make_tensor_value_info(value.name, ragged.dtype, shape)
-
-
-def _written(
-    original: ModelProto, writer: Writer, inputs: Iterable[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
-) -> ModelProto:
-    tensors = [*original.graph.initializer, *writer.constants]
-    graph = helper.make_graph(writer.nodes, original.graph.name or "mended", list(inputs), list(outputs), tensors)
-    model = helper.make_model(graph, opset_imports=list(original.opset_import))
-    model.ir_version = original.ir_version
-    model.producer_name, model.producer_version = original.producer_name, original.producer_version
-    model.metadata_props.extend(original.metadata_props)
-    _keep_needed(model, [value.name for value in outputs])
-    onnx.checker.check_model(model)
-    return model
 
 
 @dataclass(frozen=True, slots=True)

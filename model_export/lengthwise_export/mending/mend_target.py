@@ -16,7 +16,7 @@ import onnx
 from lengthwise.errors import LengthwiseError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import GraphNames
-from lengthwise.verification.measurement import BatchLogits, Reference
+from lengthwise.verification.measurement import BatchLogits
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import ProgressCallback, check
@@ -53,10 +53,14 @@ class ProvedMend:
     # The original with the steps that it leaves out taken for data; None if it leaves out none
     reference: Subject | None = None
 
-    @property
-    def alone(self) -> Reference:
-        """The original with each sequence alone and unpadded, as a reference for the mended graph."""
-        return alone(self.reference or self.original.subject, per_step=self.original.per_step)
+    def alone(self, batch: PaddedBatch) -> BatchLogits:
+        """The original's answers to the rows of a batch, each alone and unpadded: the mended graph's reference."""
+        subject = self.reference or self.original.subject
+        rows = [
+            subject.answer(pad([steps[:length]], multiple=1)).logits[0]
+            for steps, length in zip(batch.steps, batch.lengths, strict=True)
+        ]
+        return widened(rows, batch.width) if self.original.per_step else np.stack(rows)
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
         """The original's answer in float64 to a sequence alone; None if it does not run in float64."""
@@ -86,16 +90,17 @@ def mend_target(
     origins: dict[str, onnx.NodeProto] = {}
     try:
         say("the widths that the original accepts")
-        shortest, longest, steadiness = _limits(target, max_length, seed, tolerance)
+        limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
+        shortest, longest = limits.sizes.shortest, limits.widest
+        steadiness = Steadiness(target.subject, limits.sizes, ROUNDING + tolerance)
+        steadiness.require()
         say("building the graph")
         graph = target.build("model", opset)
         if target.framework:
             origins = {shown_operator(node): node for node in graph.graph.node}
         if not target.framework and _reads_the_first_step_only(target, shortest, longest, seed):
-            first = (
-                "the answer depends on the first step alone, however long the sequence is: an export that was traced"
-            )
-            raise UncheckableError(f"{first} with one step does that{keras_cure(graph)}")
+            first = "the answer depends on the first step alone, however long the sequence is"
+            raise UncheckableError(f"{first}: an export that was traced with one step does that{keras_cure(graph)}")
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
@@ -121,52 +126,42 @@ def _proved(
     target: Target, mended: Mended, lengths: tuple[int, int], *, tolerance: float, seed: int, say: ProgressCallback
 ) -> ProvedMend:
     shortest, longest = lengths
-    after = _mended_target(target, mended)
+    names = _named(target.names)
+
+    def build(name: str, opset: int) -> onnx.ModelProto:
+        graph = deepcopy(mended.graph)
+        for entry in graph.metadata_props:
+            if entry.key == NAME_IN_GRAPH:
+                entry.value = name
+        return graph
+
+    subject = _run_as(target, mended.graph, names)
+    after = replace(target, names=names, subject=subject, build=build, framework=False, blind=False)
     how: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **how)
-    ties = ties_in(mended.graph)
-    fix = FixProposal(
-        False,
-        f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}"),
-        changes=mended.changes,
-        min_length=proof.min_length,
-        proof=proof,
-        hiding=mended.hiding,
-    )
     say("one answer against padding")
-    fix = replace(
-        fix, curve=draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
-    )
+    curve = draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
+    told: dict[str, Any] = {"changes": mended.changes, "min_length": proof.min_length, "hiding": mended.hiding}
+    told |= {"proof": proof, "curve": curve}
     if not proof.holds:
-        return ProvedMend(fix, target)
+        ties = ties_in(mended.graph)
+        reason = f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}")
+        return ProvedMend(FixProposal(False, reason, **told), target)
     report = check(after.subject, min_length=proof.min_length, **how)
-    fix = replace(fix, verdict=report.verdict)
     if report.verdict != "sound":
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
-        fix = replace(fix, reason=f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}")
-        return ProvedMend(fix, target, report=report)
-    reason = f"{operators_text(len(fix.changes))} changed, and the proof holds"
-    if not fix.changes:
+        reason = f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}"
+        return ProvedMend(FixProposal(False, reason, verdict=report.verdict, **told), target, report=report)
+    reason = f"{operators_text(len(mended.changes))} changed, and the proof holds"
+    if not mended.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
+    fix = FixProposal(True, reason, verdict=report.verdict, **told)
     counted = None if mended.counted is None else _run_as(target, mended.counted, target.names, blind=target.blind)
-    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report, counted)
+    return ProvedMend(fix, target, after, report, counted)
 
 
 def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> Subject:
     return OnnxSubject(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
-
-
-def alone(subject: Subject, *, per_step: bool) -> Reference:
-    """A reference that runs each row of a batch alone and without padding."""
-
-    def answer(batch: PaddedBatch) -> BatchLogits:
-        rows = [
-            subject.answer(pad([batch.steps[row, :length]], multiple=1)).logits[0]
-            for row, length in enumerate(batch.lengths)
-        ]
-        return widened(rows, batch.width) if per_step else np.stack(rows)
-
-    return answer
 
 
 def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:
@@ -174,14 +169,6 @@ def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProt
     known = location if isinstance(location, CodeLocation) else None
     node = origins.get(operator)
     return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
-
-
-def _limits(target: Target, max_length: int, seed: int, tolerance: float) -> tuple[int, int, Steadiness]:
-    """The shortest and the longest sequence that the original accepts, and one answer that it gives again and again."""
-    limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
-    steadiness = Steadiness(target.subject, limits.sizes, ROUNDING + tolerance)
-    steadiness.require()
-    return limits.sizes.shortest, limits.widest, steadiness
 
 
 def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed: int) -> bool:
@@ -197,17 +184,3 @@ def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed
 
 def _named(names: GraphNames) -> GraphNames:
     return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})
-
-
-def _mended_target(target: Target, mended: Mended) -> Target:
-    names = _named(target.names)
-
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        graph = deepcopy(mended.graph)
-        for entry in graph.metadata_props:
-            if entry.key == NAME_IN_GRAPH:
-                entry.value = name
-        return graph
-
-    subject = _run_as(target, mended.graph, names)
-    return replace(target, names=names, subject=subject, build=build, framework=False, blind=False)

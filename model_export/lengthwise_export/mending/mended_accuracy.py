@@ -5,7 +5,7 @@ The original is run as its users run it today, padded, and alone; the mended gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,8 +23,6 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.exporting.accuracy import accepted_records, found_labels, hits_of, wanted_labels
 
 BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
-
-_Run = Callable[[PaddedBatch], Outputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +44,28 @@ class MendAccuracy:
     alone: Way  # The original with each sequence alone and unpadded
     mended: float
 
+    @property
+    def _ways(self) -> tuple[tuple[str, str, Way], ...]:
+        """The ways to run the original: each in JSON, in words, and its figures."""
+        return (
+            ("padded_to_the_longest_of_a_batch", f"padded to the longest of {BATCH_ROWS}", self.batches),
+            ("padded_to_a_fixed_length", "padded to a fixed length", self.fixed),
+            ("alone", "alone", self.alone),
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The figures for `export --json`."""
         return {
             "sequences": self.sequences,
             "answers": self.answers,
-            "padded_to_the_longest_of_a_batch": self.batches.accuracy,
-            "padded_to_a_fixed_length": self.fixed.accuracy,
-            "alone": self.alone.accuracy,
+            **{name: way.accuracy for name, _, way in self._ways},
             "mended": self.mended,
-            "labels_moved": {
-                "from_padded_to_the_longest_of_a_batch": self.batches.moved,
-                "from_padded_to_a_fixed_length": self.fixed.moved,
-                "from_alone": self.alone.moved,
-            },
+            "labels_moved": {f"from_{name}": way.moved for name, _, way in self._ways},
         }
 
     def __str__(self) -> str:
         said = [f"{self.mended:.4f} mended"]
-        for name, way in (
-            (f"padded to the longest of {BATCH_ROWS}", self.batches),
-            ("padded to a fixed length", self.fixed),
-            ("alone", self.alone),
-        ):
+        for _, name, way in self._ways:
             moved = f"{name} (from there {way.moved} of {self.answers} labels move)"
             said.append(f"the original raises {name}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}")
         return f"accuracy {', '.join(said)}"
@@ -81,39 +78,40 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
         return None
     steps = [record.steps for record in accepted]
     expected = [wanted_labels(record, manifest) for record in accepted]
-    after = _labels(session.run, _in_order(steps, BATCH_ROWS, multiple=manifest.width_multiple), manifest)
+    after = _labels(session.run, steps, BATCH_ROWS, manifest, multiple=manifest.width_multiple)
     if after is None:
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
 
-    def way(batches: Iterator[PaddedBatch]) -> Way:
-        before = _labels(lambda batch: Outputs(original.answer(batch).logits), batches, manifest)
+    def way(rows: int, width: int | None = None) -> Way:
+        before = _labels(lambda batch: Outputs(original.answer(batch).logits), steps, rows, manifest, width=width)
         if before is None:
             return Way(None, None)
         moved = sum(int((one != other).any(axis=1).sum()) for one, other in zip(before, after, strict=True))
         return Way(_share_right(expected, before, manifest), moved)
 
-    longest = max(map(len, steps))
     return MendAccuracy(
         sequences=len(accepted),
         answers=sum(len(each) for each in expected),
-        batches=way(_in_order(steps, BATCH_ROWS)),
-        fixed=way(_in_order(steps, BATCH_ROWS, width=longest)),
-        alone=way(_in_order(steps, 1)),
+        batches=way(BATCH_ROWS),
+        fixed=way(BATCH_ROWS, max(map(len, steps))),
+        alone=way(1),
         mended=_share_right(expected, after, manifest),
     )
 
 
-def _in_order(
-    sequences: Sequence[Steps], rows: int, *, width: int | None = None, multiple: int = 1
-) -> Iterator[PaddedBatch]:
-    for first in range(0, len(sequences), rows):
-        yield pad(sequences[first : first + rows], width=width, multiple=multiple)
-
-
-def _labels(run: _Run, batches: Iterator[PaddedBatch], manifest: Manifest) -> list[NDArray[np.bool_]] | None:
-    """The labels of each sequence; None if the model raises or an answer is not finite."""
+def _labels(
+    run: Callable[[PaddedBatch], Outputs],
+    sequences: Sequence[Steps],
+    rows: int,
+    manifest: Manifest,
+    *,
+    width: int | None = None,
+    multiple: int = 1,
+) -> list[NDArray[np.bool_]] | None:
+    """The labels of each sequence, in batches in order; None if the model raises or an answer is not finite."""
     found = []
-    for batch in batches:
+    for first in range(0, len(sequences), rows):
+        batch = pad(sequences[first : first + rows], width=width, multiple=multiple)
         try:
             scored = answers.score(run(batch), batch.lengths, manifest)
         except RunError:

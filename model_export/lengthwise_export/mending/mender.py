@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from lengthwise_export.mending.node_mender import NodeMender
-from lengthwise_export.mending.values import Group, Ragged, Size, Table, Value, is_one, product, shown
-
-CROSSES_ROWS: Final = (
-    "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
-)
+from lengthwise_export.mending.node_mender import CROSSES_ROWS, NodeMender
+from lengthwise_export.mending.values import Group, Ragged, Size, Table, Value, is_one, shown
 
 
 class Mender(NodeMender):
@@ -25,27 +22,18 @@ class Mender(NodeMender):
 
     def masked(self, value: Ragged, places: Iterable[int], fill: float) -> Ragged:
         """The tensor with a number beyond each row's own positions, along these axes of time of the tensor."""
-        places = sorted(places)
-        times = dict(value.times())
+        places, times = sorted(places), dict(value.times())
         if not places or (fill == 0 and value.zeroed):
             return value
-        sizes = tuple(times[place] for place in places)
-        key = ("masked", value.name, tuple(places), repr(fill))
         adds_rows = value.rows_at is None
         rank = len(value.axes) + (value.row_added or adds_rows)
-        rows_at = 0 if adds_rows else value.rows_at or 0
 
         def build() -> str:
-            found = [
-                self.mask_over(size, place + adds_rows, rows_at, rank)
-                for place, size in zip(places, sizes, strict=True)
-            ]
-            valid = found[0]
-            for other in found[1:]:
-                valid = self.emit("And", [valid, other])
+            masks = [self.mask_over(times[place], place + adds_rows, value.rows_at or 0, rank) for place in places]
+            valid = functools.reduce(lambda one, other: self.emit("And", [one, other]), masks)
             return self.emit("Where", [valid, value.name, self.writer.scalar_of(fill, value.dtype)])
 
-        name = self.writer.once(key, build)
+        name = self.writer.once(("masked", value.name, tuple(places), repr(fill)), build)
         zeroed = fill == 0 and len(places) == len(times)
         return value.called(name, row_added=value.row_added or adds_rows, zeroed=zeroed)
 
@@ -59,27 +47,20 @@ class Mender(NodeMender):
 
         return self.writer.once(("mask over", mask, place, rows_at, rank), build)
 
-    def lowest(self, dtype: int) -> float:
-        """The lowest number of an element type."""
+    def last_choice(self, dtype: int, *, largest: bool = True, finite: bool = False) -> float:
+        """The number that comes last where the largest (or the smallest) is chosen; by default behind an infinity."""
         kind = helper.tensor_dtype_to_np_dtype(dtype)
-        return float(np.finfo(kind).min) if np.issubdtype(kind, np.floating) else int(np.iinfo(kind).min)
-
-    def last_choice(self, dtype: int, *, largest: bool) -> float:
-        """The padding value that sorts last, behind a step of an infinity as well."""
-        kind = helper.tensor_dtype_to_np_dtype(dtype)
-        if np.issubdtype(kind, np.floating):
-            return -np.inf if largest else np.inf
-        return int(np.iinfo(kind).min if largest else np.iinfo(kind).max)
+        if not np.issubdtype(kind, np.floating):
+            return int(np.iinfo(kind).min if largest else np.iinfo(kind).max)
+        number = float(np.finfo(kind).max) if finite else np.inf
+        return -number if largest else number
 
     # -- broadcasting -------------------------------------------------------------------------------------------------
 
     def align(
         self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
     ) -> tuple[list[Ragged], tuple[Group, ...], bool]:
-        """Gives tensors axes that broadcast, as the original's do: operands, the groups, whether rows were added.
-
-        The last `free` axes, and the axis `keep` of the original, are left alone.
-        """
+        """Operands with axes that broadcast (but for the last `free`, and `keep`), their groups; were rows added?"""
         operands = [self.as_ragged(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
         targets: list[Group] = []
@@ -87,9 +68,9 @@ class Mender(NodeMender):
             group: Group = (self.one,)
             for operand in operands:
                 own = place - rank + operand.rank - free
-                if own < 0 or place == keep or is_one(operand.groups[own]) or self._is_one_or_none(operand.groups[own]):
+                if own < 0 or place == keep or self._is_one_or_none(operand.groups[own]):
                     continue
-                if is_one(group) or self._is_one_or_none(group):
+                if self._is_one_or_none(group):
                     group = operand.groups[own]
                 elif not self.matches(group, operand.groups[own]):
                     self._refuse_pair(group, operand.groups[own])
@@ -109,15 +90,10 @@ class Mender(NodeMender):
 
     def _refuse_pair(self, one: Group, other: Group) -> NoReturn:
         """Refuses to combine two axes that do not match."""
+        both = f"{shown(one)} and {shown(other)}"
         if self.size_of(one).same(self.size_of(other)):
-            self.refuse(
-                f"combines merged axes that were made of different ones, {shown(one)} and {shown(other)}: which row "
-                "and step a number there belongs to cannot be followed; keep rows and steps as axes of their own"
-            )
-        self.refuse(
-            f"combines axes of different sizes, {shown(one)} and {shown(other)}: its width is fixed, or it combines "
-            "values at different steps"
-        )
+            self.refuse(f"combines axes that were merged of different ones, {both}: keep rows and steps as own axes")
+        self.refuse(f"combines axes of different sizes, {both}: its width is fixed, or it combines different steps")
 
     def _is_one_or_none(self, group: Group) -> bool:
         """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""
@@ -135,27 +111,21 @@ class Mender(NodeMender):
             current += [(own + before, place) for place in range(len(group))]
         wanted: list[object] = ["rows"] if value.row_added and not has_rows else []
         for place, target in enumerate(targets):
-            own_group = value.groups[place - before] if place >= before else None
-            if place == keep and own_group is not None:
-                wanted += [(place, at) for at in range(len(own_group))]
+            group = value.groups[place - before] if place >= before else ()
+            left = [(place, at) for at in range(len(group))]
+            if place == keep and place >= before:
+                wanted += left
                 continue
-            single = own_group is not None and is_one(own_group)
-            for at, size in enumerate(target):
-                if value.row_added and has_rows and size.is_rows:
-                    wanted.append("rows")
-                elif own_group is not None and not single:
-                    wanted.append((place, at))
-                elif single and at == 0:
-                    wanted.append((place, 0))
-                else:
-                    wanted.append(None)
+            axes = iter(left[:1] if is_one(group) else left)
+            moved = value.row_added and has_rows
+            wanted += ["rows" if moved and size.is_rows else next(axes, None) for size in target]
         wanted += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
         if not value.row_added:  # broadcasting adds axes in front
             while wanted and wanted[0] is None:
                 wanted.pop(0)
-        left = [label for label in current if label in wanted]
+        kept = [label for label in current if label in wanted]
         name = self.squeezed(value.name, [at for at, label in enumerate(current) if label not in wanted])
-        name = self.transposed(name, [left.index(label) for label in wanted if label is not None])
+        name = self.transposed(name, [kept.index(label) for label in wanted if label is not None])
         return value.called(self.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None]))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
@@ -164,62 +134,58 @@ class Mender(NodeMender):
         """The tensor's one axis that is an axis of the original, and its size."""
         group = value.groups[axis]
         if len(group) != 1:
-            self.refuse(
-                f"works along an axis in which the original merged {shown(group)}: keep the steps in an axis of their "
-                "own"
-            )
+            self.refuse(f"works along an axis that was merged of {shown(group)}: keep the steps in their own axis")
         return value.starts()[axis], group[0]
 
     def within(self, value: Ragged, axis: int) -> tuple[int, Size]:
         """As `single`, for an operator that mixes what is along the axis: it must not be the rows."""
         place, size = self.single(value, axis)
-        if size.is_rows:
-            self.refuse(CROSSES_ROWS)
+        self.keep_rows_apart((size,))
         return place, size
 
     def padded_with(self, value: Ragged, axis: int, fill: float, cause: str) -> Ragged:
         """The tensor with a number beyond each row's own steps, if the axis is one of time; notes the cause."""
-        place, size = self.single(value, axis)
+        place, size = self.within(value, axis)
         if not size.is_time:
             return value
         self.causes.append(cause)
         return self.masked(value, [place], fill)
 
-    def take(self, value: Ragged, axis: int, index: str, size: Size) -> Ragged:
+    def take(self, value: Ragged, axis: int, index: str, size: Size, *, clip: bool = True) -> Ragged:
         """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row."""
-        place, _ = self.single(value, axis)
-        rank = len(value.axes) + value.row_added
-        rows_at = value.rows_at
-        groups = value.resized(axis, size)
-        if rows_at is None:
-            order = [place, *(at for at in range(rank) if at != place)]
-            picked = self.emit("Gather", [self.transposed(value.name, order), index], axis=0)
-            back = [0, *(order.index(at) + 1 for at in range(rank))]
-            return Ragged(self.transposed(picked, back), value.dtype, groups, row_added=True)
-        order = [rows_at, place, *(at for at in range(rank) if at not in (rows_at, place))]
-        index = self.unsqueezed(index, [2])
-        picked = self.emit("GatherND", [self.transposed(value.name, order), index], batch_dims=1)
+        place, own = self.single(value, axis)
+        if clip:  # positions beyond the width, which only padding has, become the last or the first
+            last = self.emit("Sub", [self.writer.at_width(own), self.writer.constant([1])])
+            index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
+        rank, rows_at = len(value.axes) + value.row_added, value.rows_at
+        front = [place] if rows_at is None else [rows_at, place]
+        order = [*front, *(at for at in range(rank) if at not in front)]
         back = [order.index(at) for at in range(rank)]
-        return Ragged(self.transposed(picked, back), value.dtype, groups, row_added=value.row_added)
+        index = index if rows_at is None else self.unsqueezed(index, [2])
+        turned = self.transposed(value.name, order)
+        if rows_at is None:
+            picked, back = self.emit("Gather", [turned, index], axis=0), [0, *(at + 1 for at in back)]
+        else:
+            picked = self.emit("GatherND", [turned, index], batch_dims=1)
+        row_added = value.row_added or rows_at is None
+        return Ragged(self.transposed(picked, back), value.dtype, value.resized(axis, size), row_added)
 
     def along(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""
         places = self.writer.positions(size)
         if step != 1:
             places = self.emit("Mul", [places, self.writer.constant(np.int64(step))])
-        begin = self.unsqueezed(self.writer.per_row(start.astype(np.int64)), [1])
-        return self.emit("Add", [begin, places])
-
-    def clipped(self, index: str, size: Size) -> str:
-        """Positions along an axis; those beyond its width, which only padding has, become the last or the first."""
-        last = self.emit("Sub", [self.writer.at_width(size), self.writer.constant([1])])
-        low = self.emit("Max", [index, self.writer.constant([0])])
-        return self.emit("Min", [low, last])
+        return self.emit("Add", [self.writer.column(start.astype(np.int64)), places])
 
     def size_vector(self, value: Ragged) -> str:
         """`[rank]` int64: the shape of the original at the width of the batch."""
         parts = [self.at_width(group) for group in value.groups]
         return self.emit("Concat", parts, axis=0) if parts else self.writer.constant(np.zeros(0, np.int64))
+
+    def shaped(self, kind: str, name: str, sizes: Iterable[Size | None]) -> str:
+        """The tensor reshaped or expanded (`kind`) to these sizes at the width of the batch; to 1 for None."""
+        parts = [self.writer.constant([1]) if size is None else self.writer.at_width(size) for size in sizes]
+        return self.emit(kind, [name, self.emit("Concat", parts, axis=0)])
 
     def at_width(self, group: Group) -> str:
         """`[1]` int64: the size of an axis of the original at the width of the batch."""
@@ -230,7 +196,7 @@ class Mender(NodeMender):
 
     def size_of(self, group: Group) -> Size:
         """The size of an axis of the original."""
-        return product(group, self.count)
+        return Size.product(group, self.count)
 
     def merged(self, value: Ragged) -> str:
         """The tensor in the shape that the original has, its merged axes as one."""

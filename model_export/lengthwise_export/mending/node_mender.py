@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any, Final, NoReturn
 
@@ -16,24 +16,18 @@ from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, 
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, refill
 
+CROSSES_ROWS: Final = (
+    "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
+)
 _SHORTEST_RUN: Final = 8  # fewer lengths in a row at which two sizes agree are chance
 
 
 class LengthsRestricted(Exception):
-    """The original accepts only lengths from `shortest` to `longest`."""
-
-    def __init__(self, shortest: int, longest: int) -> None:
-        super().__init__(f"{shortest} to {longest}")
-        self.shortest = shortest
-        self.longest = longest
+    """The original accepts only lengths from a first to a last one, the two arguments."""
 
 
 class StepsHidden(Exception):
-    """A loop is a layer if masks that the values of the steps decide are opened; each with the number that it hides."""
-
-    def __init__(self, masks: Mapping[str, float]) -> None:
-        super().__init__(f"{dict(masks)}")
-        self.masks = masks
+    """A loop is a layer if these masks, which the values of the steps decide, are opened: by mask, what it hides."""
 
 
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
@@ -61,7 +55,7 @@ class NodeMender:
         self.from_steps: set[str] = set()  # values that depend on the steps
         self.raw: set[str] = set()  # the steps, and casts of them: token ids, which padding has too
         self.used: set[str] = set()  # values that a node or an output of the graph takes
-        self.hides: Mapping[str, HidingMask] = {}  # masks that the values of the steps decide
+        self.hides: dict[str, HidingMask] = {}  # masks that the values of the steps decide
         self.always_valid: set[str] = set()  # masks that are true at every step of a lone sequence
         self.one = self.fixed(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
@@ -75,10 +69,7 @@ class NodeMender:
 
     def given(self, place: int) -> Value:
         """An input of the node that it must have."""
-        value = self.value(place)
-        if value is None:
-            self.refuse(f"its input {place} is missing")
-        return value
+        return self.values[self.node.input[place]]
 
     def ragged(self, place: int) -> Ragged:
         """An input of the node as a tensor of data."""
@@ -100,11 +91,17 @@ class NodeMender:
         return array
 
     def array(self, place: int) -> NDArray[Any]:
-        """An input that must be a constant."""
+        """An input that it must have, as a constant."""
         array = self.constant(place)
-        if array is None:
-            self.refuse(f"its input {place} is missing")
+        assert array is not None
         return array
+
+    def sizes(self, place: int, what: str) -> Numbers:
+        """An input that must be computed from sizes and constants, and what it is."""
+        value = self.value(place)
+        if not isinstance(value, Numbers):
+            self.refuse(f"{what} computed from the data")
+        return value
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute of the node."""
@@ -130,6 +127,12 @@ class NodeMender:
         """A constant of this name."""
         return Numbers(name, np.broadcast_to(array, (2, self.count, *array.shape)))
 
+    def named(self, value: Ragged) -> str:
+        """A new name under which the rules find a value."""
+        name = self.writer.name("mended_value")
+        self.values[name] = value
+        return name
+
     def fixed(self, number: int) -> Size:
         """A fixed size."""
         return Size.of(number, self.count)
@@ -150,9 +153,10 @@ class NodeMender:
         """Ends the mend; the caller adds the operator."""
         raise UnmendableError("", reason)
 
-    def needs(self, size: Size, least: int = 1) -> None:
-        """Leaves out the lengths at which a size is below the least one, where the original raises."""
-        self.require(size.alone >= least)
+    def keep_rows_apart(self, *groups: Sequence[Size]) -> None:
+        """Refuses an operator that mixes what is along these axes, if the rows are among them."""
+        if any(size.is_rows for group in groups for size in group):
+            self.refuse(CROSSES_ROWS)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
         """Leaves out lengths that the original does not accept: the mend begins again with the others."""
@@ -164,11 +168,7 @@ class NodeMender:
         raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
 
     def matches(self, one: Group, other: Group) -> bool:
-        """Whether two axes of the original consist of the same axes.
-
-        If they do so only up to a length, as with a table of positions, or only from a length on, as with the last
-        steps, the others are left out.
-        """
+        """Whether two axes are the same; if only up to a length (a table of positions), others are left out."""
         if len(one) != len(other):
             return False
         equal = np.ones(self.count, dtype=bool)
@@ -184,6 +184,11 @@ class NodeMender:
     def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node with one output."""
         return self.writer.emit(kind, inputs, **attributes)
+
+    def rerun(self, value: Ragged, *, zeroed: bool = False, dtype: int | None = None, **attributes: Any) -> None:
+        """Runs the node on another tensor as its first input, which describes its output but for the element type."""
+        (name,) = (each for each in self.copy([value.name, *self.rest()], **attributes) if each)
+        self.set(value.called(name, zeroed=zeroed, dtype=value.dtype if dtype is None else dtype))
 
     def rest(self) -> list[str]:
         """The names of the node's inputs behind the first one, as they are."""

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -64,7 +64,7 @@ class ComparedSequence:
         return f"sequence {self.index} ({self.length} steps), {padded} {company}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MendProof:
     """The result of a proof."""
 
@@ -98,27 +98,21 @@ class MendProof:
             return self.wrong
         kept = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
         least, most = min(self.lengths, default=0), max(self.lengths, default=0)
-        ill = (
-            f"; {self.ill_conditioned} are ill-conditioned in the original: a few ulps of their values move its "
-            f"answer by up to {self.amplified:.2g}"
-        )
-        return (
-            f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone, within "
-            f"{self.difference:.2g}, and {kept}{ill if self.ill_conditioned else ''}"
-        )
+        told = f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone"
+        moved = f"a few ulps of their values move its answer by up to {self.amplified:.2g}"
+        ill = f"; {self.ill_conditioned} are ill-conditioned in the original: {moved}" if self.ill_conditioned else ""
+        return f"{told}, within {self.difference:.2g}, and {kept}{ill}"
 
     def as_json(self) -> dict[str, Any]:
         """The proof as JSON values; a difference that is not finite becomes null."""
-        values = {
-            **{name: getattr(self, name) for name in ("holds", "wrong", "sequences")},
+        return {
+            **{name: getattr(self, name) for name in ("holds", "wrong", "sequences", "bits", "ill_conditioned")},
             "shortest": min(self.lengths, default=None),
             "longest": max(self.lengths, default=None),
             "raised": list(self.raised),
-            **{name: getattr(self, name) for name in ("difference", "tolerance", "bits", "in_company", "amplified")},
-            "ill_conditioned": self.ill_conditioned,
+            **{name: finite(getattr(self, name)) for name in ("difference", "tolerance", "in_company", "amplified")},
             "worst": None if self.worst is None else self.worst.as_json(),
         }
-        return {name: finite(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def prove(
@@ -162,14 +156,19 @@ def prove(
         bits=True,
         in_company=0.0,
     )
-    wrong = _why_unprovable(proof)
-    if wrong is None:
+    between = [length for length in proof.raised if length >= proof.min_length]
+    if not alone:
+        proof.wrong = "the original raises alone at every length, so there is nothing to compare the mended model with"
+    elif between:
+        where = f"{as_ranges(between)} steps, or its answer is not finite, and it runs at {proof.min_length}"
+        proof.wrong = f"the original raises alone at {where}: it cannot be compared at every length to be accepted"
+    else:
         try:
-            proof = _compared(mended, alone, sampler, max_length, proof, say)
-            wrong = _why_apart(proof)
+            _compare(mended, alone, sampler, max_length, proof, say)
+            proof.wrong = _why_apart(proof)
         except RunError as error:
-            wrong = f"the mended model raises where the original alone does not: {error}"
-    return replace(proof, wrong=wrong)
+            proof.wrong = f"the mended model raises where the original alone does not: {error}"
+    return proof
 
 
 @dataclass(slots=True)
@@ -193,20 +192,14 @@ class _Alone:
 
     def by_ulps(self) -> float:
         """How much a few ulps of its values, or its own rounding on the way, move the original's answer."""
-        if self.amplified is None:
-            exact = self.original.answer_in_float64(self.expected.batch)
-            own = 0.0 if exact is None else self.expected.moved_by(exact, 0, 0)
-            by_values = self.expected.amplified(self.original)[0]
-            self.amplified = max(by_values, own) if math.isfinite(own) else by_values
-        return self.amplified
+        exact = self.original.answer_in_float64(self.expected.batch)
+        own = 0.0 if exact is None else self.expected.moved_by(exact, 0, 0)
+        by_values = self.expected.amplified(self.original)[0]
+        return max(by_values, own) if math.isfinite(own) else by_values
 
 
 def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> list[int]:
-    """Lengths for a proof, in a random order.
-
-    The shortest ones, the longest ones, primes and multiples of four are among them; short lengths are more frequent,
-    so that the sequences of a batch differ in length.
-    """
+    """Lengths in a random order: the shortest and longest ones, primes, multiples of four, and more short ones."""
     random = np.random.default_rng(seed)
     every = np.arange(shortest, longest + 1)
     spread = np.unique(np.geomspace(shortest, longest, count).round().astype(int))
@@ -238,10 +231,7 @@ def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> S
 def _answers_alone(
     original: Subject, sequences: Sequence[Steps], ordinary: int, say: ProgressCallback
 ) -> tuple[list[_Alone], list[int]]:
-    """The original's answers, each to a sequence alone; and the lengths at which it has no finite answer.
-
-    The sequences behind the first `ordinary` ones are raw, and need no answer.
-    """
+    """The original's answers alone, and the lengths without one; those behind `ordinary` are raw, and need none."""
     alone: list[_Alone] = []
     raised = []
     for index, steps in enumerate(sequences):
@@ -257,46 +247,34 @@ def _answers_alone(
     return [alone[place] for place in np.random.default_rng(len(alone)).permutation(len(alone))], raised
 
 
-def _why_unprovable(proof: MendProof) -> str | None:
-    """Why the answers of the original alone cannot prove a mend; None if they can."""
-    if not proof.lengths:
-        return "the original raises alone at every length, so there is nothing to compare the mended model with"
-    between = [length for length in proof.raised if length >= proof.min_length]
-    if between:
-        return (
-            f"the original raises alone at {as_ranges(between)} steps, or its answer is not finite, and it runs at "
-            f"{proof.min_length}: the mended model cannot be compared with it at every length that it would accept"
-        )
-    return None
-
-
-def _compared(
+def _compare(
     mended: Subject, alone: Sequence[_Alone], sampler: Sampler, max_length: int, proof: MendProof, say: ProgressCallback
-) -> MendProof:
+) -> None:
+    """Asks the mended model, and adds how its answers differ to the proof."""
     longest = [sampler.sequence(max_length)] * 2
     multiple = 4 if runs(mended, pad(longest)) else 1
-    widest = rounded_width(max_length, multiple)
-    for count, one in enumerate(alone):
-        if count % 20 == 0:
-            say(f"proof: the mended model alone, sequence {count} of {len(alone)}")
-        batch = pad([one.steps], multiple=multiple)
+    tries = _tries(alone, sampler, multiple, rounded_width(max_length, multiple))
+    for number, (members, batch, padding) in enumerate(tries):
+        if number % 20 == 0:
+            how = f"alone, sequence {number} of {len(alone)}" if number < len(alone) else "in batches"
+            say(f"proof: the mended model {how}")
         answer = mended.answer(batch)
-        proof = _with(proof, one, batch, answer, 0, "zeros")
-        one.mended = Baseline([one.steps], batch, answer)
-    done = 0
+        for row, one in enumerate(members):
+            _add(proof, one, batch, answer, row, padding)
+
+
+def _tries(
+    alone: Sequence[_Alone], sampler: Sampler, multiple: int, widest: int
+) -> Iterator[tuple[Sequence[_Alone], PaddedBatch, str]]:
+    """The sequences alone, then in batches padded with zeros and with junk; and the name of the padding."""
+    for one in alone:
+        yield [one], pad([one.steps], multiple=multiple), "zeros"
     for number, members in enumerate(_batches(alone)):
-        say(f"proof: in batches, sequence {done} of {len(alone)}")
-        done += len(members)
         needed = rounded_width(max(one.length for one in members), multiple)
-        batch = pad([one.steps for one in members], width=needed)
+        yield members, pad([one.steps for one in members], width=needed), "zeros"
         name, scale = [*JUNK.items()][number % len(JUNK)]
         wider = pad([one.steps for one in members], width=min(widest, needed + multiple * (1 + number % 8)))
-        filled = with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale))
-        for padding, tried in (("zeros", batch), (name, filled)):
-            answer = mended.answer(tried)
-            for row, one in enumerate(members):
-                proof = _with(proof, one, tried, answer, row, padding)
-    return proof
+        yield members, with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale)), name
 
 
 def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
@@ -313,25 +291,23 @@ def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
         number += 1
 
 
-def _with(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> MendProof:
+def _add(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> None:
+    """Adds the mended model's answer to a sequence; the first one is that to the sequence alone."""
     difference = one.expected.moved_by(answer, 0, row)
     if one.is_raw and proof.tolerance < difference < math.inf:
-        first_time = one.amplified is None
-        by_ulps = one.by_ulps()
-        if difference <= proof.tolerance + AMPLIFIED * by_ulps:
+        is_new = one.amplified is None
+        one.amplified = one.by_ulps() if one.amplified is None else one.amplified
+        if difference <= proof.tolerance + AMPLIFIED * one.amplified:
             difference = 0.0
-            proof = replace(
-                proof, amplified=max(proof.amplified, by_ulps), ill_conditioned=proof.ill_conditioned + first_time
-            )
+            proof.amplified, proof.ill_conditioned = max(proof.amplified, one.amplified), proof.ill_conditioned + is_new
     if proof.worst is None or not difference <= proof.worst.difference:
         of_raw = one.amplified or 0.0
-        worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference, of_raw)
-        proof = replace(proof, worst=worst)
+        proof.worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference, of_raw)
     if one.mended is None:
-        return proof
-    in_company = one.mended.moved_by(answer, 0, row)
-    bits = proof.bits and _bits(one.mended.answer, 0, one.length) == _bits(answer, row, one.length)
-    return replace(proof, bits=bits, in_company=max(proof.in_company, in_company))
+        one.mended = Baseline([one.steps], batch, answer)
+        return
+    proof.in_company = max(proof.in_company, one.mended.moved_by(answer, 0, row))
+    proof.bits &= _bits(one.mended.answer, 0, one.length) == _bits(answer, row, one.length)
 
 
 def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
@@ -343,14 +319,11 @@ def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
 
 
 def _why_apart(proof: MendProof) -> str | None:
-    worst = proof.worst
-    if worst is None or proof.difference <= proof.tolerance:
+    worst, allowed = proof.worst, proof.tolerance
+    if worst is None or proof.difference <= allowed:
         return None
-    wrong = (
-        f"the mended model differs from the original alone: {worst}, by {proof.difference:.3g}, where "
-        f"{proof.tolerance:.2g} is allowed"
-    )
-    if worst.amplified <= proof.tolerance:
-        return wrong
-    ill = f"the values are raw, and the original is ill-conditioned there: rounding moves it by {worst.amplified:.2g}"
-    return f"{wrong}; {ill}"
+    apart = f"{worst}, by {proof.difference:.3g}, where {allowed:.2g} is allowed"
+    if worst.amplified > allowed:
+        rounding = f"rounding moves it by {worst.amplified:.2g}"
+        apart += f"; the values are raw, and the original is ill-conditioned there: {rounding}"
+    return f"the mended model differs from the original alone: {apart}"

@@ -1,4 +1,4 @@
-"""Loops and scans over the steps, described alike: what they take at each step, and what they carry to the next one.
+"""A Loop over the steps as a Scan, which says what it takes at each step, and what it carries to the next one.
 
 A Loop says neither: it counts, and its body picks the step with that count from a value outside. What it picks, how
 often it turns, and which of its states are only counted or handed on, is found out here.
@@ -6,81 +6,24 @@ often it turns, and which of its states are only counted or handed on, is found 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender
-from lengthwise_export.mending.values import Numbers, Ragged, Size, Table, Value, evaluated
-from lengthwise_export.onnx_graphs.protos import constants_of, graphs_in
+from lengthwise_export.mending.mender import Mender
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
+from lengthwise_export.mending.values import Numbers, Ragged, Table, evaluated
+from lengthwise_export.onnx_graphs.protos import graphs_in
 
 _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedState:
-    """What a loop carries from one step to the next."""
-
-    name: str  # Its name inside of the body
-    after: str  # The name of its next value
-    start: Ragged
-
-
-@dataclass(frozen=True, slots=True)
-class Recurrence:
-    """A loop over the steps."""
-
-    nodes: tuple[NodeProto, ...]  # The nodes of its body that compute with data
-    steps: Mapping[str, Ragged]  # By the name inside of the body: what it takes a step of at each turn, the steps first
-    sources: Mapping[str, str]  # By the name inside of the body: the name of that value in the original
-    states: tuple[CarriedState, ...]
-    known: Mapping[str, Numbers]  # The constants that the body uses
-    initializers: tuple[TensorProto, ...]  # The body's own constants
-    time: Size
-    finals: Mapping[str, str]  # By output of the node: the name of the state's last value
-    collected: Mapping[str, str]  # By output of the node: the name of the body's value that is kept of each step
-    handed_on: Mapping[str, Value]  # By output of the node: the value that it had before
-
-
-def of_scan(mender: Mender) -> Recurrence:
-    """The recurrence of a Scan over the first axis, forwards."""
-    node = mender.node
-    body: GraphProto = mender.attribute("body")
-    count = len(node.input) - mender.attribute("num_scan_inputs")
-    values = [mender.ragged(place) for place in range(len(node.input))]
-    inputs, outputs = [value.name for value in body.input], [value.name for value in body.output]
-    return Recurrence(
-        tuple(body.node),
-        dict(zip(inputs[count:], values[count:], strict=True)),
-        dict(zip(inputs[count:], list(node.input)[count:], strict=True)),
-        tuple(CarriedState(*names) for names in zip(inputs[:count], outputs[:count], values[:count], strict=True)),
-        _known(mender, body, body.node),
-        tuple(body.initializer),
-        values[count].groups[0][0],
-        {name: after for name, after in zip(node.output[:count], outputs[:count], strict=False) if name},
-        {name: kept for name, kept in zip(node.output[count:], outputs[count:], strict=False) if name},
-        {},
-    )
-
-
-def of_loop(mender: Mender) -> Recurrence:
-    """The recurrence of a Loop over the steps; refuses another one."""
-    return _Loop(mender).recurrence()
-
-
-def _known(mender: Mender, body: GraphProto, nodes: Sequence[NodeProto]) -> dict[str, Numbers]:
-    """The constants of a body: its own, and those outside that it uses."""
-    known = {tensor.name: mender.numbers(tensor.name, numpy_helper.to_array(tensor)) for tensor in body.initializer}
-    for node in nodes:
-        for name in node.input:
-            value = mender.values.get(name)
-            if isinstance(value, Numbers) and value.is_constant:
-                known[name] = value
-    return known
+def as_scan(mender: Mender) -> NodeProto:
+    """A Scan that computes what a Loop over the steps computes, but for outputs that are what it was given."""
+    return _Loop(mender).scan()
 
 
 class _Loop:
@@ -92,7 +35,6 @@ class _Loop:
         self._states = dict(zip(self._inputs[2:], self._outputs[1:], strict=False))
         self._starts = dict(zip(self._inputs[2:], self._node.input[2:], strict=True))
         self._producers = {name: node for node in body.node for name in node.output if name}
-        self._own = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(body).items()}
         self._counters = {self._inputs[0]: 0}
         self._constant: dict[str, str] = {}
         for name, after in self._states.items():
@@ -101,42 +43,40 @@ class _Loop:
             elif (first := self._counted(name, after)) is not None:
                 self._counters[name] = first
 
-    def recurrence(self) -> Recurrence:
-        mender, used = self._mender, self._mender.used
-        count = len(self._states)
-        names = dict(zip(self._node.output, self._outputs[1:], strict=False))
-        wanted = [name for name in names if name in used]
-        state_of = dict(zip(self._node.output, self._states, strict=False))
-        outside = {name: self._constant[state] for name, state in state_of.items() if state in self._constant}
-        handed_on = {name: mender.values[outside[name]] for name in wanted if name in outside}
-        wanted = [name for name in wanted if name not in handed_on]
-        finals = {name: names[name] for name in wanted if name in list(self._node.output)[:count]}
-        collected = {name: names[name] for name in wanted if name not in finals}
-        if any(state_of[name] in self._counters for name in finals):
-            mender.refuse("counts its turns, and the count is used behind it")
-        nodes, carried, picked = self._needed([*(state_of[name] for name in finals), *collected.values()])
+    def scan(self) -> NodeProto:
+        mender = self._mender
+        ends: dict[str, str] = {}  # by state, the output of the Loop that is its last value
+        collected: dict[str, str] = {}  # by output of the Loop, the value of the body that is kept of each step
+        for place, (name, inside) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
+            if name not in mender.used:
+                continue
+            state = self._inputs[2 + place] if place < len(self._states) else ""
+            if state in self._constant:
+                mender.values[name] = mender.values[self._constant[state]]
+            elif state in self._counters:
+                mender.refuse("counts its turns, and the count is used behind it")
+            elif state:
+                ends[state] = name
+            else:
+                collected[name] = inside
+        nodes, carried, picked = self._needed([*ends, *collected.values()])
         if not picked:
             mender.refuse("takes no step of a value at each of its turns")
-        steps = {name: self._picked(node) for name, node in picked.items()}
-        time = next(iter(steps.values())).groups[0][0]
-        if time.counts_rows:
-            mender.refuse(f"turns once for each row: {CROSSES_ROWS}")
-        if not time.is_time or any(not value.groups[0][0].same(time) for value in steps.values()):
-            mender.refuse("takes its steps from axes of different sizes, or not from the steps of a sequence")
-        self._require_turns(time.table)
-        starts = [(name, self._states[name], mender.values[self._starts[name]]) for name in carried]
-        return Recurrence(
-            tuple(nodes),
-            steps,
-            {name: self._constant.get(node.input[0], node.input[0]) for name, node in picked.items()},
-            tuple(CarriedState(name, after, mender.as_ragged(start)) for name, after, start in starts),
-            _known(mender, self._body, nodes),
-            tuple(self._body.initializer),
-            time,
-            finals,
-            collected,
-            handed_on,
-        )
+        sources = [self._source(node) for node in picked.values()]
+        self._require_turns([mender.values[name] for name in sources])
+        results = []
+        for name in [*(self._states[state] for state in carried), *collected.values()]:
+            results.append(mender.writer.name(f"{name}_of_step"))
+            nodes.append(helper.make_node("Identity", [name], [results[-1]]))
+        given = [*(self._starts[state] for state in carried), *sources]
+        inputs = [
+            helper.make_tensor_value_info(name, mender.values[outside].dtype, None)
+            for name, outside in zip([*carried, *picked], given, strict=True)
+        ]
+        made = [ValueInfoProto(name=name) for name in results]
+        body = helper.make_graph(nodes, "steps", inputs, made)
+        outputs = [*(ends.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
+        return helper.make_node("Scan", given, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources))
 
     def _origin(self, name: str) -> str:
         """A value without the Identity that it went through."""
@@ -150,22 +90,19 @@ class _Loop:
         if node is None or node.op_type != "Add" or not isinstance(start, Numbers) or not start.is_constant:
             return None
         one, other = (self._origin(each) for each in node.input)
-        step = self._number(other if one == name else one)
-        is_one = step is not None and step.size == 1 and step.item() == 1
+        added = other if one == name else one
+        step = self._mender.values.get(self._constant.get(added, added))
+        is_one = (
+            isinstance(step, Numbers) and step.table.size == 2 * self._mender.count and bool((step.table == 1).all())
+        )
         if name not in (one, other) or not is_one or start.table[0, 0].size != 1:
             return None
         first: float = start.table[0, 0].item()
         return int(first) if first == int(first) else None
 
-    def _number(self, name: str) -> np.ndarray | None:
-        if name in self._own:
-            return self._own[name]
-        value = self._mender.values.get(self._constant.get(name, name))
-        return np.asarray(value.table[0, 0]) if isinstance(value, Numbers) and value.is_constant else None
-
     def _needed(self, wanted: Sequence[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
         """The nodes that compute these values, the states that they need, and by name the nodes that pick a step."""
-        left, seen, carried, picked = [*wanted], set(), [], {}
+        left, seen, picked = [*wanted], set(), {}
         kept: set[int] = set()
         while left:
             name = left.pop()
@@ -175,7 +112,6 @@ class _Loop:
             if name in self._counters:
                 self._mender.refuse("computes with the number of its turn")
             if name in self._states and name not in self._constant:
-                carried.append(name)
                 left.append(self._states[name])
             node = self._producers.get(name)
             if node is None:
@@ -187,15 +123,10 @@ class _Loop:
                 self._mender.refuse("has a graph inside of its own graph")
             kept.add(id(node))
             left += node.input
-        nodes = [self._renamed(node) for node in self._body.node if id(node) in kept]
-        return nodes, [name for name in self._states if name in carried], picked
-
-    def _renamed(self, node: NodeProto) -> NodeProto:
-        """A node that takes the values outside instead of states that stay what they are."""
-        copied = deepcopy(node)
-        for place, name in enumerate(node.input):
-            copied.input[place] = self._constant.get(name, name)
-        return copied
+        nodes = [deepcopy(node) for node in self._body.node if id(node) in kept]
+        for node in nodes:  # they take the values outside instead of states that stay what they are
+            node.input[:] = [self._constant.get(name, name) for name in node.input]
+        return nodes, [name for name in self._states if name in seen and name not in self._constant], picked
 
     def _picks(self, node: NodeProto) -> bool:
         """Whether a node picks the step of this turn from a value outside."""
@@ -206,7 +137,8 @@ class _Loop:
             index = producer.input[0]
         return self._counters.get(index) == 0
 
-    def _picked(self, node: NodeProto) -> Ragged:
+    def _source(self, node: NodeProto) -> str:
+        """The name of the value whose first axis a node picks a step of."""
         mender = self._mender
         name = self._constant.get(node.input[0], node.input[0])
         value = mender.values.get(name)
@@ -214,25 +146,35 @@ class _Loop:
             mender.refuse("takes its steps from merged axes, or from what is no data")
         axis = next((each.i for each in node.attribute if each.name == "axis"), 0) % value.rank
         if axis == 0:
-            return value
+            return name
         order = [axis, *(at for at in range(value.rank) if at != axis)]
-        return value.called(mender.transposed(value.name, order), groups=tuple(value.groups[at] for at in order))
+        groups = tuple(value.groups[at] for at in order)
+        turned = mender.named(value.called(mender.transposed(value.name, order), groups=groups))
+        if name in mender.hides:
+            mender.hides[turned] = mender.hides[name]
+            mender.always_valid |= {turned} if name in mender.always_valid else set()
+        return turned
 
-    def _require_turns(self, turns: Table) -> None:
-        """Refuses a loop that does not turn as often as it has steps, at every length."""
+    def _require_turns(self, sources: Sequence[Numbers | Ragged]) -> None:
+        """Refuses a loop that does not turn once for each step, at every length."""
         mender = self._mender
+        time, *others = (value.groups[0][0] for value in sources if isinstance(value, Ragged))
+        if time.counts_rows:
+            mender.refuse(f"turns once for each row: {CROSSES_ROWS}")
+        if not time.is_time or any(not other.same(time) for other in others):
+            mender.refuse("takes its steps from axes of different sizes, or not from the steps of a sequence")
         limit, condition = mender.value(0), mender.value(1)
         if isinstance(limit, Ragged) or isinstance(condition, Ragged):
             mender.refuse("turns as often as the data say")
         ends = False
         if limit is not None:
             table = limit.table.reshape(2, -1)
-            ends = bool(np.array_equal(table, turns))
+            ends = bool(np.array_equal(table, time.table))
             if not ends and not (table >= _WITHOUT_LIMIT).all():
                 mender.refuse("does not turn once for each step")
         if condition is not None and not condition.table.all():
             mender.refuse("does not turn at every length")
-        last = turns - 1
+        last = time.table - 1
         for turn in (np.zeros_like(last), last // 2, last - 1):
             if not (self._goes_on(np.maximum(turn, 0)) | (turn >= last) | (turn < 0)).all():
                 mender.refuse("ends before the last step")
@@ -241,29 +183,19 @@ class _Loop:
 
     def _goes_on(self, turn: Table) -> Table:
         """`[2, lengths]`: whether the loop goes on after this turn."""
-        starts = {name: self._mender.values[start] for name, start in self._starts.items()}
-        tables: dict[str, Table] = {}
+        tables: dict[str, Table] = {self._inputs[1]: np.ones_like(turn, dtype=bool)}
         for name, first in self._counters.items():
-            start = starts.get(name)
+            start = self._mender.values.get(self._starts.get(name, ""))
             tables[name] = (turn + first).astype(start.table.dtype if isinstance(start, Numbers) else np.int64)
-        tables[self._inputs[1]] = np.ones_like(turn, dtype=bool)
         return self._table(self._outputs[0], tables).reshape(turn.shape).astype(bool)
 
     def _table(self, name: str, tables: dict[str, Table]) -> Table:
-        if name not in tables:
-            node, outside = self._producers.get(name), self._constant.get(name, name)
-            value = self._mender.values.get(outside)
-            array = self._number(name)
-            if array is not None:
-                tables[name] = np.broadcast_to(array, (2, self._mender.count, *array.shape))
-            elif node is not None:
-                inputs = [self._table(each, tables) if each else None for each in node.input]
-                table = evaluated(node, inputs)
-                if table is None:
-                    self._mender.refuse("turns as often as a computation says that cannot be followed")
-                tables[name] = table
-            elif isinstance(value, Numbers):
-                tables[name] = value.table
-            else:
-                self._mender.refuse("turns as often as the data say")
-        return tables[name]
+        if name in tables:
+            return tables[name]
+        node, value = self._producers.get(name), self._mender.values.get(self._constant.get(name, name))
+        table = value.table if isinstance(value, Numbers) else None
+        if node is not None:
+            table = evaluated(node, [self._table(each, tables) if each else None for each in node.input])
+        if table is None:
+            self._mender.refuse("turns as often as the data say, or a computation that cannot be followed")
+        return tables.setdefault(name, table)

@@ -15,7 +15,8 @@ differ:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
-from lengthwise_export.onnx_graphs.protos import attributes_of
+from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
 
 MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
@@ -75,9 +76,10 @@ class Size:
         """Whether two sizes are equal at every length."""
         return self is other or np.array_equal(self.table, other.table)
 
-    def times(self, other: Size) -> Size:
-        """The product."""
-        return Size(self.table * other.table)
+    @classmethod
+    def product(cls, sizes: Iterable[Size], count: int) -> Size:
+        """The product of sizes, for a number of lengths; 1 if there are none."""
+        return cls(math.prod((size.table for size in sizes), start=cls.of(1, count).table))
 
     def over(self, other: Size) -> Size | None:
         """The quotient; None if there is a remainder at any length."""
@@ -94,23 +96,6 @@ class Size:
         divisible: NDArray[np.bool_] = np.asarray(whole.all(axis=0))
         return divisible
 
-    def __repr__(self) -> str:
-        """The first sizes."""
-        return f"Size({self.alone[:6].tolist()}{', rows' if self.counts_rows else ''})"
-
-
-def product(sizes: Sequence[Size], count: int) -> Size:
-    """The product of sizes; 1 if there are none. `count` is the number of lengths."""
-    result = Size.of(1, count)
-    for size in sizes:
-        result = result.times(size)
-    return result
-
-
-def _shifted(axis: int, rank: int) -> int:
-    """An axis of a tensor as an axis of its table."""
-    return axis + 2 if axis >= 0 else axis + rank + 2
-
 
 _ELEMENTWISE: Final = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Where", "Cast", "Clip", "Equal", "Less", "LessOrEqual"}
@@ -124,12 +109,6 @@ _REDUCED: Final[dict[str, Callable[..., Table]]] = dict(
 )
 
 
-def aligned(tables: Sequence[Table]) -> list[Table]:
-    """Tables of tensors of several ranks, with axes of size 1 in front as broadcasting puts them."""
-    rank = max(table.ndim for table in tables)
-    return [table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:]) for table in tables]
-
-
 def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
     """The outputs of a node; None if ONNX's reference does not know the operator, or this case of it."""
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
@@ -141,16 +120,10 @@ def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDA
     return [np.asarray(each) for each in results]
 
 
-def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
-    """The table of a node's output; None if the operator does not compute with sizes, or its output has no fixed shape.
-
-    Omitted inputs are None.
-    """
-    if node.op_type in _ELEMENTWISE:
-        tables = iter(aligned([table for table in inputs if table is not None]))
-        results = computed(node, [None if table is None else next(tables) for table in inputs])
-        return None if results is None else results[0]
-    return _moved(node.op_type, inputs, attributes_of(node))
+def is_pure(node: NodeProto) -> bool:
+    """Whether a node gives the same for the same inputs, and has no graph inside."""
+    inside = any(graph.output for graph in graphs_in(node))
+    return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
 
 
 def constant_of(table: Table | None) -> NDArray[Any] | None:
@@ -161,38 +134,54 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
     return first if (table == first).all() else None
 
 
-_Attributes = dict[str, Any]
-_Constants = Sequence[NDArray[Any] | None]
-"""The other inputs of a node, where they are the same for all lengths and rows."""
-
-
-def _moved(kind: str, inputs: Sequence[Table | None], attributes: _Attributes) -> Table | None:
-    table, move = inputs[0], _MOVES.get(kind)
-    if table is not None and kind == "Concat":
-        axis = _shifted(attributes["axis"], table.ndim - 2)
-        return np.concatenate([each for each in inputs if each is not None], axis)
-    if table is None or move is None:
+def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
+    """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape."""
+    kind, said, given = node.op_type, attributes_of(node), [table for table in inputs if table is not None]
+    if kind in _ELEMENTWISE:
+        tables = iter(_aligned(given, max(table.ndim for table in given)))
+        results = computed(node, [None if table is None else next(tables) for table in inputs])
+        return None if results is None else results[0]
+    if inputs[0] is None:
         return None
-    return move(kind, table, [constant_of(each) for each in inputs[1:]], attributes)
+    if kind == "Concat":
+        return np.concatenate(given, _shifted(said["axis"], inputs[0].ndim - 2))
+    move = _MOVES.get(kind)
+    return None if move is None else move(kind, inputs[0], [constant_of(each) for each in inputs[1:]], said)
 
 
-def _gather(_: str, table: Table, extra: _Constants, attributes: _Attributes) -> Table | None:
-    places, axis = extra[0], _shifted(attributes.get("axis", 0), table.ndim - 2)
+def _aligned(tables: Sequence[Table], rank: int) -> list[Table]:
+    """Tables of tensors of several ranks, with axes of size 1 in front as broadcasting puts them."""
+    return [table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:]) for table in tables]
+
+
+def _shifted(axis: int, rank: int) -> int:
+    """An axis of a tensor as an axis of its table."""
+    return axis + 2 if axis >= 0 else axis + rank + 2
+
+
+_Constants = Sequence[NDArray[Any] | None]  # a node's inputs behind the first, where they are constant
+Said = Mapping[str, Any]  # its attributes
+
+
+def _gather(_: str, table: Table, extra: _Constants, said: Said) -> Table | None:
+    places, axis = extra[0], _shifted(said.get("axis", 0), table.ndim - 2)
     if places is None or not ((-table.shape[axis] <= places) & (places < table.shape[axis])).all():
         return None
     return np.take(table, places, axis=axis)
 
 
-def _squeeze(kind: str, table: Table, extra: _Constants, attributes: _Attributes) -> Table:
-    rank, axes = table.ndim - 2, _axes(extra, attributes)
+def _along_axes(kind: str, table: Table, extra: _Constants, said: Said) -> Table:
+    """Squeeze, Unsqueeze and reductions, whose axes are an attribute or an input."""
+    axes = said.get("axes") if not extra or extra[0] is None else extra[0].tolist()
     if axes is None:
-        axes = [axis for axis in range(rank) if table.shape[axis + 2] == 1]
-    if kind == "Squeeze":
-        return np.squeeze(table, tuple(_shifted(axis, rank) for axis in axes))
-    return np.expand_dims(table, tuple(_shifted(axis, rank + len(axes)) for axis in axes))
+        axes = [axis for axis in range(table.ndim - 2) if kind != "Squeeze" or table.shape[axis + 2] == 1]
+    where = tuple(_shifted(axis, table.ndim - 2 + len(axes) * (kind == "Unsqueeze")) for axis in axes)
+    if kind in _REDUCED:
+        return _REDUCED[kind](table, axis=where, keepdims=bool(said.get("keepdims", 1)))
+    return np.squeeze(table, where) if kind == "Squeeze" else np.expand_dims(table, where)
 
 
-def _slice(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | None:
+def _slice(_: str, table: Table, extra: _Constants, __: Said) -> Table | None:
     given: list[Any] = [each.tolist() for each in extra if each is not None]
     if len(given) < len(extra):
         return None
@@ -206,38 +195,21 @@ def _slice(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | 
     return table[tuple(cut)]
 
 
-def _reshape(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | None:
-    shape = extra[0]
-    return None if shape is None or (shape == 0).any() else table.reshape(*table.shape[:2], *shape.tolist())
-
-
-def _expand(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | None:
-    if extra[0] is None or extra[0].size >= 8:
+def _in_shape(kind: str, table: Table, extra: _Constants, _: Said) -> Table | None:
+    """Reshape and Expand."""
+    if extra[0] is None:
         return None
+    if kind == "Reshape":
+        return None if (extra[0] == 0).any() else table.reshape(*table.shape[:2], *extra[0].tolist())
     shape = np.broadcast_shapes(table.shape[2:], tuple(extra[0].tolist()))
-    return np.broadcast_to(aligned([table, np.empty((1, 1, *shape))])[0], (*table.shape[:2], *shape))
+    return np.broadcast_to(_aligned([table], len(shape) + 2)[0], (*table.shape[:2], *shape))
 
 
-def _reduce(kind: str, table: Table, extra: _Constants, attributes: _Attributes) -> Table:
-    axes = _axes(extra, attributes)
-    where = tuple(range(2, table.ndim)) if axes is None else tuple(_shifted(axis, table.ndim - 2) for axis in axes)
-    reduced: Table = _REDUCED[kind](table, axis=where, keepdims=bool(attributes.get("keepdims", 1)))
-    return reduced
-
-
-def _axes(extra: _Constants, attributes: _Attributes) -> list[int] | None:
-    """The axes of a node, which older opsets have as an attribute."""
-    return attributes.get("axes") if not extra or extra[0] is None else extra[0].tolist()
-
-
-_MOVES: Final[dict[str, Callable[[str, Table, _Constants, _Attributes], Table | None]]] = {
+_MOVES: Final[dict[str, Callable[[str, Table, _Constants, Said], Table | None]]] = {
     "Gather": _gather,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _squeeze,
     "Slice": _slice,
-    "Reshape": _reshape,
-    "Expand": _expand,
-    **dict.fromkeys(_REDUCED, _reduce),
+    **dict.fromkeys(("Reshape", "Expand"), _in_shape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCED), _along_axes),
 }
 """What moves the elements of one tensor, by operator."""
 
@@ -345,11 +317,6 @@ def singles(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
 def is_one(group: Group) -> bool:
     """Whether an axis of the original has size 1."""
     return all(size.fixed == 1 for size in group)
-
-
-def same_groups(one: Group, other: Group) -> bool:
-    """Whether two axes of the original consist of the same axes."""
-    return len(one) == len(other) and all(first.same(second) for first, second in zip(one, other, strict=True))
 
 
 def shown(group: Group) -> str:

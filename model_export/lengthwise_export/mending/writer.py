@@ -37,12 +37,11 @@ class Writer:
 
     def beside(self) -> Writer:
         """A writer of the same graph whose nodes are thrown away."""
-        name, axis = self._width_input
-        return Writer(self._lengths_input, (name, axis), self._names, int32=self._int32, range_=self._range)
+        return Writer(self._lengths_input, self._width_input, self._names, int32=self._int32, range_=self._range)
 
-    def emit(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node with one output, and returns the output's name."""
-        name = output or self.name(f"mended_{kind.lower()}")
+        name = self.name(f"mended_{kind.lower()}")
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=self.name(f"{name}_node"), **attributes))
         return name
 
@@ -94,11 +93,12 @@ class Writer:
         key = ("row", str(table.dtype), table.shape, table.tobytes())
         return self.once(key, lambda: self._function(table, self.lengths))
 
-    def at_width(self, size: Size) -> str:
-        """`[1]` int64: the room for a size in the batch, or for one that counts rows, the number of its rows.
+    def column(self, table: Table) -> str:
+        """`[rows, 1]`: the values of a table `[lengths]` at each row's length."""
+        return self.emit("Unsqueeze", [self.per_row(table), self.constant([1])])
 
-        A size that is smaller for some longer sequence has room for the largest of any length up to the width.
-        """
+    def at_width(self, size: Size) -> str:
+        """`[1]` int64: the room for a size in the batch: for the largest that it is at any length up to the width."""
         if size.fixed is not None:
             return self.constant([size.fixed])
         if size.is_rows:
@@ -110,9 +110,8 @@ class Writer:
         """`[rows]` int32: each row's own size, as recurrent nodes take it."""
         if self._int32 and np.array_equal(size.alone, self._range):
             return self._lengths_input
-        return self.once(
-            ("int32", size.alone.tobytes()), lambda: self.emit("Cast", [self.per_row(size.alone)], to=TensorProto.INT32)
-        )
+        key = ("int32", size.alone.tobytes())
+        return self.once(key, lambda: self.emit("Cast", [self.per_row(size.alone)], to=TensorProto.INT32))
 
     def positions(self, size: Size) -> str:
         """`[size]` int64: 0, 1, 2, ... along an axis."""
@@ -127,7 +126,7 @@ class Writer:
         """`[rows, size]` bool: true at each row's own positions along an axis of time."""
 
         def build() -> str:
-            ends = self.emit("Unsqueeze", [self.per_row(size.alone), self.constant([1])])
+            ends = self.column(size.alone)
             return self.emit("Less", [self.positions(size), ends])
 
         return self.once(("mask", size.table[0].tobytes()), build)
@@ -140,39 +139,27 @@ class Writer:
 
     def _function(self, table: Table, lengths: str) -> str:
         """The values of a table `[lengths, *shape]` at some lengths `[n]`."""
-        if table.ndim == 1 and len(table) > 1 and (table == np.trunc(table)).all():
-            found = _as_line(table.astype(np.int64), self._range)
-            if found is not None:
-                return self._line(found, lengths, table.dtype)
-        # Shorter lengths do not occur, and a width is at most rounded up.
-        full = np.concatenate([table[:1]] * int(self._range[0]) + [table] + [table[-1:]] * _ROUNDED_UP)
-        return self.emit("Gather", [self.constant(full), lengths], axis=0)
-
-    def _line(self, found: tuple[int, int, int], lengths: str, dtype: Any) -> str:
-        """`(lengths + before) // stride + after`."""
-        before, stride, after = found
+        is_whole = table.ndim == 1 and len(table) > 1 and bool((table == np.trunc(table)).all())
+        line = _as_line(table.astype(np.int64), self._range) if is_whole else None
+        if line is None:  # Shorter lengths do not occur, and a width is at most rounded up.
+            full = np.concatenate([table[:1]] * int(self._range[0]) + [table] + [table[-1:]] * _ROUNDED_UP)
+            return self.emit("Gather", [self.constant(full), lengths], axis=0)
         value = lengths
-        if before:
-            value = self.emit("Add", [value, self.constant([before])])
-        if stride > 1:
-            value = self.emit("Div", [value, self.constant([stride])])
-        if after:
-            value = self.emit("Add", [value, self.constant([after])])
-        if dtype != np.int64:
-            value = self.emit("Cast", [value], to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+        for kind, number, neutral in zip(("Add", "Div", "Add"), line, (0, 1, 0), strict=True):
+            if number != neutral:
+                value = self.emit(kind, [value, self.constant([number])])
+        if table.dtype != np.int64:
+            value = self.emit("Cast", [value], to=int(helper.np_dtype_to_tensor_dtype(table.dtype)))
         return value
 
 
 def _as_line(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
-    """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function.
-
-    At every length `length + before` is at least 0, so that a division that truncates gives the same.
-    """
+    """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function."""
     if table[-1] - table[0] == len(table) - 1:
         before = int(table[0] - lengths[0])
         return (before, 1, 0) if np.array_equal(table, lengths + before) else None
     for stride in range(2, _MOST_STRIDE + 1):
-        for before in range(stride):
+        for before in range(stride):  # never negative, so a division that truncates gives the same
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):
                 return before, stride, after

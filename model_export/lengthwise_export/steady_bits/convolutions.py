@@ -9,7 +9,6 @@ channels that are no multiple of 16: such a convolution becomes a sum of convolu
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -33,7 +32,7 @@ _FOLLOWS: Final = frozenset({"BatchNormalization", "Relu", "LeakyRelu", "Sigmoid
 """Operators behind a convolution that onnxruntime computes along with it; the second axis is dropped behind them."""
 
 
-def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+def rewritten_convolution(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     """A convolution along the steps as one along two axes; one along two axes gets channels of zeros if need be."""
     value, axes, after = node.inputs[0], facts.axes(node.inputs[0]), facts.axes(node.outputs[0])
     weights = facts.constant(node.inputs[1])
@@ -44,9 +43,9 @@ def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> R
     added, groups = math.prod(weights.shape[1:]), node.attributes.get_int("group", 1)
     new = Replacement(node)
     if weights.ndim == 4:
-        is_filled_up = groups == 1 and _missing(weights) and (every or added > PART)
+        is_filled_up = groups == 1 and _missing(weights) and (facts.every or added > PART)
         return new.gives(_convolved(new, value, weights, 1)) if is_filled_up else None
-    if not every and added <= PART and after[2].size > 1:
+    if not facts.every and added <= PART and after[2].size > 1:
         return None
     is_apart = groups > 1 and added > PART  # few groups of channels have such kernels; depthwise ones add few numbers
     if is_apart and groups > _MAX_GROUPS:
@@ -76,7 +75,7 @@ def _in_parts(new: Replacement, value: ir.Value, weights: NDArray[Any]) -> ir.Va
         _convolved(new, each, part, 1, None if place else bias, part=f"_{place}")
         for place, (each, part) in enumerate(zip(values, parts, strict=True))
     ]
-    return list(itertools.accumulate(convolved, lambda total, part: new.add("Add", total, part)))[-1]
+    return new.total(convolved)
 
 
 def _missing(weights: NDArray[Any]) -> int:
@@ -126,18 +125,14 @@ def _group_by_group(new: Replacement, value: ir.Value, weights: NDArray[Any], gr
 def _with_what_follows(new: Replacement, value: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Node]:
     """Takes along what onnxruntime computes in one step with a convolution; the last node that is taken along too."""
     last = node
-    while (follows := _follows(last.outputs[0])) is not None:
+    while True:
+        users = [use.node for use in last.outputs[0].uses()]
+        if len(users) != 1 or last.outputs[0].is_graph_output() or users[0].op_type not in _FOLLOWS:
+            return value, last
+        (follows,) = users
+        if follows.inputs[0] is not last.outputs[0] or len(follows.outputs) != 1 or follows.domain not in OF_ONNX:
+            return value, last
         value = new.add(follows.op_type, value, *follows.inputs[1:])
         new.nodes[-1].attributes.update(follows.attributes)
         new.also.append(follows)
         last = follows
-    return value, last
-
-
-def _follows(value: ir.Value) -> ir.Node | None:
-    """The only user of a value, if it is computed along with a convolution."""
-    users = [use.node for use in value.uses()]
-    if len(users) != 1 or value.is_graph_output() or users[0].op_type not in _FOLLOWS:
-        return None
-    is_one = users[0].inputs[0] is value and len(users[0].outputs) == 1 and users[0].domain in OF_ONNX
-    return users[0] if is_one else None

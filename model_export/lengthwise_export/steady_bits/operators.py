@@ -14,22 +14,21 @@ Einsum           becomes the ReduceSum, the Transpose and the MatMul that it sta
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
+from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
 from lengthwise_export.steady_bits.replacement import LANES, MOST_LANES, PART, GraphFacts, MeasuredAxis, Replacement
 
 _SHAPE_OF_ONE_AXIS: Final = 15  # the first opset in which Shape can return a single axis
 _FEW: Final = 8  # A sum of fewer numbers over an axis before the last was in the same order in every batch
 
 
-def rewritten_sum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+def rewritten_sum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones."""
     value, axes = node.inputs[0], facts.axes(node.inputs[0])
     over = None if axes is None else _reduced_axes(node, facts, len(axes))
@@ -38,14 +37,17 @@ def rewritten_sum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replaceme
     open_axes = [axis for axis in over if not axes[axis].fixed]
     if len(open_axes) > 1 or (open_axes and node.op_type == "ReduceMean"):
         return None  # a mean over the width is of the padding too, whatever its bits
-    if not open_axes and not every and not _may_lose_bits(axes, over):
+    if not open_axes and not facts.every and not _may_lose_bits(axes, over):
         return None
     new, rest = Replacement(node), list(axes)
     for axis in sorted(over, reverse=True):
+        others = [place for place in range(len(rest)) if place != axis]
         if axis in open_axes:
             value = _over_steps(new, value, rest, axis, facts.opset)
-        else:
-            value = _over_fixed(new, value, rest, axis)
+        else:  # a product with a constant column of ones
+            ones = new.constant(np.ones((rest[axis].size, 1), dtype=np.float32))
+            value = new.add("MatMul", new.transposed(value, [*others, axis]), ones)
+            value = new.add("Squeeze", value, new.constant([len(others)]))
         del rest[axis]
     if node.op_type == "ReduceMean":
         count = math.prod(axes[axis].size for axis in over)
@@ -102,26 +104,15 @@ def _over_steps(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis],
         order = [*others, axis, len(axes)]
     else:
         order = [*(place for place in others if place != columns), axis, columns]
-    if order != sorted(order):
-        value = new.add("Transpose", value, perm=order)
-    product = new.add("MatMul", ones, value)
+    product = new.add("MatMul", ones, new.transposed(value, order))
     total = new.add("Gather", product, new.constant(np.array(0, dtype=np.int64)), axis=len(order) - 2)
     if columns is None:
         return new.add("Squeeze", total, new.constant([len(others)]))
     kept = [place for place in order if place != axis]
-    return total if kept == others else new.add("Transpose", total, perm=[kept.index(place) for place in others])
+    return new.transposed(total, [kept.index(place) for place in others])
 
 
-def _over_fixed(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis], axis: int) -> ir.Value:
-    """A sum over an axis of fixed size, as a product with a constant column of ones."""
-    others = [place for place in range(len(axes)) if place != axis]
-    if axis != len(axes) - 1:
-        value = new.add("Transpose", value, perm=[*others, axis])
-    ones = new.constant(np.ones((axes[axis].size, 1), dtype=np.float32))
-    return new.add("Squeeze", new.add("MatMul", value, ones), new.constant([len(others)]))
-
-
-def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+def rewritten_product(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     """A MatMul in parts of `PART` numbers, or of two equal rows or columns, of which one is kept."""
     left, right = node.inputs
     if left is None or right is None:
@@ -133,12 +124,14 @@ def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Repla
     new = Replacement(node)
     if inner.fixed and inner.size > PART and not columns.fixed:
         return new.gives(_in_parts(new, left, right, (len(first), len(second)), inner.size))
-    if not inner.fixed and (every or inner.size % LANES):
+    if not inner.fixed and (facts.every or inner.size % LANES):
         single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
         if any(single):
             return new.gives(_of_two(new, left, right, single))
     if len(first) == len(second) == 2 and not rows.fixed and rows.size == 1:
-        return new.gives(_of_one_more_row(new, left, right))
+        zero = new.constant([0])
+        more = new.add("Concat", left, new.add("Slice", left, zero, new.constant([1]), zero), axis=0)
+        return new.gives(new.add("Slice", new.add("MatMul", more, right), zero, new.constant([-1]), zero))
     return None
 
 
@@ -154,8 +147,7 @@ def _in_parts(new: Replacement, left: ir.Value, right: ir.Value, ranks: tuple[in
         rights = [new.add("Transpose", part, perm=perm) for part in parts]
     else:
         rights = [*new.add_outputs("Split", (right, split), len(sizes), axis=ranks[1] - 2)]
-    products = [new.add("MatMul", *pair) for pair in zip(lefts, rights, strict=True)]
-    return list(itertools.accumulate(products, lambda total, part: new.add("Add", total, part)))[-1]
+    return new.total([new.add("MatMul", *pair) for pair in zip(lefts, rights, strict=True)])
 
 
 def _of_two(new: Replacement, left: ir.Value, right: ir.Value, single: tuple[bool, bool]) -> ir.Value:
@@ -170,18 +162,12 @@ def _of_two(new: Replacement, left: ir.Value, right: ir.Value, single: tuple[boo
     return new.add("Slice", product, starts, ends, new.constant(axes))
 
 
-def _of_one_more_row(new: Replacement, left: ir.Value, right: ir.Value) -> ir.Value:
-    zero = new.constant([0])
-    more = new.add("Concat", left, new.add("Slice", left, zero, new.constant([1]), zero), axis=0)
-    return new.add("Slice", new.add("MatMul", more, right), zero, new.constant([-1]), zero)
-
-
 _ROWS: Final = {0: 1, 4: 0, 5: 1}
 """The inputs of an RNN that have an axis of rows (X, sequence_lens, initial_h), and which axis that is."""
 _ROWS_OF_OUTPUT: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
 
 
-def rewritten_rnn(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+def rewritten_rnn(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     """An RNN over one more row, a copy of the first, so that it never runs with one row only."""
     if node.attributes.get_int("layout", 0):
         return None
@@ -202,63 +188,54 @@ def rewritten_rnn(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replaceme
     return new.gives(*kept)
 
 
-def rewritten_function(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+def rewritten_function(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     """Log, Softplus and Mish through ReduceLogSum; other functions over a tensor that ends in numbers of no use."""
     (value,), axes = node.inputs, facts.axes(node.inputs[0])
     if value is None or axes is None or all(axis.fixed for axis in axes):
         return None
-    if not every and math.prod(axis.size for axis in axes) % LANES == 0:
+    if not facts.every and math.prod(axis.size for axis in axes) % LANES == 0:
         return None
     new = Replacement(node)
+
+    def log(value: ir.Value) -> ir.Value:
+        """The logarithm of a sum of one number, which is computed number by number."""
+        column, last = new.add("Unsqueeze", value, new.constant([len(axes)])), [len(axes)]
+        if facts.opset >= AXES_ARE_INPUTS:
+            return new.add("ReduceLogSum", column, new.constant(last), keepdims=0)
+        return new.add("ReduceLogSum", column, axes=last, keepdims=0)
+
     if node.op_type == "Log":
-        return new.gives(_log(new, value, len(axes), facts.opset))
-    if node.op_type in ("Softplus", "Mish"):
-        softplus = _softplus(new, value, len(axes), facts.opset)
+        return new.gives(log(value))
+    if node.op_type in ("Softplus", "Mish"):  # `max(x, 0) + log(1 + exp(-|x|))`, which cannot overflow
+        smaller = new.add("Exp", new.add("Neg", new.add("Abs", value)))
+        one = new.constant(np.array(1, dtype=np.float32))
+        softplus = new.add("Add", new.add("Relu", value), log(new.add("Add", smaller, one)))
         mish = node.op_type == "Mish"
         return new.gives(new.add("Mul", value, new.add("Tanh", softplus)) if mish else softplus)
-    return new.gives(_with_more_numbers(new, node.op_type, value))
-
-
-def _log(new: Replacement, value: ir.Value, rank: int, opset: int) -> ir.Value:
-    """The logarithm of a sum of one number, which is computed number by number."""
-    return new.reduced("ReduceLogSum", new.add("Unsqueeze", value, new.constant([rank])), rank, opset)
-
-
-def _softplus(new: Replacement, value: ir.Value, rank: int, opset: int) -> ir.Value:
-    """`log(1 + exp(x))` as `max(x, 0) + log(1 + exp(-|x|))`, which cannot overflow."""
-    smaller = new.add("Exp", new.add("Neg", new.add("Abs", value)))
-    one = new.constant(np.array(1, dtype=np.float32))
-    return new.add("Add", new.add("Relu", value), _log(new, new.add("Add", smaller, one), rank, opset))
-
-
-def _with_more_numbers(new: Replacement, operator: str, value: ir.Value) -> ir.Value:
-    """Appends `MOST_LANES - 1` ones, so that no number of the tensor falls into the kernel's scalar tail."""
+    # With so many ones behind them, no number of the tensor falls into the kernel's scalar tail.
     more = np.ones(MOST_LANES - 1, dtype=np.float32)
     flat = new.add("Reshape", value, new.constant([-1]))
-    longer = new.add(operator, new.add("Concat", flat, new.constant(more), axis=0))
+    longer = new.add(node.op_type, new.add("Concat", flat, new.constant(more), axis=0))
     ends = (new.constant([0]), new.constant([-len(more)]))
-    return new.add("Reshape", new.add("Slice", longer, *ends), new.add("Shape", value))
+    return new.gives(new.add("Reshape", new.add("Slice", longer, *ends), new.add("Shape", value)))
 
 
 _MAX_OPERANDS: Final = 2
 
 
-def expanded_einsum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
-    """An Einsum of one or two values as sums, transpositions and one product.
-
-    It stays if it has an ellipsis, a diagonal, or more than one letter that is summed over in both values.
-    """
-    letters = _letters(node)
-    values = [value for value in node.inputs if value is not None]
-    if letters is None or len(values) != len(letters) - 1:
+def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
+    """An Einsum of one or two values as sums, transpositions and a product; not one with an ellipsis or a diagonal."""
+    before, arrow, out = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    words, values = before.split(","), [value for value in node.inputs if value is not None]
+    is_plain = all(word.isalpha() and len({*word}) == len(word) for word in (*words, out))
+    if not arrow or not is_plain or len(words) > _MAX_OPERANDS or len(values) != len(words):
         return None
     sizes: dict[str, MeasuredAxis] = {}
-    for word, value in zip(letters, values, strict=False):
+    for word, value in zip(words, values, strict=True):
         axes = facts.axes(value)
         if axes is None or len(axes) != len(word):
             return None
         sizes |= dict(zip(word, axes, strict=True))
-    *words, out = letters
     if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
         words, values = words[::-1], values[::-1]
     new = Replacement(node)
@@ -268,22 +245,17 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replace
             values[place] = new.add("ReduceSum", values[place], new.constant([*map(word.index, over)]), keepdims=0)
             words[place] = "".join(letter for letter in word if letter not in over)
     if len(words) == 1:
-        return new.gives(_in_order(new, values[0], words[0], out)) if every or is_summed[0] else None
-    product = _EinsumProduct.of(words, out)
-    if product is None or not product.is_possible(is_constant=facts.is_constant(values[1])):
+        return new.gives(_in_order(new, values[0], words[0], out)) if facts.every or is_summed[0] else None
+    first, second = words
+    batch = "".join(letter for letter in out if letter in first and letter in second)
+    inner = "".join(letter for letter in first if letter in second and letter not in out)
+    left, right = ("".join(letter for letter in out if letter not in other) for other in (second, first))
+    is_one_product = len(left) <= 1 or (facts.is_constant(values[1]) and not batch)
+    if not {*out} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
         return None
-    if not every and not any(is_summed) and not product.may_lose_bits(sizes):
+    if not facts.every and not any(is_summed) and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
         return None
-    return new.gives(product.computed(new, values))
-
-
-def _letters(node: ir.Node) -> list[str] | None:
-    """The letters of the values and of the result, without spaces; None for an equation of another form."""
-    equation = node.attributes.get_string("equation", "").replace(" ", "")
-    before, arrow, out = equation.partition("->")
-    words = [*before.split(","), out]
-    plain = all(word.isalpha() and len(set(word)) == len(word) for word in words)
-    return words if arrow and plain and len(words) <= _MAX_OPERANDS + 1 else None
+    return new.gives(_product(new, values, words, out, (batch, inner, left, right)))
 
 
 def _alone(words: Sequence[str], place: int, out: str) -> str:
@@ -293,64 +265,32 @@ def _alone(words: Sequence[str], place: int, out: str) -> str:
 
 
 def _in_order(new: Replacement, value: ir.Value, word: str, out: str) -> ir.Value:
-    return value if word == out else new.add("Transpose", value, perm=[word.index(letter) for letter in out])
+    return new.transposed(value, [word.index(letter) for letter in out])
 
 
-def _with_axes(new: Replacement, value: ir.Value, letters: Mapping[int, str]) -> ir.Value:
-    """The value with an axis of size one wherever it has no letter."""
-    missing = [axis for axis, letter in letters.items() if not letter]
-    return new.add("Unsqueeze", value, new.constant(missing)) if missing else value
+def _may_lose_bits_in_product(sizes: Mapping[str, MeasuredAxis], batch: str, inner: str, left: str, right: str) -> bool:
+    """Whether a product of these sizes may depend on the batch."""
+    if not inner:
+        return False
+    if not sizes[inner].fixed:
+        return sizes[inner].size % LANES != 0 and not (left and right)
+    if any(not sizes[letter].fixed for letter in right):
+        return sizes[inner].size > PART
+    return not batch and math.prod(sizes[letter].size for letter in left) == 1
 
 
-@dataclass(frozen=True, slots=True)
-class _EinsumProduct:
-    """The letters of a product of two values, by their part in it."""
-
-    words: tuple[str, str]
-    out: str
-    batch: str  # Those of both values and the result
-    inner: str  # Those of both values that are summed over
-    left: str  # Those of the first value alone
-    right: str  # Those of the second value alone
-
-    @classmethod
-    def of(cls, words: Sequence[str], out: str) -> _EinsumProduct | None:
-        """The parts of the letters; None if the result has a letter of no value."""
-        first, second = words
-        if not set(out) <= {*first, *second}:
-            return None
-        return cls(
-            (first, second),
-            out,
-            batch="".join(letter for letter in out if letter in first and letter in second),
-            inner="".join(letter for letter in first if letter in second and letter not in out),
-            left="".join(letter for letter in out if letter not in second),
-            right="".join(letter for letter in out if letter not in first),
-        )
-
-    def is_possible(self, *, is_constant: bool) -> bool:
-        """Whether it is one MatMul, whose second value is constant or not."""
-        rows = len(self.left) <= 1 or (is_constant and not self.batch)
-        return len(self.inner) <= 1 and len(self.right) <= 1 and rows
-
-    def may_lose_bits(self, sizes: Mapping[str, MeasuredAxis]) -> bool:
-        """Whether a product of these sizes may depend on the batch."""
-        if not self.inner:
-            return False
-        inner = sizes[self.inner]
-        if not inner.fixed:
-            return inner.size % LANES != 0 and not (self.left and self.right)
-        if any(not sizes[letter].fixed for letter in self.right):
-            return inner.size > PART
-        return not self.batch and math.prod(sizes[letter].size for letter in self.left) == 1
-
-    def computed(self, new: Replacement, values: Sequence[ir.Value]) -> ir.Value:
-        first = _in_order(new, values[0], self.words[0], self.batch + self.left + self.inner)
-        second = _in_order(new, values[1], self.words[1], self.batch + self.inner + self.right)
-        first = _with_axes(new, first, {-2: self.left, -1: self.inner})
-        second = _with_axes(new, second, {-2: self.inner, -1: self.right})
-        product = new.add("MatMul", first, second)
-        added = [axis for axis, letters in ((-2, self.left), (-1, self.right)) if not letters]
-        if added:
-            product = new.add("Squeeze", product, new.constant(added))
-        return _in_order(new, product, self.batch + self.left + self.right, self.out)
+def _product(
+    new: Replacement, values: Sequence[ir.Value], words: Sequence[str], out: str, parts: tuple[str, str, str, str]
+) -> ir.Value:
+    """A MatMul of two values by their letters: of both and the result, summed over, of the first, and of the second."""
+    batch, inner, left, right = parts
+    factors = []
+    for value, word, letters in zip(values, words, ((left, inner), (inner, right)), strict=True):
+        factor = _in_order(new, value, word, batch + "".join(letters))
+        missing = [axis for axis, letter in zip((-2, -1), letters, strict=True) if not letter]
+        factors.append(new.add("Unsqueeze", factor, new.constant(missing)) if missing else factor)
+    product = new.add("MatMul", *factors)
+    added = [axis for axis, letters in ((-2, left), (-1, right)) if not letters]
+    if added:
+        product = new.add("Squeeze", product, new.constant(added))
+    return _in_order(new, product, batch + left + right, out)

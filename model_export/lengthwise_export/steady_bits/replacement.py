@@ -7,7 +7,8 @@ fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,13 +22,10 @@ from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import open_recording_session
-from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
 
 _MORE_ROWS: Final = 3
-_MORE_STEPS: Final = 24
-"""Rows and extra steps of the larger batch: an axis of steps is longer there after every usual stride."""
-_MAX_DOUBLED: Final = 6
-"""The smallest width is doubled at most this many times, for a graph that raises for short sequences."""
+_MORE_STEPS: Final = 24  # of the larger batch: an axis of steps is longer there after every usual stride
+_MAX_DOUBLED: Final = 6  # times that the smallest width is doubled, for a graph that raises for short sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,8 @@ class MeasuredAxis:
 class GraphFacts:
     """The facts of one graph, whose `model` may be edited."""
 
-    def __init__(self, graph: onnx.ModelProto, manifest: Manifest) -> None:
+    def __init__(self, graph: onnx.ModelProto, manifest: Manifest, *, every: bool) -> None:
+        self.every = every  # whether operators are replaced at sizes too where they were not seen to lose bits
         self.model = ir.from_proto(graph)
         self.opset = self.model.opset_imports.get("", 0)
         self._measured = _measured(graph, manifest)
@@ -76,28 +75,20 @@ class GraphFacts:
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
     """The axes of the float32 values that both batches give, by name."""
-    nodes = [*graph.graph.node]
-    session = open_recording_session(graph, nodes)
+    session = open_recording_session(graph, [*graph.graph.node])
     names = [output.name for output in session.get_outputs()]
 
     def shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
-        inputs = feed(manifest.graph, _batch(manifest, rows, width))
+        longest = min(width, manifest.max_length)  # the rows are one step shorter each
+        lengths = np.maximum(longest - np.arange(rows), min(manifest.min_length, longest)).astype(np.int32)
+        steps = np.ones((rows, width, manifest.input.features or 1), dtype=np.float32)
+        if manifest.input.kind == "tokens":
+            steps = np.zeros((rows, width), dtype=np.int64)
+        inputs = feed(manifest.graph, PaddedBatch(steps, lengths))
         found = dict(zip(names, session.run(names, inputs), strict=True)) | inputs
-        return {
-            name: value.shape
-            for name, value in found.items()
-            if isinstance(value, np.ndarray) and value.dtype == np.float32
-        }
+        arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        return {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
 
-    smallest, larger = _smallest_and_larger(shapes, manifest)
-    return {
-        name: tuple(MeasuredAxis(one, one == other) for one, other in zip(shape, larger[name], strict=True))
-        for name, shape in smallest.items()
-        if len(larger.get(name, ())) == len(shape)
-    }
-
-
-def _smallest_and_larger(shapes: Any, manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
     raised: Exception | None = None
     for times in range(_MAX_DOUBLED + 1):
         width = manifest.width_multiple << times
@@ -105,19 +96,16 @@ def _smallest_and_larger(shapes: Any, manifest: Manifest) -> tuple[dict[str, Any
             break
         wider = min(width + _MORE_STEPS, max(manifest.max_length, width))
         try:
-            return shapes(1, width), shapes(_MORE_ROWS, wider)
+            smallest, larger = shapes(1, width), shapes(_MORE_ROWS, wider)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raised = error
+            continue
+        return {
+            name: tuple(MeasuredAxis(one, one == other) for one, other in zip(shape, larger[name], strict=True))
+            for name, shape in smallest.items()
+            if len(larger.get(name, ())) == len(shape)
+        }
     raise UncheckableError(f"the graph raises for every small batch: {raised}") from raised
-
-
-def _batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
-    """A batch of ones (of token 0 for tokens), whose rows are one step shorter each."""
-    longest = min(width, manifest.max_length)
-    lengths = np.maximum(longest - np.arange(rows, dtype=np.int32), min(manifest.min_length, longest)).astype(np.int32)
-    if manifest.input.kind == "tokens":
-        return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
-    return PaddedBatch(np.ones((rows, width, manifest.input.features or 1), dtype=np.float32), lengths)
 
 
 PART: Final = 128  # A product over so many numbers is added in one part
@@ -162,16 +150,16 @@ class Replacement:
 
     def weight(self, array: NDArray[Any], name: str) -> ir.Value:
         """A new initializer."""
-        shape, kind = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
-        value = ir.Value(name=name, shape=shape, type=kind, const_value=ir.tensor(array, name=name))
-        self.weights.append(value)
-        return value
+        self.weights.append(ir.val(name, const_value=ir.tensor(array, name=name)))
+        return self.weights[-1]
 
-    def reduced(self, operator: str, value: ir.Value, axis: int, opset: int) -> ir.Value:
-        """A reduction over one axis, which is dropped."""
-        if opset >= AXES_ARE_INPUTS:
-            return self.add(operator, value, self.constant([axis]), keepdims=0)
-        return self.add(operator, value, axes=[axis], keepdims=0)
+    def transposed(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
+        """The value with its axes in this order."""
+        return value if list(order) == sorted(order) else self.add("Transpose", value, perm=list(order))
+
+    def total(self, parts: Iterable[ir.Value]) -> ir.Value:
+        """The sum of values, added one after the other."""
+        return functools.reduce(lambda total, part: self.add("Add", total, part), parts)
 
     def gives(self, *values: ir.Value) -> Replacement:
         """Says what stands in place of the outputs of the replaced node."""

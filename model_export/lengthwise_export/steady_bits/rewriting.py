@@ -11,10 +11,10 @@ rewrite keeps them, is measured on this machine.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import onnx
@@ -35,6 +35,7 @@ from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import CheckTrial, Sampler
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import open_session
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, opset_of
 from lengthwise_export.steady_bits.convolutions import rewritten_convolution
 from lengthwise_export.steady_bits.operators import (
     expanded_einsum,
@@ -79,11 +80,7 @@ def keeps_bits(graph: onnx.ModelProto, manifest: Manifest) -> bool:
 
 
 def first_loss(graph: onnx.ModelProto, manifest: Manifest) -> LossOfBits | None:
-    """The first operator whose output differs for a sequence whose answer differs; None if none of them does.
-
-    The values of the graph are compared as onnxruntime optimises it, because operators that it joins are computed by
-    other kernels than each alone.
-    """
+    """The first operator whose output differs for a sequence whose answer differs; None if none of them does."""
     session = Session(graph.SerializeToString(), manifest)
     subject: OnnxSubject | None = None
     for together, row, alone in _differing(session, manifest):
@@ -112,7 +109,7 @@ def _differing(session: Session, manifest: Manifest) -> Iterator[tuple[PaddedBat
 
 
 class _Optimized(OnnxSubject):
-    """The graph as onnxruntime optimises it, to be recorded operator by operator."""
+    """The graph as onnxruntime optimises it: operators that it joins are computed by other kernels than each alone."""
 
     def __init__(self, graph: onnx.ModelProto, manifest: Manifest) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -133,19 +130,10 @@ class _Optimized(OnnxSubject):
         return Recording([replace(each, outputs=()) if blocked else each for each, blocked in parts], recording.answers)
 
 
-EXPANSIONS: Final = frozenset({"Einsum"})
-"""Operator types that become others which have rewrites of their own, so they come first."""
+_EXPANSIONS: Final = frozenset({"Einsum"})  # they become others which have rewrites of their own, so they come first
 
-
-class Rewrite(Protocol):
-    """Replaces one node by nodes whose bits do not depend on the batch."""
-
-    def __call__(self, node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
-        """The replacement; None where the node keeps its bits, or cannot be replaced.
-
-        With `every` it is replaced at sizes too where the operator was not seen to lose bits.
-        """
-
+Rewrite = Callable[[ir.Node, GraphFacts], Replacement | None]
+"""The nodes in place of one, whose bits do not depend on the batch; None where it keeps its bits, or must stay."""
 
 REWRITES: Final[Mapping[str, Rewrite]] = {
     "Einsum": expanded_einsum,
@@ -165,7 +153,7 @@ of single numbers.
 """
 
 
-LOWEST_OPSET = 13  # the first opset in which Squeeze and Unsqueeze take their axes as an input
+_LOWEST_OPSET = 13  # the first opset in which Squeeze and Unsqueeze take their axes as an input
 _MAX_NAMED = 4  # at most this many operators of a type are named
 _LENGTHS = (1, 3, 8, 21, 55)  # lengths of the sequences whose answers before and after are compared
 
@@ -182,10 +170,7 @@ class RewrittenOperator:
 def with_steady_bits(
     graph: onnx.ModelProto, manifest: Manifest, say: Callable[[str], None] = lambda _: None
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Rewrites a float32 graph if that makes its bits independent of the batch; else gives the graph, and nothing.
-
-    `say` is called once with what was done, or why nothing was rewritten.
-    """
+    """Rewrites a float32 graph if that makes its bits independent of the batch; says once what was done, or why not."""
     if keeps_bits(graph, manifest):
         say("nothing rewritten: the graph already gives the same bits batched and unbatched")
         return graph, []
@@ -214,31 +199,24 @@ def rewrite(
     graph: onnx.ModelProto, manifest: Manifest, *, every: bool = False
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
     """Replaces the operators of `REWRITES` without measuring; `every` also at sizes that were not seen to lose bits."""
-    expanded, first = _replaced(graph, manifest, EXPANSIONS, every=every)
-    changed, then = _replaced(expanded, manifest, REWRITES.keys() - EXPANSIONS, every=every)
-    return changed, first + then
-
-
-def _replaced(
-    graph: onnx.ModelProto, manifest: Manifest, kinds: Set[str], *, every: bool
-) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    if not any(node.op_type in kinds for node in graph.graph.node):
-        return graph, []
-    facts = GraphFacts(graph, manifest)
-    if facts.opset < LOWEST_OPSET:
-        return graph, []
-    rewritten = []
-    for node in list(facts.model.graph):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in kinds or node.graph is None:
+    rewritten: list[RewrittenOperator] = []
+    for kinds in (_EXPANSIONS, REWRITES.keys() - _EXPANSIONS):
+        if opset_of(graph) < _LOWEST_OPSET or not any(node.op_type in kinds for node in graph.graph.node):
             continue
-        replacement = REWRITES[node.op_type](node, facts, every=every)
-        if replacement is not None:
-            name = node.name or f"{node.op_type} giving {node.outputs[0].name}"
-            into = (new.op_type for new in replacement.nodes if new.op_type != "Constant")
-            rewritten.append(RewrittenOperator(name, node.op_type, tuple(into)))
-            replacement.put_into(facts.model.graph)
-    RemoveUnusedNodesPass()(facts.model)
-    return (ir.to_proto(facts.model) if rewritten else graph), rewritten
+        facts = GraphFacts(graph, manifest, every=every)
+        before = len(rewritten)
+        for node in list(facts.model.graph):
+            if node.domain not in OF_ONNX or node.op_type not in kinds or node.graph is None:
+                continue
+            replacement = REWRITES[node.op_type](node, facts)
+            if replacement is not None:
+                name = node.name or f"{node.op_type} giving {node.outputs[0].name}"
+                into = (new.op_type for new in replacement.nodes if new.op_type != "Constant")
+                rewritten.append(RewrittenOperator(name, node.op_type, tuple(into)))
+                replacement.put_into(facts.model.graph)
+        RemoveUnusedNodesPass()(facts.model)
+        graph = ir.to_proto(facts.model) if len(rewritten) > before else graph
+    return graph, rewritten
 
 
 def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, FLOAT, Mender, rule
+from lengthwise_export.mending.mender import FLOAT, Mender, rule
 from lengthwise_export.mending.values import Numbers, Ragged, Size, Table
 
 
@@ -31,33 +31,29 @@ class Window:
         result: Table = np.maximum(count, 0)
         return result
 
-    def reads_beyond(self, size: Table) -> bool:
-        """Whether a place that counts reads behind the axis, at any size."""
-        last = (self.places(size) - 1) * self.stride - self.before + self.kernel - 1
-        return bool((last >= size)[self.places(size) > 0].any())
+    def reads_beyond(self, size: Size) -> bool:
+        """Whether the axis is one of time, and a place that counts reads behind it at any length."""
+        places = self.places(size.alone)
+        last = (places - 1) * self.stride - self.before + self.kernel - 1
+        return size.is_time and bool((last >= size.alone)[places > 0].any())
 
 
-def windows(
+def _windows(
     mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
 ) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
-    """The node's window along each axis behind the channels.
-
-    Where the zeros in front depend on the length (`auto_pad` at a stride) the window has none; they come apart, by
-    axis: in front and behind at each length.
-    """
+    """The window along each axis; apart, the zeros in front and behind where they depend on the length (`auto_pad`)."""
     count = len(kernel)
-    strides = mender.attribute("strides") or [1] * count
-    dilations = mender.attribute("dilations") or [1] * count
-    pads = mender.attribute("pads") or [0] * (2 * count)
+    strides, dilations, pads = (
+        mender.attribute(name) or [neutral] * (count * size)
+        for name, neutral, size in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2))
+    )
     auto = mender.attribute("auto_pad", "NOTSET")
     found = []
     moved: dict[int, tuple[Table, Table]] = {}
     for place in range(count):
         spread = dilations[place] * (kernel[place] - 1) + 1
-        before, after = pads[place], pads[place + count]
-        if auto == "VALID":
-            before = after = 0
-        elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        before, after = (0, 0) if auto == "VALID" else (pads[place], pads[place + count])
+        if auto.startswith("SAME"):
             size = sizes[place].alone
             total = np.maximum((-(-size // strides[place]) - 1) * strides[place] + spread - size, 0)
             if strides[place] == 1:
@@ -72,60 +68,58 @@ def windows(
     return found, moved
 
 
-def surrounded(mender: Mender, value: Ragged, axis: int, front: Table, behind: Table, fill: float) -> Ragged:
-    """The tensor with a number around each row's own steps, as often as `front` and `behind [lengths]` say."""
+def surrounded(
+    mender: Mender, value: Ragged, axis: int, amounts: tuple[Table, Table], fill: float, cause: str
+) -> Ragged:
+    """The tensor with a number around each row's own steps, as often as two `[lengths]` say: in front, and behind."""
+    value = mender.padded_with(value, axis, fill, cause)
     place, size = mender.single(value, axis)
-    rank = len(value.axes)
-    amounts = [int(at == place) for at in range(rank)] * 2
+    ends = [int(at == place) for at in range(len(value.axes))] * 2
     number = mender.writer.scalar_of(fill, value.dtype)
-    wider = mender.emit("Pad", [value.name, mender.writer.constant(amounts), number], mode="constant")
-    around = Size(size.table + 2)
-    out = Size(size.table + front + behind)
-    index = mender.clipped(mender.along(1 - front, 1, out), around)
+    wider = mender.emit("Pad", [value.name, mender.writer.constant(ends), number], mode="constant")
+    around, out = Size(size.table + 2), Size(size.table + sum(amounts))
+    index = mender.along(1 - amounts[0], 1, out)
     return mender.take(value.called(wider, groups=value.resized(axis, around)), axis, index, out)
 
 
-def convolved(
-    mender: Mender,
-    value: Ragged,
-    kernel: Sequence[int],
-    run: Callable[[Ragged, list[Window]], str],
-    *,
-    channels: Size | None,
-    fill: float,
-    cause: str,
-) -> None:
-    """Sets the output to what a kernel makes of a tensor `[rows, channels, ...]`, with `fill` beyond each row's length.
-
-    `run` emits the node for the masked tensor; `channels` is None if as many come out as go in.
-    """
-    if value.row_added or value.rank != len(kernel) + 2:
+def _sizes(mender: Mender, value: Ragged, rank: int) -> list[Size]:
+    """The sizes of the axes behind the channels of a tensor `[rows, channels, ...]`."""
+    if value.row_added or value.rank != rank:
         mender.refuse("runs over a single sequence, not over rows")
-    sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
-    if any(size.is_rows for size in (*sizes, mender.single(value, 1)[1])):
-        mender.refuse(CROSSES_ROWS)
+    return [mender.single(value, axis)[1] for axis in range(2, rank)]
+
+
+_Run = Callable[[Ragged, list[Window]], str]  # emits the node for a masked tensor
+_BEYOND: Final = "its window reads beyond the last step"
+
+
+def _convolved(
+    mender: Mender,
+    kernel: Sequence[int],
+    run: _Run,
+    *,
+    channels: Size | None = None,
+    fill: float = 0,
+    why: str = _BEYOND,
+) -> None:
+    """Sets the output to what a kernel makes of the node's tensor, with `fill` beyond each row's length."""
+    value = mender.ragged(0)
+    sizes = _sizes(mender, value, len(kernel) + 2)
+    mender.keep_rows_apart(sizes, (mender.single(value, 1)[1],))
     if mender.single(value, 1)[1].is_time:
         mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
-    moves, moved = windows(mender, kernel, sizes)
-    for place, (front, behind) in moved.items():
-        mender.causes.append("the zeros in front of the steps are counted for the padded width")
-        value = mender.masked(value, [value.indexes(place + 2)[0]], fill)
-        value = surrounded(mender, value, place + 2, front, behind, fill)
+    moves, moved = _windows(mender, kernel, sizes)
+    for place, amounts in moved.items():
+        told = "the zeros in front of the steps are counted for the padded width"
+        value = surrounded(mender, value, place + 2, amounts, fill, told)
         sizes[place] = value.groups[place + 2][0]
-    reading = [
-        axis
-        for axis, size, move in zip(range(2, value.rank), sizes, moves, strict=True)
-        if size.is_time and move.reads_beyond(size.alone)
-    ]
+    reading = [value.starts()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]
     if reading:
-        mender.causes.append(cause)
-        value = mender.masked(value, [value.indexes(axis)[0] for axis in reading], fill)
-    out = [
-        Size(move.places(size.table)) if size.fixed is None else mender.fixed(int(move.places(np.array(size.fixed))))
-        for size, move in zip(sizes, moves, strict=True)
-    ]
+        mender.causes.append(why)
+        value = mender.masked(value, reading, fill)
+    out = [Size(move.places(size.table)) for size, move in zip(sizes, moves, strict=True)]
     for size in out:
-        mender.needs(size)
+        mender.require(size.alone >= 1)
     name = mender.split_first(run(value, moves), value.groups[0], value.rank)
     groups = (value.groups[0], (channels or value.groups[1][0],), *((size,) for size in out))
     mender.set(Ragged(name, value.dtype, groups))
@@ -135,24 +129,21 @@ def _fixed_pads(moves: Sequence[Window]) -> list[int]:
     return [move.before for move in moves] + [move.after for move in moves]
 
 
-def _as_it_is(mender: Mender, *rest: str) -> Callable[[Ragged, list[Window]], str]:
+def _as_it_is(mender: Mender, *rest: str) -> _Run:
     """Runs the node itself, with pads of fixed size."""
     return lambda masked, moves: mender.copy(
         [mender.merged(masked), *rest], drop=["auto_pad"], pads=_fixed_pads(moves)
     )[0]
 
 
-_BEYOND: Final = "its window reads beyond the last step"
-
-
 @rule("Conv")
 def _conv(mender: Mender) -> None:
-    value, weights = mender.ragged(0), mender.constant(1)
+    weights = mender.constant(1)
     if weights is None or weights.ndim < 3:
         mender.refuse("its weights have no axis of the kernel")
     run, channels = _as_it_is(mender, *mender.rest()), mender.fixed(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
-    convolved(mender, value, weights.shape[2:], run, channels=channels, fill=0, cause=cause)
+    _convolved(mender, weights.shape[2:], run, channels=channels, why=cause)
 
 
 @rule("ConvTranspose")
@@ -160,28 +151,21 @@ def _conv_transpose(mender: Mender) -> None:
     value, weights = mender.ragged(0), mender.constant(1)
     if weights is None or mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET":
         mender.refuse("its output's size is set by hand: give it pads instead of output_shape or auto_pad")
-    count = weights.ndim - 2
-    if value.row_added or value.rank != count + 2:
-        mender.refuse("runs over a single sequence, not over rows")
-    strides = mender.attribute("strides") or [1] * count
-    dilations = mender.attribute("dilations") or [1] * count
-    pads = mender.attribute("pads") or [0] * (2 * count)
-    extra = mender.attribute("output_padding") or [0] * count
-    times = [axis for axis in range(2, value.rank) if mender.single(value, axis)[1].is_time]
+    sizes = _sizes(mender, value, weights.ndim)
+    moves, _ = _windows(mender, weights.shape[2:], sizes)
+    extra = mender.attribute("output_padding") or [0] * len(moves)
+    times = [value.starts()[at + 2] for at, size in enumerate(sizes) if size.is_time]
     if times:
         mender.causes.append("its kernel spreads the padding over the last steps")
-        value = mender.masked(value, [value.indexes(axis)[0] for axis in times], 0)
-    sizes = []
-    for place in range(count):
-        table = mender.single(value, place + 2)[1].table
-        spread = dilations[place] * (weights.shape[place + 2] - 1) + 1
-        grown = (table - 1) * strides[place] + extra[place] + spread - pads[place] - pads[place + count]
-        sizes.append(Size(np.maximum(grown, 0)))
-    group = mender.attribute("group", 1)
+        value = mender.masked(value, times, 0)
+    out = [
+        Size(np.maximum((size.table - 1) * move.stride + more + move.kernel - move.before - move.after, 0))
+        for size, move, more in zip(sizes, moves, extra, strict=True)
+    ]
     (name,) = mender.copy([mender.merged(value), *mender.rest()])
     name = mender.split_first(name, value.groups[0], value.rank)
-    channels = mender.fixed(weights.shape[1] * group)
-    mender.set(Ragged(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in sizes))))
+    channels = mender.fixed(weights.shape[1] * mender.attribute("group", 1))
+    mender.set(Ragged(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in out))))
 
 
 @rule("MaxPool", "LpPool")
@@ -189,58 +173,51 @@ def _pool(mender: Mender) -> None:
     value, largest = mender.ragged(0), mender.node.op_type == "MaxPool"
     if largest and len(mender.node.output) > 1 and mender.node.output[1]:
         mender.refuse("gives the places of the largest values, which count the padding")
-    fill, kernel = mender.lowest(value.dtype) if largest else 0, mender.attribute("kernel_shape")
-    convolved(mender, value, kernel, _as_it_is(mender), channels=None, fill=fill, cause=_BEYOND)
+    fill = mender.last_choice(value.dtype, finite=True) if largest else 0
+    _convolved(mender, mender.attribute("kernel_shape"), _as_it_is(mender), fill=fill)
 
 
 @rule("AveragePool")
 def _average_pool(mender: Mender) -> None:
     """The mean of the steps in its window, and with `count_include_pad` of the zeros around them."""
-    value = mender.ragged(0)
-    kernel = mender.attribute("kernel_shape")
-    sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
-    moves, moved = windows(mender, kernel, sizes)
+    value, kernel = mender.ragged(0), mender.attribute("kernel_shape")
+    sizes = _sizes(mender, value, len(kernel) + 2)
+    moves, moved = _windows(mender, kernel, sizes)
     if moved:
         mender.refuse("averages with auto_pad at a stride: give it fixed pads")
-    padded = any(move.before or move.after or move.rounds_up for move in moves)
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
-    reads = any(size.is_time and move.reads_beyond(size.alone) for size, move in zip(sizes, moves, strict=True))
+    rounds_up, padded = moves[0].rounds_up, any(move.before or move.after for move in moves)
 
     def counted(masked: Ragged, moves: list[Window]) -> str:
-        options: dict[str, Any] = {"pads": _fixed_pads(moves), "count_include_pad": 1}
-        total = mender.copy([mender.merged(masked)], drop=["auto_pad"], **options)[0]
+        """The mean, divided by that of ones in the places that count: what a mean is divided by cancels out."""
+        pads = _fixed_pads(moves)
+        if counts_zeros:  # the zeros around each row's own steps are there
+            front, count = [0] * masked.starts()[2], len(moves)
+            amounts = [*front, *pads[:count], *front, *pads[count:]]
+            wider = mender.emit("Pad", [masked.name, mender.writer.constant(amounts)], mode="constant")
+            around = (Size(size.table + move.before + move.after) for size, move in zip(sizes, moves, strict=True))
+            masked = masked.called(wider, groups=(*masked.groups[:2], *((size,) for size in around)))
+            pads = [0] * len(pads)
         whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
-        (one, _), groups, row_added = mender.align([whole, value])
-        ones = mender.emit("Expand", [one.name, mender.emit("Shape", [value.name])])
-        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in value.times()], 0)
-        (share, *_) = mender.copy([mender.merged(valid)], drop=["auto_pad"], beside="share", **options)
-        return mender.emit("Div", [total, share])
-
-    def summed(masked: Ragged, moves: list[Window]) -> str:
-        """The sum in each window, divided by the number of its places up to the zeros behind the row's own steps."""
-        (move,), (size,) = moves, sizes
-        extra = move.kernel - 1  # the last window begins before the zeros behind the steps
-        pads = [0, 0, move.before, 0, 0, extra]
-        wide = mender.emit("Pad", [masked.name, mender.writer.constant(pads)], mode="constant")
-        places = mender.writer.positions(Size(size.table + move.before + extra))
-        ends = mender.unsqueezed(mender.writer.per_row(size.alone + move.before + move.after), [1])
-        counted = mender.cast(mender.emit("Less", [places, ends]), value.dtype)
-        options = {"pads": [0, 0], "ceil_mode": 0, "count_include_pad": 1}
+        (one, _), groups, row_added = mender.align([whole, masked])
+        ones = mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])])
+        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in masked.times()], 0)
         shares = [
-            mender.copy([name], drop=["auto_pad"], beside="share", **options)[0]
-            for name in (wide, mender.unsqueezed(counted, [1]))
+            mender.copy([mender.merged(each)], drop=["auto_pad"], beside="share", pads=pads, count_include_pad=1)[0]
+            for each in (masked, valid)
         ]
-        bounds = [mender.writer.constant([0]), mender.writer.at_width(Size(move.places(size.table)))]
-        return mender.emit("Slice", [mender.emit("Div", shares), *bounds, mender.writer.constant([2])])
+        mean = mender.emit("Div", shares)
+        if not counts_zeros:
+            return mean
+        ends = [mender.writer.at_width(Size(move.places(size.table))) for size, move in zip(sizes, moves, strict=True)]
+        axes = mender.writer.constant([*range(2, value.rank)])
+        return mender.emit(
+            "Slice", [mean, mender.writer.constant([0] * len(ends)), mender.emit("Concat", ends, axis=0), axes]
+        )
 
-    run = _as_it_is(mender)
-    if reads and padded and not counts_zeros:
-        run = counted
-    elif reads and any(move.rounds_up for move in moves):
-        if value.is_merged or value.rank != 3:
-            mender.refuse("counts the zeros around the steps and rounds up, over more than one axis or merged ones")
-        run = summed
-    convolved(mender, value, kernel, run, channels=None, fill=0, cause=_BEYOND)
+    reads = any(move.reads_beyond(size) for size, move in zip(sizes, moves, strict=True))
+    is_divided = reads and (rounds_up or (padded and not counts_zeros))
+    _convolved(mender, kernel, counted if is_divided else _as_it_is(mender))
 
 
 @rule("Resize")
@@ -265,12 +242,9 @@ def _resize(mender: Mender) -> None:
         and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
     )
     if not plain or value.is_merged or value.row_added or any(repeats[axis] % 1 for axis in times):
-        mender.refuse(
-            "resamples the steps to another number of steps, between which it interpolates or which depends on the "
-            "width: only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
-        )
-    if any(repeats[axis] != 1 for axis, group in enumerate(value.groups) if group[0].is_rows):
-        mender.refuse(CROSSES_ROWS)
+        how = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
+        mender.refuse(f"resamples the steps to another number of steps: {how}")
+    mender.keep_rows_apart(*(group for axis, group in enumerate(value.groups) if repeats[axis] != 1))
     factors = mender.writer.constant(np.array(repeats, dtype=np.float32))
     (name,) = mender.copy([value.name, "", factors], drop=["axes", "keep_aspect_ratio_policy"])
     groups = tuple(

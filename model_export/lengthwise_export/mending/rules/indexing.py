@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
+from lengthwise_export.mending.mender import INT64, Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
 from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Table, Value, is_one, shown
 
 _FAR = np.iinfo(np.int64).max
@@ -17,45 +18,32 @@ _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
 @rule("Slice")
 def _slice(mender: Mender) -> None:
     value = mender.ragged(0)
-    starts, ends = _bounds(mender, "starts", 1), _bounds(mender, "ends", 2)
-    given = mender.attribute("axes")
-    if given is None:
-        array = mender.constant(3)
-        given = [*range(len(starts))] if array is None else array.tolist()
-    steps = mender.constant(4)
+    starts, ends = (mender.sizes(place, f"its {name} are").elements() for place, name in ((1, "starts"), (2, "ends")))
+    axes, steps = mender.axes(value.rank, 3), mender.constant(4)
     strides = [1] * len(starts) if steps is None else steps.tolist()
-    for axis, start, end, step in zip(given, starts, ends, strides, strict=True):
-        value = sliced(mender, value, axis % value.rank, start, end, step)
+    for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, strides, strict=True):
+        value = _sliced(mender, value, axis, start, end, step)
     mender.set(value)
 
 
-def _bounds(mender: Mender, name: str, place: int) -> list[Table]:
-    """Each bound as a table `[2, lengths]`."""
-    given = mender.attribute(name)
-    if given is not None:
-        return [np.broadcast_to(np.int64(each), (2, mender.count)) for each in given]
-    value = mender.value(place)
-    if not isinstance(value, Numbers):
-        mender.refuse(f"its {name} are computed from the data")
-    return value.elements()
-
-
-def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, step: int) -> Ragged:
+def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, step: int) -> Ragged:
     """The tensor cut along an axis of the original, as NumPy's `start:end:step` cuts it."""
     size = mender.size_of(value.groups[axis])
-    first, count = _resolved(size.table, start.astype(np.int64), end.astype(np.int64), step)
-    out = Size(count)
-    if step == 1 and (first[0] == 0).all() and out.same(size):
+    own, start, end = size.table, start.astype(np.int64), end.astype(np.int64)
+    low, high = (0, own) if step > 0 else (-1, own - 1)
+    begin_at = np.clip(np.where(start < 0, start + own, start), low, high)
+    stop_at = np.clip(np.where(end < 0, np.maximum(end, -own - 1) + own, end), low, high)
+    out, begins = Size(np.maximum(-(-(stop_at - begin_at) // step), 0)), begin_at[0]
+    if step == 1 and not begins.any() and out.same(size):
         return value
     place, size = mender.single(value, axis)
     if size.is_rows or out.counts_rows:
         mender.refuse(CROSSES_ROWS)
     if not out.alone.any():
         mender.refuse("is empty at every length")
-    begins = first[0]
     if step > 0 and (begins == begins[-1])[out.alone > 0].all():
         begin = int(begins[-1])
-        to_the_end = bool((first[0] + count[0] * step >= size.alone).all())
+        to_the_end = bool((begins + out.alone * step >= size.alone).all())
         if out.fixed is not None:
             stop = mender.writer.constant([begin + (out.fixed - 1) * step + 1])
         elif to_the_end:
@@ -70,17 +58,7 @@ def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, s
         return value.called(name, groups=value.resized(axis, out), zeroed=zeroed)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
-    index = mender.clipped(mender.along(first[0], step, out), size)
-    return mender.take(value, axis, index, out)
-
-
-def _resolved(size: Table, start: Table, end: Table, step: int) -> tuple[Table, Table]:
-    """The first place and the number of places of a slice, for each size of the axis."""
-    low, high = (0, size) if step > 0 else (-1, size - 1)
-    begin = np.clip(np.where(start < 0, start + size, start), low, high)
-    stop = np.clip(np.where(end < 0, np.where(end < -size - 1, -size - 1, end) + size, end), low, high)
-    count = -(-(stop - begin) // step) if step > 0 else -(-(begin - stop) // -step)
-    return begin, np.maximum(count, 0)
+    return mender.take(value, axis, mender.along(begins, step, out), out)
 
 
 @rule("Gather")
@@ -94,12 +72,10 @@ def _gather(mender: Mender) -> None:
 
 
 def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Numbers) -> Ragged:
-    group = value.groups[axis]
-    if any(size.is_rows for size in group):
-        mender.refuse(CROSSES_ROWS)
+    mender.keep_rows_apart(value.groups[axis])
+    place, size = mender.single(value, axis)
     shape: tuple[Group, ...] = tuple((mender.fixed(each),) for each in index.shape)
     groups = (*value.groups[:axis], *shape, *value.groups[axis + 1 :])
-    place, size = mender.single(value, axis)
     places = index.table[0]
     own = size.alone.reshape(-1, *[1] * (places.ndim - 1))
     counted = np.where(places < 0, places + own, places)
@@ -115,17 +91,14 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     if len(index.shape) > 1:
         mender.refuse("picks a table of places that depend on the length")
     flat = np.maximum(counted.reshape(len(counted), -1), 0).astype(np.int64)
-    count = mender.fixed(flat.shape[1])
-    picked = mender.take(value, axis, mender.clipped(mender.writer.per_row(flat), size), count)
+    picked = mender.take(value, axis, mender.writer.per_row(flat), mender.fixed(flat.shape[1]))
     if index.shape:
         return picked
     return picked.called(mender.squeezed(picked.name, [picked.starts()[axis]]), groups=groups)
 
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
-    place, size = mender.single(value, axis)
-    if size.is_rows:
-        mender.refuse(CROSSES_ROWS)
+    place, size = mender.within(value, axis)
     if value.rows_at is not None and any(each.is_rows for each in index.axes):
         mender.refuse("picks places of all rows in each row: gather along the steps")
     if index.is_merged:
@@ -134,25 +107,20 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
     if index.row_added and value.rows_at is not None:
         if index.rank != 1:
             mender.refuse("picks by a table of places that depend on the row")
-        places = _from_the_end(mender, index, size)
-        return mender.take(value, axis, mender.clipped(places.name, size), index.groups[0][0])
-    places = _inside(mender, index)
-    if places.row_added and not value.row_added and axis != 0:
+        return mender.take(value, axis, _from_the_end(mender, index, size).name, index.groups[0][0])
+    times = [at for at, _ in index.times()]
+    if index.rows_at is not None and index.name not in mender.raw:
+        index = mender.masked(index, times, 0)  # at the padding, a computed number may be outside of the table
+    row_added = value.row_added or index.row_added
+    if index.row_added and not value.row_added and axis != 0:
         front = [place, *(at for at in range(len(value.axes)) if at != place)]
-        picked = mender.emit("Gather", [mender.transposed(value.name, front), places.name], axis=0)
-        count = len(places.axes) + 1
+        name = mender.emit("Gather", [mender.transposed(value.name, front), index.name], axis=0)
+        count = len(index.axes) + 1
         order = [0, *range(count, count + place), *range(1, count), *range(count + place, count + len(value.axes) - 1)]
-        return value.called(mender.transposed(picked, order), groups=groups, row_added=True, zeroed=False)
-    name = mender.emit("Gather", [value.name, places.name], axis=place)
-    return value.called(name, groups=groups, row_added=value.row_added or places.row_added, zeroed=False)
-
-
-def _inside(mender: Mender, index: Ragged) -> Ragged:
-    """An index with 0 at the padding, where a computed number may be outside of the table."""
-    times = [place for place, _ in index.times()]
-    if not times or index.rows_at is None or index.name in mender.raw:
-        return index
-    return mender.masked(index, times, 0)
+        name = mender.transposed(name, order)
+    else:
+        name = mender.emit("Gather", [value.name, index.name], axis=place)
+    return value.called(name, groups=groups, row_added=row_added, zeroed=False)
 
 
 def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
@@ -178,10 +146,7 @@ def _gather_nd(mender: Mender) -> None:
         mender.set(_of_own_row(mender, value, index))
         return
     if mender.attribute("batch_dims", 0) or count != 1:
-        mender.refuse(
-            f"picks places by {count} indexes at once, as adaptive pools, interpolation and x[i, j] do: pool to one "
-            "step, or pick along one axis"
-        )
+        mender.refuse(f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis")
     if isinstance(index, Numbers):
         name = mender.squeezed(index.name, [len(index.shape) - 1])
         mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))
@@ -200,8 +165,7 @@ def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Rag
     (_, places), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
     if not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows:
         mender.refuse("picks places of each row by an index of more than two axes")
-    shape = mender.emit("Concat", [mender.at_width(group) for group in groups], axis=0)
-    whole = mender.emit("Expand", [places.name, shape])
+    whole = mender.shaped("Expand", places.name, [size for (size,) in groups])
     return _of_own_row(mender, value, Ragged(whole, places.dtype, groups))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
+from lengthwise_export.mending.mender import INT64, Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
 from lengthwise_export.mending.rules.convolution import surrounded
 from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Table, constant_of
 
@@ -24,32 +25,30 @@ def _concat(mender: Mender) -> None:
     parts = [operand.groups[axis + operand.rank - rank] for operand in operands]
     if any(len(part) != 1 for part in parts):
         mender.refuse("joins merged axes")
+    mender.keep_rows_apart(*parts)
     sizes = [part[0] for part in parts]
-    if any(size.is_rows for size in sizes):
-        mender.refuse(CROSSES_ROWS)
     operands = [_repeated(mender, operand, groups, row_added, axis) for operand in operands]
     out = Size(np.sum([size.table for size in sizes], axis=0))
     place = int(row_added) + sum(len(group) for group in groups[:axis])
     name = mender.emit("Concat", [operand.name for operand in operands], axis=place)
-    zeroed = all(operand.zeroed for operand in operands) and not any(size.is_time for size in sizes[:-1])
-    whole = (*groups[:axis], (out,), *groups[axis + 1 :])
-    joined = Ragged(name, operands[0].dtype, whole, row_added, zeroed and not out.is_time)
-    if not any(size.is_time for size in sizes[:-1]):
+    whole, is_behind = (*groups[:axis], (out,), *groups[axis + 1 :]), any(size.is_time for size in sizes[:-1])
+    zeroed = all(operand.zeroed for operand in operands) and not is_behind and not out.is_time
+    joined = Ragged(name, operands[0].dtype, whole, row_added, zeroed)
+    if not is_behind:
         mender.set(joined)
         return
     mender.causes.append("what follows the steps comes behind the padding")
-    index = mender.emit("Unsqueeze", [mender.writer.positions(out), mender.writer.constant([0])])
-    base = index
+    index = base = mender.unsqueezed(mender.writer.positions(out), [0])
     end = np.zeros(mender.count, np.int64)
     for size in sizes[:-1]:
         end = end + size.alone
         if size.is_time:
-            own = mender.unsqueezed(mender.writer.per_row(end), [1])
+            own = mender.writer.column(end)
             padding = mender.emit("Sub", [mender.writer.at_width(size), mender.writer.per_row(size.alone)])
             behind = mender.emit("GreaterOrEqual", [base, own])
             moved = mender.emit("Mul", [mender.cast(behind, INT64), mender.unsqueezed(padding, [1])])
             index = mender.emit("Add", [index, moved])
-    mender.set(mender.take(joined, axis, mender.clipped(index, out), out))
+    mender.set(mender.take(joined, axis, index, out))
 
 
 def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added: bool, axis: int) -> Ragged:
@@ -63,8 +62,7 @@ def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added:
     lacks_others = len(value.axes) + value.row_added - moved_rows < len(wanted)
     if has == needs_rows and not lacks_others and not moved_rows:
         return value
-    parts = [mender.writer.constant([1]) if size is None else mender.writer.at_width(size) for size in wanted]
-    return value.called(mender.emit("Expand", [value.name, mender.emit("Concat", parts, axis=0)]))
+    return value.called(mender.shaped("Expand", value.name, wanted))
 
 
 @rule("Split")
@@ -72,16 +70,11 @@ def _split(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", 0) % value.rank
     place, size = mender.single(value, axis)
-    count = len(mender.node.output)
-    given = mender.attribute("split")
-    if given is None:
-        array = mender.constant(1)
-        given = None if array is None else array.tolist()
+    array, count = mender.constant(1), len(mender.node.output)
     if size.fixed is None:
         mender.refuse(CROSSES_ROWS if size.is_rows else "cuts the steps into pieces whose sizes depend on the width")
-    if given is None:
-        each = -(-size.fixed // count)
-        given = [min(each, size.fixed - each * at) for at in range(count)]
+    each = -(-size.fixed // count)
+    given = [min(each, size.fixed - each * at) for at in range(count)] if array is None else array.tolist()
     copied = mender.copy([value.name, *mender.rest()], axis=place)
     for at, (name, part) in enumerate(zip(copied, given, strict=True)):
         if name:
@@ -91,14 +84,8 @@ def _split(mender: Mender) -> None:
 @rule("Pad")
 def _pad(mender: Mender) -> None:
     """What comes behind the steps comes behind each row's own last step."""
-    value = mender.ragged(0)
-    mode = mender.attribute("mode", "constant")
-    amounts, axes = mender.value(1), mender.constant(3)
-    if amounts is None:
-        mender.refuse("its amounts are an attribute: convert the graph to opset 11 or later")
-    if not isinstance(amounts, Numbers):
-        mender.refuse("its amounts are computed from the data")
-    number = mender.constant(2)
+    value, mode = mender.ragged(0), mender.attribute("mode", "constant")
+    amounts, number, axes = mender.sizes(1, "its amounts are"), mender.constant(2), mender.constant(3)
     fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
     chosen = [*range(value.rank)] if axes is None else [int(axis) % value.rank for axis in axes]
     count = len(chosen)
@@ -116,26 +103,20 @@ def _padded_by_length(
     mender: Mender, value: Ragged, axis: int, amounts: tuple[Table, Table], mode: str, fill: float
 ) -> Ragged:
     """The tensor with a number around each row's own steps, as often as its length says."""
-    place, size = mender.single(value, axis)
-    if (
-        mode != "constant"
-        or not size.is_time
-        or any((each[0] != each[1]).any() or (each < 0).any() for each in amounts)
-    ):
+    is_safe = all((each[0] == each[1]).all() and (each >= 0).all() for each in amounts)
+    if mode != "constant" or not mender.single(value, axis)[1].is_time or not is_safe:
         mender.refuse(f"pads in the mode {mode} by an amount that depends on the width, or takes steps away")
-    mender.causes.append("what it adds depends on the padded width, and comes behind the padding")
-    front, behind = (each[0] for each in amounts)
-    return surrounded(mender, mender.masked(value, [place], fill), axis, front, behind, fill)
+    cause = "what it adds depends on the padded width, and comes behind the padding"
+    return surrounded(mender, value, axis, (amounts[0][0], amounts[1][0]), fill, cause)
 
 
 def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
     place, size = mender.within(value, axis)
-    mender.needs(size, -before - after)  # no original takes away more steps than there are
+    mender.require(size.alone >= -before - after)  # no original takes away more steps than there are
     out = Size(np.maximum(size.table + before + after, 0))
     if mode == "constant" or size.fixed is not None:
-        if size.is_time and after > 0:
-            mender.causes.append("what it adds comes behind the padding")
-            value = mender.masked(value, [place], fill)
+        if after > 0:
+            value = mender.padded_with(value, axis, fill, "what it adds comes behind the padding")
             place = value.starts()[axis]
         rank = len(value.axes) + value.row_added
         amounts = [amount if at == place else 0 for amount in (before, after) for at in range(rank)]
@@ -147,15 +128,14 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
     if min(before, after) < 0:
         mender.refuse(f"takes steps away in the mode {mode}")
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
-    ends = mender.unsqueezed(mender.writer.per_row(size.alone), [1])
-    one = mender.writer.constant([1])
-    last = mender.emit("Sub", [ends, one])
-    index = mender.emit("Unsqueeze", [mender.writer.positions(out), mender.writer.constant([0])])
+    ends = mender.writer.column(size.alone)
+    last = mender.emit("Sub", [ends, mender.writer.constant([1])])
+    index = mender.unsqueezed(mender.writer.positions(out), [0])
     index = mender.emit("Sub", [index, mender.writer.constant([before])]) if before else index
     if mode == "edge":
         index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])
     elif mode == "reflect":
-        mender.needs(Size(size.table - max(before, after)))
+        mender.require(size.alone > max(before, after))
         index = mender.emit("Abs", [index])
         beyond = mender.emit("Abs", [mender.emit("Sub", [last, index])])
         index = mender.emit("Sub", [last, beyond])
@@ -163,4 +143,4 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
         index = mender.emit("Mod", [index, ends])
     else:
         mender.refuse(f"pads in the mode {mode}")
-    return mender.take(value, axis, mender.clipped(index, size), out)
+    return mender.take(value, axis, index, out)

@@ -6,18 +6,21 @@ layer that its body is, or gets states that stay beyond a row's own last step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lengthwise_export.mending.cell_body import NotACell
 from lengthwise_export.mending.cells import Cell, recognise
-from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Mender, rule
-from lengthwise_export.mending.node_mender import StepsHidden
-from lengthwise_export.mending.recurrences import Recurrence, of_loop, of_scan
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Value, is_one, shown
-from lengthwise_export.onnx_graphs.protos import graphs_in, refill
+from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS, StepsHidden
+from lengthwise_export.mending.recurrences import as_scan
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, is_one, is_pure, shown
+from lengthwise_export.onnx_graphs.protos import refill
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -34,8 +37,7 @@ def recurrent(mender: Mender) -> None:
         if name:
             groups = all_steps if place == 0 else all_steps[1:]
             if len(group) > 1:
-                parts = [mender.writer.at_width(size) for axes in groups for size in axes]
-                name = mender.emit("Reshape", [name, mender.emit("Concat", parts, axis=0)])
+                name = mender.shaped("Reshape", name, (size for axes in groups for size in axes))
             mender.set(Ragged(name, value.dtype, groups, zeroed=place == 0 and time.is_time), place)
 
 
@@ -69,7 +71,12 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
         if mender.attribute("direction", "forward") != "forward"
         else "it runs on through the padding, so its last state is of a padded step"
     )
-    return _for_each(mender, mender.writer.lengths32(time), group)
+    ends = mender.writer.lengths32(time)
+    if len(group) == 1:
+        return ends
+    # Rows that are merged with another axis: each row's own length, again for each of its parts.
+    single = mender.unsqueezed(ends, [place for place, size in enumerate(group) if not size.is_rows])
+    return mender.emit("Reshape", [mender.shaped("Expand", single, group), mender.writer.constant([-1])])
 
 
 def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
@@ -85,16 +92,6 @@ def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
     while inputs and not inputs[-1]:
         inputs.pop()
     return inputs
-
-
-def _for_each(mender: Mender, ends: str, group: Group) -> str:
-    """The lengths of rows that the original merged with another axis: each row's own, again for each of its parts."""
-    if len(group) == 1:
-        return ends
-    at = [size.is_rows for size in group].index(True)
-    single = mender.unsqueezed(ends, [place for place in range(len(group)) if place != at])
-    shape = mender.emit("Concat", [mender.writer.at_width(size) for size in group], axis=0)
-    return mender.emit("Reshape", [mender.emit("Expand", [single, shape]), mender.writer.constant([-1])])
 
 
 def _state(mender: Mender, place: int, group: Group) -> str:
@@ -113,10 +110,8 @@ def _state(mender: Mender, place: int, group: Group) -> str:
 @rule("Loop")
 def _loop(mender: Mender) -> None:
     mender.node = _without_what_stays(mender)
-    recurrence = of_loop(mender)
-    mender.values.update(recurrence.handed_on)
-    if not _as_layer(mender, recurrence):
-        _as_scan(mender, recurrence)
+    mender.node = as_scan(mender)
+    _scan(mender)
 
 
 def _without_what_stays(mender: Mender) -> NodeProto:
@@ -131,13 +126,8 @@ def _without_what_stays(mender: Mender) -> NodeProto:
     inside = {value.name for value in body.input}
     kept = []
     for node in body.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = moved.get(name, name)
-        if (
-            any(graph.output for graph in graphs_in(node))
-            or node.op_type.startswith("Random")
-            or inside.intersection(node.input)
-        ):
+        node.input[:] = [moved.get(name, name) for name in node.input]
+        if not is_pure(node) or inside.intersection(node.input):
             inside.update(node.output)
             kept.append(node)
             continue
@@ -161,14 +151,15 @@ def _scan(mender: Mender) -> None:
     scanned = mender.attribute("num_scan_inputs")
     states = len(node.input) - scanned
     values = _scanned(mender, states)
+    for tensor in body.initializer:
+        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     time = values[states].groups[0][0]
     directions = mender.attribute("scan_input_directions") or [0] * scanned
     forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
-    if forwards and _as_layer(mender, of_scan(mender)):
+    if forwards and _as_layer(mender, body, values, states):
         return
-    inside: list[Value] = [*values[:states]]
-    inside += [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
-    results = _followed_inside(mender, body, inside)
+    inside = [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
+    results = _followed_inside(mender, body, [*values[:states], *inside])
     for start, end in zip(values[:states], results[:states], strict=True):
         if not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)):
             mender.refuse("has a state whose first axis is not the rows")
@@ -177,14 +168,13 @@ def _scan(mender: Mender) -> None:
     masked = _held(mender, body, states, len(values[0].groups))
     # [steps, rows]: true at each row's own steps.
     mask = mender.transposed(mender.writer.mask(time), (1, 0))
-    backwards = {direction for direction in directions if direction}
-    if backwards and not all(directions):
+    if any(directions) and not all(directions):
         mender.refuse("scans in both directions at once")
     names = mender.copy(
         [*(value.name for value in values), mask],
         body=masked,
         num_scan_inputs=scanned + 1,
-        scan_input_directions=[*directions, int(bool(backwards))],
+        scan_input_directions=[*directions, directions[0]],
         drop=["scan_input_axes"],
     )
     for place, (name, result) in enumerate(zip(names, results, strict=True)):
@@ -206,37 +196,53 @@ def _scanned(mender: Mender, states: int) -> list[Ragged]:
     return values
 
 
-def _as_layer(mender: Mender, recurrence: Recurrence) -> bool:
-    """Replaces a loop whose body is a recurrent cell by the layer; False if it is none.
-
-    `StepsHidden` if it is one once masks that the values of the steps decide are opened.
-    """
-    masks = {name for name, value in recurrence.steps.items() if value.dtype == BOOL}
-    sources = [recurrence.sources[name] for name in masks]
-    if not all(name in mender.always_valid or name in mender.hides for name in sources):
+def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count: int) -> bool:
+    """Replaces a Scan of `count` states by the layer that its body is; False if it is none. May raise `StepsHidden`."""
+    node, inputs = mender.node, [value.name for value in body.input]
+    scanned = list(zip(inputs[count:], node.input[count:], values[count:], strict=True))
+    masks = {name: source for name, source, value in scanned if value.dtype == BOOL}
+    if not mender.always_valid.union(mender.hides).issuperset(masks.values()):
         return False
-    steps = [name for name in recurrence.steps if name not in masks]
-    widths = {state.name: (state.after, _width(state.start, 2)) for state in recurrence.states}
-    width = _width(recurrence.steps[steps[0]], 3) if len(steps) == 1 else 0
+    steps = [(name, value) for name, _, value in scanned if name not in masks]
+    afters = dict(zip(inputs, (value.name for value in body.output), strict=False))
+    widths = {name: (afters[name], _width(value, 2)) for name, value in zip(inputs, values[:count], strict=False)}
+    width = _width(steps[0][1], 3) if len(steps) == 1 else 0
     if not width or not all(own for _, own in widths.values()):
         return False
-    known = {name: np.asarray(numbers.table[0, 0]) for name, numbers in recurrence.known.items()}
+    known, others = _known_outside(mender, body)
     known |= {name: np.ones((1, 1), dtype=bool) for name in masks}
-    used = {name: mender.values.get(name) for node in recurrence.nodes for name in node.input}
-    others = {name: _width(value, 2) for name, value in used.items() if isinstance(value, Ragged)}
-    others = {name: own for name, own in others.items() if own and name not in widths}
     try:
-        cell = recognise(recurrence.nodes, (steps[0], width), widths, known, others)
+        cell = recognise(body.node, (steps[0][0], width), widths, known, others)
     except NotACell:
         return False
-    finals, collected = {*recurrence.finals.values()}, {*recurrence.collected.values()}
-    if not finals <= cell.states | cell.memories or not collected <= cell.states:
+    ends = {name: body.output[place].name for place, name in enumerate(node.output) if name in mender.used}
+    finals = {name: inside for name, inside in ends.items() if name in node.output[:count]}
+    if not cell.states.union(cell.memories).issuperset(finals.values()):
         return False
-    hidden = [mender.hides[name] for name in sources if name not in mender.always_valid]
+    if not cell.states.issuperset(inside for name, inside in ends.items() if name not in finals):
+        return False
+    hidden = [mender.hides[name] for name in masks.values() if name not in mender.always_valid]
     if hidden:
         raise StepsHidden({mask.name: mask.number for mask in hidden})
-    _layer(mender, recurrence, cell, recurrence.steps[steps[0]])
+    every, *last = _layer(mender, cell, steps[0][1], dict(zip(inputs, values, strict=True)))
+    for name, inside in ends.items():
+        result, axis = (last[0 if inside in cell.states else 1], 0) if name in finals else (every, 1)
+        groups = tuple(group for at, group in enumerate(result.groups) if at != axis)
+        mender.values[name] = result.called(mender.squeezed(result.name, [axis]), groups=groups)
     return True
+
+
+def _known_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+    """The constants that a body uses, and the widths of the data that it uses from outside."""
+    known: dict[str, NDArray[Any]] = {}
+    others: dict[str, int] = {}
+    for name in _outside(body):
+        value = mender.values.get(name)
+        if isinstance(value, Ragged) and (own := _width(value, 2)):
+            others[name] = own
+        elif isinstance(value, Numbers) and value.is_constant:
+            known[name] = np.asarray(value.table[0, 0])
+    return known, others
 
 
 def _width(value: Ragged, rank: int) -> int:
@@ -247,48 +253,29 @@ def _width(value: Ragged, rank: int) -> int:
     return (value.groups[-1][0].fixed or 0) if rows.is_rows else 0
 
 
-def _layer(mender: Mender, recurrence: Recurrence, cell: Cell, steps: Ragged) -> None:
+def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragged]) -> list[Ragged]:
+    """The outputs of a layer in the place of a loop: of all steps, the last state, and of an LSTM its memory."""
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
-    starts = {state.name: state.start for state in recurrence.states}
-    inputs = [_given(mender, steps)]
+    inputs = [mender.named(steps)]
     for array in (cell.weights, cell.recurrence, cell.bias):
-        name = mender.writer.constant(array)
-        mender.values[name] = mender.numbers(name, array)
-        inputs.append(name)
+        inputs.append(mender.writer.constant(array))
+        mender.values[inputs[-1]] = mender.numbers(inputs[-1], array)
     inputs.append("")
     for state in (cell.state, cell.memory):
         if state is not None:
             start = starts[state]
             whole = mender.unsqueezed(start.name, [0])
             zero = _is_zero(mender, start.name)
-            inputs.append("" if zero else _given(mender, start.called(whole, groups=((mender.one,), *start.groups))))
+            inputs.append("" if zero else mender.named(start.called(whole, groups=((mender.one,), *start.groups))))
     while not inputs[-1]:
         inputs.pop()
-    names = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
-    outputs = names if cell.kind == "LSTM" else names[:2]
+    outputs = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
+    outputs = outputs if cell.kind == "LSTM" else outputs[:2]
     mender.node = helper.make_node(cell.kind, inputs, outputs, name=loop.name, **cell.attributes)
     recurrent(mender)
-    mender.node = loop
-    every, *last = (mender.values[name] for name in outputs)
-    for name, inside in recurrence.finals.items():
-        mender.values[name] = _without_axis(mender, last[0 if inside in cell.states else 1], 0)
-    for name in recurrence.collected:
-        mender.values[name] = _without_axis(mender, every, 1)
-
-
-def _given(mender: Mender, value: Ragged) -> str:
-    """A name under which the rules find a value."""
-    name = mender.writer.name("loop_input")
-    mender.values[name] = value
-    return name
-
-
-def _without_axis(mender: Mender, value: Value, axis: int) -> Ragged:
-    ragged = mender.as_ragged(value)
-    groups = tuple(group for at, group in enumerate(ragged.groups) if at != axis)
-    return ragged.called(mender.squeezed(ragged.name, [axis]), groups=groups)
+    return [mender.as_ragged(mender.values[name]) for name in outputs]
 
 
 def _is_zero(mender: Mender, name: str) -> bool:
@@ -299,42 +286,13 @@ def _is_zero(mender: Mender, name: str) -> bool:
     return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
 
 
-def _as_scan(mender: Mender, recurrence: Recurrence) -> None:
-    """Replaces a Loop by a Scan over the same steps, and mends that."""
-    loop, states = mender.node, recurrence.states
-    nodes, ends, inputs = [*recurrence.nodes], [], []
-    for name in [*(state.after for state in states), *recurrence.collected.values()]:
-        ends.append(mender.writer.name(f"{name}_of_step"))
-        nodes.append(helper.make_node("Identity", [name], [ends[-1]]))
-    for name, value in [*((state.name, state.start) for state in states), *recurrence.steps.items()]:
-        inputs.append(helper.make_tensor_value_info(name, value.dtype, None))
-    body = helper.make_graph(
-        nodes, "steps", inputs, [ValueInfoProto(name=name) for name in ends], [*recurrence.initializers]
-    )
-    given = [_given(mender, value) for value in [*(state.start for state in states), *recurrence.steps.values()]]
-    outputs = [mender.writer.name("loop_end") for _ in ends]
-    mender.node = helper.make_node(
-        "Scan", given, outputs, name=loop.name, body=body, num_scan_inputs=len(recurrence.steps)
-    )
-    _scan(mender)
-    mender.node = loop
-    after = [state.after for state in states]
-    for name, inside in recurrence.finals.items():
-        mender.values[name] = mender.values[outputs[after.index(inside)]]
-    for name, end in zip(recurrence.collected, outputs[len(states) :], strict=True):
-        mender.values[name] = mender.values[end]
-
-
-def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value]) -> list[Ragged]:
+def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged]) -> list[Ragged]:
     """The outputs of the body, described; its nodes must need no change."""
     writer, causes = mender.writer, mender.causes
     before = dict(mender.values)
     mender.writer = writer.beside()
-    for tensor in body.initializer:
-        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     for value, described in zip(body.input, inputs, strict=True):
-        name = described.name if isinstance(described, Numbers) else value.name
-        mender.values[value.name] = described if isinstance(described, Numbers) else described.called(name)
+        mender.values[value.name] = described.called(value.name)
     for name in _outside(body):
         outside = before.get(name)
         if isinstance(outside, Ragged) and (outside.row_added or outside.is_merged):
@@ -350,9 +308,8 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value]) -> l
 
 
 def _outside(body: GraphProto) -> list[str]:
-    """The values of the graph around it that a body uses."""
-    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    own |= {name for node in body.node for name in node.output}
+    """The values that a body uses and does not compute."""
+    own = {value.name for value in body.input} | {name for node in body.node for name in node.output}
     return [name for node in body.node for name in node.input if name and name not in own]
 
 
@@ -361,17 +318,14 @@ def _held(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProt
     copied = deepcopy(body)
     outside = {name: mender.values[name].name for name in _outside(body)}
     for node in copied.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = outside.get(name, name)
+        node.input[:] = [outside.get(name, name) for name in node.input]
     valid = mender.writer.name("mended_has_step")
     copied.input.append(helper.make_tensor_value_info(valid, TensorProto.BOOL, None))
-    axes = mender.writer.constant([*range(1, rank)])
-    column = mender.writer.name("mended_has_step_column")
-    nodes: list[NodeProto] = [helper.make_node("Unsqueeze", [valid, axes], [column])] if rank > 1 else []
-    for place in range(states):
-        after, kept = copied.output[place].name, mender.writer.name(f"{copied.output[place].name}_kept")
-        inputs = [column if rank > 1 else valid, after, copied.input[place].name]
-        nodes.append(helper.make_node("Where", inputs, [kept]))
-        copied.output[place].name = kept
-    copied.node.extend(nodes)
+    if rank > 1:
+        column, axes = mender.writer.name("mended_has_step_column"), mender.writer.constant([*range(1, rank)])
+        copied.node.append(helper.make_node("Unsqueeze", [valid, axes], [column]))
+        valid = column
+    for start, end in zip(copied.input[:states], copied.output[:states], strict=True):
+        after, end.name = end.name, mender.writer.name(f"{end.name}_kept")
+        copied.node.append(helper.make_node("Where", [valid, after, start.name], [end.name]))
     return copied

@@ -8,11 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
+from lengthwise_export.mending.mender import INT64, Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
 from lengthwise_export.mending.values import Numbers, Ragged, Size
-
-_OF_ZEROS: Final = ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare")
-_OTHERS: Final = ("ReduceProd", "ReduceMax", "ReduceMin", "ReduceLogSumExp")
 
 _OF_ONE: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
 """Reductions that give a lone number back."""
@@ -23,14 +21,7 @@ _OF_NONE: Final = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "Reduce
 _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax", "GlobalLpPool": "ReduceL2"}
 
 
-def _neutral(mender: Mender, kind: str, dtype: int) -> float:
-    """The number that changes nothing in a reduction."""
-    if kind in ("ReduceMax", "ReduceMin"):
-        return mender.last_choice(dtype, largest=kind == "ReduceMax")
-    return mender.lowest(dtype) if kind == "ReduceLogSumExp" else int(kind == "ReduceProd")
-
-
-@rule(*_OF_ZEROS, *_OTHERS)
+@rule(*_OF_ONE, *_OF_NONE, "ReduceLogSum", "ReduceLogSumExp")
 def _reduction(mender: Mender) -> None:
     value = mender.ragged(0)
     axes = mender.axes(value.rank)
@@ -51,24 +42,26 @@ def _global_pool(mender: Mender) -> None:
 
 def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, keep: bool) -> Ragged:
     """The tensor reduced over axes of the original, which stay with size 1 if `keep`."""
-    sizes = [size for axis in axes for size in value.groups[axis]]
-    if any(size.is_rows for size in sizes):
-        name = mender.node.input[0]
-        if name in mender.from_lengths and name not in mender.from_steps and kind in _OF_ONE and value.rank == 1:
-            # Of a lone sequence's length, this is the length itself.
-            mender.causes.append("it compares the lengths of all rows, and a lone sequence has only its own")
-            own = value.called(value.name, groups=(), row_added=True)
-            return kept(mender, own, axes, value.rank) if keep else own
-        mender.refuse(CROSSES_ROWS)
+    sizes, name = tuple(size for axis in axes for size in value.groups[axis]), mender.node.input[0]
+    of_lengths = name in mender.from_lengths and name not in mender.from_steps
+    if of_lengths and kind in _OF_ONE and value.rank == 1 and any(size.is_rows for size in sizes):
+        # Of a lone sequence's length, this is the length itself.
+        mender.causes.append("it compares the lengths of all rows, and a lone sequence has only its own")
+        own = value.called(value.name, groups=(), row_added=True)
+        return kept(mender, own, axes, value.rank) if keep else own
+    mender.keep_rows_apart(sizes)
     places = [place for axis in axes for place in value.indexes(axis)]
     times = dict(value.times())
     over_time = [place for place in places if place in times]
     if over_time:
         mender.causes.append("it reduces the padding together with the steps")
-        value = mender.masked(value, over_time, _neutral(mender, kind, value.dtype))
+        fill: float = int(kind == "ReduceProd")
+        if kind in ("ReduceMax", "ReduceMin", "ReduceLogSumExp"):
+            fill = mender.last_choice(value.dtype, largest=kind != "ReduceMin", finite=kind == "ReduceLogSumExp")
+        value = mender.masked(value, over_time, fill)
         places = [place for axis in axes for place in value.indexes(axis)]
         for place in over_time:
-            mender.needs(times[place], 0 if kind in _OF_NONE else 1)
+            mender.require(times[place].alone >= (kind not in _OF_NONE))
     mean = kind == "ReduceMean" and bool(over_time)
     if mean or kind == "ReduceSum" or mender.axes_are_inputs:
         inputs = [value.name, mender.writer.constant(places)]
@@ -78,7 +71,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
     result = Ragged(name, value.dtype, groups, value.row_added)
     if mean:
-        count = mender.size_of(tuple(sizes))
+        count = mender.size_of(sizes)
         number = mender.cast(mender.writer.at_width(count), value.dtype)
         result = mender.combined("Div", result, Numbers(number, count.table.astype(np.float32)))
     return kept(mender, result, axes, value.rank) if keep else result
@@ -96,10 +89,9 @@ def kept(mender: Mender, value: Ragged, axes: Sequence[int], rank: int) -> Ragge
 def _softmax(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
-    mender.within(value, axis)
-    value = mender.padded_with(value, axis, mender.lowest(value.dtype), "the padding takes a share of its sum")
-    (name,) = mender.copy([value.name], axis=value.starts()[axis])
-    mender.set(value.called(name, zeroed=False))
+    fill = mender.last_choice(value.dtype, finite=True)
+    value = mender.padded_with(value, axis, fill, "the padding takes a share of its sum")
+    mender.rerun(value, axis=value.starts()[axis])
 
 
 @rule("ArgMax", "ArgMin")
@@ -120,18 +112,16 @@ def _arg(mender: Mender) -> None:
 @rule("TopK")
 def _top_k(mender: Mender) -> None:
     """Padding must be the last choice. With as many as there are steps it sorts."""
-    value, count = mender.ragged(0), mender.value(1)
+    value, count = mender.ragged(0), mender.sizes(1, "its number of steps is")
     axis = mender.attribute("axis", -1) % value.rank
     _, size = mender.within(value, axis)
-    if not isinstance(count, Numbers):
-        mender.refuse("its number of steps is computed from the data")
     chosen = Size(count.table.reshape(2, -1))
     if not mender.attribute("sorted", 1) and chosen.fixed is None:
         mender.refuse("gives the steps in no order")
     fill = mender.last_choice(value.dtype, largest=bool(mender.attribute("largest", 1)))
     value = mender.padded_with(value, axis, fill, "a step of the padding may be among those it chooses")
     if size.is_time:
-        mender.needs(Size(size.table - chosen.table + 1))
+        mender.require(size.alone >= chosen.alone)
     names = mender.copy([value.name, mender.writer.at_width(chosen)], axis=value.starts()[axis])
     for place, (name, dtype) in enumerate(zip(names, (value.dtype, INT64), strict=False)):
         mender.set(Ragged(name, dtype, value.resized(axis, chosen), value.row_added), place)
@@ -141,7 +131,7 @@ def _top_k(mender: Mender) -> None:
 def _cumulative_sum(mender: Mender) -> None:
     """From the right, it begins in the padding."""
     value = mender.ragged(0)
-    axis = int(mender.array(1).reshape(-1)[0]) % value.rank
+    axis = int(mender.array(1).item()) % value.rank
     mender.within(value, axis)
     if mender.attribute("reverse", 0):
         value = mender.padded_with(value, axis, 0, "it sums from the right, beginning in the padding")
@@ -168,12 +158,13 @@ def _batch_normalization(mender: Mender) -> None:
         value = _channelwise(mender, "Add", value, shift - mean * factor)
         mender.set(value.called(value.name, zeroed=False))
         return
-    (name,) = [each for each in mender.copy([value.name, *mender.rest()]) if each]
-    mender.set(value.called(name, zeroed=False))
+    mender.rerun(value)
 
 
 def _channelwise(mender: Mender, kind: str, value: Ragged, numbers: NDArray[Any]) -> Ragged:
-    """The tensor combined with a number for each channel."""
+    """The tensor combined with a number for each channel, if the numbers are not all neutral."""
+    if (numbers == int(kind == "Mul")).all():
+        return value
     behind = len(value.axes) + value.row_added - value.starts()[1] - 1
     channels = mender.writer.constant(numbers.reshape(-1, *[1] * behind))
     return value.called(mender.emit(kind, [value.name, channels]))
@@ -193,32 +184,23 @@ def over(mender: Mender, value: Ragged, axes: Sequence[int], epsilon: float) -> 
 
 @rule("InstanceNormalization")
 def _instance_normalization(mender: Mender) -> None:
-    value = mender.ragged(0)
-    if any(size.is_rows for group in value.groups[1:] for size in group):
-        mender.refuse(CROSSES_ROWS)
-    scale, shift = mender.array(1), mender.array(2)
+    value, scale, shift = mender.ragged(0), mender.array(1), mender.array(2)
+    mender.keep_rows_apart(*value.groups[1:])
     result = over(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))
-    if (scale != 1).any():
-        result = _channelwise(mender, "Mul", result, scale)
-    if shift.any():
-        result = _channelwise(mender, "Add", result, shift)
-    mender.set(result.called(result.name, zeroed=False))
+    mender.set(_channelwise(mender, "Add", _channelwise(mender, "Mul", result, scale), shift))
 
 
 @rule("GroupNormalization")
 def _group_normalization(mender: Mender) -> None:
     """Groups of channels over all axes behind them."""
-    value = mender.ragged(0)
+    value, scale, shift = mender.ragged(0), mender.array(1), mender.array(2)
     count = int(mender.attribute("num_groups"))
-    scale, shift = mender.array(1), mender.array(2)
     channels = value.groups[1][0].fixed
     if value.is_merged or value.row_added or channels is None:
         mender.refuse("normalises merged axes, or takes the steps for its channels")
-    if any(size.is_rows for group in value.groups[1:] for size in group):
-        mender.refuse(CROSSES_ROWS)
-    behind = value.rank - 2
-    if behind != 1:
-        mender.refuse(f"normalises {behind} axes behind the channels, where one is expected")
+    mender.keep_rows_apart(*value.groups[1:])
+    if value.rank != 3:
+        mender.refuse(f"normalises {value.rank - 2} axes behind the channels, where one is expected")
     split = mender.emit("Reshape", [value.name, mender.writer.constant([0, count, channels // count, -1])])
     groups = (value.groups[0], (mender.fixed(count),), (mender.fixed(channels // count),), value.groups[2])
     result = over(mender, Ragged(split, value.dtype, groups), (2, 3), mender.attribute("epsilon", 1e-5))
@@ -233,31 +215,21 @@ def _group_normalization(mender: Mender) -> None:
 def _layer_normalization(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
-    axes = range(axis, value.rank)
-    sizes = [size for place in axes for size in value.groups[place]]
-    if any(size.is_rows for size in sizes):
-        mender.refuse(CROSSES_ROWS)
+    groups = value.groups[axis:]
+    mender.keep_rows_apart(*groups)
     if any(list(mender.node.output)[1:]):
         mender.refuse("gives its mean and deviation as well")
-    if any(size.is_time for size in sizes):
-        mender.set(_with_weights(mender, over(mender, value, axes, mender.attribute("epsilon", 1e-5))))
+    if not any(size.is_time for group in groups for size in group):
+        mender.rerun(value, axis=value.starts()[axis])
         return
-    (name,) = mender.copy([value.name, *mender.rest()], axis=value.starts()[axis])
-    mender.set(value.called(name, zeroed=False))
-
-
-def _with_weights(mender: Mender, value: Ragged) -> Ragged:
-    """The normalised tensor with scale and shift, which are computed for each width, such as ones."""
-    for kind, place in (("Mul", 1), ("Add", 2)):
+    value = over(mender, value, range(axis, value.rank), mender.attribute("epsilon", 1e-5))
+    for kind, place in (("Mul", 1), ("Add", 2)):  # scale and shift, which are computed for each width, such as ones
         weights = mender.value(place)
         if isinstance(weights, Numbers) and weights.table.size > 2 * mender.count and weights.is_constant:
-            mender.refuse(
-                "has weights for each step of a fixed width: normalise the features of each step, or the steps without "
-                "weights"
-            )
+            mender.refuse("has weights for each step of a fixed width: normalise the features of each step")
         if weights is not None:
             value = mender.combined(kind, value, weights)
-    return value.called(value.name, zeroed=False)
+    mender.set(value)
 
 
 @rule("LpNormalization")
@@ -265,8 +237,7 @@ def _lp_normalization(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
     kind = "ReduceL2" if mender.attribute("p", 2) == 2 else "ReduceL1"
-    norm = kept(mender, reduced(mender, value, kind, [axis], keep=False), [axis], value.rank)
-    mender.set(mender.combined("Div", value, norm))
+    mender.set(mender.combined("Div", value, reduced(mender, value, kind, [axis], keep=True)))
 
 
 @rule("MeanVarianceNormalization")

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import numpy as np
 from onnx import numpy_helper
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
-from lengthwise_export.mending.values import (
-    MANY_ROWS,
-    Group,
-    Numbers,
-    Ragged,
-    Size,
-    Table,
-    is_one,
-    same_groups,
-    shown,
-    singles,
-)
+from lengthwise_export.mending.mender import Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
+from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, Size, Table, is_one, shown, singles
 
 _ENOUGH = 8  # as many lengths in a row at which a size can be divided are no chance
 _SMALL = 4096  # the most elements of a constant that is kept as numbers
@@ -63,10 +53,8 @@ def _transpose(mender: Mender) -> None:
 @rule("Reshape")
 def _reshape(mender: Mender) -> None:
     """Axes are merged, split or kept; time itself is never split."""
-    value, wanted = mender.ragged(0), mender.value(1)
-    if not isinstance(wanted, Numbers) or len(wanted.shape) != 1:
-        mender.refuse("its shape is computed from the data")
-    sizes = [Size(table) for table in wanted.elements()]
+    value = mender.ragged(0)
+    sizes = [Size(table) for table in mender.sizes(1, "its shape is").elements()]
     if not mender.attribute("allowzero", 0):
         for place, group in enumerate(value.groups[: len(sizes)]):
             sizes[place] = mender.size_of(group) if sizes[place].fixed == 0 else sizes[place]
@@ -74,30 +62,37 @@ def _reshape(mender: Mender) -> None:
     if any(each.fixed == -1 for each in sizes):
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1))
         divisible = total.divisible(others)
-        if not divisible.all() and not divisible[-_ENOUGH:].all():
-            mender.refuse(f"cuts the steps into pieces of a fixed size: {_described(value)} into {_sizes(sizes)}")
+        if not divisible[-_ENOUGH:].all():
+            wanted = f"{_text(value.groups)} into {_text(singles(sizes))}"
+            mender.refuse(f"cuts the steps into pieces of a fixed size: {wanted}")
         mender.require(divisible)
         rest = Size(total.table // others.table)
         sizes = [rest if each.fixed == -1 else each for each in sizes]
     _regroup(mender, value, sizes)
 
 
-def _described(value: Ragged) -> str:
-    return "[" + ", ".join(shown(group) for group in value.groups) + "]"
-
-
-def _sizes(sizes: Sequence[Size]) -> str:
-    return "[" + ", ".join("?" if size.fixed == -1 else shown((size,)) for size in sizes) + "]"
+def _text(groups: Iterable[Group]) -> str:
+    return f"[{', '.join(map(shown, groups))}]"
 
 
 def _regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     """Sets the output to the tensor with axes of these sizes of the original."""
     regrouping = _Regrouping(mender, value, sizes)
-    new = tuple(regrouping.group(size) for size in sizes)
-    regrouping.refuse_what_is_left()
-    value, axes = regrouping.value, tuple(each for group in new for each in group)
-    name = value.name if same_groups(axes, value.axes) else _reshaped(mender, value, axes)
-    mender.set(value.called(name, groups=new))
+    regrouped = regrouping.groups()
+    value, axes = regrouping.value, [each for group in regrouped for each in group]
+    name, is_same = value.name, len(axes) == len(value.axes) and all(map(Size.same, axes, value.axes))
+    if not is_same:  # axes of fixed size are merged or split, the others stay in their order
+        rows = [mender.rows] * value.row_added
+        old, new = [*rows, *value.axes], [*rows, *axes]
+        target = []
+        for place, size in enumerate(new):
+            stays = place < len(old) and old[place].same(size)
+            target.append(size.fixed if size.fixed is not None else 0 if stays else -1)
+        if target.count(-1) <= 1:
+            name = mender.emit("Reshape", [name, mender.writer.constant(target)])
+        else:
+            name = mender.shaped("Reshape", name, new)
+    mender.set(value.called(name, groups=regrouped))
 
 
 class _Regrouping:
@@ -110,21 +105,28 @@ class _Regrouping:
         self._atoms = [[size, size] for size in value.axes]  # what is left of an axis, and the whole axis
         self._at = 0
 
-    def group(self, wanted: Size) -> Group:
-        """The axes, and parts of axes, that become one axis of this size."""
+    def groups(self) -> tuple[Group, ...]:
+        """For each size, the axes and parts of axes that become one axis."""
+        groups = tuple(self._group(size) for size in self._sizes)
+        if any(atom[0].fixed != 1 for atom in self._atoms[self._at :]):
+            self._refuse(", whose sizes do not follow from it")
+        return groups
+
+    def _group(self, left: Size) -> Group:
         group: list[Size] = []
-        left = wanted
         while left.fixed != 1:
             while self._at < len(self._atoms) and self._atoms[self._at][0].fixed == 1:
                 self._at += 1
             if self._at == len(self._atoms):
                 self._refuse(", whose sizes do not follow from it")
             left = self._take(left, group)
-        return _joined(self._mender, group)
-
-    def refuse_what_is_left(self) -> None:
-        if any(atom[0].fixed != 1 for atom in self._atoms[self._at :]):
-            self._refuse(", whose sizes do not follow from it")
+        joined: list[Size] = []  # neighbours of fixed size are one axis, and time with a fixed size behind it as well
+        for each in group:
+            if joined and not joined[-1].counts_rows and each.fixed is not None:
+                joined[-1] = Size(joined[-1].table * each.table)
+            else:
+                joined.append(each)
+        return tuple(joined) or (self._mender.one,)
 
     def _take(self, left: Size, group: list[Size]) -> Size:
         """Takes what fits of the next axis into a group; returns what is left of the wanted size."""
@@ -134,70 +136,34 @@ class _Regrouping:
             group.append(atom)
             self._at += 1
             return quotient
-        if atom.fixed is not None and left.fixed is not None and atom.fixed % left.fixed == 0:
+        pieces = atom.over(left)  # of a fixed size, or of the steps, of which some are put into one
+        if pieces is not None and pieces.fixed is not None and not (atom.counts_rows or left.counts_rows):
             group.append(left)
-            self._atoms[self._at][0] = mender.fixed(atom.fixed // left.fixed)
-            return mender.one
-        if (pieces := _pieces(atom, left)) is not None:
-            group.append(left)
-            self._atoms[self._at][0] = mender.fixed(pieces)
+            self._atoms[self._at][0] = pieces
             return mender.one
         if left.counts_rows and not atom.counts_rows:
-            self.value, self._atoms = _rows_moved(mender, self.value, self._atoms, self._at)
+            self._move_rows()
             return left
         if atom.counts_rows:
             mender.refuse(CROSSES_ROWS)
         self._refuse(": cuts the steps into pieces, or its width is fixed")
 
+    def _move_rows(self) -> None:
+        """Moves the rows to the place where the original looks for them: alone, it has only one."""
+        mender, value, atoms, at = self._mender, self.value, self._atoms, self._at
+        start = next((place for place, (size, _) in enumerate(atoms) if size.is_rows), None)
+        if start is None or start < at or value.row_added or any(size is not whole for size, whole in atoms[at:start]):
+            mender.refuse(CROSSES_ROWS)
+        if any(size.fixed != 1 for size, _ in atoms[at:start]):
+            mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
+        order = [*range(len(atoms))]
+        order.insert(at, order.pop(start))
+        self._atoms = [atoms[place] for place in order]
+        groups = tuple((whole,) for _, whole in self._atoms)
+        self.value = value.called(mender.transposed(value.name, order), groups=groups)
+
     def _refuse(self, why: str) -> NoReturn:
-        self._mender.refuse(f"reshapes {_described(self.value)} into {_sizes(self._sizes)}{why}")
-
-
-def _rows_moved(mender: Mender, value: Ragged, atoms: list[list[Size]], at: int) -> tuple[Ragged, list[list[Size]]]:
-    """The tensor with its rows at another place, where the original looks for them: alone, it has only one."""
-    start = next((place for place, (size, _) in enumerate(atoms) if size.is_rows), None)
-    if start is None or start < at or value.row_added or any(size is not whole for size, whole in atoms[at:start]):
-        mender.refuse(CROSSES_ROWS)
-    if any(size.fixed != 1 for size, _ in atoms[at:start]):
-        mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
-    order = [*range(len(atoms))]
-    order.insert(at, order.pop(start))
-    moved = [atoms[place] for place in order]
-    groups = tuple((whole,) for _, whole in moved)
-    return value.called(mender.transposed(value.name, order), groups=groups), moved
-
-
-def _pieces(atom: Size, wanted: Size) -> int | None:
-    """How many steps of an axis of time are one step of another, as where two steps are put into one."""
-    if not (atom.is_time and wanted.is_time):
-        return None
-    pieces = atom.over(wanted)
-    return None if pieces is None else pieces.fixed
-
-
-def _joined(mender: Mender, group: Sequence[Size]) -> Group:
-    """A group in which neighbours of fixed size are one axis, and time with a fixed size behind it as well."""
-    joined: list[Size] = []
-    for each in group:
-        if joined and (joined[-1].fixed is not None or joined[-1].is_time) and each.fixed is not None:
-            joined[-1] = joined[-1].times(each)
-        else:
-            joined.append(each)
-    return tuple(joined) or (mender.one,)
-
-
-def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
-    """The tensor with these axes: those of fixed size are merged or split, the others stay in their order."""
-    old = [*([mender.rows] if value.row_added else []), *value.axes]
-    new = [*([mender.rows] if value.row_added else []), *axes]
-    target = []
-    for place, each in enumerate(new):
-        stays = place < len(old) and old[place].same(each)
-        target.append(each.fixed if each.fixed is not None else 0 if stays else -1)
-    if target.count(-1) <= 1:
-        return mender.emit("Reshape", [value.name, mender.writer.constant(target)])
-    parts = [mender.writer.at_width(each) for each in new]
-    return mender.emit("Reshape", [value.name, mender.emit("Concat", parts, axis=0)])
+        self._mender.refuse(f"reshapes {_text(self.value.groups)} into {_text(singles(self._sizes))}{why}")
 
 
 @rule("Flatten")
@@ -215,7 +181,7 @@ def _squeeze(mender: Mender) -> None:
     axes = mender.axes(value.rank)
     if axes is None:
         axes = [axis for axis, group in enumerate(value.groups) if is_one(group)]
-    if any(group and not is_one(group) for axis, group in enumerate(value.groups) if axis in axes):
+    if not all(is_one(value.groups[axis]) for axis in axes):
         mender.refuse("removes an axis that does not have size 1 in a batch")
     name = mender.squeezed(value.name, [place for axis in axes for place in value.indexes(axis)])
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
@@ -224,19 +190,12 @@ def _squeeze(mender: Mender) -> None:
 
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
-    value = mender.tensor(0)
-    given = mender.attribute("axes")
-    given = mender.array(1).reshape(-1).tolist() if given is None else given
+    value, given = mender.tensor(0), mender.array(1).reshape(-1).tolist()
     rank = value.rank + len(given)
     new = sorted(axis % rank for axis in given)
     left = iter(value.groups)
-    groups = tuple((mender.one,) if axis in new else next(left) for axis in range(rank))
-    places, at = [], int(value.row_added)
-    for axis, group in enumerate(groups):
-        if axis in new:
-            places.append(at)
-        at += len(group)
-    mender.set(value.called(mender.unsqueezed(value.name, places), groups=groups))
+    wider = value.called(value.name, groups=tuple((mender.one,) if axis in new else next(left) for axis in range(rank)))
+    mender.set(wider.called(mender.unsqueezed(value.name, [wider.starts()[axis] for axis in new])))
 
 
 def _atoms_of(mender: Mender, table: Table) -> Group:
@@ -246,55 +205,47 @@ def _atoms_of(mender: Mender, table: Table) -> Group:
         return (whole,)
     if whole.is_rows:
         return (mender.rows,)
-    if (table[1] % MANY_ROWS == 0).all():
-        rest = Size(np.stack([table[0], table[0]]))
-        if (table[1] == table[0] * MANY_ROWS).all():
-            return (mender.rows, rest)
-    mender.refuse(CROSSES_ROWS)
+    if not (table[1] == table[0] * MANY_ROWS).all():
+        mender.refuse(CROSSES_ROWS)
+    return (mender.rows, Size(np.stack([table[0], table[0]])))
 
 
 @rule("Expand")
 def _expand(mender: Mender) -> None:
-    value, wanted = mender.tensor(0), mender.value(1)
-    if not isinstance(wanted, Numbers):
-        mender.refuse("its shape is computed from the data")
-    _expanded(mender, value, wanted.elements())
+    _expanded(mender, mender.tensor(0), mender.sizes(1, "its shape is").elements())
 
 
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     rank = max(len(tables), value.rank)
     tables = [np.ones((2, mender.count), np.int64)] * (rank - len(tables)) + [*tables]
-    name = mender.unsqueezed(value.name, range(int(value.row_added), int(value.row_added) + rank - value.rank))
-    own: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
-    groups: list[Group] = []
-    parts = [mender.writer.constant([1])] if value.row_added else []
-    split: list[int] = []
     at = int(value.row_added)
-    for group, table in zip(own, tables, strict=True):
+    name = mender.unsqueezed(value.name, range(at, at + rank - value.rank))
+    groups: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
+    parts: list[Size | None] = [None] * at
+    split: list[int] = []
+    for axis, (group, table) in enumerate(zip(groups, tables, strict=True)):
         target = _atoms_of(mender, table)
-        if not is_one(group) or is_one(target):
-            if not (is_one(target) or mender.matches((mender.size_of(group),), (Size(table),))):
-                mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
-            groups.append(group)
-            parts += [mender.writer.constant([1])] * len(group)
-            at += len(group)
-            continue
-        split += range(at + 1, at + len(target))
-        groups.append(target)
-        parts += [mender.writer.at_width(size) for size in target]
-        at += len(target)
-    if sum(size.is_rows for group in groups for size in group) > 1:
+        if is_one(group) and not is_one(target):
+            split += range(at + 1, at + len(target))
+            groups[axis] = target
+            parts += target
+        elif is_one(target) or mender.matches((mender.size_of(group),), (Size(table),)):
+            parts += [None] * len(group)
+        else:
+            mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
+        at += len(groups[axis])
+    are_rows = [size.is_rows for group in groups for size in group]
+    if sum(are_rows) > 1:
         mender.refuse(CROSSES_ROWS)
     name = mender.unsqueezed(name, split)
-    moved_rows = value.row_added and any(size.is_rows for group in groups for size in group)
+    moved_rows = value.row_added and any(are_rows)
     if moved_rows:  # each row has its own value: its axis of rows moves to where the original has it
-        place = [size.is_rows for group in groups for size in group].index(True)
+        place = are_rows.index(True)
         name = mender.squeezed(name, [place + 1])
-        total = sum(len(group) for group in groups)
-        name = mender.transposed(name, [*range(1, place + 1), 0, *range(place + 1, total)])
+        name = mender.transposed(name, [*range(1, place + 1), 0, *range(place + 1, len(are_rows))])
         parts = parts[1:]
-    if any(part != mender.writer.constant([1]) for part in parts):
-        name = mender.emit("Expand", [name, mender.emit("Concat", parts, axis=0)])
+    if any(part is not None for part in parts):
+        name = mender.shaped("Expand", name, parts)
     more = sum(size.is_time for group in groups for size in group) > sum(1 for _ in value.times())
     rows_stay = value.row_added and not moved_rows
     mender.set(value.called(name, groups=tuple(groups), row_added=rows_stay, zeroed=value.zeroed and not more))
@@ -303,10 +254,7 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
 @rule("Tile")
 def _tile(mender: Mender) -> None:
     """Axes of size 1 are repeated; an axis of fixed size as often as a constant says."""
-    value, repeats = mender.ragged(0), mender.value(1)
-    if not isinstance(repeats, Numbers):
-        mender.refuse("its repeats are computed from the data")
-    tables = repeats.elements()
+    value, tables = mender.ragged(0), mender.sizes(1, "its repeats are").elements()
     if all(is_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
         _expanded(mender, value, tables)
         return
@@ -314,19 +262,14 @@ def _tile(mender: Mender) -> None:
     for axis, (group, count) in enumerate(zip(value.groups, counts.tolist(), strict=True)):
         if count != 1 and len(group) == 1 and group[0].is_time:
             mender.causes.append("it repeats the padding together with the steps")
-            own = mender.unsqueezed(mender.writer.per_row(group[0].alone), [1])
-            out = group[0].times(mender.fixed(count))
+            own, out = mender.writer.column(group[0].alone), Size(group[0].table * count)
             places = mender.emit("Mod", [mender.unsqueezed(mender.writer.positions(out), [0]), own])
-            value = mender.take(value, axis, places, out)
+            value = mender.take(value, axis, places, out, clip=False)
             counts[axis] = 1
         elif count != 1 and (len(group) != 1 or group[0].fixed is None):
             mender.refuse("repeats merged axes, or rows")
-    physical = [1] * value.row_added + [
-        count if len(group) == 1 else 1
-        for group, count in zip(value.groups, counts.tolist(), strict=True)
-        for _ in group
-    ]
-    name = mender.emit("Tile", [value.name, mender.writer.constant(physical)])
+    repeats = [count for group, count in zip(value.groups, counts.tolist(), strict=True) for _ in group]
+    name = mender.emit("Tile", [value.name, mender.writer.constant([1] * value.row_added + repeats)])
     groups = tuple(
         (mender.fixed((group[0].fixed or 1) * count),) if count != 1 else group
         for group, count in zip(value.groups, counts.tolist(), strict=True)
@@ -336,9 +279,7 @@ def _tile(mender: Mender) -> None:
 
 @rule("ConstantOfShape")
 def _constant_of_shape(mender: Mender) -> None:
-    wanted = mender.value(0)
-    if not isinstance(wanted, Numbers):
-        mender.refuse("its shape is computed from the data")
+    wanted = mender.sizes(0, "its shape is")
     attribute = mender.attribute("value")
     fill = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
     scalar = mender.writer.constant(fill.reshape(()), dtype=fill.dtype)
@@ -347,5 +288,4 @@ def _constant_of_shape(mender: Mender) -> None:
         name = mender.writer.constant(whole, dtype=whole.dtype)
         mender.set(mender.numbers(name, whole))
         return
-    tables = wanted.elements()
-    _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), tables)
+    _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), wanted.elements())

@@ -1,11 +1,123 @@
-"""Matrix products: a product over the steps needs zeros beyond each row's length."""
+"""Operators that compute each element from those at the same place, and products, which sum over an axis.
+
+Padding stays where it is in the first; a product over the steps needs zeros beyond each row's length.
+"""
 
 from __future__ import annotations
 
 import string
+from dataclasses import replace
+from typing import Final
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
+from onnx import helper
+
+from lengthwise_export.mending.mender import BOOL, Mender, rule
+from lengthwise_export.mending.node_mender import CROSSES_ROWS
 from lengthwise_export.mending.values import Group, Numbers, Ragged, shown
+
+_UNARY: Final = (
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu"),
+    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
+    *("Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign"),
+    *("Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
+)
+
+_COMBINED: Final = (
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Max", "Mean", "Min", "Mod", "Mul"),
+    *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+)
+
+_TESTS: Final = ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
+
+_KEEP_ZERO: Final = frozenset(
+    {"Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity"}
+    | {"LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan"}
+    | {"Tanh"}
+)
+"""Operators that make 0 of 0."""
+
+
+@rule(*_UNARY)
+def _unary(mender: Mender) -> None:
+    kind = mender.node.op_type
+    value = mender.tensor(0) if kind == "Identity" else mender.ragged(0)
+    mender.rerun(value, zeroed=value.zeroed and kind in _KEEP_ZERO)
+
+
+@rule("IsNaN", "IsInf")
+def _test(mender: Mender) -> None:
+    mender.rerun(mender.ragged(0), dtype=BOOL)
+
+
+@rule("Cast", "CastLike")
+def _cast(mender: Mender) -> None:
+    value, to = mender.tensor(0), mender.attribute("to")
+    mender.rerun(value, zeroed=value.zeroed, dtype=mender.given(1).dtype if to is None else to)
+
+
+@rule(*_COMBINED, *_TESTS)
+def _combined(mender: Mender) -> None:
+    values = [mender.values[name] for name in mender.node.input if name]
+    counts_rows = any(isinstance(value, Ragged) and value.counts_rows for value in values)
+    if counts_rows and mender.node.op_type == "Max":  # of an index and the numbers of the rows, for their common shape
+        values = [replace(value, counts_rows=False) if isinstance(value, Ragged) else value for value in values]
+    operands, groups, row_added = mender.align(values)
+    (name,) = mender.copy([operand.name for operand in operands])
+    kind = mender.node.op_type
+    dtype = BOOL if kind in _TESTS else operands[1 if kind == "Where" else 0].dtype
+    times = [size for group in groups for size in group if size.is_time]
+    # A product is 0 where one factor is, if that factor has all the axes of time and the others are finite there.
+    zeroed = (
+        kind == "Mul"
+        and any(operand.zeroed and sum(size.is_time for size in operand.axes) == len(times) for operand in operands)
+        and all(operand.zeroed or isinstance(value, Numbers) for operand, value in zip(operands, values, strict=True))
+    )
+    mender.set(Ragged(name, dtype, groups, row_added, zeroed, counts_rows=counts_rows))
+
+
+@rule("Clip")
+def _clip(mender: Mender) -> None:
+    value = mender.ragged(0)
+    bounds = [mender.value(place) for place in (1, 2)]
+    if any(bound is not None and not (isinstance(bound, Numbers) and bound.is_constant) for bound in bounds):
+        for kind, bound in zip(("Max", "Min"), bounds, strict=True):
+            if bound is not None:
+                value = mender.combined(kind, value, bound)
+        mender.set(value)
+        return
+    mender.rerun(value)
+
+
+@rule("Dropout")
+def _dropout(mender: Mender) -> None:
+    training = mender.constant(2)
+    if training is not None and bool(training.any()):
+        mender.refuse("drops values at random: export the model in evaluation mode")
+    mender.set(mender.given(0))
+    if len(mender.node.output) > 1 and mender.node.output[1]:
+        mender.refuse("the mask of a Dropout is used: export the model in evaluation mode")
+
+
+@rule("OneHot")
+def _one_hot(mender: Mender) -> None:
+    """A new axis of fixed size behind the others."""
+    value, depth = mender.ragged(0), mender.constant(1)
+    if depth is None or mender.attribute("axis", -1) not in (-1, value.rank):
+        mender.refuse("puts its new axis elsewhere than behind the others")
+    dtype = int(helper.np_dtype_to_tensor_dtype(mender.array(2).dtype))
+    (name,) = mender.copy([value.name, *mender.rest()], axis=-1)
+    groups = (*value.groups, (mender.fixed(int(depth.reshape(-1)[0])),))
+    mender.set(Ragged(name, dtype, groups, value.row_added))
+
+
+@rule("Trilu")
+def _trilu(mender: Mender) -> None:
+    """Keeps a triangle of the last two axes, the same one at every width."""
+    value = mender.ragged(0)
+    mender.constant(1)
+    if value.is_merged:
+        mender.refuse("takes a triangle of merged axes")
+    mender.rerun(value, zeroed=value.zeroed)
 
 
 @rule("MatMul")
@@ -29,15 +141,12 @@ def _product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
     plain = right.rank == 2 and not right.row_added
     if len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain):
         mender.refuse(f"multiplies merged axes, {shown(left.groups[-2])} and {shown(right.groups[-1])}")
-    rows = [size for group in (left.groups[-2], right.groups[-1]) for size in group if size.is_rows]
-    if plain:
-        if rows and (right.groups[-1][0].is_rows or left.row_added):
-            mender.refuse(CROSSES_ROWS)
-        name = mender.emit("MatMul", [left.name, right.name])
-        return Ragged(name, left.dtype, (*left.groups[:-1], right.groups[-1]), left.row_added)
-    (first, second), groups, row_added = mender.align([left, right], free=2)
-    if rows and (right.rank > 2 or left.rank > 2 or row_added or right.row_added or left.row_added):
+    right_rows, left_rows = (any(size.is_rows for size in group) for group in (right.groups[-1], left.groups[-2]))
+    if right_rows or (left_rows and (not plain or left.row_added)):
         mender.refuse(CROSSES_ROWS)
+    first, second, groups, row_added = left, right, left.groups[:-2], left.row_added
+    if not plain:
+        (first, second), groups, row_added = mender.align([left, right], free=2)
     name = mender.emit("MatMul", [first.name, second.name])
     return Ragged(name, left.dtype, (*groups, left.groups[-2], right.groups[-1]), row_added)
 
@@ -47,13 +156,10 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
     inner, other = left.groups[-1], right.groups[-2]
     if not mender.matches(inner, other):
         if any(size.is_time for size in inner):
-            mender.refuse(
-                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of a fixed width over all "
-                "steps. Pool the steps before it"
-            )
+            why = "a layer of a fixed width over all steps. Pool the steps before it"
+            mender.refuse(f"multiplies {shown(inner)} by weights for {shown(other)}: {why}")
         mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
-    if any(size.is_rows for size in inner):
-        mender.refuse(CROSSES_ROWS)
+    mender.keep_rows_apart(inner)
     if len(inner) != 1:
         mender.refuse(f"multiplies over merged axes, {shown(inner)}")
     if not inner[0].is_time:
@@ -70,13 +176,10 @@ def _gemm(mender: Mender) -> None:
     time_inside = left.groups[0 if swaps[0] else -1][0].is_time
     constant_bias = bias is None or (isinstance(bias, Numbers) and bias.is_constant)
     if plain and constant_bias and not time_inside and not right.axes[0].is_rows and not right.axes[1].is_rows:
-        inner, other = left.groups[-1], right.groups[-1 if swaps[1] else 0]
-        if not mender.matches(inner, other):
-            mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
-        if inner[0].is_rows:
-            mender.refuse(CROSSES_ROWS)
+        groups = right.groups[::-1] if swaps[1] else right.groups
+        _summable(mender, left, right.called(right.name, groups=groups))
         (name,) = mender.copy([left.name, right.name, *([bias.name] if bias is not None else [])])
-        mender.set(Ragged(name, left.dtype, (left.groups[0], right.groups[0 if swaps[1] else -1])))
+        mender.set(Ragged(name, left.dtype, (left.groups[0], groups[1])))
         return
     operands = [_turned(mender, value) if swap else value for value, swap in zip((left, right), swaps, strict=True)]
     result = _scaled(mender, _product(mender, *operands), mender.attribute("alpha", 1.0))
