@@ -57,6 +57,7 @@ MOST_GROWTH = 0.05
 _LOST = ("lost its connection", "over gRPC got UNAVAILABLE")
 _CALLERS = 20
 _GRPC_CALLERS = 5
+_CONNECTIONS_OF_WATCH = 2  # that sample or reload when connections are counted
 _WARM_SECONDS = 30.0
 """Memory is compared with what it is after this time: the first versions and large bodies take what is kept."""
 _SAMPLE_SECONDS = 2.0
@@ -162,11 +163,12 @@ async def _limited(watch: Watch, limit: int, most: Callable[[int], int], seconds
                 resource.prlimit(pid, limit, limits)
 
 
-def _held(server: ServerProcess) -> tuple[int, int]:
-    """Open files, without those of connections, and threads of all processes of a service."""
+def _held(server: ServerProcess) -> tuple[int, int, int]:
+    """Open connections, other open files, and threads of all processes of a service."""
     pids = {server.process.pid, *proc.serving(server.process.pid)}
-    connections = sum(n for name, n in server.figures().items() if name.startswith("lengthwise_open_connections"))
-    return sum(map(proc.open_files, pids)) - int(connections), sum(map(proc.threads, pids))
+    counted = (n for name, n in server.figures().items() if name.startswith("lengthwise_open_connections"))
+    connections = int(sum(counted))
+    return connections, sum(map(proc.open_files, pids)) - connections, sum(map(proc.threads, pids))
 
 
 def _recorded(folder: Path) -> int:
@@ -220,12 +222,12 @@ async def _soaked(
     await over_grpc.ask_alone()
     warm = min(_WARM_SECONDS, seconds / 4)
     watch = Watch(server)
-    files, tasks = 0, 0
+    connections, files, tasks = 0, 0, 0
     async with _meanwhile(watch.sample(), _reload(watch, models)):
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS):
             await asyncio.sleep(warm)
         await until(lambda: is_idle(server), "nothing runs")
-        files, tasks = _held(server)
+        connections, files, tasks = _held(server)
         troubles = _meanwhile(_fail(faults), _stop(watch), _starve(watch), _fill(watch), _kill(watch))
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS), troubles:
             end = time.monotonic() + seconds
@@ -242,7 +244,7 @@ async def _soaked(
     answered = sum(number for sample, number in counts.items() if 'requests_total{code="200"' in sample)
     got = sum(count for end, count in chaos.ends.items() if end.endswith((": 200", ": OK")))
     lost = [each for each in chaos.wrong if restarts and any(sign in each for sign in _LOST)]
-    files_after, threads_after = _held(server)
+    connections_after, files_after, threads_after = _held(server)
     server.terminate()
     code = server.end()
     _, resident = watch.after(warm)
@@ -258,6 +260,7 @@ async def _soaked(
         "versions": watch.versions,
         "stops": watch.stops,
         "restarts": restarts,
+        "connections": [connections, connections_after],
         "files": [files, files_after],
         "threads": [tasks, threads_after],
         "early_mib": early,
@@ -286,6 +289,8 @@ def shortcomings(figures: dict[str, Any]) -> list[str]:
     counted, got = figures["answered"]
     if not got - figures["lost"] <= counted <= got + figures["lost"] + figures["ends"]["leaves"]:
         lacking.append(f"{counted:.0f} answers of 200 are counted, {got} came")
+    if figures["connections"][1] > figures["connections"][0] + _CONNECTIONS_OF_WATCH:
+        lacking.append("connections are left open")
     if figures["files"][1] > figures["files"][0]:
         lacking.append("descriptors are left open")
     if figures["threads"][1] > figures["threads"][0] + LARGE_BODIES_AT_ONCE:
@@ -311,7 +316,8 @@ def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
         ("versions loaded, stops of a second", f"{figures['versions']}, {figures['stops']}"),
         ("workers replaced, requests lost with them", f"{figures['restarts']:g}, {figures['lost']}"),
         ("answers of 200 counted, got", "{:,.0f}, {:,}".format(*figures["answered"])),
-        ("descriptors before and after", "{}, {}".format(*figures["files"])),
+        ("connections before and after", "{}, {}".format(*figures["connections"])),
+        ("other descriptors before and after", "{}, {}".format(*figures["files"])),
         ("threads before and after", "{}, {}".format(*figures["threads"])),
         (
             "resident memory, early and late",
