@@ -1,7 +1,5 @@
 """The reports that share the console's look: what axe finds in them, in light and dark."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 `make soak` runs the same for half an hour and measures memory and latency meanwhile.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lengthwise.bench.launch import free_port

@@ -1,7 +1,5 @@
 """The machine around the service breaks: its disk is full, files run out, its clock jumps, it stands still."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import resource
