@@ -1,5 +1,7 @@
 """The reports that share the console's look: what axe finds in them, in light and dark."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -7,11 +7,17 @@ input. What a mended model must answer for a sequence is what the original answe
 `test_blind_gallery_is_true.py` proves what is said here by running the models, without any checker.
 """
 
+from __future__ import annotations
+
+import dataclasses
+
 from tests.gallery.index import room
 
-TORCH_BLIND, ONNX_BLIND = (
-    room(f"{kind}_blind", "uncheckable", second=None, reason=("length",)) for kind in ("torch", "onnx")
+TORCH_BLIND = tuple(
+    dataclasses.replace(exhibit, published=exhibit.file.name.startswith("published_"))
+    for exhibit in room("torch_blind", "uncheckable", second=None, reason=("length",))
 )
+ONNX_BLIND = room("onnx_blind", "uncheckable", second=None, reason=("length",))
 TORCH_UNMENDABLE, ONNX_UNMENDABLE = (
     room(f"{kind}_unmendable", "uncheckable", second=None) for kind in ("torch", "onnx")
 )

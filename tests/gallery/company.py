@@ -1,5 +1,7 @@
 """Holds a model that was given lengths against the original alone: in batches of many sizes and widths."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -22,11 +24,11 @@ EXTRA_WIDTHS = (0, 1, 3, 17, 0, 8, 40)
 class Comparison:
     """How a model with lengths does against the original alone."""
 
-    difference: float  # the largest one, at valid positions; infinite where an answer is not finite
-    length: int  # steps of the sequence that it belongs to
-    width: int  # of the batch that this sequence was in
-    other_bits: int  # sequences whose answers differ between two companies, in bits
-    sequences: int  # how many were tried
+    difference: float  # The largest one, at valid positions; infinite where an answer is not finite
+    length: int  # Steps of the sequence that it belongs to
+    width: int  # Of the batch that this sequence was in
+    other_bits: int  # Sequences whose answers differ between two companies, in bits
+    sequences: int  # How many were tried
 
 
 def ragged(exhibit: Exhibit, count: int, *, longest: int = LONGEST, seed: int = 17) -> list[Array]:
@@ -43,10 +45,20 @@ def ragged(exhibit: Exhibit, count: int, *, longest: int = LONGEST, seed: int = 
 
 
 def mended_model(graph: ModelProto, exhibit: Exhibit, names: GraphNames) -> Model:
-    """How to run a graph that was given lengths, by the names of its inputs and the order of their axes."""
-    inputs = {"values": names.sequences, "second": "lengths", "second_name": names.lengths, "output": names.logits}
-    axes = {"time_first": names.time_first, "channels_first": names.channels_first, "raw": not names.features_axis}
-    return graph_model(replace(exhibit, **inputs, **axes), graph)
+    """How to run a graph that was given lengths, with the inputs and the order of axes of `names`."""
+    return graph_model(
+        replace(
+            exhibit,
+            values=names.sequences,
+            second="lengths",
+            second_name=names.lengths,
+            output=names.logits,
+            time_first=names.time_first,
+            channels_first=names.channels_first,
+            raw=not names.features_axis,
+        ),
+        graph,
+    )
 
 
 def compare(exhibit: Exhibit, mended: Model, *, count: int = 200) -> Comparison:

@@ -12,6 +12,8 @@ difference is undone (the order that `pack_padded_sequence` sorts by).
 `test_gallery_is_true.py` and `test_refusals_are_true.py` prove the verdicts by running the models, without any checker.
 """
 
+from __future__ import annotations
+
 import ast
 import functools
 import importlib
@@ -56,30 +58,32 @@ class Exhibit:
     """One model and what a right report says about it."""
 
     room: str  # `torch_` or `onnx_`, and `leaking`, `sound`, `refused`, `blind` or `unmendable`
-    name: str  # the factory's, or for ONNX the function's
-    verdict: Verdict
+    name: str  # The factory's, or for ONNX the function's
+    verdict: Verdict  # The right one
+    # For a leak: a right answer names an operator that contains at least one of these (a module path, a torch function,
+    # an ONNX node). `last_step` is told by its line alone, an index having many names
     operator: tuple[str, ...] = ()
-    """For a leak: a right answer names an operator that contains at least one of these (a module path, a torch
-    function, an ONNX node). `last_step` is told by its line alone, an index having many names."""
-    features: int | None = None  # None for a token model
-    vocabulary: int | None = None  # None for a model of values
+    features: int | None = None  # Numbers a step, or None for a token model
+    vocabulary: int | None = None  # Number of token ids, for a token model
+    # What the model takes beside the steps; None where it takes neither, or does not say which
     second: Literal["lengths", "mask", "padding-mask", "both"] | None = "lengths"
-    """What the model takes beside the steps; None where it takes neither, or does not say which."""
-    third: str | None = None  # the mask, for one that takes lengths and a mask
-    arguments: tuple[str, ...] = ()  # the names by which it is called, the steps first, where that is not by place
-    time_first: bool = False  # steps come as `[width, rows, features]`
-    channels_first: bool = False  # `[rows, features, width]`, and answers a step as `[rows, classes, width]`
-    channels_said: bool = False  # that has to be said: it cannot be read off a graph
-    raw: bool = False  # steps come as `[rows, width]`, without the axis of their one feature
-    output: str | int | None = None  # the name or index of the logits where the model answers with several
-    per_step: bool = False  # the logits are `[rows, width, classes]`
-    shortest: int = 1  # the module raises for a lone sequence shorter than this, or answers NaN
-    longest: int | None = None  # it raises for a wider batch: the size of its table of positions, or its only width
+    third: str | None = None  # The mask, for one that takes lengths and a mask
+    arguments: tuple[str, ...] = ()  # The names by which it is called, the steps first, where that is not by place
+    time_first: bool = False  # Steps come as `[width, rows, features]`
+    channels_first: bool = False  # As `[rows, features, width]`, and answers a step as `[rows, classes, width]`
+    channels_said: bool = False  # That has to be said: it cannot be read off a graph
+    raw: bool = False  # Steps come as `[rows, width]`, without the axis of their one feature
+    output: str | int | None = None  # The name or index of the logits where the model answers with several
+    per_step: bool = False  # The logits are `[rows, width, classes]`
+    shortest: int = 1  # The module raises for a lone sequence shorter than this, or answers NaN
+    longest: int | None = None  # It raises for a wider batch: the size of its table of positions, or its only width
+    # For an uncheckable one: words of which a right reason contains at least one, in small letters. For one that cannot
+    # be mended: of the reason why not
     reason: tuple[str, ...] = ()
-    """Where it is refused, or cannot be mended: a right reason contains at least one of these, in small letters."""
     values: str = "values"  # ONNX: the name of the input with the steps
     second_name: str = "lengths"  # ONNX: the name of the input with the lengths or the mask
-    named: bool = False  # what the inputs are has to be said: it cannot be read off the target
+    named: bool = False  # What the inputs are has to be said: it cannot be read off the target
+    published: bool = False  # Built after the published definition of an architecture
 
     @property
     def is_torch(self) -> bool:

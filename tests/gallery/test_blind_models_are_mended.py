@@ -1,5 +1,7 @@
 """Models without lengths are given some: each then answers as the original alone, or is refused with the reason."""
 
+from __future__ import annotations
+
 import functools
 
 import pytest

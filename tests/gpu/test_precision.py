@@ -1,5 +1,7 @@
 """fp16 and int8 on a real GPU: half the weights within what they round, and no quantised layer computed elsewhere."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A client that leaves frees its place before its work begins, by every protocol; its batch-mates notice nothing."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import socket

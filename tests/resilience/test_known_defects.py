@@ -1,5 +1,7 @@
 """Defects that servers of this field are known for: each is a test here."""
 
+from __future__ import annotations
+
 import asyncio
 from contextlib import suppress
 

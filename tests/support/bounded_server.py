@@ -30,41 +30,36 @@ async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def bound(app: Any, http: Any) -> AsyncIterator[tuple[int, uvicorn.server.ServerState]]:
-    """An application on a free port, whose connections are of that class: the port, and what uvicorn keeps of them."""
-    config = uvicorn.Config(
-        app, http=http, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
+async def served(*, header_timeout_seconds: float = 30.0, max_connections: int = 100) -> AsyncIterator[Talk]:
+    """A server with these bounds; gives what opens a connection to it."""
+    bounded: Any = partial(
+        Connection,
+        header_timeout_seconds=header_timeout_seconds,
+        max_connections=max_connections,
+        kept_alive=KeptAlive(),
     )
+    config = uvicorn.Config(echo_length, http=bounded, lifespan="off", log_config=None, ws="none")
     config.load()
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: http(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: bounded(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    writers = []
+
+    async def talk() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        return reader, writer
+
     try:
-        yield server.sockets[0].getsockname()[1], state
+        yield talk
     finally:
-        server.close()
+        for writer in writers:
+            writer.close()
         for connection in list(state.connections):
             connection.transport.abort()
+        server.close()
         await server.wait_closed()
-
-
-@asynccontextmanager
-async def served(*, header_timeout_seconds: float = 30.0, max_connections: int = 100) -> AsyncIterator[Talk]:
-    """A server with these bounds; gives what opens a connection to it."""
-    bounds: dict[str, Any] = {"header_timeout_seconds": header_timeout_seconds, "max_connections": max_connections}
-    writers = []
-    async with bound(echo_length, partial(Connection, **bounds, kept_alive=KeptAlive())) as (port, _):
-
-        async def talk() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writers.append(writer)
-            return reader, writer
-
-        try:
-            yield talk
-        finally:
-            for writer in writers:
-                writer.close()
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from lengthwise.connections.listener import KeptAlive
 from lengthwise.http.server import protocol
 from lengthwise.runtime.manifest import Manifest
-from tests.support.bounded_server import bound
 from tests.support.numpy_models import Service, held_batch, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
@@ -53,12 +52,11 @@ class Line:
 class Net:
     """A service behind a socket; counts what came by ASGI."""
 
-    port: int
-    state: uvicorn.server.ServerState
-
     def __init__(self, service: Service) -> None:
         self.service = service
         self.by_asgi = 0
+        self.state = uvicorn.server.ServerState()
+        self.port = 0
         self.lines: list[Line] = []
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,15 +74,26 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     """The service behind a socket, with the way past ASGI or without."""
     made = Net(service)
     settings = service.serving.settings.model_copy(update={} if direct else {"quick_path": False})
-    bounded = partial(protocol(service.app, settings, 100), kept_alive=KeptAlive())
-    async with bound(made.asgi, bounded) as (made.port, made.state):
-        try:
-            yield made
-        finally:
-            for line in made.lines:
-                line.writer.close()
-                with suppress(ConnectionError):
-                    await line.writer.wait_closed()
+    bounded: Any = partial(protocol(service.app, settings, 100), kept_alive=KeptAlive())
+    config = uvicorn.Config(
+        made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
+    )
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: bounded(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
+    )
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        for line in made.lines:
+            line.writer.close()
+            with suppress(ConnectionError):
+                await line.writer.wait_closed()
+        for connection in list(made.state.connections):
+            connection.transport.abort()
+        await server.wait_closed()
 
 
 @asynccontextmanager
