@@ -3,8 +3,6 @@
 import ast
 import functools
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -219,13 +217,3 @@ def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
         "lengthwise.decoding.json_body",
         "lengthwise.decoding.validation",
     }
-
-
-def test_serving_loads_nothing_that_only_the_exporter_needs() -> None:
-    program = (
-        "import sys, lengthwise.commands.cli, lengthwise.http.server; "
-        "print([name for name in ('torch', 'onnx', 'lengthwise_export', 'matplotlib', 'httpx', 'pyarrow', "
-        "'opentelemetry.sdk') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"

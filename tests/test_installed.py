@@ -15,6 +15,7 @@ import pytest
 
 import lengthwise
 from lengthwise.bench.launch import free_port, running
+from tests.support.parts import MODULE
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.long  # a wheel, and an environment of its own
@@ -25,22 +26,7 @@ SOURCES = {
     "lengthwise_export": ROOT / "model_export" / "lengthwise_export",
 }
 
-MODEL = """
-import torch
-from torch import nn
-
-class Mean(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.out = nn.Linear(3, 2)
-
-    def forward(self, values, lengths):
-        valid = torch.arange(values.shape[1]) < lengths[:, None]
-        return self.out(torch.where(valid[:, :, None], values, 0.0).sum(dim=1) / lengths[:, None])
-
-def make():
-    return Mean()
-"""
+MODEL = MODULE + "\n\ndef make():\n    return Mean()\n"
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,12 @@ NEVER = (
 WITHOUT_A_GRAPH = ("onnx", "onnxruntime", "fastapi", "uvicorn", "grpc", "rich.syntax")
 """What help leaves alone besides."""
 
+OF_A_SERVICE = (
+    *("lengthwise.console", "lengthwise.monitoring", "lengthwise_export"),
+    *("torch", "onnx", "matplotlib", "httpx", "pyarrow", "opentelemetry.sdk"),
+)
+"""What a service loads the first two of, and only where they are on."""
+
 MOST = 700
 """Modules that help may import: well under a second of processor time."""
 
@@ -84,7 +90,7 @@ def test_a_check_of_a_module_needs_no_exporter() -> None:
 def test_a_service_loads_the_console_and_monitoring_where_they_are_on(options: str, loaded: list[str]) -> None:
     program = (
         f"import sys, lengthwise, lengthwise.http.server; lengthwise.make_app(lengthwise.Settings({options})); "
-        "print([name for name in ('lengthwise.console', 'lengthwise.monitoring') if name in sys.modules])"
+        f"print([name for name in {OF_A_SERVICE} if name in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert told.stdout.strip() == str(loaded)

@@ -3,8 +3,6 @@
 `make clients` runs this. The environment is made once, in `runs/clients/kserve`, with the newest release.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

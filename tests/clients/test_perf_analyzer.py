@@ -4,8 +4,6 @@
 `runs/clients/perf_analyzer`, unless the machine has them.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

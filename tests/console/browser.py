@@ -1,7 +1,5 @@
 """A real Chromium, driven by Playwright, and the service whose console it shows."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """One browser for all tests, one service with the bundled model, and a window for each test."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

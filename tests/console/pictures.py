@@ -1,7 +1,5 @@
 """Draws docs/console-*.png: `make console-pictures`."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What people do with the console, in a real browser."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

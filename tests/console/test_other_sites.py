@@ -1,7 +1,5 @@
 """What `docs/security.md` says of web pages of other sites, tried by such pages in a real browser."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -39,13 +39,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
         pytest.skip("a daemon of one's own wants root")
     folder = tmp_path_factory.mktemp("dockerd")
     socket, data = f"unix://{folder}/docker.sock", FOLDER / "docker"
-    daemon = [
-        program("dockerd", "apt-get install docker.io"),
-        "--data-root",
-        str(data),
-        "--exec-root",
-        str(folder / "exec"),
-    ]
+    daemon = [program("dockerd", "apt-get install docker.io"), "--data-root", data, "--exec-root", folder / "exec"]
     daemon += ["-H", socket, "--pidfile", str(folder / "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false"]
     daemon += ["--ip-forward=false", "--ip-masq=false"]
     client = Docker((program("/usr/bin/docker", "apt-get install docker.io"), "-H", socket))

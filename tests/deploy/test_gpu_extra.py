@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.runtime.installation import ask_driver
+from tests.deploy.live import answers, started, until
 from tests.deploy.tools import ROOT, run
 
 pytestmark = [
@@ -29,12 +29,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Not the checkout, whose modules would be imported in the place of those installed."""
-    return tmp_path
-
-
 def test_one_onnxruntime_is_installed_and_it_is_the_gpus(environment: Path) -> None:
     listed = run([environment / "bin" / "python", "-m", "pip", "list", "--format", "freeze"])
     named = [line.partition("==")[0] for line in listed.splitlines()]
@@ -42,13 +36,13 @@ def test_one_onnxruntime_is_installed_and_it_is_the_gpus(environment: Path) -> N
     assert "nvidia-cudnn-cu13" in named
 
 
-def test_cuda_is_refused_with_what_is_missing(environment: Path, folder: Path) -> None:
+def test_cuda_is_refused_with_what_is_missing(environment: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [environment / "bin" / "lengthwise", "serve", "--provider", "cuda", "--port", str(free_port())],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=folder,
+        cwd=tmp_path,  # in the checkout its own modules would be imported
         check=False,
     )
     assert done.returncode == 2
@@ -58,25 +52,13 @@ def test_cuda_is_refused_with_what_is_missing(environment: Path, folder: Path) -
 
 
 @pytest.fixture
-def served(environment: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def served(environment: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """What `/healthz` says of a service with `--provider auto`."""
     port = free_port()
     command = [environment / "bin" / "lengthwise", "serve", "--provider", "auto", "--port", str(port)]
-    process = subprocess.Popen([str(word) for word in command], cwd=folder, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
-            except httpx.TransportError:
-                assert time.monotonic() < until
-                continue
-            if answer.status_code == 200:
-                break
-        yield answer.json()
-    finally:
-        process.terminate()
-        process.wait(30)
+    with started(command, tmp_path / "log"):
+        until("the service is ready", 60, lambda: answers(port, "/readyz"))
+        yield httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json()
 
 
 def test_auto_serves_on_the_cpu_and_says_why(served: dict[str, Any]) -> None:

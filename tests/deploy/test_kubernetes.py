@@ -10,20 +10,8 @@ import pytest
 import yaml
 
 from lengthwise.settings import Settings
-from tests.deploy.tools import (
-    CHART,
-    DEPLOY,
-    PIP,
-    ROOT,
-    RULES,
-    as_literal,
-    chart_engine,
-    loaded,
-    node_packages,
-    objects,
-    program,
-    run,
-)
+from tests.deploy import tools
+from tests.deploy.tools import CHART, DEPLOY, ROOT, RULES, chart_engine, loaded, objects, run
 
 KSERVE = DEPLOY / "kserve"
 VALUES_FILES = ("cpu", "gpu", "dev")
@@ -32,6 +20,7 @@ ARCHIVE = {"source": "archive", "url": "https://models.example.org/models.tar.gz
 KEYS = {"apiKeys": {"existingSecret": "lengthwise-keys"}}
 TLS = {"tls": {"existingSecret": "lengthwise-tls"}}
 MUTUAL = {"tls": {"existingSecret": "lengthwise-tls", "clientCaSecret": "lengthwise-client-ca"}}
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 MOUNT = [{"name": "mine", "mountPath": "/mine"}]
 OPERATOR = {
     "operator": True,
@@ -100,6 +89,17 @@ def _pods(made: Objects) -> Iterator[dict[str, Any]]:
             yield one["spec"]
         elif "template" in one.get("spec", {}):
             yield one["spec"]["template"]["spec"]
+
+
+def _pod(values: dict[str, Any]) -> dict[str, Any]:
+    """Of the Deployment."""
+    (pod,) = _pods({key: one for key, one in _of_chart(values).items() if key[0] == "Deployment"})
+    return pod
+
+
+def _container(values: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = _pod(values)["containers"][0]
+    return container
 
 
 def _everything() -> Objects:
@@ -222,8 +222,7 @@ def test_where_its_metrics_cannot_be_asked_an_autoscaler_asks_for_the_processor(
 
 def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     wished = {"max_queue_cost_steps": 2_000_000, "max_wait_ms": 0.5, "log_format": "json"}
-    deployment = _of_chart({"settings": wished})["Deployment", "lengthwise"]
-    for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
+    for entry in _container({"settings": wished})["env"]:
         monkeypatch.setenv(entry["name"], entry["value"])
     settings = Settings.load()
     assert {name: getattr(settings, name) for name in wished} == wished
@@ -231,14 +230,10 @@ def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyP
 
 
 def test_core_objects_are_valid_and_no_kind_is_unknown(tmp_path: Path) -> None:
-    validate = program("kubernetes-validate", PIP)
+    validate = tools.program("kubernetes-validate", tools.PIP)
     core = [one for (kind, _), one in _everything().items() if kind not in CUSTOM]
-    assert {one["kind"] for one in core} >= {
-        "Deployment",
-        "HorizontalPodAutoscaler",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-    }
+    kinds = {one["kind"] for one in core}
+    assert kinds >= {"Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget"}
     file = tmp_path / "all.yaml"
     file.write_text(yaml.safe_dump_all(core))
     assert "Couldn't find schema" not in run([validate, "--strict", "-k", "1.32", file])
@@ -247,6 +242,9 @@ def test_core_objects_are_valid_and_no_kind_is_unknown(tmp_path: Path) -> None:
     run([validate, "--strict", "-k", "1.32", file], good=(1,))
 
 
+RESTRICTED_VOLUMES = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
+}
 CUSTOM_FIELDS = {
     "ServiceMonitor": {"selector", "endpoints"},
     "HTTPRoute": {"parentRefs", "hostnames", "rules"},
@@ -259,7 +257,7 @@ CUSTOM_FIELDS = {
 
 
 def test_custom_objects_are_what_their_operators_read() -> None:
-    node = node_packages()
+    node = tools.node_packages()
     custom = [one for (kind, _), one in _everything().items() if kind in CUSTOM]
     assert {one["kind"] for one in custom} == CUSTOM
     for one in custom:
@@ -269,7 +267,7 @@ import {{ ServiceMonitor, PrometheusRule }} from "@kubernetes-models/prometheus-
 import {{ ScaledObject }} from "@kubernetes-models/keda/keda.sh/v1alpha1";
 import {{ HTTPRoute, GRPCRoute }} from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1";
 const known = {{ ServiceMonitor, PrometheusRule, ScaledObject, HTTPRoute, GRPCRoute }};
-for (const one of {as_literal(custom)}) new known[one.kind](one).validate();
+for (const one of {tools.as_literal(custom)}) new known[one.kind](one).validate();
 """
     run([node, "--input-type=module", "-"], input=script, cwd=ROOT / ".venv" / "npm")
 
@@ -280,11 +278,7 @@ def test_every_pod_is_restricted() -> None:
     assert len(pods) == 2 * len(ALL_WISHES) + 1
     for pod in pods:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        allowed = {
-            *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"),
-            "secret",
-        }
-        assert {kind for volume in pod.get("volumes", []) for kind in volume} <= allowed | {"name"}
+        assert {kind for volume in pod.get("volumes", []) for kind in volume} <= RESTRICTED_VOLUMES | {"name"}
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             security = {**pod.get("securityContext", {}), **container["securityContext"]}
             assert security["runAsNonRoot"] is True
@@ -300,7 +294,7 @@ def test_every_pod_is_restricted() -> None:
 
 def test_the_pods_end_in_the_time_that_they_are_given() -> None:
     for values in (*ALL_WISHES.values(), {"shutdown": {"preStopSeconds": 20, "drainSeconds": 120}}):
-        (pod,) = _pods({key: one for key, one in _of_chart(values).items() if key[0] == "Deployment"})
+        pod = _pod(values)
         container = pod["containers"][0]
         drain = float({entry["name"]: entry["value"] for entry in container["env"]}["LENGTHWISE_DRAIN_SECONDS"])
         pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -310,20 +304,7 @@ def test_the_pods_end_in_the_time_that_they_are_given() -> None:
 
 
 def test_probes_ask_what_they_should() -> None:
-    (pod,) = _pods({key: one for key, one in _of_chart({}).items() if key[0] == "Deployment"})
-    paths = {
-        name: pod["containers"][0][f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")
-    }
-    assert paths == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
-
-
-def _container(values: dict[str, Any]) -> dict[str, Any]:
-    (pod,) = _pods({key: one for key, one in _of_chart(values).items() if key[0] == "Deployment"})
-    container: dict[str, Any] = pod["containers"][0]
-    return container
-
-
-PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+    assert [_container({})[name]["httpGet"]["path"] for name in PROBES] == ["/livez", "/livez", "/readyz"]
 
 
 @pytest.mark.parametrize(
@@ -360,20 +341,13 @@ def test_where_clients_need_a_certificate_probes_show_one_from_within_the_pod() 
 
 def test_what_a_secret_holds_is_mounted_where_the_option_names_it() -> None:
     container = _container(EVERYTHING)
-    (pod,) = _pods({key: one for key, one in _of_chart(EVERYTHING).items() if key[0] == "Deployment"})
-    secrets = {one["name"]: one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
+    secrets = {one["name"]: one["secret"]["secretName"] for one in _pod(EVERYTHING)["volumes"] if "secret" in one}
     folders = {one["mountPath"]: secrets.get(one["name"]) for one in container["volumeMounts"]}
     named = {one["name"]: one.get("value", "") for one in container["env"]}
-    found = {
-        option: folders[named[f"LENGTHWISE_{option}"].rpartition("/")[0]]
-        for option in ("API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
-    }
-    assert found == {
-        "API_KEYS_FILE": "lengthwise-keys",
-        "TLS_CERT_FILE": "lengthwise-tls",
-        "TLS_KEY_FILE": "lengthwise-tls",
-        "TLS_CLIENT_CA_FILE": "lengthwise-client-ca",
-    }
+    held = {"API_KEYS": "keys", "TLS_CERT": "tls", "TLS_KEY": "tls", "TLS_CLIENT_CA": "client-ca"}
+    for option, secret in held.items():
+        folder, _, _ = named[f"LENGTHWISE_{option}_FILE"].rpartition("/")
+        assert folders[folder] == f"lengthwise-{secret}"
     # A mount of one file of a Secret never changes; a mount of the whole does, which is how new keys arrive.
     assert not [one for one in container["volumeMounts"] if "subPath" in one]
     assert all(one["readOnly"] for one in container["volumeMounts"] if one["name"] in secrets)
@@ -435,7 +409,7 @@ def test_autoscalers_own_the_replicas() -> None:
 
 
 def test_the_values_for_gpus_ask_for_a_gpu() -> None:
-    (pod,) = _pods({key: one for key, one in _of_chart(ALL_WISHES["gpu"]).items() if key[0] == "Deployment"})
+    pod = _pod(ALL_WISHES["gpu"])
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["containers"][0]["image"].endswith("-cuda")
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -450,13 +424,8 @@ def test_the_serving_runtime_is_what_kserve_documents() -> None:
     # Fields of KServe's ServingRuntimeSpec that its reference documents; no package carries the schema.
     runtime = _kserve("cluster-serving-runtime")
     assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ClusterServingRuntime")
-    assert set(runtime["spec"]) <= {
-        "annotations",
-        "supportedModelFormats",
-        "protocolVersions",
-        "multiModel",
-        "containers",
-    }
+    documented = {"annotations", "supportedModelFormats", "protocolVersions", "multiModel", "containers"}
+    assert set(runtime["spec"]) <= documented
     (model_format,) = runtime["spec"]["supportedModelFormats"]
     assert (model_format["name"], model_format["autoSelect"]) == ("onnx-seqcls", True)
     (container,) = runtime["spec"]["containers"]

@@ -30,14 +30,8 @@ def test_a_workflow_runs_make_targets_that_exist_and_nothing_else(file: Path) ->
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_a_workflow_has_the_shape_that_github_reads(file: Path) -> None:
-    run(
-        [
-            program("check-jsonschema", "pip install check-jsonschema"),
-            "--builtin-schema",
-            "vendor.github-workflows",
-            file,
-        ]
-    )
+    check = program("check-jsonschema", "pip install check-jsonschema")
+    run([check, "--builtin-schema", "vendor.github-workflows", file])
 
 
 def _actionlint(name: str, text: str) -> str:

@@ -1,7 +1,5 @@
 """One thread, torch's plain path, and when the truth of the galleries is tested."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The gallery's Keras models, as their users write them, and the right verdict on each.
 
-Each is a function of `keras_leaking.py`, `keras_sound.py`, `keras_blind.py` or `keras_refused.py` that takes nothing
-and seeds itself. Where no model can give what a user has on disk, there is a function `save_NAME(path)` instead.
+Each is a factory of `keras_leaking.py`, `keras_sound.py`, `keras_blind.py` or `keras_refused.py` that seeds itself.
+Where no model can give what a user has on disk, there is a function `save_NAME(path)` instead.
 
 A model has its mask from `Masking` or `Embedding(mask_zero=True)`, or computes one from the values that these would
 mask. So its padding is that value, and a leak is an answer that such padding changes. Models in `keras_blind/` have no
@@ -9,8 +9,6 @@ mask at all. What counts as the operator where a leak begins is told in `index`;
 
 `test_keras_gallery_is_true.py` proves the verdicts with Keras, without any checker.
 """
-
-from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
@@ -21,20 +19,13 @@ from tests.gallery.index import Exhibit, Verdict, sources
 
 @dataclass(frozen=True, slots=True)
 class KerasExhibit(Exhibit):
-    """One Keras model and what a right report says about it.
+    """One Keras model and what a right report says about it."""
 
-    Attributes:
-        mask_value: What its `Masking` or `Embedding` masks.
-        cause: For a leak: words of which the report's cause contains at least one, in small letters: the layer that
-            drops the mask or ignores it.
-        custom: It needs a class of its own: a file of it cannot be read without.
-        suffix: Of the file that it is saved as.
-    """
-
-    mask_value: float = 0.0
+    mask_value: float = 0.0  # what its `Masking` or `Embedding` masks
     cause: tuple[str, ...] = ()
-    custom: bool = False
-    suffix: str = ".keras"
+    """For a leak: its cause contains one of these, in small letters: the layer that drops the mask or ignores it."""
+    custom: bool = False  # it needs a class of its own: a file of it cannot be read without
+    suffix: str = ".keras"  # of the file that it is saved as
 
     def save(self, folder: Path) -> Path:
         """Writes the model as its user would, and says where."""

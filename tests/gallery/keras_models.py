@@ -1,7 +1,5 @@
 """What the rooms of Keras models share."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Runs a Keras model of the gallery alone and padded with what it masks, and measures how far the answers lie apart."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,33 +1,20 @@
 """ONNX models that take no lengths, in the dialects of several exporters; each can be given lengths."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery import onnx_models
-from tests.gallery.onnx_models import Array, Weights, graph, integers, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, scalar
 from tests.support.keras_loops import KerasLoop
 
 LARGEST = np.iinfo(np.int64).max
 
 
-def model(*parts: Any, producer: str = "pytorch", opset: int = 17) -> ModelProto:
-    return onnx_models.model(*parts, producer=producer, opset=opset)
-
-
-def raised(weights: dict[str, Array], names: str) -> dict[str, Array]:
-    """The weights with 1 added to these: scales."""
-    return weights | {name: weights[name] + 1 for name in names.split()}
-
-
-@graph(80, features=6, values="input")
+@graph(80, "pytorch", 11, features=6, values="input")
 def bilstm_last(w: Weights) -> ModelProto:
     """`lstm(x)[0][:, -1]` as torch's old exporter writes it: states of zeros made from the shape of the steps."""
-    return model(
+    return w.model(
         "torch_jit (float[batch,seq,6] input) => (float[batch,3] output)",
         """
         [Transpose_0] t0 = Transpose <perm = [1, 0, 2]> (input)
@@ -46,15 +33,14 @@ def bilstm_last(w: Weights) -> ModelProto:
         w.recurrent(4, 6, 8, directions=2)
         | w.named("fc.weight 3x16, fc.bias 3")
         | {"hidden": integers(8), "minus_one": scalar(-1, np.int64)},
-        opset=11,
     )
 
 
-@graph(81, features=5, values="input_1")
+@graph(81, "tf2onnx", 13, features=5, values="input_1")
 def gru_final_state(w: Weights) -> ModelProto:
     """Keras' GRU through tf2onnx: time first inside, its last state taken."""
     prefix = "StatefulPartitionedCall/model/"
-    return model(
+    return w.model(
         "tf2onnx (float[unk__1,unk__2,5] input_1) => (float[unk__1,4] dense)",
         """
         ["@gru/transpose"] "@gru/transpose:0" = Transpose <perm = [1, 0, 2]> (input_1)
@@ -65,18 +51,19 @@ def gru_final_state(w: Weights) -> ModelProto:
         ["@dense/BiasAdd"] dense = Add ("@dense/MatMul:0", "@dense/bias:0")
         """.replace("@", prefix),
         w.recurrent(3, 5, 10)
-        | w.named(f"{prefix}dense/kernel:0 10x4, {prefix}dense/bias:0 4")
-        | {"const_axis0": integers(0)},
-        producer="tf2onnx",
-        opset=13,
+        | {
+            "const_axis0": integers(0),
+            f"{prefix}dense/kernel:0": w.normal(10, 4),
+            f"{prefix}dense/bias:0": w.normal(4),
+        },
     )
 
 
-@graph(82, features=4, values="input_1")
+@graph(82, "tf2onnx", 15, features=4, values="input_1")
 def conv1d_as_2d(w: Weights) -> ModelProto:
     """Keras' Conv1D through tf2onnx: an axis of height 1 in front of time, and the padding left to the runtime."""
     prefix = "model_1/"
-    return model(
+    return w.model(
         "tf2onnx (float[unk__4,unk__5,4] input_1) => (float[unk__4,3] dense)",
         """
         ["@conv1d/ExpandDims"] e1 = Unsqueeze (input_1, const_axis1)
@@ -94,17 +81,16 @@ def conv1d_as_2d(w: Weights) -> ModelProto:
         ["@dense/BiasAdd"] dense = Add (d, C)
         """.replace("@", prefix),
         w.named("kernel1 8x4x1x6, bias1 8, kernel2 8x8x1x3, bias2 8, V 8x3*1, C 3") | {"const_axis1": integers(1)},
-        producer="tf2onnx",
-        opset=15,
     )
 
 
-@graph(83, features=3, channels_said=True, values="x")
+@graph(83, "pytorch", 11, features=3, channels_said=True, values="x")
 def conv_bn_global_average(w: Weights) -> ModelProto:
     """An FCN as torch's old exporter writes it, `[rows, features, width]`."""
-    norms = w.named(", ".join(f"bn{n}.{part} 8" for n in (1, 2) for part in ("weight", "bias", "running_mean")))
-    spreads = {f"bn{number}.running_var": np.abs(w.normal(8)) + np.float32(0.5) for number in (1, 2)}
-    return model(
+
+    norms = w.named(", ".join(f"bn{n}.weight 8+1, bn{n}.bias 8, bn{n}.running_mean 8" for n in (1, 2)))
+    spreads = {f"bn{n}.running_var": np.abs(w.normal(8)) + np.float32(0.5) for n in (1, 2)}
+    return w.model(
         "torch_jit (float[batch,3,time] x) => (float[batch,4] logits)",
         """
         [Conv_0] c0 = Conv <dilations = [1], group = 1, kernel_shape = [7], pads = [3, 3], strides = [1]>
@@ -121,17 +107,14 @@ def conv_bn_global_average(w: Weights) -> ModelProto:
         [Flatten_7] f = Flatten <axis = 1> (g)
         [Gemm_8] logits = Gemm <transB = 1> (f, "fc.weight", "fc.bias")
         """,
-        w.named("conv1.weight 8x3x7, conv1.bias 8, conv2.weight 8x4x3, fc.weight 4x8*1, fc.bias 4")
-        | raised(norms, "bn1.weight bn2.weight")
-        | spreads,
-        opset=11,
+        w.named("conv1.weight 8x3x7, conv1.bias 8, conv2.weight 8x4x3, fc.weight 4x8*1, fc.bias 4") | norms | spreads,
     )
 
 
-@graph(84, features=5, values="x")
+@graph(84, "pytorch", 13, features=5, values="x")
 def max_pools(w: Weights) -> ModelProto:
     """A strided pool that rounds up, and the largest of all that is left."""
-    return model(
+    return w.model(
         "main_graph (float[batch,time,5] x) => (float[batch,3] y)",
         """
         ["/Transpose"] t = Transpose <perm = [0, 2, 1]> (x)
@@ -144,14 +127,13 @@ def max_pools(w: Weights) -> ModelProto:
         ["/fc/Gemm"] y = Gemm <transB = 1> (s, V, C)
         """,
         w.named("k1 8x5x3, b1 8, k2 8x8x3, b2 8, V 3x8, C 3"),
-        opset=13,
     )
 
 
-@graph(85, features=4, channels_said=True, values="x")
+@graph(85, "pytorch", 11, features=4, channels_said=True, values="x")
 def average_pools(w: Weights) -> ModelProto:
     """Averages over windows that count what lies outside, and over windows that do not."""
-    return model(
+    return w.model(
         "torch_jit (float[batch,4,time] x) => (float[batch,2] y)",
         """
         [Conv_0] c = Conv <kernel_shape = [5], pads = [2, 2]> (x, k1, b1)
@@ -162,14 +144,13 @@ def average_pools(w: Weights) -> ModelProto:
         [MatMul_5] y = MatMul (s, V)
         """,
         w.named("k1 8x4x5, b1 8, V 8x2"),
-        opset=11,
     )
 
 
-@graph(86, features=4, values="series")
+@graph(86, "pytorch", features=4, values="series")
 def instance_norm(w: Weights) -> ModelProto:
     """Statistics over each row's whole width, twice."""
-    return model(
+    return w.model(
         "main_graph (float[N,T,4] series) => (float[N,3] y)",
         """
         [project] h = MatMul (series, kernel)
@@ -181,14 +162,14 @@ def instance_norm(w: Weights) -> ModelProto:
         [pool] p = ReduceMax <axes = [2], keepdims = 0> (m)
         [out] y = MatMul (p, classifier)
         """,
-        raised(w.named("kernel 4x8, scale 8, shift 8, k 8x8x3, classifier 8x3"), "scale"),
+        w.named("kernel 4x8, scale 8+1, shift 8, k 8x8x3, classifier 8x3"),
     )
 
 
-@graph(87, features=5, values="x")
+@graph(87, "pytorch", features=5, values="x")
 def group_norm(w: Weights) -> ModelProto:
     """`nn.GroupNorm` in exported form: groups are folded into the time, normalised, and unfolded."""
-    return model(
+    return w.model(
         "main_graph (float[batch,time,5] x) => (float[batch,4] y)",
         """
         ["/Transpose"] t = Transpose <perm = [0, 2, 1]> (x)
@@ -203,15 +184,15 @@ def group_norm(w: Weights) -> ModelProto:
         ["/ReduceMean"] p = ReduceMean <axes = [-1], keepdims = 0> (z)
         ["/fc/Gemm"] y = Gemm <transB = 1> (p, V, C)
         """,
-        raised(w.named("k 12x5x3, b 12, gain 12x1, shift 12x1, V 4x12, C 4, ones 3*0, zeros 3*0"), "gain ones")
-        | {"groups": integers(0, 3, -1)},
+        w.named("k 12x5x3, b 12, gain 12x1+1, shift 12x1, V 4x12, C 4")
+        | {"groups": integers(0, 3, -1), "ones": np.ones(3, dtype=np.float32), "zeros": np.zeros(3, dtype=np.float32)},
     )
 
 
-@graph(88, features=6, values="x")
+@graph(88, "pytorch", 20, features=6, values="x")
 def encoder_block(w: Weights) -> ModelProto:
     """A transformer's block as torch's new exporter writes it, its mean over the time."""
-    return model(
+    return w.model(
         "main_graph (float[s0,s1,6] x) => (float[s0,4] logits)",
         """
         [node_linear] val_0 = MatMul (x, inp)
@@ -244,18 +225,18 @@ def encoder_block(w: Weights) -> ModelProto:
         [node_mean] mean = ReduceMean <keepdims = 0, noop_with_empty_axes = 0> (out, axis1)
         [node_linear_6] logits = Gemm <transB = 1> (mean, V, C)
         """,
-        raised(w.named("inp 6x12, inp_bias 12, gain 12, shift 12, wq 12x12, wk 12x12, wv 12x12"), "gain")
-        | w.named("w1 12x24, w2 24x12, V 4x12, C 4")
+        w.named(
+            "inp 6x12, inp_bias 12, gain 12+1, shift 12, wq 12x12, wk 12x12, wv 12x12, w1 12x24, w2 24x12, V 4x12, C 4"
+        )
         | {"heads": integers(3), "size": integers(4), "dim": integers(12), "scale": scalar(0.5)},
-        opset=20,
     )
 
 
-@graph(89, features=4, values="input_1")
+@graph(89, "keras2onnx", 13, features=4, values="input_1")
 def last_step_sliced(w: Weights) -> ModelProto:
     """The last step by a Slice from -1, after two RNNs."""
     second = {f"{name}2": array for name, array in w.recurrent(1, 8, 8).items()}
-    return model(
+    return w.model(
         "keras (float[N,T,4] input_1) => (float[N,3] dense)",
         """
         [time_first] x = Transpose <perm = [1, 0, 2]> (input_1)
@@ -270,15 +251,13 @@ def last_step_sliced(w: Weights) -> ModelProto:
         [dense_matmul] dense = MatMul (z, V)
         """,
         w.recurrent(1, 4, 8) | second | w.named("V 8x3") | {"largest": integers(LARGEST), "one": integers(1)},
-        producer="keras2onnx",
-        opset=13,
     )
 
 
-@graph(90, features=4)
+@graph(90, "skl2onnx", 11, features=4)
 def mean_max_attributes(w: Weights) -> ModelProto:
     """Mean and maximum with their axes as attributes, counted from the end."""
-    return model(
+    return w.model(
         "pool (float[N,T,4] values) => (float[N,2] logits)",
         """
         [dense_0] h = MatMul (values, kernel)
@@ -292,15 +271,13 @@ def mean_max_attributes(w: Weights) -> ModelProto:
         [classify] logits = MatMul (s, V)
         """,
         w.named("kernel 4x6, bias 6, V 18x2"),
-        producer="skl2onnx",
-        opset=11,
     )
 
 
-@graph(91, features=4)
+@graph(91, "onnxscript", 20, features=4)
 def mean_max_inputs(w: Weights) -> ModelProto:
     """The same with axes as inputs, as from opset 18 on."""
-    return model(
+    return w.model(
         "pool (float[N,T,4] values) => (float[N,2] logits)",
         """
         [dense_0] h = MatMul (values, kernel)
@@ -314,15 +291,13 @@ def mean_max_inputs(w: Weights) -> ModelProto:
         [classify] logits = MatMul (j, V)
         """,
         w.named("kernel 4x6, bias 6, V 24x2"),
-        producer="onnxscript",
-        opset=20,
     )
 
 
-@graph(92, features=5, shortest=2, values="x")
+@graph(92, "pytorch", 11, features=5, shortest=2, values="x")
 def deviation(w: Weights) -> ModelProto:
     """`x.std(1)` as torch's old exporter takes it apart: the number of steps is counted, one is taken off."""
-    return model(
+    return w.model(
         "torch_jit (float[batch,time,5] x) => (float[batch,3] y)",
         """
         [MatMul_0] h = MatMul (x, kernel)
@@ -342,14 +317,13 @@ def deviation(w: Weights) -> ModelProto:
         [Gemm_14] y = Gemm <transB = 1> (std, V, C)
         """,
         w.named("kernel 5x8, V 3x8, C 3") | {"dims": integers(1), "one": scalar(1.0)},
-        opset=11,
     )
 
 
-@graph(93, features=5, time_first=True, values="frames")
+@graph(93, "espnet_onnx", 14, features=5, time_first=True, values="frames")
 def gru_max_time_first(w: Weights) -> ModelProto:
     """Steps as [time, rows, features]; the largest state of each direction."""
-    return model(
+    return w.model(
         "gru (float[time,batch,5] frames) => (float[batch,4] scores)",
         """
         [gru_0] y, y_h = GRU <hidden_size = 6, linear_before_reset = 1, direction = "bidirectional"> (frames, W, R, B)
@@ -359,15 +333,13 @@ def gru_max_time_first(w: Weights) -> ModelProto:
         [gemm_0] scores = Gemm (f, V, C)
         """,
         w.recurrent(3, 5, 6, directions=2) | w.named("V 12x4*1, C 4"),
-        producer="espnet_onnx",
-        opset=14,
     )
 
 
-@graph(94, features=3, values="x")
+@graph(94, "tf2onnx", features=3, values="x")
 def reversed_rnn(w: Weights) -> ModelProto:
     """A backward RNN by hand: the steps are flipped by a Slice with a step of -1."""
-    return model(
+    return w.model(
         "backward (float[N,T,3] x) => (float[N,2] y)",
         """
         ["flip/Slice"] flipped = Slice (x, minus_one, lowest, axis1, minus_one)
@@ -377,14 +349,13 @@ def reversed_rnn(w: Weights) -> ModelProto:
         ["out/MatMul"] y = MatMul (s, V)
         """,
         w.recurrent(4, 3, 6) | w.named("V 6x2") | {"lowest": integers(np.iinfo(np.int64).min + 1)},
-        producer="tf2onnx",
     )
 
 
-@graph(95, vocabulary=40, longest=128, values="input_ids")
+@graph(95, "optimum", 14, vocabulary=40, longest=128, values="input_ids")
 def small_bert(w: Weights) -> ModelProto:
     """Tokens, learned positions cut to the width, one head, the answer read off at the first token."""
-    return model(
+    return w.model(
         "bert (int64[batch,sequence] input_ids) => (float[batch,3] logits)",
         """
         ["/embeddings/Gather"] words = Gather (table, input_ids)
@@ -409,15 +380,13 @@ def small_bert(w: Weights) -> ModelProto:
         """,
         w.named("table 40x8*1, positions 128x8, wq 8x8, wk 8x8, wv 8x8, V 3x8*1, C 3")
         | {"position_ids": np.arange(128, dtype=np.int64)[None], "root": scalar(math.sqrt(8))},
-        producer="optimum",
-        opset=14,
     )
 
 
-@graph(96, features=4, per_step=True, values="x")
+@graph(96, "pytorch", 20, features=4, per_step=True, values="x")
 def step_tagger(w: Weights) -> ModelProto:
     """An answer for each step, each of which has heard the whole sequence."""
-    return model(
+    return w.model(
         "main_graph (float[s77,s27,4] x) => (float[s77,s27,3] linear)",
         """
         [node_transpose] val_0 = Transpose <perm = [1, 0, 2]> (x)
@@ -428,14 +397,13 @@ def step_tagger(w: Weights) -> ModelProto:
         [node_linear] linear = Add (val_6, C)
         """,
         w.recurrent(4, 4, 6, directions=2) | w.named("V 12x3, C 3"),
-        opset=20,
     )
 
 
-@graph(97, features=5, values="inputs")
+@graph(97, "tf2onnx", 15, features=5, values="inputs")
 def attention_pool(w: Weights) -> ModelProto:
     """A Keras attention layer: a softmax along the time, a weighted sum."""
-    return model(
+    return w.model(
         "tf2onnx (float[N,T,5] inputs) => (float[N,3] Identity)",
         """
         ["attention/MatMul"] u = MatMul (inputs, kernel)
@@ -447,15 +415,13 @@ def attention_pool(w: Weights) -> ModelProto:
         ["dense/MatMul"] Identity = MatMul (z, V)
         """,
         w.named("kernel 5x8, context 8x1, V 5x3"),
-        producer="tf2onnx",
-        opset=15,
     )
 
 
-@graph(98, features=4, channels_said=True, values="x")
+@graph(98, "pytorch", 13, features=4, channels_said=True, values="x")
 def squeeze_excite(w: Weights) -> ModelProto:
     """A gate of each channel from its mean over time, in the middle; reflected edges in front."""
-    return model(
+    return w.model(
         "main_graph (float[batch,4,time] x) => (float[batch,3] y)",
         """
         ["/pad/Pad"] padded = Pad <mode = "edge"> (x, pads)
@@ -474,14 +440,13 @@ def squeeze_excite(w: Weights) -> ModelProto:
         """,
         w.named("k 8x4x5, b 8, down 2x8x1*1, down_bias 2, up 8x2x1*1, up_bias 8, k2 8x8x3, b2 8, V 3x8, C 3")
         | {"pads": integers(0, 0, 2, 0, 0, 2)},
-        opset=13,
     )
 
 
-@graph(99, features=4, shortest=3, values="x")
+@graph(99, "pytorch", 11, features=4, shortest=3, values="x")
 def top_three(w: Weights) -> ModelProto:
     """The three largest of each channel."""
-    return model(
+    return w.model(
         "torch_jit (float[batch,time,4] x) => (float[batch,3] y)",
         """
         [MatMul_0] h = MatMul (x, kernel)
@@ -491,14 +456,13 @@ def top_three(w: Weights) -> ModelProto:
         [MatMul_4] y = MatMul (f, V)
         """,
         w.named("kernel 4x6, V 18x3*1") | {"three": integers(3)},
-        opset=11,
     )
 
 
-@graph(100, features=4)
+@graph(100, "tf2onnx", 15, features=4)
 def scanned_rnn(w: Weights) -> ModelProto:
     """A recurrent cell of its own, in a Scan over the time."""
-    return model(
+    return w.model(
         "scan (float[N,T,4] values) => (float[N,2] logits)",
         """
         [time_first] x = Transpose <perm = [1, 0, 2]> (values)
@@ -518,8 +482,6 @@ def scanned_rnn(w: Weights) -> ModelProto:
         [dense] logits = MatMul (h, V)
         """,
         w.named("inner 4x6, outer 6x6, V 6x2") | {"zero1": integers(0), "one1": integers(1), "six": integers(6)},
-        producer="tf2onnx",
-        opset=15,
     )
 
 

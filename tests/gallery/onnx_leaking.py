@@ -1,17 +1,15 @@
 """ONNX models through which padding reaches an answer, in the dialects of several exporters."""
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Weights, graph, integers, model, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, scalar
 
 
-@graph(0, operator="/lstm/LSTM", features=6, values="x")
+@graph(0, "pytorch", operator="/lstm/LSTM", features=6, values="x")
 def plain_bilstm(w: Weights) -> ModelProto:
     """What torch's exporters make of an unpacked bidirectional LSTM: no sequence_lens."""
-    return model(
+    return w.model(
         "main_graph (float[batch,seq_len,6] x, int64[batch] lengths) => (float[batch,3] output)",
         """
         ["/lstm/Transpose"] "/lstm/Transpose_output_0" = Transpose <perm = [1, 0, 2]> (x)
@@ -32,14 +30,13 @@ def plain_bilstm(w: Weights) -> ModelProto:
         ["/fc/Gemm"] output = Gemm <transB = 1> ("/Div_output_0", "fc.weight", "fc.bias")
         """,
         w.recurrent(4, 6, 8, directions=2) | w.named("fc.weight 3x16, fc.bias 3"),
-        producer="pytorch",
     )
 
 
-@graph(1, operator="average", features=4)
+@graph(1, "onnx.helper", 14, operator="average", features=4)
 def mean_over_time(w: Weights) -> ModelProto:
     """The lengths stop at the LSTM."""
-    return model(
+    return w.model(
         "lstm_mean (float[N,T,4] values, int32[N] lengths) => (float[N,2] logits)",
         """
         [to_time_first] x = Transpose <perm = [1, 0, 2]> (values)
@@ -49,16 +46,14 @@ def mean_over_time(w: Weights) -> ModelProto:
         [classify] logits = MatMul (pooled, V)
         """,
         w.recurrent(4, 4, 8) | w.named("V 8x2"),
-        producer="onnx.helper",
-        opset=14,
     )
 
 
-@graph(2, operator="attention/Softmax", features=5, second="mask", values="inputs", second_name="mask")
+@graph(2, "tf2onnx", 15, operator="attention/Softmax", features=5, second="mask", values="inputs", second_name="mask")
 def softmax_before_mask(w: Weights) -> ModelProto:
     """A TensorFlow attention layer that masks its weights, not its scores."""
     prefix = "StatefulPartitionedCall/model/attention/"
-    return model(
+    return w.model(
         "tf2onnx (float[unk__10,unk__11,5] inputs, float[unk__10,unk__11] mask) => (float[unk__10,3] Identity)",
         """
         ["@Tensordot/MatMul"] "@Tensordot:0" = MatMul (inputs, "@w:0")
@@ -76,15 +71,13 @@ def softmax_before_mask(w: Weights) -> ModelProto:
             "const_axis1": integers(1),
             "const_axis2": integers(2),
         },
-        producer="tf2onnx",
-        opset=15,
     )
 
 
-@graph(3, operator="gru_0", features=5, time_first=True, values="frames", second_name="frame_lengths")
+@graph(3, "espnet_onnx", operator="gru_0", features=5, time_first=True, values="frames", second_name="frame_lengths")
 def final_state_time_first(w: Weights) -> ModelProto:
     """A GRU's final state after all padding; the lengths only scale it."""
-    return model(
+    return w.model(
         "gru_cls (float[time,batch,5] frames, int64[batch] frame_lengths) => (float[batch,4] scores)",
         """
         [gru_0] y, y_h = GRU <hidden_size = 10, linear_before_reset = 1> (frames, W, R, B)
@@ -96,14 +89,13 @@ def final_state_time_first(w: Weights) -> ModelProto:
         [gemm_0] scores = Gemm (both, V, C)
         """,
         w.recurrent(3, 5, 10) | w.named("V 11x4*1, C 4"),
-        producer="espnet_onnx",
     )
 
 
-@graph(4, operator="conv1d_1", features=3, second="mask", values="input_1", second_name="input_mask")
+@graph(4, "keras2onnx", 13, operator="conv1d_1", features=3, second="mask", values="input_1", second_name="input_mask")
 def second_convolution(w: Weights) -> ModelProto:
     """The first convolution's bias stands in the padding when the second one comes by."""
-    return model(
+    return w.model(
         "model_1 (float[N,T,3] input_1, float[N,T] input_mask) => (float[N,2] dense)",
         """
         [mask_expand] m = Unsqueeze (input_mask, axis2)
@@ -120,24 +112,14 @@ def second_convolution(w: Weights) -> ModelProto:
         [pool_div] mean = Div (total, count)
         [dense_matmul] dense = MatMul (mean, dense_kernel)
         """,
-        {
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "kernel1": w.normal(8, 3, 3),
-            "bias1": w.normal(8) + 0.5,
-            "kernel2": w.normal(8, 8, 3),
-            "bias2": w.normal(8),
-            "dense_kernel": w.normal(8, 2),
-        },
-        producer="keras2onnx",
-        opset=13,
+        w.named("kernel1 8x3x3, bias1 8+0.5, kernel2 8x8x3, bias2 8, dense_kernel 8x2"),
     )
 
 
-@graph(5, operator="Gather_4", features=4, values="input")
+@graph(5, "pytorch", 13, operator="Gather_4", features=4, values="input")
 def last_step(w: Weights) -> ModelProto:
     """`output[:, -1]` of a one-way LSTM."""
-    return model(
+    return w.model(
         "torch_jit (float[N,T,4] input, int32[N] lengths) => (float[N,3] output)",
         """
         [Transpose_0] x = Transpose <perm = [1, 0, 2]> (input)
@@ -148,15 +130,21 @@ def last_step(w: Weights) -> ModelProto:
         [Gemm_5] output = Gemm <transB = 1> (last, weight, bias)
         """,
         w.recurrent(4, 4, 8) | w.named("weight 3x8, bias 3") | {"minus_one": scalar(-1, np.int64)},
-        producer="pytorch",
-        opset=13,
     )
 
 
-@graph(6, operator="pooler/ReduceMax", vocabulary=30, second="mask", values="input_ids", second_name="attention_mask")
+@graph(
+    6,
+    "optimum",
+    operator="pooler/ReduceMax",
+    vocabulary=30,
+    second="mask",
+    values="input_ids",
+    second_name="attention_mask",
+)
 def zeroed_max(w: Weights) -> ModelProto:
     """Tokens; padding is multiplied to zero and then wins the maximum."""
-    return model(
+    return w.model(
         "text_max (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask) => (float[batch,4] logits)",
         """
         ["embeddings/Gather"] e = Gather (table, input_ids)
@@ -169,14 +157,13 @@ def zeroed_max(w: Weights) -> ModelProto:
         ["classifier/MatMul"] logits = MatMul (p, classifier)
         """,
         w.named("table 30x6, kernel 6x8, classifier 8x4") | {"axis": integers(2)},
-        producer="optimum",
     )
 
 
-@graph(7, operator="count_used", features=4)
+@graph(7, "onnxscript", operator="count_used", features=4)
 def guessed_lengths(w: Weights) -> ModelProto:
     """Counts the steps that are not all zero, and believes that rather than the input."""
-    return model(
+    return w.model(
         "guess (float[N,T,4] values, int64[N] lengths) => (float[N,2] logits)",
         """
         [magnitude] a = Abs (values)
@@ -194,14 +181,13 @@ def guessed_lengths(w: Weights) -> ModelProto:
         [dense] logits = MatMul (scaled, V)
         """,
         w.recurrent(4, 4, 6, directions=2) | w.named("V 12x2*2"),
-        producer="onnxscript",
     )
 
 
-@graph(8, operator="inorm", features=4, second="mask", values="series", second_name="valid_mask")
+@graph(8, "pytorch", operator="inorm", features=4, second="mask", values="series", second_name="valid_mask")
 def instance_norm(w: Weights) -> ModelProto:
     """Statistics over all of the width."""
-    return model(
+    return w.model(
         "norm (float[N,T,4] series, bool[N,T] valid_mask) => (float[N,3] y)",
         """
         [project] h = MatMul (series, kernel)
@@ -213,22 +199,14 @@ def instance_norm(w: Weights) -> ModelProto:
         [pool] p = ReduceMax <axes = [2], keepdims = 0> (z)
         [out] y = MatMul (p, classifier)
         """,
-        {
-            "kernel": w.normal(4, 8),
-            "scale": w.normal(8) + 1,
-            "shift": w.normal(8),
-            "axis1": integers(1),
-            "low": scalar(-1e9),
-            "classifier": w.normal(8, 3),
-        },
-        producer="pytorch",
+        w.named("kernel 4x8, scale 8+1, shift 8, classifier 8x3") | {"low": scalar(-1e9)},
     )
 
 
-@graph(9, operator="flip/Slice", features=3, values="x", second_name="seq_len")
+@graph(9, "tf2onnx", operator="flip/Slice", features=3, values="x", second_name="seq_len")
 def whole_width_reversed(w: Weights) -> ModelProto:
     """A backward RNN over the flipped sequence; the flip starts in the padding."""
-    return model(
+    return w.model(
         "backward (float[N,T,3] x, int64[N] seq_len) => (float[N,2] y)",
         """
         ["flip/Slice"] flipped = Slice (x, minus_one, lowest, axis1, minus_one)
@@ -244,14 +222,13 @@ def whole_width_reversed(w: Weights) -> ModelProto:
         ["out/MatMul"] y = MatMul (s, V)
         """,
         w.recurrent(1, 3, 6) | w.named("V 6x2") | {"lowest": integers(np.iinfo(np.int64).min + 1)},
-        producer="tf2onnx",
     )
 
 
-@graph(None, operator="quantize", features=6, second="mask", second_name="mask")
-def one_scale_for_the_batch() -> ModelProto:
+@graph(10, "onnxruntime.quantization", operator="quantize", features=6, second="mask", second_name="mask")
+def one_scale_for_the_batch(w: Weights) -> ModelProto:
     """Dynamic quantisation: the loudest row sets everybody's step size."""
-    return model(
+    return w.model(
         "quantized (float[N,T,6] values, float[N,T] mask) => (float[N,3] logits)",
         """
         [mask_column] m = Unsqueeze (mask, axis2)
@@ -270,14 +247,13 @@ def one_scale_for_the_batch() -> ModelProto:
             "kernel_zero": scalar(0, np.int8),
             "kernel_scale": scalar(0.01),
         },
-        producer="onnxruntime.quantization",
     )
 
 
-@graph(11, operator="future", features=3, per_step=True)
+@graph(11, "skl2onnx", operator="future", features=3, per_step=True)
 def backward_cumulative_sum(w: Weights) -> ModelProto:
     """Each step's answer holds the sum of all that follows, padding included."""
-    return model(
+    return w.model(
         "to_go (float[N,T,3] values, int32[N] lengths) => (float[N,T,2] logits)",
         """
         [dense] h = MatMul (values, kernel)
@@ -288,14 +264,15 @@ def backward_cumulative_sum(w: Weights) -> ModelProto:
         [act] logits = Tanh (s)
         """,
         w.named("kernel 3x2") | {"axis": scalar(1, np.int64), "axes12": integers(1, 2)},
-        producer="skl2onnx",
     )
 
 
-@graph(65, operator="gap/mean", features=5, second="mask", channels_first=True, values="x", second_name="mask")
+@graph(
+    65, "pytorch", operator="gap/mean", features=5, second="mask", channels_first=True, values="x", second_name="mask"
+)
 def channels_first_mean(w: Weights) -> ModelProto:
     """Steps as [rows, features, width], and a mean over the width."""
-    return model(
+    return w.model(
         "resnet (float[N,5,T] x, bool[N,T] mask) => (float[N,3] logits)",
         """
         [float_mask] f = Cast <to = 1> (mask)
@@ -307,5 +284,4 @@ def channels_first_mean(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.named("k 8x5x1, V 8x3"),
-        producer="pytorch",
     )

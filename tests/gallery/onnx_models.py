@@ -4,8 +4,6 @@ In the syntax, `[name]` before a statement is the node's name, and names with sl
 exporters of torch and TensorFlow write them.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +17,10 @@ Array = NDArray[Any]
 
 
 def model(signature: str, body: str, weights: dict[str, Array], *, producer: str, opset: int = 17) -> ModelProto:
-    """A checked model.
+    """A checked model, as that exporter would have written it.
 
-    Args:
-        signature: The graph's name, inputs and outputs, as `main (float[N,T,4] x) => (float[N,2] y)`.
-        body: Its nodes, one a line.
-        weights: Its initializers by name; those of `CONSTANTS` that its nodes read come by themselves.
-        producer: The exporter that would have written it.
-        opset: Of the default domain.
+    Its signature is the graph's name, inputs and outputs, as `main (float[N,T,4] x) => (float[N,2] y)`; its body has a
+    node a line. The weights are its initializers; those of `CONSTANTS` that the nodes read come by themselves.
     """
     built = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{signature}\n{{\n{body}\n}}')
     built.producer_name = producer
@@ -39,20 +33,27 @@ def model(signature: str, body: str, weights: dict[str, Array], *, producer: str
 
 
 class Weights:
-    """Small seeded weights, in the layouts that ONNX wants."""
+    """Small seeded weights, in the layouts that ONNX wants, and the exporter that would have written the model."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, producer: str = "test", opset: int = 17) -> None:
         self._random = np.random.default_rng(seed)
+        self._written: dict[str, Any] = {"producer": producer, "opset": opset}
+
+    def model(self, signature: str, body: str, weights: dict[str, Array]) -> ModelProto:
+        """A checked model of that exporter."""
+        return model(signature, body, weights, **self._written)
 
     def normal(self, *shape: int, scale: float = 0.4) -> Array:
         return self._random.normal(scale=scale, size=shape).astype(np.float32)
 
     def named(self, shapes: str) -> dict[str, Array]:
-        """Normal weights by name, as `"kernel 5x8, bias 8*0.2"`: the shape, and the scale where it is another."""
+        """Normal weights by name, as `"kernel 5x8, bias 8*0.2, gain 8+1"`: the shape, and another scale or mean."""
         found = {}
         for name, shape in map(str.split, shapes.split(",")):
+            shape, _, mean = shape.partition("+")
             sizes, _, scale = shape.partition("*")
-            found[name] = self.normal(*map(int, sizes.split("x")), scale=float(scale or 0.4))
+            drawn = self.normal(*map(int, sizes.split("x")), scale=float(scale or 0.4))
+            found[name] = drawn + np.float32(mean or 0)
         return found
 
     def recurrent(self, gates: int, features: int, hidden: int, directions: int = 1) -> dict[str, Array]:
@@ -64,9 +65,11 @@ class Weights:
         }
 
 
-def graph(seed: int | None, **said: Any) -> Callable[[Callable[..., ModelProto]], Callable[[], ModelProto]]:
-    """Gives a function its weights, if it has any; `index` reads what is `said` of its model."""
-    return lambda make: functools.wraps(make)(lambda: make() if seed is None else make(Weights(seed)))
+def graph(
+    seed: int | None, producer: str = "", opset: int = 17, **said: Any
+) -> Callable[[Callable[..., ModelProto]], Callable[[], ModelProto]]:
+    """Gives a function its weights and its exporter, if it has any; `index` reads what is `said` of its model."""
+    return lambda make: functools.wraps(make)(lambda: make() if seed is None else make(Weights(seed, producer, opset)))
 
 
 def integers(*values: int) -> Array:

@@ -1,10 +1,8 @@
 """ONNX models that can be neither checked nor served as they stand; each says why."""
 
-from __future__ import annotations
-
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Array, Weights, graph, integers, model, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, scalar
 
 LSTM_CLASSIFIER = """
 [time_first] x = Transpose <perm = [1, 0, 2]> (values)
@@ -14,37 +12,30 @@ LSTM_CLASSIFIER = """
 """
 
 
-def _lstm_weights(seed: int) -> dict[str, Array]:
-    w = Weights(seed)
-    return w.recurrent(4, 4, 6) | w.named("V 6x2")
-
-
-@graph(None, reason="width")
-def frozen_width() -> ModelProto:
+@graph(40, "pytorch", reason="width")
+def frozen_width(w: Weights) -> ModelProto:
     """Exported without dynamic axes for the time: always 30 steps."""
-    return model(
+    return w.model(
         "lstm (float[N,30,4] values, int32[N] lengths) => (float[N,2] logits)",
         LSTM_CLASSIFIER,
-        _lstm_weights(40),
-        producer="pytorch",
+        w.recurrent(4, 4, 6) | w.named("V 6x2"),
     )
 
 
-@graph(None, reason=("rows", "batch"))
-def frozen_rows() -> ModelProto:
+@graph(41, "pytorch", reason=("rows", "batch"))
+def frozen_rows(w: Weights) -> ModelProto:
     """One sequence at a time, as traced."""
-    return model(
+    return w.model(
         "lstm (float[1,T,4] values, int32[1] lengths) => (float[1,2] logits)",
         LSTM_CLASSIFIER,
-        _lstm_weights(41),
-        producer="pytorch",
+        w.recurrent(4, 4, 6) | w.named("V 6x2"),
     )
 
 
-@graph(42, reason="width", values="input_1", second_name="input_lengths")
+@graph(42, "keras", reason="width", values="input_1", second_name="input_lengths")
 def frozen_inside(w: Weights) -> ModelProto:
     """Says that its width is free, but a Reshape inside holds the one it was traced with: 12."""
-    return model(
+    return w.model(
         "keras (float[N,T,4] input_1, int32[N] input_lengths) => (float[N,2] dense)",
         """
         [time_first] x = Transpose <perm = [1, 0, 2]> (input_1)
@@ -55,25 +46,23 @@ def frozen_inside(w: Weights) -> ModelProto:
         [dense_matmul] dense = MatMul (s, V)
         """,
         w.recurrent(4, 4, 6) | w.named("V 6x2") | {"traced": integers(12, -1, 6)},
-        producer="keras",
     )
 
 
-@graph(43, reason=("length", "mask"), second=None)
+@graph(43, "pytorch", reason=("length", "mask"), second=None)
 def no_second_input(w: Weights) -> ModelProto:
     """Nothing says where a sequence ends."""
-    return model(
+    return w.model(
         "lstm (float[N,T,4] values) => (float[N,2] logits)",
         LSTM_CLASSIFIER.replace(", lengths", ""),
         w.recurrent(4, 4, 6) | w.named("V 6x2"),
-        producer="pytorch",
     )
 
 
-@graph(44, reason="left")
+@graph(44, "tf2onnx", reason="left")
 def left_padding(w: Weights) -> ModelProto:
     """Expects each sequence at the end of its row, as Keras' `pad_sequences` puts it by default."""
-    return model(
+    return w.model(
         "left (float[N,T,4] values, int64[N] lengths) => (float[N,2] logits)",
         """
         [shape] t1 = Shape <start = 1, end = 2> (values)
@@ -93,14 +82,13 @@ def left_padding(w: Weights) -> ModelProto:
         [dense] logits = MatMul (z, V)
         """,
         w.named("kernel 4x6, V 6x2"),
-        producer="tf2onnx",
     )
 
 
-@graph(None, reason=("order", "sorted"))
-def longest_first() -> ModelProto:
+@graph(45, "pytorch", reason=("order", "sorted"))
+def longest_first(w: Weights) -> ModelProto:
     """Takes the first row's length for the longest, as `pack_padded_sequence` wanted it once."""
-    return model(
+    return w.model(
         "sorted (float[N,T,4] values, int64[N] lengths) => (float[N,2] logits)",
         """
         [longest] t = Slice (lengths, from, one, axis0)
@@ -112,15 +100,14 @@ def longest_first() -> ModelProto:
         [last] h = Squeeze (y_h, axis0)
         [dense] logits = MatMul (h, V)
         """,
-        _lstm_weights(45) | {"from": integers(0), "one": integers(1)},
-        producer="pytorch",
+        w.recurrent(4, 4, 6) | w.named("V 6x2") | {"from": integers(0), "one": integers(1)},
     )
 
 
-@graph(None, reason=("twice", "same answer"))
-def never_twice_the_same() -> ModelProto:
+@graph(46, "pytorch", reason=("twice", "same answer"))
+def never_twice_the_same(w: Weights) -> ModelProto:
     """Exported in training mode: noise is still in it."""
-    return model(
+    return w.model(
         "noisy (float[N,T,4] values, int32[N] lengths) => (float[N,2] logits)",
         """
         [noise] e = RandomNormalLike <scale = 0.1> (values)
@@ -130,29 +117,27 @@ def never_twice_the_same() -> ModelProto:
         [last] h = Squeeze (y_h, axis0)
         [dense] logits = MatMul (h, V)
         """,
-        _lstm_weights(46),
-        producer="pytorch",
+        w.recurrent(4, 4, 6) | w.named("V 6x2"),
     )
 
 
-@graph(47, reason=("accelerometer", "gyroscope"), features=3, values="accelerometer")
+@graph(47, "onnxscript", reason=("accelerometer", "gyroscope"), features=3, values="accelerometer")
 def two_sensors(w: Weights) -> ModelProto:
     """Two inputs could be the steps, and the graph wants both."""
-    return model(
+    return w.model(
         "fusion (float[N,T,3] accelerometer, float[N,T,3] gyroscope, int32[N] lengths) => (float[N,2] logits)",
         """
         [join] values = Concat <axis = 2> (accelerometer, gyroscope)
         """
         + LSTM_CLASSIFIER,
         w.recurrent(4, 6, 6) | w.named("V 6x2"),
-        producer="onnxscript",
     )
 
 
-@graph(66, reason="--second padding-mask", second=None)
+@graph(66, "pytorch", reason="--second padding-mask", second=None)
 def which_way_round(w: Weights) -> ModelProto:
     """A mask whose name says neither that it is true at padding, nor at valid steps."""
-    return model(
+    return w.model(
         "encoder (float[N,T,4] values, bool[N,T] pad_mask) => (float[N,2] logits)",
         """
         [unsqueeze] m = Unsqueeze (pad_mask, axis2)
@@ -161,14 +146,13 @@ def which_way_round(w: Weights) -> ModelProto:
         [dense] logits = MatMul (s, V)
         """,
         w.named("V 4x2") | {"nothing": scalar(0.0)},
-        producer="pytorch",
     )
 
 
-@graph(67, reason="token_type_ids", second=None)
+@graph(67, "optimum", reason="token_type_ids", second=None)
 def token_types(w: Weights) -> ModelProto:
     """Takes which of two texts each token is of."""
-    return model(
+    return w.model(
         "bert (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask, "
         "int64[batch,sequence] token_type_ids) => (float[batch,2] logits)",
         """
@@ -182,14 +166,13 @@ def token_types(w: Weights) -> ModelProto:
         [dense] logits = MatMul (s, V)
         """,
         w.named("table 20x4, kinds 2x4, V 4x2"),
-        producer="optimum",
     )
 
 
-@graph(68, reason="shares of the longest", second=None)
+@graph(68, "pytorch", reason="shares of the longest", second=None)
 def shares_of_the_longest(w: Weights) -> ModelProto:
     """Takes its lengths as shares of the longest, in float32."""
-    return model(
+    return w.model(
         "speech (float[N,T,4] values, float[N] wav_lens) => (float[N,2] logits)",
         """
         [sum] s = ReduceSum <keepdims = 0> (values, axis1)
@@ -198,5 +181,4 @@ def shares_of_the_longest(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.named("V 4x2"),
-        producer="pytorch",
     )

@@ -1,17 +1,15 @@
 """ONNX models through which no padding reaches an answer, in the dialects of several exporters."""
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Weights, graph, integers, model, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, scalar
 
 
-@graph(20, features=6)
+@graph(20, "onnxscript", features=6)
 def lstm_int64_lengths(w: Weights) -> ModelProto:
     """The final states of both directions."""
-    return model(
+    return w.model(
         "lstm (float[N,T,6] values, int64[N] lengths) => (float[N,3] logits)",
         """
         [lens] n = Cast <to = 6> (lengths)
@@ -22,13 +20,12 @@ def lstm_int64_lengths(w: Weights) -> ModelProto:
         [dense] logits = MatMul (f, V)
         """,
         w.recurrent(4, 6, 8, directions=2) | w.named("V 16x3"),
-        producer="onnxscript",
     )
 
 
-@graph(21, features=4, time_first=True, values="input", second_name="input_lengths")
+@graph(21, "pytorch", 14, features=4, time_first=True, values="input", second_name="input_lengths")
 def gru_time_first(w: Weights) -> ModelProto:
-    return model(
+    return w.model(
         "gru (float[T,N,4] input, int32[N] input_lengths) => (float[N,2] output)",
         """
         [GRU_0] y, y_h = GRU <hidden_size = 8, linear_before_reset = 1> (input, W, R, B, input_lengths)
@@ -36,16 +33,14 @@ def gru_time_first(w: Weights) -> ModelProto:
         [Gemm_2] output = Gemm <transB = 1> (h, weight, bias)
         """,
         w.recurrent(3, 4, 8) | w.named("weight 2x8, bias 2"),
-        producer="pytorch",
-        opset=14,
     )
 
 
-@graph(22, verdict="warning", features=5, second="mask", values="features", second_name="mask")
+@graph(22, "tf2onnx", 15, verdict="warning", features=5, second="mask", values="features", second_name="mask")
 def float_mask_attention(w: Weights) -> ModelProto:
     """TensorFlow's additive mask: a billion below zero."""
     prefix = "StatefulPartitionedCall/classifier/attention/"
-    return model(
+    return w.model(
         "tf2onnx (float[unk__1,unk__2,5] features, float[unk__1,unk__2] mask) => (float[unk__1,4] Identity)",
         """
         ["@dense/MatMul"] "@dense:0" = MatMul (features, "@dense/kernel:0")
@@ -70,15 +65,13 @@ def float_mask_attention(w: Weights) -> ModelProto:
             "const_one": scalar(1),
             "const_big": scalar(-1e9),
         },
-        producer="tf2onnx",
-        opset=15,
     )
 
 
-@graph(None, features=4, second="mask", second_name="mask")
-def bool_mask_mean() -> ModelProto:
+@graph(23, "onnx.helper", features=4, second="mask", second_name="mask")
+def bool_mask_mean(w: Weights) -> ModelProto:
     """Small enough to read."""
-    return model(
+    return w.model(
         "mean (float[N,T,4] values, bool[N,T] mask) => (float[N,4] logits)",
         """
         [column] m = Unsqueeze (mask, axis2)
@@ -89,14 +82,13 @@ def bool_mask_mean() -> ModelProto:
         [mean] logits = Div (t, n)
         """,
         {},
-        producer="onnx.helper",
     )
 
 
-@graph(24, features=7, values="x", second_name="lens")
+@graph(24, "pytorch", features=7, values="x", second_name="lens")
 def packed_bilstm_attention(w: Weights) -> ModelProto:
     """torch's names; scores behind each length are minus infinity."""
-    return model(
+    return w.model(
         "main_graph (float[batch,seq,7] x, int32[batch] lens) => (float[batch,3] logits)",
         """
         ["/Transpose"] "/Transpose_output_0" = Transpose <perm = [1, 0, 2]> (x)
@@ -122,13 +114,12 @@ def packed_bilstm_attention(w: Weights) -> ModelProto:
         w.recurrent(4, 7, 6, directions=2)
         | w.named("onnx::MatMul_51 12x1, fc.weight 3x12, fc.bias 3")
         | {"lowest": scalar(-np.inf)},
-        producer="pytorch",
     )
 
 
-@graph(25, features=3, values="input_1", second_name="input_2")
+@graph(25, "keras2onnx", 15, features=3, values="input_1", second_name="input_2")
 def remasked_convolutions(w: Weights) -> ModelProto:
-    return model(
+    return w.model(
         "fcn (float[N,T,3] input_1, int64[N] input_2) => (float[N,2] dense)",
         """
         [shape] s = Shape <start = 1, end = 2> (input_1)
@@ -151,15 +142,13 @@ def remasked_convolutions(w: Weights) -> ModelProto:
         [dense_matmul] dense = MatMul (mean, dense_kernel)
         """,
         w.named("kernel1 8x3x5, bias1 8, kernel2 8x8x3, bias2 8, dense_kernel 8x2"),
-        producer="keras2onnx",
-        opset=15,
     )
 
 
-@graph(26, vocabulary=40, second="mask", values="input_ids", second_name="attention_mask")
+@graph(26, "optimum", vocabulary=40, second="mask", values="input_ids", second_name="attention_mask")
 def token_mean(w: Weights) -> ModelProto:
     """Sentence embeddings, as served everywhere: two int64 inputs of one shape."""
-    return model(
+    return w.model(
         "sentence (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask) => (float[batch,5] logits)",
         """
         ["embeddings/Gather"] e = Gather (table, input_ids)
@@ -174,14 +163,13 @@ def token_mean(w: Weights) -> ModelProto:
         ["classifier/MatMul"] logits = MatMul (p, classifier)
         """,
         w.named("table 40x6, kernel 6x8, classifier 8x5"),
-        producer="optimum",
     )
 
 
-@graph(27, features=4, per_step=True, values="x", second_name="x_lens")
+@graph(27, "sherpa", features=4, per_step=True, values="x", second_name="x_lens")
 def step_tagger(w: Weights) -> ModelProto:
     """One answer a step."""
-    return model(
+    return w.model(
         "tagger (float[N,T,4] x, int32[N] x_lens) => (float[N,T,3] tags)",
         """
         [to_time_first] t = Transpose <perm = [1, 0, 2]> (x)
@@ -191,14 +179,13 @@ def step_tagger(w: Weights) -> ModelProto:
         [head] tags = MatMul (h, V)
         """,
         w.recurrent(3, 4, 5, directions=2) | w.named("V 10x3"),
-        producer="sherpa",
     )
 
 
-@graph(28, features=3, values="x", second_name="seq_len")
+@graph(28, "tf2onnx", features=3, values="x", second_name="seq_len")
 def reversed_by_length(w: Weights) -> ModelProto:
     """TensorFlow's way to run backwards: ReverseSequence, then a forward RNN with lengths."""
-    return model(
+    return w.model(
         "backward (float[N,T,3] x, int64[N] seq_len) => (float[N,2] y)",
         """
         ["reverse/ReverseSequence"] b = ReverseSequence <batch_axis = 0, time_axis = 1> (x, seq_len)
@@ -209,13 +196,12 @@ def reversed_by_length(w: Weights) -> ModelProto:
         ["out/MatMul"] y = MatMul (h, V)
         """,
         w.recurrent(1, 3, 6) | w.named("V 6x2"),
-        producer="tf2onnx",
     )
 
 
-@graph(29, features=5, second="mask", second_name="mask")
+@graph(29, "onnx.helper", 16, features=5, second="mask", second_name="mask")
 def masked_max(w: Weights) -> ModelProto:
-    return model(
+    return w.model(
         "segments (float[N,T,5] values, int32[N,T] mask) => (float[N,3] logits)",
         """
         [dense_0] d = MatMul (values, kernel)
@@ -227,15 +213,13 @@ def masked_max(w: Weights) -> ModelProto:
         [dense_1] logits = MatMul (p, classifier)
         """,
         w.named("kernel 5x8, classifier 8x3") | {"low": scalar(np.finfo(np.float32).min)},
-        producer="onnx.helper",
-        opset=16,
     )
 
 
-@graph(30, verdict="warning", features=6, values="src", second_name="src_lengths")
+@graph(30, "pytorch", 20, verdict="warning", features=6, values="src", second_name="src_lengths")
 def self_attention(w: Weights) -> ModelProto:
     """One transformer layer, pooled at the last valid step; opset 20."""
-    return model(
+    return w.model(
         "encoder (float[N,T,6] src, int64[N] src_lengths) => (float[N,4] logits)",
         """
         [embed] x = MatMul (src, w_in)
@@ -260,29 +244,17 @@ def self_attention(w: Weights) -> ModelProto:
         [last] l = GatherND <batch_dims = 1> (g, i)
         [head] logits = MatMul (l, w_out)
         """,
-        {
-            "w_in": w.normal(6, 8),
-            "w_q": w.normal(8, 8),
-            "w_k": w.normal(8, 8),
-            "w_v": w.normal(8, 8),
-            "w_out": w.normal(8, 4),
-            "ln_scale": w.normal(8) + 1,
-            "ln_bias": w.normal(8),
-            "zero": scalar(0, np.int64),
-            "one": scalar(1, np.int64),
-            "ones": integers(1),
-            "axis1": integers(1),
-            "low": scalar(np.finfo(np.float32).min),
-        },
-        producer="pytorch",
-        opset=20,
+        w.named("w_in 6x8, w_q 8x8, w_k 8x8, w_v 8x8, w_out 8x4, ln_scale 8+1, ln_bias 8")
+        | {"ones": integers(1), "low": scalar(np.finfo(np.float32).min)},
     )
 
 
-@graph(31, features=4, second="mask", time_first=True, output="probabilities", values="signal", second_name="mask")
+@graph(
+    31, "cntk", features=4, second="mask", time_first=True, output="probabilities", values="signal", second_name="mask"
+)
 def mask_time_first(w: Weights) -> ModelProto:
     """Steps and mask both time first; answers with the weights as well, and with probabilities."""
-    return model(
+    return w.model(
         "vad (float[T,N,4] signal, float[T,N] mask) => (float[T,N] alignment, float[N,3] probabilities)",
         """
         [count] c = ReduceSum <keepdims = 0> (mask, axis0)
@@ -304,16 +276,22 @@ def mask_time_first(w: Weights) -> ModelProto:
         w.recurrent(4, 4, 6, directions=2)
         | w.named("scorer 12x1, V 12x3")
         | {"flat_shape": integers(0, 0, -1), "low": scalar(-1e30)},
-        producer="cntk",
     )
 
 
 @graph(
-    60, verdict="warning", features=4, second="mask", channels_first=True, values="signal", second_name="signal_mask"
+    60,
+    "pytorch",
+    verdict="warning",
+    features=4,
+    second="mask",
+    channels_first=True,
+    values="signal",
+    second_name="signal_mask",
 )
 def channels_first_fcn(w: Weights) -> ModelProto:
     """Steps as [rows, features, width], as convolutional code has them."""
-    return model(
+    return w.model(
         "fcn (float[batch,4,time] signal, float[batch,time] signal_mask) => (float[batch,3] logits)",
         """
         [unsqueeze] m = Unsqueeze (signal_mask, axis1)
@@ -330,14 +308,13 @@ def channels_first_fcn(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.named("k0 8x4x7, b0 8, k1 6x8x3, b1 6, V 6x3"),
-        producer="pytorch",
     )
 
 
-@graph(61, features=5, channels_said=True, per_step=True, values="x")
+@graph(61, "pytorch", features=5, channels_said=True, per_step=True, values="x")
 def channels_first_tagger(w: Weights) -> ModelProto:
     """Answers each step, with the classes before the steps; the number of features stands nowhere."""
-    return model(
+    return w.model(
         "tagger (float[batch,channels,time] x, int64[batch] lengths) => (float[batch,3,time] logits)",
         """
         [conv] c = Conv (x, k, b)
@@ -345,14 +322,13 @@ def channels_first_tagger(w: Weights) -> ModelProto:
         [head] logits = Conv (t, v)
         """,
         w.named("k 6x5x1, b 6, v 3x6x1"),
-        producer="pytorch",
     )
 
 
-@graph(62, features=6, second="padding-mask", values="src", second_name="src_key_padding_mask", named=True)
+@graph(62, "pytorch", features=6, second="padding-mask", values="src", second_name="src_key_padding_mask", named=True)
 def padding_mask_max(w: Weights) -> ModelProto:
     """A mask that is true at padding."""
-    return model(
+    return w.model(
         "encoder (float[N,T,6] src, bool[N,T] src_key_padding_mask) => (float[N,2] logits)",
         """
         [linear] h = MatMul (src, W)
@@ -362,14 +338,13 @@ def padding_mask_max(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.named("W 6x8, V 8x2") | {"lowest": scalar(np.finfo(np.float32).min)},
-        producer="pytorch",
     )
 
 
-@graph(63, features=1, raw=True, values="wave", second_name="wave_lengths")
+@graph(63, "pytorch", features=1, raw=True, values="wave", second_name="wave_lengths")
 def raw_samples(w: Weights) -> ModelProto:
     """One number a step, without an axis for it."""
-    return model(
+    return w.model(
         "wave (float[N,T] wave, int32[N] wave_lengths) => (float[N,2] logits)",
         """
         [time_first] t = Transpose <perm = [1, 0]> (wave)
@@ -379,14 +354,13 @@ def raw_samples(w: Weights) -> ModelProto:
         [dense] logits = MatMul (h, V)
         """,
         w.recurrent(3, 1, 6) | w.named("V 6x2"),
-        producer="pytorch",
     )
 
 
-@graph(64, features=4, second="both", third="mask")
+@graph(64, "pytorch", features=4, second="both", third="mask")
 def lengths_and_mask(w: Weights) -> ModelProto:
     """A recurrent layer by the lengths, an attention by the mask."""
-    return model(
+    return w.model(
         "both (float[N,T,4] values, int64[N] lengths, bool[N,T] mask) => (float[N,3] logits)",
         """
         [lens] n = Cast <to = 6> (lengths)
@@ -403,5 +377,4 @@ def lengths_and_mask(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.recurrent(4, 4, 6) | w.named("U 6x1, V 6x3") | {"lowest": scalar(np.finfo(np.float32).min)},
-        producer="pytorch",
     )

@@ -1,17 +1,15 @@
 """ONNX models that take no lengths and cannot be given any; each says why."""
 
-from __future__ import annotations
-
+import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_blind import model, raised
 from tests.gallery.onnx_models import Weights, graph, integers, scalar
 
 
-@graph(110, reason=("rows", "training"), features=4, channels_said=True, values="x")
+@graph(110, "pytorch", 15, reason=("rows", "training"), features=4, channels_said=True, values="x")
 def batch_statistics(w: Weights) -> ModelProto:
     """Exported in training mode: BatchNormalization takes the mean of all rows in the batch."""
-    return model(
+    return w.model(
         "main_graph (float[N,4,T] x) => (float[N,3] y)",
         """
         [conv] c = Conv <kernel_shape = [3], pads = [1, 1]> (x, k, b)
@@ -20,15 +18,15 @@ def batch_statistics(w: Weights) -> ModelProto:
         [pool] p = ReduceMean <axes = [2], keepdims = 0> (a)
         [dense] y = MatMul (p, V)
         """,
-        raised(w.named("k 6x4x3, b 6, gain 6, shift 6, V 6x3, mean 6*0, var 6*0"), "gain var"),
-        opset=15,
+        w.named("k 6x4x3, b 6, gain 6+1, shift 6, V 6x3")
+        | {"mean": np.zeros(6, dtype=np.float32), "var": np.ones(6, dtype=np.float32)},
     )
 
 
-@graph(111, reason="rows", features=4)
+@graph(111, "tf2onnx", 13, reason="rows", features=4)
 def mean_over_rows(w: Weights) -> ModelProto:
     """The other rows' mean is taken off."""
-    return model(
+    return w.model(
         "centred (float[N,T,4] values) => (float[N,2] logits)",
         """
         [dense] h = MatMul (values, kernel)
@@ -38,15 +36,13 @@ def mean_over_rows(w: Weights) -> ModelProto:
         [classify] logits = MatMul (d, V)
         """,
         w.named("kernel 4x6, V 6x2"),
-        producer="tf2onnx",
-        opset=13,
     )
 
 
-@graph(112, reason=("width", "fixed size"), features=4, longest=20, values="input_1")
+@graph(112, "keras2onnx", 13, reason=("width", "fixed size"), features=4, longest=20, values="input_1")
 def frozen_flatten(w: Weights) -> ModelProto:
     """Says that its width is free; the last layer's weights are for 20 steps."""
-    return model(
+    return w.model(
         "keras (float[N,T,4] input_1) => (float[N,3] dense)",
         """
         [time_distributed] h = MatMul (input_1, kernel)
@@ -55,15 +51,13 @@ def frozen_flatten(w: Weights) -> ModelProto:
         [dense_matmul] dense = MatMul (f, V)
         """,
         w.named("kernel 4x5, V 100x3"),
-        producer="keras2onnx",
-        opset=13,
     )
 
 
-@graph(113, reason=("random", "twice", "same answer"), features=4)
+@graph(113, "pytorch", 13, reason=("random", "twice", "same answer"), features=4)
 def noise(w: Weights) -> ModelProto:
     """Exported with its noise."""
-    return model(
+    return w.model(
         "noisy (float[N,T,4] values) => (float[N,2] logits)",
         """
         [noise] e = RandomNormalLike <scale = 0.1> (values)
@@ -72,14 +66,13 @@ def noise(w: Weights) -> ModelProto:
         [dense] logits = MatMul (p, V)
         """,
         w.named("V 4x2"),
-        opset=13,
     )
 
 
-@graph(114, reason=("fft", "dft", "fourier"), features=1)
+@graph(114, "onnxscript", reason=("fft", "dft", "fourier"), features=1)
 def spectrum(w: Weights) -> ModelProto:
     """A Fourier transform over the whole width."""
-    return model(
+    return w.model(
         "spectrum (float[N,T,1] values) => (float[N,2] logits)",
         """
         [dft] f = DFT <axis = 1, onesided = 0> (values)
@@ -89,14 +82,13 @@ def spectrum(w: Weights) -> ModelProto:
         [dense] logits = MatMul (z, V)
         """,
         w.named("V 1x2*1"),
-        producer="onnxscript",
     )
 
 
-@graph(115, reason=("resize", "interpolate", "resampl"), features=4, channels_said=True, values="x")
+@graph(115, "pytorch", reason=("resize", "interpolate", "resampl"), features=4, channels_said=True, values="x")
 def resampled(w: Weights) -> ModelProto:
     """Drawn to 16 steps, whatever the width."""
-    return model(
+    return w.model(
         "resampled (float[N,4,T] x) => (float[N,3] y)",
         """
         [shape] s = Shape <start = 0, end = 2> (x)
@@ -109,10 +101,10 @@ def resampled(w: Weights) -> ModelProto:
     )
 
 
-@graph(116, reason=("values", "depends on", "nonzero"), features=4)
+@graph(116, "pytorch", reason=("values", "depends on", "nonzero"), features=4)
 def compressed(w: Weights) -> ModelProto:
     """Keeps the steps of all rows whose first number is above zero, in one list."""
-    return model(
+    return w.model(
         "compressed (float[N,T,4] values) => (float[N,2] logits)",
         """
         [first] a = Gather <axis = 2> (values, zero)

@@ -1,7 +1,5 @@
 """What the catalogue says of models without lengths holds: seen by running them, without any checker."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every leaking model leaks and every sound one is sound: seen by running them, without any checker."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the catalogue says of Keras models holds: seen by running them in Keras, without any checker."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every model that must be refused is at fault in the way its entry says: seen by running it, without any checker."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

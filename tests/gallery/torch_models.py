@@ -1,7 +1,5 @@
 """What the rooms of torch modules share: factories that seed themselves, normalisations as training leaves them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Runs a model of the gallery alone and padded in several ways, and measures how far the answers lie apart."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

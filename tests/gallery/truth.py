@@ -4,8 +4,6 @@ They prove the exhibits, not the product. So `make test` runs them only where th
 no longer those of the record.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """What is asked of a model on a GPU at every precision: sequences, and each alone against the same in company."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lengthwise.padding import Steps, pad

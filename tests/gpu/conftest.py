@@ -1,7 +1,5 @@
 """What needs a GPU: without one each test is skipped, and the end of the run says so with the reason."""
 
-from __future__ import annotations
-
 import pytest
 
 from lengthwise.errors import ConfigurationError

@@ -1,7 +1,5 @@
 """The promises on a real GPU: every node there, float32 in full, neighbours within the tolerance, memory that stays."""
 
-from __future__ import annotations
-
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

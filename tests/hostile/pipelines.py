@@ -6,8 +6,6 @@ that is not exactly one request (it ends early, or something is left of it) ends
 depends on the piece behind it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import random

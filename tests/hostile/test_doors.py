@@ -4,8 +4,6 @@ Whatever is done at one door, an honest caller is answered at the others all the
 have passed.
 """
 
-from __future__ import annotations
-
 import gzip
 import re
 import time

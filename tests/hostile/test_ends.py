@@ -1,7 +1,5 @@
 """How connections end: half closed, reset, refused in the middle. What was accepted before is answered whole."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """gRPC's answers that nobody reads: HTTP/2 by hand, with a window of no bytes."""
 
-from __future__ import annotations
-
 import socket
 import struct
 

@@ -4,8 +4,6 @@ Each attack would take most of a gigabyte if every body had only its own limit. 
 and what its reader, its runtime and the allocator take beside that is allowed for.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Thousands of mutated pipelines: each request in one gets what it gets on a connection of its own, in its turn."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Clients that do not read what they asked for: they lose their connections, and nobody else does."""
 
-from __future__ import annotations
-
 import signal
 import socket
 import time

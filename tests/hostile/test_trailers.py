@@ -1,7 +1,5 @@
 """Trailers without an end, on every path and port, with a key and without: they cost next to nothing."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """More comes than can be answered: the rest is refused at once, told when to come back, and is answered then."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 

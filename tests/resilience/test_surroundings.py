@@ -1,7 +1,5 @@
 """The machine around the service breaks: its disk is full, files run out, its clock jumps, it stands still."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import resource
@@ -167,10 +165,7 @@ def test_the_service_reads_the_clock_of_the_day_only_for_times_that_people_see()
         if "time.time()" in path.read_text() or "datetime.now(" in path.read_text()
     }
     for_people = {"telemetry/metrics.py", "monitoring/monitoring.py"}  # the second for the column `arrived` of a record
-    for_people |= {
-        "serving.py",
-        "http/supervisor.py",
-    }  # when service and workers began
+    for_people |= {"serving.py", "http/supervisor.py"}  # when service and workers began
     of_others = {"client/answers.py"}  # a proxy's `Retry-After` may be a date
     of_others |= {"grpc/transport.py", "repository/judge_process.py"}  # gRPC's deadlines, and times of files
     assert readers == for_people | of_others, "durations and deadlines are of time.monotonic"

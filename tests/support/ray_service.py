@@ -3,8 +3,6 @@
 Prints the process ids of the replicas, and ends when its standard input does.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Any

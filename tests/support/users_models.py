@@ -1,5 +1,7 @@
 """Torch modules as users bring them, to be exported."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -89,54 +91,6 @@ class Tokens(nn.Module):
         return self.out(self.table(last))
 
 
-def tagger() -> nn.Module:
-    return Tagger()
-
-
-def mean() -> nn.Module:
-    return Mean()
-
-
-def probabilities() -> nn.Module:
-    return Mean(softmax=True)
-
-
-def sigmoid() -> nn.Module:
-    return Each(Mean())
-
-
-def one() -> nn.Module:
-    return Mean(classes=1)
-
-
-def filling() -> nn.Module:
-    return Mean(fills_gaps=True)
-
-
-def leaking() -> nn.Module:
-    return Mean(leaks=True)
-
-
-def positions() -> nn.Module:
-    return Positions(45)
-
-
-def ten_positions() -> nn.Module:
-    return Positions(10)
-
-
-def attending() -> nn.Module:
-    return Attending()
-
-
-def attending_wrongly() -> nn.Module:
-    return Attending(scaled=True)
-
-
-def tokens() -> nn.Module:
-    return Tokens()
-
-
 class Unpadded(nn.Module):
     """A convolution of five steps without padding: alone it raises below five, in company it reads padding there."""
 
@@ -155,14 +109,6 @@ class Unpadded(nn.Module):
         return self.out(torch.where(valid[:, None], steps, 0.0).sum(dim=2) / own[:, None])
 
 
-def unpadded() -> nn.Module:
-    return Unpadded()
-
-
-def unpadded_filling() -> nn.Module:
-    return Unpadded(fills_gaps=True)
-
-
 class UnpaddedThenRecurrent(nn.Module):
     """A GRU over what a convolution of five steps without padding gives."""
 
@@ -178,5 +124,13 @@ class UnpaddedThenRecurrent(nn.Module):
         return self.out(self.rnn(packed)[1][-1])
 
 
-def unpadded_recurrent() -> nn.Module:
-    return UnpaddedThenRecurrent()
+def sigmoid() -> nn.Module:
+    return Each(Mean())
+
+
+tagger, mean, attending, tokens = Tagger, Mean, Attending, Tokens
+probabilities, one = partial(Mean, softmax=True), partial(Mean, classes=1)
+filling, leaking = partial(Mean, fills_gaps=True), partial(Mean, leaks=True)
+positions, ten_positions = partial(Positions, 45), partial(Positions, 10)
+attending_wrongly = partial(Attending, scaled=True)
+unpadded, unpadded_filling, unpadded_recurrent = Unpadded, partial(Unpadded, fills_gaps=True), UnpaddedThenRecurrent

@@ -154,19 +154,19 @@ class Block(nn.Module):
         return x + self.mlp(self.ln2(x))
 
 
-class MhaWithoutMask(nn.Module):
-    def __init__(self, in_dim=6, dim=16, depth=2, heads=4, num_classes=3):
-        super().__init__()
-        self.proj = nn.Linear(in_dim, dim)
-        self.blocks = nn.ModuleList([Block(dim, heads) for _ in range(depth)])
-        self.head = nn.Linear(dim, num_classes)
-
-    def forward(self, x, mask):
-        x = self.proj(x)
-        for blk in self.blocks:
-            x = blk(x)
-        m = mask.unsqueeze(-1).type_as(x)
-        return self.head((x * m).sum(1) / m.sum(1))
+@network(
+    23,
+    lambda: dict(proj=nn.Linear(6, 16), blocks=nn.ModuleList([Block(16, 4) for _ in range(2)]), head=nn.Linear(16, 3)),
+    operator=("blocks.0.attn", "multi_head_attention", "scaled_dot"),
+    features=6,
+    second="mask",
+)
+def mha_without_mask(self, x, mask):
+    x = self.proj(x)
+    for blk in self.blocks:
+        x = blk(x)
+    m = mask.unsqueeze(-1).type_as(x)
+    return self.head((x * m).sum(1) / m.sum(1))
 
 
 class NBoW(nn.Module):
@@ -317,9 +317,6 @@ float_key_padding_mask = seeded(
     43, Reader, operator=("self_attention", "multi_head_attention", "scaled_dot"), features=5
 )
 masked_keys_plain_mean = seeded(18, TransformerClassifier, operator="mean", features=8)
-mha_without_mask = seeded(
-    23, MhaWithoutMask, operator=("blocks.0.attn", "multi_head_attention", "scaled_dot"), features=6, second="mask"
-)
 padding_idx_with_positions = seeded(29, NBoW, operator="sum", vocabulary=50, second="mask")
 padding_mask_ignored_by_pool = seeded(61, Pooled, operator="max", features=6, second="padding-mask", named=True)
 softmax_over_rows = seeded(36, AttnGRU, operator="softmax", features=6, second="mask")
