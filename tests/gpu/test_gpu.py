@@ -1,4 +1,4 @@
-"""The promises on a real GPU: every node there, float32 in full, neighbours within the tolerance, memory that stays."""
+"""On a real GPU, in float32 and at fp16: every node there, the promised tolerance, no padding, no more memory."""
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
@@ -8,41 +8,83 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError
-from lengthwise.padding import PaddedBatch, pad
+from lengthwise.errors import ConfigurationError, ModelError
+from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.repository import loading
 from lengthwise.repository.loading import LoadedModel
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session
+from lengthwise.verification import kept_promises, promises
+from lengthwise_export.onnx_graphs import precision
+from lengthwise_export.onnx_graphs.protos import host_nodes
 from tests.gallery.onnx_models import integers
 from tests.gallery.onnx_models import model as onnx_model
-from tests.gpu.company import hold_to_its_promise, sequences
-from tests.support.model_directories import BUNDLED, place
+from tests.support.model_directories import BUNDLED, place, sign
 from tests.support.server_process import started
 
+MANIFEST = Manifest.read(BUNDLED)
 LIMITS = BatchLimits(64, 16_384)
 ROUNDING = 1e-4
 """What float32 may round by in another order of its sums; TF32, switched on by itself, would be past it."""
 
 
+def sequences(count: int, seed: int = 0, longest: int = 300) -> list[Steps]:
+    """Sequences of the bundled model's features, of all lengths up to the longest."""
+    random = np.random.default_rng(seed)
+    return [random.normal(size=(n, 12)).astype(np.float32) for n in random.integers(1, longest + 1, count)]
+
+
+def half(folder: Path) -> Path:
+    """The bundled model at fp16; its golden sequences hold what float32 answers."""
+    directory = place(folder)
+    graph = precision.convert(onnx.load(directory / GRAPH_FILE), "fp16")
+    (directory / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    sign(directory, precision="fp16", from_fp32=1e-2, host_nodes=host_nodes(graph, "lengths"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def choice() -> DeviceChoice:
+    """The GPUs; a test that asks for them is skipped where there is none, and the end of the run says so."""
+    try:
+        found = choose("auto")
+    except ConfigurationError as error:
+        pytest.skip(str(error))
+    if not found.provider.bound:
+        pytest.skip(found.reason)
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> Session:
+    """The bundled model on the CPU."""
+    return Session.load(BUNDLED, MANIFEST)
+
+
+@pytest.fixture(scope="module")
+def on_gpu(choice: DeviceChoice) -> Session:
+    """The same on one GPU."""
+    return Session.load(BUNDLED, MANIFEST, devices=choice.devices[:1])
+
+
 @pytest.fixture(scope="module")
 def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The bundled model as the service loads it on all GPUs: proved there, measured, warmed up."""
-    directory = place(tmp_path_factory.mktemp("models"))
-    return loading.load(directory, LIMITS, devices=choice.devices)
+    return loading.load(place(tmp_path_factory.mktemp("models")), LIMITS, devices=choice.devices)
 
 
-def test_every_node_of_the_bundled_model_but_its_shapes_is_on_the_gpu(on_gpu: Session, choice: DeviceChoice) -> None:
-    assert on_gpu.provider == choice.devices[0].label  # a node elsewhere would have refused the load
+@pytest.fixture(scope="module")
+def served_at_fp16(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """The same at fp16: every node is on the GPU, or the load would be refused."""
+    return loading.load(half(tmp_path_factory.mktemp("models")), LIMITS, devices=choice.devices)
 
 
-def test_a_graph_with_a_node_that_cuda_has_no_kernel_for_is_refused_by_its_name(
-    manifest: Manifest, choice: DeviceChoice
-) -> None:
+def test_a_graph_with_a_node_that_cuda_has_no_kernel_for_is_refused_by_its_name(choice: DeviceChoice) -> None:
     graph = onnx_model(
         "g (float[rows, width, 12] values, int32[rows] lengths) => (float[rows, 9] logits)",
         """[only_the_cpu_has_it] other = Unique (values)
@@ -56,7 +98,7 @@ def test_a_graph_with_a_node_that_cuda_has_no_kernel_for_is_refused_by_its_name(
         opset=18,
     )
     with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*only_the_cpu_has_it \(Unique\)"):
-        Session(graph.SerializeToString(), manifest, devices=choice.devices[:1])
+        Session(graph.SerializeToString(), MANIFEST, devices=choice.devices[:1])
 
 
 def test_answers_in_float32_are_those_of_the_cpu_but_for_rounding(on_gpu: Session, on_cpu: Session) -> None:
@@ -70,20 +112,28 @@ def test_answers_in_float32_are_those_of_the_cpu_but_for_rounding(on_gpu: Sessio
     assert not found.attention[past].any()
 
 
-def test_tf32_is_off_unless_it_is_asked_for(manifest: Manifest, choice: DeviceChoice, on_cpu: Session) -> None:
+def test_tf32_is_off_unless_it_is_asked_for(choice: DeviceChoice, on_cpu: Session) -> None:
     batch = pad(sequences(32))
     expected = on_cpu.run(batch).logits
 
     def off_by(tf32: bool) -> float:
-        session = Session.load(BUNDLED, manifest, devices=[replace(choice.devices[0], tf32=tf32)])
+        session = Session.load(BUNDLED, MANIFEST, devices=[replace(choice.devices[0], tf32=tf32)])
         return float(np.abs(session.run(batch).logits - expected).max())
 
     assert off_by(tf32=False) < ROUNDING
     assert off_by(tf32=False) <= off_by(tf32=True)
 
 
-def test_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: LoadedModel) -> None:
-    hold_to_its_promise(served)
+@pytest.mark.parametrize("kind", ["served", "served_at_fp16"])
+def test_a_neighbour_moves_no_answer_by_more_than_is_promised_there(kind: str, request: pytest.FixtureRequest) -> None:
+    model: LoadedModel = request.getfixturevalue(kind)
+    assert model.promise is not None
+    assert model.promise.provider == model.session.provider
+    members = sequences(24, seed=1)
+    together = model.session.run(pad(members)).logits
+    for steps, in_company in zip(members, together, strict=True):
+        alone = model.session.run(pad([steps])).logits[0]
+        assert np.abs(alone - in_company).max() <= model.promise.tolerance
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
@@ -114,9 +164,9 @@ def test_memory_stays_where_the_warm_up_left_it(served: LoadedModel, choice: Dev
     assert before - free_bytes(choice.devices[0].index) < 64 << 20
 
 
-def test_an_arena_keeps_to_its_limit(manifest: Manifest, choice: DeviceChoice) -> None:
+def test_an_arena_keeps_to_its_limit(choice: DeviceChoice) -> None:
     bounded = replace(choice.devices[0], memory_limit_bytes=64 << 20)
-    session = Session.load(BUNDLED, manifest, devices=[bounded])
+    session = Session.load(BUNDLED, MANIFEST, devices=[bounded])
     assert session.run(pad(sequences(4, longest=50))).logits.shape == (4, 9)
     with pytest.raises(Exception, match=r"(?i)memory|alloc"):
         session.run(pad([np.zeros((4096, 12), np.float32)] * 64))  # its recurrent layers answer with 134 MB each
@@ -138,11 +188,11 @@ def test_batches_in_flight_at_once_get_their_own_answers(served: LoadedModel, on
     assert wrong == []
 
 
-def test_every_gpu_answers_alike(manifest: Manifest, choice: DeviceChoice) -> None:
+def test_every_gpu_answers_alike(choice: DeviceChoice) -> None:
     if len(choice.devices) < 2:
         pytest.skip("there is one GPU")
     batch = pad(sequences(16, seed=4))
-    answers = [Session.load(BUNDLED, manifest, devices=[device]).run(batch).logits for device in choice.devices]
+    answers = [Session.load(BUNDLED, MANIFEST, devices=[device]).run(batch).logits for device in choice.devices]
     for found in answers[1:]:
         np.testing.assert_array_equal(found, answers[0])
 
@@ -153,11 +203,45 @@ def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: DeviceChoice, tmp
     with started(str(tmp_path), *few) as server:
         found: Any = httpx.get(f"{server.url}/healthz", trust_env=False).json()
         answer = httpx.post(f"{server.url}/predict", json={"sequences": [[[0.0] * 12] * 9]}, trust_env=False)
-    assert found["provider"]["name"] == "cuda"
-    assert found["models"][0]["provider"] == choice.devices[0].label
-    assert found["models"][0]["promise"]["provider"] == choice.devices[0].label
-    assert answer.status_code == 200
+    model = found["models"][0]
+    assert (found["provider"]["name"], answer.status_code) == ("cuda", 200)
+    assert model["provider"] == model["promise"]["provider"] == choice.devices[0].label
 
 
-def test_all_that_cuda_needs_is_here(choice: DeviceChoice) -> None:
+def test_all_that_cuda_needs_is_here(on_gpu: Session, choice: DeviceChoice) -> None:
     assert choose("cuda").devices == choice.devices
+    assert on_gpu.provider == choice.devices[0].label  # a node but its shapes elsewhere would have refused the load
+
+
+# fp16 and int8
+
+
+def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(
+    served_at_fp16: LoadedModel, on_cpu: Session
+) -> None:
+    batch = pad(sequences(32))
+    found, expected = served_at_fp16.session.run(batch).logits, on_cpu.run(batch).logits
+    size = np.maximum(1.0, np.abs(expected).max(axis=1, keepdims=True))
+    assert (np.abs(found - expected) / size).max() < promises.MAX_DIFFERENCE["fp16"]
+    assert found.tobytes() != expected.tobytes()
+
+
+def test_at_fp16_attention_at_padding_is_exactly_nothing(served_at_fp16: LoadedModel) -> None:
+    batch = pad(sequences(16, seed=2))
+    attention = served_at_fp16.session.run(batch, ("logits", "attention")).attention
+    assert attention is not None
+    assert not attention[np.arange(batch.width) >= batch.lengths[:, None]].any()
+
+
+def test_the_promise_of_a_gpu_is_kept_for_the_next_start(choice: DeviceChoice, tmp_path: Path) -> None:
+    directory = half(tmp_path)
+    first = loading.load(directory, BatchLimits(4, 256), devices=choice.devices)
+    assert (directory / kept_promises.FILE).is_file()
+    assert loading.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
+
+
+def test_a_quantised_layer_is_refused_by_its_name(choice: DeviceChoice) -> None:
+    graph = precision.convert(onnx.load(BUNDLED / GRAPH_FILE), "int8")
+    listed = precision.manifest_at(MANIFEST, "int8").model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
+    with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*DynamicQuantizeLSTM"):
+        Session(graph.SerializeToString(), listed, devices=choice.devices[:1])
