@@ -1,6 +1,6 @@
 """Operators that compute valid steps only, in the place of nodes: the same answers, and other patterns stay."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -68,16 +68,32 @@ def operators(graph: bytes) -> list[str]:
     return [node.op_type for node in onnx.load_from_string(graph).graph.node]
 
 
-def edited(edit: Callable[[onnx.GraphProto], None]) -> bytes:
+CONSTANTS = {
+    "one_more": np.array(1),
+    "last_axis": np.array([2]),
+    "steps_axis": np.array([1]),
+    "small": np.array(-3, np.float32),
+    "least": np.array(-1e9, np.float32),
+}
+
+
+def edited(edits: Mapping[str, str], outputs: Sequence[str] = ()) -> bytes:
+    """The bundled graph with other nodes in the place of those that make these values, and with more outputs."""
     model = onnx.load_from_string(GRAPH)
-    edit(model.graph)
+    made: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes = edits.get(node.output[0])
+        made += [node] if nodes is None else map(onnx.parser.parse_node, filter(None, nodes.split("; ")))
+    assert {*edits} <= {node.output[0] for node in model.graph.node}
+    read, written = ({name for node in made for name in getattr(node, field)} for field in ("input", "output"))
+    kept = [output for output in model.graph.output if output.name in written]
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(made)
+    more = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    model.graph.output.extend([*kept, *more])
+    model.graph.initializer.extend(numpy_helper.from_array(CONSTANTS[name], name) for name in read & CONSTANTS.keys())
     serialized: bytes = model.SerializeToString()
     return serialized
-
-
-def only(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto:
-    (node,) = [node for node in graph.node if node.op_type == operator]
-    return node
 
 
 def test_the_nodes_around_the_layers_become_part_of_them():
@@ -161,146 +177,60 @@ def test_a_row_without_a_step_pools_nothing(own: Session):
     assert not attention[1].any()
 
 
-def another_mask(graph: onnx.GraphProto) -> None:
-    """The mask of the scores has one step more than the lengths."""
-    node = only(graph, "Less")
-    node.op_type = "LessOrEqual"
+FORMS = {
+    "masked by padding, as torch's `masked_fill(~mask, ...)`": {
+        "where_1": "padding = Not (lt); where_1 = Where (padding, val_23, squeeze)"
+    },
+    "masked past the end": {
+        "where_1": "padding = GreaterOrEqual (arange, unsqueeze); where_1 = Where (padding, val_23, squeeze)"
+    },
+    "masked with the lengths first": {
+        "where_1": "valid = Greater (unsqueeze, arange); where_1 = Where (valid, squeeze, val_23)"
+    },
+    "masked with a large number": {"where_1": "where_1 = Where (lt, squeeze, least)"},
+    "summed over an axis of one, as `(softmax(scores, 1) * values).sum(1)`": {
+        "squeeze": "",
+        "where_1": "wide_mask = Unsqueeze (lt, last_axis); where_1 = Where (wide_mask, linear_1, val_23)",
+        "attention": "wide_attention = Softmax <axis = 1> (where_1)",
+        "unsqueeze_2": "",
+        "matmul": "shares = Mul (wide_attention, getitem)",
+        "squeeze_1": "squeeze_1 = ReduceSum <keepdims = 0> (shares, steps_axis)",
+    },
+}
+"""The bundled graph names its lengths' mask `lt`, the scores `squeeze`, the values `getitem`, the sum `squeeze_1`."""
 
 
-def counted_from_one(graph: onnx.GraphProto) -> None:
-    graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "one_more"))
-    only(graph, "Range").input[0] = "one_more"
-
-
-def scores_that_stay(graph: onnx.GraphProto) -> None:
-    """A score at padding that keeps a share in the softmax."""
-    where = [node for node in graph.node if node.op_type == "Where"][-1]
-    graph.initializer.append(numpy_helper.from_array(np.array(-3, np.float32), "small"))
-    where.input[2] = "small"
-
-
-def unmasked_scores_are_an_output(graph: onnx.GraphProto) -> None:
-    graph.output.append(helper.make_tensor_value_info(only(graph, "Tanh").output[0], TensorProto.FLOAT, None))
-
-
-def masked_scores(graph: onnx.GraphProto) -> onnx.NodeProto:
-    """The Where of the scores."""
-    return [node for node in graph.node if node.op_type == "Where"][-1]
-
-
-def before(graph: onnx.GraphProto, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
-    """Puts new nodes before a node."""
-    place = [each.output[0] for each in graph.node].index(node.output[0])
-    for each in reversed(new):
-        graph.node.insert(place, each)
-
-
-def masked_by_padding(graph: onnx.GraphProto) -> None:
-    """As torch's `masked_fill(~mask, ...)` is exported."""
-    where = masked_scores(graph)
-    before(graph, where, helper.make_node("Not", [where.input[0]], ["padding"]))
-    where.input[:] = ["padding", where.input[2], where.input[1]]
-
-
-def masked_by_past_the_end(graph: onnx.GraphProto) -> None:
-    where, less = masked_scores(graph), only(graph, "Less")
-    before(graph, where, helper.make_node("GreaterOrEqual", [*less.input], ["padding"]))
-    where.input[:] = ["padding", where.input[2], where.input[1]]
-
-
-def masked_with_lengths_first(graph: onnx.GraphProto) -> None:
-    where, less = masked_scores(graph), only(graph, "Less")
-    before(graph, where, helper.make_node("Greater", [less.input[1], less.input[0]], ["valid"]))
-    where.input[0] = "valid"
-
-
-def masked_with_a_large_number(graph: onnx.GraphProto) -> None:
-    graph.initializer.append(numpy_helper.from_array(np.array(-1e9, np.float32), "least"))
-    masked_scores(graph).input[2] = "least"
-
-
-def summed_over_an_axis_of_one(graph: onnx.GraphProto) -> None:
-    """As `(softmax(scores, 1) * values).sum(1)` is exported, with scores `[rows, steps, 1]`."""
-    where, softmax = masked_scores(graph), only(graph, "Softmax")
-    product, squeeze = [node for node in graph.node if node.op_type == "MatMul"][-1], graph.node[-2]
-    scores = next(node for node in graph.node if node.output[0] == where.input[1])
-    unsqueezed = next(node for node in graph.node if node.output[0] == product.input[0])
-    graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "last_axis"))
-    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "steps_axis"))
-    before(graph, where, helper.make_node("Unsqueeze", [where.input[0], "last_axis"], ["wide_mask"]))
-    where.input[:] = ["wide_mask", scores.input[0], where.input[2]]
-    softmax.attribute[0].i = 1
-    values, pooled, attention = product.input[1], squeeze.output[0], softmax.output[0]
-    softmax.output[0] = "wide_attention"
-    before(
-        graph,
-        product,
-        helper.make_node("Mul", ["wide_attention", values], ["shares"]),
-        helper.make_node("ReduceSum", ["shares", "steps_axis"], [pooled], keepdims=0),
-    )
-    for node in (scores, unsqueezed, product, squeeze):
-        graph.node.remove(node)
-    graph.output.remove(next(each for each in graph.output if each.name == attention))
-
-
-FORMS = [
-    masked_by_padding,
-    masked_by_past_the_end,
-    masked_with_lengths_first,
-    masked_with_a_large_number,
-    summed_over_an_axis_of_one,
-]
-
-
-@pytest.mark.parametrize("edit", FORMS)
-def test_other_forms_of_the_same_pooling_are_known(edit: Callable[[onnx.GraphProto], None]):
-    graph = edited(edit)
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_of_the_same_pooling_are_known(form: str):
+    graph = edited(FORMS[form])
     found = fusion.fused(graph)
     assert found is not None
     assert found.pools
     assert "Softmax" not in operators(found.graph)
-    has_attention = edit is not summed_over_an_axis_of_one
-    names = MANIFEST.graph.model_copy(update={"attention": MANIFEST.graph.attention if has_attention else None})
-    wants = MANIFEST.model_copy(update={"graph": names})
+    attention = MANIFEST.graph.attention if "attention" not in FORMS[form] else None
+    wants = MANIFEST.model_copy(update={"graph": MANIFEST.graph.model_copy(update={"attention": attention})})
     session, plain = Session(graph, wants), Session(graph, wants, devices=(PLAIN_CPU,))
     assert session.kernels.endswith(recurrent_kernels.POOLING)
     batch = pad(sequences(7, 1, 29, 64), multiple=4)
     np.testing.assert_allclose(session.run(batch).logits, plain.run(batch).logits, atol=CLOSE)
 
 
-def valid_steps_are_masked(graph: onnx.GraphProto) -> None:
-    """The wrong way round: what is left is padding."""
-    where = masked_scores(graph)
-    where.input[:] = [where.input[0], where.input[2], where.input[1]]
+OTHERS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "valid steps are masked, and padding is left": ({"where_1": "where_1 = Where (lt, val_23, squeeze)"}, []),
+    "masked by something else": ({"where_1": "other = And (lt, lt); where_1 = Where (other, squeeze, val_23)"}, []),
+    "a mask of one step more": ({"lt": "lt = LessOrEqual (arange, unsqueeze)"}, []),
+    "counted from one": ({"arange": "arange = Range (one_more, sym_size_int_6, val_4)"}, []),
+    "a score at padding that keeps a share": ({"where_1": "where_1 = Where (lt, squeeze, small)"}, []),
+    "unmasked scores are an output": ({}, ["tanh"]),
+    "values are an output": ({}, ["getitem"]),
+}
 
 
-def values_are_an_output(graph: onnx.GraphProto) -> None:
-    last = [node for node in graph.node if node.op_type == "Reshape"][-1]
-    graph.output.append(helper.make_tensor_value_info(last.output[0], TensorProto.FLOAT, None))
-
-
-def masked_by_something_else(graph: onnx.GraphProto) -> None:
-    where = masked_scores(graph)
-    before(graph, where, helper.make_node("And", [where.input[0], where.input[0]], ["other"]))
-    where.input[0] = "other"
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        valid_steps_are_masked,
-        masked_by_something_else,
-        another_mask,
-        counted_from_one,
-        scores_that_stay,
-        unmasked_scores_are_an_output,
-        values_are_an_output,
-    ],
-)
-def test_another_pooling_stays_as_it_is_and_what_is_read_at_padding_is_written(edit: Callable[[onnx.GraphProto], None]):
-    found = fusion.fused(edited(edit))
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_pooling_stays_as_it_is_and_what_is_read_at_padding_is_written(other: str):
+    found = fusion.fused(edited(*OTHERS[other]))
     assert found is not None
-    if edit is not values_are_an_output:
+    if other != "values are an output":
         assert not found.pools
         assert "AttentionPooling" not in operators(found.graph)
     last = [node for node in onnx.load_from_string(found.graph).graph.node if node.op_type == "LSTM"][-1]
@@ -317,12 +247,10 @@ def test_another_pooling_stays_as_it_is_and_what_is_read_at_padding_is_written(e
     ids=lambda attribute: attribute.name,
 )
 def test_a_layer_of_another_arithmetic_stays_as_it_is_and_answers_as_in_onnxruntime(attribute: onnx.AttributeProto):
-    def edit(graph: onnx.GraphProto) -> None:
-        for node in graph.node:
-            if node.op_type == "LSTM":
-                node.attribute.append(attribute)
-
-    graph = edited(edit)
+    model = onnx.load_from_string(GRAPH)
+    for node in model.graph.node:
+        node.attribute.extend([attribute] if node.op_type == "LSTM" else [])
+    graph = model.SerializeToString()
     if attribute.name == "activation_alpha":  # of no activation
         assert fusion.fused(graph) is None
     else:
@@ -334,11 +262,7 @@ def test_a_layer_of_another_arithmetic_stays_as_it_is_and_answers_as_in_onnxrunt
 
 
 def test_a_layer_whose_turned_output_others_use_stays_as_it_is():
-    def used_twice(graph: onnx.GraphProto) -> None:
-        for node in [node for node in graph.node if node.op_type == "LSTM"]:
-            graph.output.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None))
-
-    assert fusion.fused(edited(used_twice)) is None
+    assert fusion.fused(edited({}, ["val_9", "val_15"])) is None
 
 
 @pytest.mark.parametrize("junk", [b"no graph", GRAPH[:2000], b"\x3a\xff\xff\xff\xff\x0f"])
