@@ -1,5 +1,10 @@
+"""The accuracy on labelled data, before and after a mend too, and the profile of the data that an export keeps."""
+
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +17,17 @@ from numpy.typing import NDArray
 
 from lengthwise.commands.cli import main
 from lengthwise.datasets.dataset import Label, Record
+from lengthwise.decoding.calls import make_item
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.data_profile import ProfileCounter
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.exporting import accuracy
 from lengthwise_export.exporting.flow import publish
+from lengthwise_export.exporting.verify import profile_of_served
+from lengthwise_export.mending import mended_accuracy
+from tests.support.mends import WEIGHTS, NumpySubject, mended_mean, over_the_steps, raising_below
 from tests.support.specs import candidate
 
 LABELS = ("slow", "mid", "fast")
@@ -112,51 +122,36 @@ def test_labels_that_the_model_does_not_have_are_refused_by_name(label: Label, s
         measured([*told(2, lambda answered: LABELS[answered]), record([0.0], label, 3)])
 
 
-def test_an_accuracy_far_below_that_of_the_training_is_told() -> None:
-    right = [record([0.0], "slow", i) for i in range(60)]
-    wrong = [record([0.0], LABELS[1 + i % 2], i) for i in range(40)]
-    for records, expected, is_told in (
-        (right + wrong, 0.95, True),
-        (right + wrong, 0.62, False),
-        (right[:3] + wrong[:2], 0.8, False),
-    ):
-        assert any("in training" in notice for notice in measured(records).notices(expected)) is is_told
-
-
 @pytest.mark.parametrize(
-    ("right", "expected", "expected_answers", "is_told"),
+    ("right", "wrong", "expected", "expected_answers", "is_told"),
     [
-        (90, 1.0, 4, False),  # all of four says little
-        (60, 1.0, 4, False),
-        (65, 0.95, 20, False),
-        (65, 0.95, 2000, True),
-        (65, 0.95, None, True),
-        (20, 1.0, 12, True),
-        (97, 1.0, 100_000, False),
-        (80, 1.0, 100_000, True),
+        *((60, 40, 0.95, None, True), (60, 40, 0.62, None, False), (3, 2, 0.8, None, False)),
+        *((90, 10, 1.0, 4, False), (60, 40, 1.0, 4, False)),  # all of four says little
+        *((65, 35, 0.95, 20, False), (65, 35, 0.95, 2000, True), (20, 80, 1.0, 12, True)),
+        *((97, 3, 1.0, 100_000, False), (80, 20, 1.0, 100_000, True)),
     ],
 )
-def test_an_accuracy_of_few_validation_records_is_no_promise(
-    right: int, expected: float, expected_answers: int | None, is_told: bool
+def test_an_accuracy_far_below_that_of_the_training_is_told_unless_few_records_said_it(
+    right: int, wrong: int, expected: float, expected_answers: int | None, is_told: bool
 ) -> None:
     records = [record([0.0], "slow", i) for i in range(right)]
-    records += [record([0.0], LABELS[1 + i % 2], i) for i in range(100 - right)]
-    graph = accuracy.DataAccuracy(LABELS, 100, right, np.zeros((3, 3), np.int64), np.array([right, 100 - right, 1]))
-    assert any("in training" in notice for notice in graph.notices(expected, expected_answers)) == is_told
+    found = measured(records + [record([0.0], LABELS[1 + i % 2], i) for i in range(wrong)])
+    assert any("in training" in notice for notice in found.notices(expected, expected_answers)) == is_told
 
 
 def test_sequences_that_the_model_refuses_are_left_out_and_told() -> None:
-    found = measured(
-        [*told(9, lambda answered: LABELS[answered]), record([0.0] * 30, "slow", 10)], manifest(max_length=20)
-    )
+    records = [*told(9, lambda answered: LABELS[answered]), record([0.0] * 30, "slow", 10)]
+    found = measured(records, manifest(max_length=20))
     assert (found.answers, found.left_out) == (9, 1)
     assert any("d.jsonl:10: 30 steps" in notice for notice in found.notices(None))
-    with pytest.raises(ConfigurationError, match=r"d\.jsonl:1: "):
-        measured([record([0.0] * 30, "slow")], manifest(max_length=20))
+    with pytest.raises(ConfigurationError, match=r"d\.jsonl:10: "):
+        measured(records[-1:], manifest(max_length=20))
 
 
-def test_without_labels_there_is_nothing_to_tell() -> None:
-    assert accuracy.measure(cast("Session", Oracle()), manifest(), [record([0.0], None)]) is None
+def test_without_labels_there_is_nothing_to_tell_or_to_compare() -> None:
+    session, unlabelled = cast("Session", Oracle()), [record([0.0], None)]
+    assert accuracy.measure(session, manifest(), unlabelled) is None
+    assert mended_accuracy.measure(NumpySubject(over_the_steps), session, manifest(), unlabelled) is None
 
 
 @pytest.mark.parametrize(("long", "answers"), [("head", 20), ("tail", 20), ("window", 30)])
@@ -239,3 +234,79 @@ def test_data_without_any_label_or_record_is_a_wrong_call(tmp_path: Path) -> Non
         (tmp_path / "d.jsonl").write_text(text)
         result = run(tmp_path / "s.toml", "--out", tmp_path / "m", "--data", tmp_path / "d.jsonl")
         assert (result.exit_code, said in result.stderr) == (2, True), result.output
+
+
+class Seldom(Oracle):
+    """It answers the first label, whatever the data."""
+
+    def logits(self, batch: PaddedBatch) -> NDArray[np.float64]:
+        return np.tile([5.0, 0.0], (batch.rows, 1))
+
+
+def test_the_data_itself_has_not_drifted_when_it_is_served() -> None:
+    described = manifest(max_length=20, long="tail").model_copy(update={"labels": ("often", "rare")})
+    random = np.random.default_rng(0)
+    steps = [random.normal(size=(length, 1)).astype(np.float32) for length in random.integers(1, 60, 400).tolist()]
+    steps.append(np.full((3, 1), np.nan, dtype=np.float32))  # the model refuses it
+    records = [
+        Record(str(number), each, "rare" if number % 5 == 0 else "often", f"d:{number}")
+        for number, each in enumerate(steps)
+    ]
+    classes_of = partial(accuracy.answered_classes, cast("Session", Seldom()), described)
+    profile = profile_of_served(records, described, classes_of)
+    assert profile is not None
+    assert (profile.sequences, profile.classes, profile.missing) == (400, (1.0, 0.0), 0.0)
+    served = [make_item(each, described, sent_steps=len(each)).steps for each in steps[:400]]
+    counter = ProfileCounter(profile, described.classes)
+    drift = counter.drift(counter.count(served, [0] * 400))
+    assert max(drift.values()) < 1e-3
+
+
+def test_of_data_that_the_model_does_not_accept_there_is_no_profile() -> None:
+    assert profile_of_served([record([1.0] * 3, "slow")], manifest(max_length=2), lambda _: []) is None
+
+
+OF_FOUR = Manifest(name="m", version=1, input=StepInput(features=3), labels=("a", "b", "c", "d"), max_length=60)
+LENGTHS = range(1, 41)
+
+
+def recordings() -> list[Record]:
+    """Recordings with the label that the mean over their steps gives; the last one is the longest."""
+    random = np.random.default_rng(0)
+    found = []
+    for length in LENGTHS:
+        steps = random.normal(size=(length, 3)).astype(np.float32)
+        label = OF_FOUR.labels[int((steps.mean(axis=0) @ WEIGHTS).argmax())]
+        found.append(Record(id=str(length), steps=steps, label=label, place=f"data:{length}"))
+    return found
+
+
+def turned_when_padded(batch: PaddedBatch) -> np.ndarray:
+    """The mean over the steps, with the classes turned by one where a row has padding."""
+    right = over_the_steps(batch)
+    return np.where((batch.lengths < batch.width)[:, None], np.roll(right, 1, axis=1), right)
+
+
+def mended(compute: Callable[[PaddedBatch], np.ndarray]) -> mended_accuracy.MendAccuracy:
+    session = Session(mended_mean().SerializeToString(), OF_FOUR)
+    answer = mended_accuracy.measure(NumpySubject(compute), session, OF_FOUR, recordings())
+    assert answer is not None
+    return answer
+
+
+def test_each_way_has_its_accuracy_and_the_labels_that_the_mend_moves() -> None:
+    figures = mended(turned_when_padded)
+    # Only the longest of all, or of a batch of 32, has no padding.
+    assert (figures.fixed.accuracy, figures.fixed.moved) == (pytest.approx(1 / 40), 39)
+    assert (figures.batches.accuracy, figures.batches.moved) == (pytest.approx(2 / 40), 38)
+    assert (figures.alone.accuracy, figures.alone.moved, figures.mended) == (1.0, 0, 1.0)
+    assert figures.as_json()["labels_moved"]["from_padded_to_a_fixed_length"] == 39
+    assert "0.0250 padded to a fixed length (from there 39 of 40 labels move)" in str(figures)
+
+
+def test_a_way_in_which_the_original_raises_is_said() -> None:
+    figures = mended(raising_below(30, over_the_steps))
+    assert (figures.alone.accuracy, figures.alone.moved) == (None, None)
+    assert figures.fixed.accuracy == 1.0
+    assert "the original raises alone" in str(figures)
+    assert figures.as_json()["alone"] is None

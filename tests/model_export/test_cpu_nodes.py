@@ -1,16 +1,19 @@
-"""What may run on the CPU beside a device computes shapes and lengths, and nothing of the values."""
+"""What may run on the CPU beside a device computes shapes and lengths, and what else CUDA has no kernel for is told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.settings import bundled_models
 from lengthwise_export.onnx_graphs.protos import host_nodes
+from tests.support.cuda_kernels import strangers
+from tests.support.model_directories import BUNDLED
 
 
 def listed(*lines: str, lengths: str | None = None, **constants: Any) -> tuple[str, ...]:
@@ -40,14 +43,8 @@ def test_what_is_computed_of_the_lengths_is_one_until_it_has_a_number_for_each_s
 
 
 def test_a_shape_that_is_chosen_by_comparing_is_one_and_what_it_shapes_is_none():
-    found = listed(
-        SHAPE,
-        "[open] open = Equal (asked, unknown)",
-        "[whole] whole = Where (open, shape, asked)",
-        "[larger] larger = Expand (values, whole)",
-        asked=[-1, 7, 2],
-        unknown=-1,
-    )
+    chosen = ("[open] open = Equal (asked, unknown)", "[whole] whole = Where (open, shape, asked)")
+    found = listed(SHAPE, *chosen, "[larger] larger = Expand (values, whole)", asked=[-1, 7, 2], unknown=-1)
     assert found == ("shape", "whole")  # the comparison of constants is none at all
 
 
@@ -66,8 +63,28 @@ def test_a_node_of_another_domain_or_without_a_name_is_not_listed():
 
 
 def test_the_bundled_models_manifest_lists_those_of_its_graph():
-    directory = bundled_models() / "japanese-vowels" / "1"
-    manifest = Manifest.read(directory)
-    found = host_nodes(onnx.load(directory / GRAPH_FILE), manifest.graph.lengths)
+    manifest = Manifest.read(BUNDLED)
+    found = host_nodes(onnx.load(BUNDLED / GRAPH_FILE), manifest.graph.lengths)
     assert found == manifest.host_nodes != ()
     assert not any("LSTM" in name or "MatMul" in name for name in found)
+
+
+def rewired(node: onnx.NodeProto) -> None:
+    node.input[4] = "computed"
+
+
+@pytest.mark.parametrize(
+    ("operator", "change", "said"),
+    [
+        ("Shape", lambda node: setattr(node, "op_type", "Unique"), "node_Shape_0: no Unique of FLOAT"),
+        ("LSTM", rewired, "its inputs"),
+        ("LSTM", lambda node: node.attribute.append(onnx.helper.make_attribute("clip", 1.0)), "its attributes"),
+    ],
+)
+def test_what_cuda_has_no_kernel_for_is_told_of_a_graph_that_stays_on_a_gpu(
+    operator: str, change: Callable[[onnx.NodeProto], None], said: str
+):
+    bundled = onnx.load(BUNDLED / GRAPH_FILE)
+    assert strangers(bundled, "lengths") == []
+    change(next(node for node in bundled.graph.node if node.op_type == operator))
+    assert said in strangers(bundled, "lengths")[0]

@@ -1,24 +1,33 @@
+"""ONNX made elsewhere: what is read off a graph, and that it is published as it came and served with its own bits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import Manifest, Task
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Task
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
-from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
 from lengthwise_export.options import TargetOptions
-from tests.gallery.index import ONNX_SOUND
+from tests.gallery.index import ONNX_SOUND, Exhibit
 from tests.gallery.onnx_models import Weights, integers, model
+from tests.gallery.trials import onnx_model
+from tests.support.server_process import started
 
 SUM = "[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
+ORDINARY = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
 WEIGHTS = {"axis": integers(1), "V": Weights(0).normal(4, 2)}
 
 
-def graph(signature: str, body: str = SUM, **weights: np.ndarray) -> onnx.ModelProto:
+def graph(signature: str = ORDINARY, body: str = SUM, **weights: np.ndarray) -> onnx.ModelProto:
     return model(signature, body, WEIGHTS | weights, producer="test")
 
 
@@ -45,14 +54,6 @@ def manifest_of(adopted: ExternalGraph) -> Manifest:
     labels = tuple(map(str, range(adopted.classes)))
     task: Task = "per-step" if adopted.per_step else "single-label"
     return Manifest(name="m", version=1, input=adopted.steps, labels=labels, task=task, graph=adopted.names)
-
-
-def test_an_adopted_graph_gives_a_full_row_the_same_answer_in_the_service() -> None:
-    for name in ("lstm_int64_lengths", "float_mask_attention", "gru_time_first", "step_tagger"):
-        adopted = read_graph(sound(name), TargetOptions())
-        session = Session(adopted.graph.SerializeToString(), manifest_of(adopted), devices=(PLAIN_CPU,))
-        batch = pad([np.random.default_rng(0).normal(size=(8, adopted.steps.features)).astype(np.float32)])
-        assert np.array_equal(session.run(batch).logits, OnnxSubject(adopted).answer(batch).logits), name
 
 
 def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> None:
@@ -110,11 +111,10 @@ def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, w
 
 
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
-    signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
     for said in ({"values": "y"}, {"lengths": "m"}, {"mask": "m"}, {"output": "probabilities"}, {"output": "7"}):
         with pytest.raises(ConfigurationError, match=r"are x|are logits"):
-            read_graph(graph(signature), TargetOptions(**said))
-    assert read_graph(graph(signature), TargetOptions(output="0")).names.logits == "logits"
+            read_graph(graph(), TargetOptions(**said))
+    assert read_graph(graph(), TargetOptions(output="0")).names.logits == "logits"
 
 
 def test_what_a_step_is_may_have_to_be_said() -> None:
@@ -123,12 +123,11 @@ def test_what_a_step_is_may_have_to_be_said() -> None:
         read_graph(graph(signature), TargetOptions())
     assert read_graph(graph(signature), TargetOptions(features=4)).steps.features == 4
     with pytest.raises(ConfigurationError):
-        read_graph(graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"), TargetOptions(features=5))
+        read_graph(graph(), TargetOptions(features=5))
 
 
 def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
-    body = "[c] f = Cast <to = 1> (ids)\n[u] x = Unsqueeze (f, two)\n[s] s = ReduceSum <keepdims = 0> (x, axis)\n"
-    body += "[head] logits = MatMul (s, V)"
+    body = "[c] f = Cast <to = 1> (ids)\n[u] x = Unsqueeze (f, two)\n" + SUM
     signature = "g (int64[N,T] ids, int32[N] n) => (float[N,2] logits)"
     tokens = graph(signature, body, two=integers(2), V=Weights(0).normal(1, 2))
     with pytest.raises(ConfigurationError, match="--vocabulary"):
@@ -137,10 +136,7 @@ def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
 
 
 def test_int32_token_ids_are_taken_as_int64() -> None:
-    body = (
-        "[look] x = Gather (table, ids)\n[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
-    )
-    signature = "g (int32[N,T] ids, int32[N] n) => (float[N,2] logits)"
+    signature, body = "g (int32[N,T] ids, int32[N] n) => (float[N,2] logits)", "[look] x = Gather (table, ids)\n" + SUM
     adopted = read_graph(graph(signature, body, table=Weights(1).normal(7, 4)), TargetOptions())
     assert adopted.steps.vocabulary == 7
     session = Session(adopted.graph.SerializeToString(), manifest_of(adopted))
@@ -149,30 +145,16 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
     assert adopted.graph.graph.node[0].op_type == "Cast"
 
 
-UNREAD = {
-    "a width frozen inside": graph(
-        "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)",
-        "[r] f = Reshape (x, flat)\n[head] logits = MatMul (f, V)",
-        flat=integers(-1, 24),
-        V=Weights(0).normal(24, 2),
-    ),
-    "an output that is no answer": graph(
-        "g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", "[n] counts = Cast <to = 7> (x)"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", UNREAD)
-def test_a_graph_without_answers_at_every_width_is_refused(name: str) -> None:
-    with pytest.raises(UncheckableError):
-        read_graph(UNREAD[name], TargetOptions())
-
-
-def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
-    broken = graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)")
-    broken.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(UncheckableError):
-        read_graph(broken, TargetOptions())
+def test_a_graph_without_answers_at_every_width_or_that_onnxruntime_cannot_load_is_refused() -> None:
+    body = "[r] f = Reshape (x, flat)\n[head] logits = MatMul (f, V)"
+    frozen_inside = graph(ORDINARY, body, flat=integers(-1, 24), V=Weights(0).normal(24, 2))
+    counts = "g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)"
+    no_answer = graph(counts, "[n] counts = Cast <to = 7> (x)")
+    unknown = graph()
+    unknown.graph.node[0].op_type = "NoSuchOperator"
+    for refused in (frozen_inside, no_answer, unknown):
+        with pytest.raises(UncheckableError):
+            read_graph(refused, TargetOptions())
 
 
 @pytest.mark.parametrize("output", [None, "risk", "0"])
@@ -180,3 +162,63 @@ def test_one_value_for_each_row_is_told_what_to_give_instead(output: str | None)
     body = SUM.replace("logits", "h") + "\n[flat] risk = ReduceSum <keepdims = 0> (h, axis)"
     with pytest.raises(UncheckableError, match="--multi-label"):
         read_graph(graph("g (float[N,T,4] x, int64[N] n) => (float[N] risk)", body), TargetOptions(output=output))
+
+
+# The second of the taggers has its classes before its steps; the last has Hugging Face's names.
+NAMES = """
+lstm_int64_lengths float_mask_attention gru_time_first channels_first_fcn padding_mask_max raw_samples lengths_and_mask
+step_tagger channels_first_tagger token_mean
+"""
+EXHIBITS = [exhibit for exhibit in ONNX_SOUND if exhibit.name in NAMES.split()]
+FULL = 12  # a multiple of 4: the service pads it with nothing
+
+
+def published(exhibit: Exhibit, folder: Path, repository: Path) -> Path:
+    """The model directory that the command makes of a graph's file."""
+    name = exhibit.name.replace("_", "-")
+    words = ["export", exhibit.save(folder), *exhibit.options, "--out", repository / name, "--max-length", 64]
+    done = CliRunner().invoke(main, [*map(str, words)])
+    assert done.exit_code == 0, done.output
+    return repository / name / "1"
+
+
+def steps_of(exhibit: Exhibit, length: int) -> np.ndarray:
+    random = np.random.default_rng(length)
+    if exhibit.vocabulary is not None:
+        return random.integers(exhibit.vocabulary, size=length)
+    return random.normal(size=(length, exhibit.features)).astype(np.float32)
+
+
+def alone(exhibit: Exhibit, steps: np.ndarray) -> np.ndarray:
+    """What the user's own call of onnxruntime gives, without any of the service's code."""
+    return onnx_model(exhibit)(steps[None], np.array([len(steps)]))[0]
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda one: one.name)
+def test_an_adopted_graph_keeps_its_bytes_and_the_bits_of_a_full_row(exhibit: Exhibit, tmp_path: Path) -> None:
+    directory = published(exhibit, tmp_path, tmp_path / "models")
+    assert (directory / GRAPH_FILE).read_bytes() == (tmp_path / f"{exhibit.name}.onnx").read_bytes()
+    # In onnxruntime's own kernels, as its user runs it.
+    session = Session.load(directory, Manifest.read(directory), devices=(PLAIN_CPU,))
+    steps = steps_of(exhibit, FULL)
+    assert session.run(pad([steps])).logits[0].tobytes() == alone(exhibit, steps).tobytes()
+
+
+def probabilities(logits: np.ndarray) -> Sequence[float]:
+    raised = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return list((raised / raised.sum(axis=-1, keepdims=True)).ravel())
+
+
+@pytest.mark.long
+def test_adopted_graphs_answer_ragged_requests_as_their_users_get_them(tmp_path: Path) -> None:
+    for exhibit in EXHIBITS:
+        published(exhibit, tmp_path, tmp_path / "models")
+    with started(str(tmp_path / "models")) as server:
+        for exhibit in EXHIBITS:
+            sequences = [steps_of(exhibit, length) for length in (FULL, 1, 7)]
+            body = {"model": exhibit.name.replace("_", "-"), "sequences": [steps.tolist() for steps in sequences]}
+            predictions = server.predict(body).json()["predictions"]
+            for prediction, steps in zip(predictions, sequences, strict=True):
+                expected = probabilities(alone(exhibit, steps))
+                found = np.ravel(prediction["probabilities"]).tolist()
+                assert found == pytest.approx(expected, abs=1e-6), exhibit.name

@@ -1,5 +1,7 @@
-"""A slot's buffers are made once, hold any smaller batch, and give back the bits that an ordinary run gives."""
+"""A device's memory, and a slot's buffers in it: made once, for any smaller batch, with an ordinary run's bits."""
 
+import ctypes
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,17 +10,18 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from lengthwise.errors import ModelError
 from lengthwise.padding import PaddedBatch
+from lengthwise.runtime import device_memory
 from lengthwise.runtime.binding import Slot
-from lengthwise.runtime.device_memory import Buffer, HostMemory
+from lengthwise.runtime.device_memory import Buffer, CudaMemory, HostMemory
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, PROVIDERS, Device
 from lengthwise.runtime.session import Session
-from lengthwise.settings import bundled_models
 from tests.support.fake_device import ONE, TWO
+from tests.support.model_directories import BUNDLED
 
-BUNDLED = bundled_models() / "japanese-vowels" / "1"
 MANIFEST = Manifest.read(BUNDLED)
 
 
@@ -51,10 +54,6 @@ def plain() -> Any:
     return onnxruntime.InferenceSession(BUNDLED / GRAPH_FILE, providers=["CPUExecutionProvider"])
 
 
-def shapes(of: PaddedBatch) -> dict[str, tuple[int, ...]]:
-    return {"logits": (of.rows, 9), "attention": (of.rows, of.width)}
-
-
 @pytest.fixture
 def memory() -> Counting:
     return Counting()
@@ -67,10 +66,8 @@ def slot(plain: Any, memory: Counting) -> Slot:
 
 def run(slot: Slot, given: PaddedBatch, *outputs: str) -> dict[str, NDArray[np.float32]]:
     """The outputs of these names, or all."""
-    return slot.run(
-        feed(MANIFEST.graph, given),
-        {name: shape for name, shape in shapes(given).items() if name in outputs or not outputs},
-    )
+    shapes = {"logits": (given.rows, 9), "attention": (given.rows, given.width)}
+    return slot.run(feed(MANIFEST.graph, given), {name: shapes[name] for name in outputs or shapes})
 
 
 def test_a_bound_run_gives_the_bits_of_an_ordinary_one_whatever_ran_before(plain: Any, slot: Slot):
@@ -82,8 +79,9 @@ def test_a_bound_run_gives_the_bits_of_an_ordinary_one_whatever_ran_before(plain
         np.testing.assert_array_equal(found["attention"], attention)
 
 
-def test_buffers_grow_with_larger_batches_and_nothing_is_allocated_for_others(slot: Slot, memory: Counting):
+def test_buffers_grow_with_larger_batches_and_only_what_the_device_reads_is_copied_there(slot: Slot, memory: Counting):
     run(slot, batch(1, 4), "logits")
+    assert memory.uploads == [1 * 4 * 12 * 4]  # the values, and not the lengths
     run(slot, batch(8, 32))
     assert max(memory.made) == 8 * 32 * 12 * 4
     made = len(memory.made)
@@ -92,23 +90,14 @@ def test_buffers_grow_with_larger_batches_and_nothing_is_allocated_for_others(sl
     assert len(memory.made) == made
 
 
-def test_only_what_the_device_reads_is_copied_to_it(slot: Slot, memory: Counting):
-    run(slot, batch(3, 8), "logits")
-    assert memory.uploads == [3 * 8 * 12 * 4]  # the values, and not the lengths
-
-
 def test_only_the_outputs_asked_for_come_back_though_the_batch_before_asked_for_more(slot: Slot):
     assert set(run(slot, batch(2, 8))) == {"logits", "attention"}
     # Its attention would have another shape than the one that is still bound.
     (logits,) = run(slot, batch(3, 12), "logits").values()
-    assert logits.shape == (3, 9)
-
-
-def test_an_answer_is_not_written_over_by_the_next_batch(slot: Slot):
-    first = run(slot, batch(2, 8, seed=1))["logits"]
-    kept = first.copy()
-    run(slot, batch(2, 8, seed=2))
-    np.testing.assert_array_equal(first, kept)
+    kept = logits.copy()
+    run(slot, batch(3, 12, seed=2))
+    assert kept.shape == (3, 9)
+    np.testing.assert_array_equal(logits, kept)  # the next batch does not write over it
 
 
 def test_an_output_of_another_shape_than_the_manifest_says_fails_the_run_and_not_the_slot(slot: Slot):
@@ -159,8 +148,90 @@ def test_the_warm_up_runs_every_shape_and_its_first_one_in_every_slot(monkeypatc
     assert session.warm_up([(4, 32), (2, 32), (1, 4)], seconds=60) == 3
     assert len({slot for slot, shape in ran if shape == (4, 32)}) == 4
     assert [shape for _, shape in ran[4:]] == [(2, 32), (2, 32), (1, 4), (1, 4)]  # once on each device
+    assert session.warm_up(((1, 4) for _ in range(10_000)), seconds=0) == 1  # it ends in time
 
 
-def test_the_warm_up_ends_in_time_after_its_first_shape():
-    session = Session.load(BUNDLED, MANIFEST, devices=ONE)
-    assert session.warm_up(((1, 4) for _ in range(10_000)), seconds=0) == 1
+class FakeRuntime:
+    """CUDA's runtime, with the host's memory as both sides."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+        self.calls: list[str] = []
+        self.device: int | None = None
+        self.held: dict[int, Any] = {}
+        self.cudaGetErrorString = lambda code: b"in its own words"
+
+    def cudaSetDevice(self, index: Any) -> int:
+        self.device = index.value
+        return self._answer("cudaSetDevice")
+
+    def cudaMalloc(self, address: Any, size: Any, flags: Any = None) -> int:
+        block = ctypes.create_string_buffer(size.value)
+        address._obj.value = ctypes.addressof(block)
+        self.held[ctypes.addressof(block)] = block
+        return self._answer("cudaMalloc" if flags is None else "cudaHostAlloc")
+
+    cudaHostAlloc = cudaMalloc
+
+    def cudaFreeHost(self, address: Any) -> int:
+        del self.held[address.value]
+        return 0
+
+    cudaFree = cudaFreeHost
+
+    def cudaMemcpy(self, target: Any, source: Any, size: Any, kind: Any) -> int:
+        assert kind.value == 1
+        ctypes.memmove(target.value, source.value, size.value)
+        return self._answer("cudaMemcpy")
+
+    def _answer(self, name: str) -> int:
+        self.calls.append(name)
+        return 2 if name == self.failing else 0
+
+
+@pytest.mark.parametrize("memory", [HostMemory(), CudaMemory(0, lambda name: FakeRuntime())])
+def test_host_memory_is_written_and_what_is_uploaded_lies_on_the_device(memory: HostMemory):
+    held, there = memory.on_host(24), memory.on_device(100)
+    held.view(np.float32)[:] = 1.5
+    assert held.shape == (24,)
+    memory.upload(held, there)
+    assert ctypes.string_at(there.address, held.nbytes) == held.tobytes()
+    assert there.size_bytes == 100
+
+
+def test_every_call_is_for_its_own_gpu_whatever_the_thread_used_before():
+    runtime = FakeRuntime()
+    memory = CudaMemory(3, lambda name: runtime)
+    there = memory.on_device(8)
+    for use in (lambda: memory.on_host(8), lambda: memory.on_device(8), lambda: memory.upload(np.zeros(1), there)):
+        runtime.device = 0
+        use()
+        assert runtime.device == 3
+
+
+def test_memory_is_freed_with_the_last_view_of_it():
+    runtime = FakeRuntime()
+    memory = CudaMemory(0, lambda name: runtime)
+    held, there = memory.on_host(64), memory.on_device(64)
+    view = held[:8].view(np.float32)
+    del held
+    gc.collect()
+    assert len(runtime.held) == 2  # the view still reads it
+    del view, there
+    gc.collect()
+    assert runtime.held == {}
+
+
+@pytest.mark.parametrize("call", ["cudaSetDevice", "cudaHostAlloc", "cudaMemcpy", "cudaMalloc"])
+def test_a_call_that_fails_is_an_error_with_the_gpu_and_the_reason(call: str):
+    memory = CudaMemory(1, lambda name: FakeRuntime(failing=call))
+    with pytest.raises(ModelError, match=rf"GPU 1: {call} failed: in its own words"):
+        memory.upload(memory.on_host(8), memory.on_device(8))
+
+
+def test_a_device_has_the_memory_of_its_provider_and_no_runtime_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(CudaMemory.__init__, "__defaults__", (lambda name: FakeRuntime(),))
+    assert isinstance(device_memory.of(CPU_DEVICE), HostMemory)
+    assert isinstance(device_memory.of(Device(PROVIDERS["cuda"])), CudaMemory)
+    with pytest.raises(ModelError, match="libcudart"):
+        CudaMemory(0, lambda name: ctypes.CDLL("no such library"))
