@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lengthwise.runtime.fixed_kernels import HIGH_TAPS, KERNELS
 from lengthwise.runtime.session import Session
 from lengthwise_export.adopting.adopt import AdoptedClassifier, read
 from lengthwise_export.adopting.transforms import FittedKernels, FittedTransform, RocketTransform
+from tests.support.integer_graphs import opened
 
 LENGTH = 40
 
@@ -127,11 +129,8 @@ def expected(series: NDArray[np.float32], known: tuple[NDArray[Any], ...], *, se
 @pytest.mark.parametrize("features", [1, 3])
 @pytest.mark.parametrize("kind", ["MiniRocket", "MultiRocket"])
 def test_the_features_are_those_of_the_method(kind: str, features: int) -> None:
-    module = RocketTransform(read(classifier(kind, features=features)).transform)
     values = sequences(features)
-    lengths = torch.full((len(values),), LENGTH)
-    with torch.no_grad():
-        computed = module(torch.from_numpy(values), lengths).numpy()
+    computed = of_module(RocketTransform(read(classifier(kind, features=features)).transform), values)
     first, second = parameters(features), parameters(features, seed=1)
     for row, steps in zip(computed, values, strict=True):
         wanted = expected(steps.T, first, several=kind == "MultiRocket", left=0)
@@ -157,24 +156,19 @@ def test_padding_changes_no_feature(kind: str) -> None:
 def decisions(estimator: Any, values: NDArray[np.float32]) -> NDArray[np.float64]:
     """`[rows, classes]` as scikit-learn computes them; two classes get a zero before theirs."""
     _, scaler, last = (part for _, part in estimator.pipeline_.steps)
-    module = RocketTransform(read(estimator).transform)
-    with torch.no_grad():
-        found = module(torch.from_numpy(values), torch.full((len(values),), values.shape[1])).numpy()
+    found = of_module(RocketTransform(read(estimator).transform), values)
     decided = (found - scaler.mean_ * scaler.with_mean) / scaler.scale_ @ last.coef_.T + last.intercept_
     return np.column_stack([np.zeros(len(values)), decided]) if decided.shape[1] == 1 else decided
 
 
-def of_module(module: AdoptedClassifier, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def of_module(module: torch.nn.Module, values: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.no_grad():
         return np.asarray(module(torch.from_numpy(values), torch.full((len(values),), values.shape[1])).numpy())
 
 
 def answers(graph: onnx.ModelProto, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     lengths = np.full(len(values), values.shape[1], dtype=np.int32)
-    return np.asarray(session.run(None, {"values": values, "lengths": lengths})[0])
+    return np.asarray(opened(graph).run(None, {"values": values, "lengths": lengths})[0])
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -244,28 +238,26 @@ def test_parts_that_change_the_features_are_refused() -> None:
         read(estimator)
 
 
+*KNOWN, NUMBERS, BIASES = parameters(1)
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("kind", "name", "value", "message"),
     [
-        ("normalise", True, "normalise=True cannot be adopted"),
-        ("n_features_per_kernel", 2, "must be 4"),
-        ("parameter1", None, "is not fitted"),
+        ("MultiRocket", "normalise", True, "normalise=True cannot be adopted"),
+        ("MultiRocket", "n_features_per_kernel", 2, "must be 4"),
+        ("MultiRocket", "parameter1", None, "is not fitted"),
+        ("MiniRocket", "parameters", (*KNOWN, NUMBERS, BIASES[:-1]), "not those of this"),
+        ("MiniRocket", "parameters", (*KNOWN, NUMBERS - [1, 0], BIASES[KERNELS:]), "reads 252"),
     ],
 )
-def test_a_multirocket_with_other_options_is_refused(name: str, value: object, message: str) -> None:
-    estimator = classifier("MultiRocket")
+def test_other_options_and_parameters_of_another_form_are_refused(
+    kind: str, name: str, value: object, message: str
+) -> None:
+    estimator = classifier(kind)
     setattr(estimator.pipeline_.steps[0][1], name, value)
     with pytest.raises(ConfigurationError, match=message):
         read(estimator)
-
-
-def test_parameters_of_another_form_are_refused() -> None:
-    estimator = classifier()
-    *known, numbers, biases = parameters(1)
-    for wrong in ((numbers, biases[:-1]), (numbers - [1, 0], biases[KERNELS:])):
-        estimator.pipeline_.steps[0][1].parameters = (*known, *wrong)
-        with pytest.raises(ConfigurationError):
-            read(estimator)
 
 
 @pytest.mark.parametrize(
@@ -296,41 +288,41 @@ def test_differences_can_be_kept_in_double() -> None:
     assert torch.allclose(*rows, atol=1e-3)
 
 
-@pytest.mark.gallery
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("data", ["GunPoint", "BasicMotions"])
-@pytest.mark.parametrize("kind", ["MiniRocket", "MultiRocket"])
-@pytest.mark.parametrize("last", ["ridge", "logistic"])
-def test_aeons_estimators_have_the_same_probabilities(data: str, kind: str, last: str) -> None:
+def aeons(kind: str, last: str) -> Any:
     from aeon.classification import convolution_based
-    from aeon.datasets import load_classification
     from sklearn.linear_model import LogisticRegression
 
-    values, labels = load_classification(data, split="train")
-    test, _ = load_classification(data, split="test")
-    estimator = getattr(convolution_based, f"{kind}Classifier")(
-        n_kernels=400, random_state=1, estimator=LogisticRegression(max_iter=1000) if last == "logistic" else None
-    ).fit(values, labels)
-    _same_probabilities(estimator, test[:60])
+    final = LogisticRegression(max_iter=1000) if last == "logistic" else None
+    return getattr(convolution_based, f"{kind}Classifier")(n_kernels=400, random_state=1, estimator=final)
+
+
+def sktimes(kind: str) -> Any:
+    kernel_based = pytest.importorskip("sktime.classification.kernel_based")
+    return kernel_based.RocketClassifier(num_kernels=400, rocket_transform=kind, random_state=1)
 
 
 @pytest.mark.gallery
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("data", "kind"), [("GunPoint", "minirocket"), ("GunPoint", "multirocket"), ("BasicMotions", "minirocket")]
+    ("data", "make", "form"),
+    [
+        *(
+            (data, aeons, (kind, last))
+            for data in ("GunPoint", "BasicMotions")
+            for kind in ("MiniRocket", "MultiRocket")
+            for last in ("ridge", "logistic")
+        ),
+        *(("GunPoint", sktimes, ("minirocket",)), ("GunPoint", sktimes, ("multirocket",))),
+        ("BasicMotions", sktimes, ("minirocket",)),
+    ],
 )
-def test_sktimes_estimators_have_the_same_probabilities(data: str, kind: str) -> None:
-    kernel_based = pytest.importorskip("sktime.classification.kernel_based")
+def test_the_libraries_estimators_have_the_same_probabilities(
+    data: str, make: Callable[..., Any], form: tuple[str, ...]
+) -> None:
     from aeon.datasets import load_classification
 
-    values, labels = load_classification(data, split="train")
-    test, _ = load_classification(data, split="test")
-    estimator = kernel_based.RocketClassifier(num_kernels=400, rocket_transform=kind, random_state=1)
-    _same_probabilities(estimator.fit(values, labels), test[:60])
-
-
-def _same_probabilities(estimator: Any, values: NDArray[Any]) -> None:
-    values = values.astype(np.float32)
+    estimator = make(*form).fit(*load_classification(data, split="train"))
+    values = load_classification(data, split="test")[0][:60].astype(np.float32)
     graph = lengthwise_export.adopt(estimator)
     found = answers(graph, np.ascontiguousarray(values.transpose(0, 2, 1)))
     if read(estimator).gives_probabilities:

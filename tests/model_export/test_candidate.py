@@ -37,22 +37,25 @@ def module(name: str, **options: Any) -> Candidate:
     return from_target(targets.read(f"tests.support.users_models:{name}", said), said)
 
 
+def of_graph(model: PublishedModel, max_length: int = 64, **more: Any) -> Candidate:
+    """The graph of a published model, as one that was made elsewhere."""
+    graph = targets.read(str(model.directory / GRAPH_FILE), ExportOptions())
+    return from_target(graph, ExportOptions(max_length=max_length), **more)
+
+
 @pytest.fixture(scope="module")
 def mean(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
     return publish(module("mean", labels=("no", "yes")), tmp_path_factory.mktemp("models") / "mean")
 
 
-def test_a_users_module_is_published_and_answers_as_it_does_in_torch(mean: PublishedModel) -> None:
+def test_a_users_module_is_published_with_its_promise_and_answers_as_it_does_in_torch(mean: PublishedModel) -> None:
     assert mean.manifest.labels == ("no", "yes")
     session = Session.load(mean.directory, mean.manifest)
     batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
     reference = module("mean", labels=("no", "yes")).reference
     assert reference is not None
     np.testing.assert_allclose(session.run(batch).logits, reference(batch), atol=1e-6)
-
-
-def test_the_promise_of_a_users_module_is_what_was_measured(mean: PublishedModel) -> None:
-    (promise,) = mean.manifest.promises
+    (promise,) = mean.manifest.promises  # what was measured
     assert promise.tolerance < 1e-3  # raw values have logits near 1,000, whose own rounding is 6e-5
     assert promise.amplified == 0
     assert promise.bits == (promise.tolerance == 0)
@@ -123,15 +126,10 @@ def answers_to_length(published: PublishedModel, length: int) -> tuple[int, int,
     return manifest.max_length, manifest.width_multiple, shape
 
 
-def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path) -> None:
-    published = publish(module("positions"), tmp_path / "positions")
-    assert answers_to_length(published, 45) == (45, 1, (1, 2))
-
-
-def test_a_model_that_ends_at_its_max_length_is_not_padded_past_it(tmp_path: Path) -> None:
+def test_a_width_at_which_a_module_raises_is_its_max_length_and_it_is_not_padded_past_it(tmp_path: Path) -> None:
+    assert answers_to_length(publish(module("positions"), tmp_path / "positions"), 45) == (45, 1, (1, 2))
     published = publish(module("ten_positions", max_length=10), tmp_path / "ten")
-    graph = targets.read(str(published.directory / GRAPH_FILE), ExportOptions())
-    again = publish(from_target(graph, ExportOptions(max_length=10)), tmp_path / "again")
+    again = publish(of_graph(published, 10), tmp_path / "again")
     assert answers_to_length(published, 10) == answers_to_length(again, 10) == (10, 1, (1, 2))
 
 
@@ -148,13 +146,12 @@ def test_attention_is_offered_where_it_sums_to_one(tmp_path: Path) -> None:
 
 
 def test_a_token_module_is_published(tmp_path: Path) -> None:
-    published = publish(module("tokens", features=None, vocabulary=9), tmp_path / "tokens")
-    assert (published.manifest.input.vocabulary, published.manifest.missing) == (9, "refuse")
+    manifest = publish(module("tokens", features=None, vocabulary=9), tmp_path / "tokens").manifest
+    assert (manifest.input.vocabulary, manifest.missing) == (9, "refuse")
 
 
 def test_a_graph_made_elsewhere_is_published_as_it_came(mean: PublishedModel, tmp_path: Path) -> None:
-    target = targets.read(str(mean.directory / GRAPH_FILE), ExportOptions())
-    again = publish(from_target(target, ExportOptions(max_length=64)), tmp_path / "again")
+    again = publish(of_graph(mean), tmp_path / "again")
     assert (again.directory / GRAPH_FILE).read_bytes() == (mean.directory / GRAPH_FILE).read_bytes()
     assert "reference" not in {case.varied for case in again.cases}
 
@@ -201,22 +198,18 @@ def test_what_needs_some_steps_is_verified_and_served_without_shorter_ones(unpad
 
 def test_a_published_model_is_checked_from_its_own_shortest_sequence_on(unpadded: PublishedModel) -> None:
     report = lengthwise_export.check(str(unpadded.directory), max_length=64)
-    assert (report.verdict, report.min_length) == ("sound", 5)
-    assert report.to_dict()["min_length"] == 5
+    assert (report.verdict, report.min_length, report.to_dict()["min_length"]) == ("sound", 5, 5)
 
 
 def test_a_graph_that_needs_some_steps_is_found_to_do_so(unpadded: PublishedModel, tmp_path: Path) -> None:
-    graph = targets.read(str(unpadded.directory / GRAPH_FILE), ExportOptions())
-    again = publish(from_target(graph, ExportOptions(max_length=64)), tmp_path / "again")
+    again = publish(of_graph(unpadded), tmp_path / "again")
     assert again.manifest.min_length == 5
-    raised = from_target(graph, ExportOptions(max_length=64), min_length=9)
-    assert raised.manifest.min_length == 9
+    assert of_graph(unpadded, min_length=9).manifest.min_length == 9
     assert min(map(len, Golden.read(again.directory / GOLDEN_FILE, again.manifest).sequences)) == 5
 
 
 def test_missing_values_are_verified_in_sequences_that_are_long_enough(tmp_path: Path) -> None:
-    source = module("unpadded_filling", missing="handled")
-    published = publish(source, tmp_path / "filling")
+    published = publish(module("unpadded_filling", missing="handled"), tmp_path / "filling")
     assert (published.manifest.min_length, published.manifest.missing) == (5, "handled")
     assert "missing" in {case.varied for case in published.cases}
 
@@ -225,9 +218,8 @@ def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
     steps = [np.random.default_rng(n).random((n, 3), dtype=np.float32) for n in (3, 5, 8)]
     records = [Record(str(n), each, None, f"f:{n}") for n, each in enumerate(steps)]
     published = publish(module("unpadded"), tmp_path / "half", ExportOptions(precision="fp16"), records)
-    assert published.manifest.min_length == 5
     assert published.labels is not None
-    assert published.labels.sequences == 2
+    assert (published.manifest.min_length, published.labels.sequences) == (5, 2)
 
 
 def test_a_recurrent_layer_behind_what_needs_some_steps_gets_the_kernels_of_this_project(tmp_path: Path) -> None:
@@ -241,8 +233,7 @@ def test_on_a_device_no_batch_is_narrower_than_the_model_needs(unpadded: Publish
     limits = BatchLimits(rows=8, padded_steps=512)
     on_device = loading.load(unpadded.directory, limits, budget_seconds=0.05, devices=ONE)
     assert on_device.buckets is not None
-    assert on_device.buckets.widths[0] == 8
-    assert on_device.buckets.min_length == 5
+    assert (on_device.buckets.widths[0], on_device.buckets.min_length) == (8, 5)
     sequences = needing_steps()
     here = lengthwise.load(unpadded.directory, provider="cpu").predict(sequences)
     for one, other in zip(lengthwise.Model(on_device, limits, 1).predict(sequences), here, strict=True):

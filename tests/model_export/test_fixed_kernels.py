@@ -17,7 +17,7 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime import fixed_kernels, recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
 from lengthwise.telemetry.metrics import ModelMetrics
@@ -159,11 +159,8 @@ def test_a_damaged_plan_is_refused_and_reads_no_foreign_memory() -> None:
             except ValueError:
                 continue
             assert -1 <= value <= 3
-    for numbers, biases in (
-        (plan.numbers[:-1], plan.biases),
-        (plan.numbers, plan.biases[1:]),
-        (plan.numbers[:2], plan.biases),
-    ):
+    wrong = ((plan.numbers[:-1], plan.biases), (plan.numbers, plan.biases[1:]), (plan.numbers[:2], plan.biases))
+    for numbers, biases in wrong:
         with pytest.raises(ValueError, match="damaged plan"):
             fixed_kernels.shares(fixed_kernels.KernelPlan(numbers, biases), given)
 
@@ -214,10 +211,10 @@ def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
     assert own.run(type(batch)(batch.steps[:0], batch.lengths[:0])).logits.shape == (0, 2)
 
 
-@pytest.mark.parametrize("kernels", ["own", "onnxruntime's"])
-def test_clipped_values_are_counted_in_the_metrics(kernels: str) -> None:
+@pytest.mark.parametrize("device", [CPU_DEVICE, PLAIN_CPU])
+def test_clipped_values_are_counted_in_the_metrics(device: Device) -> None:
     graph, manifest = exported("features = 3\nmissing = 'mean'", grid="training")
-    session = Session(graph, manifest, **({} if kernels == "own" else {"devices": (PLAIN_CPU,)}))
+    session = Session(graph, manifest, devices=(device,))
     given = [np.full((length, 3), 1e-3, np.float32) for length in (1, 9, 30)]
     metrics, table = ModelMetrics(), CostTable([1], [4], np.array([[1.0]]))
     served = ServedModel(LoadedModel(manifest, session, table), metrics, BatchLimits())

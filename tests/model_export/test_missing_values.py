@@ -1,6 +1,7 @@
 """`--missing handled` is held to what it says: what stands beside a null must count."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,17 @@ from tests.gallery.onnx_models import Weights, integers, model, scalar
 def recurrent(kind: str, features: int, *, fills: bool) -> onnx.ModelProto:
     """An LSTM or a GRU over steps, one value of which may be NaN; with `fills`, it puts 0 in the place of NaN."""
     gates = {"LSTM": 4, "GRU": 3}[kind]
-    last, state = ("y, h, c", "h") if kind == "LSTM" else ("y, h", "h")
     attributes = "<hidden_size = 6, linear_before_reset = 1>" if kind == "GRU" else "<hidden_size = 6>"
     filled = "[asks] absent = IsNaN (x)\n[fill] known = Where (absent, nothing, x)\n" if fills else ""
     body = f"""{filled}
 [turn] t = Transpose <perm = [1, 0, 2]> ({"known" if fills else "x"})
-[rnn] {last} = {kind} {attributes} (t, W, R, B, n)
-[squeeze] last = Squeeze ({state}, first)
+[rnn] y, h = {kind} {attributes} (t, W, R, B, n)
+[squeeze] last = Squeeze (h, first)
 [head] logits = MatMul (last, V)"""
     weights = Weights(3).recurrent(gates, features, 6)
     made = {"nothing": scalar(0.0), "first": integers(0), "V": Weights(4).normal(6, 2)} | weights
-    return model(
-        f"g (float[N,T,{features}] x, int32[N] n) => (float[N,2] logits)", body, made, producer="test", opset=17
-    )
+    signature = f"g (float[N,T,{features}] x, int32[N] n) => (float[N,2] logits)"
+    return model(signature, body, made, producer="test", opset=17)
 
 
 def exported(graph: onnx.ModelProto, folder: Path, *more: str) -> Result:
@@ -87,24 +86,14 @@ def test_a_null_that_eats_its_step_is_seen_in_any_model() -> None:
         return (values * valid[..., None]).sum(1).astype(np.float32)
 
     for eats in (True, False):
-        found = list(
-            cases(
-                lambda batch, eats=eats: run(batch, eats=eats),
-                StepInput(features=4),
-                max_length=30,
-                seed=0,
-                provider=CPU_LABEL,
-            )
-        )
+        model = partial(run, eats=eats)
+        found = list(cases(model, StepInput(features=4), max_length=30, seed=0, provider=CPU_LABEL))
         assert (failure(found) is None) is not eats
     assert failure([]) is None
 
 
-def test_a_graph_that_asks_for_nan_is_known() -> None:
-    for fills in (True, False):
-        assert contains_isnan(recurrent("GRU", 2, fills=fills)) is fills
-
-
-@pytest.mark.parametrize("word", ["zero", "mean"])
-def test_other_policies_are_those_of_a_spec(word: str, tmp_path: Path) -> None:
-    assert exported(recurrent("GRU", 2, fills=True), tmp_path, "--missing", word).exit_code == 2
+def test_a_graph_that_asks_for_nan_is_known_and_other_policies_are_those_of_a_spec(tmp_path: Path) -> None:
+    for fills, word in ((True, "zero"), (False, "mean")):
+        graph = recurrent("GRU", 2, fills=fills)
+        assert contains_isnan(graph) is fills
+        assert exported(graph, tmp_path, "--missing", word).exit_code == 2

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,7 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.mending.mend import mend
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.graph import build
+from tests.support.long import long_but
 
 RTOL = 2e-5
 ATOL = 3e-6
@@ -35,6 +37,9 @@ NUMBERS = np.array([*SIZES, *(-size for size in SIZES)], dtype=np.float32)
 Operator = Callable[..., Tensor]
 
 
+_entropy_of_logits = functional.binary_cross_entropy_with_logits
+
+
 def _capped(x: Tensor, most: float = 1e6) -> Tensor:
     return x.clamp(-most, most)
 
@@ -43,29 +48,23 @@ def _whole(x: Tensor) -> Tensor:
     return _capped(x).long()
 
 
+def _named(module: Any, names: str) -> dict[str, Operator]:
+    return {name: getattr(module, name) for name in names.split()}
+
+
 OF_ONE: Mapping[str, Operator] = {
-    **{
-        name: getattr(torch, name)
-        for name in (
-            *("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "deg2rad", "erf"),
-            *("erfc", "exp", "exp2", "expm1", "floor", "frac", "isfinite", "isinf", "isnan", "log", "log10"),
-            *("log1p", "log2", "logical_not", "logit", "nan_to_num", "neg", "positive", "rad2deg", "reciprocal"),
-            *("relu", "round", "rsqrt", "sgn", "sigmoid", "sign", "signbit", "sin", "sinc", "sinh", "sqrt"),
-            *("square", "tanh", "trunc", "selu"),
-            *("celu", "isneginf", "isposinf"),
-        )
-    },
-    **{
-        name: getattr(functional, name)
-        for name in (
-            *("elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish"),
-            *("relu6", "silu", "softplus", "softshrink", "softsign", "tanhshrink"),
-        )
-    },
-    "entr": torch.special.entr,
-    "erfcx": torch.special.erfcx,
-    "log_ndtr": torch.special.log_ndtr,
-    "ndtr": torch.special.ndtr,
+    **_named(
+        torch,
+        "abs acos acosh asin asinh atan atanh ceil cos cosh deg2rad erf erfc exp exp2 expm1 floor frac isfinite isinf "
+        "isnan log log10 log1p log2 logical_not logit nan_to_num neg positive rad2deg reciprocal relu round rsqrt sgn "
+        "sigmoid sign signbit sin sinc sinh sqrt square tanh trunc selu celu isneginf isposinf",
+    ),
+    **_named(
+        functional,
+        "elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6 silu softplus softshrink "
+        "softsign tanhshrink",
+    ),
+    **_named(torch.special, "entr erfcx log_ndtr ndtr"),
     "log of sigmoid": lambda x: x.sigmoid().log(),
     "log of sigmoid and little": lambda x: (x.sigmoid() + 1e-8).log(),
     "one over sigmoid": lambda x: 1 / x.sigmoid(),
@@ -101,24 +100,19 @@ OF_ONE: Mapping[str, Operator] = {
     "as bools": lambda x: x.bool(),
     "buckets": lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0, 100.0])),
     "logaddexp of 0": lambda x: torch.logaddexp(x, torch.zeros(())),
-    "binary cross entropy of logits": lambda x: functional.binary_cross_entropy_with_logits(
-        x, (x > 0).float(), reduction="none"
-    ),
-    "weighted cross entropy of logits": lambda x: functional.binary_cross_entropy_with_logits(
+    "binary cross entropy of logits": lambda x: _entropy_of_logits(x, (x > 0).float(), reduction="none"),
+    "weighted cross entropy of logits": lambda x: _entropy_of_logits(
         x, (x > 0).float(), pos_weight=torch.tensor(2.0), reduction="none"
     ),
     "binary cross entropy": lambda x: functional.binary_cross_entropy(x.sigmoid(), (x > 0).float(), reduction="none"),
 }
 
 OF_TWO: Mapping[str, Operator] = {
-    **{
-        name: getattr(torch, name)
-        for name in (
-            *("add", "atan2", "div", "eq", "float_power", "floor_divide", "fmod", "ge", "gt", "heaviside", "isclose"),
-            *("ldexp", "le", "logaddexp", "logaddexp2", "logical_and", "logical_or", "logical_xor", "lt", "maximum"),
-            *("minimum", "mul", "ne", "remainder", "sub", "xlogy"),
-        )
-    },
+    **_named(
+        torch,
+        "add atan2 div eq float_power floor_divide fmod ge gt heaviside isclose ldexp le logaddexp logaddexp2 "
+        "logical_and logical_or logical_xor lt maximum minimum mul ne remainder sub xlogy",
+    ),
     "xlog1py": torch.special.xlog1py,
     "power": lambda x, y: x.abs() ** y,
     "angle from the sides": lambda x, y: torch.atan2(x.sin(), y.cos()),
@@ -218,17 +212,14 @@ def _pointwise(arguments: int, part: int) -> tuple[NDArray[np.float32], NDArray[
     return values, expected, _answers(graph, values=values[None])[0]
 
 
+CASES = [(arguments, *each) for arguments, table in ((1, OF_ONE), (2, OF_TWO)) for each in enumerate(table)]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "name", "place"),
-    [
-        pytest.param(
-            arguments, name, place, marks=[pytest.mark.long] if place % PARTS else [], id=f"{arguments}-{name}"
-        )
-        for arguments, table in ((1, OF_ONE), (2, OF_TWO))
-        for place, name in enumerate(table)
-    ],
+    "case", long_but(CASES, lambda case: case[1] % PARTS == 0), ids=lambda case: f"{case[0]}-{case[2]}"
 )
-def test_an_operator_answers_as_torch_does(arguments: int, name: str, place: int) -> None:
+def test_an_operator_answers_as_torch_does(case: tuple[int, int, str]) -> None:
+    arguments, place, name = case
     values, expected, actual = _pointwise(arguments, place % PARTS)
     mine, its = actual[:, place // PARTS], expected[:, place // PARTS]
     kept = np.isfinite(its) if name in _BEYOND else np.ones(len(its), dtype=bool)
@@ -272,11 +263,7 @@ def test_an_operator_over_the_steps_answers_as_torch_does_alone(name: str, mende
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["erfinv", "lgamma", "digamma", "i0"])
 def test_an_operator_without_a_true_form_is_refused(name: str) -> None:
+    module = Operators({name: getattr(torch, name)}, 1).eval()
+    steps = StepInput(kind="values", features=1)
     with pytest.raises(ExportError):
-        build(
-            Operators({name: getattr(torch, name)}, 1).eval(),
-            StepInput(kind="values", features=1),
-            name="m",
-            labels=["a"],
-            signature=CallSignature(second="none"),
-        )
+        build(module, steps, name="m", labels=["a"], signature=CallSignature(second="none"))

@@ -70,9 +70,8 @@ def test_the_model_that_comes_along_is_loaded_without_a_path() -> None:
     model = lengthwise.load(provider="cpu")
     assert (model.name, model.version, model.task) == ("japanese-vowels", 1, "single-label")
     assert (model.features, model.vocabulary, model.max_length) == (12, None, 1024)
-    assert model.labels == tuple("123456789")
+    assert (model.labels, model.has_attention) == (tuple("123456789"), True)
     assert (model.long, model.missing) == ("reject", Manifest.read(BUNDLED).missing)
-    assert model.has_attention
     assert model.provider == "CPUExecutionProvider"
     assert repr(model) == "<lengthwise.Model japanese-vowels/1: 9 labels, 12 features a step, at most 1024 steps>"
 
@@ -82,21 +81,18 @@ def test_of_a_model_the_highest_version_is_loaded(tmp_path: Path, monkeypatch: p
         model_directories.place(tmp_path, version=version)
     (tmp_path / "vowels" / "notes").mkdir()
     monkeypatch.chdir(tmp_path / "vowels")
-    assert lengthwise.load(tmp_path / "vowels").version == 10
-    assert lengthwise.load(str(tmp_path / "vowels" / "9")).version == 9
-    assert lengthwise.load(".").version == 10
-    assert lengthwise.load("2").version == 2
+    for path, version in ((tmp_path / "vowels", 10), (str(tmp_path / "vowels" / "9"), 9), (".", 10), ("2", 2)):
+        assert lengthwise.load(path).version == version
 
 
 def test_links_are_followed_as_the_service_does(tmp_path: Path) -> None:
-    model_directories.place(tmp_path, "vowels", 3)
-    (tmp_path / "now").symlink_to(tmp_path / "vowels" / "3")
+    place = model_directories.place(tmp_path, "vowels", 3)
+    (tmp_path / "now").symlink_to(place)
     assert lengthwise.load(tmp_path / "now").version == 3
-    (tmp_path / "data").mkdir()
-    (tmp_path / "vowels" / "3").rename(tmp_path / "data" / "abc")
-    (tmp_path / "vowels" / "3").symlink_to(tmp_path / "data" / "abc")
-    assert lengthwise.load(tmp_path / "vowels").version == 3
-    assert lengthwise.load(tmp_path / "vowels" / "3").version == 3
+    place.rename(tmp_path / "abc")
+    place.symlink_to(tmp_path / "abc")
+    for path in (tmp_path / "vowels", place):
+        assert lengthwise.load(path).version == 3
 
 
 @pytest.mark.parametrize("path", ["nothing", "vowels/1/manifest.json", ".", "empty"])
@@ -138,9 +134,7 @@ def test_options_decide_what_one_batch_is(tmp_path: Path) -> None:
         model.predict(random(8, 8, 8, 8, features=12))
         sizes.append(max(seen))
         assert model.loaded.session.kernels == "onnxruntime"
-    assert sizes[0] > 1
-    assert sizes[1:] == [1, sizes[2]]
-    assert sizes[2] <= 3
+    assert (sizes[0] > 1, sizes[1], sizes[2] <= 3) == (True, 1, True)
 
 
 async def test_answers_are_those_of_the_service_to_the_bit(recordings: list[Any]) -> None:
@@ -158,14 +152,9 @@ async def test_answers_are_those_of_the_service_to_the_bit(recordings: list[Any]
 
 
 def test_batched_and_unbatched_answers_are_the_same_bits(bundled: lengthwise.Model, recordings: list[Any]) -> None:
-    model = bundled
-    batched = model.predict(recordings, attention=True)
-    assert [fields(one) for one in batched] == [
-        fields(model.predict([steps], attention=True)[0]) for steps in recordings
-    ]
-    assert [fields(one) for one in batched[::-1]] == [
-        fields(one) for one in model.predict(recordings[::-1], attention=True)
-    ]
+    batched = [fields(one) for one in bundled.predict(recordings, attention=True)]
+    assert batched == [fields(bundled.predict([steps], attention=True)[0]) for steps in recordings]
+    assert batched[::-1] == [fields(one) for one in bundled.predict(recordings[::-1], attention=True)]
 
 
 def test_many_threads_may_ask_one_model(bundled: lengthwise.Model, recordings: list[Any]) -> None:
@@ -177,10 +166,9 @@ def test_many_threads_may_ask_one_model(bundled: lengthwise.Model, recordings: l
             assert [fields(one) for one in found] == expected
 
 
-def test_nothing_asked_is_nothing_answered(bundled: lengthwise.Model) -> None:
-    assert bundled.predict([]) == []
-    assert bundled.predict(iter(())) == []
-    assert bundled.predict(np.empty((0, 3, 12))) == []
+@pytest.mark.parametrize("nothing", [[], iter(()), np.empty((0, 3, 12))], ids=["list", "iterator", "array"])
+def test_nothing_asked_is_nothing_answered(bundled: lengthwise.Model, nothing: Any) -> None:
+    assert bundled.predict(nothing) == []
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float16, np.int8, np.uint64, np.longdouble, ">f4"])
@@ -209,25 +197,18 @@ def test_views_and_whole_arrays_will_do() -> None:
     model = small(numpy_models.manifest())
     block = np.random.default_rng(0).random((5, 7, 2), dtype=np.float32)
     expected = [fields(one) for one in model.predict([block[row].copy() for row in range(5)])]
-    assert [fields(one) for one in model.predict(block)] == expected
-    assert [fields(one) for one in model.predict(np.asfortranarray(block))] == expected
-    assert [fields(one) for one in model.predict(tuple(block))] == expected
+    for given in (block, np.asfortranarray(block), tuple(block)):
+        assert [fields(one) for one in model.predict(given)] == expected
 
 
-def test_a_missing_value_is_nan_or_none() -> None:
+def test_a_missing_value_is_nan_none_or_masked() -> None:
     model = small(numpy_models.manifest(missing="zero"))
     (expected,) = model.predict([np.array([[1, np.nan], [2, 3]])])
-    assert fields(model.predict([[[1, None], [2, 3]]])[0]) == fields(expected)
     assert expected.probabilities[2] > 0.5
-
-
-def test_a_masked_value_is_missing() -> None:
-    model = small(numpy_models.manifest(missing="zero"))
     mask = [[False, True], [False, False]]
-    (expected,) = model.predict([[[1, None], [2, 3]]])
-    for kind in (np.float32, np.float64, np.int8):
-        (masked,) = model.predict([np.ma.array([[1, 9], [2, 3]], mask=mask, dtype=kind)])
-        assert fields(masked) == fields(expected)
+    masked = [np.ma.array([[1, 9], [2, 3]], mask=mask, dtype=kind) for kind in (np.float32, np.float64, np.int8)]
+    for steps in ([[1, None], [2, 3]], *masked):
+        assert fields(model.predict([steps])[0]) == fields(expected)
     whole = np.ma.array([1, 2], mask=[False, False])
     tokens = small(numpy_models.manifest(vocabulary=10))
     assert tokens.predict([whole])[0].length == 2
@@ -241,14 +222,12 @@ def test_one_feature_needs_no_axis_of_its_own() -> None:
     assert fields(flat) == fields(deep)
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, list])
-def test_tokens_are_whole_numbers(kind: Any) -> None:
+def test_tokens_are_whole_numbers() -> None:
     model = small(numpy_models.manifest(vocabulary=10))
-    assert (model.vocabulary, model.features) == (10, None)
-    assert "10 token ids" in repr(model)
-    ids = [3, 1, 2] if kind is list else np.array([3, 1, 2], dtype=kind)
-    (prediction,) = model.predict([ids])
-    assert prediction.length == 3
+    assert (model.vocabulary, model.features, "10 token ids" in repr(model)) == (10, None, True)
+    for ids in ([3, 1, 2], *(np.array([3, 1, 2], dtype=kind) for kind in (np.int64, np.int32, np.uint8))):
+        (prediction,) = model.predict([ids])
+        assert prediction.length == 3
 
 
 WRONG: dict[str, list[Any]] = {
@@ -296,8 +275,7 @@ def test_attention_is_given_where_it_is_asked_for(bundled: lengthwise.Model) -> 
     (without,), (with_it,) = bundled.predict(steps), bundled.predict(steps, attention=True)
     assert without.attention is None
     assert with_it.attention is not None
-    assert with_it.attention.shape == (9,)
-    assert with_it.attention.sum() == pytest.approx(1)
+    assert (with_it.attention.shape, with_it.attention.sum()) == ((9,), pytest.approx(1))
     with pytest.raises(ConfigurationError):
         small(numpy_models.manifest(attention=False)).predict([], attention=True)
 
@@ -307,13 +285,11 @@ def test_a_long_sequence_is_cut_as_its_model_says(long: str, part: slice) -> Non
     model = small(numpy_models.manifest(long=long, max_length=4))
     (whole,) = steps = random(11)
     (cut,), (expected,) = model.predict(steps, attention=True), model.predict([whole[part]], attention=True)
-    assert cut.length == 4
-    assert cut.label == expected.label
+    assert (cut.length, cut.label) == (4, expected.label)
     np.testing.assert_array_equal(cut.probabilities, expected.probabilities)
     assert cut.attention is not None
     np.testing.assert_array_equal(cut.attention[part], expected.attention)
-    assert np.count_nonzero(cut.attention) == 4
-    assert cut.attention.shape == (11,)
+    assert (cut.attention.shape, np.count_nonzero(cut.attention)) == ((11,), 4)
 
 
 def test_a_multi_label_model_assigns_labels() -> None:
@@ -365,6 +341,4 @@ def test_more_sequences_than_the_planner_looks_at_are_answered_in_their_order() 
 
 def test_the_examples_in_the_docstrings_run() -> None:
     found = doctest.DocTestFinder(recurse=True).find(api, globs={"lengthwise": lengthwise, "np": np})
-    tried = [doctest.DocTestRunner().run(test) for test in found if test.examples]
-    assert len(tried) == 2
-    assert not any(result.failed for result in tried)
+    assert [doctest.DocTestRunner().run(test).failed for test in found if test.examples] == [0, 0]

@@ -38,10 +38,7 @@ class Model(Session):
     """Stands for a graph: logits are the masked sums of the features; `leak` adds what must not be there."""
 
     def __init__(self, leak: str = "", *, threads: int = 1, per_step: bool = False) -> None:
-        self.leak = leak
-        self.threads = threads
-        self.per_step = per_step
-        self.provider = CPU_LABEL
+        self.leak, self.threads, self.per_step, self.provider = leak, threads, per_step, CPU_LABEL
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -96,9 +93,8 @@ def varied(cases: list[Case]) -> set[str]:
 def test_a_sound_graph_has_no_failing_case() -> None:
     cases = prove()
     assert promises.failures(cases) == []
-    assert varied(cases) == {
-        *("reference", "company", "width", "padding", "neighbours", "order", "threads", "attention"),
-    } | {"at padding"}
+    ordinary = {"reference", "company", "width", "padding", "neighbours", "order", "threads", "attention"}
+    assert varied(cases) == ordinary | {"at padding"}
     assert {case.provider for case in cases} == {CPU_LABEL}
 
 
@@ -189,15 +185,9 @@ def test_other_sound_graphs_have_no_failing_case_either(leak: str, described: Ma
 
 def test_tokens_are_verified_with_other_ids_at_padding() -> None:
     cases = prove(described=manifest(kind="tokens"))
-    assert {case.name for case in cases if case.varied == "padding"} == {
-        "padding filled with other ids",
-        "padding filled with the last id",
-    }
+    filled = {"padding filled with other ids", "padding filled with the last id"}
+    assert {case.name for case in cases if case.varied == "padding"} == filled
     assert promises.failures(prove("padding", manifest(kind="tokens")))
-
-
-def test_without_a_reference_there_are_no_cases_of_it() -> None:
-    assert "reference" not in varied(measure_cases(lambda threads: Model(threads=threads), manifest(), None))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +244,7 @@ class Shared(Model):
 def test_a_model_of_one_row_at_a_time_is_verified_unbatched_and_unpadded() -> None:
     alone = manifest().model_copy(update={"max_batch_rows": 1, "width_multiple": 1})
     together = measure_cases(lambda threads: Shared(threads=threads), manifest(), None)
+    assert "reference" not in varied(together)  # there is none
     cases = measure_cases(lambda threads: Shared(threads=threads), alone, lambda batch: Shared().run(batch).logits)
     assert {"company", "width"} <= varied(promises.failures(together))
     assert promises.failures(cases) == []
@@ -262,9 +253,7 @@ def test_a_model_of_one_row_at_a_time_is_verified_unbatched_and_unpadded() -> No
 
 
 def test_the_difference_to_the_source_and_that_of_batching_have_tolerances_of_their_own() -> None:
-    cases = measure_cases(
-        lambda threads: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5)
-    )
+    cases = measure_cases(lambda _: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5))
     assert {case.varied for case in promises.failures(cases)} == {"reference"}
     assert promises.failures(cases, most=0.5) == []
 
@@ -275,16 +264,15 @@ def test_what_the_original_rounds_by_itself_explains_a_difference_at_raw_values(
 ) -> None:
     """Far from 0 the original answers 0.02 beside its graph, and `own_rounding` beside itself in float64."""
 
+    def off(logits: BatchLogits, batch: PaddedBatch, share: float) -> BatchLogits:
+        is_far = (np.abs(batch.steps).max(axis=(1, 2)) > 500)[:, None]
+        return logits + np.float32(share) * np.abs(logits).max(axis=1, keepdims=True).clip(1) * is_far
+
     def reference(batch: PaddedBatch) -> BatchLogits:
-        logits = Model().run(batch).logits
-        return logits + np.float32(0.02) * np.abs(logits).max(axis=1, keepdims=True).clip(1) * _far(batch)
+        return off(Model().run(batch).logits, batch, 0.02)
 
     def exact(batch: PaddedBatch) -> BatchLogits:
-        logits = reference(batch)
-        return logits + np.float32(own_rounding) * np.abs(logits).max(axis=1, keepdims=True).clip(1) * _far(batch)
-
-    def _far(batch: PaddedBatch) -> np.ndarray:
-        return (np.abs(batch.steps).max(axis=(1, 2)) > 500)[:, None]
+        return off(reference(batch), batch, own_rounding)
 
     cases = measure_cases(lambda threads: Model(threads=threads), manifest(), reference, exact=exact)
     (raw,) = [case for case in cases if case.varied == "reference" and case.difference > 1]
@@ -300,14 +288,10 @@ def test_every_precision_is_verified_with_raw_values(precision: Precision) -> No
     described = manifest().model_copy(update={"precision": precision})
     variations = BatchVariations(Model(), described, seed=0)
     assert max(float(np.abs(steps).max()) for steps in variations.sequences) > 500
-    told = {kind: case for kind, _, case in variations.at_raw_values(_one_more, "float32", most=1e-6)}
+    more = variations.at_raw_values(lambda batch: Model().run(batch).logits + np.float32(1), "float32", most=1e-6)
+    told = {kind: case for kind, _, case in more}
     assert set(told) == set(KINDS)
-    assert all(case.difference == pytest.approx(1, rel=0.1) for case in told.values())
-    assert all(case.relative > 1e-6 for case in told.values())
-
-
-def _one_more(batch: PaddedBatch) -> BatchLogits:
-    return Model().run(batch).logits + np.float32(1)
+    assert all(case.difference == pytest.approx(1, rel=0.1) and case.relative > 1e-6 for case in told.values())
 
 
 def test_where_float32_itself_is_ill_conditioned_a_precision_is_not_blamed() -> None:

@@ -36,11 +36,8 @@ async def test_it_says_what_a_model_takes_and_answers_behind_the_batch() -> None
 
 
 async def test_tokens_and_the_outputs_of_other_tasks_have_their_types() -> None:
-    assert (await config(MANIFESTS["tokens"]))["input"][0] == {
-        "name": "tokens",
-        "data_type": "TYPE_INT64",
-        "dims": [-1],
-    }
+    tokens = (await config(MANIFESTS["tokens"]))["input"][0]
+    assert tokens == {"name": "tokens", "data_type": "TYPE_INT64", "dims": [-1]}
     assert (await config(manifest(task="multi-label", attention=False)))["output"] == [
         {"name": "assigned", "data_type": "TYPE_BOOL", "dims": [3]},
         {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [3]},

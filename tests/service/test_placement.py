@@ -13,13 +13,12 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.placement import PlacedNode
 from lengthwise.runtime.provider import PROVIDERS, Device
 from lengthwise.runtime.session import Session
-from lengthwise.settings import bundled_models
 from tests.support.fake_device import ELSEWHERE
+from tests.support.model_directories import BUNDLED
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 GPU = Device(PROVIDERS["cuda"], name="NVIDIA H200")
-BUNDLED = bundled_models() / "japanese-vowels" / "1"
 
 
 def on(provider: str, *names: str) -> list[PlacedNode]:
@@ -50,9 +49,8 @@ def test_other_nodes_that_are_not_on_the_device_are_refused_by_name(placed: list
 
 
 def test_a_real_graph_whose_nodes_onnxruntime_moves_to_the_cpu_is_refused_by_their_names():
-    manifest = Manifest.read(BUNDLED)
     with pytest.raises(ModelError, match=r"AzureExecutionProvider.*node_\w+ \(\w+\)"):
-        Session.load(BUNDLED, manifest, devices=[ELSEWHERE])
+        Session.load(BUNDLED, Manifest.read(BUNDLED), devices=[ELSEWHERE])
 
 
 class Reporting(onnxruntime.InferenceSession):  # type: ignore[misc]
@@ -70,11 +68,9 @@ class Reporting(onnxruntime.InferenceSession):  # type: ignore[misc]
         return [CUDA, CPU] if self.starts else [CPU]
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
-        def moved(node: Any) -> Any:
-            name = CPU if node.name in self.on_cpu else CUDA
-            return SimpleNamespace(ep_name=name, get_nodes=lambda: [node])
-
-        return [moved(node) for part in super().get_provider_graph_assignment_info() for node in part.get_nodes()]
+        nodes = [node for part in super().get_provider_graph_assignment_info() for node in part.get_nodes()]
+        named = [(node, CPU if node.name in self.on_cpu else CUDA) for node in nodes]
+        return [SimpleNamespace(ep_name=name, get_nodes=lambda node=node: [node]) for node, name in named]
 
 
 @pytest.fixture
@@ -101,7 +97,7 @@ def test_a_session_on_cuda_is_asked_for_without_fallback_with_its_options_and_th
     assert session.clock is time.perf_counter
 
 
-def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu(
+def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu_and_never_the_session(
     reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reporting, "on_cpu", ("node_sym_size_int_6",))
@@ -111,11 +107,7 @@ def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu(
     monkeypatch.setattr(reporting, "on_cpu", ("node_LSTM_9",))
     with pytest.raises(ModelError):
         load()
-
-
-def test_a_session_that_onnxruntime_opened_on_the_cpu_instead_is_refused(
-    reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
-):
+    # And onnxruntime's session may be on the CPU as a whole
     monkeypatch.setattr(reporting, "starts", False)
     with pytest.raises(ModelError, match="could not start"):
         load()

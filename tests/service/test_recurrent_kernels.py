@@ -20,7 +20,6 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, choose
 from lengthwise.runtime.session import Session
 from tests.gallery.onnx_models import model as onnx_model
-from tests.support import proc
 from tests.support.integer_graphs import SETS, Array, Numbers, batch, float_graph, layer, opened
 from tests.support.lent_cores import is_helped, lent_and_taken_back
 
@@ -182,12 +181,10 @@ def test_an_output_that_cannot_be_made_is_an_error(kernels: Kernels, wanted: str
     binding = session.io_binding()
     for name, value in feed.items():
         binding.bind_cpu_input(name, value)
-    for name, of_one_row in (("y", (3, 1, 1, 5)), ("last_h", (1, 1, 5)), ("last_c", (1, 1, 5))):
-        if name == wanted:
-            one = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(of_one_row, np.float32))
-            binding.bind_ortvalue_output(name, one)
-        else:
-            binding.bind_output(name)
+    for name in {"y", "last_h", "last_c"} - {wanted}:
+        binding.bind_output(name)
+    of_one_row = np.zeros((3, 1, 1, 5) if wanted == "y" else (1, 1, 5), np.float32)
+    binding.bind_ortvalue_output(wanted, onnxruntime.OrtValue.ortvalue_from_numpy(of_one_row))
     with pytest.raises(Exception, match="has shape"):
         session.run_with_iobinding(binding)
 
@@ -384,11 +381,10 @@ def graph(body: str = LAYER + STATE, gates: int = 4) -> bytes:
     return onnx_model(signature, body, weights, producer="test", opset=18).SerializeToString()
 
 
-def test_a_session_says_whose_kernels_it_has():
-    assert Session(graph(), WANTS).kernels == recurrent_kernels.INSTRUCTION_SETS[0]
-    assert Session(graph(), WANTS, devices=(PLAIN_CPU,)).kernels == recurrent_kernels.ONNXRUNTIME
-
-
+NO_LAYER = """time = Constant <value_ints = [1]> ()
+t = ReduceMax <keepdims = 0> (values, time)
+ends = Constant <value_ints = [2]> ()
+logits = Slice (t, first, ends, time)"""
 # The body of a Scan wants the shapes of its outputs inferred.
 IN_A_SCAN = """x = Transpose <perm = [1, 0, 2]> (values)
 all = Scan <num_scan_inputs = 1, body = turn (float[rows, 3] step) => (each) {
@@ -440,14 +436,6 @@ def test_what_onnxruntime_refuses_stays_refused_and_no_kernels_are_tried(
     assert "kernels" not in caplog.text
 
 
-def test_a_graph_without_a_recurrent_layer_is_onnxruntimes():
-    made = graph(
-        "time = Constant <value_ints = [1]> ()\n t = ReduceMax <keepdims = 0> (values, time)\n"
-        "ends = Constant <value_ints = [2]> ()\n logits = Slice (t, first, ends, time)"
-    )
-    assert Session(made, WANTS).kernels == recurrent_kernels.ONNXRUNTIME
-
-
 HANDLES = WANTS.model_copy(update={"missing": "handled"})
 SEEN = "missing = IsNaN (values)\n present = Where (missing, nothing, values)\n"
 REPLACED = SEEN + LAYER.replace("(values)", "(present)") + STATE
@@ -477,16 +465,19 @@ def test_with_nan_the_answers_are_those_of_onnxruntimes(features: int):
     np.testing.assert_allclose(found, theirs, atol=CLOSE)
 
 
-def test_a_processor_without_them_runs_onnxruntimes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(recurrent_kernels, "INSTRUCTION_SETS", ())
+def test_they_can_be_turned_off_or_be_absent_and_sessions_and_log_say_so(monkeypatch: pytest.MonkeyPatch):
+    assert choose("cpu", recurrent_kernels=True).devices == (CPU_DEVICE,)
+    assert choose("cpu", recurrent_kernels=False).devices == (PLAIN_CPU,)
+    assert CPU_DEVICE.label == PLAIN_CPU.label
+    best = recurrent_kernels.INSTRUCTION_SETS[0]
     gru = graph(LAYER.replace("LSTM <", "GRU <linear_before_reset = 1, ") + STATE, gates=3)
-    assert Session(gru, WANTS).kernels == recurrent_kernels.ONNXRUNTIME
-
-
-def test_the_log_says_how_layers_run_and_why(monkeypatch: pytest.MonkeyPatch):
-    assert recurrent_kernels.described(wanted=True) == f"valid steps only, with {recurrent_kernels.INSTRUCTION_SETS[0]}"
+    assert Session(gru, WANTS).kernels == best
+    assert Session(gru, WANTS, devices=(PLAIN_CPU,)).kernels == recurrent_kernels.ONNXRUNTIME
+    assert Session(graph(NO_LAYER), WANTS).kernels == recurrent_kernels.ONNXRUNTIME
+    assert recurrent_kernels.described(wanted=True) == f"valid steps only, with {best}"
     assert recurrent_kernels.described(wanted=False) == "in onnxruntime's own kernels, as was asked for"
     monkeypatch.setattr(recurrent_kernels, "INSTRUCTION_SETS", ())
+    assert Session(gru, WANTS).kernels == recurrent_kernels.ONNXRUNTIME
     assert "none of AVX-512, AVX2 and NEON" in recurrent_kernels.described(wanted=True)
     monkeypatch.setattr(recurrent_kernels, "COMPILED", False)
     assert "was not built" in recurrent_kernels.described(wanted=True)
@@ -496,15 +487,3 @@ def test_the_log_says_how_layers_run_and_why(monkeypatch: pytest.MonkeyPatch):
 def test_an_instruction_set_that_is_not_here_is_refused(numbers: Any):
     with pytest.raises(ValueError, match="no"):
         recurrent_kernels.choose("avx1024", numbers)
-
-
-def test_a_processor_that_has_the_instructions_is_known_by_them():
-    flags = proc.processor_flags()
-    wanted = [name for name, flag in (("avx512", "avx512dq"), ("avx2", "avx2")) if flag in flags]
-    assert [*recurrent_kernels.INSTRUCTION_SETS] == wanted
-
-
-def test_they_can_be_turned_off():
-    assert choose("cpu", recurrent_kernels=True).devices == (CPU_DEVICE,)
-    assert choose("cpu", recurrent_kernels=False).devices == (PLAIN_CPU,)
-    assert CPU_DEVICE.label == PLAIN_CPU.label
