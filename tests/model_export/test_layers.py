@@ -27,44 +27,30 @@ def test_the_mask_comes_from_the_width_of_the_tensor_and_removes_nan() -> None:
     assert layers.masked(steps, mask).squeeze(2).tolist() == [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
 
 
-EVERY_LAYER = [
-    lambda: Normalize(FEATURES),
-    lambda: Normalize(FEATURES, "indicator"),
-    lambda: layers.MaskedBatchNorm(FEATURES),
-    lambda: layers.MaskedLayerNorm(FEATURES),
-    lambda: layers.MaskedConv(FEATURES, 6, kernel=3),
-    lambda: layers.MaskedConv(FEATURES, 6, kernel=4, dilation=2),
-    lambda: layers.MaskedSelfAttention(FEATURES, 2, dropout=0.0),
-]
-
-
-@pytest.mark.parametrize("make", EVERY_LAYER)
-def test_a_padded_row_answers_as_it_does_alone_and_zeros_at_padding(make) -> None:
-    layer = make().eval()
-    steps, mask = batch()
-    padded = layer(steps, mask)
-    assert not padded[~mask].any()
-    for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
-        by_itself = layer(alone[None, :length], layers.step_mask(torch.tensor([length]), length))[0]
-        torch.testing.assert_close(row[:length], by_itself)
-
-
 @pytest.mark.parametrize(
-    "make",
+    ("layer", "reads"),
     [
-        lambda: layers.MaskedRecurrent("lstm", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
-        lambda: layers.MaskedRecurrent("gru", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
-        lambda: layers.StepwiseLayers(FEATURES, 12, layers=2, dropout=0.0),
+        (Normalize(FEATURES), "mask"),
+        (Normalize(FEATURES, "indicator"), "mask"),
+        (layers.MaskedBatchNorm(FEATURES), "mask"),
+        (layers.MaskedLayerNorm(FEATURES), "mask"),
+        (layers.MaskedConv(FEATURES, 6, kernel=3), "mask"),
+        (layers.MaskedConv(FEATURES, 6, kernel=4, dilation=2), "mask"),
+        (layers.MaskedSelfAttention(FEATURES, 2, dropout=0.0), "mask"),
+        (layers.MaskedRecurrent("lstm", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0), "lengths"),
+        (layers.MaskedRecurrent("gru", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0), "lengths"),
+        (layers.StepwiseLayers(FEATURES, 12, layers=2, dropout=0.0), "lengths"),
     ],
 )
-def test_recurrent_and_stepwise_layers_end_each_row_at_its_length(make) -> None:
-    layer = make().eval()
+def test_a_padded_row_answers_as_it_does_alone_and_zeros_at_padding(layer: nn.Module, reads: str) -> None:
+    layer.eval()
     steps, mask = batch()
-    padded = layer(steps, LENGTHS)
-    assert padded.shape == (len(LENGTHS), WIDTH, 12)
+    padded = layer(steps, mask if reads == "mask" else LENGTHS)
+    assert padded.shape[:2] == (len(LENGTHS), WIDTH)
     assert not padded[~mask].any()  # in spite of biases
     for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
-        torch.testing.assert_close(row[:length], layer(alone[None, :length], torch.tensor([length]))[0])
+        whole = torch.ones(1, length, dtype=torch.bool) if reads == "mask" else torch.tensor([length])
+        torch.testing.assert_close(row[:length], layer(alone[None, :length], whole)[0])
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (5, 1), (4, 3), (3, 4)])
@@ -100,13 +86,6 @@ def test_batch_statistics_stay_finite_with_a_single_valid_step_and_are_kept_in_u
     assert layer.running_mean.equal(before)
 
 
-def test_padded_keys_get_no_weight_in_self_attention() -> None:
-    layer = layers.MaskedSelfAttention(FEATURES, 2, dropout=0.0).eval()
-    steps, mask = batch()
-    other = torch.where(mask.unsqueeze(2), steps, 50.0)
-    assert layer(steps, mask)[mask].equal(layer(other, mask)[mask])
-
-
 def test_attention_weights_are_nothing_at_padding_and_one_in_all() -> None:
     steps, mask = batch()
     pooled, weights = layers.AttentionPooling(FEATURES)(steps, mask)
@@ -136,18 +115,6 @@ def test_a_padding_id_is_embedded_as_zeros_and_any_id_may_stand_at_padding() -> 
     assert embedded[0].any(dim=1).tolist() == [False, True, False]
 
 
-def fitted(missing: str, normalize: str = "training") -> Normalize:
-    layer = Normalize(2, missing, normalize)
-    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])])
-    return layer
-
-
-def test_statistics_are_those_of_the_present_values() -> None:
-    layer = fitted("mean")
-    assert layer.mean.tolist() == [3.0, 8.0]
-    torch.testing.assert_close(layer.std, torch.tensor([(8 / 3) ** 0.5, 1.0]))
-
-
 @pytest.mark.parametrize(
     ("missing", "normalize", "expected"),
     [
@@ -160,7 +127,12 @@ def test_statistics_are_those_of_the_present_values() -> None:
     ],
 )
 def test_a_missing_value_becomes_what_its_policy_says(missing: str, normalize: str, expected: list[float]) -> None:
-    answer = fitted(missing, normalize)(torch.tensor([[[3.0, torch.nan]]]), torch.tensor([[True]]))
+    layer = Normalize(2, missing, normalize)
+    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])])
+    if normalize == "training":  # the statistics are those of the present values
+        assert layer.mean.tolist() == [3.0, 8.0]
+        torch.testing.assert_close(layer.std, torch.tensor([(8 / 3) ** 0.5, 1.0]))
+    answer = layer(torch.tensor([[[3.0, torch.nan]]]), torch.tensor([[True]]))
     torch.testing.assert_close(answer[0, 0], torch.tensor(expected))
 
 
