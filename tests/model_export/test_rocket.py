@@ -13,7 +13,7 @@ import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import batches, pad
+from lengthwise.padding import pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture import checkpoint, rocket
@@ -21,7 +21,6 @@ from lengthwise_export.architecture.normalization import SequenceFeatures
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.trained import load
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.exporting import candidate
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.train import TrainingResult
@@ -136,13 +135,13 @@ def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine
     assert (read.min(), read.max() <= 9, np.median(read) <= 4) == (1, True, True)  # small numbers are more frequent
 
 
-def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> TrainingResult:
-    options = TrainingOptions(**more)  # type: ignore[arg-type]
-    return rocket_training.train(spec(SMALL), records or separable(40), options, tmp_path)
+def trained(tmp_path: Path, records: Sequence[Record], **more: object) -> TrainingResult:
+    return rocket_training.train(spec(SMALL), records, TrainingOptions(**more), tmp_path)  # type: ignore[arg-type]
 
 
 def test_training_finds_what_tells_the_labels_apart_and_calibration_changes_no_label(tmp_path: Path) -> None:
-    calibrated, plain = trained(tmp_path), trained(tmp_path, calibration=False)
+    records = separable(40)
+    calibrated, plain = trained(tmp_path, records), trained(tmp_path, records, calibration=False)
     assert calibrated.splits["training"].accuracy == 1
     assert calibrated.splits["left_out"].accuracy > 0.9
     assert plain.temperature is None
@@ -160,7 +159,7 @@ def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
         Record(str(index), random.normal(size=(12, 3)).astype(np.float32), "ab"[index < 4], f"made:{index}")
         for index in range(60)
     ]
-    plain, weighted = trained(tmp_path, records=records), trained(tmp_path, records=records, class_weights=True)
+    plain, weighted = trained(tmp_path, records), trained(tmp_path, records, class_weights=True)
     rare = [sum(row[1] for row in result.splits["left_out"].confusion) for result in (plain, weighted)]
     assert rare[0] < rare[1]
 
@@ -245,15 +244,6 @@ def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
     assert scores[1] > 0.9 > scores[0]
 
 
-def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
-    source = candidate.from_spec(spec('kind = "rocket"\nkernels = 84'), None)
-    graph = source.build(source.manifest)
-    session = Session(graph.SerializeToString(), source.manifest)
-    assert source.reference is not None
-    for batch in batches(sequences(3), most_rows=3):
-        assert np.allclose(session.run(batch).logits, source.reference(batch), atol=1e-5)
-
-
 def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rocket.toml"
     path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\nkernels = 84\n[output]\nlabels = ["a", "b"]\n')
@@ -268,6 +258,7 @@ def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) ->
     [
         ("dilations.0.reads", torch.ones(84, 4, dtype=torch.bool)),
         ("dilations.0.reads", torch.ones(83, 3, dtype=torch.bool)),
+        ("dilations.0.reads", torch.zeros(84, 3, dtype=torch.bool)),
         ("dilations.0.reads", torch.ones(84, 3)),
         ("dilations.0.biases", torch.ones(84)),
         ("dilations.0.distance", torch.tensor(0)),
