@@ -5,15 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise.runtime.session import Session
-from lengthwise.verification import measurement, promises
+import lengthwise_export
 from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
 from lengthwise_export.architecture.model_spec import PRESETS
-from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.exporting import flow
-from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.options import CheckOptions
-from tests.support.long import long_but
+from lengthwise_export.architecture.spec import Spec, as_toml
 from tests.support.specs import spec
 
 CONV = 'conv = [{channels = 5, kernel = 3}, {channels = 4, kernel = 2, norm = "none"}]'
@@ -108,25 +103,15 @@ NORMALIZED = [(name, normalize) for name in PRESETS for normalize in ("sequence"
         for number, pair in enumerate(NORMALIZED)  # each preset once, with one way or the other
     ],
 )
-def test_every_preset_exports_and_keeps_bits(name: str, normalize: str) -> None:
+def test_every_preset_checks_clean_and_is_exported_with_the_same_bits(
+    name: str, normalize: str, tmp_path: Path
+) -> None:
     step = f"features = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = '{normalize}'"
-    source = from_spec(made(f"preset = '{name}'", step=step), None)
-    data = source.build(source.manifest).SerializeToString()
-    cases = measurement.measure_cases(
-        lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
-    )
-    assert promises.failures(cases) == []
-
-
-@pytest.mark.parametrize("name", long_but(PRESETS, lambda name: name == "rnn"))
-def test_check_finds_no_leak_in_a_preset(name: str, tmp_path: Path) -> None:
-    described = tmp_path / f"{name}.toml"
-    described.write_text(
-        "[input]\nfeatures = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = 'both'\n"
-        f"[model]\npreset = '{name}'\n[output]\nlabels = ['a', 'b']\n"
-    )
-    checked = flow.check(str(described), CheckOptions(max_length=60))
-    assert (checked.report.verdict, list(checked.report.leaks)) == ("sound", [])
+    described = tmp_path / "described.toml"
+    described.write_text(as_toml(made(f"preset = '{name}'", step=step)))
+    checked = lengthwise_export.check(described, max_length=60)
+    assert (checked.verdict, list(checked.leaks)) == ("sound", [])
+    assert lengthwise_export.export(described, tmp_path / "m").manifest.promises[0].bits
 
 
 def test_the_logits_of_an_ensemble_are_the_mean_of_its_members() -> None:

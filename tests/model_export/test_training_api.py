@@ -207,7 +207,11 @@ def test_a_folder_that_holds_a_run_is_kept(tmp_path: Path) -> None:
     lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", progress=None)
     with pytest.raises(ConfigurationError):
         lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", progress=None)
+    left = tmp_path / "run" / "seeds" / "1" / "model.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a run before it")
     lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", overwrite=True, progress=None)
+    assert not left.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError):
         lengthwise_export.train(ROCKET, *data(), out=tmp_path / "file" / "run", progress=None)
