@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import lengthwise_export
 from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture import temperature, trained
 from lengthwise_export.exporting.candidate import from_spec
@@ -19,21 +17,24 @@ from lengthwise_export.training.options import TrainingOptions
 from tests.support.specs import separable, spec
 
 
-def noisy(count: int) -> list[Record]:
+def noisy(count: int, task: str = "single-label") -> list[Record]:
     """Records of which every fifth has the other label, so that no model is right to be certain."""
-    return [
-        Record(each.id, each.steps, "ba"["ab".index(str(each.label))] if index % 5 == 0 else each.label, each.place)
-        for index, each in enumerate(separable(count))
-    ]
+    records = []
+    for index, each in enumerate(separable(count)):
+        label = "ba"["ab".index(str(each.label))] if index % 5 == 0 else str(each.label)
+        several = (label,) * (1 if task == "multi-label" else len(each.steps))
+        records.append(replace(each, label=label if task == "single-label" else several))
+    return records
 
 
-def run(tmp_path: Path, records: list[Record], task: str = "single-label", **more: object) -> training.TrainingResult:
+def run(tmp_path: Path, count: int, task: str = "single-label", **more: object) -> training.TrainingResult:
     options = TrainingOptions(**{"epochs": 12, "learning_rate": 0.02, "validation": 0.4, "patience": 12} | more)  # type: ignore[arg-type]
-    return training.train(spec(task=task), records, options, tmp_path)
+    return training.train(spec(task=task), noisy(count, task), options, tmp_path)
 
 
-def test_the_temperature_divides_the_head_and_changes_no_label(tmp_path: Path) -> None:
-    calibrated, plain = run(tmp_path, noisy(80)), run(tmp_path, noisy(80), calibration=False)
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "per-step"])
+def test_the_temperature_divides_the_head_and_changes_no_label(task: str, tmp_path: Path) -> None:
+    calibrated, plain = run(tmp_path, 80, task), run(tmp_path, 80, task, calibration=False)
     assert plain.temperature is None
     assert calibrated.temperature is not None
     assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
@@ -45,7 +46,7 @@ def test_the_temperature_divides_the_head_and_changes_no_label(tmp_path: Path) -
 def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validation_split(
     validation: float, tmp_path: Path
 ) -> None:
-    result = run(tmp_path, noisy(40), validation=validation)
+    result = run(tmp_path, 40, validation=validation)
     assert (result.temperature is None) == (validation == 0)
     path = tmp_path / trained.WEIGHTS_FILE
     record = trained.read_record(path)
@@ -56,30 +57,12 @@ def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validati
 
 def test_without_validation_the_known_temperature_divides_the_head(tmp_path: Path) -> None:
     options = TrainingOptions(epochs=2, validation=0.0)
-    known = training.train(spec(), noisy(20), options, tmp_path, known_temperature=2.5)
-    plain = training.train(spec(), noisy(20), options, tmp_path)
-    assert (known.temperature, plain.temperature) == (2.5, None)
+    known, plain, off = (
+        training.train(spec(), noisy(20), replace(options, calibration=wished), tmp_path, known_temperature=scale)
+        for wished, scale in ((True, 2.5), (True, None), (False, 2.5))
+    )
+    assert (known.temperature, plain.temperature, off.temperature) == (2.5, None, None)
     assert torch.allclose(known.model.head.weight * 2.5, plain.model.head.weight)
-    again = training.train(spec(), noisy(20), replace(options, calibration=False), tmp_path, known_temperature=2.5)
-    assert again.temperature is None
-
-
-@pytest.mark.parametrize("task", ["multi-label", "per-step"])
-def test_every_task_is_calibrated(task: str, tmp_path: Path) -> None:
-    records = [
-        Record(each.id, each.steps, (str(each.label),) * (1 if task == "multi-label" else len(each.steps)), each.place)
-        for each in noisy(60)
-    ]
-    calibrated, plain = run(tmp_path, records, task), run(tmp_path, records, task, calibration=False)
-    assert calibrated.splits["validation"].loss < plain.splits["validation"].loss
-
-
-def test_the_option_turns_it_off() -> None:
-    given = [each.steps for each in separable(20)], [str(each.label) for each in separable(20)]
-    for calibration in (True, False):
-        options: dict[str, Any] = {"epochs": 1, "validation": 0.2, "progress": None, "calibration": calibration}
-        made = lengthwise_export.train({"model": {"hidden": 4}}, *given, **options)
-        assert isinstance(made.report["temperature"], float) == calibration
 
 
 def logits(answers: int, classes: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,42 +14,26 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import lengthwise
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export import LengthwiseClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import SpecError
-from tests.support.specs import separable
-
-ROCKET: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
-TINY: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
+from tests.support.specs import ROCKET, TINY, in_memory
 
 _SHORTER = "a row of an array is a sequence of one feature: fewer columns are shorter sequences, which are answered"
-NOT_PASSED = {
+NOT_PASSED = {  # the checks of scikit-learn that make no sense here, each with the reason
     "check_n_features_in": "n_features_in_ is the number of values of a step, which is 1 for the rows of an array",
     "check_n_features_in_after_fitting": _SHORTER,
     "check_classifiers_train": _SHORTER,
     "check_dtype_object": "a text in the place of a number is a ValueError that names the sequence, not a TypeError",
     "check_estimators_empty_data_messages": "an array without columns is named as sequences without steps",
 }
-"""The checks of scikit-learn that make no sense here, each with the reason."""
 
 
-QUICK = (
-    *("dict_unchanged", "do_not_raise_errors_in_init_or_set_params", "estimator_cloneable", "estimator_sparse_array"),
-    *("estimator_tags_renamed", "estimators_nan_inf", "estimators_unfitted", "fit2d_predict1d", "requires_y_none"),
-    *("get_params_invariance", "no_attributes_set_in_init", "parameters_default_constructible", "set_params"),
-)
-
-
-def data(count: int = 24, seed: int = 0) -> tuple[list[Any], list[str]]:
-    records = separable(count, seed=seed)
-    return [record.steps for record in records], [str(record.label) for record in records]
-
-
-@pytest.mark.long
+@pytest.mark.sampled(2)
 @parametrize_with_checks(
     [LengthwiseClassifier(ROCKET)], expected_failed_checks=lambda _estimator: NOT_PASSED, xfail_strict=True
 )
@@ -57,17 +41,8 @@ def test_a_check_of_scikit_learn_holds(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def test_the_quick_checks_of_scikit_learn_hold() -> None:
-    quick = {f"check_{name}" for name in QUICK}
-    for estimator, check in estimator_checks_generator(LengthwiseClassifier(ROCKET)):
-        if check.func.__name__ in quick:
-            check(estimator)
-            quick.remove(check.func.__name__)
-    assert not quick
-
-
 def test_sequences_of_different_lengths_are_learned_and_answered() -> None:
-    X, y = data()
+    X, y = in_memory()
     classifier = LengthwiseClassifier(ROCKET).fit(X, y)
     assert classifier.classes_.tolist() == ["a", "b"]
     assert classifier.n_features_in_ == 3
@@ -80,7 +55,7 @@ def test_sequences_of_different_lengths_are_learned_and_answered() -> None:
 
 
 def test_labels_keep_their_type_and_order() -> None:
-    X, y = data()
+    X, y = in_memory()
     numbers = np.where(np.array(y) == "a", 10, 9)
     classifier = LengthwiseClassifier(ROCKET).fit(X, numbers)
     assert classifier.classes_.tolist() == [9, 10]
@@ -91,7 +66,7 @@ def test_labels_keep_their_type_and_order() -> None:
 
 
 def test_it_is_validated_and_searched_as_any_other() -> None:
-    X, y = data()
+    X, y = in_memory()
     assert cross_val_score(LengthwiseClassifier(ROCKET), X, y, cv=2).mean() > 0.8
     assert cross_val_predict(LengthwiseClassifier(ROCKET), X, y, cv=2).shape == (24,)
     grid = {"spec": [ROCKET], "calibration": np.array([True, False]), "random_state": np.arange(2)}
@@ -104,7 +79,7 @@ def test_it_is_validated_and_searched_as_any_other() -> None:
 
 
 def test_it_is_cloned_pickled_and_set() -> None:
-    X, y = data()
+    X, y = in_memory()
     classifier = LengthwiseClassifier(ROCKET, random_state=3).fit(X, y)
     fresh = clone(classifier)
     assert fresh.get_params() == classifier.get_params()
@@ -117,7 +92,7 @@ def test_it_is_cloned_pickled_and_set() -> None:
 
 
 def test_a_seed_decides() -> None:
-    X, y = data()
+    X, y = in_memory()
     fit = [LengthwiseClassifier(ROCKET, random_state=seed).fit(X, y).predict_proba(X) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(fit[0], fit[1])
     assert not np.array_equal(fit[0], fit[2])
@@ -125,7 +100,7 @@ def test_a_seed_decides() -> None:
 
 
 def test_a_wrong_spec_is_refused_with_the_reason_wherever_it_is_asked_for_its_tags() -> None:
-    X, y = data()
+    X, y = in_memory()
     with pytest.raises(SpecError):
         cross_val_score(LengthwiseClassifier({"model": "rocket"}), X, y, cv=2, error_score="raise")
     takes_missing = Spec.from_table({"input": {"features": 3, "missing": "mean"}, "output": {"labels": ["a", "b"]}})
@@ -135,7 +110,7 @@ def test_a_wrong_spec_is_refused_with_the_reason_wherever_it_is_asked_for_its_ta
 
 @pytest.mark.long
 def test_a_fit_is_shown_exported_and_loaded(tmp_path: Path) -> None:
-    X, y = data()
+    X, y = in_memory()
     classifier = LengthwiseClassifier({**ROCKET, "input": {"normalize": "training", "max_length": 40}}).fit(X, y)
     assert "macro F1" in classifier.report_._repr_html_()
     published = classifier.export(tmp_path / "models" / "mine")
@@ -145,7 +120,7 @@ def test_a_fit_is_shown_exported_and_loaded(tmp_path: Path) -> None:
 
 
 def test_missing_values_are_for_the_spec_to_decide() -> None:
-    X, y = data()
+    X, y = in_memory()
     X[3] = X[3].copy()
     X[3][0, 1] = np.nan
     with pytest.raises(ValueError, match=r"sequence 3: a value is missing \(NaN\)"):
@@ -153,7 +128,7 @@ def test_missing_values_are_for_the_spec_to_decide() -> None:
     mean = LengthwiseClassifier({**ROCKET, "input": {"normalize": "training", "missing": "mean"}}).fit(X, y)
     assert mean.predict(X).shape == (24,)
     assert LengthwiseClassifier("auto").fit(X, y).spec_["input"]["missing"] == "indicator"
-    refusing = LengthwiseClassifier(ROCKET).fit(*data())
+    refusing = LengthwiseClassifier(ROCKET).fit(*in_memory())
     with pytest.raises(InvalidSequences):
         refusing.predict(X)
 
@@ -164,22 +139,22 @@ def test_tokens_and_data_frames_are_sequences() -> None:
     assert not hasattr(tokens, "n_features_in_")
     frame = pandas.DataFrame(np.arange(12.0).reshape(4, 3))
     assert LengthwiseClassifier(ROCKET).fit(frame, list("abab")).predict(frame).shape == (4,)
-    series = pandas.Series(data()[0])
-    assert LengthwiseClassifier(ROCKET).fit(series, data()[1]).predict(series).shape == (24,)
+    series = pandas.Series(in_memory()[0])
+    assert LengthwiseClassifier(ROCKET).fit(series, in_memory()[1]).predict(series).shape == (24,)
 
 
 @pytest.mark.parametrize(
     ("options", "X", "y", "said"),
     [
-        ({}, data(4)[0], list("aaaa"), "y holds 1 class"),
-        ({}, data(4)[0], list("ab"), "inconsistent numbers of samples"),
-        ({}, data(4)[0], [0.5, 1.5, 0.5, 1.5], "Unknown label type"),
+        ({}, in_memory(4)[0], list("aaaa"), "y holds 1 class"),
+        ({}, in_memory(4)[0], list("ab"), "inconsistent numbers of samples"),
+        ({}, in_memory(4)[0], [0.5, 1.5, 0.5, 1.5], "Unknown label type"),
         ({}, [np.zeros((2, 3)), np.zeros((2, 2))] * 2, list("abab"), "sequence 1: 2 features a step"),
-        ({"spec": {"output": {"labels": ["x", "y"]}}}, data(4)[0], list("abab"), "its labels are x, y"),
-        ({"spec": {**TINY, "output": {"labels": 2}}}, data(4)[0], list("abab"), "labels"),
-        ({"spec": {"output": {"task": "multi-label"}}}, data(4)[0], list("abab"), "one label"),
-        ({"spec": {**TINY, "input": {"long": "window"}}}, data(4)[0], list("abab"), "long = 'window'"),
-        ({"epochs": -1}, data(4)[0], list("abab"), "epochs must be"),
+        ({"spec": {"output": {"labels": ["x", "y"]}}}, in_memory(4)[0], list("abab"), "its labels are x, y"),
+        ({"spec": {**TINY, "output": {"labels": 2}}}, in_memory(4)[0], list("abab"), "labels"),
+        ({"spec": {"output": {"task": "multi-label"}}}, in_memory(4)[0], list("abab"), "one label"),
+        ({"spec": {**TINY, "input": {"long": "window"}}}, in_memory(4)[0], list("abab"), "long = 'window'"),
+        ({"epochs": -1}, in_memory(4)[0], list("abab"), "epochs must be"),
     ],
 )
 def test_what_cannot_be_fitted_says_why(options: dict[str, Any], X: Any, y: Any, said: str) -> None:
@@ -188,7 +163,7 @@ def test_what_cannot_be_fitted_says_why(options: dict[str, Any], X: Any, y: Any,
 
 
 def test_what_cannot_be_answered_says_why() -> None:
-    classifier = LengthwiseClassifier(ROCKET).fit(*data())
+    classifier = LengthwiseClassifier(ROCKET).fit(*in_memory())
     for wrong, said in (
         ([np.zeros((2, 3)), np.zeros((2, 4))], "sequence 1: the model takes 3 features a step, this one has 4"),
         ([np.zeros((0, 3))], "sequence 0: a sequence has at least one step"),

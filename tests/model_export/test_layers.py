@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthwise_export.architecture import layers
-from lengthwise_export.architecture.normalization import Normalize
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures, by_scale, by_sequence
 
 LENGTHS = torch.tensor([5, 1, 3, 7])
 WIDTH, FEATURES = 9, 4
@@ -27,44 +28,30 @@ def test_the_mask_comes_from_the_width_of_the_tensor_and_removes_nan() -> None:
     assert layers.masked(steps, mask).squeeze(2).tolist() == [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
 
 
-EVERY_LAYER = [
-    lambda: Normalize(FEATURES),
-    lambda: Normalize(FEATURES, "indicator"),
-    lambda: layers.MaskedBatchNorm(FEATURES),
-    lambda: layers.MaskedLayerNorm(FEATURES),
-    lambda: layers.MaskedConv(FEATURES, 6, kernel=3),
-    lambda: layers.MaskedConv(FEATURES, 6, kernel=4, dilation=2),
-    lambda: layers.MaskedSelfAttention(FEATURES, 2, dropout=0.0),
-]
-
-
-@pytest.mark.parametrize("make", EVERY_LAYER)
-def test_a_padded_row_answers_as_it_does_alone_and_zeros_at_padding(make) -> None:
-    layer = make().eval()
-    steps, mask = batch()
-    padded = layer(steps, mask)
-    assert not padded[~mask].any()
-    for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
-        by_itself = layer(alone[None, :length], layers.step_mask(torch.tensor([length]), length))[0]
-        torch.testing.assert_close(row[:length], by_itself)
-
-
 @pytest.mark.parametrize(
-    "make",
+    ("layer", "reads"),
     [
-        lambda: layers.MaskedRecurrent("lstm", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
-        lambda: layers.MaskedRecurrent("gru", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
-        lambda: layers.StepwiseLayers(FEATURES, 12, layers=2, dropout=0.0),
+        (Normalize(FEATURES), "mask"),
+        (Normalize(FEATURES, "indicator"), "mask"),
+        (layers.MaskedBatchNorm(FEATURES), "mask"),
+        (layers.MaskedLayerNorm(FEATURES), "mask"),
+        (layers.MaskedConv(FEATURES, 6, kernel=3), "mask"),
+        (layers.MaskedConv(FEATURES, 6, kernel=4, dilation=2), "mask"),
+        (layers.MaskedSelfAttention(FEATURES, 2, dropout=0.0), "mask"),
+        (layers.MaskedRecurrent("lstm", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0), "lengths"),
+        (layers.MaskedRecurrent("gru", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0), "lengths"),
+        (layers.StepwiseLayers(FEATURES, 12, layers=2, dropout=0.0), "lengths"),
     ],
 )
-def test_recurrent_and_stepwise_layers_end_each_row_at_its_length(make) -> None:
-    layer = make().eval()
+def test_a_padded_row_answers_as_it_does_alone_and_zeros_at_padding(layer: nn.Module, reads: str) -> None:
+    layer.eval()
     steps, mask = batch()
-    padded = layer(steps, LENGTHS)
-    assert padded.shape == (len(LENGTHS), WIDTH, 12)
+    padded = layer(steps, mask if reads == "mask" else LENGTHS)
+    assert padded.shape[:2] == (len(LENGTHS), WIDTH)
     assert not padded[~mask].any()  # in spite of biases
     for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
-        torch.testing.assert_close(row[:length], layer(alone[None, :length], torch.tensor([length]))[0])
+        whole = torch.ones(1, length, dtype=torch.bool) if reads == "mask" else torch.tensor([length])
+        torch.testing.assert_close(row[:length], layer(alone[None, :length], whole)[0])
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (5, 1), (4, 3), (3, 4)])
@@ -100,13 +87,6 @@ def test_batch_statistics_stay_finite_with_a_single_valid_step_and_are_kept_in_u
     assert layer.running_mean.equal(before)
 
 
-def test_padded_keys_get_no_weight_in_self_attention() -> None:
-    layer = layers.MaskedSelfAttention(FEATURES, 2, dropout=0.0).eval()
-    steps, mask = batch()
-    other = torch.where(mask.unsqueeze(2), steps, 50.0)
-    assert layer(steps, mask)[mask].equal(layer(other, mask)[mask])
-
-
 def test_attention_weights_are_nothing_at_padding_and_one_in_all() -> None:
     steps, mask = batch()
     pooled, weights = layers.AttentionPooling(FEATURES)(steps, mask)
@@ -136,18 +116,6 @@ def test_a_padding_id_is_embedded_as_zeros_and_any_id_may_stand_at_padding() -> 
     assert embedded[0].any(dim=1).tolist() == [False, True, False]
 
 
-def fitted(missing: str, normalize: str = "training") -> Normalize:
-    layer = Normalize(2, missing, normalize)
-    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])])
-    return layer
-
-
-def test_statistics_are_those_of_the_present_values() -> None:
-    layer = fitted("mean")
-    assert layer.mean.tolist() == [3.0, 8.0]
-    torch.testing.assert_close(layer.std, torch.tensor([(8 / 3) ** 0.5, 1.0]))
-
-
 @pytest.mark.parametrize(
     ("missing", "normalize", "expected"),
     [
@@ -160,7 +128,12 @@ def test_statistics_are_those_of_the_present_values() -> None:
     ],
 )
 def test_a_missing_value_becomes_what_its_policy_says(missing: str, normalize: str, expected: list[float]) -> None:
-    answer = fitted(missing, normalize)(torch.tensor([[[3.0, torch.nan]]]), torch.tensor([[True]]))
+    layer = Normalize(2, missing, normalize)
+    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])])
+    if normalize == "training":  # the statistics are those of the present values
+        assert layer.mean.tolist() == [3.0, 8.0]
+        torch.testing.assert_close(layer.std, torch.tensor([(8 / 3) ** 0.5, 1.0]))
+    answer = layer(torch.tensor([[[3.0, torch.nan]]]), torch.tensor([[True]]))
     torch.testing.assert_close(answer[0, 0], torch.tensor(expected))
 
 
@@ -170,3 +143,94 @@ def test_a_feature_that_is_constant_or_never_present_becomes_zero(value: float) 
     layer.fit([torch.full((4, 1), value)])
     assert layer.std.tolist() == [1.0]
     assert abs(layer(torch.full((1, 1, 1), value), torch.tensor([[True]])).item()) < 1e-6
+
+
+def alone(values: list[float]) -> Tensor:
+    """One sequence of one feature by itself, normalised by itself: its values."""
+    steps = torch.tensor([[[value] for value in values]])
+    return by_sequence(steps, torch.ones(1, len(values), dtype=torch.bool)).normal[0, :, 0]
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e3, 1e30])
+def test_a_sequence_has_mean_0_and_deviation_1_whatever_its_scale(scale: float) -> None:
+    steps = np.random.default_rng(0).standard_normal(50) * scale
+    normal = alone(steps.tolist()).double()
+    torch.testing.assert_close(normal, torch.from_numpy((steps - steps.mean()) / steps.std()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("values", [[3.7], [0.1] * 7, [-1e30] * 3, [0.0, 0.0], [100.1, 100.10001], [3.4e38] * 4])
+def test_one_step_and_a_constant_sequence_become_exactly_zero(values: list[float]) -> None:
+    assert alone(values).tolist() == [0.0] * len(values)
+
+
+def test_a_missing_value_becomes_the_mean_of_its_sequence_and_the_largest_numbers_do_not_overflow() -> None:
+    assert alone([1.0, torch.nan, 3.0, torch.nan]).tolist() == [-1.0, 0.0, 1.0, 0.0]
+    assert alone([torch.nan, torch.nan]).tolist() == alone([torch.nan, 5.0]).tolist() == [0.0, 0.0]
+    assert alone([3.4e38, -3.4e38]).tolist() == [1.0, -1.0]
+
+
+def test_padding_counts_in_no_statistic() -> None:
+    steps = torch.tensor([[[1.0], [3.0], [1e30], [torch.nan]]])
+    found = by_sequence(steps, torch.tensor([[True, True, False, False]]))
+    assert found.normal[0, :, 0].tolist() == [-1.0, 1.0, 0.0, 0.0]
+    assert (found.level.item(), found.scale.item()) == (2.0, 1.0)
+
+
+def test_both_has_the_values_by_the_training_split_and_by_the_sequence() -> None:
+    layer = Normalize(1, normalize="both")
+    layer.fit([torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0]])])
+    out = layer(torch.tensor([[[4.0], [6.0]]]), torch.tensor([[True, True]]))
+    assert out.shape == (1, 2, layer.out_features)
+    torch.testing.assert_close(out[0, :, 0] * 5**0.5, torch.tensor([1.0, 3.0]))
+    assert out[0, :, 1].tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("normalize", ["training", "sequence", "both", "sequence-scale", "feature-scale", "none"])
+@pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
+def test_every_choice_gives_the_features_that_it_says_without_nan(normalize: str, missing: str) -> None:
+    layer = Normalize(2, missing, normalize)
+    layer.fit([torch.randn(5, 2)])
+    steps = torch.tensor([[[1.0, torch.nan], [2.0, torch.nan], [torch.nan, torch.nan]]])
+    out = layer(steps, torch.tensor([[True, True, False]]))
+    assert out.shape == (1, 3, layer.out_features)
+    assert out.isfinite().all()
+    assert not out[0, 2].any()
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e18, 3.4e37])
+def test_a_sequence_is_divided_by_its_root_mean_square_and_keeps_signs(size: float) -> None:
+    steps, mask = torch.tensor([[[3.0, -4.0], [0.0, torch.nan]]]) * size, torch.ones(1, 2, dtype=torch.bool)
+    together = by_scale(steps, mask, together=True)[0]
+    torch.testing.assert_close(together[0], torch.tensor([3.0, -4.0]) / (25 / 3) ** 0.5)
+    assert together[1, 0] == 0
+    assert together[1, 1].isnan()
+    each = by_scale(steps, mask, together=False)[0]
+    torch.testing.assert_close(each[0], torch.tensor([2.0**0.5, -1.0]))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_zeros_stay_zeros_and_padding_has_no_part_in_a_scale(together: bool) -> None:
+    zeros = by_scale(torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=torch.bool), together=together)
+    assert not zeros.any()
+    steps = torch.randn(1, 4, 2)
+    padded = torch.cat([steps, torch.tensor([[[1e30, torch.nan], [float("inf"), -1e30]]])], dim=1)
+    mask = torch.arange(6)[None] < 4
+    assert torch.equal(
+        by_scale(padded, mask, together=together)[:, :4], by_scale(steps, mask[:, :4], together=together)
+    )
+
+
+def test_features_of_a_sequence_tell_scales_apart_that_differ_by_orders_of_magnitude() -> None:
+    layer = SequenceFeatures(("length", "level", "scale"), 1)
+    random = np.random.default_rng(0)
+    sequences = [
+        torch.from_numpy((random.standard_normal((20, 1)) * 10.0**power).astype(np.float32)) for power in range(-6, 7)
+    ]
+    layer.fit(sequences)
+    rows = torch.cat([layer(steps[None], torch.tensor([20])) for steps in sequences])
+    assert rows.shape == (13, layer.out_features)
+    scales = rows[:, 2]
+    assert (scales.diff() > 0.01).all()
+    assert rows.abs().max() < 5
+    padded = torch.cat([sequences[0], torch.full((4, 1), 1e30)])
+    torch.testing.assert_close(layer(padded[None], torch.tensor([20])), rows[:1])

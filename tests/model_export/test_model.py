@@ -5,15 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise.runtime.session import Session
-from lengthwise.verification import measurement, promises
+import lengthwise_export
 from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
 from lengthwise_export.architecture.model_spec import PRESETS
-from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.exporting import flow
-from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.options import CheckOptions
-from tests.support.long import long_but
+from lengthwise_export.architecture.spec import Spec, as_toml
 from tests.support.specs import spec
 
 CONV = 'conv = [{channels = 5, kernel = 3}, {channels = 4, kernel = 2, norm = "none"}]'
@@ -24,17 +19,34 @@ def _seeded() -> None:
     torch.manual_seed(1)
 
 
-@pytest.mark.parametrize("rnn", ["lstm", "gru", "none"])
-@pytest.mark.parametrize("pooling", ["attention", "mean", "max", "last"])
-@pytest.mark.parametrize("more", ["", CONV, "self_attention_heads = 2"])
-def test_neither_padding_nor_width_reaches_an_answer(rnn: str, pooling: str, more: str) -> None:
-    model = SequenceClassifier(spec(f'rnn = "{rnn}"\npooling = "{pooling}"\n{more}')).eval()
-    steps = torch.randn(1, 4, 3)
-    filled = torch.full((2, 11, 3), torch.nan)
-    filled[0, :4] = steps
-    filled[1, :7] = 1e3
-    alone = model(steps, torch.tensor([4])).logits[0]
-    torch.testing.assert_close(model(filled, torch.tensor([4, 7])).logits[0], alone)
+def made(model: str, **keys: str) -> Spec:
+    step = keys.get("step", "features = 3\nmax_length = 60")
+    return Spec.from_toml(
+        f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = ['a', 'b']\ntask = '{keys.get('task', 'single-label')}'"
+    )
+
+
+COMBINED = [
+    f'rnn = "{rnn}"\npooling = "{pooling}"\n{more}'
+    for rnn in ("lstm", "gru", "none")
+    for pooling in ("attention", "mean", "max", "last")
+    for more in ("", CONV, "self_attention_heads = 2")
+]
+WHOLE = [f"preset = '{name}'\nsequence_features = ['length', 'level', 'scale']" for name in PRESETS]
+
+
+@pytest.mark.parametrize("model", [*COMBINED, *WHOLE])
+@pytest.mark.parametrize("junk", [1e30, torch.nan])
+def test_neither_padding_nor_width_nor_neighbours_reach_an_answer(model: str, junk: float) -> None:
+    network = classifier(made(model)).eval()
+    steps, lengths = torch.randn(3, 50, 3), torch.tensor([50, 1, 23])
+    padded = torch.nn.functional.pad(steps, (0, 0, 0, 7), value=junk)
+    for row, length in zip(padded, lengths.tolist(), strict=True):
+        row[length:] = junk
+    together = network(padded, lengths).logits
+    for row, length in enumerate(lengths.tolist()):
+        alone = network(steps[row : row + 1, :length], lengths[row : row + 1]).logits
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_a_last_step_of_zeros_is_data() -> None:
@@ -66,13 +78,6 @@ def test_only_missing_values_are_treated_as_missing() -> None:
     assert model(missing, lengths).logits.isfinite().all()
 
 
-def made(model: str, **keys: str) -> Spec:
-    step = keys.get("step", "features = 3\nmax_length = 60")
-    return Spec.from_toml(
-        f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = ['a', 'b']\ntask = '{keys.get('task', 'single-label')}'"
-    )
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_set_of_ordinary_keys_and_fits_every_task_and_tokens(name: str) -> None:
     table = made(f"preset = '{name}'").resolved()["model"]
@@ -88,19 +93,6 @@ def test_a_preset_is_a_set_of_ordinary_keys_and_fits_every_task_and_tokens(name:
         assert classifier(made(f"preset = '{name}'", **keys)).eval()(steps, lengths).logits.shape == shape
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_padding_and_neighbours_do_not_reach_an_answer(name: str) -> None:
-    model = classifier(made(f"preset = '{name}'\nsequence_features = ['length', 'level', 'scale']")).eval()
-    steps, lengths = torch.randn(3, 50, 3), torch.tensor([50, 1, 23])
-    padded = torch.nn.functional.pad(steps.clone(), (0, 0, 0, 7), value=1e30)
-    for row, length in enumerate(lengths.tolist()):
-        padded[row, length:] = 1e30
-    together = model(padded, lengths).logits
-    for row, length in enumerate(lengths.tolist()):
-        by_itself = model(steps[row : row + 1, :length], lengths[row : row + 1]).logits
-        torch.testing.assert_close(together[row : row + 1], by_itself, atol=1e-5, rtol=1e-4)
-
-
 NORMALIZED = [(name, normalize) for name in PRESETS for normalize in ("sequence", "both")]
 
 
@@ -111,25 +103,15 @@ NORMALIZED = [(name, normalize) for name in PRESETS for normalize in ("sequence"
         for number, pair in enumerate(NORMALIZED)  # each preset once, with one way or the other
     ],
 )
-def test_every_preset_exports_and_keeps_bits(name: str, normalize: str) -> None:
+def test_every_preset_checks_clean_and_is_exported_with_the_same_bits(
+    name: str, normalize: str, tmp_path: Path
+) -> None:
     step = f"features = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = '{normalize}'"
-    source = from_spec(made(f"preset = '{name}'", step=step), None)
-    data = source.build(source.manifest).SerializeToString()
-    cases = measurement.measure_cases(
-        lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
-    )
-    assert promises.failures(cases) == []
-
-
-@pytest.mark.parametrize("name", long_but(PRESETS, lambda name: name == "rnn"))
-def test_check_finds_no_leak_in_a_preset(name: str, tmp_path: Path) -> None:
-    described = tmp_path / f"{name}.toml"
-    described.write_text(
-        "[input]\nfeatures = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = 'both'\n"
-        f"[model]\npreset = '{name}'\n[output]\nlabels = ['a', 'b']\n"
-    )
-    checked = flow.check(str(described), CheckOptions(max_length=60))
-    assert (checked.report.verdict, list(checked.report.leaks)) == ("sound", [])
+    described = tmp_path / "described.toml"
+    described.write_text(as_toml(made(f"preset = '{name}'", step=step)))
+    checked = lengthwise_export.check(described, max_length=60)
+    assert (checked.verdict, list(checked.leaks)) == ("sound", [])
+    assert lengthwise_export.export(described, tmp_path / "m").manifest.promises[0].bits
 
 
 def test_the_logits_of_an_ensemble_are_the_mean_of_its_members() -> None:

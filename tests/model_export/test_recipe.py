@@ -205,23 +205,15 @@ def test_what_is_odd_about_the_records_is_said_whatever_is_trained(
 
 
 def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = [0.0]
+    clock = [0.0]
 
     def compare(*_: object) -> choice.KindComparison:
-        seconds[0] += 100
+        clock.append(clock[-1] + 100)
         return choice.KindComparison(0.7, 0.9, 48, 1.5)
 
-    class Epochs:
-        """A run whose epochs take a second each."""
-
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def epoch(self) -> None:
-            seconds[0] += 1
-
-    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
-    monkeypatch.setattr(recipe, "TrainingRun", Epochs)
+    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    a_second = SimpleNamespace(epoch=lambda: clock.append(clock[-1] + 1))
+    monkeypatch.setattr(recipe, "TrainingRun", lambda *_: a_second)
     monkeypatch.setattr(choice, "compare", compare)
     monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48), budget_minutes=3)

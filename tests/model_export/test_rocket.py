@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import lengthwise_export
-from lengthwise.commands.cli import main
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import batches, pad
+from lengthwise.padding import pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture import checkpoint, rocket
@@ -21,11 +19,10 @@ from lengthwise_export.architecture.normalization import SequenceFeatures
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.trained import load
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.exporting import candidate
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.train import TrainingResult
-from tests.support.specs import json_lines, separable, spec
+from tests.support.specs import separable, spec
 
 LENGTHS = (1, 2, 3, 8, 9, 10, 17, 31, 40)
 SMALL = 'kind = "rocket"\nkernels = 420'
@@ -136,13 +133,13 @@ def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine
     assert (read.min(), read.max() <= 9, np.median(read) <= 4) == (1, True, True)  # small numbers are more frequent
 
 
-def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> TrainingResult:
-    options = TrainingOptions(**more)  # type: ignore[arg-type]
-    return rocket_training.train(spec(SMALL), records or separable(40), options, tmp_path)
+def trained(tmp_path: Path, records: Sequence[Record], **more: object) -> TrainingResult:
+    return rocket_training.train(spec(SMALL), records, TrainingOptions(**more), tmp_path)  # type: ignore[arg-type]
 
 
 def test_training_finds_what_tells_the_labels_apart_and_calibration_changes_no_label(tmp_path: Path) -> None:
-    calibrated, plain = trained(tmp_path), trained(tmp_path, calibration=False)
+    records = separable(40)
+    calibrated, plain = trained(tmp_path, records), trained(tmp_path, records, calibration=False)
     assert calibrated.splits["training"].accuracy == 1
     assert calibrated.splits["left_out"].accuracy > 0.9
     assert plain.temperature is None
@@ -160,7 +157,7 @@ def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
         Record(str(index), random.normal(size=(12, 3)).astype(np.float32), "ab"[index < 4], f"made:{index}")
         for index in range(60)
     ]
-    plain, weighted = trained(tmp_path, records=records), trained(tmp_path, records=records, class_weights=True)
+    plain, weighted = trained(tmp_path, records), trained(tmp_path, records, class_weights=True)
     rare = [sum(row[1] for row in result.splits["left_out"].confusion) for result in (plain, weighted)]
     assert rare[0] < rare[1]
 
@@ -245,15 +242,6 @@ def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
     assert scores[1] > 0.9 > scores[0]
 
 
-def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
-    source = candidate.from_spec(spec('kind = "rocket"\nkernels = 84'), None)
-    graph = source.build(source.manifest)
-    session = Session(graph.SerializeToString(), source.manifest)
-    assert source.reference is not None
-    for batch in batches(sequences(3), most_rows=3):
-        assert np.allclose(session.run(batch).logits, source.reference(batch), atol=1e-5)
-
-
 def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rocket.toml"
     path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\nkernels = 84\n[output]\nlabels = ["a", "b"]\n')
@@ -268,6 +256,7 @@ def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) ->
     [
         ("dilations.0.reads", torch.ones(84, 4, dtype=torch.bool)),
         ("dilations.0.reads", torch.ones(83, 3, dtype=torch.bool)),
+        ("dilations.0.reads", torch.zeros(84, 3, dtype=torch.bool)),
         ("dilations.0.reads", torch.ones(84, 3)),
         ("dilations.0.biases", torch.ones(84)),
         ("dilations.0.distance", torch.tensor(0)),
@@ -292,24 +281,74 @@ def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None
         load(described, path)
 
 
-def test_the_command_trains_and_reports_and_refuses_options_of_gradient_descent(tmp_path: Path) -> None:
-    described, data, out = tmp_path / "rocket.toml", tmp_path / "train.jsonl", tmp_path / "run"
-    described.write_text(f'[input]\nfeatures = 3\n[model]\n{SMALL}\n[output]\nlabels = ["a", "b"]\n')
-    data.write_text(json_lines(separable(30)))
+def linear(examples: int, features: int, targets: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(examples, features)).astype(np.float32)
+    wanted = values[:, :targets] + random.normal(size=(examples, targets))
+    return values, np.sign(wanted)
 
-    def run(*more: str) -> Result:
-        return CliRunner().invoke(main, ["train", str(described), str(data), "--out", str(out), *more])
 
-    for option in (["--epochs", "3"], ["--resume"], ["--validation", "0.2"]):
-        ended = run(*option)
-        assert (ended.exit_code, out.exists()) == (2, False)
-        assert f"{option[0]} has no meaning with kind = 'rocket'" in ended.output
-    ended = run("--test", str(data), "--json")
-    assert ended.exit_code == 0, ended.output
-    report = json.loads(ended.stdout)
-    assert (report["test"]["accuracy"], report["left_out"]["answers"]) == (1, 30)
-    assert report == json.loads((out / "metrics.json").read_text())
-    files = {"metrics.json", "model.safetensors", "report.html", "spec.toml"}
-    assert {path.name for path in out.iterdir()} == files
-    assert "holds a run" in run().output
-    assert "left out" in run("--overwrite").output
+def solved(values: np.ndarray, targets: np.ndarray, penalty: float, importance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A ridge regression by its normal equations, with an intercept that has no penalty."""
+    weight = importance / importance.mean()
+    with_one = np.column_stack([values.astype(np.float64), np.ones(len(values))])
+    penalties = penalty * np.diag([1.0] * values.shape[1] + [0.0])
+    solution = np.linalg.solve(
+        with_one.T @ (weight[:, None] * with_one) + penalties, with_one.T @ (weight[:, None] * targets)
+    )
+    return solution[:-1], solution[-1]
+
+
+def squared_error(fitted: rocket_training.RidgeFit, targets: np.ndarray) -> float:
+    """Of the answers that were left out."""
+    return float(((fitted.left_out - targets) ** 2).sum())
+
+
+@pytest.mark.parametrize("size", [(12, 30), (40, 5)], ids=["more features", "more examples"])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_weights_solve_the_normal_equations_and_answers_left_out_are_those_of_fits_without_the_example(
+    size: tuple[int, int], is_weighted: bool
+) -> None:
+    values, targets = linear(*size)
+    importance = np.random.default_rng(1).uniform(0.5, 2, size[0]) if is_weighted else np.ones(size[0])
+    fitted = rocket_training.fit_ridge(values, targets, importance if is_weighted else None)
+    share = importance / importance.sum()
+    spread = np.sqrt(share @ (values - share @ values) ** 2)
+    scaled = values / spread  # the scale is that of all examples
+    weights, intercepts = solved(scaled, targets, fitted.penalty, importance)
+    assert np.allclose(fitted.weights, weights / spread[:, None], atol=1e-6)
+    assert np.allclose(fitted.intercepts, intercepts, atol=1e-6)
+    for left_out in range(size[0]):
+        rest = np.arange(size[0]) != left_out
+        scale = importance.mean() / importance[rest].mean()  # the penalty is relative to the mean importance
+        weights, intercepts = solved(scaled[rest], targets[rest], fitted.penalty * scale, importance[rest])
+        assert np.allclose(fitted.left_out[left_out], scaled[left_out] @ weights + intercepts, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (80, 20)], ids=["more features", "more examples"])
+def test_features_that_stand_apart_count_more_where_that_helps_and_do_no_harm_elsewhere(size: tuple[int, int]) -> None:
+    values, targets = linear(*size)
+    told = np.concatenate([values[:, 2:], values[:, :2]], axis=1)  # the last two tell the targets
+    apart, plain = rocket_training.fit_ridge(told, targets, apart=2), rocket_training.fit_ridge(told, targets)
+    assert squared_error(apart, targets) < squared_error(plain, targets)
+    assert np.abs(apart.weights[-2:]).sum() > np.abs(plain.weights[-2:]).sum()
+    noise = np.random.default_rng(5).normal(size=(len(values), 30)).astype(np.float32)
+    fitted = rocket_training.fit_ridge(np.hstack([values, noise]), targets, apart=30)
+    assert squared_error(fitted, targets) <= squared_error(plain, targets) * (1 + 1e-9)
+    assert np.all(np.isfinite(fitted.left_out))
+
+
+def test_features_that_never_change_get_no_weight() -> None:
+    values, targets = linear(12, 30)
+    values[:, 3] = 0.25
+    values[:, 4] *= 1e-9  # rounding noise, which would get a huge weight
+    fitted = rocket_training.fit_ridge(values, targets)
+    assert np.all(fitted.weights[3] == 0)
+    assert np.abs(fitted.weights).max() < 10
+    assert np.all(np.isfinite(fitted.left_out))
+
+
+def test_examples_that_are_all_the_same_get_the_mean() -> None:
+    fitted = rocket_training.fit_ridge(np.ones((4, 6), dtype=np.float32), np.array([[1.0], [1.0], [1.0], [-1.0]]))
+    assert np.all(fitted.weights == 0)
+    assert fitted.intercepts == pytest.approx([0.5])

@@ -3,15 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture import trained
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.training import train
-from lengthwise_export.training.batches import examples
+from lengthwise_export.training import scores, train
+from lengthwise_export.training.batches import NO_TARGET, Example, examples
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import Epoch, TrainingProgress, TrainingRun
 from tests.support.specs import separable, spec
 
@@ -37,7 +39,7 @@ def weights(directory: Path) -> bytes:
 def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     result = train.train(spec(), separable(80), QUICK, tmp_path)
     fresh = examples(separable(60, seed=1), spec())
-    assert evaluate(result.model, fresh, spec()).accuracy > 0.9
+    assert scores.evaluate(result.model, fresh, spec()).accuracy > 0.9
     assert result.progress[0].epochs[-1].training_loss < result.progress[0].epochs[0].training_loss
 
 
@@ -52,7 +54,7 @@ def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
     made = spec(task=task)
     result = train.train(made, relabelled(separable(80)), replace(QUICK, epochs=10), tmp_path)
     fresh = examples(relabelled(separable(60, seed=1)), made)
-    assert evaluate(result.model, fresh, made).accuracy > 0.85
+    assert scores.evaluate(result.model, fresh, made).accuracy > 0.85
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
@@ -140,3 +142,89 @@ def test_the_epoch_of_the_lowest_validation_loss_is_kept_until_patience_is_over(
 def test_class_weights_are_taken_on_wish(wished: bool) -> None:
     run = TrainingRun(spec(), examples(separable(60), spec()), [], replace(QUICK, class_weights=wished))
     assert (run.weights is not None) == wished
+
+
+def test_a_padded_step_counts_in_no_loss() -> None:
+    logits = torch.randn(2, 3, 4)
+    targets = torch.tensor([[1, 2, 3], [0, NO_TARGET, NO_TARGET]])
+    expected = functional.cross_entropy(torch.cat([logits[0], logits[1, :1]]), torch.tensor([1, 2, 3, 0]))
+    torch.testing.assert_close(scores.loss(logits, targets, "per-step"), expected)
+
+
+def test_each_label_of_a_multi_label_model_is_its_own_question() -> None:
+    logits, targets = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 1.0]])
+    expected = functional.softplus(-logits).mean()
+    torch.testing.assert_close(scores.loss(logits, targets, "multi-label"), expected)
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "task", "expected"),
+    [
+        ([0, 0, 0, 1], 3, "single-label", [4 / 9, 4 / 3, 1.0]),
+        ([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], 2, "multi-label", [2.0, 1.0]),  # they weigh positives
+        ([[0, 0, 0, 1]], 2, "per-step", [2 / 3, 2.0]),
+    ],
+)
+def test_class_weights_make_a_rare_label_count_as_much(
+    targets: list[object], classes: int, task: Task, expected: list[float]
+) -> None:
+    examples = [Example(torch.zeros(4, 1), torch.tensor(target)) for target in targets]
+    torch.testing.assert_close(scores.class_weights(examples, classes, task), torch.tensor(expected))
+
+
+def scored(answers: list[tuple[torch.Tensor, torch.Tensor]], classes: int, task: Task) -> scores.EvaluationScores:
+    steps, described = torch.zeros(1, 1), spec(labels=str([*"abc"[:classes]]), task=task)
+    return scores.scores([scores.ScoredAnswer(logits, Example(steps, target)) for logits, target in answers], described)
+
+
+def one_hot(label: int, classes: int = 3) -> torch.Tensor:
+    return 9.0 * functional.one_hot(torch.tensor(label), classes).float()
+
+
+def test_scores_of_single_labels() -> None:
+    found = scored([(one_hot(0), torch.tensor(0)), (one_hot(2), torch.tensor(1))], 3, "single-label")
+    assert found.confusion == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert found.accuracy == 0.5
+    assert found.macro_f1 == pytest.approx(1 / 3)
+    # a label neither seen nor answered is left out of the mean
+    assert scored([(one_hot(0), torch.tensor(0))], 3, "single-label").macro_f1 == 1.0
+
+
+def test_scores_of_steps_count_valid_steps() -> None:
+    logits = torch.stack([one_hot(1), one_hot(2)])
+    found = scored([(logits, torch.tensor([1, 1])), (logits[:1], torch.tensor([1]))], 3, "per-step")
+    assert found.answers == 3
+    assert found.accuracy == pytest.approx(2 / 3)
+
+
+def test_scores_of_several_labels() -> None:
+    answers = [
+        (torch.tensor([3.0, -3.0]), torch.tensor([1.0, 1.0])),
+        (torch.tensor([3.0, -3.0]), torch.tensor([0.0, 0.0])),
+    ]
+    found = scored(answers, 2, "multi-label")
+    assert found.confusion == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert found.accuracy == 0.5
+    assert found.macro_f1 == pytest.approx(1 / 3)
+
+
+def rated(shares: list[float], right: list[bool], steps: torch.Tensor) -> list[scores.ScoredAnswer]:
+    """Answers of two classes with these probabilities, right or wrong."""
+    logits = torch.log(torch.tensor([[share, 1 - share] for share in shares]))
+    return [
+        scores.ScoredAnswer(row, Example(steps, torch.tensor(int(not good))))
+        for row, good in zip(logits, right, strict=True)
+    ]
+
+
+def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
+    found = scores.quality(rated([0.95] * 4, [True, True, True, False], torch.zeros(3, 1)))
+    assert found["ece"] == pytest.approx(0.2, abs=1e-6)
+    assert "by_missing" not in found
+    assert [(group["from"], group["to"], group["sequences"]) for group in found["by_length"]] == [(3, 3, 4)]
+
+
+def test_accuracy_is_grouped_by_the_share_of_missing_values() -> None:
+    gaps = [torch.tensor([[float("nan")]] * count + [[0.0]] * (10 - count)) for count in (0, 1, 9)]
+    found = scores.quality([one for steps in gaps for one in rated([0.95], [True], steps)])
+    assert [group["sequences"] for group in found["by_missing"]] == [1, 1, 1]

@@ -76,11 +76,8 @@ def test_a_spec_that_has_the_same_weights_is_held_against_that_of_the_training(
 def test_every_key_that_differs_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = kept(made(SPEC), tmp_path / "m.safetensors")
     said = made(SPEC.replace('"mean"', '"last"').replace('"a", "b"', '"b", "a"'))
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=rf"model\.pooling: .*output\.labels: .*lengthwise export {path} --out"):
         from_spec(said, path)
-    assert 'model.pooling: the checkpoint was trained with "mean", the spec says "last"' in str(caught.value)
-    assert 'output.labels: the checkpoint was trained with ["a", "b"], the spec says ["b", "a"]' in str(caught.value)
-    assert f"lengthwise export {path} --out" in str(caught.value)
     named = SPEC.replace("features = 3", 'features = 3\nfeature_names = ["x", "y", "z"]')
     with pytest.raises(CheckpointError):
         from_spec(made(named.replace('"x", "y"', '"y", "x"')), kept(made(named), path))

@@ -20,20 +20,13 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.errors import SpecError
 from lengthwise_export.training import recipe
 from lengthwise_export.training.arrays import as_label, sorted_labels
-from tests.support.specs import json_lines, separable
+from tests.support.specs import ROCKET, TINY, in_memory, json_lines, separable
 
-TINY: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
-ROCKET: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
 QUICK: dict[str, Any] = {"epochs": 2, "progress": None}
 
 
-def data(count: int = 24, seed: int = 0) -> tuple[list[Any], list[str]]:
-    records = separable(count, seed=seed)
-    return [record.steps for record in records], [str(record.label) for record in records]
-
-
 def test_a_run_is_that_of_the_command(tmp_path: Path) -> None:
-    sequences, labels = data()
+    sequences, labels = in_memory()
     run = lengthwise_export.train(TINY, sequences, labels, out=tmp_path / "api", **QUICK)
     (tmp_path / "tiny.toml").write_text(
         '[input]\nfeatures = 3\nnormalize = "training"\n'
@@ -51,7 +44,7 @@ def test_a_run_is_that_of_the_command(tmp_path: Path) -> None:
 
 
 def test_a_run_is_shown_exported_and_loaded(tmp_path: Path) -> None:
-    sequences, labels = data()
+    sequences, labels = in_memory()
     short = {**TINY, "input": {"normalize": "training", "max_length": 40}}
     run = lengthwise_export.train(short, sequences, labels, epochs=15, learning_rate=0.02, progress=None)
     assert "macro F1" in run._repr_html_()
@@ -63,7 +56,7 @@ def test_a_run_is_shown_exported_and_loaded(tmp_path: Path) -> None:
 
 
 def test_a_temporary_folder_goes_with_its_run() -> None:
-    run = lengthwise_export.train(ROCKET, *data(), progress=None)
+    run = lengthwise_export.train(ROCKET, *in_memory(), progress=None)
     folder = run.directory
     assert (folder / "model.safetensors").is_file()
     del run
@@ -71,7 +64,7 @@ def test_a_temporary_folder_goes_with_its_run() -> None:
     assert not folder.exists()
 
 
-def test_features_labels_and_the_longest_sequence_are_read_off_the_data() -> None:
+def test_features_labels_and_the_longest_sequence_are_read_off_the_in_memory() -> None:
     random = np.random.default_rng(0)
     sequences = [random.normal(size=length) for length in (1500, 5, 7, 9, 8, 4)]
     run = lengthwise_export.train("rocket", sequences, np.arange(6) % 3 + 9, progress=None)
@@ -91,19 +84,21 @@ def test_token_ids_need_a_vocabulary_and_numbers_are_warned_about(caplog: pytest
 
 
 def test_other_sequences_choose_the_epoch_and_others_are_scored(tmp_path: Path) -> None:
-    run = lengthwise_export.train(TINY, *data(), validation=data(10, seed=1), test=data(12, seed=2), **QUICK)
+    run = lengthwise_export.train(
+        TINY, *in_memory(), validation=in_memory(10, seed=1), test=in_memory(12, seed=2), **QUICK
+    )
     assert [run.report[name]["answers"] for name in ("training", "validation", "test")] == [24, 10, 12]
     assert all(epoch["validation_loss"] is not None for epoch in run.report["epochs"])
-    fixed = lengthwise_export.train(ROCKET, *data(), validation=data(10, seed=1), progress=None)
+    fixed = lengthwise_export.train(ROCKET, *in_memory(), validation=in_memory(10, seed=1), progress=None)
     assert fixed.report["validation"]["answers"] == 10
     ensemble = lengthwise_export.train(
-        TINY, *data(), validation=data(10, seed=1), ensemble=True, seeds=2, epochs=1, progress=None
+        TINY, *in_memory(), validation=in_memory(10, seed=1), ensemble=True, seeds=2, epochs=1, progress=None
     )
     assert ensemble.report["validation"]["answers"] == 10
 
 
 def test_a_label_for_each_step_or_several_need_the_task() -> None:
-    sequences, labels = data(8)
+    sequences, labels = in_memory(8)
     several = [[label] for label in labels]
     with pytest.raises(ConfigurationError):
         lengthwise_export.train(TINY, sequences, several, **QUICK)
@@ -157,7 +152,7 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
     ],
 )
 def test_a_wrong_option_says_what_is_wanted(options: dict[str, Any], said: str) -> None:
-    sequences, labels = data(4)
+    sequences, labels = in_memory(4)
     given = {"spec": TINY, "sequences": sequences, "labels": labels, "epochs": 1, "progress": None} | options
     if given["spec"] == ROCKET and "epochs" not in options:
         del given["epochs"]
@@ -168,7 +163,7 @@ def test_a_wrong_option_says_what_is_wanted(options: dict[str, Any], said: str) 
 def test_options_and_labels_may_be_numbers_of_numpy() -> None:
     given: dict[str, Any] = {"epochs": np.int64(2), "learning_rate": np.float32(0.01), "class_weights": np.bool_(True)}
     given |= {"validation": np.float32(0.25), "threads": np.int64(1), "progress": None}
-    run = lengthwise_export.train(TINY, *data(), **given)
+    run = lengthwise_export.train(TINY, *in_memory(), **given)
     assert run.report["validation"]["answers"] == 6
     assert len(run.report["epochs"]) == 2
 
@@ -193,39 +188,43 @@ def test_what_is_wrong_in_another_split_is_said_before_anything_is_chosen(
     name: str, wrong: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipe, "plan", None)  # it would fail otherwise
-    sequences, labels = data(6)
+    sequences, labels = in_memory(6)
     with pytest.raises((ConfigurationError, InvalidSequences), match=said.format(name)):
         lengthwise_export.train({"output": {"labels": ["a", "b"]}}, sequences, labels, **{name: wrong}, progress=None)
 
 
 def test_a_missing_value_in_another_split_is_held_against_the_policy_that_was_chosen() -> None:
     with pytest.raises(InvalidSequences, match="in test: "):
-        lengthwise_export.train("auto", *data(), test=([np.full((3, 3), np.nan)], ["a"]), progress=None)
+        lengthwise_export.train("auto", *in_memory(), test=([np.full((3, 3), np.nan)], ["a"]), progress=None)
 
 
 def test_a_folder_that_holds_a_run_is_kept(tmp_path: Path) -> None:
-    lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", progress=None)
+    lengthwise_export.train(ROCKET, *in_memory(), out=tmp_path / "run", progress=None)
     with pytest.raises(ConfigurationError):
-        lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", progress=None)
-    lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", overwrite=True, progress=None)
+        lengthwise_export.train(ROCKET, *in_memory(), out=tmp_path / "run", progress=None)
+    left = tmp_path / "run" / "seeds" / "1" / "model.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a run before it")
+    lengthwise_export.train(ROCKET, *in_memory(), out=tmp_path / "run", overwrite=True, progress=None)
+    assert not left.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError):
-        lengthwise_export.train(ROCKET, *data(), out=tmp_path / "file" / "run", progress=None)
+        lengthwise_export.train(ROCKET, *in_memory(), out=tmp_path / "file" / "run", progress=None)
 
 
 def test_progress_is_told_and_torch_is_left_as_it_was() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state(), torch.get_num_threads()
     lines: list[str] = []
-    lengthwise_export.train(TINY, *data(), epochs=2, threads=1, progress=lines.append)
+    lengthwise_export.train(TINY, *in_memory(), epochs=2, threads=1, progress=lines.append)
     assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == torch.get_num_threads()
 
 
 def test_two_runs_are_compared_as_objects_and_folders(tmp_path: Path) -> None:
-    first = lengthwise_export.train(ROCKET, *data(), test=data(10, seed=3), progress=None)
-    lengthwise_export.train(TINY, *data(), test=data(10, seed=3), out=tmp_path / "run", **QUICK)
+    first = lengthwise_export.train(ROCKET, *in_memory(), test=in_memory(10, seed=3), progress=None)
+    lengthwise_export.train(TINY, *in_memory(), test=in_memory(10, seed=3), out=tmp_path / "run", **QUICK)
     found = lengthwise_export.compare(first, tmp_path / "run")
     assert (found.split, "accuracy" in str(found), "<table>" in found._repr_html_()) == ("test", True, True)
     with pytest.raises(ConfigurationError):

@@ -15,6 +15,7 @@ from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import comparison
 from lengthwise_export.training.report import page
+from lengthwise_export.training.session import SPEC_FILE
 from tests.support.specs import json_lines, separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
@@ -45,13 +46,27 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_a_spec_that_says_nothing_is_trained_and_agrees_with_its_checkpoint(files: Path) -> None:
-    ended = run("train", files / "open.toml", files / "train.jsonl", "--out", files / "run")
+    words = ("train", files / "open.toml", files / "train.jsonl", "--out", files / "run")
+    ended = run(*words, "--test", files / "test.jsonl", "--json")
     assert ended.exit_code == 0, ended.output
     assert "chosen: normalize" in ended.stderr
-    written = Spec.read(files / "run" / "spec.toml")
+    assert json.loads(ended.stdout) == report(files / "run")
+    assert (report(files / "run")["test"]["answers"], report(files / "run")["left_out"]["answers"]) == (24, 24)
+    assert {path.name for path in (files / "run").iterdir()} == {"metrics.json", WEIGHTS_FILE, "report.html", SPEC_FILE}
+    written = Spec.read(files / "run" / SPEC_FILE)
     assert written.resolved() == report(files / "run")["spec"]
-    for described in (files / "open.toml", files / "run" / "spec.toml"):
+    for described in (files / "open.toml", files / "run" / SPEC_FILE):
         assert from_spec(Spec.read(described), files / "run" / WEIGHTS_FILE).manifest.labels == ("a", "b")
+    assert "holds a run" in run(*words).output
+    assert "left out" in run(*words, "--overwrite").output
+
+
+def test_options_of_gradient_descent_are_refused_for_fixed_kernels(files: Path) -> None:
+    (files / "rocket.toml").write_text(OPEN.replace("[output]", "[model]\nkind = 'rocket'\n[output]"))
+    for option in (("--epochs", "3"), ("--resume",), ("--validation", "0.2")):
+        ended = run("train", files / "rocket.toml", files / "train.jsonl", "--out", files / "run", *option)
+        assert (ended.exit_code, (files / "run").exists()) == (2, False)
+        assert f"{option[0]} has no meaning with kind = 'rocket'" in ended.output
 
 
 def test_seeds_give_a_spread_and_a_report_as_json_and_as_a_page(files: Path) -> None:
@@ -80,7 +95,7 @@ def test_seeds_give_a_spread_and_a_report_as_json_and_as_a_page(files: Path) -> 
 def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path) -> None:
     ended = trained(files, "run", "--seeds", "2", "--ensemble")
     assert ended.exit_code == 0, ended.output
-    assert Spec.read(files / "run" / "spec.toml").model.members == 2
+    assert Spec.read(files / "run" / SPEC_FILE).model.members == 2
     tensors = load_file(files / "run" / WEIGHTS_FILE)
     assert not tensors["members.0.head.weight"].equal(tensors["members.1.head.weight"])
     assert run("check", files / "run", "--max-length", "40").exit_code == 0

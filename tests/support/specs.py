@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -13,6 +14,10 @@ from lengthwise.datasets.dataset import Record
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.exporting.candidate import Candidate, from_spec
+
+# Tables of specs that are trained in a moment
+TINY: Final[dict[str, Any]] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
+ROCKET: Final[dict[str, Any]] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
 
 
 def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label") -> Spec:
@@ -48,6 +53,12 @@ def separable(count: int, *, seed: int = 0, features: int = 3) -> list[Record]:
         steps[:, 0] += 2.0 if index % 2 else -2.0
         records.append(Record(str(index), steps, "ab"[index % 2], f"made:{index}"))
     return records
+
+
+def in_memory(count: int = 24, seed: int = 0) -> tuple[list[Any], list[str]]:
+    """The sequences and the labels of `separable` records, as Python callers pass them."""
+    records = separable(count, seed=seed)
+    return [record.steps for record in records], [str(record.label) for record in records]
 
 
 def json_lines(records: Sequence[Record]) -> str:

@@ -231,7 +231,8 @@ def _read(X: Any, layout: Layout) -> GivenSequences:
         raise ValueError("Complex data not supported: a sequence has real values")
     table = columns_of(X)
     is_rows = table is not None and "steps" not in table and not has_ids([*table])  # a matrix, as for other estimators
-    return sequences_of(np.asarray(X) if is_rows else X, layout, ask=False)
+    is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
+    return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, ask=False)
 
 
 def _labels(y: Any) -> NDArray[Any]:
