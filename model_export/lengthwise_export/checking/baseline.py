@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -57,12 +57,9 @@ class Baseline:
             apart.append(axes.gap(mine, its) if mine.shape == its.shape else float("inf"))
         return max(apart)
 
-    def largest_difference(self, after: ModelOutput) -> float:
-        """The largest difference over all rows, for a batch that holds the same sequences in the same order."""
-        return self._largest(after, range(self.batch.rows))
-
-    def _largest(self, after: ModelOutput, rows: Iterable[int]) -> float:
-        return max(self.moved_by(after, row, row) for row in rows)
+    def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:
+        """The largest difference over all or some rows, for a batch that holds the same sequences in the same order."""
+        return max(self.moved_by(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
 
     def kind(self, row: int) -> str | None:
         """The kind of raw values of a row; None if they are ordinary."""
@@ -85,22 +82,16 @@ class Baseline:
         """The tolerance, raised for a model that amplifies rounding.
 
         Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
-        answer is estimated by changing every input value by 1 ulp (the smallest step of float32).
-
-        Returns:
-            Ten times what 1 ulp moves an answer to ordinary values, if that is above the tolerance and below 1e-3; else
-            the tolerance.
+        answer is estimated by changing every input value by 1 ulp (the smallest step of float32). It is ten times
+        that, if that is above the tolerance and below 1e-3.
         """
         if subject.steps.kind == "tokens":
             return tolerance
-        moved = self._largest(subject.answer(self.with_one_ulp_added()), self.ordinary())
-        return AMPLIFIED * moved if tolerance < AMPLIFIED * moved < MOST_AMPLIFIED else tolerance
-
-    def with_one_ulp_added(self) -> PaddedBatch:
-        """The same batch with each value replaced by the next larger float32; zeros stay zeros."""
         steps = self.batch.steps
-        moved = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf)))
-        return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
+        next_larger = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf))).astype(np.float32)
+        after = subject.answer(PaddedBatch(next_larger, self.batch.lengths))
+        moved = AMPLIFIED * self.largest_difference(after, self.ordinary())
+        return moved if tolerance < moved < MOST_AMPLIFIED else tolerance
 
     def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
         """The same batch with the last valid step of each row changed."""
@@ -125,8 +116,9 @@ class Steadiness:
         sampler = Sampler(subject.steps, seed=0)
         self._others = list(_other_batches(sizes, sampler))
         asked = [sampler.sequence(sizes.longest) for _ in range(2)]
-        self._batch = pad(asked, multiple=1)
-        self._first = Baseline(asked, self._batch, self._answer(restart=True))
+        batch = pad(asked, multiple=1)
+        self._restart()
+        self._first = Baseline(asked, batch, subject.answer(batch))
 
     def require(self) -> None:
         """Asks between and behind other batches."""
@@ -139,23 +131,21 @@ class Steadiness:
 
     def ask_again(self) -> None:
         """Compares the answer with the first one."""
-        try:
-            is_same = self._is_same(self._first.answer, self._answer())
-        except RunError:
-            is_same = False
-        if not is_same:
-            raise self._why()
+        with suppress(RunError):
+            if self._is_same(self._first.answer, self._answer()):
+                return
+        raise self._why()
 
     def _why(self) -> UncheckableError:
         """What makes the answers differ: something random, or what a call changes."""
         state = self._subject.state
         if state is None:
-            return _random(self._subject, self._batch)
+            return _random(self._subject, self._first.batch)
         drifted, changed = state.now(), state.changed()
         reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
         if self._is_random():
-            return _random(self._subject, self._batch)
-        return changes_itself(self._subject, reaching or changed, [*self._others, self._batch])
+            return _random(self._subject, self._first.batch)
+        return changes_itself(self._subject, reaching or changed, [*self._others, self._first.batch])
 
     def _is_random(self) -> bool:
         """Whether the answers depend on torch's seed, or are never the same in the same state."""
@@ -183,13 +173,12 @@ class Steadiness:
         return not self._is_same(*answers)
 
     def _is_same(self, one: ModelOutput, other: ModelOutput) -> bool:
-        first = Baseline(self._first.sequences, self._batch, one)
-        return first.largest_difference(other) <= self._tolerance
+        return replace(self._first, answer=one).largest_difference(other) <= self._tolerance
 
     def _answer(self, *, restart: bool = False) -> ModelOutput:
         if restart:
             self._restart()
-        return self._subject.answer(self._batch)
+        return self._subject.answer(self._first.batch)
 
     def _restart(self) -> None:
         if self._subject.state is not None:
@@ -212,8 +201,13 @@ def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[Pad
 
 def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
     """The error for a model that is random, with the first operation that is."""
+
+    def differs(one: Operation, two: Operation) -> bool:
+        pairs = zip(one.outputs, two.outputs, strict=False)
+        return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
+
     once, twice = (subject.record(batch).operations for _ in range(2))
-    place = next((one for one, two in zip(once, twice, strict=False) if _differs(one, two)), None)
+    place = next((one for one, two in zip(once, twice, strict=False) if differs(one, two)), None)
     at = "" if place is None else f" at {place.location or place.operator}"
     if place is not None and place.location is not None:
         at += f" (`{place.location.source}`)"
@@ -221,11 +215,6 @@ def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
         f"not the same answer twice: something random runs in evaluation mode{at} (for example F.dropout without "
         "training=self.training)"
     )
-
-
-def _differs(one: Operation, two: Operation) -> bool:
-    pairs = zip(one.outputs, two.outputs, strict=False)
-    return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
 
 
 def _run(subject: Subject, batches: Iterable[PaddedBatch]) -> None:

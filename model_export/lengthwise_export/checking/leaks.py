@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -26,7 +26,7 @@ _MORE_ROWS, _LONGER = 2, 3
 _WIDER = (41, 7)
 """Extra width of that batch: more than the chunks of most models; if that raises, an amount that fits small tables."""
 
-MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
+_MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,11 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     for change in CHANGES:
         if located and change in explained:
             continue
-        chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
-        if chosen is None:
+        for chosen in (one for one in moved if one.trial.change == change):
+            with contextlib.suppress(RunError):
+                after = subject.record(chosen.trial.batch)
+                break
+        else:
             continue
         base, trial = chosen.base, chosen.trial
         before = subject.record(base)
@@ -109,12 +112,12 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
                 change,
                 subject.names,
                 first.operator,
-                "" if first.location is None or first.location.source is None else first.location.source,
+                "" if first.location is None else first.location.source,
             ),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
             trial=trial.name,
-            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, chosen.row)),
+            spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
             place=first.place,
         )
@@ -145,14 +148,6 @@ def _another_way(before: Recording, after: Recording) -> Operation | None:
         if found is not None:
             return found
     return None
-
-
-def _recorded(subject: Subject, moved: Iterable[FailedTrial]) -> tuple[FailedTrial | None, Recording]:
-    """The first of these trials that the model runs without an error, and the recording of it."""
-    for one in moved:
-        with contextlib.suppress(RunError):
-            return one, subject.record(one.trial.batch)
-    return None, Recording((), frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,16 +243,11 @@ def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
 
 def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
     """The operations that both runs share, in order. A loop over the steps runs more often in a wider batch."""
-    if [operation.identity for operation in before] == [operation.identity for operation in after]:
+    mine, its = [operation.identity for operation in before], [operation.identity for operation in after]
+    if mine == its:
         return list(zip(before, after, strict=True))
-    matcher = difflib.SequenceMatcher(
-        None, [operation.identity for operation in before], [operation.identity for operation in after], autojunk=False
-    )
-    return [
-        (before[block.a + place], after[block.b + place])
-        for block in matcher.get_matching_blocks()
-        for place in range(block.size)
-    ]
+    blocks = difflib.SequenceMatcher(None, mine, its, autojunk=False).get_matching_blocks()
+    return [(before[block.a + place], after[block.b + place]) for block in blocks for place in range(block.size)]
 
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:

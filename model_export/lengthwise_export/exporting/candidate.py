@@ -28,7 +28,7 @@ from lengthwise_export.architecture.trained import BuiltInModel
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
-from lengthwise_export.checking.report import Report, past_a_fill
+from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting.accuracy import UNTRAINED
@@ -221,8 +221,8 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
         yield f"the labels are {', '.join(target.labels)}: --labels gives the classes names"
     if options.missing is None and _may_take_nan(target, batch):
         yield _MAY_TAKE_NAN
-    if (filled := past_a_fill(report)) is not None:
-        yield filled
+    if any(outcome.change == "scale" for outcome in report.trials):
+        yield report.leaks[0].cause.why
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise_export.checking.check import check as judge
-from lengthwise_export.checking.report import Report
+from lengthwise_export.checking.report import Report, promise_text
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.targets import targets
@@ -32,15 +32,6 @@ if TYPE_CHECKING:  # what is imported here and below when it is needed brings to
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
     from lengthwise_export.onnx_graphs.precision import LabelChanges
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedTarget:
-    """The result of a check."""
-
-    report: Report
-    target: Target | None
-    fix: FixProposal | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -167,12 +158,8 @@ def publish(
     )
 
 
-def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
-    """Loads a target and checks it.
-
-    Raises:
-        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
-    """
+def check(target: targets.Given, options: CheckOptions) -> Report:
+    """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option contradicts it."""
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     read = None
     try:
@@ -182,11 +169,17 @@ def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
             report = _tried(read, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
-    if not options.suggest:
-        return CheckedTarget(report, read)
-    with one_torch_thread(read is not None and read.framework):
-        fix = _suggestion(read, report, options)
-    return CheckedTarget(report if read is None or not read.blind else _without_lengths(report), read, fix)
+    if options.suggest:
+        with one_torch_thread(read is not None and read.framework):
+            report = replace(report, fix=_suggestion(read, report, options))
+        if read is not None and read.blind and report.verdict != "uncheckable":  # whatever the trials say
+            said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
+            report = replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
+    report = replace(report, target=targets.named(target))
+    if read is None:
+        return report
+    served = None if read.manifest is None else promise_text(read.manifest)
+    return replace(report, served=served, notices=tuple(read.notices))
 
 
 def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal:
@@ -219,14 +212,6 @@ def _tried(read: Target, options: CheckOptions) -> Report:
         longest = report.max_length or options.max_length
         missing_values.require(read, min_length=report.min_length, max_length=longest, seed=options.seed)
     return report
-
-
-def _without_lengths(report: Report) -> Report:
-    """The report on a target that takes no lengths: it cannot be called sound, whatever the trials say."""
-    if report.verdict == "uncheckable":
-        return report
-    said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
-    return replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
 
 
 def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
