@@ -84,16 +84,6 @@ class TargetOptions(Options):
         "handled: the model accepts NaN; this is verified.",
     )
 
-    @property
-    def weights(self) -> Path | None:
-        """The checkpoint as a path."""
-        return None if self.checkpoint is None else Path(self.checkpoint)
-
-    @property
-    def output_name(self) -> str | None:
-        """The output as a text."""
-        return None if self.output is None else str(self.output)
-
 
 class CheckOptions(TargetOptions):
     """The options of a check."""

@@ -70,7 +70,7 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
     weights = {initializer.name for initializer in graph.graph.initializer}
     inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
     outputs = [GraphValue.of(value) for value in graph.graph.output]
-    logits = logits_of(outputs, hints.output_name)
+    logits = logits_of(outputs, None if hints.output is None else str(hints.output))
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
     _require_readable(inputs, hints, blind=blind)

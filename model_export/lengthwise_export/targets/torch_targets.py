@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import os
@@ -20,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint, foreign_files, trained
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target, read_steps, require_order_of_axes
@@ -148,7 +148,8 @@ def _told(error: BaseException) -> str:
 
 def read_spec(text: str, options: TargetOptions) -> Target:
     """The built-in architecture that a spec describes."""
-    return _of_spec(text, options, Spec.read(Path(text)), options.weights)
+    weights = None if options.checkpoint is None else Path(options.checkpoint)
+    return _of_spec(text, options, Spec.read(Path(text)), weights)
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> Target:
@@ -167,24 +168,11 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
     spec = spec.concrete() if weights is None else trained.settled(spec, weights)
     model, notices = trained.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
-    check_options_agree(text, options, steps, spec.output.labels)
-    per_step = spec.output.task == "per-step"
-    target = module_target(
-        text,
-        "spec",
-        model,
-        steps,
-        CallSignature(),
-        output_selector(None),
-        labels=spec.output.labels,
-        per_step=per_step,
-    )
-    return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
-
-
-def read_module(text: str, options: TargetOptions, *, blind: bool = False) -> Target:
-    """The module that a user's factory returns; see `of_module`."""
-    return of_module(text, module_of(text), options, blind=blind)
+    labels, per_step = spec.output.labels, spec.output.task == "per-step"
+    check_options_agree(text, options, steps, labels)
+    subject = TorchSubject(model, steps, CallSignature(), output_selector(None))
+    more = {"checkpoint": weights, "spec": spec, "notices": tuple(notices)}
+    return module_target(text, "spec", subject, labels=labels, per_step=per_step, **more)
 
 
 def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
@@ -199,7 +187,8 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
-    notices = [] if options.weights is None else checkpoint.load(module, options.weights)
+    weights = None if options.checkpoint is None else Path(options.checkpoint)
+    notices = [] if weights is None else checkpoint.load(module, weights)
     signature = read_signature(
         module,
         second=options.second,
@@ -208,40 +197,25 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         numbers=options.features is not None,
         blind=blind,
     )
-    _require_weights(text, module)
-    select_output = output_selector(options.output_name)
-    state = ModuleState(in_evaluation(module))
-    found = read_steps(text, module, options, signature, select_output)
-    if signature.second == "none":
-        require_order_of_axes(text, module, found.steps, found.signature, select_output)
-    labels = labels_of(text, options, found.shape[-1])
-    own = None if options.weights is None else trained.read_record(options.weights).labels
-    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
-        check_options_agree(text, options.model_copy(update={"features": None, "vocabulary": None}), found.steps, own)
-        labels = own
-    target = module_target(
-        text,
-        "module",
-        module,
-        found.steps,
-        found.signature,
-        select_output,
-        labels=labels,
-        per_step=len(found.shape) == 3,
-        state=state,
-    )
-    state.restore()
-    return dataclasses.replace(target, checkpoint=options.weights, notices=tuple(notices))
-
-
-def _require_weights(text: str, module: nn.Module) -> None:
-    """Makes sure that a module has all of its weights."""
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise UncheckableError(
             f"{text}: {', '.join(lazy[:3])} would be drawn at random at the first call, as those of nn.Lazy layers: "
             "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
         )
+    state = ModuleState(in_evaluation(module))
+    subject, shape = read_steps(text, module, options, signature, output_selector(options.output), state)
+    if signature.second == "none":
+        require_order_of_axes(text, subject)
+    labels = labels_of(text, options, shape[-1])
+    own = None if weights is None else trained.read_record(weights).labels
+    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
+        unsaid = options.model_copy(update={"features": None, "vocabulary": None})
+        check_options_agree(text, unsaid, subject.steps, own)
+        labels = own
+    state.restore()
+    more = {"checkpoint": weights, "notices": tuple(notices)}
+    return module_target(text, "module", subject, labels=labels, per_step=len(shape) == 3, **more)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
