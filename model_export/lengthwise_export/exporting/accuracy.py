@@ -69,33 +69,34 @@ class DataAccuracy:
             "left_out": self.left_out,
         }
 
-    def _chance(self, expected: float, expected_answers: int | None) -> float:
-        """How far the accuracy may be below that of training: three standard deviations of both samples, and a margin.
-
-        A few answers that are all right do not mean that all are. So the share of right answers, for the deviation, is
-        estimated with one more right answer and one more wrong one than were measured.
-        """
-        if expected_answers is None:
-            share, samples = expected, 1 / self.answers
-        else:
-            share = (expected * expected_answers + 1) / (expected_answers + 2)
-            samples = 1 / self.answers + 1 / expected_answers
-        return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
-
     def __str__(self) -> str:
         """A line such as `accuracy 0.9875: 79 of 80 predictions are correct`."""
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
+    def _by_chance(self, expected: float, expected_answers: int | None) -> float:
+        """How far the accuracy may be below that of training: three standard deviations of both samples, and a margin.
+
+        A few answers that are all right do not mean that all are: the share of right answers is estimated with one more
+        right answer and one more wrong one than were measured.
+        """
+        share, samples = expected, 1 / self.answers
+        if expected_answers is not None:
+            share = (expected * expected_answers + 1) / (expected_answers + 2)
+            samples += 1 / expected_answers
+        return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
+
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
         """Warnings for the user."""
-        if self.absent:
+        absent = self.absent
+        if absent:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             yield (
-                f"the data has no sequence labelled {_listed(self.absent)}: whether these labels belong to these "
-                "outputs was not checked"
+                f"the data has no sequence labelled {', '.join(map(repr, absent[:5]))}{more}: whether these labels "
+                "belong to these outputs was not checked"
             )
         if self.left_out:
             yield f"{self.left_out} sequences of the data were skipped, as the model does not accept them: {self.why}"
-        if expected is not None and self.accuracy < expected - self._chance(expected, expected_answers):
+        if expected is not None and self.accuracy < expected - self._by_chance(expected, expected_answers):
             yield (
                 f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: check that the data has "
                 "the same units and the same order of features as in training"
@@ -194,16 +195,17 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     parts: list[dict[int, Answer]] = [{} for _ in records]
     together = min(_ROWS, manifest.max_batch_rows or _ROWS)
     for first in range(0, len(rows), together):
-        batch = pad([steps for _, _, steps in rows[first : first + together]], multiple=manifest.width_multiple)
+        members = rows[first : first + together]
+        batch = pad([steps for _, _, steps in members], multiple=manifest.width_multiple)
         scored = answers.score(session.run(batch), batch.lengths, manifest)
-        for (index, start, _), answer in zip(rows[first : first + together], scored, strict=True):
+        for (index, start, _), answer in zip(members, scored, strict=True):
             if answer is None:
                 raise VerificationError(f"{manifest.key}: the answer to {records[index].place} is not finite")
             parts[index][start] = answer
     whole = []
-    for record, pieces_by_start in zip(records, parts, strict=True):
-        starts = sorted(pieces_by_start)
-        pieces = [pieces_by_start[start] for start in starts]
+    for record, by_start in zip(records, parts, strict=True):
+        starts = sorted(by_start)
+        pieces = [by_start[start] for start in starts]
         whole.append(pieces[0] if len(pieces) == 1 else answers.merge(pieces, starts, len(record.steps), manifest))
     return whole
 
@@ -211,18 +213,14 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
 def wanted_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
     several = record.label if isinstance(record.label, tuple) else (record.label or "",)
-    steps = len(several) if manifest.task == "per-step" else 1
-    wanted = np.zeros((steps, manifest.classes), dtype=np.bool_)
+    is_per_step = manifest.task == "per-step"
+    wanted = np.zeros((len(several) if is_per_step else 1, manifest.classes), dtype=np.bool_)
     for place, label in enumerate(several):
-        wanted[place if manifest.task == "per-step" else 0, manifest.labels.index(label)] = True
-    return _kept(wanted, manifest) if manifest.task == "per-step" else wanted
-
-
-def _kept(wanted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """The per-step labels of the steps that are answered: the policy for long sequences may drop some."""
-    if manifest.long == "head":
-        return wanted[: manifest.max_length]
-    return wanted[-manifest.max_length :] if manifest.long == "tail" else wanted
+        wanted[place if is_per_step else 0, manifest.labels.index(label)] = True
+    if not is_per_step or manifest.long not in ("head", "tail"):
+        return wanted
+    # The policy for long sequences drops steps, which get no answer.
+    return wanted[: manifest.max_length] if manifest.long == "head" else wanted[-manifest.max_length :]
 
 
 def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
@@ -242,8 +240,3 @@ def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Man
         return np.equal(expected, found)
     right: NDArray[np.bool_] = np.logical_or.reduce(expected & found, axis=1)
     return right
-
-
-def _listed(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(map(repr, labels[:5])) + more

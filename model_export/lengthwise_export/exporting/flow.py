@@ -71,11 +71,7 @@ class PublishedModel:
 
 
 def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
-    """Loads a target, builds its graph, verifies it and publishes it.
-
-    Raises:
-        LengthwiseError: As `targets.read`, `candidate_of` and `publish` do.
-    """
+    """Loads a target, builds its graph, verifies it and publishes it."""
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
     with one_torch_thread():
@@ -97,11 +93,7 @@ def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell)
 
 
 def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of any target; mended, if that is asked and padding reaches its answers.
-
-    Raises:
-        LengthwiseError: As `from_spec`, `with_threshold` and `of_users_model` do.
-    """
+    """The candidate of any target; mended, if that is asked and padding reaches its answers."""
     from lengthwise_export.exporting import candidate
 
     if read.spec is not None:
@@ -126,13 +118,9 @@ def publish(
 ) -> PublishedModel:
     """Builds, verifies and publishes a candidate.
 
-    Raises:
-        PublishError: The version exists, or its folder cannot be written.
-        ExportError: The graph cannot be built, or not at that precision.
-        VerificationError: A case failed, the data contradicts the order of the labels, or the accuracy is too low.
-            Nothing was published.
-        ConfigurationError: The sequences or labels of the data do not fit the model.
-        ModelError: A service would reject the model for another reason.
+    Errors: `PublishError` (the version exists, or cannot be written), `ExportError` (no graph, or not at that
+    precision), `VerificationError` (a case, the order of the labels, or the accuracy; nothing was published),
+    `ConfigurationError` (the data does not fit the model), `ModelError` (a service would reject it otherwise).
     """
     from lengthwise_export.exporting import model_files, verify
 
@@ -198,14 +186,9 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
 
 def _tried(read: Target, options: CheckOptions) -> Report:
     """The report of a target's trials."""
-    report = judge(
-        read.subject,
-        max_length=options.max_length,
-        min_length=1 if read.manifest is None else read.manifest.min_length,
-        tolerance=options.tolerance,
-        seed=options.seed,
-        progress=options.progress,
-    )
+    least = 1 if read.manifest is None else read.manifest.min_length
+    how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
+    report = judge(read.subject, min_length=least, **how)
     if options.missing == "handled" and not read.blind:
         from lengthwise_export.exporting import missing_values
 

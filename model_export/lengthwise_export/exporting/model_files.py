@@ -61,10 +61,7 @@ GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 def write(
     stage: Path, verified: VerifiedGraph, mend: FixProposal | None, examples: Sequence[Record], *, seed: int
 ) -> Manifest:
-    """Writes a complete model directory into the staging folder.
-
-    Requires: a verified graph. Ensures: all its files exist.
-    """
+    """Writes all files of the model directory of a verified graph into the staging folder."""
     manifest = verified.manifest
     files.write(stage / GRAPH_FILE, verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
@@ -110,11 +107,14 @@ def write(
 
 
 def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
-    """Loads the staged directory as a service does, and yields notices about other installations.
-
-    Requires: a complete model directory. Ensures: a service can read and serve it.
-    """
-    yield from _ill_conditioned(manifest)
+    """Loads the staged directory as a service does, and yields notices about other values and other installations."""
+    for promise in manifest.promises:
+        if promise.amplified:
+            yield (
+                "the model is ill-conditioned for some raw values (a constant far from 0, for example): a few ulps of "
+                f"such a sequence move its answer by {promise.amplified:.2g}, and batched it may differ by "
+                f"{promise.tolerance:.2g} (the manifest's tolerance)"
+            )
     reread = Manifest.read(stage)
     if reread != manifest:
         raise VerificationError(f"{manifest.key}: the manifest reads back differently")
@@ -131,17 +131,6 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
         judging.check_rows(graph, recurrent_kernels.ONNXRUNTIME, reread)
     except ModelError as error:
         yield f"a service without the recurrent kernels of this project will refuse it: {error}"
-
-
-def _ill_conditioned(manifest: Manifest) -> Iterator[str]:
-    """A notice about sequences for which the promised tolerance is larger than rounding."""
-    for promise in manifest.promises:
-        if promise.amplified:
-            yield (
-                "the model is ill-conditioned for some raw values (a constant far from 0, for example): a few ulps of "
-                f"such a sequence move its answer by {promise.amplified:.2g}, and batched it may differ by "
-                f"{promise.tolerance:.2g} (the manifest's tolerance)"
-            )
 
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
@@ -161,11 +150,8 @@ class Destination:
 def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
-    `staged`: Versions that other exports are making.
-
-    Raises:
-        PublishError: The version exists already, the name or the version is not valid, or the folder is a model
-            repository.
+    `staged` are versions that other exports are making. A PublishError if the version exists already, the name or the
+    version is not valid, or the folder is a model repository.
     """
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
@@ -183,8 +169,11 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
             "with a letter or a digit"
         ) from error
     existing = versions(parent)
-    if not existing and (held := _a_model_in(parent)) is not None:
-        raise PublishError(f"{out} holds models, such as {held}: name this one too, as in {parent / 'NAME'}")
+    manifests = () if existing else parent.glob(f"*/*/{MANIFEST_FILE}")
+    for held in (each.parent for each in manifests if is_version(each.parent.name)):
+        if not held.parent.name.startswith("."):
+            shown = f"{held.parent.name}/{held.name}"
+            raise PublishError(f"{out} holds models, such as {shown}: name this one too, as in {parent / 'NAME'}")
     version = int(out.name) if numbered else max([*existing, *staged], default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
@@ -203,22 +192,12 @@ def versions(model: Path) -> list[int]:
     return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
 
 
-def _a_model_in(folder: Path) -> str | None:
-    """`NAME/VERSION` of a published model in a folder; None if it holds none."""
-    manifests = folder.glob(f"*/*/{MANIFEST_FILE}")
-    found = (manifest.parent for manifest in manifests if is_version(manifest.parent.name))
-    return next((f"{each.parent.name}/{each.name}" for each in found if not each.parent.name.startswith(".")), None)
-
-
 @contextmanager
 def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
     """The place of a new version and its staging folder, which becomes the place if the block ends without an error.
 
     The version is chosen under a lock of the model's folder, and the name of the staging folder holds it: two exports
-    at once get two versions.
-
-    Raises:
-        PublishError: As `destination`; or the folder cannot be written, or the version was published meanwhile.
+    at once get two versions. A PublishError as `destination`, or if the folder cannot be written.
     """
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -247,10 +226,7 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
 
 
 def move_into_place(stage: Path, directory: Path) -> None:
-    """Syncs the staging folder and renames it.
-
-    Requires: `directory` does not exist. Ensures: it exists, complete and synced to disk.
-    """
+    """Syncs the staging folder and renames it to `directory`, which does not exist yet."""
     for path in stage.iterdir():
         _sync(path)
     _sync(stage)
