@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
-from lengthwise_export.checking import finite_fills, limits, trials
+from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Steadiness
-from lengthwise_export.checking.leaks import FailedTrial, find_leaks
+from lengthwise_export.checking.leaks import FailedTrial, find_finite_fill, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
@@ -80,14 +80,14 @@ class _Check:
     def report(self) -> Report:
         """Runs all trials and decides the verdict."""
         self.progress(f"a sequence of {self.max_length} steps")
-        found = limits.WidthLimits.of(self.subject, self.sampler, self.max_length, self.min_length)
-        widest, sizes = found.widest, found.sizes
-        self.notes += [] if found.note is None else [found.note]
+        accepted = limits.WidthLimits.of(self.subject, self.sampler, self.max_length, self.min_length)
+        widest, sizes = accepted.widest, accepted.sizes
+        self.notes += [] if accepted.note is None else [accepted.note]
         self._leave_out_kinds(sizes)
         first = self._first(sizes)
         for trial in trials.trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
-        self._try_unbatched(sizes, found.too_short)
+        self._try_unbatched(sizes, accepted.too_short)
         self._try(first, trials.beside_the_longest(first.sequences, self.sampler.sequence(widest)))
         self._try_odd_batches(first, sizes, widest)
         if self.steadiness is not None:
@@ -107,25 +107,25 @@ class _Check:
             )
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
-        fill = None if finite else finite_fills.find(self.subject, first.batch, sizes, self.sampler)
-        if fill is not None:
-            leaks = (fill.leak, *leaks)
-            self.outcomes.append(TrialResult(fill.leak.trial, "scale", fill.leak.difference, passed=False))
-        verdict, reason = self._decided(finite, fill)
+        filled = ""
+        if not finite and (found := find_finite_fill(self.subject, first.batch, sizes, self.sampler)) is not None:
+            number, leak = found
+            leaks = (leak, *leaks)
+            self.outcomes.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
+            filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
+        verdict, reason = self._decided(finite, filled)
         ran = CheckedSizes(*(tuple(sorted(seen)) for seen in self.ran.values()))
         told = (tuple(self.outcomes), tuple(self.notes))
         return Report(verdict, reason, leaks, *told, widest, self.tolerance, ran, sizes.shortest)
 
-    def _decided(self, finite: Sequence[FailedTrial], fill: finite_fills.FiniteFill | None) -> tuple[Verdict, str]:
+    def _decided(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
         """The verdict, and the reason for it."""
         every = [moved.trial.name for moved in finite or self.failed]
         more = f"; and {len(every) - _MAX_NAMED} more" if len(every) > _MAX_NAMED else ""
         names = "; ".join(every[:_MAX_NAMED]) + more
         if finite:
             return "leak", f"the answer to a sequence changes with: {names}"
-        warnings = (
-            [] if fill is None else [f"a mask fills padding with {fill.number:g}, and {fill.leak.trial} get past it"]
-        )
+        warnings = [filled] if filled else []
         warnings += [f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"] if self.failed else []
         if warnings:
             return "warning", "; ".join(warnings)

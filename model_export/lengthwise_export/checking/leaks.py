@@ -2,22 +2,38 @@
 
 Both runs hold the same sequences, so their answers should be equal. The outputs of all operators are compared in the
 order of execution, at valid steps, or as a whole if they have no axis of steps. The search uses only the recordings of
-the runs, so it is the same for torch and ONNX.
+the runs, so it is the same for torch and ONNX. `find_finite_fill` finds masks that hide padding with a finite number,
+and from which values on such a mask lets padding through.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+
 from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, Geometry, Pairing, geometry
+from lengthwise_export.checking.trials import (
+    CHANGES,
+    JUNK,
+    BatchSizes,
+    Change,
+    CheckTrial,
+    Geometry,
+    Pairing,
+    Sampler,
+    geometry,
+    with_padding_filled,
+)
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 
@@ -92,7 +108,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
         )
         if not differing and not located and (another := _another_way(before, after)) is not None:
-            differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _moved(subject, chosen))]
+            differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _answer_moves(subject, chosen))]
         if not differing or any(operation.identity in located for operation, _ in differing):
             continue
         first, apart = next(
@@ -123,11 +139,11 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         )
 
 
-def _moved(subject: Subject, failed: FailedTrial) -> float:
+def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
     """The difference of the answer that changed most."""
     row, other = failed.trial.rows[failed.row]
     before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[other]
-    steps = min(len(before), len(after)) if before.ndim == 2 else len(before)
+    steps = min(len(before), len(after))
     return axes.gap(before[:steps], after[:steps])
 
 
@@ -285,3 +301,91 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Oper
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
         yield OperatorSpread(pair.before.operator, tuple(along), pair.before.location)
+
+
+_LEAST: Final = 64.0
+_MOST: Final = 2.0**24
+"""Sizes of the fills in question: the other trials' values go past smaller ones, and none goes past larger ones."""
+_ONE_LEVEL: Final = "values around 1,000"
+_SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # multiples of such values
+_FILL_ROWS: Final = 16
+_LET_THROUGH: Final = 0.01
+"""Where padding takes part, weights and maxima change by more than that; scores of such a size are rounded by less."""
+_COMPARE: Final = re.compile(
+    r"(log_?)?softmax|logsumexp|reduce(logsumexp|max|min)|a?(max|min)|aminmax|topk|sort|median|.*attention.*",
+    re.IGNORECASE,
+)
+"""Operators in which steps compete: for these a mask fills padding."""
+
+
+def find_finite_fill(
+    subject: Subject, base: PaddedBatch, sizes: BatchSizes, sampler: Sampler
+) -> tuple[float, Leak] | None:
+    """The first finite number of a mask that padding gets past, as a leak; None if there is none.
+
+    A mask of -10,000 hides padding while the scores of a row stay above it, so trials with values of an ordinary size
+    do not show it. So the same run, padded and unpadded, gets ever larger values, until padding changes the output of
+    a softmax, a maximum or an attention behind the mask.
+    """
+    if not sampler.kinds:  # tokens, or a model that takes ordinary values only
+        return None
+    junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], JUNK["junk"]))
+    shape = geometry(junk)
+    # The operations that give the same number at all padding, and the number
+    fills = {
+        operation.identity: number
+        for operation in subject.record(junk).operations
+        for _, value in operation.outputs
+        if (number := axes.filled_padding(value, shape)) is not None and _LEAST <= abs(number) < _MOST
+    }
+    random = np.random.default_rng(0)
+    for scale in _SCALES if fills else ():
+        of_each = (sizes.longest, base.steps.shape[2])
+        sequences = [raw(_ONE_LEVEL, of_each, random) * np.float32(scale) for _ in range(_FILL_ROWS)]
+        try:
+            found = _let_through(subject, fills, sequences, sizes)
+        except RunError:
+            return None
+        if found is not None:
+            return found
+    return None
+
+
+def _let_through(
+    subject: Subject,
+    fills: dict[tuple[str, str, CodeLocation | None], float],
+    sequences: Sequence[Steps],
+    sizes: BatchSizes,
+) -> tuple[float, Leak] | None:
+    """The first of the fills behind which padding changes a comparison of these sequences' steps."""
+    alone, padded = pad(sequences, width=sizes.longest), pad(sequences, width=sizes.width)
+    before, after = subject.record(alone), subject.record(padded)
+    rows = tuple((row, row) for row in range(len(sequences)))
+    trial = f"values of size {np.abs(sequences[0]).max():.0e}"
+    pairing = Pairing(geometry(alone), geometry(padded), rows, subject.sizes)
+    first: dict[int, Operation] = {}
+    for mine, other in aligned(before.operations, after.operations):
+        origin = next((first[key] for key in other.inputs if key in first), None)
+        if origin is None and other.identity in fills:
+            origin = other
+        if origin is None:
+            continue
+        first.update((key, origin) for key in other.gives)
+        if _COMPARE.fullmatch(other.kind) is None or len(mine.outputs) != len(other.outputs):
+            continue
+        apart = [
+            axes.difference(one, two, pairing) or 0.0
+            for (_, one), (_, two) in zip(mine.outputs, other.outputs, strict=True)
+        ]
+        if max(apart, default=0.0) > _LET_THROUGH:
+            number = fills[origin.identity]
+            why = (
+                f"The mask fills padding with {number:g}, a finite number: it hides padding only while a score of each "
+                f"row is not near or {'below' if number < 0 else 'above'} {number:g}. With {trial}, padding takes part "
+                f"in {other.operator}."
+            )
+            infinite = "torch.finfo(scores.dtype)." + ("min" if number < 0 else "max")
+            fix = f"scores = scores.masked_fill(~valid, {infinite})  # in the place of {number:g}"
+            at = (origin.operator, origin.kind, origin.location)
+            return number, Leak(*at, Cause(why, fix), None, max(apart), trial, place=origin.place)
+    return None

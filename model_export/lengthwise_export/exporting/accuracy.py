@@ -240,3 +240,50 @@ def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Man
         return np.equal(expected, found)
     right: NDArray[np.bool_] = np.logical_or.reduce(expected & found, axis=1)
     return right
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChanges:
+    """The difference between the answers of two graphs."""
+
+    sequences: int  # The number of sequences that both answered
+    changed: int  # The number of sequences with another label or other labels; of a per-step model, at any step
+    difference: float  # The largest absolute difference of a logit
+
+    def __str__(self) -> str:
+        """`2 of 370 labels changed`."""
+        return f"{self.changed} of {self.sequences} labels changed"
+
+
+def changed_labels(
+    before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
+) -> LabelChanges:
+    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
+    count, changed, largest = 0, 0, 0.0
+    least, most = manifest_before.min_length, manifest_before.max_length
+    for steps in sequences:
+        if not least <= len(steps) <= most:
+            continue
+        one, other = _logits(before, manifest_before, steps), _logits(after, manifest_after, steps)
+        count += 1
+        changed += not np.array_equal(_label(one, manifest_before), _label(other, manifest_after))
+        largest = max(largest, float(np.abs(one - other).max()))
+    if not count:
+        accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
+        raise ConfigurationError(f"no sequence of the data has {accepted}")
+    return LabelChanges(count, changed, largest)
+
+
+def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
+    """`[classes]`, or of a per-step model `[length, classes]`."""
+    row: NDArray[np.float32] = session.run(pad([steps], multiple=manifest.width_multiple)).logits[0]
+    return row[: len(steps)] if manifest.task == "per-step" else row
+
+
+def _label(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_] | NDArray[np.intp]:
+    """The class, the class of each step, or for a multi-label model which classes are assigned."""
+    if manifest.task == "multi-label":
+        assigned: NDArray[np.bool_] = answers.probabilities(logits, manifest) >= manifest.threshold
+        return assigned
+    classes: NDArray[np.intp] = logits.argmax(axis=-1, keepdims=True)
+    return classes

@@ -27,11 +27,10 @@ from lengthwise_export.tracing.process_wide import one_torch_thread
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record
     from lengthwise.verification.case import Case
-    from lengthwise_export.exporting.accuracy import DataAccuracy
+    from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
     from lengthwise_export.exporting.candidate import Candidate, Tell
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
-    from lengthwise_export.onnx_graphs.precision import LabelChanges
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -29,7 +29,7 @@ from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.exporting import accuracy, missing_values
-from lengthwise_export.exporting.accuracy import DataAccuracy
+from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import ExportOptions
@@ -47,7 +47,7 @@ class VerifiedGraph:
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: precision.LabelChanges | None = None
+    labels: LabelChanges | None = None
     sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
     mend_accuracy: MendAccuracy | None = None
@@ -191,7 +191,7 @@ def at_precision(
     converted = verify_graph(precision.convert(verified.graph, to), manifest, reference, **how)
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
-    changes = None if data is None else precision.compare(exact, verified.manifest, session, manifest, data)
+    changes = None if data is None else accuracy.changed_labels(exact, verified.manifest, session, manifest, data)
     variations = BatchVariations(session, manifest, seed)
     raw = list(variations.at_raw_values(reference, made_from, most))
     return replace(
