@@ -15,19 +15,16 @@ from lengthwise.runtime.manifest import Precision
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
 
-
 HIGHEST_OPSET: Final = 20
 """From the next opset on, onnxruntime's CUDA provider has no kernels for LSTM and GRU and runs them on the CPU."""
 
 OPSET: Final = 18  # the opset that torch's exporter writes without conversion
-
 
 ONE_VALUE_HINT: Final = (
     "one value for each row, [rows], needs an axis for the classes: return [rows, 1] (output.unsqueeze(-1)) and export "
     "with --multi-label, or return one value for each of the two classes"
 )
 """What to do with a model that gives one number for each sequence, as for a yes/no label."""
-
 
 StrPath = str | os.PathLike[str]
 
@@ -148,10 +145,7 @@ class ExportOptions(TargetOptions):
         "each sequence gets the answer that the model gives it alone. Published only if that is proved.",
     )
     must_keep_accuracy: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="Publish nothing if the accuracy on the data is below this, such as 0.95.",
+        default=None, ge=0, le=1, description="Publish nothing if the accuracy on the data is below this, such as 0.95."
     )
     seed: Annotated[int, PYTHON_ONLY] = Field(
         default=0, ge=0, lt=2**32, description="Seed of the sequences of the verification."

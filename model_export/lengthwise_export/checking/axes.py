@@ -115,14 +115,10 @@ def _size(part: _AxisPart, batch: Geometry) -> int:
 
 
 def difference(before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None) -> float | None:
-    """The difference of a tensor between two runs, at valid steps of the rows that both batches share.
+    """The difference of a tensor between two runs, at valid steps of the rows that both batches share; see `gap`.
 
-    `larger`: Its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
-    nor steps.
-
-    Returns:
-        The largest difference, divided by the larger of 1 and the tensor's largest value; infinite if a value is
-        finite in only one run; None if no axis could be recognised.
+    `larger` is its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
+    nor steps. None if no axis could be recognised.
     """
     if before.ndim != after.ndim:
         return float("inf")
@@ -138,7 +134,7 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: _Shape | N
 
 
 def gap(before: Array, after: Array) -> float:
-    """The largest difference of two arrays, divided by the larger of 1 and their largest absolute value."""
+    """The largest difference of two arrays, divided by max(1, the largest value); infinite if one alone is finite."""
     if before.shape != after.shape:
         return float("inf")
     if before.size == 0:

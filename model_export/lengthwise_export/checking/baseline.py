@@ -12,7 +12,7 @@ graph holds one of its states only. What changes and does not reach an answer, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -40,10 +40,7 @@ class Baseline:
     kinds: Sequence[str | None] = ()
 
     def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
-        """The largest difference between another batch's answer to a sequence and the baseline's, at valid steps.
-
-        `other`: The row of that sequence in the other batch.
-        """
+        """How far the answer to a sequence moves to that in row `other` of another batch, at valid steps."""
         length, apart = len(self.sequences[row]), [0.0]
         for one, two, along_steps in (
             (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
@@ -73,9 +70,8 @@ class Baseline:
         """For each row: the most that a few ulps of all values move its answer, alone or in this batch."""
         if subject.steps.kind == "tokens":
             return [0.0] * self.batch.rows
-        answers = [
-            subject.answer(PaddedBatch(steps, self.batch.lengths)) for steps in rounded_otherwise(self.batch.steps)
-        ]
+        rounded = (PaddedBatch(steps, self.batch.lengths) for steps in rounded_otherwise(self.batch.steps))
+        answers = [subject.answer(batch) for batch in rounded]
         return [max(self.moved_by(answer, row, row) for answer in answers) for row in range(self.batch.rows)]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
@@ -113,9 +109,13 @@ class Steadiness:
     def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
         self._subject = subject
         self._tolerance = tolerance
-        sampler = Sampler(subject.steps, seed=0)
-        self._others = list(_other_batches(sizes, sampler))
-        asked = [sampler.sequence(sizes.longest) for _ in range(2)]
+        sampler, longest = Sampler(subject.steps, seed=0), sizes.longest
+        self._others = [
+            pad([sampler.sequence(length, scale=scale) for length in lengths], multiple=1)
+            for scale in _SCALES
+            for lengths in ([sizes.shortest], [sizes.width, longest], [longest] * 3, [sizes.wider, sizes.shortest])
+        ]
+        asked = [sampler.sequence(longest) for _ in range(2)]
         batch = pad(asked, multiple=1)
         self._restart()
         self._first = Baseline(asked, batch, subject.answer(batch))
@@ -221,14 +221,3 @@ def _run(subject: Subject, batches: Iterable[PaddedBatch]) -> None:
     for batch in batches:
         with suppress(RunError):
             subject.answer(batch)
-
-
-def _other_batches(sizes: BatchSizes, sampler: Sampler) -> Iterator[PaddedBatch]:
-    """Batches of several sizes, with values of several sizes."""
-    lengths = ([sizes.shortest], [sizes.width, sizes.longest], [sizes.longest] * 3, [sizes.wider, sizes.shortest])
-    for scale in _SCALES:
-        for each in lengths:
-            batch = pad([sampler.sequence(length) for length in each], multiple=1)
-            if batch.steps.dtype == np.float32:
-                batch = PaddedBatch(batch.steps * np.float32(scale), batch.lengths)
-            yield batch

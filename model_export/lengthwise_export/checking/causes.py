@@ -271,7 +271,11 @@ def explain(
     )
     if names.fix is not None:
         return Cause(why, names.fix)
-    layer = _layer(operator)
+    # The layer of `encoder.rnns.0: lstm` is `self.rnns[0]` in the module
+    path, colon, _ = operator.partition(": ")
+    *parents, own = path.split(".")
+    called = f"self.{parents[-1]}[{own}]" if own.isdigit() and parents else f"self.{own}"
+    layer = called if colon else None
     inputs = _inputs(kind, layer, source)
     lengths, before = names.second, ""
     if names.role != "lengths":
@@ -282,15 +286,6 @@ def explain(
         before = f"# inputs: the input of {layer or 'the operator'}\n{before}"
     words = {"lengths": lengths, "layer": layer or "layer", "inputs": inputs or "inputs", "width": names.width}
     return Cause(why, Template(before + fix).substitute(words, valid=names.valid))
-
-
-def _layer(operator: str) -> str | None:
-    """The expression for an operator's layer in the module: `self.rnns[0]` for `encoder.rnns.0: lstm`."""
-    path, colon, _ = operator.partition(": ")
-    if not colon:
-        return None
-    *parents, own = path.split(".")
-    return f"self.{parents[-1]}[{own}]" if own.isdigit() and parents else f"self.{own}"
 
 
 def _inputs(kind: str, layer: str | None, source: str) -> str | None:

@@ -19,21 +19,10 @@ import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import raw
-from lengthwise_export.checking import axes
+from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import (
-    CHANGES,
-    JUNK,
-    BatchSizes,
-    Change,
-    CheckTrial,
-    Geometry,
-    Pairing,
-    Sampler,
-    geometry,
-    with_padding_filled,
-)
+from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Geometry, Pairing, Sampler, geometry
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 
@@ -85,7 +74,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
     explained: set[Change] = {"batch"}
-    for change in CHANGES:
+    for change in trials.CHANGES:
         if located and change in explained:
             continue
         for chosen in (one for one in moved if one.trial.change == change):
@@ -111,9 +100,9 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _answer_moves(subject, chosen))]
         if not differing or any(operation.identity in located for operation, _ in differing):
             continue
-        first, apart = next(
-            (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
-        )
+        # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
+        sizes = {base.rows, base.width, pairing.before.longest} if change == "width" else set()
+        first, apart = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
         located.add(first.identity)
         if change == "order":  # other lengths change the sorted order too
             explained.add("lengths")
@@ -225,11 +214,7 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
 def _leading(
     pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
-    """The operations that differ, in order.
-
-    A size or an index that differs (the longest length, the order of the rows) is reported only if it influences an
-    answer that differs.
-    """
+    """The operations that differ, in order; of a size or an index, if it influences an answer that differs."""
     apart = [pair.apart(pairing) for pair in pairs]
     needed = set(answers)
     leads = [False] * len(pairs)
@@ -245,16 +230,14 @@ def _leading(
     ]
 
 
+def _is_made_of(sizes: set[int], operation: Operation) -> bool:
+    """Whether it only outputs sizes of the batch, and there are any."""
+    shapes = {size for _, value in operation.outputs for size in value.shape}
+    return bool(sizes) and _is_size_or_index(operation) and not sizes & shapes
+
+
 def _is_size_or_index(operation: Operation) -> bool:
     return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in operation.outputs)
-
-
-def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
-    """Whether it only outputs sizes of the batch, such as the width. These may change; a leak begins at their use."""
-    return _is_size_or_index(operation) and not any(
-        {pairing.before.rows, pairing.before.width, pairing.before.longest} & set(value.shape)
-        for _, value in operation.outputs
-    )
 
 
 def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
@@ -329,7 +312,7 @@ def find_finite_fill(
     """
     if not sampler.kinds:  # tokens, or a model that takes ordinary values only
         return None
-    junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], JUNK["junk"]))
+    junk = trials.with_padding_filled(base, sampler.fill(base.steps.shape[:2], trials.JUNK["junk"]))
     shape = geometry(junk)
     # The operations that give the same number at all padding, and the number
     fills = {

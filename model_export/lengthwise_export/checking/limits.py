@@ -23,8 +23,7 @@ from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, s
 from lengthwise_export.errors import RunError, UncheckableError
 
 _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
-_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64
-"""Larger widths are tried only if the sizes of the weights suggest them: up to this width, and this many."""
+_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # wider ones if the sizes of weights suggest them, and so many
 _TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
 """What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
 _MAX_NAMED = 8  # at most this many sizes are named in a message
@@ -136,17 +135,16 @@ def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
 
 def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> UncheckableError:
     """Explains why a trial raises although the baseline ran."""
+    why = f"{trial.name}: the model raises: {error}"
     if trial.batch.width != first.batch.width:
-        return UncheckableError(
-            f"the model runs at a width of {first.batch.width} and raises at {trial.batch.width}: its width is "
-            f"frozen ({error})"
-        )
-    if trial.change == "order":
-        return UncheckableError(
+        ran, raised = first.batch.width, trial.batch.width
+        why = f"the model runs at a width of {ran} and raises at {raised}: its width is frozen ({error})"
+    elif trial.change == "order":
+        why = (
             f"the model requires an order of the rows (sorted by length, longest first): {error}; "
             "pack_padded_sequence accepts any order with enforce_sorted=False"
         )
-    return UncheckableError(f"{trial.name}: the model raises: {error}")
+    return UncheckableError(why)
 
 
 def require_service_contract(
@@ -254,7 +252,11 @@ def _span(
         else:
             bad, error = middle, raised
     wanted = sizes_apart_from(subject.sizes, shortest=narrowest, longest_allowed=max_length)
-    if good < wanted.wider and not _is_table_of(good, subject.sizes, error):
+    # A table of positions ends there if the error is about an index or a shape, and a weight is so long. Up to two rows
+    # more are allowed, because class tokens in front of the steps have positions too.
+    does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
+    is_table = does_not_fit and good >= _SMALLEST_TABLE and any(good + more in subject.sizes for more in range(3))
+    if good < wanted.wider and not is_table:
         if runs(subject, pad([sampler.sequence(bad)] * 2, width=bad)):
             raise _lengths_may_not_differ(2, error)
         raise of_one_width(subject, beyond=good) or UncheckableError(
@@ -293,12 +295,3 @@ def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:
     errors = {length: error for length in below if (error := raised_alone(length)) is not None}
     above = range(good, min(good + _MAX_UNBATCHED, longest + 1))
     return errors if len(errors) == len(below) and all(raised_alone(length) is None for length in above) else {}
-
-
-def _is_table_of(width: int, sizes: frozenset[int], error: RunError) -> bool:
-    """Whether a table of positions ends at this width: the error is about an index or a shape, and a weight is so long.
-
-    Up to two rows more are allowed, because class tokens in front of the steps have positions too.
-    """
-    does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
-    return does_not_fit and width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))

@@ -69,14 +69,8 @@ def _trials(report: Report) -> Iterator[Html]:
 
 
 def _table(outcomes: Sequence[TrialResult]) -> Html:
-    rows = (
-        (
-            outcome.name if outcome.passed else element("b", outcome.name),
-            number(outcome.difference),
-            outcome.raised or "",
-        )
-        for outcome in outcomes
-    )
+    names = (outcome.name if outcome.passed else element("b", outcome.name) for outcome in outcomes)
+    rows = ((name, number(one.difference), one.raised or "") for name, one in zip(names, outcomes, strict=True))
     return table(rows, ("trial", "the answer moves by", "error"))
 
 

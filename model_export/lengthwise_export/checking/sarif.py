@@ -75,11 +75,7 @@ def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict
         results = [{**number_of, **result} for result in results]
     run = {
         "tool": {
-            "driver": {
-                "name": "lengthwise",
-                "semanticVersion": lengthwise.__version__,
-                "rules": [*_RULES.values()],
-            }
+            "driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": [*_RULES.values()]}
         },
         "automationDetails": {"id": f"lengthwise-check/{report.target}/"},
         "invocations": [{"executionSuccessful": report.verdict != "uncheckable", "exitCode": exit_code}],

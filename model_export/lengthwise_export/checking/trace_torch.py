@@ -176,16 +176,14 @@ class TorchSubject:
             with torch.no_grad():
                 outputs = self.select_output(self.signature.call(self.module, given))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            raise RunError(error_text(error), location_of(error), self._part_in(error)) from error
+            # The innermost layer that the exception passed through
+            running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            paths = {part: path for path, part in self.module.named_modules() if path}
+            part = next((each for each in reversed(running) if isinstance(each, nn.Module) and each in paths), None)
+            shown = None if part is None else f"`{paths[part]}` ({type(part).__name__}({part.extra_repr()}))"
+            raise RunError(error_text(error), location_of(error), shown) from error
         outputs["logits"] = self.signature.rows_first(outputs["logits"])
         return outputs
-
-    def _part_in(self, error: BaseException) -> str | None:
-        """The innermost layer that an exception passed through."""
-        running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        paths = {part: path for path, part in self.module.named_modules() if path}
-        part = next((part for part in reversed(running) if isinstance(part, nn.Module) and part in paths), None)
-        return None if part is None else f"`{paths[part]}` ({type(part).__name__}({part.extra_repr()}))"
 
 
 class _Recorder(TorchFunctionMode):
@@ -249,7 +247,9 @@ class _Recorder(TorchFunctionMode):
         self._seen += inputs + outputs
         path = self._stack[-1] if self._stack else ""
         call = _operation(f"{path}: {name}" if path else name, name, current_location(), inputs, outputs)
-        self._calls.append((call, _is_packing(sys._getframe(1).f_code.co_filename, name)))
+        # Torch's own code for packed sequences, and not a computation on packed values
+        file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
+        self._calls.append((call, file == packing.__file__ or (file == layers.__file__ and not is_layer)))
         return answer
 
     def recording(self, tensors: Iterable[Tensor]) -> Recording:
@@ -279,11 +279,6 @@ def _operation(
     values = [np.array(tensor.detach().resolve_conj().resolve_neg().cpu().numpy()) for tensor in outputs]
     given = tuple(zip(map(_storage, outputs), values, strict=True))
     return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=given, **more)
-
-
-def _is_packing(file: str, name: str) -> bool:
-    """Whether a call belongs to torch's packing code, and is not a computation on packed values."""
-    return file == packing.__file__ or (file == layers.__file__ and not name.startswith(("lstm", "gru", "rnn")))
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -145,11 +145,11 @@ class Sampler:
         self._random = np.random.default_rng(seed)
         self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)
 
-    def sequence(self, length: int, kind: str | None = None) -> Steps:
+    def sequence(self, length: int, kind: str | None = None, *, scale: float = 1.0) -> Steps:
         """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros."""
         if kind is not None:
             return raw(kind, (length, self._steps.features or 0), self._random)
-        values = self.fill((length,), 1.0)
+        values = self.fill((length,), scale)
         if length >= 3:
             values[length // 2] = 0
         return values
@@ -251,14 +251,11 @@ def beside_the_longest(sequences: Sequence[Steps], long: Steps) -> CheckTrial:
 
 
 def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
-    """Padded batches that a model may handle in a separate code path, each with its name and its sequences.
-
-    These are: one row; rows of one length; sequences almost as long as the maximum, and half as long.
-    """
+    """Padded batches that a model may handle in a separate code path, each with its name and its sequences."""
     shapes = [("of one row", [sizes.longest], sizes.width), ("of rows of one length", [sizes.longest] * 3, sizes.width)]
-    if widest - _MIN_PADDING > sizes.wider:
-        long, half = widest - _MIN_PADDING, max(widest // 2, sizes.shortest)
-        shapes.append((f"of {long} steps", [long, half], widest))
+    long = widest - _MIN_PADDING
+    if long > sizes.wider:
+        shapes.append((f"of {long} steps", [long, max(widest // 2, sizes.shortest)], widest))
     for name, lengths, width in shapes:
         if width > max(lengths):
             kinds = kinds_of_rows(len(lengths), sampler)
@@ -277,10 +274,7 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
 
 
 def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
-    """The batch with other values in the padding.
-
-    `padding`: Values that broadcast to its steps; those at valid steps are not used.
-    """
+    """The batch with other values in the padding: those of `padding`, which broadcasts to its steps."""
     valid = step_mask(batch.lengths, batch.width)
     valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))
     steps = batch.steps.copy()

@@ -81,7 +81,7 @@ def verify(
         verified = at_precision(verified, options.precision, sequences, **how)
         notices += verified.notices
     if data is not None:
-        verified = _with_accuracy(_with_profile(verified, data), data)
+        verified = _with_figures(verified, data)
     verified = replace(verified, mend_accuracy=before_and_after, notices=notices)
     least, sample = options.must_keep_accuracy, verified.sample
     if least is not None and (sample is None or sample.accuracy < least):
@@ -249,26 +249,18 @@ def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, 
                 break
 
 
-def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """The same graph with the profile of the data in its manifest, unless that has the profile of its training."""
-    manifest = verified.manifest
-    if manifest.training is not None or not data:
-        return verified
-    profile = profile_of_served(data, manifest, partial(accuracy.answered_classes, verified.session(), manifest))
-    if profile is None:
-        return verified
-    return replace(verified, manifest=manifest.model_copy(update={"training": profile}))
-
-
-def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """The same graph with its accuracy on the data, which is also added to the manifest."""
-    measured = accuracy.measure(verified.session(), verified.manifest, data)
-    if measured is None:
-        return verified
-    file = Path(data[0].place).name.rpartition(":")[0]
-    figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
-    made = verified.manifest.made | figures
-    return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=measured)
+def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
+    """The same graph with its accuracy on the data, and with the profile of the data if it has none of its training."""
+    manifest, session = verified.manifest, verified.session()
+    if manifest.training is None:
+        profile = profile_of_served(data, manifest, partial(accuracy.answered_classes, session, manifest))
+        manifest = manifest.model_copy(update={"training": profile})
+    measured = accuracy.measure(session, manifest, data)
+    if measured is not None:
+        file = Path(data[0].place).name.rpartition(":")[0]
+        figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
+        manifest = manifest.model_copy(update={"made": manifest.made | figures})
+    return replace(verified, manifest=manifest, sample=measured)
 
 
 def profile_of_served(

@@ -34,8 +34,7 @@ class CheckCommandOptions(CheckOptions):
     """The flags of `lengthwise check`."""
 
     strict: bool = Field(
-        default=False,
-        description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows).",
+        default=False, description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows)."
     )
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the report as JSON.")
     html: Path | None = Field(default=None, description="Write the report as an HTML page.")

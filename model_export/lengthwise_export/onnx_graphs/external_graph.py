@@ -267,5 +267,5 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
 def _as_options(names: GraphNames) -> str:
     named = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
     options = [f"--{option} {name}" for option, name in named.items() if name is not None]
-    flags = [flag for flag in ("time_first", "channels_first") if getattr(names, flag)]
-    return " ".join([*options, *(f"--{flag.replace('_', '-')}" for flag in flags)])
+    flags = ["--time-first"] * names.time_first + ["--channels-first"] * names.channels_first
+    return " ".join(options + flags)

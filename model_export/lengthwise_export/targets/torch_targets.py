@@ -24,12 +24,7 @@ from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import Target, check_options_agree, labels_of
-from lengthwise_export.tracing.call_signature import (
-    CallSignature,
-    in_evaluation,
-    output_selector,
-    read_signature,
-)
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
@@ -43,7 +38,9 @@ def module_of(text: str) -> nn.Module:
     made: Any = _imported(where, text)
     for part in name.split("."):
         if not hasattr(made, part):
-            there = ", ".join(_own(made))
+            held = vars(made).items() if isinstance(made, ModuleType) else ()
+            own = [key for key, value in held if getattr(value, "__module__", None) == made.__name__]
+            there = ", ".join(key for key in own if not key.startswith("_"))
             raise ConfigurationError(f"{text}: {where} has no {name}" + (f"; it has {there}" if there else ""))
         made = getattr(made, part)
     if not isinstance(made, nn.Module):
@@ -104,20 +101,19 @@ def _forget_another(path: Path) -> None:
 
 def _imported(where: str, text: str) -> ModuleType:
     prefer_torch()
-    path = Path(where)
-    if path.suffix == ".py":
+    path, folder, name = Path(where), str(Path.cwd()), where
+    is_file = path.suffix == ".py"
+    if is_file:
         if not path.is_file():
             raise ConfigurationError(f"{text}: there is no file {where}")
         folder, name = str(path.resolve().parent), path.stem
         _forget_another(path.resolve())
-    else:
-        folder, name = str(Path.cwd()), where
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
         sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:
-        changed = path.stat().st_mtime_ns if path.suffix == ".py" else 0
+        changed = path.stat().st_mtime_ns if is_file else 0
         module = importlib.import_module(name)
-        if path.suffix == ".py":
+        if is_file:
             _READ[name] = (path.resolve(), changed)
         return module
     except ModuleNotFoundError as error:
@@ -130,17 +126,6 @@ def _imported(where: str, text: str) -> ModuleType:
         raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
 
 
-def _own(made: Any) -> list[str]:
-    """The public functions and classes that a module defines itself."""
-    if not isinstance(made, ModuleType):
-        return []
-    return [
-        name
-        for name, held in vars(made).items()
-        if not name.startswith("_") and callable(held) and getattr(held, "__module__", None) == made.__name__
-    ]
-
-
 def _told(error: BaseException) -> str:
     location = location_of(error)
     return f"{type(error).__name__}: {error}" + ("" if location is None else f" ({location})")
@@ -148,8 +133,11 @@ def _told(error: BaseException) -> str:
 
 def read_spec(text: str, options: TargetOptions) -> Target:
     """The built-in architecture that a spec describes."""
-    weights = None if options.checkpoint is None else Path(options.checkpoint)
-    return _of_spec(text, options, Spec.read(Path(text)), weights)
+    return _of_spec(text, options, Spec.read(Path(text)), _weights(options))
+
+
+def _weights(options: TargetOptions) -> Path | None:
+    return None if options.checkpoint is None else Path(options.checkpoint)
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> Target:
@@ -177,7 +165,9 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
 
 def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
     """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
-    module = _unwrapped(module)
+    while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        # A wrapper such as that of `torch.compile`, which computes the same
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]
     if is_keras(module):
         from lengthwise_export.keras_models import keras_targets
 
@@ -187,7 +177,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
-    weights = None if options.checkpoint is None else Path(options.checkpoint)
+    weights = _weights(options)
     notices = [] if weights is None else checkpoint.load(module, weights)
     signature = read_signature(
         module,
@@ -216,13 +206,3 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     state.restore()
     more = {"checkpoint": weights, "notices": tuple(notices)}
     return module_target(text, "module", subject, labels=labels, per_step=len(shape) == 3, **more)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside a wrapper of `torch.compile` or `DataParallel`, which computes the same."""
-    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
-        inside = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
-        if not isinstance(inside, nn.Module):
-            break
-        module = inside
-    return module

@@ -244,10 +244,9 @@ class _PackedBatch:
 
 
 class _Trace:
-    """The state of one trace: the shape and lengths of the batch, and the padded batch of each packed sequence.
+    """The state of one trace. A packed sequence is known by its `data`, or by its `batch_sizes`.
 
-    A packed sequence is identified by its `data`, or by its `batch_sizes`, which users pass on when they build a new
-    packed sequence from values computed on another's data.
+    Users pass these on when they build a new packed sequence from values computed on another's data.
     """
 
     shape: torch.Size  # `[rows, width]`
@@ -261,22 +260,12 @@ class _Trace:
         self._by_data: dict[int, tuple[Tensor, _PackedBatch]] = {}
         self._by_sizes: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
-    def lengths_of(self, steps: Tensor) -> Tensor | None:
-        """The lengths for a recurrent layer whose input was not packed; None if the traced batch has none.
-
-        If the input has the rows and the width of the batch, these are the lengths of the sequences: that makes no
-        difference to the answers of a module without leaks. Otherwise (features as steps, for example) every row runs
-        over the full width.
-        """
-        if self.lengths is None or steps.shape[:2] == self.shape:
-            return self.lengths
-        return torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
-
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
         """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width."""
         if module.proj_size:
-            projected = "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
-            raise trace_error(current_location(), projected)
+            raise trace_error(
+                current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
+            )
         layers = self.weights[module]
         weights = ([getattr(layer, name) for layer in layers] for name in ("inputs", "states", "biases"))
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
@@ -295,8 +284,9 @@ class _Trace:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            by_hand = "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
-            raise trace_error(current_location(), by_hand)
+            raise trace_error(
+                current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
+            )
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
         rows, width = packed_as.steps.shape[:2]
         return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
@@ -381,8 +371,14 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
         outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
         return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        single = f"{type(module).__name__} runs over a single sequence: run it over the batch"
-        raise trace_error(current_location(), single)
+        raise trace_error(
+            current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
+        )
     steps = input if module.batch_first else input.transpose(0, 1)
-    outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
+    lengths = trace.lengths
+    # Where the input has the rows and the width of the batch, the lengths of the sequences make no difference to the
+    # answers of a module without leaks. Otherwise (features as steps, for example) rows run over the full width.
+    if lengths is not None and steps.shape[:2] != trace.shape:
+        lengths = torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
+    outputs, state = trace.run(module, steps, lengths, hx)
     return (outputs if module.batch_first else outputs.transpose(0, 1)), state

@@ -141,10 +141,11 @@ class OpenSizes(TorchFunctionMode):
             for known in (self._as_lengths, self._as_longest):
                 if first in known:
                     known.add(answer)
+        with_zero = name in _EQUAL and len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0
         for known, inverted in ((self._as_mask, self._as_padding_mask), (self._as_padding_mask, self._as_mask)):
             if first in known and name in _COPIES | _AS_FLOATS:
                 known.add(answer)
-            elif first in known and (name in _INVERTED or (name in _EQUAL and _is_zero(args[1:]))):
+            elif first in known and (name in _INVERTED or with_zero):
                 inverted.add(answer)
         if name in _LARGEST and first in self._as_lengths and isinstance(answer, Tensor) and answer.dim() == 0:
             self._as_longest.add(answer)
@@ -210,10 +211,6 @@ def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return len(bounds) == 1 and "max" not in kwargs and isinstance(bounds[0], int | float) and bounds[0] <= 1
 
 
-def _is_zero(args: Sequence[Any]) -> bool:
-    return len(args) == 1 and isinstance(args[0], int | float) and args[0] == 0
-
-
 def _require_fixed(why: str, tensor: Any, dim: int = 0, **_options: Any) -> None:
     """Raises if the axis of a tensor is open."""
     if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
@@ -257,7 +254,7 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
             setattr(math, function.__name__, partial(_of_size, function))
             for size in (torch.SymInt, torch.SymFloat):  # NumPy calls the method of this name of what is no number
                 undo.callback(delattr, size, function.__name__)
-                setattr(size, function.__name__, _method(function))
+                setattr(size, function.__name__, lambda number, function=function: _of_size(function, number))
         for size in (torch.SymInt, torch.SymFloat):
             undo.callback(delattr, size, "rint")
             size.rint = _round  # type: ignore[union-attr]  # undone above
@@ -286,10 +283,6 @@ class OpenRange:
     def __iter__(self) -> Iterator[int]:
         """Raises: a loop cannot run a dynamic number of times."""
         raise trace_error(current_location(), LOOP)
-
-
-def _method(function: Callable[..., float]) -> Callable[[Any], Any]:
-    return lambda size: _of_size(function, size)
 
 
 def _hash(size: torch.SymInt) -> int:

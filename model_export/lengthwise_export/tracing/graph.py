@@ -65,11 +65,9 @@ def build(
     signature = signature or CallSignature()
     program, outputs = capture(model, steps, signature=signature, select_output=select_output or output_selector(None))
     graph = _translated(program, opset)
-    promised: dict[str, tuple[str, list[str | int | None]]] = (
-        {"tokens": ("INT64", ["rows", "width"])}
-        if steps.kind == "tokens"
-        else {"values": ("FLOAT", ["rows", "width", steps.features])}
-    )
+    promised: dict[str, tuple[str, list[str | int | None]]] = {"values": ("FLOAT", ["rows", "width", steps.features])}
+    if steps.kind == "tokens":
+        promised = {"tokens": ("INT64", ["rows", "width"])}
     if signature.second != "none":
         promised["lengths"] = ("INT32", ["rows"])
     _name(graph, list(promised), outputs)
@@ -95,8 +93,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 verbose=False,
                 optimize=False,  # `optimized` does, and keeps small numbers
             )
-            if exported is None:
-                raise ExportError("translate", "the exporter gave no graph")
+            assert exported is not None  # it is, if no file is named
             exact = with_exact_sizes(exported.model, exported.exported_program or program)
             return with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
@@ -105,11 +102,6 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Names inputs, outputs and dynamic axes, and connects each recurrent node directly to the input `lengths`."""
-    counts = (len(graph.graph.inputs), len(graph.graph.outputs))
-    if counts != (len(inputs), len(outputs)):
-        raise ExportError(
-            "name", f"the graph has {counts[0]} inputs and {counts[1]} outputs, not {inputs} and {outputs}"
-        )
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
@@ -123,21 +115,14 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
         for axis, size in enumerate(shape):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
                 shape[axis] = symbol.sub(lambda match: names[match.group()], size.value)
-    for node in graph.graph:
-        if node.op_type in _RECURRENT and (ends := _lengths_of(node)) is not None:
-            node.replace_input_with(_LENGTHS_PLACE, _before_casts(ends))
+    for node in (node for node in graph.graph if node.op_type in _RECURRENT):
+        begin = ends = _lengths_of(node)
+        # Lengths are at least 1 and fit into 32 bits, so casting them to int64 and back does not change them.
+        while begin is not None and (producer := begin.producer()) is not None and producer.op_type == "Cast":
+            begin = producer.inputs[0]
+        if begin is not ends and begin is not None and begin.dtype == ir.DataType.INT32:
+            node.replace_input_with(_LENGTHS_PLACE, begin)
     ir.passes.common.RemoveUnusedNodesPass()(graph)
-
-
-def _before_casts(value: ir.Value | None) -> ir.Value | None:
-    """The int32 value at the start of a chain of casts; the value itself if there is no such chain.
-
-    Lengths are at least 1 and fit into 32 bits, so casting to int64 and back does not change them.
-    """
-    begin = value
-    while begin is not None and (node := begin.producer()) is not None and node.op_type == "Cast":
-        begin = node.inputs[0]
-    return begin if begin is not None and begin.dtype == ir.DataType.INT32 else value
 
 
 def ensure(graph: ir.Model, promised: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
@@ -299,18 +284,15 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     outputs = (value for node in model.graph for value in node.outputs)
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
-        value = values.get(node.name)
-        producer = None if value is None else value.producer()
-        if node.target not in _WHOLE or value is None or producer is None:
-            continue
+        value = values.get(node.name) if node.target in _WHOLE else None
         cone = _Cone(values)
-        whole = cone.float64(node.args[0])
-        if whole is not None:
-            kind = _WHOLE[node.target]
-            exact = cone.add("Cast", [whole if kind is None else cone.add(kind, [whole])], to=ir.DataType.INT64)
-            exact.shape = value.shape
-            model.graph.insert_before(producer, cone.nodes)
-            ir.convenience.replace_all_uses_with(value, exact)
+        if value is None or (before := value.producer()) is None or (whole := cone.float64(node.args[0])) is None:
+            continue
+        kind = _WHOLE[node.target]
+        exact = cone.add("Cast", [whole if kind is None else cone.add(kind, [whole])], to=ir.DataType.INT64)
+        exact.shape = value.shape
+        model.graph.insert_before(before, cone.nodes)
+        ir.convenience.replace_all_uses_with(value, exact)
     return model
 
 
@@ -324,10 +306,14 @@ class _Cone:
     def float64(self, given: Any) -> ir.Value | None:
         """A number of the program as float64; None if it is made in another way."""
         if not isinstance(given, fx.Node):
-            return self._constant(given) if isinstance(given, int | float) else None
+            if not isinstance(given, int | float):
+                return None
+            value = self._given(ir.node("Constant", [], {"value": ir.tensor(np.float64(given))}), ir.DataType.DOUBLE)
+            value.shape = ir.Shape([])
+            return value
         if isinstance(given.meta.get("val"), torch.SymInt):
-            value = self._values.get(given.name)
-            return None if value is None else self.add("Cast", [value], to=ir.DataType.DOUBLE)
+            size = self._values.get(given.name)
+            return None if size is None else self.add("Cast", [size])
         kind = _OPERATORS.get(given.target)
         inputs = [self.float64(each) for each in given.args]
         known = [each for each in inputs if each is not None]
@@ -336,17 +322,12 @@ class _Cone:
     def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
         """The value that one more node gives, of type `to`."""
         attributes = [ir.AttrInt64("to", to)] if kind == "Cast" else []
-        node = ir.Node("", kind, inputs, attributes)
-        self.nodes.append(node)
-        (value,) = node.outputs
-        value.dtype = to
-        return value
+        return self._given(ir.Node("", kind, inputs, attributes), to)
 
-    def _constant(self, number: float) -> ir.Value:
-        node = ir.node("Constant", [], {"value": ir.tensor(np.float64(number))})
+    def _given(self, node: ir.Node, kind: ir.DataType) -> ir.Value:
         self.nodes.append(node)
         (value,) = node.outputs
-        value.dtype, value.shape = ir.DataType.DOUBLE, ir.Shape([])
+        value.dtype = kind
         return value
 
 
