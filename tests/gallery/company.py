@@ -22,21 +22,13 @@ EXTRA_WIDTHS = (0, 1, 3, 17, 0, 8, 40)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a model with lengths does against the original alone.
+    """How a model with lengths does against the original alone."""
 
-    Attributes:
-        difference: The largest one, at valid positions; infinite where an answer is not finite.
-        length: Steps of the sequence that it belongs to.
-        width: Of the batch that this sequence was in.
-        other_bits: Sequences whose answers differ between two companies, in bits.
-        sequences: How many were tried.
-    """
-
-    difference: float
-    length: int
-    width: int
-    other_bits: int
-    sequences: int
+    difference: float  # The largest one, at valid positions; infinite where an answer is not finite
+    length: int  # Steps of the sequence that it belongs to
+    width: int  # Of the batch that this sequence was in
+    other_bits: int  # Sequences whose answers differ between two companies, in bits
+    sequences: int  # How many were tried
 
 
 def ragged(exhibit: Exhibit, count: int, *, longest: int = LONGEST, seed: int = 17) -> list[Array]:
@@ -53,13 +45,7 @@ def ragged(exhibit: Exhibit, count: int, *, longest: int = LONGEST, seed: int = 
 
 
 def mended_model(graph: ModelProto, exhibit: Exhibit, names: GraphNames) -> Model:
-    """How to run a graph that was given lengths.
-
-    Args:
-        graph: It.
-        exhibit: The original.
-        names: The graph's inputs and output, and the order of their axes.
-    """
+    """How to run a graph that was given lengths, with the inputs and the order of axes of `names`."""
     return graph_model(
         replace(
             exhibit,
@@ -81,11 +67,6 @@ def compare(exhibit: Exhibit, mended: Model, *, count: int = 200) -> Comparison:
     The first company is padded with zeros to any width. The next two come in other orders, padded with zeros and with
     junk to widths that the service would choose; between these the bits are compared. The last one is padded with what
     is not finite.
-
-    Args:
-        exhibit: The original.
-        mended: Padded steps, rows first, and their lengths, to logits, rows first.
-        count: Number of sequences.
     """
     rows = ragged(exhibit, count)
     expected = alone(run_of(exhibit), rows)

@@ -55,57 +55,35 @@ def sources(room: str) -> dict[str, tuple[Path, range, dict[str, Any]]]:
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One model and what a right report says about it.
+    """One model and what a right report says about it."""
 
-    Attributes:
-        room: `torch_` or `onnx_`, and `leaking`, `sound`, `refused`, `blind` or `unmendable`.
-        name: The factory's, or for ONNX the function's.
-        verdict: The right one.
-        operator: For a leak: a right answer names an operator that contains at least one of these (a module path, a
-            torch function, an ONNX node). `last_step` is told by its line alone, an index having many names.
-        features: Numbers a step, or None for a token model.
-        vocabulary: Number of token ids, for a token model.
-        second: What the model takes beside the steps; None where it takes neither, or does not say which.
-        third: The mask, for one that takes lengths and a mask.
-        arguments: The names by which it is called, the steps first, where that is not by place.
-        time_first: Steps come as `[width, rows, features]`.
-        channels_first: Steps come as `[rows, features, width]`, and answers a step as `[rows, classes, width]`.
-        channels_said: That has to be said: it cannot be read off a graph.
-        raw: Steps come as `[rows, width]`, without the axis of their one feature.
-        output: The name or index of the logits where the model answers with several.
-        per_step: The logits are `[rows, width, classes]`.
-        shortest: The module raises for a lone sequence shorter than this, or answers NaN.
-        longest: It raises for a wider batch than this: the size of its table of positions, or its only width.
-        reason: For an uncheckable one: words of which a right reason contains at least one, in small letters. For one
-            that cannot be mended: of the reason why not.
-        values: ONNX: the name of the input with the steps.
-        second_name: ONNX: the name of the input with the lengths or the mask.
-        named: What the inputs are has to be said: it cannot be read off the target.
-        published: Built after the published definition of an architecture.
-    """
-
-    room: str
-    name: str
-    verdict: Verdict
+    room: str  # `torch_` or `onnx_`, and `leaking`, `sound`, `refused`, `blind` or `unmendable`
+    name: str  # The factory's, or for ONNX the function's
+    verdict: Verdict  # The right one
+    # For a leak: a right answer names an operator that contains at least one of these (a module path, a torch function,
+    # an ONNX node). `last_step` is told by its line alone, an index having many names
     operator: tuple[str, ...] = ()
-    features: int | None = None
-    vocabulary: int | None = None
+    features: int | None = None  # Numbers a step, or None for a token model
+    vocabulary: int | None = None  # Number of token ids, for a token model
+    # What the model takes beside the steps; None where it takes neither, or does not say which
     second: Literal["lengths", "mask", "padding-mask", "both"] | None = "lengths"
-    third: str | None = None
-    arguments: tuple[str, ...] = ()
-    time_first: bool = False
-    channels_first: bool = False
-    channels_said: bool = False
-    raw: bool = False
-    output: str | int | None = None
-    per_step: bool = False
-    shortest: int = 1
-    longest: int | None = None
+    third: str | None = None  # The mask, for one that takes lengths and a mask
+    arguments: tuple[str, ...] = ()  # The names by which it is called, the steps first, where that is not by place
+    time_first: bool = False  # Steps come as `[width, rows, features]`
+    channels_first: bool = False  # As `[rows, features, width]`, and answers a step as `[rows, classes, width]`
+    channels_said: bool = False  # That has to be said: it cannot be read off a graph
+    raw: bool = False  # Steps come as `[rows, width]`, without the axis of their one feature
+    output: str | int | None = None  # The name or index of the logits where the model answers with several
+    per_step: bool = False  # The logits are `[rows, width, classes]`
+    shortest: int = 1  # The module raises for a lone sequence shorter than this, or answers NaN
+    longest: int | None = None  # It raises for a wider batch: the size of its table of positions, or its only width
+    # For an uncheckable one: words of which a right reason contains at least one, in small letters. For one that cannot
+    # be mended: of the reason why not
     reason: tuple[str, ...] = ()
-    values: str = "values"
-    second_name: str = "lengths"
-    named: bool = False
-    published: bool = False
+    values: str = "values"  # ONNX: the name of the input with the steps
+    second_name: str = "lengths"  # ONNX: the name of the input with the lengths or the mask
+    named: bool = False  # What the inputs are has to be said: it cannot be read off the target
+    published: bool = False  # Built after the published definition of an architecture
 
     @property
     def is_torch(self) -> bool:
