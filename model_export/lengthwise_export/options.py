@@ -15,8 +15,7 @@ from lengthwise.runtime.manifest import Precision
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
 
-HIGHEST_OPSET: Final = 20
-"""From the next opset on, onnxruntime's CUDA provider has no kernels for LSTM and GRU and runs them on the CPU."""
+HIGHEST_OPSET: Final = 20  # Above, onnxruntime's CUDA provider runs LSTM and GRU on the CPU
 
 OPSET: Final = 18  # the opset that torch's exporter writes without conversion
 

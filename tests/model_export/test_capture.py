@@ -376,17 +376,20 @@ def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module] | Fo
     assert not {"len", "int", "range"} & globals().keys()
 
 
-def largest_so_far(self, x, lengths):
-    return self.last(x.cummax(1).values, lengths)
+class LargestSoFar(Small):
+    def forward(self, x, lengths):
+        return self.last(x.cummax(1).values, lengths)
 
 
-def product_so_far(self, x, lengths):
+class ProductSoFar(Small):
     """What the exporter decomposes before it finds that it has no translation."""
-    return self.last(x.cumprod(1), lengths)
+
+    def forward(self, x, lengths):
+        return self.last(x.cumprod(1), lengths)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(largest_so_far, "cummax"), (product_so_far, "cumprod")])
-def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module] | Forward, name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [(LargestSoFar, "cummax"), (ProductSoFar, "cumprod")])
+def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module], name: str) -> None:
     why = f"`return .*{name}.*`: {name} has no translation to ONNX: write it with operators"
     with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}"):
-        graph.build(made(kind).eval(), STEPS, name="m", labels="ab")
+        graph.build(kind().eval(), STEPS, name="m", labels="ab")

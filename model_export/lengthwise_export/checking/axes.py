@@ -74,10 +74,8 @@ def _merged(shape: _Shape, place: int) -> _Shape:
 
 
 _MAX_READINGS: Final = 96  # at most this many readings of a tensor's axes are compared
-_MAX_SHIFT: Final = 8
-"""An axis of steps may be longer or shorter than the width by this many steps (padding, class tokens, convolutions)."""
-_MAX_PADDING: Final = 64
-"""It may be longer by this many if they are all in front, all behind, or half in front and half behind."""
+_MAX_SHIFT: Final = 8  # An axis of steps may differ from the width by so many (padding, class tokens, convolutions)
+_MAX_PADDING: Final = 64  # Or longer by so many, if all are in front, all behind, or half on each side
 _STRIDES: Final = (2, 3, 4)  # strides of pooling that are recognised
 
 
@@ -185,10 +183,9 @@ def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
 
 
 def filled_padding(tensor: Array, geometry: Geometry) -> float | None:
-    """The number that stands at all padding of a tensor, along one of its axes of steps, and not at all valid steps.
+    """The number that stands at all padding of a tensor, along an axis of steps, and not at all valid steps.
 
-    The rows may be merged with another axis, such as that of heads. None if there is no such number, or it is not
-    finite.
+    None if there is none, or it is not finite. The rows may be merged with another axis, such as that of heads.
     """
     if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
         return None

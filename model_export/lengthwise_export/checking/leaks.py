@@ -26,10 +26,8 @@ from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Ge
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 
-_MORE_ROWS, _LONGER = 2, 3
-"""Extra rows and extra steps per sequence of the larger batch, which shows what determines the size of each axis."""
-_WIDER = (41, 7)
-"""Extra width of that batch: more than the chunks of most models; if that raises, an amount that fits small tables."""
+_MORE_ROWS, _LONGER = 2, 3  # Extra rows, and extra steps per sequence, of a larger batch that tells axes apart
+_WIDER = (41, 7)  # Extra width of it: more than the chunks of most models; or what fits small tables
 
 _MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
@@ -287,13 +285,11 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Oper
 
 
 _LEAST: Final = 64.0
-_MOST: Final = 2.0**24
-"""Sizes of the fills in question: the other trials' values go past smaller ones, and none goes past larger ones."""
+_MOST: Final = 2.0**24  # Larger fills are never got past, smaller ones by the values of other trials
 _ONE_LEVEL: Final = "values around 1,000"
 _SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # multiples of such values
 _FILL_ROWS: Final = 16
-_LET_THROUGH: Final = 0.01
-"""Where padding takes part, weights and maxima change by more than that; scores of such a size are rounded by less."""
+_LET_THROUGH: Final = 0.01  # Weights and maxima change by more where padding takes part; rounding changes them by less
 _COMPARE: Final = re.compile(
     r"(log_?)?softmax|logsumexp|reduce(logsumexp|max|min)|a?(max|min)|aminmax|topk|sort|median|.*attention.*",
     re.IGNORECASE,

@@ -90,9 +90,9 @@ def _lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
 
 
 def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
-    """The widths at which unpadded rows run: all up to a bound, and larger ones that the sizes of weights suggest.
+    """The widths at which unpadded rows run: all up to a bound, and others that the sizes of weights suggest.
 
-    A module that flattens all steps has a layer of `width * channels` inputs, so the width divides a weight's size.
+    A module that flattens all steps has a layer of `width * channels` inputs: the width divides a weight's size.
     """
     sizes = sorted(subject.sizes)
     suggested = {
@@ -194,8 +194,7 @@ _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 """Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a
 small table of positions need less."""
 _MAX_UNBATCHED: Final = 48  # at most this many lengths on either side of the shortest accepted one are run unbatched
-_SMALLEST_TABLE: Final = 4
-"""A weight with fewer rows is not taken for a table of positions: it may as well hold classes or features."""
+_SMALLEST_TABLE: Final = 4  # A weight of fewer rows may as well hold classes or features
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +268,7 @@ def _span(
 def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:
     """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length.
 
-    Nothing if it does not raise at 1 step; if no length is accepted, as then the batch of one row is the cause; or
-    if it also raises at a longer sequence than one that it accepts.
+    Nothing if no length is accepted: then the batch of one row is the cause.
     """
     sampler = Sampler(subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
 

@@ -92,15 +92,13 @@ _LABELS: Final = 400
 _FIGURES: Final = 80
 _ROW: Final = 22
 _LONGEST_LABEL: Final = 48
-_MAX_BEFORE, _MAX_BEHIND = 6, 24
-"""At most this many operators are drawn before the leaking operator and from it on; the others are only counted."""
+_MAX_BEFORE, _MAX_BEHIND = 6, 24  # Operators drawn before the leaking one, and from it on
 
 
 def _picture(leak: Leak) -> Html:
-    """The picture of a leak: operators from top to bottom, steps from left to right.
+    """The picture of a leak: operators down, steps along; a darker cell is a larger difference of the output.
 
-    A darker cell is a larger difference of the operator's output at that step. A vertical line marks the end of the
-    sequence; left of it nothing should be coloured. An output without an axis of steps is one long bar.
+    A vertical line marks the end of the sequence. An output without an axis of steps is one long bar.
     """
     if not leak.spread:
         return Html()

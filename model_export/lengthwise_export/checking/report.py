@@ -111,13 +111,8 @@ class Report:
                 for leak in self.leaks
             ],
             "trials": [
-                {
-                    "name": outcome.name,
-                    "difference": finite(outcome.difference),
-                    "passed": outcome.passed,
-                    "raised": outcome.raised,
-                }
-                for outcome in self.trials
+                {"name": one.name, "difference": finite(one.difference), "passed": one.passed, "raised": one.raised}
+                for one in self.trials
             ],
             "notes": list(self.notes),
             "min_length": self.min_length,

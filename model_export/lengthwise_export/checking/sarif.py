@@ -19,8 +19,7 @@ from lengthwise_export.checking.report import Report, Verdict, finite, number
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
-ROOT: Final = "%SRCROOT%"
-"""The name of the folder that paths are relative to: the working directory of the check, the root of the repository."""
+ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
 
 
 def _rule(key: str, name: str, level: str, short: str, full: str) -> dict[str, Any]:

@@ -45,8 +45,7 @@ from lengthwise_export.tracing.source_lines import CodeLocation, current_locatio
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
-_UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})
-"""Functions whose result is uninitialised memory, which must not be compared."""
+_UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # Their results are any memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,7 @@ class WholePart:
     explained: Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]
 
 
-DescribePart = Callable[[nn.Module], WholePart | None]
-"""Describes a part that is recorded as one operation; None for one that is not."""
+DescribePart = Callable[[nn.Module], WholePart | None]  # None for a part that is not recorded as one operation
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +101,7 @@ class TorchSubject:
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
 
-        A module that takes the steps alone may fail for one row, if it calls `squeeze()` without an axis. Then that row
-        is run twice in one batch.
+        A row that fails alone, as `squeeze()` takes its axis away, runs twice if the module takes the steps alone.
         """
         with without_fast_path():
             if self.signature.second != "none" or batch.rows > 1:

@@ -79,14 +79,11 @@ Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", 
 other rows, the whole batch around a sequence (`batch`), the padding to NaN, Inf or 1e30 (`poison`), or the width for
 values far larger than ordinary ones (`scale`). A difference that only the last two show is a warning."""
 
-CHANGES: Final[tuple[Change, ...]] = get_args(Change)
-"""All changes; those that keep every shape come first, because they locate a leak most exactly."""
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape locate a leak best
 
-JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
-"""Standard deviations of the random values written into the padding, by name."""
+JUNK: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
 
-_MORE_LENGTHS: Final = 6
-"""How many lengths above its shortest one the sequences of a batch may have, for a model that has a shortest one."""
+_MORE_LENGTHS: Final = 6  # So many lengths above its shortest one, for a model that has one
 _MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
 _MIN_PADDING: Final = 3  # steps of padding behind the longest sequence of a batch of `odd_batches`
 

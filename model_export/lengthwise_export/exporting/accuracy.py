@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 UNTRAINED: Final = "untrained"  # the value of `weights` in the manifest's `made`, for a spec without a checkpoint
 _ROWS: Final = 32  # rows of a batch
 _MIN_DEVIATIONS: Final = 4.0  # another order of the labels is significant from this many standard deviations
-_MAX_ACCURACY_DROP: Final = 0.1
-"""The accuracy may be this much below that of training, in addition to three standard deviations of both samples."""
+_MAX_ACCURACY_DROP: Final = 0.1  # Allowed below that of training, beside three standard deviations of both samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +159,8 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     """Makes sure that the answers do not contradict the order of the labels.
 
-    Each output gets the label that is most frequent in the data when this output wins. The result is another order if
-    at least two outputs win and no label occurs twice. It counts as an error only if its accuracy is significantly
-    better than that of the manifest's order. Untrained weights are not checked.
+    Each output gets the label that is most frequent in the data when it wins. That is another order if at least two
+    outputs win and no label occurs twice, and an error if it is significantly better. Untrained weights may do it.
     """
     order = np.full(manifest.classes, -1)
     for output in range(manifest.classes):

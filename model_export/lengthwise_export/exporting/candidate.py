@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
 PLAIN: Final = ExportOptions()  # no option given
 
-Tell = Callable[[str], None]
-"""Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
+Tell = Callable[[str], None]  # Receives lines, some of which begin with `warning: ` or `notice: `
 
 
 @dataclass(frozen=True, slots=True)

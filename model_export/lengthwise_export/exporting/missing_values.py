@@ -23,8 +23,7 @@ from lengthwise_export.checking import axes
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
 
-MIN_RATIO: Final = 1e-3
-"""A change must move the answer with a null by at least this share of what it moves the answer without one."""
+MIN_RATIO: Final = 1e-3  # So much of what a change moves the answer by without a null must be left with one
 
 _MIN_DIFFERENCE: Final = 1e-6  # rows whose answer moves by less than this without a null are left out
 

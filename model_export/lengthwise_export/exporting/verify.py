@@ -60,10 +60,7 @@ class VerifiedGraph:
 def verify(
     source: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
 ) -> VerifiedGraph:
-    """Builds and verifies the graph of a candidate.
-
-    `options`: `precision`, `must_keep_accuracy` and `seed` count here.
-    """
+    """Builds and verifies the graph of a candidate, as `precision`, `must_keep_accuracy` and `seed` say."""
     graph = source.build(manifest)
     ties = traced.ties_in(graph)
     traced.forget_ties(graph)
@@ -122,13 +119,10 @@ def verify_graph(
     apart: float = ROUNDING,
     exact: ExactReference | None = None,
 ) -> VerifiedGraph:
-    """Verifies a graph.
+    """Verifies a graph: every case holds.
 
-    `tolerance`: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
-    bits.
-    `apart`: Allowed difference from the reference, in units of max(1, |logit|).
-
-    Ensures: every case holds.
+    `tolerance` is the allowed difference between batched and unbatched answers, beyond rounding; None requires the same
+    bits. `apart` is that from the reference, in units of max(1, |logit|).
     """
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
@@ -180,10 +174,7 @@ def _logits(session: Session, batch: PaddedBatch) -> BatchLogits:
 def at_precision(
     verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
 ) -> VerifiedGraph:
-    """The same model at another precision, verified against its float32 graph.
-
-    Requires: a verified float32 graph. Ensures: every case holds, and the manifest has the difference of the two.
-    """
+    """The same model at another precision, verified against its float32 graph; its manifest has their difference."""
     exact, most = verified.session(), promises.MAX_DIFFERENCE[to]
     reference, made_from = partial(_logits, exact), "the float32 graph"
     manifest = precision.manifest_at(verified.manifest, to)
@@ -222,9 +213,9 @@ def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
 
 
 def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
-    """A notice for each kind of raw values that leaves the range of float16 inside the graph.
+    """Notices of raw values that leave the range of float16 inside the graph, which a device would compute in it.
 
-    A CPU computes most of such a graph in float32, so its answers do not show what a GPU will do.
+    A CPU computes most of such a graph in float32, so its answers do not show that.
     """
     from lengthwise_export.checking.trace_onnx import OnnxSubject
     from lengthwise_export.onnx_graphs.external_graph import ExternalGraph

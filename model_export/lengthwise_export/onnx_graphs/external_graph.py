@@ -101,7 +101,7 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
     )
 
 
-class _Running(NamedTuple):
+class _RunningReading(NamedTuple):
     """A reading that runs, and the shape of the answer, rows first."""
 
     tried: TriedReading
@@ -121,13 +121,13 @@ class _Reader:
         session = open_session(with_int64_tokens(self.graph, names.sequences))
         return TriedReading(session, names, self.probed(names))
 
-    def running(self, names: GraphNames) -> _Running | None:
+    def running(self, names: GraphNames) -> _RunningReading | None:
         tried = self.opened(names)
         turned = names.model_copy(update={"classes_first": names.channels_first})
         for each in (tried, replace(tried, names=turned)):
             shape = each.shape_at_some_width()
             if shape is not None:
-                return _Running(each, shape)
+                return _RunningReading(each, shape)
         return None
 
     def input(self, name: str) -> GraphValue:
@@ -185,7 +185,7 @@ class _Reader:
             if operator is not None:
                 raise UncheckableError(data_dependence.why_refused(operator))
 
-    def by_their_names(self, running: list[_Running]) -> list[_Running]:
+    def by_their_names(self, running: list[_RunningReading]) -> list[_RunningReading]:
         """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
 
         def mask_is_named_so(names: GraphNames) -> bool:

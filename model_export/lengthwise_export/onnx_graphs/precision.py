@@ -53,10 +53,9 @@ _KEEP_ZEROS: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice"
 
 
 def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
-    """The manifest of the same model at another precision.
+    """The manifest of the same model at another precision. The integer kernels of int8 answer NaN to a NaN.
 
-    At int8, `missing: "handled"` becomes `refuse`: the integer kernels answer NaN to a NaN. (The built-in layers
-    replace NaN before that.)
+    So `missing: "handled"` becomes `refuse` there. (The built-in layers replace NaN before that.)
     """
     refuses = precision == "int8" and manifest.missing == "handled"
     return manifest.model_copy(update={"precision": precision, **({"missing": "refuse"} if refuses else {})})
@@ -101,8 +100,8 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 class _HalfGraph:
     """The conversion of one graph to float16, node by node in execution order.
 
-    A node that runs in float16 writes its outputs under new names. A Cast to float32 under the old name follows each,
-    so all other nodes are unchanged. Casts that no node uses are removed at the end.
+    A node that runs in float16 writes its outputs under new names, and a Cast to float32 under the old name follows
+    each. So all other nodes are unchanged; casts that no node uses are removed at the end.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -233,30 +232,30 @@ def rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
     return np.clip(whole, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scales
 
 
+_OTHER_CELLS: Final = frozenset({"activations", "activation_alpha", "activation_beta", "clip"})
+
+
 def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: AbstractSet[str]) -> str | None:
-    if node.op_type == "RNN":
-        return "there are integer kernels for LSTM and GRU only"
     attributes = attributes_of(node)
-    _, w, r, b, _, *others = [*node.input, *[""] * 5]
-    *first_states, peepholes = others[:3]
-    if peepholes:
-        return "it has peepholes"
-    if any(name and name not in zeros for name in first_states):
-        return "it begins with states of its own, which may be larger than 1"
-    if attributes.keys() & {"activations", "activation_alpha", "activation_beta", "clip"}:
-        return "it has other activations, or a clip"
-    if attributes.get("input_forget"):
-        return "its input and forget gates are coupled"
-    if attributes.get("layout"):
-        return "its rows come before its steps"
-    if node.op_type == "GRU" and not attributes.get("linear_before_reset"):
-        return "its reset gate comes before the product (linear_before_reset = 0)"
-    if w not in constants or r not in constants or (b and b not in constants):
-        return "its weights are computed"
-    weights = [numpy_helper.to_array(constants[name]) for name in (w, r)]
-    if not all(each.dtype == np.float32 and each.ndim == 3 and np.isfinite(each).all() for each in weights):
-        return "its weights are not finite float32 numbers"
-    return None
+    _, w, r, b, _, state, cell, peepholes, *_ = [*node.input, *[""] * 8]
+    is_computed = w not in constants or r not in constants or bool(b and b not in constants)
+    is_early = node.op_type == "GRU" and not attributes.get("linear_before_reset")
+    weights = [] if is_computed else [numpy_helper.to_array(constants[name]) for name in (w, r)]
+    reasons = (
+        (node.op_type == "RNN", "there are integer kernels for LSTM and GRU only"),
+        (bool(peepholes), "it has peepholes"),
+        (not {*filter(None, (state, cell))} <= zeros, "it begins with states of its own, maybe larger than 1"),
+        (bool(attributes.keys() & _OTHER_CELLS), "it has other activations, or a clip"),
+        (bool(attributes.get("input_forget")), "its input and forget gates are coupled"),
+        (bool(attributes.get("layout")), "its rows come before its steps"),
+        (is_early, "its reset gate comes before the product (linear_before_reset = 0)"),
+        (is_computed, "its weights are computed"),
+        (
+            not all(each.dtype == np.float32 and each.ndim == 3 and np.isfinite(each).all() for each in weights),
+            "its weights are not finite float32 numbers",
+        ),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
 
 
 def _stored(

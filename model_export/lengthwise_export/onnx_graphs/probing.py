@@ -102,10 +102,7 @@ def logits_of(outputs: list[GraphValue], output: str | int | None) -> GraphValue
 def candidates(
     inputs: list[GraphValue], logits: GraphValue, hints: TargetOptions, new_lengths: str | None
 ) -> Iterator[GraphNames]:
-    """All readings that fit the ranks, the element types and the user's options.
-
-    If the steps are the only input, the lengths get the name `new_lengths`.
-    """
+    """All readings that fit the ranks, the types and the options; steps alone get lengths named `new_lengths`."""
     by_name = {value.name: value for value in inputs}
     for order in itertools.permutations(by_name):
         steps, *rest = (by_name[name] for name in order)

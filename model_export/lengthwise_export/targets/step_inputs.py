@@ -30,18 +30,15 @@ from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
 from lengthwise_export.tracing.module_state import ModuleState
 
-_WIDTHS: Final = (7, 8, 64, 515)
-"""Widths to try. Most models run at the first; some need an even number of steps, or many raw samples."""
+_WIDTHS: Final = (7, 8, 64, 515)  # Widths to try; some models need an even number, or many samples
 _TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
-_NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)
-"""Exceptions that do not depend on the kind of a step."""
+_NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)  # Raised whatever a step is
 
 
 InferredSteps = tuple[TorchSubject, tuple[int, ...]]
 """A module with its kind of a step, and how it is called with it; and the shape of the answer, rows first."""
 
-_Called = Callable[..., TorchSubject]
-"""Makes the module a subject with a kind of a step, and maybe another `signature`."""
+_Called = Callable[..., TorchSubject]  # Makes the module a subject with a kind of a step, and maybe another `signature`
 
 
 def _tried(subject: TorchSubject) -> Iterator[InferredSteps]:
@@ -162,10 +159,9 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
 
 
 def _vocabulary(called: _Called, module: nn.Module) -> int | None:
-    """The number of token ids: the size of the embedding table that is indexed with the steps themselves.
+    """The number of token ids: the rows of the embedding table that is indexed with the steps themselves.
 
-    Tables of positions and token types are indexed with other values. If the model has a configuration with
-    `vocab_size`, as those of Hugging Face have, that is used, because the table may be larger.
+    Or what a configuration says (`vocab_size`, as those of Hugging Face), because the table may be larger.
     """
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()

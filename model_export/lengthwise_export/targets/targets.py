@@ -43,16 +43,12 @@ def may_be_torch(given: Given) -> bool:
 
 
 def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target:
-    """Reads a TARGET.
+    """Reads a TARGET: a text, a torch module or an ONNX graph.
 
-    `given`: A text, a torch module or an ONNX graph. A module is not copied: it is put into evaluation mode, and the
-    weights of `options.checkpoint` are loaded into it.
-    `blind`: Whether the model may take the steps alone, because it is to be mended. A model that takes lengths or a
-    mask gets them all the same, unless `options.second` is `none`.
-
-    Raises:
-        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
-        UncheckableError: The model takes neither lengths nor a mask.
+    A module is not copied: it is put into evaluation mode, and the weights of `options.checkpoint` are loaded into it.
+    A `blind` model may take the steps alone, because it is to be mended; one that takes lengths or a mask gets them all
+    the same, unless `options.second` is `none`. A ConfigurationError if it cannot be loaded or an option contradicts
+    it, an UncheckableError if it takes neither lengths nor a mask.
     """
     text = named(given)
     of_object: TargetKind = "onnx" if isinstance(given, onnx.ModelProto) else "module"

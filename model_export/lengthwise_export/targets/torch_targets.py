@@ -28,8 +28,7 @@ from lengthwise_export.tracing.call_signature import CallSignature, in_evaluatio
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
-_READ: dict[str, tuple[Path, int]] = {}
-"""The files that targets were read from, by the names of their modules, with the times at which they were changed."""
+_READ: dict[str, tuple[Path, int]] = {}  # By their modules: files that were read, and when they changed
 
 
 def module_of(text: str) -> nn.Module:
@@ -81,10 +80,7 @@ def is_keras(thing: object) -> bool:
 
 
 def _forget_another(path: Path) -> None:
-    """Lets a file be imported again if it was changed, or if another file of its name was imported before.
-
-    A notebook or a test checks a file, changes it, and checks it again. An installed package of that name stays.
-    """
+    """Lets a file that was changed, or another one of a name that was imported before, be imported again."""
     known = sys.modules.get(path.stem)
     file = getattr(known, "__file__", None)
     if known is None or file is None or not path.is_file():

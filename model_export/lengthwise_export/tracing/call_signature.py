@@ -21,8 +21,7 @@ from lengthwise_export.masks import step_mask
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
-Role = Literal["steps", "lengths", "mask", "padding-mask"]
-"""The role of an argument of `forward`. A mask is true at valid steps, a padding mask at padding."""
+Role = Literal["steps", "lengths", "mask", "padding-mask"]  # A mask is true at valid steps, a padding mask at padding
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "lengths": ("lengths",),
@@ -123,10 +122,7 @@ def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Switches off torch's fast path, whose nested tensors cannot be traced and hold no padding to compare.
-
-    The switch is process-wide, so the block holds `PROCESS_WIDE`.
-    """
+    """Switches off torch's fast path, whose nested tensors cannot be traced and hold no padding to compare."""
     with PROCESS_WIDE:
         before = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -307,8 +303,7 @@ def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:
     return "mask" if "mask" in lower else None
 
 
-OutputSelector = Callable[[Any], dict[str, Tensor]]
-"""Maps the result of a module to the graph's outputs by name, `logits` first."""
+OutputSelector = Callable[[Any], dict[str, Tensor]]  # A module's result to outputs by name, `logits` first
 
 
 def output_selector(output: str | int | None) -> OutputSelector:

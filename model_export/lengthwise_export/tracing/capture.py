@@ -314,10 +314,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(trace: _Trace) -> Iterator[None]:
-    """Replaces torch's packing functions and recurrent layers with those of this module.
+    """Replaces torch's packing functions and recurrent layers; process-wide, so the caller holds `PROCESS_WIDE`.
 
-    The code objects of the packing functions are swapped, because a user's module may have imported these functions by
-    name. All of this is process-wide: the caller holds `PROCESS_WIDE`.
+    Of the packing functions the code objects are swapped: a module may have imported these functions by name.
     """
     forwards = {kind: kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN)}
     codes = {packing.pack_padded_sequence: _pack_padded_sequence, packing.pad_packed_sequence: _pad_packed_sequence}

@@ -277,9 +277,8 @@ _OPERATORS: Final[Mapping[Any, str]] = {
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64 in the graph, as Python does.
 
-    The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999... So each size that is
-    a float made whole is computed again from what it is made of. The model is changed in place, before it is optimised:
-    its values still have the names of the program's nodes.
+    The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999... The model is changed
+    in place, before it is optimised: its values still have the names of the program's nodes.
     """
     outputs = (value for node in model.graph for value in node.outputs)
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
@@ -339,10 +338,9 @@ _PASSING: Final = frozenset(
 
 
 def with_exact_sigmoids(model: ir.Model) -> ir.Model:
-    """The same model with `1 / (1 + exp(-x))` in the place of each Sigmoid from which a logarithm or quotient is taken.
+    """The same model with `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken.
 
-    onnxruntime's Sigmoid is a rational function with an absolute error of 1e-7, and 0 below -18, where torch has
-    `exp(x)`: a logarithm of that is far off.
+    onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
     """
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
         (x,) = node.inputs

@@ -224,5 +224,4 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
 )
 """The functions by the names of those that they replace."""
 
-RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})
-"""Functions of the same names that return a pair, and are not replaced."""
+RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})  # They return a pair

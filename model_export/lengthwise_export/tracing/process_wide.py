@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-PROCESS_WIDE: Final = threading.RLock()
-"""Held while a process-wide change is in force. Reentrant, because these changes are nested."""
+PROCESS_WIDE: Final = threading.RLock()  # Held while such a change is in force; they are nested
 
 
 @contextmanager

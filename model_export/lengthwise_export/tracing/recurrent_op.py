@@ -171,8 +171,7 @@ def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[i
     return [op.Slice(initial, begin, end, axis) for begin, end in itertools.pairwise(edges)]
 
 
-GATES: Final[Mapping[str, int]] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
-"""The kinds of cells, with the number of their gates."""
+GATES: Final[Mapping[str, int]] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})  # gates of each kind
 _REVERSED: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
