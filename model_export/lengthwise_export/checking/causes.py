@@ -162,7 +162,7 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
         "position = torch.arange($width, device=$lengths.device) / $lengths[:, None]  # relative to each row's length",
     ),
     (
-        r"(a|aminm|arg|reduce|abs)?max|(a|arg|reduce)?min|maximum|minimum|(reduce)?mean|std|var.*|median when lengths",
+        r"(a|amin|arg|reduce|abs)?max|(a|arg|reduce)?min|maximum|minimum|(reduce)?mean|std|var.*|median when lengths",
         "A number is computed over all rows (the longest length, the mean of the batch), so other rows change it.",
         "$lengths[:, None]  # use each row's own length instead",
     ),

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -201,28 +201,27 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
     """
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with _locked(parent):
-            target = destination(out, remove_abandoned(parent))
-            stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
-            try:
-                lock = lock_folder(stage)
-            except OSError:
-                stage.rmdir()
-                raise
-    except OSError as error:
-        _remove_empty(created)
-        raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
-    try:
-        yield target, stage
-        move_into_place(stage, target.directory)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        _remove_empty(created)
-        raise
-    finally:
-        os.close(lock)
+    with ExitStack() as held:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with _locked(parent):
+                target = destination(out, remove_abandoned(parent))
+                stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
+                try:
+                    held.enter_context(_locked(stage, wait=False))
+                except OSError:
+                    stage.rmdir()
+                    raise
+        except OSError as error:
+            _remove_empty(created)
+            raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
+        try:
+            yield target, stage
+            move_into_place(stage, target.directory)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            _remove_empty(created)
+            raise
 
 
 def move_into_place(stage: Path, directory: Path) -> None:
@@ -241,33 +240,26 @@ def move_into_place(stage: Path, directory: Path) -> None:
     _sync(directory.parent)
 
 
-def _sync(path: Path) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield handle
     finally:
         os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    with _opened(path) as handle:
+        os.fsync(handle)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits for the lock of a folder, and holds it during the block."""
-    lock = lock_folder(folder, wait=True)
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def lock_folder(folder: Path, *, wait: bool = False) -> int:
-    """Locks a folder. The operating system releases the lock when the process ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Locks a folder during the block. The operating system releases the lock when the process ends."""
+    with _opened(folder) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+        yield
 
 
 def remove_abandoned(parent: Path) -> list[int]:
@@ -275,13 +267,11 @@ def remove_abandoned(parent: Path) -> list[int]:
     staged = []
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
-            handle = lock_folder(stage)
+            with _locked(stage, wait=False):
+                shutil.rmtree(stage, ignore_errors=True)
         except OSError:  # held by an export that is running, or gone
             number = stage.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
             staged += [int(number)] if is_version(number) else []
-            continue
-        shutil.rmtree(stage, ignore_errors=True)
-        os.close(handle)
     return staged
 
 
