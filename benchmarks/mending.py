@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
 from lengthwise.padding import pad
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
@@ -31,7 +31,7 @@ from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.options import OPSET, TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import Target
+from lengthwise_export.targets.targets import Target
 from tests.gallery.blind_index import TORCH_BLIND
 from tests.gallery.index import Exhibit
 

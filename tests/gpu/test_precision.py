@@ -17,8 +17,8 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import DeviceChoice
 from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
+from lengthwise_export.exporting.model_files import host_nodes
 from lengthwise_export.onnx_graphs import precision
-from lengthwise_export.onnx_graphs.protos import host_nodes
 from tests.gpu.company import hold_to_its_promise, sequences
 from tests.support.model_directories import BUNDLED, place, sign
 

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.settings import bundled_models
-from lengthwise_export.onnx_graphs.protos import host_nodes
+from lengthwise_export.exporting.model_files import host_nodes
 
 
 def listed(*lines: str, lengths: str | None = None, **constants: Any) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import step_mask
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.trials import Geometry, Pairing
 
 Array = NDArray[Any]
@@ -131,25 +132,6 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: _Shape | N
     return min(differences, default=None)
 
 
-def gap(before: Array, after: Array) -> float:
-    """The largest difference of two arrays, divided by max(1, the largest value); infinite if one alone is finite."""
-    if before.shape != after.shape:
-        return float("inf")
-    if before.size == 0:
-        return 0.0
-    if before.dtype.kind not in "fc":
-        return float(np.any(before != after))
-    with np.errstate(invalid="ignore", over="ignore"):
-        same = (before == after) | (np.isnan(before) & np.isnan(after))
-        if same.all():
-            return 0.0
-        apart = np.abs(before[~same].astype(np.complex128) - after[~same])
-    if not np.isfinite(apart).all():
-        return float("inf")
-    finite = np.abs(before[np.isfinite(before)])
-    return float(apart.max() / max(1.0, float(finite.max(initial=0.0))))
-
-
 def along_steps(
     before: Array, after: Array, pairing: Pairing, row: int, larger: _Shape | None = None
 ) -> list[float] | None:
@@ -180,26 +162,6 @@ def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
     valid = step_mask(np.asarray(geometry.lengths), geometry.width)
     padding: Array = np.moveaxis(tensor, order, (0, 1))[~valid]
     return padding
-
-
-def filled_padding(tensor: Array, geometry: Geometry) -> float | None:
-    """The number that stands at all padding of a tensor, along an axis of steps, and not at all valid steps.
-
-    None if there is none, or it is not finite. The rows may be merged with another axis, such as that of heads.
-    """
-    if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
-        return None
-    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
-    others = tensor.shape[0] // geometry.rows
-    for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
-        split = tensor.reshape(*shape, *tensor.shape[1:])
-        for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):
-            along = np.moveaxis(split, (rows, steps), (0, 1))
-            padding = along[~valid]
-            number = float(padding.flat[0]) if padding.size else np.nan
-            if np.isfinite(number) and (padding == number).all() and (along[valid] != number).any():
-                return number
-    return None
 
 
 def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger: _Shape | None) -> Iterator[_AxisReading]:

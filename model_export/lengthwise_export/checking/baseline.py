@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import AMPLIFIED, MOST_AMPLIFIED, rounded_otherwise
-from lengthwise_export.checking import axes
 from lengthwise_export.checking.recording import ModelOutput, Operation, Subject
 from lengthwise_export.checking.trials import BatchSizes, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
@@ -51,7 +51,7 @@ class Baseline:
             if one.ndim != two.ndim or other >= len(two):
                 return float("inf")
             mine, its = (one[row][:length], two[other][:length]) if along_steps else (one[row], two[other])
-            apart.append(axes.gap(mine, its) if mine.shape == its.shape else float("inf"))
+            apart.append(gap(mine, its))
         return max(apart)
 
     def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:
@@ -96,6 +96,25 @@ class Baseline:
             last = steps[row, length - 1]
             steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
         return PaddedBatch(steps, self.batch.lengths)
+
+
+def gap(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """The largest difference of two arrays, divided by max(1, the largest value); infinite if one alone is finite."""
+    if before.shape != after.shape:
+        return float("inf")
+    if before.size == 0:
+        return 0.0
+    if before.dtype.kind not in "fc":
+        return float(np.any(before != after))
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (before == after) | (np.isnan(before) & np.isnan(after))
+        if same.all():
+            return 0.0
+        apart = np.abs(before[~same].astype(np.complex128) - after[~same])
+    if not np.isfinite(apart).all():
+        return float("inf")
+    finite = np.abs(before[np.isfinite(before)])
+    return float(apart.max() / max(1.0, float(finite.max(initial=0.0))))
 
 
 _SCALES: Final = (1.0, 1000.0, 0.01)  # what the values of the other batches are multiplied by, in turn

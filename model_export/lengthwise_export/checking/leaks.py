@@ -13,13 +13,15 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes, trials
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
 from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Geometry, Pairing, Sampler, geometry
@@ -131,7 +133,7 @@ def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
     row, other = failed.trial.rows[failed.row]
     before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[other]
     steps = min(len(before), len(after))
-    return axes.gap(before[:steps], after[:steps])
+    return gap(before[:steps], after[:steps])
 
 
 def goes_another_way_alone(subject: Subject, steps: Steps) -> bool:
@@ -315,7 +317,7 @@ def find_finite_fill(
         operation.identity: number
         for operation in subject.record(junk).operations
         for _, value in operation.outputs
-        if (number := axes.filled_padding(value, shape)) is not None and _LEAST <= abs(number) < _MOST
+        if (number := _filled_padding(value, shape)) is not None and _LEAST <= abs(number) < _MOST
     }
     random = np.random.default_rng(0)
     for scale in _SCALES if fills else ():
@@ -327,6 +329,26 @@ def find_finite_fill(
             return None
         if found is not None:
             return found
+    return None
+
+
+def _filled_padding(tensor: NDArray[Any], geometry: Geometry) -> float | None:
+    """The number that stands at all padding of a tensor, along an axis of steps, and not at all valid steps.
+
+    None if there is none, or it is not finite. The rows may be merged with another axis, such as that of heads.
+    """
+    if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
+        return None
+    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
+    others = tensor.shape[0] // geometry.rows
+    for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
+        split = tensor.reshape(*shape, *tensor.shape[1:])
+        for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):
+            along = np.moveaxis(split, (rows, steps), (0, 1))
+            padding = along[~valid]
+            number = float(padding.flat[0]) if padding.size else np.nan
+            if np.isfinite(number) and (padding == number).all() and (along[valid] != number).any():
+                return number
     return None
 
 

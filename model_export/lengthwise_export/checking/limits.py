@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise_export.checking import axes
-from lengthwise_export.checking.baseline import Baseline, changes_itself
+from lengthwise_export.checking.baseline import Baseline, changes_itself, gap
 from lengthwise_export.checking.leaks import goes_another_way_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
@@ -153,7 +152,7 @@ def require_service_contract(
     """Makes sure that differences of more than `most` are a leak, and that no other form of batches is expected."""
     if all(trial.change == "order" for trial in moved):
         answers = subject.answer(moved[0].batch).logits
-        if any(min(axes.gap(mine, other) for other in answers) > most for mine in first.answer.logits):
+        if any(min(gap(mine, other) for other in answers) > most for mine in first.answer.logits):
             raise UncheckableError(
                 "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
                 "first row is not the longest"
@@ -179,7 +178,7 @@ def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler:
     def apart(lengths: NDArray[np.int32]) -> float:
         answers = subject.answer_left(PaddedBatch(steps, lengths)).logits
         rows = zip(alone, answers, strict=True)
-        return max(axes.gap(mine, answer[-len(mine) :] if mine.ndim == 2 else answer) for mine, answer in rows)
+        return max(gap(mine, answer[-len(mine) :] if mine.ndim == 2 else answer) for mine, answer in rows)
 
     try:
         alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]

@@ -34,7 +34,7 @@ from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting.accuracy import UNTRAINED
 from lengthwise_export.exporting.missing_values import contains_isnan
 from lengthwise_export.options import OPSET, ExportOptions
-from lengthwise_export.targets.target import ScoreKind, Target
+from lengthwise_export.targets.targets import ScoreKind, Target
 from lengthwise_export.tracing import graph
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits
-from lengthwise_export.checking import axes
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.targets.target import Target
+from lengthwise_export.targets.targets import Target
 
 MIN_RATIO: Final = 1e-3  # So much of what a change moves the answer by without a null must be left with one
 
@@ -153,7 +153,4 @@ class _MissingValueProbe:
     def _differences(self, before: BatchLogits, after: BatchLogits) -> list[float]:
         """The difference of each row's answer at valid steps."""
         rows = zip(before, after, self._batch.lengths, strict=True)
-        return [
-            axes.gap(one[:length], other[:length]) if one.ndim == 2 else axes.gap(one, other)
-            for one, other, length in rows
-        ]
+        return [gap(one[:length], other[:length]) if one.ndim == 2 else gap(one, other) for one, other, length in rows]

@@ -18,10 +18,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
+from onnx import ModelProto
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
@@ -48,7 +50,6 @@ from lengthwise.verification.random_sequences import draw, lengths_for
 from lengthwise.versions import MOST_DIGITS, is_version
 from lengthwise_export.errors import PublishError
 from lengthwise_export.exporting.verify import VerifiedGraph
-from lengthwise_export.onnx_graphs.protos import host_nodes
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -104,6 +105,44 @@ def write(
     )
     files.write(stage / MANIFEST_FILE, finished.to_json())
     return finished
+
+
+_FROM_A_SHAPE: Final = frozenset({"Shape", "Size"})
+_OF_FEW_NUMBERS: Final = frozenset(
+    {
+        *("Cast", "Gather", "Squeeze", "Unsqueeze", "Slice", "Concat", "Reshape", "Identity"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil"),
+        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where"),
+    }
+)
+"""Operators whose outputs are not larger than their inputs, so their results stay small."""
+_MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
+
+
+def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
+    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph.
+
+    onnxruntime places such nodes on the CPU with every provider, as their few numbers are there. The manifest lists
+    them; a service on a device rejects a graph if any other node is placed on the CPU.
+    """
+    constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
+    few = set() if lengths is None else {lengths}
+    names = []
+    for node in graph.graph.node:
+        given = {name for name in node.input if name}
+        if node.op_type == "Constant":
+            if any(each.name != "value" or prod(each.t.dims) <= _MAX_CONSTANT for each in node.attribute):
+                constant |= set(node.output)
+        elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
+            constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
+        elif node.domain in ("", "ai.onnx") and (
+            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and given <= few | constant)
+        ):
+            few |= set(node.output)
+            if node.name:
+                names.append(node.name)
+    return tuple(names)
 
 
 def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:

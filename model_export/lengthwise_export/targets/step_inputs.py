@@ -26,7 +26,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.target import Target, TargetKind
+from lengthwise_export.targets.targets import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
 from lengthwise_export.tracing.module_state import ModuleState
 
@@ -163,6 +163,9 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
 
     Or what a configuration says (`vocab_size`, as those of Hugging Face), because the table may be larger.
     """
+    tables = [part for part in module.modules() if isinstance(part, _TABLES)]
+    if not tables:
+        return None
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
@@ -173,9 +176,8 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
             sizes.add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
-        for part in module.modules():
-            if isinstance(part, _TABLES):
-                undo.callback(part.register_forward_pre_hook(looked_up).remove)
+        for part in tables:
+            undo.callback(part.register_forward_pre_hook(looked_up).remove)
         called(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
     if len(sizes) != 1:
         return None

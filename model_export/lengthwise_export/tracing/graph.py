@@ -27,7 +27,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH, refill
+from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_op, translations
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
@@ -207,7 +207,8 @@ def ties_in(model: onnx.ModelProto) -> str | None:
 
 def forget_ties(model: onnx.ModelProto) -> None:
     """Takes the note about ties out of a graph, because a published one has no lines of code."""
-    refill(model.metadata_props, (entry for entry in model.metadata_props if entry.key != _TIES))
+    for note in [entry for entry in model.metadata_props if entry.key == _TIES]:
+        model.metadata_props.remove(note)
 
 
 def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
