@@ -114,11 +114,8 @@ def _size(part: _AxisPart, batch: Geometry) -> int:
 
 
 def difference(before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None) -> float | None:
-    """The difference of a tensor between two runs, at valid steps of the rows that both batches share; see `gap`.
-
-    `larger` is its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
-    nor steps. None if no axis could be recognised.
-    """
+    """The difference of a tensor between two runs at valid steps of shared rows, as `gap`; None if no axis is known."""
+    # `larger` is its shape in the batch `pairing.larger`: an axis of the same size there holds neither rows nor steps.
     if before.ndim != after.ndim:
         return float("inf")
     before, after, larger = _without_chunks(before, after, larger, pairing)

@@ -75,12 +75,9 @@ class Baseline:
         return [max(self.moved_by(answer, row, row) for answer in answers) for row in range(self.batch.rows)]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
-        """The tolerance, raised for a model that amplifies rounding.
-
-        Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
-        answer is estimated by changing every input value by 1 ulp (the smallest step of float32). It is ten times
-        that, if that is above the tolerance and below 1e-3.
-        """
+        """The tolerance, raised for a model that amplifies rounding."""
+        # Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
+        # answer is estimated by changing every input value by 1 ulp, the smallest step of float32.
         if subject.steps.kind == "tokens":
             return tolerance
         steps = self.batch.steps

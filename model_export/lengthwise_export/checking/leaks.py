@@ -333,14 +333,11 @@ def find_finite_fill(
 
 
 def _filled_padding(tensor: NDArray[Any], geometry: Geometry) -> float | None:
-    """The number that stands at all padding of a tensor, along an axis of steps, and not at all valid steps.
-
-    None if there is none, or it is not finite. The rows may be merged with another axis, such as that of heads.
-    """
+    """The finite number that stands at all padding of a tensor, and not at all valid steps; None if there is none."""
     if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
         return None
     valid = step_mask(np.asarray(geometry.lengths), geometry.width)
-    others = tensor.shape[0] // geometry.rows
+    others = tensor.shape[0] // geometry.rows  # The rows may be merged with another axis, such as that of heads
     for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
         split = tensor.reshape(*shape, *tensor.shape[1:])
         for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):

@@ -89,11 +89,8 @@ def _lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
 
 
 def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
-    """The widths at which unpadded rows run: all up to a bound, and others that the sizes of weights suggest.
-
-    A module that flattens all steps has a layer of `width * channels` inputs: the width divides a weight's size.
-    """
-    sizes = sorted(subject.sizes)
+    """The widths at which unpadded rows run: all up to a bound, and others that the sizes of weights suggest."""
+    sizes = sorted(subject.sizes)  # Where all steps are flattened, a layer has `width * channels` inputs
     suggested = {
         large // small * times
         for large in sizes
@@ -265,10 +262,7 @@ def _span(
 
 
 def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:
-    """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length.
-
-    Nothing if no length is accepted: then the batch of one row is the cause.
-    """
+    """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length."""
     sampler = Sampler(subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
 
     def raised_alone(length: int) -> RunError | None:
@@ -278,7 +272,7 @@ def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:
             return error
         return None if np.isfinite(answer.logits).all() else RunError("the answer is not finite")
 
-    if raised_alone(1) is None or raised_alone(longest) is not None:
+    if raised_alone(1) is None or raised_alone(longest) is not None:  # at each: the batch of one row is the cause
         return {}
     bad, good = 1, longest
     while good - bad > 1:

@@ -96,10 +96,7 @@ _MAX_BEFORE, _MAX_BEHIND = 6, 24  # Operators drawn before the leaking one, and 
 
 
 def _picture(leak: Leak) -> Html:
-    """The picture of a leak: operators down, steps along; a darker cell is a larger difference of the output.
-
-    A vertical line marks the end of the sequence. An output without an axis of steps is one long bar.
-    """
+    """The picture of a leak: operators down, steps along; a line marks the end, and darker cells differ more."""
     if not leak.spread:
         return Html()
     cell = (_WIDTH - _LABELS - _FIGURES) / max(len(spread.along) for spread in leak.spread)

@@ -143,10 +143,7 @@ _STYLES: Final[dict[Verdict, str]] = {
 
 
 def on_terminal(report: Report) -> RenderableType:
-    """A report for the terminal: the verdict, a table of the trials, each leak with its line and a fix, and a mend.
-
-    Code is never wrapped: print it without cropping.
-    """
+    """A report for the terminal, to be printed without cropping: verdict, trials, leaks with a fix, and a mend."""
     parts: list[RenderableType] = [
         Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {report.target}: {report.reason}")
     ]

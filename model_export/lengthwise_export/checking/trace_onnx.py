@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 class OnnxSubject:
-    """An ONNX graph under check.
-
-    With `one_by_one`, each row runs unbatched and unpadded, as the service does with `max_batch_rows: 1`.
-    """
+    """An ONNX graph under check; `one_by_one`, each row runs alone, as in a service with `max_batch_rows: 1`."""
 
     state: Final = None  # a graph has no state
     names: Final = DEFAULT_NAMES  # those of the module that it was exported from are not known

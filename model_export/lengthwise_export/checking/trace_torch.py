@@ -99,10 +99,7 @@ class TorchSubject:
         return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role)
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
-
-        A row that fails alone, as `squeeze()` takes its axis away, runs twice if the module takes the steps alone.
-        """
+        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off."""
         with without_fast_path():
             if self.signature.second != "none" or batch.rows > 1:
                 return self._answer(batch)

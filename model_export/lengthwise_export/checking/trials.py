@@ -112,18 +112,15 @@ class BatchSizes:
 def sizes_apart_from(
     excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
 ) -> BatchSizes:
-    """Chooses batch sizes that differ from all sizes in the model's weights, from `shortest` to `longest_allowed`.
-
-    If there are too few primes between, the sizes are simply the largest that fit. `min_length` is the shortest
-    sequence that the model accepts; the longest sequence is a few steps longer, if that fits.
-    """
-    if min_length > 1:
+    """Chooses batch sizes that differ from all sizes in the model's weights, from `shortest` to `longest_allowed`."""
+    if min_length > 1:  # the shortest sequence that the model accepts; the longest is a few steps longer, if that fits
         shortest = max(shortest, min_length + _MORE_LENGTHS)
     rows, *steps = (size for size in _PRIMES if size not in excluded)
     steps = [size for size in steps if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
         # Small sizes with gaps between them, so that a check stays fast.
         return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)], min_length)
+    # There are too few primes between: simply the largest sizes that fit.
     longest = max(longest_allowed - 2, min(max(2, min_length), longest_allowed))
     width = max(longest_allowed - 1, longest)
     return BatchSizes(rows, longest, width, max(longest_allowed, width), min_length)

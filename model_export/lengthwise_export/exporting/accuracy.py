@@ -73,13 +73,9 @@ class DataAccuracy:
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
     def _by_chance(self, expected: float, expected_answers: int | None) -> float:
-        """How far the accuracy may be below that of training: three standard deviations of both samples, and a margin.
-
-        A few answers that are all right do not mean that all are: the share of right answers is estimated with one more
-        right answer and one more wrong one than were measured.
-        """
+        """How far the accuracy may be below that of training: three deviations of both samples, and a margin."""
         share, samples = expected, 1 / self.answers
-        if expected_answers is not None:
+        if expected_answers is not None:  # one more right and one more wrong: a few that are right do not mean all
             share = (expected * expected_answers + 1) / (expected_answers + 2)
             samples += 1 / expected_answers
         return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
@@ -157,11 +153,9 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
-    """Makes sure that the answers do not contradict the order of the labels.
-
-    Each output gets the label that is most frequent in the data when it wins. That is another order if at least two
-    outputs win and no label occurs twice, and an error if it is significantly better. Untrained weights may do it.
-    """
+    """Makes sure that the answers do not contradict the order of the labels significantly."""
+    # Each output gets the label that is most frequent in the data when it wins. That is an order if at least two
+    # outputs win and no label occurs twice. Untrained weights may have any.
     order = np.full(manifest.classes, -1)
     for output in range(manifest.classes):
         if sample.table[:, output].any():

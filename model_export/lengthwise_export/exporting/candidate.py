@@ -138,10 +138,7 @@ def of_users_model(read: Target, options: ExportOptions, tell: Tell) -> Candidat
 
 
 def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Report | None = None) -> Candidate:
-    """A user's torch module or ONNX file, after `check` found no leak in it (its `report`, if it was checked already).
-
-    The longest sequence of the options is reduced if the model raises at that length.
-    """
+    """A user's torch module or ONNX file, if `check` finds no leak in it (its `report`, if it was checked already)."""
     if target.kind == "directory":
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if options.missing == "handled" and target.steps.kind == "tokens":

@@ -40,11 +40,8 @@ def cases(
     provider: str,
     min_length: int = 1,
 ) -> list[Case]:
-    """Measures how answers depend on the values around a null: a case for each tried feature and each change.
-
-    Its difference is a ratio: how far the change moves the answer with a null, divided by how far it moves the answer
-    without one (the largest over the rows). It is 0 if an answer is not finite.
-    """
+    """Measures how answers depend on the values around a null: a case for each tried feature and each change."""
+    # Its difference is a ratio: how far the change moves the answer with a null, divided by how far it does without one
     probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1
     tried = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))})

@@ -121,11 +121,8 @@ _MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 
 
 def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
-    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph.
-
-    onnxruntime places such nodes on the CPU with every provider, as their few numbers are there. The manifest lists
-    them; a service on a device rejects a graph if any other node is placed on the CPU.
-    """
+    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph."""
+    # onnxruntime places such nodes on the CPU with every provider. A service on a device accepts no others there.
     constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
     few = set() if lengths is None else {lengths}
     names = []
@@ -187,11 +184,7 @@ class Destination:
 
 
 def destination(out: Path, staged: Collection[int] = ()) -> Destination:
-    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-
-    `staged` are versions that other exports are making. A PublishError if the version exists already, the name or the
-    version is not valid, or the folder is a model repository.
-    """
+    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next version that is neither there nor staged."""
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
     if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
@@ -233,17 +226,13 @@ def versions(model: Path) -> list[int]:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
-    """The place of a new version and its staging folder, which becomes the place if the block ends without an error.
-
-    The version is chosen under a lock of the model's folder, and the name of the staging folder holds it: two exports
-    at once get two versions. A PublishError as `destination`, or if the folder cannot be written.
-    """
+    """The place of a new version and its staging folder, which becomes the place if the block ends without an error."""
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     with ExitStack() as held:
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            with _locked(parent):
+            with _locked(parent):  # so that two exports at once get two versions
                 target = destination(out, remove_abandoned(parent))
                 stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
                 try:

@@ -213,10 +213,7 @@ def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
 
 
 def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
-    """Notices of raw values that leave the range of float16 inside the graph, which a device would compute in it.
-
-    A CPU computes most of such a graph in float32, so its answers do not show that.
-    """
+    """Notices of raw values that leave the range of float16 inside the graph; a CPU computes most of it in float32."""
     from lengthwise_export.checking.trace_onnx import OnnxSubject
     from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 
@@ -257,10 +254,9 @@ def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGr
 def profile_of_served(
     records: Sequence[Record], manifest: Manifest, classes_of: Callable[[Sequence[Record]], Sequence[Sequence[int]]]
 ) -> DataProfile | None:
-    """The profile of records as a service sees them: those that the model accepts, cut as it cuts them, and answered.
+    """The profile of the records that the model accepts, cut as a service cuts them; None if it accepts none.
 
-    The labels of the data are not used: a model that answers a rare label still more rarely would always drift. None
-    if the model accepts none of the records.
+    The labels of the data are not used: a model that answers a rare label still more rarely would always drift.
     """
     accepted = [record for record in records if why_rejected(record.steps, manifest) is None]
     if not accepted:

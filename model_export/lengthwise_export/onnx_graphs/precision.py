@@ -53,10 +53,8 @@ _KEEP_ZEROS: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice"
 
 
 def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
-    """The manifest of the same model at another precision. The integer kernels of int8 answer NaN to a NaN.
-
-    So `missing: "handled"` becomes `refuse` there. (The built-in layers replace NaN before that.)
-    """
+    """The manifest of the same model at another precision."""
+    # The integer kernels answer NaN to a NaN. (The built-in layers replace NaN before that.)
     refuses = precision == "int8" and manifest.missing == "handled"
     return manifest.model_copy(update={"precision": precision, **({"missing": "refuse"} if refuses else {})})
 

@@ -159,10 +159,7 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
 
 
 def _vocabulary(called: _Called, module: nn.Module) -> int | None:
-    """The number of token ids: the rows of the embedding table that is indexed with the steps themselves.
-
-    Or what a configuration says (`vocab_size`, as those of Hugging Face), because the table may be larger.
-    """
+    """The number of token ids: the rows of the embedding table that is indexed with the steps themselves."""
     tables = [part for part in module.modules() if isinstance(part, _TABLES)]
     if not tables:
         return None
@@ -181,7 +178,7 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
         called(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
     if len(sizes) != 1:
         return None
-    (size,) = sizes
+    (size,) = sizes  # or what a configuration says, as those of Hugging Face: the table may be larger
     configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
     return next((one for one in configured if isinstance(one, int) and 0 < one <= size), size)
 

@@ -88,10 +88,7 @@ class CallSignature:
         return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
 
     def alternatives(self) -> Iterator[tuple[CallSignature, str, bool]]:
-        """Other ways to call the module, of which the user may have meant one, to be tried when it raises or leaks.
-
-        Each has the end of the sentence "the model runs ...", and whether that names an option, or code to write.
-        """
+        """Other ways to call it, each with the end of "the model runs ...", and whether that names an option."""
         if self.shares_of is not None:
             return
         plain = replace(self, time_first=False, channels_first=False, classes_first=False, features_axis=True)

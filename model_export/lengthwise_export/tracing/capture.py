@@ -171,11 +171,8 @@ def _branching_lines() -> Iterator[Lines]:
 
 
 def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> None:
-    """Makes sure that the code does not take another way for wide batches.
-
-    A table of positions ends the traced widths too, but the module raises for wider batches then.
-    """
-    widest = _ends_at(program)
+    """Makes sure that the code does not take another way for wide batches."""
+    widest = _ends_at(program)  # as where a table of positions ends, but there the module raises for wider batches
     if widest >= WIDEST or not call.runs(widest + 1):
         return
     symbol, env = _width(program).node.expr, _width(program).node.shape_env
@@ -244,10 +241,7 @@ class _PackedBatch:
 
 
 class _Trace:
-    """The state of one trace. A packed sequence is known by its `data`, or by its `batch_sizes`.
-
-    Users pass these on when they build a new packed sequence from values computed on another's data.
-    """
+    """The state of one trace. A packed sequence is known by its `data`, or by the `batch_sizes` that users pass on."""
 
     shape: torch.Size  # `[rows, width]`
     lengths: Tensor | None  # int64 `[rows]`; None if the module takes the steps alone

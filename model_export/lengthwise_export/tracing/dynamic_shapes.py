@@ -229,10 +229,8 @@ _OF_NUMBERS: Final = (_SQRT, math.log, math.log2, math.log10, math.log1p, math.e
 
 @contextlib.contextmanager
 def open_numbers(model: nn.Module) -> Iterator[None]:
-    """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error.
-
-    These modules are all that are imported of the user's code, and of the packages that define parts of the model.
-    """
+    """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
+    # Of the user's code all modules that are imported, and those of the packages that define parts of the model
     own = {type(part).__module__.partition(".")[0] for part in model.modules()}
     namespaces = [
         vars(module)

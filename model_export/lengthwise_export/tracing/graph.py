@@ -170,10 +170,8 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
-    """The first operator that the exporter has no translation for; None if it has one for each.
-
-    Checks of torch, whose results nobody uses, are dropped; what torch itself composes, such as `to`, is taken apart.
-    """
+    """The first operator that the exporter has no translation for; None if it has one for each."""
+    # Checks of torch, whose results nobody uses, are dropped; what torch itself composes, such as `to`, is taken apart.
     registry = ONNXRegistry.from_torchlib(OPSET)
     calls: Iterator[Any] = (node for node in program.graph.nodes if node.op == "call_function" and node.users)
     for node in calls:
@@ -224,11 +222,9 @@ _NEAR_ONE: Final = 1e-3  # wider than what the optimizer takes for 0 and for 1
 
 
 def optimized(model: ir.Model) -> ir.Model:
-    """The same model with constants folded and needless operators removed; it is changed in place.
-
-    onnxscript's optimizer takes a number below 1e-8 for 0 and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would become
-    `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
-    """
+    """The same model with constants folded and needless operators removed; it is changed in place."""
+    # onnxscript's optimizer takes a number below 1e-8 for 0 and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would
+    # become `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
     optimizer.inline(model)
     optimizer.fold_constants(model)
     hidden = []
@@ -276,12 +272,11 @@ _OPERATORS: Final[Mapping[Any, str]] = {
 
 
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
-    """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64 in the graph, as Python does.
-
-    The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999... The model is changed
-    in place, before it is optimised: its values still have the names of the program's nodes.
-    """
-    outputs = (value for node in model.graph for value in node.outputs)
+    """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64, as Python does; in place."""
+    # The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999...
+    outputs = (
+        value for node in model.graph for value in node.outputs
+    )  # named as the program's nodes, if not optimised
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
         value = values.get(node.name) if node.target in _WHOLE else None
@@ -339,10 +334,8 @@ _PASSING: Final = frozenset(
 
 
 def with_exact_sigmoids(model: ir.Model) -> ir.Model:
-    """The same model with `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken.
-
-    onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
-    """
+    """The same model with `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken."""
+    # onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
         (x,) = node.inputs
         assert x is not None  # it has to have one
