@@ -31,7 +31,7 @@ from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.options import OPSET, TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.targets import Target
+from lengthwise_export.targets.target import Target
 from tests.gallery.blind_index import TORCH_BLIND
 from tests.gallery.index import Exhibit
 

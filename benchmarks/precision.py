@@ -102,7 +102,7 @@ def measured(records: Sequence[dataset.Record], rounds: int) -> list[Asked]:
                 together[each.precision].append(each.seconds(members, ROWS))
     results = []
     for each in asked:
-        changes = accuracy.changed_labels(exact.session, exact.manifest, each.session, each.manifest, members)
+        changes = accuracy.changed_labels(exact.session, each.session, each.manifest, members)
         beside = together.get(each.precision)
         results.append(
             Asked(

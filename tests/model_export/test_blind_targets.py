@@ -19,7 +19,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.targets import Target
+from lengthwise_export.targets.target import Target
 from tests.gallery.torch_models import network
 
 

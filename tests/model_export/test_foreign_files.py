@@ -23,7 +23,7 @@ from lengthwise_export.architecture import checkpoint, foreign_files
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.targets import Target
+from lengthwise_export.targets.target import Target
 
 
 def model() -> nn.Sequential:

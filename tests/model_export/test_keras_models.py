@@ -24,7 +24,7 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.keras_models.keras_targets import of_model
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.targets import Target
+from lengthwise_export.targets.target import Target
 from tests.support.keras_models import (
     CLASSES,
     FEATURES,

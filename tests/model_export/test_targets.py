@@ -16,7 +16,7 @@ from lengthwise.padding import pad
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.targets import labels_of
+from lengthwise_export.targets.target import labels_of
 from lengthwise_export.targets.torch_targets import module_of
 from tests.gallery.index import ONNX_SOUND
 

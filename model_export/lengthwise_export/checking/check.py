@@ -11,13 +11,12 @@ their order. The answer to a sequence must stay the same. If it changes, `leaks`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
+from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
 from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Steadiness
@@ -46,7 +45,8 @@ def check(
     progress: ProgressCallback | None = None,
 ) -> Report:
     """Checks a model."""
-    running = _Check(subject, min_length, max_length, ROUNDING + tolerance, seed, progress or (lambda _: None))
+    sampler, tell = Sampler(subject.steps, seed), progress or (lambda _: None)
+    running = _Check(subject, min_length, max_length, ROUNDING + tolerance, sampler, tell)
     try:
         try:
             return running.report()
@@ -58,24 +58,24 @@ def check(
         return Report("uncheckable", str(error))
 
 
+@dataclass(slots=True)
 class _Check:
     """The state of one check: the results of the trials so far, and the notes for the report."""
 
-    def __init__(
-        self, subject: Subject, shortest: int, longest: int, tolerance: float, seed: int, progress: ProgressCallback
-    ) -> None:
-        self.subject, self.min_length, self.max_length = subject, shortest, longest
-        self.tolerance = tolerance
-        self.progress = progress
-        self.sampler = Sampler(subject.steps, seed)
-        self.outcomes: list[TrialResult] = []
-        self.notes: list[str] = []
-        self.failed: list[FailedTrial] = []
-        # The row counts, widths and lengths of the batches that ran and whose answers were compared
-        self.ran: dict[str, set[int]] = {"rows": set(), "widths": set(), "lengths": set()}
-        self.amplified: dict[int, tuple[Baseline, list[float]]] = {}
-        self.ill_conditioned: dict[str, tuple[float, float]] = {}
-        self.steadiness: Steadiness | None = None
+    subject: Subject
+    min_length: int
+    max_length: int
+    tolerance: float
+    sampler: Sampler
+    progress: ProgressCallback
+    outcomes: list[TrialResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failed: list[FailedTrial] = field(default_factory=list)
+    # The row counts, widths and lengths of the batches that ran and whose answers were compared
+    ran: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
+    amplified: dict[int, tuple[Baseline, list[float]]] = field(default_factory=dict)
+    ill_conditioned: dict[str, tuple[float, float]] = field(default_factory=dict)
+    steadiness: Steadiness | None = None
 
     def report(self) -> Report:
         """Runs all trials and decides the verdict."""
@@ -114,7 +114,7 @@ class _Check:
             self.outcomes.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
             filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
         verdict, reason = self._decided(finite, filled)
-        ran = CheckedSizes(*(tuple(sorted(seen)) for seen in self.ran.values()))
+        ran = CheckedSizes(*(tuple(sorted(seen)) for seen in self.ran))
         told = (tuple(self.outcomes), tuple(self.notes))
         return Report(verdict, reason, leaks, *told, widest, self.tolerance, ran, sizes.shortest)
 
@@ -139,7 +139,7 @@ class _Check:
         def is_answered(sequences: Sequence[Steps]) -> bool:
             batch = pad(sequences, width=sizes.width)
             try:
-                return _is_finite(self.subject.answer(batch), batch)
+                return self.subject.answer(batch).is_finite(batch)
             except (RunError, IndexError):  # an answer of another shape may lack these rows
                 return False
 
@@ -156,14 +156,13 @@ class _Check:
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch and adds its sizes to the report."""
         answer = self.subject.answer(batch)
-        self.ran["rows"].add(batch.rows)
-        self.ran["widths"].add(batch.width)
-        self.ran["lengths"].update(batch.lengths.tolist())
+        for seen, sizes in zip(self.ran, ([batch.rows], [batch.width], batch.lengths.tolist()), strict=True):
+            seen.update(sizes)
         return answer
 
     def _require_meaningful_trials(self, first: Baseline, least: int) -> None:
         """Makes sure that a leak would have been visible in sequences of `least` lengths, before a model is sound."""
-        rows, widths, lengths = (sorted(seen) for seen in self.ran.values())
+        rows, widths, lengths = map(sorted, self.ran)
         if len(rows) < 2 or len(widths) < 2 or len(lengths) < least:
             raise limits.of_one_width(self.subject) or UncheckableError(
                 f"too few batch sizes could be run: {as_ranges(rows)} rows, widths of {as_ranges(widths)} and "
@@ -218,7 +217,7 @@ class _Check:
                 f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, but must be "
                 "[rows, classes] or [rows, width, classes]: choose the right output with --output"
             )
-        if not _is_finite(first.answer, batch):
+        if not first.answer.is_finite(batch):
             raise UncheckableError(
                 "the answers to finite sequences are not finite: train the model, or pass its weights with --checkpoint"
             )
@@ -290,7 +289,7 @@ class _Check:
                 if batch.rows == 1:  # already noted by the unbatched trials
                     continue
                 raise UncheckableError(f"the model raises for a batch {name}: {error}") from error
-            if not _is_finite(base.answer, batch):
+            if not base.answer.is_finite(batch):
                 raise UncheckableError(f"the answers to finite sequences are not finite in a batch {name}")
             for trial in trials.padding_changed(name, sequences, batch, self.sampler):
                 self._try(base, trial)
@@ -349,9 +348,3 @@ class _Check:
         before = self.ill_conditioned.get(kind, (0.0, 0.0))
         self.ill_conditioned[kind] = (max(before[0], by_ulps), max(before[1], moved))
         return 0.0
-
-
-def _is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
-    """Whether all logits are finite; of a per-step model those at valid steps."""
-    logits: NDArray[np.float32] = answer.logits
-    return bool(np.isfinite(logits[step_mask(batch.lengths, batch.width)] if logits.ndim == 3 else logits).all())

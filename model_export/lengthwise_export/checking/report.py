@@ -134,18 +134,13 @@ def as_ranges(sizes: Sequence[int]) -> str:
     return ", ".join(shown)
 
 
-_STYLES: Final[dict[Verdict, str]] = {
-    "sound": "bold green",
-    "leak": "bold red",
-    "warning": "bold yellow",
-    "uncheckable": "bold magenta",
-}
+_COLOURS: Final[dict[Verdict, str]] = {"sound": "green", "leak": "red", "warning": "yellow", "uncheckable": "magenta"}
 
 
 def on_terminal(report: Report) -> RenderableType:
     """A report for the terminal, to be printed without cropping: verdict, trials, leaks with a fix, and a mend."""
     parts: list[RenderableType] = [
-        Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {report.target}: {report.reason}")
+        Text.assemble((report.verdict, f"bold {_COLOURS[report.verdict]}"), f"  {report.target}: {report.reason}")
     ]
     if report.ran.rows:
         parts.append(Text(tested_sizes_text(report)))

@@ -247,18 +247,16 @@ class LabelChanges:
         return f"{self.changed} of {self.sequences} labels changed"
 
 
-def changed_labels(
-    before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
-) -> LabelChanges:
+def changed_labels(before: Session, after: Session, manifest: Manifest, sequences: Iterable[Steps]) -> LabelChanges:
     """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
     count, changed, largest = 0, 0, 0.0
-    least, most = manifest_before.min_length, manifest_before.max_length
+    least, most = manifest.min_length, manifest.max_length
     for steps in sequences:
         if not least <= len(steps) <= most:
             continue
-        one, other = _logits(before, manifest_before, steps), _logits(after, manifest_after, steps)
+        one, other = _logits(before, manifest, steps), _logits(after, manifest, steps)
         count += 1
-        changed += not np.array_equal(_label(one, manifest_before), _label(other, manifest_after))
+        changed += not np.array_equal(_label(one, manifest), _label(other, manifest))
         largest = max(largest, float(np.abs(one - other).max()))
     if not count:
         accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"

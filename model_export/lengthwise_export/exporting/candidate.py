@@ -24,7 +24,6 @@ from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import BuiltInModel
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput
@@ -34,7 +33,7 @@ from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting.accuracy import UNTRAINED
 from lengthwise_export.exporting.missing_values import contains_isnan
 from lengthwise_export.options import OPSET, ExportOptions
-from lengthwise_export.targets.targets import ScoreKind, Target
+from lengthwise_export.targets.target import ScoreKind, Target
 from lengthwise_export.tracing import graph
 
 if TYPE_CHECKING:
@@ -265,7 +264,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 
 def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
     """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`."""
-    rows = answer.logits[step_mask(batch.lengths, batch.width)] if task == "per-step" else answer.logits
+    rows = answer.at_valid_steps(batch)
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"
     if task == "multi-label":
@@ -292,8 +291,6 @@ def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
     steps = batch.steps.copy()
     steps[:, 0] = np.nan
     try:
-        logits = target.subject.answer(PaddedBatch(steps, batch.lengths)).logits
+        return target.subject.answer(PaddedBatch(steps, batch.lengths)).is_finite(batch)
     except RunError:
         return False
-    valid = step_mask(batch.lengths, batch.width)
-    return bool(np.isfinite(logits[valid] if logits.ndim == 3 else logits).all())

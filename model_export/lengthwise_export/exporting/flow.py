@@ -21,8 +21,7 @@ from lengthwise_export.checking.report import Report, promise_text
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.targets import Target
-from lengthwise_export.tracing.process_wide import one_torch_thread
+from lengthwise_export.targets.target import Target, one_torch_thread
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record

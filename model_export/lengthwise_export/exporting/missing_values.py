@@ -21,7 +21,7 @@ from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits
 from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.targets.targets import Target
+from lengthwise_export.targets.target import Target
 
 MIN_RATIO: Final = 1e-3  # So much of what a change moves the answer by without a null must be left with one
 

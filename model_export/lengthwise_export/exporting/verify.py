@@ -182,7 +182,7 @@ def at_precision(
     converted = verify_graph(precision.convert(verified.graph, to), manifest, reference, **how)
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
-    changes = None if data is None else accuracy.changed_labels(exact, verified.manifest, session, manifest, data)
+    changes = None if data is None else accuracy.changed_labels(exact, session, manifest, data)
     variations = BatchVariations(session, manifest, seed)
     raw = list(variations.at_raw_values(reference, made_from, most))
     return replace(

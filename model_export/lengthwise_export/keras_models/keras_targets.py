@@ -37,10 +37,15 @@ from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.module import KerasModule, ModelInput, all_layers, input_of, probable_scores
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target
-from lengthwise_export.targets.targets import Target, check_options_agree, labels_of, require_applicable
+from lengthwise_export.targets.target import (
+    Target,
+    check_options_agree,
+    labels_of,
+    one_torch_thread,
+    require_applicable,
+)
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.process_wide import one_torch_thread
 
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 

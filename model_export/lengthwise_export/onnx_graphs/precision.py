@@ -22,7 +22,6 @@ import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
@@ -73,14 +72,14 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     if precision != "int8":
         return ()
     converted = deepcopy(graph)
-    layers = _convert_layers(converted.graph)
+    recurrent, products, left = _convert_layers(converted.graph)
     sizes = [(tensor.data_type == TensorProto.INT8, math.prod(tensor.dims)) for tensor in converted.graph.initializer]
     share = sum(size for is_int8, size in sizes if is_int8) / max(1, sum(size for _, size in sizes))
-    counts = ((layers.recurrent, "recurrent layer"), (layers.products, "product"))
+    counts = ((recurrent, "recurrent layer"), (products, "product"))
     parts = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
     return (
         f"in int8: {' and '.join(parts)} with {share:.0%} of all weights; the rest stays in float32",
-        *(f"{layer} stays in float32: {reason}" for layer, reason in layers.left),
+        *(f"{layer} stays in float32: {reason}" for layer, reason in left),
     )
 
 
@@ -172,9 +171,9 @@ class _HalfGraph:
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    layers = _convert_layers(model.graph)
-    if not layers.recurrent + layers.products:
-        why = "; ".join(f"{layer}: {reason}" for layer, reason in layers.left)
+    recurrent, products, left = _convert_layers(model.graph)
+    if not recurrent + products:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in left)
         none = (
             f"no LSTM or GRU, and no large MatMul before its last, that could run in int8{f' ({why})' if why else ''}"
         )
@@ -183,17 +182,8 @@ def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@dataclass(frozen=True, slots=True)
-class _Int8Layers:
-    """What was converted."""
-
-    recurrent: int
-    products: int
-    left: tuple[tuple[str, str], ...]  # The recurrent layers that stay in float32, such as `LSTM encoder`, and why
-
-
-def _convert_layers(graph: GraphProto) -> _Int8Layers:
-    """Converts the layers of a graph to int8 in place, but for the last products."""
+def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]:
+    """Converts layers to int8 in place: how many recurrent ones and products; what stays, such as `LSTM x`, and why."""
     constants = constants_of(graph)
     last, zeros = _last_products(graph, constants), _zeros(graph, constants)
     nodes: list[NodeProto] = []
@@ -219,7 +209,7 @@ def _convert_layers(graph: GraphProto) -> _Int8Layers:
     used = {*(value.name for value in graph.output), *names_in(nodes)}
     refill(graph.node, (node for node in nodes if node.op_type != "Constant" or used.intersection(node.output)))
     refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in used))
-    return _Int8Layers(recurrent, products, tuple(left))
+    return recurrent, products, left
 
 
 def rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -26,7 +26,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.targets import Target, TargetKind
+from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
 from lengthwise_export.tracing.module_state import ModuleState
 

@@ -23,7 +23,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target, read_steps, require_order_of_axes
-from lengthwise_export.targets.targets import Target, check_options_agree, labels_of
+from lengthwise_export.targets.target import Target, check_options_agree, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of

@@ -92,21 +92,20 @@ class CallSignature:
         if self.shares_of is not None:
             return
         plain = replace(self, time_first=False, channels_first=False, classes_first=False, features_axis=True)
-        if not self.channels_first:
-            said = "with steps as [rows, features, width]: if that is right, pass --channels-first"
-            yield replace(plain, channels_first=True), said, True
-        if not self.time_first:
-            said = "with steps as [width, rows, features]: if that is right, pass --time-first"
-            yield replace(plain, time_first=True), said, True
-        if self.time_first or self.channels_first:
-            option = "--time-first" if self.time_first else "--channels-first"
-            yield plain, f"with steps as [rows, width, features]: if that is right, leave {option} out", True
+        option = "--time-first" if self.time_first else "--channels-first"
+        for other, axes, change in (
+            (replace(plain, channels_first=True), "[rows, features, width]", "pass --channels-first"),
+            (replace(plain, time_first=True), "[width, rows, features]", "pass --time-first"),
+            (plain, "[rows, width, features]", f"leave {option} out"),
+        ):
+            if (other.time_first, other.channels_first) != (self.time_first, self.channels_first):
+                yield other, f"with steps as {axes}: if that is right, {change}", True
         if self.second in ("mask", "padding-mask"):
-            other: Role = "padding-mask" if self.second == "mask" else "mask"
-            names = tuple((role if role == "steps" else other, name) for role, name in self.arguments)
-            place = "padding" if other == "padding-mask" else "valid steps"
-            said = f"with a mask that is true at {place}: if that is right, pass --second {other}"
-            yield replace(self, second=other, arguments=names), said, True  # type: ignore[arg-type]  # no other role
+            mask: Literal["mask", "padding-mask"] = "padding-mask" if self.second == "mask" else "mask"
+            names = tuple((role if role == "steps" else mask, name) for role, name in self.arguments)
+            place = "padding" if mask == "padding-mask" else "valid steps"
+            said = f"with a mask that is true at {place}: if that is right, pass --second {mask}"
+            yield replace(self, second=mask, arguments=names), said, True
         shares: tuple[Literal["width", "longest"], ...] = ("width", "longest")
         for whole in shares if "lengths" in _ROLES[self.second] else ():
             said = f"with lengths as shares of the {whole}, but it gets steps (int64): begin forward with lengths = "

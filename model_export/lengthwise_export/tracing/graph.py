@@ -274,9 +274,7 @@ _OPERATORS: Final[Mapping[Any, str]] = {
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64, as Python does; in place."""
     # The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999...
-    outputs = (
-        value for node in model.graph for value in node.outputs
-    )  # named as the program's nodes, if not optimised
+    outputs = (value for node in model.graph for value in node.outputs)  # not optimised, so with the program's names
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
         value = values.get(node.name) if node.target in _WHOLE else None

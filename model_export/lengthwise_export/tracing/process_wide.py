@@ -27,19 +27,3 @@ def torch_as_before(target: object = None) -> Iterator[None]:
 
                 stack.callback(ModuleState(target).restore)
         yield
-
-
-@contextmanager
-def one_torch_thread(needed: bool = True) -> Iterator[None]:
-    """Makes torch compute in one thread during the block, so that the order of sums is fixed."""
-    if not needed:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
