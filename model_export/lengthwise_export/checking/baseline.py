@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.random_sequences import AMPLIFIED, MOST_AMPLIFIED, rounded_otherwise
 from lengthwise_export.checking.recording import ModelOutput, Operation, Subject
 from lengthwise_export.checking.trials import BatchSizes, Sampler
@@ -93,6 +93,16 @@ class Baseline:
             last = steps[row, length - 1]
             steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
         return PaddedBatch(steps, self.batch.lengths)
+
+
+def at_valid_steps(answer: ModelOutput, batch: PaddedBatch) -> NDArray[np.float32]:
+    """The logits `[answers, classes]`, of a per-step model those at valid steps."""
+    return answer.logits[step_mask(batch.lengths, batch.width)] if answer.logits.ndim == 3 else answer.logits
+
+
+def is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
+    """Whether all of these are."""
+    return bool(np.isfinite(at_valid_steps(answer, batch)).all())
 
 
 def gap(before: NDArray[Any], after: NDArray[Any]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
 from lengthwise_export.checking import limits, trials
-from lengthwise_export.checking.baseline import Baseline, Steadiness
+from lengthwise_export.checking.baseline import Baseline, Steadiness, is_finite
 from lengthwise_export.checking.leaks import FailedTrial, find_finite_fill, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
@@ -139,7 +139,7 @@ class _Check:
         def is_answered(sequences: Sequence[Steps]) -> bool:
             batch = pad(sequences, width=sizes.width)
             try:
-                return self.subject.answer(batch).is_finite(batch)
+                return is_finite(self.subject.answer(batch), batch)
             except (RunError, IndexError):  # an answer of another shape may lack these rows
                 return False
 
@@ -217,7 +217,7 @@ class _Check:
                 f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, but must be "
                 "[rows, classes] or [rows, width, classes]: choose the right output with --output"
             )
-        if not first.answer.is_finite(batch):
+        if not is_finite(first.answer, batch):
             raise UncheckableError(
                 "the answers to finite sequences are not finite: train the model, or pass its weights with --checkpoint"
             )
@@ -289,7 +289,7 @@ class _Check:
                 if batch.rows == 1:  # already noted by the unbatched trials
                     continue
                 raise UncheckableError(f"the model raises for a batch {name}: {error}") from error
-            if not base.answer.is_finite(batch):
+            if not is_finite(base.answer, batch):
                 raise UncheckableError(f"the answers to finite sequences are not finite in a batch {name}")
             for trial in trials.padding_changed(name, sequences, batch, self.sampler):
                 self._try(base, trial)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, step_mask
+from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.causes import ArgumentNames, Cause
 from lengthwise_export.checking.trials import Change
@@ -58,14 +58,6 @@ class ModelOutput:
 
     logits: NDArray[np.float32]  # `[rows, classes]` or `[rows, width, classes]`
     attention: NDArray[np.float32] | None = None  # `[rows, width]`; None if the model has no output of that name
-
-    def at_valid_steps(self, batch: PaddedBatch) -> NDArray[np.float32]:
-        """The logits `[answers, classes]`, of a per-step model those at valid steps."""
-        return self.logits[step_mask(batch.lengths, batch.width)] if self.logits.ndim == 3 else self.logits
-
-    def is_finite(self, batch: PaddedBatch) -> bool:
-        """Whether all of these are."""
-        return bool(np.isfinite(self.at_valid_steps(batch)).all())
 
 
 class Subject(Protocol):

@@ -24,6 +24,7 @@ from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.checking.baseline import at_valid_steps, is_finite
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput
@@ -264,7 +265,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 
 def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
     """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`."""
-    rows = answer.at_valid_steps(batch)
+    rows = at_valid_steps(answer, batch)
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"
     if task == "multi-label":
@@ -291,6 +292,6 @@ def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
     steps = batch.steps.copy()
     steps[:, 0] = np.nan
     try:
-        return target.subject.answer(PaddedBatch(steps, batch.lengths)).is_finite(batch)
+        return is_finite(target.subject.answer(PaddedBatch(steps, batch.lengths)), batch)
     except RunError:
         return False
