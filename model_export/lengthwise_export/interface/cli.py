@@ -169,7 +169,8 @@ def check(target: str, options: CheckCommandOptions) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file, and its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():  # a file in the place of a folder is told by the writing
+        path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     _say(f"wrote {path}")
 
