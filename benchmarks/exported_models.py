@@ -27,7 +27,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions

@@ -26,7 +26,7 @@ from benchmarks import machine, output, pages
 from benchmarks.exported_models import ROWS, in_batches
 from lengthwise.commands.command import Command
 from lengthwise.runtime.session import Session
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets

@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
 from lengthwise.padding import pad
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler

@@ -20,18 +20,13 @@ from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
+from tests.gallery.torch_models import network
 
 
-class Averaged(nn.Module):
+@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
+def averaged(self, x):
     """Convolutions over `[rows, features, width]`, as most models of time series are written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 6, 3, padding=1)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x).relu().mean(-1))
+    return self.head(self.conv(x).relu().mean(-1))
 
 
 class BothWays(nn.Module):
@@ -57,36 +52,20 @@ class Tagger(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
-class Tokens(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(20, 6)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.table(ids).mean(1))
+@network(0, lambda: {"table": nn.Embedding(20, 6), "head": nn.Linear(6, 3)})
+def tokens(self, ids):
+    return self.head(self.table(ids).mean(1))
 
 
-class Bag(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.EmbeddingBag(20, 6, mode="max")
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, text: Tensor) -> Tensor:
-        return self.head(self.table(text))
+@network(0, lambda: {"table": nn.EmbeddingBag(20, 6, mode="max"), "head": nn.Linear(6, 3)})
+def bag(self, text):
+    return self.head(self.table(text))
 
 
-class Raw(nn.Module):
+@network(0, lambda: {"conv": nn.Conv1d(1, 6, 20, stride=2), "head": nn.Linear(6, 3)})
+def raw(self, samples):
     """Samples `[rows, width]` without an axis of features, and no padding before the convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(1, 6, 20, stride=2)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, samples: Tensor) -> Tensor:
-        return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
+    return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
 
 
 class MayTakeLengths(Tagger):
@@ -128,14 +107,14 @@ def require_equal(target: Target, session: onnxruntime.InferenceSession) -> None
 
 
 CASES = {
-    "channels first": (Averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
+    "channels first": (averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
     "recurrent": (BothWays(), TargetOptions(), StepInput(features=4)),
     "time first": (BothWays(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
     "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
     "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
-    "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
-    "a bag of tokens": (Bag(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
-    "raw": (Raw(), TargetOptions(), StepInput(features=1)),
+    "tokens": (tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "a bag of tokens": (bag(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "raw": (raw(), TargetOptions(), StepInput(features=1)),
     "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
 }
 
@@ -187,7 +166,7 @@ def test_a_model_that_takes_lengths_gets_them_unless_the_user_says_otherwise() -
     require_equal(alone, built(alone))
 
 
-@pytest.mark.parametrize("module", [BothWays(), Tokens()], ids=["values", "tokens"])
+@pytest.mark.parametrize("module", [BothWays(), tokens()], ids=["values", "tokens"])
 def test_without_a_mend_a_module_of_the_steps_alone_is_refused_with_both_cures(module: nn.Module) -> None:
     with pytest.raises(UncheckableError):
         targets.read(module, TargetOptions())
@@ -235,8 +214,12 @@ def test_an_onnx_file_of_the_steps_alone_is_read(tmp_path: Path, name: str) -> N
         targets.read(str(file), TargetOptions())
 
 
-def parsed(signature: str, body: str) -> onnx.ModelProto:
-    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
+def parsed(signature: str, body: str, **weights: np.ndarray) -> onnx.ModelProto:
+    """A graph, with the places `one` and `two` among its weights."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
+    for name, values in {"one": np.array([1]), "two": np.array([2]), **weights}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return model
 
 
 def test_the_rows_of_a_graph_that_answers_each_step_are_those_that_do_not_mix() -> None:
@@ -257,7 +240,6 @@ def test_int32_ids_and_samples_without_features_are_read() -> None:
         "g (int32[N,T] ids) => (float[N,2] logits)",
         "f = Cast <to = 1> (ids)  m = ReduceMean <keepdims = 1> (f, one)  logits = Concat <axis = 1> (m, m)",
     )
-    ids.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     target = targets.read(ids, TargetOptions(vocabulary=9), blind=True)
     assert target.steps == StepInput(kind="tokens", vocabulary=9)
     assert target.build("model", 18).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
@@ -265,7 +247,6 @@ def test_int32_ids_and_samples_without_features_are_read() -> None:
         "g (float[N,T] samples) => (float[N,2] logits)",
         "m = ReduceMean <keepdims = 1> (samples, one)  logits = Concat <axis = 1> (m, m)",
     )
-    samples.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     target = targets.read(samples, TargetOptions(), blind=True)
     assert (target.steps, target.names.features_axis) == (StepInput(features=1), False)
 
@@ -275,7 +256,6 @@ def test_a_name_that_the_graph_has_already_is_not_taken_for_the_lengths() -> Non
         "g (float[N,T,4] x) => (float[N,4] logits)",
         "lengths = Relu (x)  logits = ReduceMax <keepdims = 0> (lengths, one)",
     )
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     assert targets.read(graph, TargetOptions(), blind=True).names.lengths == "sequence_lengths"
 
 
@@ -283,9 +263,8 @@ def test_a_graph_that_needs_many_steps_is_read() -> None:
     graph = parsed(
         "g (float[N,4,T] x) => (float[N,2] logits)",
         "c = Conv <kernel_shape = [40]> (x, W)  logits = ReduceMean <keepdims = 0> (c, two)",
+        W=np.ones((2, 4, 40), np.float32),
     )
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 4, 40), np.float32), "W"))
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
     target = targets.read(graph, TargetOptions(), blind=True)
     assert (target.names.channels_first, target.steps) == (True, StepInput(features=4))
 
@@ -294,7 +273,6 @@ def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
     graph = parsed(
         "g (float[N,T,4] x, int64[N] n) => (float[N,4] logits)", "logits = ReduceMax <keepdims = 0> (x, one)"
     )
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     with pytest.raises(ConfigurationError):
         targets.read(graph, TargetOptions(second="none"), blind=True)
     assert not targets.read(graph, TargetOptions(), blind=True).blind
@@ -331,20 +309,18 @@ def test_rows_that_a_module_mixes_in_any_order_are_left_to_the_mend() -> None:
 def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: TargetOptions, why: str) -> None:
     kind = signature.partition("[")[0]
     graph = parsed(
-        f"g ({signature}) => ({kind}[N,4] logits)", "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)"
+        f"g ({signature}) => ({kind}[N,4] logits)",
+        "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)",
+        W=np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32),
     )
-    weights = np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32)
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(weights, "W"))
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
     with pytest.raises(UncheckableError, match=why):
         targets.read(graph, options, blind=True)
 
 
-class Squeezed(Averaged):
+@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
+def squeezed(self, x):
     """`squeeze()` without an axis takes the rows away too, if there is one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
+    return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
 
 
 class SqueezedTagger(Tagger):
@@ -352,7 +328,7 @@ class SqueezedTagger(Tagger):
         return super().forward(x).squeeze()
 
 
-@pytest.mark.parametrize(("module", "channels_first"), [(Squeezed(), True), (SqueezedTagger(), False)])
+@pytest.mark.parametrize(("module", "channels_first"), [(squeezed(), True), (SqueezedTagger(), False)])
 def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.Module, channels_first: bool) -> None:
     target = targets.read(module, TargetOptions(channels_first=channels_first), blind=True)
     several = batch_of(target.steps, 3, 9)
@@ -364,6 +340,6 @@ def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.M
 
 
 def test_what_raises_for_one_row_and_for_two_tells_the_first_error() -> None:
-    target = targets.read(Raw(), TargetOptions(), blind=True)
+    target = targets.read(raw(), TargetOptions(), blind=True)
     with pytest.raises(RunError):
         target.subject.answer(batch_of(target.steps, 1, 5))

@@ -18,6 +18,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.check import check
+from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import ExportError
 from lengthwise_export.keras_models.keras_targets import of_model
@@ -265,15 +266,22 @@ def junk_padded(given: list[np.ndarray], steps: StepInput) -> Any:
     return batch
 
 
-def difference(target: Target, model: Any) -> float:
+def difference(target: Target, model: Any, subject: Subject | None = None) -> float:
     """The largest difference of the answers in a padded batch from those of Keras, alone."""
     given = sequences(target.steps)
-    logits = target.subject.answer(junk_padded(given, target.steps)).logits
+    logits = (subject or target.subject).answer(junk_padded(given, target.steps)).logits
     expected = [alone(model, sequence) for sequence in given]
     return max(
         float(np.abs(own[: len(right)] - right).max() if right.ndim == 2 else np.abs(own - right).max())
         for own, right in zip(logits, expected, strict=True)
     )
+
+
+def graph_difference(target: Target, model: Any) -> float:
+    """The same of the graph."""
+    graph = target.build("model", 18)
+    external = ExternalGraph(graph, target.steps, target.names, len(target.labels), per_step=target.per_step)
+    return difference(target, model, OnnxSubject(external))
 
 
 @pytest.mark.sampled(6)
@@ -303,19 +311,6 @@ def test_a_graph_answers_as_keras_alone(name: str) -> None:
     assert graph_difference(target, model) < 1e-5
 
 
-def graph_difference(target: Target, model: Any) -> float:
-    graph = target.build("model", 18)
-    external = ExternalGraph(graph, target.steps, target.names, len(target.labels), per_step=target.per_step)
-    own = OnnxSubject(external)
-    given = sequences(target.steps)
-    logits = own.answer(junk_padded(given, target.steps)).logits
-    expected = [alone(model, sequence) for sequence in given]
-    return max(
-        float(np.abs(mine[: len(right)] - right).max() if right.ndim == 2 else np.abs(mine - right).max())
-        for mine, right in zip(logits, expected, strict=True)
-    )
-
-
 def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
     graph = of_model("the model", two_lstms(), TargetOptions()).build("model", 18)
     kinds = [node.op_type for node in graph.graph.node]
@@ -323,7 +318,6 @@ def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
     assert not {"Where", "Loop", "Scan", "If", "Range"} & set(kinds)
     weights = sum(onnx.numpy_helper.to_array(tensor).size for tensor in graph.graph.initializer)
     own = sum(values.size for values in weights_of(two_lstms()))
-    print(weights, own)
     assert weights < own + 2 * 4 * 8 + 20, "the weights are in the graph once; ONNX has two biases for one"
 
 
