@@ -15,11 +15,7 @@ import numpy as np
 
 
 class Figures:
-    """A section's figures by name.
-
-    Args:
-        path: Where they are written at each change; None to keep them in memory alone.
-    """
+    """A section's figures by name, which are written to a file, where one is given, at each change."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
