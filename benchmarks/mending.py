@@ -193,8 +193,7 @@ def main(only: str, sequences: int, as_json: bool, out: Path | None) -> None:
     by_name = {exhibit.name: exhibit for exhibit in TORCH_BLIND}
     chosen = [by_name[name] for name in MODELS if only in name]
     rows = [measure(exhibit, sequences) for exhibit in track(chosen, "models mended", console=Console(stderr=True))]
-    text = page(facts, rows)
-    output.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
+    output.tell(page(facts, rows), [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -155,8 +155,7 @@ def main(rounds: int, out: Path) -> None:
     facts = machine.facts()
     records = list(dataset.read(dataset.locate(DATA)))
     text = page(facts, measured(records, rounds), len(records), rounds)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

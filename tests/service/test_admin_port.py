@@ -23,7 +23,6 @@ from lengthwise.bench.launch import free_port
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input
 from lengthwise.connections.places import ADMIN_CONNECTIONS
-from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app
 from lengthwise.http.server import serve
 from lengthwise.settings import Settings
@@ -153,11 +152,6 @@ def test_a_port_that_is_taken_is_told_by_its_option(both: tuple[ServerProcess, h
     code, said = exit_of("--admin-port", str(both[1].base_url.port))
     assert code == 2
     assert "another --admin-port may be free" in said
-
-
-def test_two_ports_are_not_one() -> None:
-    with pytest.raises(ConfigurationError):
-        Settings.load(port=9000, admin_port=9000)
 
 
 @pytest.fixture

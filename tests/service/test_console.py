@@ -13,7 +13,7 @@ import pytest
 from lengthwise.console import page
 from lengthwise.http.app import make_admin_app
 from lengthwise.protocols.predict import media_types
-from lengthwise.reports import look
+from lengthwise.reports.page import look
 from lengthwise.repository.contents import Refusal
 from tests.support.http_lines import BEARER
 from tests.support.numpy_models import Service, manifest, model, serving
@@ -89,7 +89,7 @@ def test_the_page_stays_small() -> None:
 
 
 def test_the_shared_look_is_one_file() -> None:
-    assert page.file("look.css").content.decode() == look.style()
+    assert page.file("look.css").content.decode() == look()
 
 
 @pytest.mark.parametrize(

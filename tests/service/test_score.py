@@ -345,14 +345,15 @@ def test_a_file_that_exists_is_overwritten_only_where_that_is_said(tmp_path: Pat
     assert len(read(out)) == 1
 
 
-def test_resuming_and_overwriting_exclude_each_other(tmp_path: Path):
-    assert call(DEMO, tmp_path / "out", "--resume", "--overwrite").exit_code == 2
-
-
-def test_a_compressed_output_is_refused_with_the_reason(tmp_path: Path):
-    result = call(DEMO, tmp_path / "out.jsonl.gz")
-    assert result.exit_code == 2
-    assert "compress the file afterwards" in result.stderr
+@pytest.mark.parametrize(
+    ("out", "flags", "said"),
+    [("out", ["--resume", "--overwrite"], "exclude each other"), ("out.jsonl.gz", [], "compress the file afterwards")],
+)
+def test_flags_that_exclude_each_other_and_a_compressed_output_are_refused(
+    tmp_path: Path, out: str, flags: list[str], said: str
+):
+    result = call(DEMO, tmp_path / out, *flags)
+    assert (result.exit_code, said in result.stderr) == (2, True)
 
 
 def test_the_input_is_never_written_to(tmp_path: Path):
