@@ -40,11 +40,6 @@ def missing_proof(directory: Path) -> None:
     sign(directory)
 
 
-def unreadable_golden(directory: Path) -> None:
-    (directory / GOLDEN_FILE).write_bytes(b"not an archive")
-    sign(directory)
-
-
 def failing_case(directory: Path) -> None:
     proof = json.loads((directory / VERIFICATION_FILE).read_text())
     proof["cases"][1]["holds"] = False
@@ -52,27 +47,25 @@ def failing_case(directory: Path) -> None:
     sign(directory)
 
 
-def proof(text: str) -> Callable[[Path], None]:
+def written(name: str, text: str) -> Callable[[Path], None]:
+    """Something else in the place of a file, under digests that hold."""
+
     def write(directory: Path) -> None:
-        (directory / VERIFICATION_FILE).write_text(text)
+        (directory / name).write_text(text)
         sign(directory)
 
     return write
 
 
-def no_graph_at_all(directory: Path) -> None:
-    (directory / GRAPH_FILE).write_bytes(b"not a graph")
-    sign(directory)
+def proof(text: str) -> Callable[[Path], None]:
+    return written(VERIFICATION_FILE, text)
 
 
-def other_inputs(directory: Path) -> None:
-    manifest = json.loads((directory / MANIFEST_FILE).read_text())
-    sign(directory, graph=manifest["graph"] | {"lengths": "sizes"})
-
-
-def other_features(directory: Path) -> None:
-    manifest = json.loads((directory / MANIFEST_FILE).read_text())
-    sign(directory, input=manifest["input"] | {"features": 13, "mean": None, "std": None})
+def changed(field: str, **values: object) -> Callable[[Path], None]:
+    """Other values in a field of the manifest."""
+    return lambda directory: sign(
+        directory, **{field: json.loads((directory / MANIFEST_FILE).read_text())[field] | values}
+    )
 
 
 def fails_when_run(directory: Path) -> None:
@@ -85,8 +78,7 @@ def fails_when_run(directory: Path) -> None:
         }"""
     )
     onnx.save(model, directory / GRAPH_FILE)
-    manifest = json.loads((directory / MANIFEST_FILE).read_text())
-    sign(directory, graph=manifest["graph"] | {"attention": None})
+    changed("graph", attention=None)(directory)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +93,7 @@ def fails_when_run(directory: Path) -> None:
             "is not a manifest of contract version 1",
         ),
         (tamper_with_golden, "differs from its stored logits"),
-        (unreadable_golden, "cannot be read as golden sequences"),
+        (written(GOLDEN_FILE, "not an archive"), "cannot be read as golden sequences"),
         (failing_case, "its cases failed: mixed lengths"),
         (proof('{"cases": []}'), "it has no case"),
         (proof("{}"), "verification.json cannot be read"),
@@ -115,9 +107,9 @@ def fails_when_run(directory: Path) -> None:
             "the manifest is of consonants/2, the folder says vowels/2: give the folder its name back",
         ),
         (lambda directory: sign(directory, version=3), "the manifest is of vowels/3, the folder says vowels/2"),
-        (no_graph_at_all, "onnxruntime cannot load the graph"),
-        (other_inputs, "the graph's inputs are"),
-        (other_features, "wants 12 features a step, the manifest says 13"),
+        (written(GRAPH_FILE, "not a graph"), "onnxruntime cannot load the graph"),
+        (changed("graph", lengths="sizes"), "the graph's inputs are"),
+        (changed("input", features=13, mean=None, std=None), "wants 12 features a step, the manifest says 13"),
         (fails_when_run, "the graph cannot be run here"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
