@@ -57,9 +57,9 @@ async def serving_on(
 
 
 def fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has hardly any batch fit: one row, or as many as there may be."""
+    """Has hardly any batch fit: three rows, or as many as there may be."""
     choose = buckets.choose
-    monkeypatch.setattr(buckets, "choose", lambda *given, **named: replace(choose(*given, **named), rows=(1, 16)))
+    monkeypatch.setattr(buckets, "choose", lambda *given, **named: replace(choose(*given, **named), rows=(3, 16)))
 
 
 def sequences(count: int, seed: int = 0) -> list[Any]:
