@@ -48,7 +48,7 @@ def test_training_reports_metrics_of_every_split(files: Path) -> None:
 def test_all_mistakes_of_a_file_are_told_in_one_go_and_in_its_order(files: Path) -> None:
     lines = (files / "train.jsonl").read_text().splitlines()
     wrong = {
-        3: ('{"id": 1', "not JSON: "),
+        3: ('{"id": 1', "the line ends in the middle of the JSON text"),
         5: ('{"steps": [[1, 2]], "label": "a"}', "2 features a step, the records before have 3"),
         8: ('{"steps": [[1, 2, 3]], "label": "c"}', "label 'c' is none of output.labels"),
         9: ('{"steps": [[1, 2, 3]]}', "there is no label to train on"),

@@ -38,17 +38,16 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "holds"), [({}, True), ({"processor": "another"}, False), ({"max_batch_rows": 16}, False)]
+)
+def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(
+    tmp_path: Path, other: dict[str, str | int], holds: bool
+) -> None:
+    assert read(tmp_path, UNDER) is None
     write(tmp_path, UNDER)
-    found = read(tmp_path, UNDER)
-    assert found is not None
-    assert found.to_json() == TABLE.to_json()
-
-
-@pytest.mark.parametrize("other", [{"processor": "another"}, {"max_batch_rows": 16}])
-def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
-    write(tmp_path, UNDER)
-    assert read(tmp_path, {**UNDER, **other}) is None
+    found = read(tmp_path, UNDER | other)
+    assert (found and found.to_json()) == (TABLE.to_json() if holds else None)
 
 
 def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
