@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import doctest
 import html
 import logging
@@ -117,13 +116,6 @@ def test_a_module_is_left_as_it_was(act: str, tmp_path: Path) -> None:
         lengthwise_export.check(module, **SHORT)
     else:
         lengthwise_export.export(module, tmp_path / "noting", **SHORT)
-    assert_same(before, state(module))
-
-
-def test_an_export_leaves_a_module_in_training(tmp_path: Path) -> None:
-    module = nn.Sequential(Tagger())[0].train()
-    before = state(module)
-    lengthwise_export.export(module, tmp_path / "tagger", **SHORT)
     assert_same(before, state(module))
 
 
@@ -255,7 +247,8 @@ def test_options_may_be_given_as_one_object_and_others_beside_it() -> None:
     module = Mean()
     report = lengthwise_export.check(module, options=options, seed=2, progress=told.append)
     assert report == lengthwise_export.check(module, seed=2, **SHORT)
-    assert told
+    assert len(told) > 10
+    assert {trial.name for trial in report.trials} <= {*told}
     with pytest.raises(TypeError, match="featurs"):
         lengthwise_export.check(module, featurs=3)
 
@@ -271,12 +264,6 @@ def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:
     assert opsets == {20}
 
 
-def test_a_copy_gives_the_same_report() -> None:
-    module = Mean(leaks=True)
-    first, second = (lengthwise_export.check(one, **SHORT).to_dict() for one in (module, copy.deepcopy(module)))
-    assert first == second
-
-
 def test_threads_may_check_at_once_and_leave_torch_as_it_was() -> None:
     sound, leaking = Mean().train(), Mean(leaks=True).train()
     before = [state(sound), state(leaking)]
@@ -286,13 +273,6 @@ def test_threads_may_check_at_once_and_leave_torch_as_it_was() -> None:
     assert len({str(report) for report in reports}) == 2
     for module, kept in zip((sound, leaking), before, strict=True):
         assert_same(kept, state(module))
-
-
-def test_progress_is_told() -> None:
-    told: list[str] = []
-    lengthwise_export.check(Mean(), progress=told.append, **SHORT)
-    assert len(told) > 10
-    assert {trial.name for trial in lengthwise_export.check(Mean(), **SHORT).trials} <= {*told}
 
 
 def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

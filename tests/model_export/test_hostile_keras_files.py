@@ -304,25 +304,25 @@ def test_nothing_that_a_configuration_names_runs(file: Path, name: str, tmp_path
     assert not _ran(tmp_path).exists()
 
 
-@pytest.mark.parametrize("name", ["lambda", "a pickled module", "a function of os"])
-def test_nothing_that_an_hdf5_file_names_runs(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.h5"
-    keras.Sequential([keras.Input((None, 3)), keras.layers.Masking(), keras.layers.LSTM(4)]).save(path)
+def saved_as_hdf5(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> Path:
+    """A small model as HDF5, whose layers in the configuration are changed afterwards."""
+    keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)]).save(path)
     with h5py.File(path, "r+") as opened:
         config = json.loads(opened.attrs["model_config"])
-        config["config"]["layers"].insert(2, _hostile_layers(tmp_path)[name])
+        change(config["config"]["layers"])
         opened.attrs["model_config"] = json.dumps(config)
-    refused(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["lambda", "a pickled module", "a function of os"])
+def test_nothing_that_an_hdf5_file_names_runs(name: str, tmp_path: Path) -> None:
+    hostile = _hostile_layers(tmp_path)[name]
+    refused(saved_as_hdf5(tmp_path / "model.h5", lambda layers: layers.insert(2, hostile)))
     assert not _ran(tmp_path).exists()
 
 
 def test_a_small_hdf5_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:
-    path = tmp_path / "model.h5"
-    keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)]).save(path)
-    with h5py.File(path, "r+") as opened:
-        config = json.loads(opened.attrs["model_config"])
-        config["config"]["layers"][2]["config"]["units"] = 10**12
-        opened.attrs["model_config"] = json.dumps(config)
+    path = saved_as_hdf5(tmp_path / "model.h5", lambda layers: layers[2]["config"].update(units=10**12))
     assert "allocate" not in refused(path, "expects shape")  # found before there is memory for it
 
 

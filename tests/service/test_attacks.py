@@ -86,24 +86,27 @@ def finds_nothing(server: ServerProcess, name: bytes) -> None:
 # Paths and names
 
 
-@pytest.mark.parametrize("name", [b"../../../etc/passwd", b"..", b"../japanese-vowels", b"/etc/passwd", b"..\\..\\x"])
-def test_a_name_that_climbs_out_of_the_repository_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
-    assert server.predict(GOOD | {"model": name.decode()}).status_code == 404
+NAMES = {
+    "that climb": [b"../../../etc/passwd", b"..", b"../japanese-vowels", b"/etc/passwd", b"..\\..\\x"],
+    "that climb in disguise": [
+        b"%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        b"..%2fjapanese-vowels",
+        b"%252e%252e%252f",
+        b"..%5c",
+    ],
+    "with a null or a line break": [b"japanese-vowels%00", b"%00", b"japanese-vowels%00.onnx", b"a%0d%0ab"],
+    "that are no Unicode": [b"%c0%ae%c0%ae%c0%af", b"%e0%80%ae", b"%ff%fe", b"%ed%a0%80"],
+}
 
 
-@pytest.mark.parametrize(
-    "name", [b"%2e%2e%2f%2e%2e%2fetc%2fpasswd", b"..%2fjapanese-vowels", b"%252e%252e%252f", b"..%5c"]
-)
-def test_a_name_that_climbs_in_disguise_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
-    assert server.predict(GOOD | {"model": name.decode()}).status_code == 404
-
-
-@pytest.mark.parametrize("name", [b"japanese-vowels%00", b"%00", b"japanese-vowels%00.onnx", b"a%0d%0ab"])
-def test_a_name_with_a_null_or_a_line_break_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_name_that_leads_elsewhere_finds_nothing(server: ServerProcess, kind: str) -> None:
+    for name in NAMES[kind]:
+        finds_nothing(server, name)
+        assert server.predict(GOOD | {"model": name.decode()}).status_code == 404
     assert server.predict(GOOD | {"model": "japanese-vowels\0"}).status_code == 404
+    body = b'{"model": "\\ud800", "sequences": [[' + orjson.dumps(STEP) + b"]]}"
+    assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -121,13 +124,6 @@ def test_a_name_with_a_null_or_a_line_break_finds_nothing(server: ServerProcess,
 def test_a_name_that_only_looks_alike_finds_nothing(server: ServerProcess, name: str) -> None:
     finds_nothing(server, b"".join(b"%%%02x" % byte for byte in name.encode()))
     assert server.predict(GOOD | {"model": name}).status_code == 404
-
-
-@pytest.mark.parametrize("name", [b"%c0%ae%c0%ae%c0%af", b"%e0%80%ae", b"%ff%fe", b"%ed%a0%80"])
-def test_a_name_that_is_no_unicode_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
-    body = b'{"model": "\\ud800", "sequences": [[' + orjson.dumps(STEP) + b"]]}"
-    assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
 # Framing
@@ -270,12 +266,9 @@ def test_an_arrow_stream_that_lies_is_refused_in_little_memory(server: ServerPro
     assert server.peak_bytes() - before < 8 * MEBIBYTE + 2 * len(body)  # it comes in parts, which are joined
 
 
-def test_a_large_body_for_the_repositorys_calls_is_refused(server: ServerProcess) -> None:
+def test_a_body_of_too_many_parts_is_refused(server: ServerProcess) -> None:
     body = b"[" + b"[]," * MEBIBYTE + b"[]]"
     assert server.client.post("/v2/repository/index", content=body).status_code == 413
-
-
-def test_a_body_of_too_many_sequences_is_refused(server: ServerProcess) -> None:
     assert server.predict({"sequences": [[STEP]] * 1025}).status_code == 413
 
 
@@ -290,19 +283,12 @@ def test_a_body_that_never_ends_is_refused_at_the_limit(server: ServerProcess) -
 # Connections
 
 
-async def test_a_head_that_trickles_in_is_ended_in_time() -> None:
+@pytest.mark.parametrize("sent", [b"x-slow: ", b"content-length: 1000\r\n\r\n{"], ids=["head", "body"])
+async def test_a_request_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     async with served(header_timeout_seconds=0.05) as talk:
         reader, writer = await talk()
-        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\nx-slow: ")
-        assert (await answer(reader))[0] == 408
-        assert await reader.read() == b""
-
-
-async def test_a_body_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with served() as talk:
-        reader, writer = await talk()
-        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\n" + sent)
         assert (await answer(reader))[0] == 408
         assert await reader.read() == b""
 
@@ -455,16 +441,18 @@ def test_a_guessed_key_takes_the_same_comparisons_wherever_it_matches(
     assert sizes == [(32, 32)] * 3  # digests, of one length whatever was sent
 
 
-@pytest.mark.parametrize("size", [257, MEBIBYTE])
-def test_an_id_too_long_is_refused_and_not_sent_back(server: ServerProcess, size: int) -> None:
-    refused = server.predict({"sequences": [{"id": "i" * size, "steps": [STEP]}]})
-    assert refused.status_code == 422
-    assert len(refused.content) < 1000
-
-
-@pytest.mark.parametrize(("field", "status"), [("model", 404), ("version", 404)])
-def test_a_name_or_version_of_a_megabyte_is_not_found_at_once(server: ServerProcess, field: str, status: int) -> None:
-    refused = server.predict(GOOD | {field: "1" * MEBIBYTE})
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        *(({"sequences": [{"id": "i" * size, "steps": [STEP]}]}, 422) for size in (257, MEBIBYTE)),
+        *(({field: "1" * MEBIBYTE}, 404) for field in ("model", "version")),
+    ],
+    ids=["id", "long id", "model", "version"],
+)
+def test_a_text_too_long_is_refused_and_not_sent_back(
+    server: ServerProcess, changed: dict[str, object], status: int
+) -> None:
+    refused = server.predict(GOOD | changed)
     assert refused.status_code == status
     assert len(refused.content) < 1000
 

@@ -148,7 +148,7 @@ def test_a_connection_that_the_server_announces_to_close_is_replaced_and_its_nex
     monkeypatch: pytest.MonkeyPatch,
 ):
     wait = load_module.wait_for_events
-    # Every event comes twice, so that the second one finds its connection closed by the first.
+    # An event that comes twice finds its connection closed by the first.
     monkeypatch.setattr(load_module, "wait_for_events", lambda *waited, **how: wait(*waited, **how) * 2)
     _, seen = load(lambda _number, reply: Reply(200, reply.body, close=True, head=(("Connection", "close"),)))
     assert (len(seen.status), seen.broken) == (20, 0)
