@@ -3,7 +3,6 @@
 The server is one process behind a real socket; after each attack it answers the next good request, and nothing waits.
 """
 
-import asyncio
 import functools
 import gzip
 import hmac
@@ -15,7 +14,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,6 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
 from lengthwise.grpc import codec
-from lengthwise.http import connection, timed_connection
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
@@ -37,7 +34,6 @@ from lengthwise.settings import bundled_models
 from tests.support import proc
 from tests.support.arrow_streams import ARROW, Form, with_buffer, written
 from tests.support.arrow_streams import batches as arrow_batches
-from tests.support.bounded_server import answer, served
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.server_process import ServerProcess, started
 
@@ -280,87 +276,6 @@ def test_a_body_that_never_ends_is_refused_at_the_limit(server: ServerProcess) -
         assert wire.answer()[0] == 413
 
 
-# Connections
-
-
-@pytest.mark.parametrize("sent", [b"x-slow: ", b"content-length: 1000\r\n\r\n{"], ids=["head", "body"])
-async def test_a_request_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with served(header_timeout_seconds=0.05) as talk:
-        reader, writer = await talk()
-        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\n" + sent)
-        assert (await answer(reader))[0] == 408
-        assert await reader.read() == b""
-
-
-async def test_a_connection_too_many_is_ended() -> None:
-    async with served(max_connections=1) as talk:
-        first, writer = await talk()
-        reader, _ = await talk()
-        assert (await answer(reader))[0] == 503
-        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert await answer(first) == (200, b"0")
-
-
-def test_a_head_too_large_is_refused(server: ServerProcess) -> None:
-    with server.connect() as wire:
-        wire.send(post(b"/predict", BODY, b"x-large: " + b"a" * 40_000))
-        assert wire.answer()[0] == 431
-
-
-@pytest.mark.parametrize("trailers", [b"a:b\r\n" * 10_000, b"a: " + b"a" * MEBIBYTE], ids=["many", "one value"])
-@pytest.mark.parametrize("path", [b"/predict", b"/livez"])
-def test_trailers_without_an_end_are_ended_at_the_bound_of_a_head(
-    server: ServerProcess, path: bytes, trailers: bytes
-) -> None:
-    with server.connect() as wire:
-        wire.send(b"POST %s HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n0\r\n" % (path, CHUNKED) + trailers)
-        assert wire.answer()[0] in (405, 422, 431)  # the answer itself, where it needed no more
-        assert wire.answer()[0] in (0, 431)
-        assert wire.answer()[0] == 0
-
-
-def test_headers_among_the_trailers_are_none(server: ServerProcess) -> None:
-    with server.connect() as wire:
-        wire.send(b"POST /predict HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n%x\r\n%s\r\n0\r\n" % (CHUNKED, len(BODY), BODY))
-        wire.send(b"x-request-id: mine\r\ncontent-encoding: br\r\n\r\n")
-        status, headers, _ = wire.answer()
-    assert (status, headers["x-request-id"] == "mine") == (200, False)
-
-
-@pytest.mark.parametrize(
-    "broken", [b"POST /predict HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"\r\n\r\nZZ\r\n", b"no\r\n\r\n"]
-)
-def test_a_broken_request_is_not_told_in_the_place_of_the_one_before_it(server: ServerProcess, broken: bytes) -> None:
-    with server.connect() as wire:
-        wire.send(post(b"/predict") + broken)
-        assert [wire.answer()[0] for _ in range(3)] == [200, 400, 0]
-
-
-@pytest.mark.parametrize("name", [b"authorization", b"content-type", b"content-encoding", b"host"])
-def test_a_header_that_decides_is_not_given_twice(server: ServerProcess, name: bytes) -> None:
-    value = b"application/json" if name == b"content-type" else b"identity"
-    with server.connect() as wire:
-        wire.send(post(b"/predict", BODY, *[name + b": " + value] * 2))
-        assert [wire.answer()[0] for _ in range(2)] == [400, 0]
-
-
-async def test_answers_that_nobody_reads_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_connection, "PATIENCE_SECONDS", 0.1)
-    async with served(max_connections=1) as talk:
-        _, writer = await talk()
-        writer.transport.pause_reading()
-        size = 0
-        with suppress(ConnectionError):
-            while not writer.transport.is_closing():
-                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 60)
-                size += 1
-                await asyncio.wait_for(writer.drain(), 30)
-        reader, other = await talk()
-        other.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert (await answer(reader))[0] == 200
-
-
 # What is echoed and logged
 
 
@@ -554,7 +469,9 @@ def test_a_pickle_among_the_golden_sequences_is_refused_and_never_unpickled(dire
 def test_each_row_of_the_table_is_a_test_here_and_each_test_a_row() -> None:
     page, together = (ROOT / "docs" / "security.md").read_text().split("| two hundred times at once | gets | test |")
     here = names_in(Path(__file__)) - {"test_each_row_of_the_table_is_a_test_here_and_each_test_a_row"}
-    assert set(re.findall(r"\| `(test_\w+)` \|", page)) == here
+    beside = [f"service/test_{name}.py" for name in ("order", "listener", "framing")] + ["hostile/test_trailers.py"]
+    rows = set(re.findall(r"\| `(test_\w+)` \|", page))
+    assert here <= rows <= here.union(*(names_in(ROOT / "tests" / name) for name in beside))
     assert set(re.findall(r"\| `(test_\w+)` \|", together)) <= names_in(ROOT / "tests" / "hostile" / "test_memory.py")
 
 
