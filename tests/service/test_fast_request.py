@@ -258,29 +258,21 @@ async def test_a_body_in_pieces_is_put_together(made: Net, line: Line) -> None:
     assert made.by_asgi == 0
 
 
-async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event, *headers: str) -> None:
-    """One client's batch runs; another, whose request has these headers, leaves while it waits behind it."""
-    first, second = await made.line(), await made.line()
-    first.send(GOOD)
-    await running.wait()
-    second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
-    queue = made.service.serving.served[0].queue
-    async with asyncio.timeout(180):
-        while not queue.pending:
-            await asyncio.sleep(0)
-        second.writer.close()
-        while queue.pending:
-            await asyncio.sleep(0)
-    release.set()
-    assert (await first.answer())[0] == 200
-
-
 @pytest.mark.parametrize("headers", [(), ("origin: http://x",)], ids=["direct", "by ASGI"])
 async def test_a_client_that_leaves_is_counted_and_its_sequences_not_run_and_nothing_kept(
     headers: tuple[str, ...],
 ) -> None:
     async with held() as (made, release, running), nothing_kept(made):
-        await one_leaves(made, release, running, *headers)
+        first, second = await made.line(), await made.line()
+        first.send(GOOD)
+        await running.wait()
+        second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
+        queue = made.service.serving.served[0].queue
+        await until(lambda: queue.pending)
+        second.writer.close()
+        await until(lambda: not queue.pending)
+        release.set()
+        assert (await first.answer())[0] == 200
         figures = await made.service.figures()
         assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
         assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1

@@ -146,10 +146,6 @@ async def test_a_dependency_is_asked_before_every_call_and_can_be_overridden() -
         assert (await caller.post("/predict", content=GOOD)).status_code == 200
 
 
-def _middleware(service: Service, _: pytest.MonkeyPatch) -> None:
-    service.app.add_middleware(Counting)
-
-
 def _instrumented(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """As OpenTelemetry's instrumentation of an application does."""
     build = service.app.build_middleware_stack
@@ -168,7 +164,7 @@ def _patched(_: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EXTENDED: dict[str, Callable[[Service, pytest.MonkeyPatch], None]] = {
-    "middleware": _middleware,
+    "middleware": lambda service, _: service.app.add_middleware(Counting),
     "an instrumented application": _instrumented,
     "an instrumented process": _patched,
 }
