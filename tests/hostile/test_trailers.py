@@ -3,12 +3,13 @@
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import orjson
 import pytest
 
 from lengthwise.bench.launch import free_port
-from tests.hostile.watched import GOOD, KEY, MEBIBYTE, push, unharmed, until
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, unharmed, until
 from tests.support.server_process import ServerProcess, Wire, started
 
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
@@ -59,7 +60,9 @@ def test_trailers_without_an_end_are_cut_off(
     port = admin_port if where == "admin" else server.port
     with unharmed(server, AUTHORIZED), Wire(socket.create_connection(("127.0.0.1", port), 60)) as wire:
         wire.send(opened(path, *(["authorization: Bearer " + KEY] if where == "with a key" else [])) + first)
-        push(wire, piece, MUCH)
+        with suppress(OSError):  # the server ends the connection
+            for _ in range(MUCH // len(piece)):
+                wire.send(piece)
         found = statuses(wire)  # it ends behind the refusal, or behind an answer that needed no body
         assert found[-1:] in ([], [431]) or found in ([200], [401], [404], [405])
 

@@ -81,16 +81,6 @@ def narrow(port: int) -> Wire:
     return Wire(client)
 
 
-def push(wire: Wire, piece: bytes, most_bytes: int) -> int:
-    """Sends a piece again and again, until the server ends the connection: how many bytes went out."""
-    sent = 0
-    with suppress(OSError):
-        while sent < most_bytes:
-            wire.send(piece)
-            sent += len(piece)
-    return sent
-
-
 def stuff(wire: Wire, piece: bytes) -> None:
     """Sends a piece again and again until nothing moves any more, or the server has heard enough."""
     wire.socket.settimeout(0.5)
