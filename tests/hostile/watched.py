@@ -1,7 +1,5 @@
 """A server that is watched while it is attacked: its memory, its files, and how long other callers wait meanwhile."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time
