@@ -103,12 +103,17 @@ class TorchSubject:
         with without_fast_path():
             if self.signature.second != "none" or batch.rows > 1:
                 return self._answer(batch)
-            with contextlib.suppress(RunError):
+            try:
                 answer = self._answer(batch)
                 if answer.logits.shape[0] == 1:
                     return answer
-            # A row that fails alone, as `squeeze()` takes its axis away, runs twice.
-            twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))
+                error = RunError(f"the answer to one row is {list(answer.logits.shape)}")
+            except RunError as raised:
+                error = raised
+            try:  # A row that fails alone, as `squeeze()` takes its axis away, runs twice.
+                twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))
+            except RunError:
+                raise error from None
             return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
