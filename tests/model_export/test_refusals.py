@@ -225,7 +225,7 @@ def expansion(self, x):
     [
         (wide_kernel, "too narrow for the kernel of `wide`"),
         (remembers, "if self.rows != x.shape[0]:"),
-        (expansion, "merged axes"),
+        (expansion, "axes that were merged of different ones"),
     ],
 )
 def test_a_refusal_names_what_is_the_cause_and_not_what_comes_behind_it(
