@@ -26,7 +26,7 @@ from lengthwise.repository import loading
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
-from lengthwise.verification.case import Case
+from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import KINDS, draw
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec

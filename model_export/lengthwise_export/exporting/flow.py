@@ -25,7 +25,7 @@ from lengthwise_export.targets.target import Target, one_torch_thread
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record
-    from lengthwise.verification.case import Case
+    from lengthwise.verification.measurement import Case
     from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
     from lengthwise_export.exporting.candidate import Candidate, Tell
     from lengthwise_export.mending.fix import FixProposal

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
-from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchLogits
+from lengthwise.verification.measurement import BatchLogits, Case
 from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target

@@ -25,8 +25,7 @@ from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
-from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
+from lengthwise.verification.measurement import BatchLogits, BatchVariations, Case, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.exporting import accuracy, missing_values
 from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges

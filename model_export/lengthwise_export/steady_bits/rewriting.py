@@ -25,8 +25,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchVariations
+from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING, draw
 from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
