@@ -9,16 +9,6 @@ from tests.support.numpy_models import manifest
 STEPS = np.arange(5, dtype=np.int64)
 
 
-@pytest.mark.parametrize(
-    ("policy", "steps", "kept"), [("head", [0, 1], [0, 1]), ("tail", [3, 4], [3, 4]), ("window", [0, 1, 2, 3, 4], None)]
-)
-def test_a_long_sequence_is_cut_as_if_the_rest_had_been_masked(policy: Any, steps: list[int], kept: Any) -> None:
-    item = make_item(STEPS, manifest(vocabulary=10, max_length=2, long=policy), sent_steps=5, id="a")
-    assert item.steps.tolist() == steps
-    assert (None if item.kept_places is None else item.kept_places.tolist()) == kept
-    assert (item.sent_steps, item.id) == (5, "a")
-
-
 @pytest.mark.parametrize("policy", ["head", "tail", "reject"])
 def test_a_sequence_that_fits_is_left_whole(policy: Any) -> None:
     item = make_item(STEPS, manifest(vocabulary=10, max_length=5, long=policy), sent_steps=5)

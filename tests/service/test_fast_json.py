@@ -17,8 +17,7 @@ from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.errors import InvalidRequest
-from lengthwise.protocols.v1 import INSTANCES
-from tests.support.numpy_models import MANIFESTS, OneModel, manifest
+from tests.support.numpy_models import MANIFESTS, OneModel
 
 native = pytest.importorskip(
     "lengthwise.decoding._fast_json", reason="it is optional: this installation had no C compiler"
@@ -39,28 +38,6 @@ def values(body: bytes, features: int = 2, most_steps: int = 10_000) -> list[Any
 
 def read(body: bytes, catalog: OneModel, layout: BodyLayout = PREDICT, max_sequences: int = 1) -> Call | None:
     return fast_json.read(body, catalog.find, max_sequences=max_sequences, layout=layout)
-
-
-@given(st.integers(1, 300), st.integers(1, 20))
-def test_a_sequence_is_read_as_what_was_written(length: int, features: int):
-    steps = np.random.default_rng(length).normal(0, 10, (length, features)).astype(np.float32)
-    body = orjson.dumps({"sequences": [steps]}, option=orjson.OPT_SERIALIZE_NUMPY)
-    catalog = OneModel(manifest(features=features, max_length=300))
-    call = read(body, catalog)
-    assert call is not None
-    (item,) = call.items
-    assert (item.steps.dtype, item.steps.shape, item.sent_steps) == (np.float32, (length, features), length)
-    assert item.steps.tobytes() == steps.tobytes()
-
-
-@pytest.mark.parametrize("layout", [PREDICT, INSTANCES])
-def test_bare_steps_are_read_too(layout: BodyLayout):
-    body = b'{"%s": [[1, 2.5, 3]]}' % layout.key
-    for catalog, kind in ((OneModel(manifest(features=1)), np.float32), (OneModel(manifest(vocabulary=10)), np.int64)):
-        call = read(body.replace(b".5", b"") if kind is np.int64 else body, catalog, layout)
-        assert call is not None
-        assert call.pointer == f"/{layout.root}/{{}}"
-        assert (call.items[0].steps.dtype, len(call.items[0].steps)) == (kind, 3)
 
 
 JSON_NUMBER = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
@@ -143,17 +120,6 @@ def test_other_threads_run_while_a_long_body_is_read():
     finally:
         sys.setswitchinterval(before)
     assert turns > 10
-
-
-IDS = ("a", "\u00fc\U0001f600", 'quote " and \\ backslash', "\n", "")
-
-
-def test_an_id_may_be_any_text():
-    sent = [{"id": text, "steps": [[1, 2]]} for text in IDS]
-    for body in (json.dumps({"sequences": sent}).encode(), orjson.dumps({"sequences": sent})):
-        call = read(body, TWO, max_sequences=len(IDS))
-        assert call is not None
-        assert tuple(item.id for item in call.items) == IDS
 
 
 def test_ids_and_steps_stay_together_in_many_sequences():

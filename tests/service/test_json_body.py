@@ -139,9 +139,9 @@ def test_a_large_ordinary_body_takes_the_fast_way(
     assert len(item.steps) == steps
 
 
-def encoded(item: Item, answer: Answer, *, ask: bool = False, **fields: Any) -> dict[str, Any]:
-    """The one prediction of an answer's bytes, for a model with those fields in its manifest."""
-    asked = Call(OneModel(manifest(**fields)), [item], ask)
+def encoded(item: Item, answer: Answer) -> dict[str, Any]:
+    """The one prediction of an answer's bytes."""
+    asked = Call(OneModel(manifest()), [item], False)
     document = json.loads(json_body.encode(asked, [answer]))
     assert list(document) == ["model", "version", "labels", "predictions"]
     (prediction,) = document["predictions"]
@@ -151,56 +151,12 @@ def encoded(item: Item, answer: Answer, *, ask: bool = False, **fields: Any) -> 
 STEPS = np.zeros((2, 2), dtype=np.float32)
 WEIGHTS = np.array([0.25, 0.75], dtype=np.float32)
 ROW = np.array([0.1, 0.7, 0.2], dtype=np.float32)
-SINGLE = {"label": "b", "score": 0.7, "probabilities": [0.1, 0.7, 0.2], "length": 2}
-KEPT, SENT = Item(STEPS, 3, kept_places=np.array([0, 2])), Item(STEPS, 2)
-TWO_ROWS = Answer(np.stack([ROW, ROW[::-1]]))
-WINDOWS = [{"start": 0, "length": 2, "probabilities": ROW}]
+SENT = Item(STEPS, 2)
 
 
-@pytest.mark.parametrize(
-    ("item", "answer", "fields", "expected"),
-    [
-        (SENT, Answer(ROW, 1), {}, SINGLE),
-        (SENT, Answer(ROW, 1, WEIGHTS), {}, SINGLE),  # a batch mate asked for attention
-        (KEPT, Answer(ROW, 1, WEIGHTS), {"ask": True}, SINGLE | {"attention": [0.25, 0, 0.75]}),
-        (
-            SENT,
-            Answer(ROW, 1, windows=WINDOWS),
-            {},
-            SINGLE | {"windows": [WINDOWS[0] | {"probabilities": [0.1, 0.7, 0.2]}]},
-        ),
-        (
-            Item(STEPS, 2, id="x"),
-            Answer(ROW, 1),
-            {"task": "multi-label", "threshold": 0.2},
-            {"id": "x", "assigned": ["b", "c"], "probabilities": [0.1, 0.7, 0.2], "length": 2},
-        ),
-        (
-            KEPT,
-            TWO_ROWS,
-            {"task": "per-step"},
-            {
-                "step_labels": ["b", None, "b"],
-                "step_scores": [0.7, None, 0.7],
-                "probabilities": [[0.1, 0.7, 0.2], None, [0.2, 0.7, 0.1]],
-                "length": 2,
-            },
-        ),
-        (
-            SENT,
-            TWO_ROWS,
-            {"task": "per-step"},
-            {
-                "step_labels": ["b", "b"],
-                "step_scores": [0.7, 0.7],
-                "probabilities": [[0.1, 0.7, 0.2], [0.2, 0.7, 0.1]],
-                "length": 2,
-            },
-        ),
-    ],
-)
-def test_an_answer_has_the_fields_of_its_task(item: Item, answer: Answer, fields: Any, expected: Any) -> None:
-    assert encoded(item, answer, **fields) == expected
+def test_what_only_a_batch_mate_asked_for_is_not_told() -> None:
+    expected = {"label": "b", "score": 0.7, "probabilities": [0.1, 0.7, 0.2], "length": 2}
+    assert encoded(SENT, Answer(ROW, 1)) == encoded(SENT, Answer(ROW, 1, WEIGHTS)) == expected
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))

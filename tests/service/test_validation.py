@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lengthwise.decoding import calls, json_text, sent_steps, validation
+from lengthwise.decoding import calls, json_text, validation
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import InvalidRequest, ModelNotFound, NotReady, Problem, TooLarge
+from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.runtime.manifest import Manifest
-from tests.support.bad_bodies import BAD_BODIES, Bad
-from tests.support.numpy_models import NoModel, OneModel, manifest
+from tests.support.numpy_models import OneModel, manifest
 
 
 def read(body: Any, to: Manifest | None = None, *, max_sequences: int = 100) -> Call:
@@ -28,14 +25,6 @@ def problems(body: Any, to: Manifest | None = None) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         read(body, to)
     return caught.value
-
-
-@pytest.mark.parametrize("bad", BAD_BODIES, ids=[bad.name for bad in BAD_BODIES])
-def test_what_is_wrong_is_named_by_its_pointer(bad: Bad) -> None:
-    error = problems(bad.body)
-    assert error.total == 1
-    assert [problem.pointer for problem in error.problems] == [bad.pointer]
-    assert bad.words in error.problems[0].detail
 
 
 def test_everything_that_is_wrong_is_named_at_once() -> None:
@@ -74,8 +63,10 @@ MASKED = {"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}
         (None, {"sequences": [[[1, 2]]], "model": "other", "priority": 10}, ["/priority"]),
         (
             None,
-            b'{"sequences": [[[3.4028235677973365e38, 340282356779733650000000000000000000000]]]}',
-            ["/sequences/0/0/0"],
+            # 2**128 - 2**103, as a double and as a whole number, is the first that float32 cannot have
+            b'{"sequences": [[[3.4028235677973365e38, 340282356779733650000000000000000000000], [%d, 1], [%d, 1], '
+            b"[-3.4028235677973362e38, %d]]]}" % (2**128 - 2**103, 2**128 - 2**103 - 1, 2**128 - 2**104),
+            ["/sequences/0/0/0", "/sequences/0/1/0", "/sequences/0/2/0"],
         ),
         (manifest(attention=False), {"sequences": [[[1, 2]]], "outputs": ["attention"]}, ["/outputs/0"]),
         (manifest(max_length=2), {"sequences": [[[1, 2]] * 2, [[1, 2]] * 3]}, ["/sequences/1"]),
@@ -120,7 +111,7 @@ def test_a_body_that_is_cut_anywhere_is_said_to_end_there() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        *((b"", "the body is empty"), (b" \r\n\t", "the body is empty, but for white space")),
+        (b" \r\n\t", "the body is empty, but for white space"),
         *((b"{} t", "Extra data"), (b'{"a": tru}', "Expecting value"), (b'{"a": 1.}', "Expecting")),
         *((b'{"a": "\\u12"}', "Invalid"), (b'{"a": "\\x', "Invalid")),
         *((b'{"a": "\n"}', "Invalid control character"), (b"[1, 2}", "Expecting")),
@@ -130,22 +121,6 @@ def test_what_is_wrong_before_the_end_is_not_taken_for_the_end(body: bytes, said
     (problem,) = problems(body).problems
     assert said in problem.detail
     assert "middle" not in problem.detail
-
-
-def test_an_unknown_model_is_said_where_nothing_else_is_wrong() -> None:
-    with pytest.raises(ModelNotFound):
-        read({"sequences": [[[1]]], "model": "other"})
-
-
-def test_a_server_without_models_refuses_what_it_cannot_judge() -> None:
-    with pytest.raises(NotReady):
-        validation.read(b'{"sequences": [[["x"]]]}', NoModel().find, max_sequences=1)
-
-
-def test_more_sequences_than_the_limit_are_too_large_and_as_many_as_it_are_not() -> None:
-    with pytest.raises(TooLarge):
-        read({"sequences": [[[1, 2]]] * 4}, max_sequences=3)
-    assert len(read({"sequences": [[[1, 2]]] * 3}, max_sequences=3).items) == 3
 
 
 @pytest.mark.parametrize(
@@ -224,12 +199,6 @@ def test_an_id_is_any_text_of_256_characters(character: str) -> None:
     assert read({"sequences": [{"id": identifier, "steps": [[1, 2]]}]}).items[0].id == identifier
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    with pytest.raises(InvalidRequest):  # nobody draws a good body from bytes
-        read(body)
-
-
 def test_the_collector_rests_while_a_document_lives_and_runs_again_afterwards() -> None:
     ran: list[str] = []
     body, rules = b'{"sequences":[[' + b",".join([b"[]"] * 20_000) + b"]]}", manifest(max_length=20_000)
@@ -302,17 +271,3 @@ def test_past_very_many_problems_no_more_are_looked_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(calls, "MOST_PROBLEMS", 100)
     error = problems(b'{"sequences": [[' + b",".join([b"[1]"] * 900) + b"]]}", manifest())
     assert (error.total, error.detail) == (100, "at least 100 things are wrong with the body; the rest was not read")
-
-
-@pytest.mark.parametrize(
-    ("value", "fits"),
-    [
-        *((3.4028235677973366e38, False), (3.4028235677973362e38, True), (-3.4028235677973362e38, True)),
-        *((2**128 - 2**103, False), (2**128 - 2**103 - 1, False), (2**128 - 2**104, True), (10**390, False)),
-        (float("inf"), False),
-    ],
-)
-def test_a_number_fits_where_float32_of_its_float64_is_finite(value: float, fits: bool) -> None:
-    with np.errstate(over="ignore"):
-        rounded = np.isfinite(np.float32(value)) if abs(value) < 1e300 else False
-    assert sent_steps.fits_float32(value) == fits == bool(rounded)
