@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,15 @@ from tests.support.numpy_models import Service, manifest, model, serving
 async def service() -> AsyncIterator[Service]:
     """The small model, served."""
     async with serving(model(manifest())) as made:
+        yield made
+
+
+@pytest.fixture
+async def caller(service: Service) -> AsyncIterator[Any]:
+    """A client of that service over gRPC."""
+    from tests.support.grpc_calls import calling
+
+    async with calling(service) as made:
         yield made
 
 

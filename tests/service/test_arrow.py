@@ -89,13 +89,12 @@ def same(got: Any, told: Any) -> bool:
     return bool(got == told)
 
 
-async def test_a_body_may_be_compressed_as_a_whole() -> None:
-    async with serving(model(manifest())) as service:
-        body = stream([{"steps": [[1.0, 2.0]] * 50}] * 50)
-        answer = await sent(service, gzip.compress(body), content_encoding="gzip")
-        assert len(answer.json()["predictions"]) == 50
-        too_large = await sent(service, gzip.compress(b"\0" * 20_000_000), content_encoding="gzip")
-        assert too_large.status_code == 413
+async def test_a_body_may_be_compressed_as_a_whole(service: Service) -> None:
+    body = stream([{"steps": [[1.0, 2.0]] * 50}] * 50)
+    answer = await sent(service, gzip.compress(body), content_encoding="gzip")
+    assert len(answer.json()["predictions"]) == 50
+    too_large = await sent(service, gzip.compress(b"\0" * 20_000_000), content_encoding="gzip")
+    assert too_large.status_code == 413
 
 
 @pytest.mark.parametrize("kind", ["arrow", "raw"])
@@ -128,9 +127,8 @@ async def test_problems_of_the_query_and_of_the_body_are_said_together() -> None
     ]
 
 
-async def test_one_sequence_whose_answer_is_not_finite_has_its_pointer() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await sent(service, stream([{"steps": [[1.0, 2.0]]}, {"steps": [[-999.0, -999.0]]}]))
+async def test_one_sequence_whose_answer_is_not_finite_has_its_pointer(service: Service) -> None:
+    answer = await sent(service, stream([{"steps": [[1.0, 2.0]]}, {"steps": [[-999.0, -999.0]]}]))
     assert answer.status_code == 422
     assert [one["pointer"] for one in answer.json()["errors"]] == ["/sequences/1"]
 

@@ -27,6 +27,12 @@ def client_of(service: Service, **options: Any) -> lengthwise.AsyncClient:
     return lengthwise.AsyncClient("http://service", transport=httpx.ASGITransport(service.app), **options)
 
 
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[lengthwise.AsyncClient]:
+    async with client_of(service) as made:
+        yield made
+
+
 def fields(prediction: lengthwise.Prediction) -> dict[str, Any]:
     """A prediction as values that can be compared, arrays by their bits."""
     found = {name: getattr(prediction, name) for name in prediction.__slots__}
@@ -69,11 +75,10 @@ async def test_both_encodings_have_answers_of_the_same_bits(rules: Any) -> None:
     assert found[0][0].id == "a"
 
 
-async def test_many_numbers_are_sent_as_arrow_and_few_as_json() -> None:
-    async with serving(model(manifest())) as service, client_of(service) as client:
-        few, many = await client.prepare([STEPS]), await client.prepare([np.zeros((300, 2))] * 10)
-        ragged = await client.prepare([np.zeros((300, 2))] * 10 + [np.zeros((3, 3))])
-        assert len(await client.predict(many)) == 10
+async def test_many_numbers_are_sent_as_arrow_and_few_as_json(client: lengthwise.AsyncClient) -> None:
+    few, many = await client.prepare([STEPS]), await client.prepare([np.zeros((300, 2))] * 10)
+    ragged = await client.prepare([np.zeros((300, 2))] * 10 + [np.zeros((3, 3))])
+    assert len(await client.predict(many)) == 10
     assert [one.bodies[0].media_type for one in (few, many, ragged)] == ["application/json", ARROW, "application/json"]
 
 
@@ -127,10 +132,9 @@ async def test_a_request_takes_a_quarter_of_the_queue_at_most() -> None:
         assert len(await client.predict(prepared)) == 10
 
 
-async def test_no_sequence_is_no_request() -> None:
-    async with serving(model(manifest())) as service, client_of(service) as client:
-        for nothing in ([], {}, pa.array([], pa.list_(pa.list_(pa.float32())))):
-            assert await client.predict(nothing) == []
+async def test_no_sequence_is_no_request(client: lengthwise.AsyncClient) -> None:
+    for nothing in ([], {}, pa.array([], pa.list_(pa.list_(pa.float32())))):
+        assert await client.predict(nothing) == []
 
 
 # Errors.
@@ -160,10 +164,9 @@ async def test_what_the_model_refuses_has_the_error_of_its_status() -> None:
                 await client.predict([wrong], **options)
 
 
-async def test_a_sequence_without_numbers_is_named_before_anything_is_sent() -> None:
-    async with serving(model(manifest())) as service, client_of(service) as client:
-        with pytest.raises(errors.InvalidSequences) as error:
-            await client.predict([STEPS, [[1, 2], [3]]])
+async def test_a_sequence_without_numbers_is_never_sent(service: Service, client: lengthwise.AsyncClient) -> None:
+    with pytest.raises(errors.InvalidSequences) as error:
+        await client.predict([STEPS, [[1, 2], [3]]])
     assert error.value.indices == (1,)
     assert service.serving.served[0].metrics.sequences == 0
 
@@ -489,11 +492,10 @@ except lengthwise.errors.ConfigurationError as error:
     assert said.startswith("a client needs httpx: pip install 'lengthwise[client]'")
 
 
-async def test_other_paths_are_called_with_get_and_post() -> None:
-    async with serving(model(manifest())) as service, client_of(service) as client:
-        assert await client.get("/livez") == "ok"
-        assert (await client.get("/v2/models/sums"))["name"] == "sums"
-        answer = await client.post("/v1/models/sums:predict", {"instances": [STEPS]})
-        assert answer["predictions"][0]["length"] == 3
-        with pytest.raises(errors.InvalidRequest):
-            await client.post("/v1/models/sums:predict", {})
+async def test_other_paths_are_called_with_get_and_post(client: lengthwise.AsyncClient) -> None:
+    assert await client.get("/livez") == "ok"
+    assert (await client.get("/v2/models/sums"))["name"] == "sums"
+    answer = await client.post("/v1/models/sums:predict", {"instances": [STEPS]})
+    assert answer["predictions"][0]["length"] == 3
+    with pytest.raises(errors.InvalidRequest):
+        await client.post("/v1/models/sums:predict", {})

@@ -9,7 +9,7 @@ from lengthwise.errors import RequestError
 from lengthwise.http import bodies, pages
 from lengthwise.runtime.manifest import Manifest
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.numpy_models import MANIFESTS, OneModel, manifest, model, serving
+from tests.support.numpy_models import MANIFESTS, OneModel, Service, manifest, model, serving
 from tests.support.openapi import JSON, answer, body, checker
 
 KINDS = [*MANIFESTS.values(), manifest(long="tail", max_length=1), manifest(task="per-step")]
@@ -114,12 +114,11 @@ async def test_every_status_of_a_call_is_documented(path: str) -> None:
     assert statuses | {"200"} == set(responses)
 
 
-async def test_a_refusal_is_as_the_document_says() -> None:
-    async with serving(model(manifest())) as service:
-        made = (await service.client.get("/openapi.json")).json()
-        refusal = answer(made, "/predict", 422, "application/problem+json")
-        for bad in BAD_BODIES[::5]:
-            refusal.validate((await service.predict(bad.body)).json())
+async def test_a_refusal_is_as_the_document_says(service: Service) -> None:
+    made = (await service.client.get("/openapi.json")).json()
+    refusal = answer(made, "/predict", 422, "application/problem+json")
+    for bad in BAD_BODIES[::5]:
+        refusal.validate((await service.predict(bad.body)).json())
 
 
 def test_an_example_uses_what_the_model_knows_of_its_features() -> None:

@@ -82,11 +82,10 @@ async def counted(caller: Caller, code: int, count: int = 1) -> dict[str, float]
 
 
 @pytest.mark.parametrize("raw", [True, False])
-async def test_tensors_get_the_answers_of_their_sequences_in_the_form_they_came(raw: bool) -> None:
-    async with listening(model(manifest())) as caller:
-        answer = await caller.call("ModelInfer", request(raw=raw, id="mine"))
-        sequences = [PADDED[0, :1].tolist(), PADDED[1].tolist()]
-        predicted = (await caller.service.predict({"sequences": sequences})).json()["predictions"]
+async def test_tensors_get_the_answers_of_their_sequences_in_the_form_they_came(caller: Caller, raw: bool) -> None:
+    answer = await caller.call("ModelInfer", request(raw=raw, id="mine"))
+    sequences = [PADDED[0, :1].tolist(), PADDED[1].tolist()]
+    predicted = (await caller.service.predict({"sequences": sequences})).json()["predictions"]
     assert (answer.model_name, answer.model_version, answer.id) == ("sums", "1", "mine")
     outputs = {output.name: (i, output) for i, output in enumerate(answer.outputs)}
     assert list(outputs) == ["label", "score", "probabilities", "attention"]
@@ -161,16 +160,15 @@ async def test_a_refusal_has_the_code_of_its_status_and_is_counted_by_it(
     assert idle(figures)
 
 
-async def test_raw_contents_must_be_one_for_each_input_and_nothing_beside_them() -> None:
-    async with listening(model(manifest())) as caller:
-        fewer = request()
-        del fewer.raw_input_contents[1]
-        assert "/raw_input_contents: must have one entry for each of the 2" in (
-            (await caller.refused("ModelInfer", fewer)).details() or ""
-        )
-        both = request()
-        both.inputs[1].contents.int_contents.extend([1, 2])
-        assert "/inputs/1/contents: must be absent" in ((await caller.refused("ModelInfer", both)).details() or "")
+async def test_raw_contents_must_be_one_for_each_input_and_nothing_beside_them(caller: Caller) -> None:
+    fewer = request()
+    del fewer.raw_input_contents[1]
+    assert "/raw_input_contents: must have one entry for each of the 2" in (
+        (await caller.refused("ModelInfer", fewer)).details() or ""
+    )
+    both = request()
+    both.inputs[1].contents.int_contents.extend([1, 2])
+    assert "/inputs/1/contents: must be absent" in ((await caller.refused("ModelInfer", both)).details() or "")
 
 
 @pytest.mark.parametrize(
@@ -215,25 +213,23 @@ async def test_a_large_body_of_another_call_is_freed_without_the_garbage_collect
             gc.enable()
 
 
-async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal() -> None:
-    async with listening(model(manifest())) as caller:
-        call = caller.call("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
-        await call
-        assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
-        error = await caller.refused("ModelInfer", request(model_name="none"), metadata=(("x-request-id", "b c"),))
-        assert dict(error.trailing_metadata())["x-request-id"] not in ("", "b c")
+async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal(caller: Caller) -> None:
+    call = caller.call("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
+    await call
+    assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+    error = await caller.refused("ModelInfer", request(model_name="none"), metadata=(("x-request-id", "b c"),))
+    assert dict(error.trailing_metadata())["x-request-id"] not in ("", "b c")
 
 
 async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with listening(model(manifest())) as caller:
-        with monkeypatch.context() as broken:
-            broken.setattr(codec.tensors, "read", None)
-            error = await caller.refused("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
-        assert (error.code(), error.details()) == (Code.INTERNAL, "the request could not be answered")
-        assert "request mine failed" in caplog.text
-        await counted(caller, 500)
+    with monkeypatch.context() as broken:
+        broken.setattr(codec.tensors, "read", None)
+        error = await caller.refused("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
+    assert (error.code(), error.details()) == (Code.INTERNAL, "the request could not be answered")
+    assert "request mine failed" in caplog.text
+    await counted(caller, 500)
 
 
 @pytest.mark.parametrize("own", [{}, parameter("timeout_ms", int64_param=20)], ids=["the call's", "its own, sooner"])
@@ -351,17 +347,16 @@ async def test_what_is_served_is_listed_for_who_asks_for_something_else_but_for_
 
 
 @pytest.mark.parametrize("state", READY)
-async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(state: str) -> None:
+async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(caller: Caller, state: str) -> None:
     good = {("sums", ""), ("sums", "1")}
-    async with listening(model(manifest())) as caller:
-        await READY[state](caller.service)
-        for name, version in (*good, ("sums", "2"), ("sums", "01"), ("none", ""), ("", ""), ("a/b", "x")):
-            answer = await caller.call("ModelReady", pb.ModelReadyRequest(name=name, version=version))
-            path = f"/v2/models/{name}{f'/versions/{version}' if version else ''}/ready"
-            over_http = (await caller.service.client.get(path)).status_code == 200
-            assert answer.ready == over_http == (state == "served" and (name, version) in good), (name, version)
-        everywhere = (await caller.service.client.get("/v2/health/ready")).status_code == 200
-        assert (await caller.call("ServerReady")).ready == everywhere == (state == "served")
+    await READY[state](caller.service)
+    for name, version in (*good, ("sums", "2"), ("sums", "01"), ("none", ""), ("", ""), ("a/b", "x")):
+        answer = await caller.call("ModelReady", pb.ModelReadyRequest(name=name, version=version))
+        path = f"/v2/models/{name}{f'/versions/{version}' if version else ''}/ready"
+        over_http = (await caller.service.client.get(path)).status_code == 200
+        assert answer.ready == over_http == (state == "served" and (name, version) in good), (name, version)
+    everywhere = (await caller.service.client.get("/v2/health/ready")).status_code == 200
+    assert (await caller.call("ServerReady")).ready == everywhere == (state == "served")
 
 
 async def test_until_every_model_is_judged_those_that_are_good_answer_and_nothing_is_ready() -> None:
@@ -427,52 +422,49 @@ async def test_what_is_said_of_a_model_is_what_is_said_over_http() -> None:
     assert sum(value for name, value in figures.items() if name.startswith("lengthwise_requests_total")) == 1
 
 
-async def test_a_column_of_lengths_and_float64_in_their_own_contents_are_answered_like_what_they_stand_for() -> None:
+async def test_a_column_of_lengths_and_float64_in_their_own_contents_are_what_they_stand_for(caller: Caller) -> None:
     made = request(raw=False, ends=ENDS[:, None])
     made.inputs[0].datatype = "FP64"
     made.inputs[0].contents.Clear()
     made.inputs[0].contents.fp64_contents.extend(PADDED.ravel().tolist())
-    async with listening(model(manifest())) as caller:
-        assert await caller.call("ModelInfer", made) == await caller.call("ModelInfer", request(raw=False))
+    assert await caller.call("ModelInfer", made) == await caller.call("ModelInfer", request(raw=False))
 
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
-async def test_contents_are_raw_where_that_is_asked_for(raw: bool, wanted: bool) -> None:
+async def test_contents_are_raw_where_that_is_asked_for(caller: Caller, raw: bool, wanted: bool) -> None:
     of_outputs = [Wanted(name="score")]
     of_outputs[0].parameters["binary_data"].bool_param = wanted
-    async with listening(model(manifest())) as caller:
-        for message in (
-            request(raw=raw, **parameter("binary_data_output", bool_param=wanted)),
-            request(raw=raw, outputs=of_outputs),
-        ):
-            assert bool((await caller.call("ModelInfer", message)).raw_output_contents) == wanted
-        mixed = request(raw=not wanted, outputs=[*of_outputs, Wanted(name="label")])
-        assert "binary_data must agree" in ((await caller.refused("ModelInfer", mixed)).details() or "")
+    for message in (
+        request(raw=raw, **parameter("binary_data_output", bool_param=wanted)),
+        request(raw=raw, outputs=of_outputs),
+    ):
+        assert bool((await caller.call("ModelInfer", message)).raw_output_contents) == wanted
+    mixed = request(raw=not wanted, outputs=[*of_outputs, Wanted(name="label")])
+    assert "binary_data must agree" in ((await caller.refused("ModelInfer", mixed)).details() or "")
 
 
-async def test_what_asks_for_another_kind_of_call_is_refused_by_name() -> None:
+async def test_what_asks_for_another_kind_of_call_is_refused_by_name(caller: Caller) -> None:
     in_memory = request()
     in_memory.inputs[0].parameters["shared_memory_region"].string_param = "r"
     out_memory = request(outputs=[Wanted(name="label")])
     out_memory.outputs[0].parameters["shared_memory_region"].string_param = "r"
     no_count = request(outputs=[Wanted(name="probabilities")])
     no_count.outputs[0].parameters["classification"].double_param = 3.0
-    async with listening(model(manifest())) as caller:
-        for message, place in (
-            (in_memory, "/inputs/0/parameters/shared_memory_region: no memory is shared"),
-            (out_memory, "/outputs/0/parameters/shared_memory_region: no memory is shared"),
-            (no_count, "/outputs/0/parameters/classification: must be the number of classes"),
-            (request(**parameter("sequence_id", int64_param=1)), "/parameters/sequence_id: nothing is kept"),
-            (request(**parameter("sequence_start", bool_param=True)), "/parameters/sequence_start: nothing is kept"),
-        ):
-            error = await caller.refused("ModelInfer", message)
-            assert error.code() is Code.INVALID_ARGUMENT
-            assert (error.details() or "").startswith(place)
-        for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
-            assert (await caller.refused(method)).code() is Code.PERMISSION_DENIED
-        for taken in (parameter("mine", string_param="x"), parameter("priority")):  # unknown; one that holds nothing
-            assert (await caller.call("ModelInfer", request(**taken))).model_name == "sums"
+    for message, place in (
+        (in_memory, "/inputs/0/parameters/shared_memory_region: no memory is shared"),
+        (out_memory, "/outputs/0/parameters/shared_memory_region: no memory is shared"),
+        (no_count, "/outputs/0/parameters/classification: must be the number of classes"),
+        (request(**parameter("sequence_id", int64_param=1)), "/parameters/sequence_id: nothing is kept"),
+        (request(**parameter("sequence_start", bool_param=True)), "/parameters/sequence_start: nothing is kept"),
+    ):
+        error = await caller.refused("ModelInfer", message)
+        assert error.code() is Code.INVALID_ARGUMENT
+        assert (error.details() or "").startswith(place)
+    for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+        assert (await caller.refused(method)).code() is Code.PERMISSION_DENIED
+    for taken in (parameter("mine", string_param="x"), parameter("priority")):  # unknown; one that holds nothing
+        assert (await caller.call("ModelInfer", request(**taken))).model_name == "sums"
 
 
 @pytest.mark.parametrize(
@@ -523,11 +515,10 @@ async def test_the_health_service_follows_the_service_and_tells_who_watches() ->
             await server.stop()
 
 
-async def test_reflection_names_the_services() -> None:
-    async with listening(model(manifest())) as caller:
-        stub = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+async def test_reflection_names_the_services(caller: Caller) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
     names = {service.name for service in answer.list_services_response.service}
     assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 

@@ -48,18 +48,17 @@ async def ask(call: Any, **fields: Any) -> pb.ModelStreamInferResponse:
     return (await answers(call, 1))[0]
 
 
-async def test_many_requests_of_one_stream_are_answered_as_single_calls_are() -> None:
-    async with listening(model(manifest())) as caller:
-        many = [request(id=str(number), values=np.full((2, 2, 2), number, "<f4")) for number in range(150)]
-        found = {one.infer_response.id: one async for one in stream(caller, iter(many))}
-        assert len(found) == 150
-        for one in (many[0], many[149]):
-            alone = await caller.call("ModelInfer", one)
-            assert found[one.id].infer_response == alone
-            assert found[one.id].error_message == ""
-        figures = await caller.service.figures()
-        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 152
-        await until(lambda: caller.service.serving.inflight.bytes == 0)
+async def test_many_requests_of_one_stream_are_answered_as_single_calls_are(caller: Caller) -> None:
+    many = [request(id=str(number), values=np.full((2, 2, 2), number, "<f4")) for number in range(150)]
+    found = {one.infer_response.id: one async for one in stream(caller, iter(many))}
+    assert len(found) == 150
+    for one in (many[0], many[149]):
+        alone = await caller.call("ModelInfer", one)
+        assert found[one.id].infer_response == alone
+        assert found[one.id].error_message == ""
+    figures = await caller.service.figures()
+    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 152
+    await until(lambda: caller.service.serving.inflight.bytes == 0)
 
 
 @pytest.mark.parametrize(
@@ -140,18 +139,17 @@ async def test_a_stream_that_ends_early_lets_go_of_all_of_its_requests(
         assert (await caller.call("ModelInfer", request())).model_name == "sums"
 
 
-async def test_silent_streams_hold_neither_memory_nor_a_place() -> None:
-    async with listening(model(manifest())) as caller:
-        silent = [stream(caller) for _ in range(30)]
-        for one in silent:
-            await ask(one, id="a")
-        await until(lambda: caller.service.serving.inflight.bytes == 0)
-        assert (await caller.call("ModelInfer", request())).model_name == "sums"
-        await asyncio.sleep(3 * streams.LOOK_SECONDS)
-        assert caller.service.serving.inflight.bytes == 0
-        for one in silent:  # and are there when they are needed
-            assert (await ask(one, id="b")).infer_response.id == "b"
-            one.cancel()
+async def test_silent_streams_hold_neither_memory_nor_a_place(caller: Caller) -> None:
+    silent = [stream(caller) for _ in range(30)]
+    for one in silent:
+        await ask(one, id="a")
+    await until(lambda: caller.service.serving.inflight.bytes == 0)
+    assert (await caller.call("ModelInfer", request())).model_name == "sums"
+    await asyncio.sleep(3 * streams.LOOK_SECONDS)
+    assert caller.service.serving.inflight.bytes == 0
+    for one in silent:  # and are there when they are needed
+        assert (await ask(one, id="b")).infer_response.id == "b"
+        one.cancel()
 
 
 async def test_of_few_streams_a_new_one_takes_the_place_of_that_which_is_idle_longest_or_is_refused(

@@ -36,7 +36,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.settings import Settings
 from tests.support.grpc_calls import Caller, listening
 from tests.support.grpc_calls import request as message
-from tests.support.http_lines import Line, held, net
+from tests.support.http_lines import Line, Net, held, net
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 from tests.support.waiting import until
 
@@ -156,67 +156,63 @@ PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
 
 @pytest.mark.parametrize("ask", PROTOCOLS.values(), ids=PROTOCOLS)
 async def test_a_rejected_call_gets_a_retry_time_and_is_counted(
+    service: Service,
     ask: Callable[[Service], Awaitable[httpx.Response]],
 ) -> None:
-    async with serving(model(manifest())) as service:
-        inflight = service.serving.inflight
-        inflight.bytes += inflight.max_bytes
-        answer = await ask(service)
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        figures = await service.figures()
-        assert figures["lengthwise_inflight_bytes"] == figures["lengthwise_max_inflight_bytes"] == inflight.max_bytes
-        assert (
-            sum(n for name, n in figures.items() if "rejected_total" in name and 'reason="inflight_full"' in name) == 1
-        )
-        inflight.bytes -= inflight.max_bytes
-        assert (await ask(service)).status_code == 200
-        assert idle(await service.figures())
+    inflight = service.serving.inflight
+    inflight.bytes += inflight.max_bytes
+    answer = await ask(service)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    figures = await service.figures()
+    assert figures["lengthwise_inflight_bytes"] == figures["lengthwise_max_inflight_bytes"] == inflight.max_bytes
+    assert sum(n for name, n in figures.items() if "rejected_total" in name and 'reason="inflight_full"' in name) == 1
+    inflight.bytes -= inflight.max_bytes
+    assert (await ask(service)).status_code == 200
+    assert idle(await service.figures())
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "in two"])
-async def test_past_asgi_a_call_without_room_is_refused_and_the_connection_goes_on(whole: bool) -> None:
-    async with serving(model(manifest())) as service, net(service) as made:
-        inflight = service.serving.inflight
-        line = await made.line()
-        assert (await line.ask(GOOD))[0] == 200  # its head is known from here on
-        inflight.bytes += inflight.max_bytes
-        if whole:
-            status, headers, _ = await line.ask(GOOD)
-        else:
-            line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
-            line.writer.write(GOOD[:5])
-            await line.writer.drain()
-            status, headers, _ = await line.answer()
-            line.writer.write(GOOD[5:])
-        assert (status, headers["retry-after"]) == (503, "1")
-        inflight.bytes -= inflight.max_bytes
-        assert (await line.ask(GOOD))[0] == 200
-        assert idle(await service.figures())
+async def test_past_asgi_a_call_without_room_is_refused_and_its_connection_kept(made: Net, whole: bool) -> None:
+    inflight = made.service.serving.inflight
+    line = await made.line()
+    assert (await line.ask(GOOD))[0] == 200  # its head is known from here on
+    inflight.bytes += inflight.max_bytes
+    if whole:
+        status, headers, _ = await line.ask(GOOD)
+    else:
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
+        line.writer.write(GOOD[:5])
+        await line.writer.drain()
+        status, headers, _ = await line.answer()
+        line.writer.write(GOOD[5:])
+    assert (status, headers["retry-after"]) == (503, "1")
+    inflight.bytes -= inflight.max_bytes
+    assert (await line.ask(GOOD))[0] == 200
+    assert idle(await made.service.figures())
 
 
 HEAD_OF_5000 = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n"
 
 
-async def test_a_body_past_asgi_is_counted_as_it_comes_and_refused_where_it_outgrows_the_room() -> None:
-    async with serving(model(manifest())) as service, net(service) as made:
-        leaving, line, inflight = await made.line(), await made.line(), service.serving.inflight
-        for part, held_then in ((HEAD_OF_5000 + b" ", 1), (b" " * 2000, 2001), (b" " * 2000, 4001)):
-            leaving.writer.write(part)
-            await until(lambda held_then=held_then: inflight.bytes == held_then)
-        leaving.writer.close()
-        await until(lambda: inflight.bytes == 0)
-        line.writer.write(HEAD_OF_5000 + b" ")
-        await until(lambda: inflight.bytes == 1)
-        inflight.bytes += inflight.max_bytes - 1000
-        line.writer.write(b" " * 2000)
-        status, headers, _ = await line.answer()
-        assert (status, headers["retry-after"]) == (503, "1")
-        assert inflight.bytes == inflight.max_bytes - 1000
-        inflight.bytes = 0
-        line.writer.write(b" " * 2999)
-        assert (await line.ask(GOOD))[0] == 200
-        assert made.by_asgi == 0
-        assert idle(await service.figures())
+async def test_a_body_past_asgi_is_counted_as_it_comes_and_refused_where_it_outgrows_the_room(made: Net) -> None:
+    leaving, line, inflight = await made.line(), await made.line(), made.service.serving.inflight
+    for part, held_then in ((HEAD_OF_5000 + b" ", 1), (b" " * 2000, 2001), (b" " * 2000, 4001)):
+        leaving.writer.write(part)
+        await until(lambda held_then=held_then: inflight.bytes == held_then)
+    leaving.writer.close()
+    await until(lambda: inflight.bytes == 0)
+    line.writer.write(HEAD_OF_5000 + b" ")
+    await until(lambda: inflight.bytes == 1)
+    inflight.bytes += inflight.max_bytes - 1000
+    line.writer.write(b" " * 2000)
+    status, headers, _ = await line.answer()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert inflight.bytes == inflight.max_bytes - 1000
+    inflight.bytes = 0
+    line.writer.write(b" " * 2999)
+    assert (await line.ask(GOOD))[0] == 200
+    assert made.by_asgi == 0
+    assert idle(await made.service.figures())
 
 
 async def test_whoever_only_says_that_a_body_comes_takes_no_room_from_others(tmp_path: Path) -> None:
@@ -247,19 +243,18 @@ async def all_taken(places: Turns) -> AsyncExitStack:
     return taken
 
 
-async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_inflated() -> None:
+async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_inflated(service: Service) -> None:
     packed = gzip.compress(GOOD + b" " * (4 * MEBIBYTE))
-    async with serving(model(manifest())) as service:
-        places = service.app.predict.large_bodies
-        taken = await all_taken(places)
-        waiting = [asyncio.ensure_future(service.predict(packed, content_encoding="gzip")) for _ in range(20)]
-        await until(lambda: service.serving.inflight.bytes >= 20 * len(packed))
-        for _ in range(100):  # turns of the event loop in which the others could go on
-            await asyncio.sleep(0)
-        assert service.serving.inflight.bytes < 20 * (len(packed) + 3 * LARGE_BODY_BYTES)
-        await taken.aclose()
-        assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
-        assert idle(await service.figures())
+    places = service.app.predict.large_bodies
+    taken = await all_taken(places)
+    waiting = [asyncio.ensure_future(service.predict(packed, content_encoding="gzip")) for _ in range(20)]
+    await until(lambda: service.serving.inflight.bytes >= 20 * len(packed))
+    for _ in range(100):  # turns of the event loop in which the others could go on
+        await asyncio.sleep(0)
+    assert service.serving.inflight.bytes < 20 * (len(packed) + 3 * LARGE_BODY_BYTES)
+    await taken.aclose()
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+    assert idle(await service.figures())
 
 
 @pytest.mark.parametrize("body", [PADDED, gzip.compress(PADDED)], ids=["plain", "gzip"])
@@ -370,18 +365,17 @@ def slow_call(caller: Caller) -> Any:
     return caller.channel.stream_unary(f"/{SERVICE}/ModelInfer")()
 
 
-async def test_over_grpc_a_call_without_room_is_unavailable_and_counted() -> None:
-    async with listening(model(manifest())) as caller:
-        inflight = caller.service.serving.inflight
-        inflight.bytes += inflight.max_bytes
-        error = await caller.refused("ModelInfer", message())
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert ("grpc-retry-pushback-ms", "1000") in tuple(error.trailing_metadata())
-        figures = await caller.service.figures()
-        assert figures['lengthwise_rejected_total{model="",reason="inflight_full",version=""}'] == 1
-        inflight.bytes -= inflight.max_bytes
-        await caller.call("ModelInfer", message())
-        await nothing_held(caller.service)
+async def test_over_grpc_a_call_without_room_is_unavailable_and_counted(caller: Caller) -> None:
+    inflight = caller.service.serving.inflight
+    inflight.bytes += inflight.max_bytes
+    error = await caller.refused("ModelInfer", message())
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert ("grpc-retry-pushback-ms", "1000") in tuple(error.trailing_metadata())
+    figures = await caller.service.figures()
+    assert figures['lengthwise_rejected_total{model="",reason="inflight_full",version=""}'] == 1
+    inflight.bytes -= inflight.max_bytes
+    await caller.call("ModelInfer", message())
+    await nothing_held(caller.service)
 
 
 async def test_over_grpc_slow_messages_make_way_for_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,63 +438,59 @@ async def test_over_grpc_there_are_no_more_connections_than_are_bound() -> None:
 
 
 @pytest.mark.parametrize("method", ["ServerMetadata", "RepositoryIndex"])
-async def test_over_grpc_other_calls_are_received_when_there_is_room_too(method: str) -> None:
-    async with listening(model(manifest())) as caller:
-        await caller.call(method)
-        inflight = caller.service.serving.inflight
-        inflight.bytes += inflight.max_bytes
-        for body in (b"", bytes(8 * MEBIBYTE)):
-            assert (await caller.refused(method, body)).code() is grpc.StatusCode.UNAVAILABLE
-        inflight.bytes -= inflight.max_bytes
-        assert (await caller.refused(method, bytes(8 * MEBIBYTE))).code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert inflight.bytes == 0
+async def test_over_grpc_other_calls_are_received_when_there_is_room_too(caller: Caller, method: str) -> None:
+    await caller.call(method)
+    inflight = caller.service.serving.inflight
+    inflight.bytes += inflight.max_bytes
+    for body in (b"", bytes(8 * MEBIBYTE)):
+        assert (await caller.refused(method, body)).code() is grpc.StatusCode.UNAVAILABLE
+    inflight.bytes -= inflight.max_bytes
+    assert (await caller.refused(method, bytes(8 * MEBIBYTE))).code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert inflight.bytes == 0
 
 
 @pytest.mark.parametrize("method", [f"{SERVICE}/ServerLive", f"{SERVICE}/ServerReady", "grpc.health.v1.Health/Check"])
-async def test_over_grpc_probes_are_answered_whatever_is_held(method: str) -> None:
-    async with listening(model(manifest())) as caller:
-        call, inflight = caller.channel.unary_unary(f"/{method}"), caller.service.serving.inflight
-        inflight.bytes += inflight.max_bytes
-        silent = [caller.channel.stream_unary(f"/{method}")() for _ in range(20)]
-        assert await call(b"") == b"\x08\x01"
-        assert {await one for one in silent} == {b"\x08\x01"}  # they hold nothing for longer than a moment
-        large = call(bytes(8 * MEBIBYTE))
-        with suppress(grpc.aio.AioRpcError):
-            assert await large == b"\x08\x01"  # it does not wait for all of the message
-        assert await large.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OK)
-        inflight.bytes -= inflight.max_bytes
+async def test_over_grpc_probes_are_answered_whatever_is_held(caller: Caller, method: str) -> None:
+    call, inflight = caller.channel.unary_unary(f"/{method}"), caller.service.serving.inflight
+    inflight.bytes += inflight.max_bytes
+    silent = [caller.channel.stream_unary(f"/{method}")() for _ in range(20)]
+    assert await call(b"") == b"\x08\x01"
+    assert {await one for one in silent} == {b"\x08\x01"}  # they hold nothing for longer than a moment
+    large = call(bytes(8 * MEBIBYTE))
+    with suppress(grpc.aio.AioRpcError):
+        assert await large == b"\x08\x01"  # it does not wait for all of the message
+    assert await large.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OK)
+    inflight.bytes -= inflight.max_bytes
 
 
-async def test_over_grpc_few_streams_of_requests_are_open_at_once() -> None:
-    async with listening(model(manifest())) as caller:
-        call = caller.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-        listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-        streams = [call() for _ in range(grpc_calls.MAX_STREAMS)]
-        for stream in streams:
-            await stream.write(listing)
-            assert await stream.read()
-        assert await call().code() is grpc.StatusCode.UNAVAILABLE
-        for stream in streams:
-            stream.cancel()
+async def test_over_grpc_few_streams_of_requests_are_open_at_once(caller: Caller) -> None:
+    call = caller.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    streams = [call() for _ in range(grpc_calls.MAX_STREAMS)]
+    for stream in streams:
+        await stream.write(listing)
+        assert await stream.read()
+    assert await call().code() is grpc.StatusCode.UNAVAILABLE
+    for stream in streams:
+        stream.cancel()
 
 
-async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_none() -> None:
-    async with serving(model(manifest())) as service:
-        inflight = service.serving.inflight
-        receive = receiving.Receiving(inflight, 100, lambda _: None, places=1)
-        first = receiving.IncomingMessage(Hold(inflight), "first", bool, bool)
-        receive.start(first, time.monotonic() + 30)
-        ended: list[Callable[[], None]] = []
-        never = {"time_remaining": lambda: None, "is_late": lambda: False}
-        rpc: Any = SimpleNamespace(metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, **never)
-        infer.answer(ModelInfer(service.serving, Turns(), INFER), receive, rpc)
-        rpc.on_cancel()
-        for end in ended:
-            end()
-        receive.end(first, arrived=True)
-        await asyncio.sleep(0.01)
-        assert inflight.bytes == 200  # of the first, which holds it still
-        assert receive.free
+async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_none(service: Service) -> None:
+    inflight = service.serving.inflight
+    receive = receiving.Receiving(inflight, 100, lambda _: None, places=1)
+    first = receiving.IncomingMessage(Hold(inflight), "first", bool, bool)
+    receive.start(first, time.monotonic() + 30)
+    ended: list[Callable[[], None]] = []
+    never = {"time_remaining": lambda: None, "is_late": lambda: False}
+    rpc: Any = SimpleNamespace(metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, **never)
+    infer.answer(ModelInfer(service.serving, Turns(), INFER), receive, rpc)
+    rpc.on_cancel()
+    for end in ended:
+        end()
+    receive.end(first, arrived=True)
+    await asyncio.sleep(0.01)
+    assert inflight.bytes == 200  # of the first, which holds it still
+    assert receive.free
 
 
 # Chaos

@@ -60,9 +60,8 @@ class Direct:
         self._left.set()
 
 
-async def test_an_answer_is_what_the_model_says() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.predict({"sequences": [[[1, 3]], {"id": "x", "steps": [[0, 0], [-2, 0]]}]})
+async def test_an_answer_is_what_the_model_says(service: Service) -> None:
+    answer = await service.predict({"sequences": [[[1, 3]], {"id": "x", "steps": [[0, 0], [-2, 0]]}]})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
@@ -75,19 +74,18 @@ async def test_an_answer_is_what_the_model_says() -> None:
     assert second["probabilities"] == pytest.approx(softmax(-0.5), abs=1e-6)
 
 
-async def test_every_bad_body_is_refused_with_its_pointer_and_the_next_good_one_is_answered() -> None:
-    async with serving(model(manifest())) as service:
-        for bad in BAD_BODIES:
-            answer = await service.predict(bad.body)
-            assert answer.status_code == 422, bad.name
-            assert answer.headers["content-type"] == "application/problem+json"
-            problem = answer.json()
-            assert problem["status"] == 422
-            assert problem["errors"][0]["pointer"] == bad.pointer, bad.name
-            assert bad.words in problem["errors"][0]["detail"], bad.name
-            assert problem["errors_total"] == len(problem["errors"]) == 1
-            await still_well(service)
-        figures = await service.figures()
+async def test_every_bad_body_is_refused_with_its_pointer_and_the_next_good_one_is_answered(service: Service) -> None:
+    for bad in BAD_BODIES:
+        answer = await service.predict(bad.body)
+        assert answer.status_code == 422, bad.name
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert problem["status"] == 422
+        assert problem["errors"][0]["pointer"] == bad.pointer, bad.name
+        assert bad.words in problem["errors"][0]["detail"], bad.name
+        assert problem["errors_total"] == len(problem["errors"]) == 1
+        await still_well(service)
+    figures = await service.figures()
     assert figures['lengthwise_requests_total{code="422",model="",version=""}'] == len(BAD_BODIES)
     assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == len(BAD_BODIES)
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == len(BAD_BODIES)
@@ -130,48 +128,42 @@ async def test_what_cannot_be_taken_is_refused_by_its_status(
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8", ""])
-async def test_json_or_no_content_type_is_read(media_type: str) -> None:
-    async with serving(model(manifest())) as service:
-        assert (await service.predict(GOOD, content_type=media_type)).status_code == 200
+async def test_json_or_no_content_type_is_read(service: Service, media_type: str) -> None:
+    assert (await service.predict(GOOD, content_type=media_type)).status_code == 200
 
 
-async def test_a_body_in_many_parts_and_without_a_content_type_is_answered() -> None:
-    async with serving(model(manifest())) as service:
-        call = Direct(service.app, *[bytes([byte]) for byte in orjson.dumps(GOOD)])
-        await call.task
+async def test_a_body_in_many_parts_and_without_a_content_type_is_answered(service: Service) -> None:
+    call = Direct(service.app, *[bytes([byte]) for byte in orjson.dumps(GOOD)])
+    await call.task
     assert call.sent[0]["status"] == 200
 
 
-async def test_a_request_id_is_echoed_and_those_without_one_get_ids_that_differ() -> None:
-    async with serving(model(manifest())) as service:
-        assert len({(await service.predict(GOOD)).headers["x-request-id"] for _ in range(20)}) == 20
-        assert (await service.predict(GOOD, x_request_id="trace-1/a=b")).headers["x-request-id"] == "trace-1/a=b"
-        bad = await service.predict(b"{", x_request_id="trace-2")
-        assert (bad.status_code, bad.headers["x-request-id"]) == (422, "trace-2")
+async def test_a_request_id_is_echoed_and_those_without_one_get_ids_that_differ(service: Service) -> None:
+    assert len({(await service.predict(GOOD)).headers["x-request-id"] for _ in range(20)}) == 20
+    assert (await service.predict(GOOD, x_request_id="trace-1/a=b")).headers["x-request-id"] == "trace-1/a=b"
+    bad = await service.predict(b"{", x_request_id="trace-2")
+    assert (bad.status_code, bad.headers["x-request-id"]) == (422, "trace-2")
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", 'a"b', "a\tb", "<script>", "a%0d%0ab", "é"])
-async def test_a_request_id_that_is_not_safe_to_log_is_replaced(given: str) -> None:
-    async with serving(model(manifest())) as service:
-        call = Direct(service.app, orjson.dumps(GOOD), x_request_id=given)
-        await call.task
+async def test_a_request_id_that_is_not_safe_to_log_is_replaced(service: Service, given: str) -> None:
+    call = Direct(service.app, orjson.dumps(GOOD), x_request_id=given)
+    await call.task
     (told,) = (value for name, value in call.sent[0]["headers"] if name == b"x-request-id")
     assert re.fullmatch(rb"[0-9a-z-]{8,}", told)
 
 
-async def test_server_timing_tells_decode_queue_and_inference() -> None:
-    async with serving(model(manifest())) as service:
-        timing = (await service.predict(GOOD)).headers["server-timing"]
+async def test_server_timing_tells_decode_queue_and_inference(service: Service) -> None:
+    timing = (await service.predict(GOOD)).headers["server-timing"]
     found = re.fullmatch(r"decode;dur=([\d.]+), queue;dur=([\d.]+), inference;dur=([\d.]+)", timing)
     assert found is not None
     assert all(0 <= float(milliseconds) < 5000 for milliseconds in found.groups())
 
 
-async def test_attention_comes_where_it_is_asked_for() -> None:
-    async with serving(model(manifest())) as service:
-        masked = {"steps": [[1, 2], [9, 9], [3, 4]], "step_mask": [True, False, True]}
-        asked = await service.predict({"sequences": [masked], "outputs": ["attention"]})
-        unasked = await service.predict(GOOD)
+async def test_attention_comes_where_it_is_asked_for(service: Service) -> None:
+    masked = {"steps": [[1, 2], [9, 9], [3, 4]], "step_mask": [True, False, True]}
+    asked = await service.predict({"sequences": [masked], "outputs": ["attention"]})
+    unasked = await service.predict(GOOD)
     assert asked.json()["predictions"][0]["attention"] == [0.5, 0, 0.5]
     assert "attention" not in unasked.json()["predictions"][0]
 
@@ -277,24 +269,22 @@ async def test_a_failed_batch_is_500_for_those_in_it_and_says_nothing_of_why(cap
 
 
 async def test_a_defect_of_the_service_is_500_and_says_nothing_of_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(model(manifest())) as service:
-        with monkeypatch.context() as broken:
-            broken.setattr(json_body, "decode", None)
-            answer = await service.predict(GOOD, x_request_id="mine")
-        assert answer.status_code == 500
-        assert "NoneType" not in answer.text
-        assert "request mine failed" in caplog.text
-        await still_well(service)
+    with monkeypatch.context() as broken:
+        broken.setattr(json_body, "decode", None)
+        answer = await service.predict(GOOD, x_request_id="mine")
+    assert answer.status_code == 500
+    assert "NoneType" not in answer.text
+    assert "request mine failed" in caplog.text
+    await still_well(service)
 
 
-async def test_an_answer_that_cannot_be_written_is_500_for_its_caller_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(model(manifest())) as service:
-        with monkeypatch.context() as broken:
-            broken.setattr(json_body, "encode", None)
-            assert (await service.predict(GOOD)).status_code == 500
-        await still_well(service)
+async def test_an_answer_that_cannot_be_written_is_500(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(json_body, "encode", None)
+        assert (await service.predict(GOOD)).status_code == 500
+    await still_well(service)
 
 
 async def test_what_an_idle_server_could_not_queue_is_413() -> None:
@@ -320,23 +310,21 @@ async def test_a_request_without_a_deadline_has_the_servers() -> None:
         assert (await made.service.predict(GOOD)).status_code == 504
 
 
-async def test_a_client_that_leaves_before_its_body_ends_is_499() -> None:
-    async with serving(model(manifest())) as service:
-        call = Direct(service.app, b'{"seq', ended=False)
-        call.leave()
-        await call.task
-        assert call.sent == []
-        figures = await service.figures()
+async def test_a_client_that_leaves_before_its_body_ends_is_499(service: Service) -> None:
+    call = Direct(service.app, b'{"seq', ended=False)
+    call.leave()
+    await call.task
+    assert call.sent == []
+    figures = await service.figures()
     assert figures['lengthwise_requests_total{code="499",model="",version=""}'] == 1
 
 
-async def test_an_answered_call_leaves_no_task_behind() -> None:
-    async with serving(model(manifest())) as service:
-        before = asyncio.all_tasks()
-        call = Direct(service.app, orjson.dumps(GOOD))
-        await call.task
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == before
+async def test_an_answered_call_leaves_no_task_behind(service: Service) -> None:
+    before = asyncio.all_tasks()
+    call = Direct(service.app, orjson.dumps(GOOD))
+    await call.task
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 async def test_a_cancelled_request_is_counted_and_its_work_withdrawn() -> None:
@@ -393,14 +381,13 @@ async def test_a_thousand_requests_of_which_some_are_bad_and_some_leave_end_with
     assert counted['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 901 - left
 
 
-async def test_a_draining_service_refuses_and_ends_connections() -> None:
-    async with serving(model(manifest())) as service:
-        service.serving.batcher.begin_draining()
-        answer = await service.predict(GOOD)
-        assert (answer.status_code, answer.headers["connection"], answer.headers["retry-after"]) == (503, "close", "1")
-        bad = await service.predict(b"{")
-        assert (bad.status_code, bad.headers["connection"]) == (422, "close")
-        figures = await service.figures()
+async def test_a_draining_service_refuses_and_ends_connections(service: Service) -> None:
+    service.serving.batcher.begin_draining()
+    answer = await service.predict(GOOD)
+    assert (answer.status_code, answer.headers["connection"], answer.headers["retry-after"]) == (503, "close", "1")
+    bad = await service.predict(b"{")
+    assert (bad.status_code, bad.headers["connection"]) == (422, "close")
+    figures = await service.figures()
     assert figures['lengthwise_rejected_total{model="sums",reason="draining",version="1"}'] == 1
 
 

@@ -20,15 +20,14 @@ async def stats(service: Service, path: str = "/v2/models/sums/stats") -> list[d
     return answer.json()["model_stats"]  # type: ignore[no-any-return]
 
 
-async def test_requests_sequences_and_batches_are_counted_apart() -> None:
+async def test_requests_sequences_and_batches_are_counted_apart(service: Service) -> None:
     before = time.time()
-    async with serving(model(manifest())) as service:
-        (empty,) = await stats(service)
-        for body in (ONE, THREE, THREE):
-            assert (await service.predict(body)).status_code == 200
-        service.serving.batcher.begin_draining()
-        assert (await service.predict(ONE)).status_code == 503
-        (found,) = await stats(service)
+    (empty,) = await stats(service)
+    for body in (ONE, THREE, THREE):
+        assert (await service.predict(body)).status_code == 200
+    service.serving.batcher.begin_draining()
+    assert (await service.predict(ONE)).status_code == 503
+    (found,) = await stats(service)
     assert [empty[name] for name in ("last_inference", "inference_count", "execution_count")] == [0, 0, 0]
     assert empty["batch_stats"] == []
     assert all(duration == {"count": 0, "ns": 0} for duration in empty["inference_stats"].values())
@@ -49,10 +48,9 @@ async def test_requests_sequences_and_batches_are_counted_apart() -> None:
         assert all(batch[name]["ns"] > 0 for name in ("compute_input", "compute_infer", "compute_output"))
 
 
-async def test_the_stages_of_a_call_are_no_longer_than_the_call_and_those_of_batches_no_longer_than_theirs() -> None:
-    async with serving(model(manifest())) as service:
-        await service.predict(THREE)
-        (found,) = await stats(service)
+async def test_the_stages_of_a_call_or_a_batch_are_no_longer_than_it(service: Service) -> None:
+    await service.predict(THREE)
+    (found,) = await stats(service)
     durations = {name: duration["ns"] for name, duration in found["inference_stats"].items()}
     stages = ("queue", "compute_input", "compute_infer", "compute_output")
     assert sum(durations[name] for name in stages) <= durations["success"]
@@ -88,9 +86,8 @@ async def test_statistics_are_of_one_version_of_all_versions_or_of_all_models() 
         ("sums/versions/-1/stats", 400, "a version is ASCII digits that do not start with 0"),
     ],
 )
-async def test_what_is_not_there_is_said(path: str, status: int, said: str) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.client.get(f"/v2/models/{path}")
+async def test_what_is_not_there_is_said(service: Service, path: str, status: int, said: str) -> None:
+    answer = await service.client.get(f"/v2/models/{path}")
     assert (answer.status_code, answer.json()) == (status, {"error": said})
 
 
@@ -102,12 +99,11 @@ async def test_a_model_may_have_the_name_of_what_is_asked() -> None:
         assert (await service.client.get("/v2/models/config")).json()["inputs"]
 
 
-async def test_what_is_served_no_more_is_told_no_more() -> None:
-    async with serving(model(manifest())) as service:
-        await service.predict(ONE)
-        await service.serving.registry.unload("sums")
-        assert await stats(service, "/v2/models/stats") == []
-        assert (await service.client.get("/v2/models/sums/stats")).status_code == 503
+async def test_what_is_served_no_more_is_told_no_more(service: Service) -> None:
+    await service.predict(ONE)
+    await service.serving.registry.unload("sums")
+    assert await stats(service, "/v2/models/stats") == []
+    assert (await service.client.get("/v2/models/sums/stats")).status_code == 503
 
 
 def test_a_sum_that_lies_a_rounding_below_another_is_not_below_nothing() -> None:

@@ -176,13 +176,12 @@ async def test_a_callers_own_deadline_ends_the_wait(monkeypatch: pytest.MonkeyPa
     "text",
     ["", "0", "-1", "abc", "1e3", "nan", "inf", "0x10", "1_0", "1 ", "9" * 5000, "\u0661".encode().decode("latin-1")],
 )
-async def test_a_header_that_is_no_timeout_is_refused(text: str) -> None:
-    async with serving(model(manifest())) as service:
-        for path, status in (("/predict", 422), ("/v1/models/sums:predict", 400), ("/v2/models/sums/infer", 400)):
-            answer = await service.client.post(
-                path, content=b"{}", headers=[(b"x-lengthwise-timeout-ms", text.encode("latin-1"))]
-            )
-            assert answer.status_code == status, answer.text
+async def test_a_header_that_is_no_timeout_is_refused(service: Service, text: str) -> None:
+    for path, status in (("/predict", 422), ("/v1/models/sums:predict", 400), ("/v2/models/sums/infer", 400)):
+        answer = await service.client.post(
+            path, content=b"{}", headers=[(b"x-lengthwise-timeout-ms", text.encode("latin-1"))]
+        )
+        assert answer.status_code == status, answer.text
 
 
 @pytest.mark.parametrize(
@@ -214,8 +213,7 @@ def test_what_stands_in_a_text_is_no_timeout(number: int, text: str) -> None:
     assert patience(Received({}, {}, beside), 1.0) == (min(number / 1000, 86_400.0), True)
 
 
-async def test_the_header_holds_for_a_call_that_is_read_at_once_and_is_clipped_to_a_day() -> None:
+async def test_the_header_holds_for_a_call_that_is_read_at_once_and_is_clipped_to_a_day(service: Service) -> None:
     assert timeout_of(b"99999999999") == 86_400_000
-    async with serving(model(manifest())) as service:
-        answer: httpx.Response = await service.predict({"sequences": [[[1, 3]]]}, x_lengthwise_timeout_ms="0.0001")
+    answer: httpx.Response = await service.predict({"sequences": [[[1, 3]]]}, x_lengthwise_timeout_ms="0.0001")
     assert answer.status_code == 504

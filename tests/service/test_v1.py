@@ -19,11 +19,10 @@ async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -
     return await service.client.post(f"/v1/models/{name}:predict", content=content, headers=sent)
 
 
-async def test_ragged_instances_get_the_predictions_of_predict() -> None:
+async def test_ragged_instances_get_the_predictions_of_predict(service: Service) -> None:
     sequences = [[[1, 3]], {"id": "a", "steps": [[0, 0], [5, 5], [-2, 0]], "step_mask": [True, False, True]}]
-    async with serving(model(manifest())) as service:
-        asked = await ask(service, {"instances": sequences, "outputs": ["attention"], "priority": 1})
-        predicted = await service.predict({"sequences": sequences, "outputs": ["attention"]})
+    asked = await ask(service, {"instances": sequences, "outputs": ["attention"], "priority": 1})
+    predicted = await service.predict({"sequences": sequences, "outputs": ["attention"]})
     assert asked.status_code == 200
     assert asked.headers["content-type"] == "application/json"
     assert asked.json() == {"predictions": predicted.json()["predictions"]}
@@ -38,20 +37,19 @@ async def test_an_ordinary_body_takes_the_fast_way(monkeypatch: pytest.MonkeyPat
         assert (await ask(service, with_options)).status_code == 200
 
 
-async def test_every_bad_body_is_refused_in_one_sentence_and_the_next_good_one_is_answered() -> None:
-    async with serving(model(manifest())) as service:
-        for bad in BAD_BODIES:
-            body = bad.body.replace(b"sequences", b"instances")
-            answer = await ask(service, body)
-            assert answer.status_code == 400, bad.name
-            (said,) = answer.json().values()
-            assert set(answer.json()) == {"error"}
-            assert bad.pointer.replace("sequences", "instances") in said, bad.name
-            words = "unknown field" if bad.pointer in ("/model", "/version") else bad.words
-            assert words.replace("sequences", "instances") in said, bad.name
-            assert (await ask(service, {"instances": [[[1, 3]]]})).status_code == 200
-        figures = await service.figures()
-        assert idle(figures)
+async def test_every_bad_body_is_refused_in_one_sentence_and_the_next_good_one_is_answered(service: Service) -> None:
+    for bad in BAD_BODIES:
+        body = bad.body.replace(b"sequences", b"instances")
+        answer = await ask(service, body)
+        assert answer.status_code == 400, bad.name
+        (said,) = answer.json().values()
+        assert set(answer.json()) == {"error"}
+        assert bad.pointer.replace("sequences", "instances") in said, bad.name
+        words = "unknown field" if bad.pointer in ("/model", "/version") else bad.words
+        assert words.replace("sequences", "instances") in said, bad.name
+        assert (await ask(service, {"instances": [[[1, 3]]]})).status_code == 200
+    figures = await service.figures()
+    assert idle(figures)
     assert sum(v for k, v in figures.items() if k.startswith('lengthwise_requests_total{code="400"')) == len(BAD_BODIES)
 
 

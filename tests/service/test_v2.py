@@ -48,11 +48,10 @@ async def infer(service: Service, body: Any, path: str = "sums", **headers: str)
     return await service.client.post(f"/v2/models/{path}/infer", content=content, headers=sent)
 
 
-async def test_tensors_get_the_answers_of_their_sequences() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await infer(service, request(id="mine"))
-        sequences = [PADDED[0, :1].tolist(), PADDED[1].tolist()]
-        predictions = (await service.predict({"sequences": sequences, "outputs": ["attention"]})).json()["predictions"]
+async def test_tensors_get_the_answers_of_their_sequences(service: Service) -> None:
+    answer = await infer(service, request(id="mine"))
+    sequences = [PADDED[0, :1].tolist(), PADDED[1].tolist()]
+    predictions = (await service.predict({"sequences": sequences, "outputs": ["attention"]})).json()["predictions"]
     assert answer.status_code == 200
     body = answer.json()
     assert (body["model_name"], body["model_version"], body["id"]) == ("sums", "1", "mine")
@@ -72,13 +71,12 @@ async def test_a_version_may_stand_in_the_path() -> None:
         assert (await infer(service, request(), "sums/versions/01")).status_code == 400
 
 
-async def test_octets_in_and_out_are_the_numbers_of_the_json() -> None:
-    async with serving(model(manifest())) as service:
-        plain = (await infer(service, request())).json()
-        content, headers = binary_of(
-            in_octets(id="b", parameters={"binary_data_output": True}), PADDED.tobytes(), ENDS.tobytes()
-        )
-        answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
+async def test_octets_in_and_out_are_the_numbers_of_the_json(service: Service) -> None:
+    plain = (await infer(service, request())).json()
+    content, headers = binary_of(
+        in_octets(id="b", parameters={"binary_data_output": True}), PADDED.tobytes(), ENDS.tobytes()
+    )
+    answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
     assert answer.headers["content-type"] == "application/octet-stream"
     end = int(answer.headers["inference-header-content-length"])
     head, octets = orjson.loads(answer.content[:end]), answer.content[end:]
@@ -93,12 +91,11 @@ async def test_octets_in_and_out_are_the_numbers_of_the_json() -> None:
     assert octets == b""
 
 
-async def test_octets_may_be_asked_for_one_output_alone() -> None:
-    async with serving(model(manifest())) as service:
-        wanted = [{"name": "score", "parameters": {"binary_data": True}}, {"name": "label"}]
-        answer = await infer(service, request(outputs=wanted))
-        except_one = [{"name": "score", "parameters": {"binary_data": False}}]
-        whole = await infer(service, request(outputs=except_one, parameters={"binary_data_output": True}))
+async def test_octets_may_be_asked_for_one_output_alone(service: Service) -> None:
+    wanted = [{"name": "score", "parameters": {"binary_data": True}}, {"name": "label"}]
+    answer = await infer(service, request(outputs=wanted))
+    except_one = [{"name": "score", "parameters": {"binary_data": False}}]
+    whole = await infer(service, request(outputs=except_one, parameters={"binary_data_output": True}))
     end = int(answer.headers["inference-header-content-length"])
     score, label = orjson.loads(answer.content[:end])["outputs"]
     assert score["parameters"] == {"binary_data_size": 8}
@@ -107,11 +104,10 @@ async def test_octets_may_be_asked_for_one_output_alone() -> None:
     assert "data" in whole.json()["outputs"][0]
 
 
-async def test_the_best_classes_may_be_asked_for_in_the_place_of_numbers() -> None:
-    async with serving(model(manifest())) as service:
-        predictions = (await service.predict({"sequences": [PADDED[0, :1].tolist(), PADDED[1].tolist()]})).json()
-        wanted = [{"name": "probabilities", "parameters": {"classification": 2}}]
-        (output,) = (await infer(service, request(outputs=wanted))).json()["outputs"]
+async def test_the_best_classes_may_be_asked_for_in_the_place_of_numbers(service: Service) -> None:
+    predictions = (await service.predict({"sequences": [PADDED[0, :1].tolist(), PADDED[1].tolist()]})).json()
+    wanted = [{"name": "probabilities", "parameters": {"classification": 2}}]
+    (output,) = (await infer(service, request(outputs=wanted))).json()["outputs"]
     texts = []
     for prediction in predictions["predictions"]:
         ranked = sorted(enumerate(prediction["probabilities"]), key=lambda pair: -pair[1])[:2]
@@ -153,13 +149,12 @@ def first_input(**fields: Any) -> dict[str, Any]:
         (first_input(x=1), "/inputs/0/x"),
     ],
 )
-async def test_what_is_wrong_with_a_request_is_said_with_its_place(changes: dict[str, Any], place: str) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await infer(service, request(**changes))
-        assert answer.status_code == 400
-        assert answer.json()["error"].startswith(f"{place}: ")
-        assert (await infer(service, request())).status_code == 200
-        figures = await service.figures()
+async def test_what_is_wrong_is_said_with_its_place(service: Service, changes: dict[str, Any], place: str) -> None:
+    answer = await infer(service, request(**changes))
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(f"{place}: ")
+    assert (await infer(service, request())).status_code == 200
+    figures = await service.figures()
     assert figures['lengthwise_requests_total{code="400",model="",version=""}'] == 1
     assert idle(figures)
 
@@ -175,11 +170,10 @@ async def test_what_is_wrong_with_a_request_is_said_with_its_place(changes: dict
         (bytes(39), None, "/inputs/1/parameters/binary_data_size: must be the number of its bytes behind the JSON"),
     ],
 )
-async def test_octets_that_do_not_fit_their_sizes_are_refused(octets: bytes, length: str | None, said: str) -> None:
-    async with serving(model(manifest())) as service:
-        content, headers = binary_of(in_octets(), octets)
-        headers |= {} if length is None else {"inference-header-content-length": length}
-        answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
+async def test_octets_of_other_sizes_are_refused(service: Service, octets: bytes, length: Any, said: str) -> None:
+    content, headers = binary_of(in_octets(), octets)
+    headers |= {} if length is None else {"inference-header-content-length": length}
+    answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(said)
 
@@ -212,15 +206,14 @@ async def test_what_cannot_be_answered_is_refused_by_its_status(
 
 
 @pytest.mark.parametrize("bad", [NOT_FINITE, BLIND], ids=["logits", "attention"])
-async def test_an_answer_that_is_not_finite_names_its_row(bad: float) -> None:
-    async with serving(model(manifest())) as service:
-        made = request()
-        made["inputs"][0]["data"][4:6] = [bad, bad]
-        answer = await infer(service, made)
+async def test_an_answer_that_is_not_finite_names_its_row(service: Service, bad: float) -> None:
+    made = request()
+    made["inputs"][0]["data"][4:6] = [bad, bad]
+    answer = await infer(service, made)
     assert answer.json() == {"error": "/inputs/0: row 1: the model's answer to this sequence is not finite"}
 
 
-async def test_a_caller_of_the_index_who_leaves_harms_nobody() -> None:
+async def test_a_caller_of_the_index_who_leaves_harms_nobody(service: Service) -> None:
     async def gone() -> dict[str, Any]:
         return {"type": "http.disconnect"}
 
@@ -230,9 +223,8 @@ async def test_a_caller_of_the_index_who_leaves_harms_nobody() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/v2/repository/index", "headers": [], "query_string": b""}
-    async with serving(model(manifest())) as service:
-        await service.app(scope, gone, send)
-        assert (await infer(service, request())).status_code == 200
+    await service.app(scope, gone, send)
+    assert (await infer(service, request())).status_code == 200
     assert sent[0]["status"] == 499
 
 
@@ -271,15 +263,14 @@ async def test_what_is_asked_of_the_repository_is_small_for_it_is_read_on_the_ev
         )
 
 
-async def test_health_follows_the_service() -> None:
-    async with serving(model(manifest())) as service:
-        paths = ["/v2/health/ready", "/v2/models/sums/ready", "/v2/models/sums/versions/1/ready"]
-        assert [(await service.client.get(path)).status_code for path in paths] == [200, 200, 200]
-        assert (await service.client.get("/v2/models/none/ready")).status_code == 404
-        service.serving.batcher.begin_draining()
-        assert [(await service.client.get(path)).status_code for path in paths] == [503, 503, 503]
-        assert (await service.client.get("/v2/health/ready")).json() == {"ready": False}
-        assert (await service.client.get("/v2/health/live")).json() == {"live": True}
+async def test_health_follows_the_service(service: Service) -> None:
+    paths = ["/v2/health/ready", "/v2/models/sums/ready", "/v2/models/sums/versions/1/ready"]
+    assert [(await service.client.get(path)).status_code for path in paths] == [200, 200, 200]
+    assert (await service.client.get("/v2/models/none/ready")).status_code == 404
+    service.serving.batcher.begin_draining()
+    assert [(await service.client.get(path)).status_code for path in paths] == [503, 503, 503]
+    assert (await service.client.get("/v2/health/ready")).json() == {"ready": False}
+    assert (await service.client.get("/v2/health/live")).json() == {"live": True}
 
 
 async def test_the_index_says_what_is_served_and_why_the_rest_is_not_without_a_path() -> None:
@@ -307,12 +298,11 @@ async def test_the_index_says_what_is_served_and_why_the_rest_is_not_without_a_p
 
 
 @pytest.mark.parametrize("call", ["load", "unload"])
-async def test_loading_and_unloading_are_refused_unless_they_are_turned_on(call: str) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.client.post(f"/v2/repository/models/sums/{call}")
-        assert answer.status_code == 403
-        assert "--admin-calls turns them on" in answer.json()["error"]
-        assert (await infer(service, request())).status_code == 200
+async def test_loading_and_unloading_are_refused_unless_they_are_turned_on(service: Service, call: str) -> None:
+    answer = await service.client.post(f"/v2/repository/models/sums/{call}")
+    assert answer.status_code == 403
+    assert "--admin-calls turns them on" in answer.json()["error"]
+    assert (await infer(service, request())).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -326,9 +316,8 @@ async def test_loading_and_unloading_are_refused_unless_they_are_turned_on(call:
         *(("POST", "/v1/models/sums", 405), ("GET", "/v1/none", 404)),
     ],
 )
-async def test_what_the_protocol_does_not_have_is_refused_in_its_own_form(method: str, path: str, status: int) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.client.request(method, path)
+async def test_what_is_not_there_is_refused_in_its_form(service: Service, method: str, path: str, status: int) -> None:
+    answer = await service.client.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()) == {"error"}
     if status == 405:

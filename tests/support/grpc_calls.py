@@ -57,11 +57,17 @@ class Caller:
 
 @asynccontextmanager
 async def listening(*models: LoadedModel, **options: Any) -> AsyncIterator[Caller]:
-    async with serving(*models, **options) as service:
-        server = GrpcServer(service.serving, Turns())
-        port = await server.start("127.0.0.1", 0)
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Caller(service, channel)
-        finally:
-            await server.stop()
+    async with serving(*models, **options) as service, calling(service) as caller:
+        yield caller
+
+
+@asynccontextmanager
+async def calling(service: Service) -> AsyncIterator[Caller]:
+    """A client of a service that is there."""
+    server = GrpcServer(service.serving, Turns())
+    port = await server.start("127.0.0.1", 0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Caller(service, channel)
+    finally:
+        await server.stop()
