@@ -219,17 +219,19 @@ def test_a_refusal_of_another_form_is_an_error_with_its_text() -> None:
 class Server:
     """A transport that answers as told: each answer is a response or an error; the last one is repeated."""
 
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
+    def __init__(self, *answers: httpx.Response | Exception, front: httpx.Response | None = None) -> None:
         self.answers = list(answers)
+        self.front = front or httpx.Response(200, json={"service": "lengthwise"})
         self.requests: list[httpx.Request] = []
         self.bodies: list[bytes] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/") and request.method == "GET":
-            return httpx.Response(200, json={"service": "lengthwise"})
-        self.requests.append(request)
-        self.bodies.append(request.content)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if request.method == "GET":
+            answer: httpx.Response | Exception = self.front
+        else:
+            self.requests.append(request)
+            self.bodies.append(request.content)
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
@@ -326,14 +328,9 @@ def test_no_answer_in_time_is_not_tried_again_and_retries_have_a_number(waits: l
 
 def test_what_is_sent_again_is_the_same_and_says_what_time_is_left(waits: list[float]) -> None:
     for encoding in ("json", "arrow"):
-        server = Server(refused(503), predictions())
-
-        def answer(request: httpx.Request, server: Server = server) -> httpx.Response:
-            if request.method == "GET":
-                return httpx.Response(200, json={"limits": {"max_sequences": 5}, "media_types": [ARROW]})
-            return server(request)
-
-        with lengthwise.Client(transport=httpx.MockTransport(answer), encoding=encoding, timeout=20) as client:
+        front = httpx.Response(200, json={"limits": {"max_sequences": 5}, "media_types": [ARROW]})
+        server = Server(refused(503), predictions(), front=front)
+        with lengthwise.Client(transport=httpx.MockTransport(server), encoding=encoding, timeout=20) as client:
             client.predict([STEPS])
         first, second = server.bodies
         if encoding == "arrow":
@@ -375,32 +372,24 @@ def test_an_answer_that_is_none_is_said(answer: httpx.Response, waits: list[floa
 
 def test_a_model_whose_labels_change_during_a_call_is_said(waits: list[float]) -> None:
     other = httpx.Response(200, json=orjson.loads(predictions().content) | {"version": "2", "labels": ["x", "y"]})
-    server = Server(predictions(), other)
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        front = httpx.Response(200, json={"limits": {"max_sequences": 1}})
-        return front if request.method == "GET" else server(request)
-
-    with lengthwise.Client(transport=httpx.MockTransport(answer)) as client, pytest.raises(errors.InferenceFailed):
+    server = Server(predictions(), other, front=httpx.Response(200, json={"limits": {"max_sequences": 1}}))
+    with lengthwise.Client(transport=httpx.MockTransport(server)) as client, pytest.raises(errors.InferenceFailed):
         client.predict([STEPS, STEPS])
 
 
-def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float]) -> None:
-    answers = [
+@pytest.mark.parametrize(
+    "front",
+    [
         httpx.Response(200, content=b"<html>", headers={"content-type": "text/html"}),
         httpx.Response(200, content=b"{", headers={"content-type": "application/json"}),
         httpx.Response(200, json={"limits": {"max_sequences": "7", "max_body_bytes": -1}}),
         httpx.Response(404),
-    ]
-    for front in answers:
-
-        def answer(request: httpx.Request, front: httpx.Response = front) -> httpx.Response:
-            given = front if request.method == "GET" else predictions()
-            return httpx.Response(given.status_code, content=given.content, headers=given.headers)
-
-        with lengthwise.Client(transport=httpx.MockTransport(answer)) as client:
-            assert client.predict([STEPS])[0].label == "a"
-            assert len(client.prepare([STEPS] * 1025).bodies) == 2
+    ],
+)
+def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float], front: httpx.Response) -> None:
+    with lengthwise.Client(transport=httpx.MockTransport(Server(predictions(), front=front))) as client:
+        assert client.predict([STEPS])[0].label == "a"
+        assert len(client.prepare([STEPS] * 1025).bodies) == 2
 
 
 class Trickle(httpx.SyncByteStream, httpx.AsyncByteStream):

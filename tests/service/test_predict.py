@@ -357,30 +357,6 @@ async def test_several_names_want_one_said_and_the_highest_version_is_the_defaul
     assert figures['lengthwise_requests_total{code="404",model="",version=""}'] == 2
 
 
-async def test_a_thousand_requests_of_which_some_are_bad_and_some_leave_end_with_nothing_waiting() -> None:
-    async with serving(model(manifest()), runners=2) as service:
-        calls: dict[int, Direct] = {}
-        for i in range(1000):
-            calls[i] = Direct(service.app, BAD_BODIES[i % len(BAD_BODIES)].body if i % 10 == 3 else orjson.dumps(GOOD))
-            if i % 10 == 7:
-                await asyncio.sleep(0)  # so that it waits when its client leaves
-                calls[i].leave()
-        await asyncio.gather(*[call.task for call in calls.values()])
-        for i, call in calls.items():
-            codes = [message["status"] for message in call.sent if message["type"] == "http.response.start"]
-            if i % 10 == 7:
-                assert codes in ([], [200])  # its answer may have been quicker
-            else:
-                assert codes == ([422] if i % 10 == 3 else [200])
-        await still_well(service)
-        figures = await service.figures()
-    counted = {name: value for name, value in figures.items() if name.startswith("lengthwise_requests_total{")}
-    left = sum(value for name, value in counted.items() if 'code="499"' in name)
-    assert left > 0
-    assert counted['lengthwise_requests_total{code="422",model="",version=""}'] == 100
-    assert counted['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 901 - left
-
-
 async def test_a_draining_service_refuses_and_ends_connections(service: Service) -> None:
     service.serving.batcher.begin_draining()
     answer = await service.predict(GOOD)

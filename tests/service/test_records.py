@@ -7,47 +7,22 @@ from lengthwise.datasets.dataset import BadRecord, Label, Record
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
-from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.manifest import Manifest, Task
+from lengthwise.runtime.manifest import Task
 from lengthwise.scoring import records
 from lengthwise.scoring.offline import ScoredBatch
 from lengthwise.scoring.records import (
     Chunk,
-    InputRecord,
     Summary,
     ValidRecord,
     chunked,
-    prediction_of,
     right,
     validated,
 )
-from tests.support.numpy_models import MANIFESTS, manifest
+from tests.support.numpy_models import manifest
 
 
 def zeros(length: int) -> Steps:
     return np.zeros((length, 2), dtype=np.float32)
-
-
-def judge(manifest: Manifest, steps: Steps, label: Label = None) -> InputRecord:
-    (entry,) = validated([Record("r", steps, label, "d.jsonl:7")], manifest)
-    return entry
-
-
-def test_a_record_that_the_model_takes_keeps_its_id_label_and_place():
-    entry = judge(MANIFESTS["refuses missing"], zeros(3), "a")
-    assert isinstance(entry, ValidRecord)
-    assert (entry.id, entry.item.id, entry.label, entry.place) == ("r", "r", "a", "d.jsonl:7")
-
-
-def test_a_record_that_the_model_does_not_take_is_named_by_its_place():
-    entry = judge(MANIFESTS["short"], zeros(3))
-    assert isinstance(entry, BadRecord)
-    assert str(entry.error) == "d.jsonl:7: 3 steps; the model sums/1 takes at most 2"
-
-
-def test_a_record_that_could_not_be_read_stays_what_it_is():
-    bad = BadRecord("r", RecordError("d.jsonl:7: not JSON"))
-    assert list(validated([bad], MANIFESTS["tokens"])) == [bad]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +37,7 @@ def test_a_record_that_could_not_be_read_stays_what_it_is():
     ],
 )
 def test_a_label_of_another_form_than_the_models_is_named(task: str, label: Label, said: str | None):
-    entry = judge(manifest(task=task), zeros(3), label)
+    (entry,) = validated([Record("r", zeros(3), label, "d.jsonl:7")], manifest(task=task))
     assert (str(entry.error) if isinstance(entry, BadRecord) else None) == (said and f"d.jsonl:7: {said}")
 
 
@@ -77,15 +52,12 @@ def sizes(chunks: list[Chunk]) -> list[int]:
     return [len(chunk.entries) for chunk in chunks]
 
 
-def test_a_chunk_holds_so_many_records(monkeypatch: pytest.MonkeyPatch):
+def test_a_chunk_holds_so_many_records_and_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "CHUNK_BYTES", 10 * 8)
+    assert sizes(list(chunked([taken(6), taken(6), taken(99), taken(1)], lambda: 0.5, stop=True))) == [2, 1, 1]
     monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
     assert sizes(list(chunked([taken()] * 5, lambda: 0.5, stop=True))) == [2, 2, 1]
     assert sizes(list(chunked([taken()] * 4, lambda: 0.5, stop=True))) == [2, 2]
-
-
-def test_a_chunk_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(records, "CHUNK_BYTES", 10 * 8)
-    assert sizes(list(chunked([taken(6), taken(6), taken(99), taken(1)], lambda: 0.5, stop=True))) == [2, 1, 1]
 
 
 def test_nothing_behind_a_bad_record_is_read_where_that_ends_the_run():
@@ -93,22 +65,6 @@ def test_nothing_behind_a_bad_record_is_read_where_that_ends_the_run():
     (chunk,) = chunked(entries, lambda: 0.5, stop=True)
     assert (chunk.entries[1], chunk.read) == (BAD, 0.5)
     assert len(list(entries)) == 1
-
-
-def test_what_stands_behind_a_bad_record_is_read_where_bad_ones_are_skipped():
-    (chunk,) = chunked([taken(), BAD, taken()], lambda: 0.5, stop=False)
-    assert len(chunk.entries) == 3
-    assert len(chunk.items) == 2
-
-
-def test_a_line_is_a_prediction_or_the_reason_why_there_is_none():
-    model = MANIFESTS["refuses missing"]
-    answer = Answer(np.array([0.2, 0.5, 0.3], dtype=np.float32), best=1)
-    found = prediction_of(taken(), answer, model, attention=False)
-    assert isinstance(found, dict)
-    assert (found["id"], found["label"], found["length"]) == ("r", "b", 1)
-    assert prediction_of(BAD, None, model, attention=False) is BAD.error
-    assert str(prediction_of(taken(), "why", model, attention=False)) == "d.jsonl:1: why"
 
 
 LABELS = ("a", "b", "c")
@@ -141,6 +97,7 @@ def test_a_summary_counts_records_errors_and_right_answers():
         summary.count(label, prediction, LABELS, "single-label")
     assert (summary.records, summary.errors, summary.right, summary.answers) == (4, 1, 1, 2)
     assert summary.accuracy == 0.5
+    assert list(summary.lines())[-1] == "accuracy 0.5000: 1 of 2 answers are the label"
 
 
 def test_figures_of_speed_are_of_this_run_alone():
@@ -163,10 +120,3 @@ def test_nothing_divides_by_zero():
     summary = Summary("m/1")
     assert (summary.sequences_per_second, summary.padding_share, summary.accuracy) == (0, 0, None)
     assert len(list(summary.lines())) == 1
-
-
-def test_people_are_told_of_errors_and_of_accuracy():
-    summary = Summary("m/1", records=3, errors=1, answers=2, right=1)
-    _, errors, accuracy = summary.lines()
-    assert errors.startswith("without an answer: 1 of them")
-    assert accuracy == "accuracy 0.5000: 1 of 2 answers are the label"

@@ -9,8 +9,15 @@ from lengthwise.protocols import request_parameters
 from lengthwise.protocols.request_parameters import SHARED_MEMORY, STATEFUL, RequestedOutput
 
 
+def output(parameters: dict[str, Any]) -> tuple[RequestedOutput, list[str]]:
+    """An output that is asked for so, and where something is wrong with that."""
+    problems = Problems()
+    found = request_parameters.output("label", parameters, "/outputs/2/parameters", problems)
+    return found, [problem.pointer for problem in problems.first]
+
+
 @pytest.mark.parametrize(
-    ("parameters", "output"),
+    ("parameters", "wanted"),
     [
         ({}, RequestedOutput("label")),
         ({"binary_data": True}, RequestedOutput("label", binary=True)),
@@ -18,10 +25,8 @@ from lengthwise.protocols.request_parameters import SHARED_MEMORY, STATEFUL, Req
         ({"mine": [], "content_type": "np"}, RequestedOutput("label")),
     ],
 )
-def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], output: RequestedOutput) -> None:
-    problems = Problems()
-    assert request_parameters.output("label", parameters, "/outputs/0/parameters", problems) == output
-    assert not problems.total
+def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], wanted: RequestedOutput) -> None:
+    assert output(parameters) == (wanted, [])
 
 
 @pytest.mark.parametrize(
@@ -33,28 +38,18 @@ def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], o
     ],
 )
 def test_a_parameter_of_an_output_that_is_wrong_is_refused_at_its_place(name: str, value: Any) -> None:
-    problems = Problems()
-    found = request_parameters.output("label", {name: value}, "/outputs/2/parameters", problems)
-    assert [problem.pointer for problem in problems.first] == [f"/outputs/2/parameters/{name}"]
-    assert found == RequestedOutput("label")
-
-
-@pytest.mark.parametrize("name", STATEFUL)
-@pytest.mark.parametrize("value", [None, 0, "", False])
-def test_what_clients_send_that_mean_no_sequence_of_requests_is_taken(name: str, value: Any) -> None:
-    problems = Problems()
-    request_parameters.check({name: value, "mine": 1}, "/parameters", problems)
-    assert not problems.total
+    assert output({name: value}) == (RequestedOutput("label"), [f"/outputs/2/parameters/{name}"])
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "refused"),
     [
-        *(("sequence_id", 1), ("sequence_id", "a"), ("sequence_start", True), ("sequence_end", [])),
-        *(("classification", 3), ("shared_memory_region", 1)),
+        *[(name, value, False) for name in STATEFUL for value in (None, 0, "", False)],
+        *(("sequence_id", 1, True), ("sequence_id", "a", True), ("sequence_start", True, True)),
+        *(("sequence_end", [], True), ("classification", 3, True), ("shared_memory_region", 1, True)),
     ],
 )
-def test_what_asks_for_something_that_is_not_done_is_refused(name: str, value: Any) -> None:
+def test_what_asks_for_something_that_is_not_done_is_refused(name: str, value: Any, refused: bool) -> None:
     problems = Problems()
-    request_parameters.check({name: value}, "/parameters", problems)
-    assert [problem.pointer for problem in problems.first] == [f"/parameters/{name}"]
+    request_parameters.check({name: value, "mine": 1}, "/parameters", problems)
+    assert [problem.pointer for problem in problems.first] == [f"/parameters/{name}"] * refused

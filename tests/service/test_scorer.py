@@ -367,29 +367,23 @@ def assert_read(column: Any, manifest: Manifest) -> None:
             assert item.sent_steps == other.sent_steps
 
 
-class Counting:
-    """Opens no model, and counts how often it is asked to."""
-
-    def __init__(self) -> None:
-        self.opened: list[ModelOptions] = []
-
-    def __call__(self, options: ModelOptions) -> OpenModel:
-        self.opened.append(options)
-        return OpenModel(numpy_models.model(numpy_models.manifest()), BatchLimits(), 1)
-
-
 @pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counting:
-    """In a folder with the manifests of versions 1 to 9."""
+def counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ModelOptions]:
+    """What models are asked for by, none of which is opened; in a folder with the manifests of versions 1 to 9."""
     for version in range(1, 10):
         (tmp_path / str(version)).mkdir()
         (tmp_path / str(version) / "manifest.json").write_text("{}")
-    counting = Counting()
-    monkeypatch.setattr(ModelOptions, "open", lambda self: counting(self))
-    return counting
+    asked: list[ModelOptions] = []
+
+    def open_none(options: ModelOptions) -> OpenModel:
+        asked.append(options)
+        return OpenModel(numpy_models.model(numpy_models.manifest()), BatchLimits(), 1)
+
+    monkeypatch.setattr(ModelOptions, "open", open_none)
+    return asked
 
 
-def test_a_process_opens_a_model_once(counting: Counting, tmp_path: Path) -> None:
+def test_a_process_opens_a_model_once(counting: list[ModelOptions], tmp_path: Path) -> None:
     made = Scorer(tmp_path / "7")
     threads = [threading.Thread(target=made.open) for _ in range(8)]
     for thread in threads:
@@ -397,24 +391,24 @@ def test_a_process_opens_a_model_once(counting: Counting, tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert pickle.loads(pickle.dumps(made)).open() is Scorer(tmp_path / "7", on_error="column").open()
-    assert len(counting.opened) == 1
+    assert len(counting) == 1
     Scorer(tmp_path / "7", max_batch_rows=8).open()
-    assert len(counting.opened) == 2
+    assert len(counting) == 2
 
 
-def test_a_process_keeps_the_models_that_were_used_last(counting: Counting, tmp_path: Path) -> None:
+def test_a_process_keeps_the_models_that_were_used_last(counting: list[ModelOptions], tmp_path: Path) -> None:
     made = [Scorer(tmp_path / str(version)) for version in range(1, opened.MOST_OPEN + 2)]
     for one in made[:-1]:
         one.open()
     made[0].open()
     made[-1].open()  # drops the second
     made[0].open()
-    assert len(counting.opened) == len(made)
+    assert len(counting) == len(made)
     made[1].open()
-    assert len(counting.opened) == len(made) + 1
+    assert len(counting) == len(made) + 1
 
 
-def test_a_version_that_is_published_anew_is_opened_anew(counting: Counting, tmp_path: Path) -> None:
+def test_a_version_that_is_published_anew_is_opened_anew(counting: list[ModelOptions], tmp_path: Path) -> None:
     made = Scorer(tmp_path / "7")
     before = made.open()
     assert made.open() is before
@@ -425,7 +419,7 @@ def test_a_version_that_is_published_anew_is_opened_anew(counting: Counting, tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_opens_its_own(counting: Counting, tmp_path: Path) -> None:
+def test_a_forked_process_opens_its_own(counting: list[ModelOptions], tmp_path: Path) -> None:
     made = Scorer(tmp_path / "8")
     mine = made.open()
     context = multiprocessing.get_context("fork")
