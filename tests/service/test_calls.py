@@ -50,10 +50,6 @@ def changed(row: int, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
         (STEPS, {"vocabulary": 4}, "step 4 is not a token id: the vocabulary has 0 to 3"),
         (STEPS - 1, {"vocabulary": 5}, "step 0 is not a token id: the vocabulary has 0 to 4"),
     ],
-    ids=[
-        *("values", "empty", "long", "cut", "features", "infinite", "minus infinite", "missing", "missing taken"),
-        *("tokens", "past the vocabulary", "negative"),
-    ],
 )
 def test_why_a_model_does_not_take_a_sequence(steps: Any, fields: Any, why: str | None) -> None:
     assert why_rejected(steps, manifest(**fields)) == why

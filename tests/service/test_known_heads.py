@@ -39,16 +39,8 @@ SHAPES = st.sampled_from(
     [[1, 2, 2], [1, 3, 2], [2, 2, 2], [1, 3], [1, 3, 1], [2, 3], [1, 2], [0, 2, 2], [1, 99999, 2], "x"]
 )
 LENGTHS = st.sampled_from([None, None, [2], [1], [2, 1], [1, 3], [0], [-1], [2.0], [[2], [1]]])
-PARAMETERS = st.just({}) | st.sampled_from(
-    [
-        {"timeout_ms": 5},
-        {"priority": 3},
-        {"timeout": 9},
-        {"sequence_id": 4},
-        {"binary_data_output": True},
-        {"data": [1]},
-    ]
-)
+OPTIONS = ("timeout_ms", 5), ("priority", 3), ("timeout", 9), ("sequence_id", 4), ("binary_data_output", True)
+PARAMETERS = st.just({}) | st.sampled_from([*({name: value} for name, value in OPTIONS), {"data": [1]}])
 OUTPUTS = st.sampled_from(
     [None, None, [{"name": "probabilities"}], [{"name": "label"}, {"name": "score"}], [{"name": "nothing"}],
      [{"name": "probabilities", "parameters": {"classification": 2}}], [{"name": "attention"}],

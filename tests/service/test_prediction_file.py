@@ -17,6 +17,11 @@ def line(name: str, **fields: object) -> bytes:
 LINES = [line("a", label="x"), line("b", label="y"), line("c", label="z")]
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
 def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) -> list[str]:
     """Resumes as scoring does; the ids of what was left for good."""
     with PredictionFile(path, resume=True, exact=exact) as scored:
@@ -26,8 +31,7 @@ def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) ->
     return left
 
 
-def test_lines_stand_in_a_new_file(tmp_path: Path):
-    path = tmp_path / "out"
+def test_lines_stand_in_a_new_file(path: Path):
     with PredictionFile(path) as scored:
         scored.write(LINES[:2])
         assert path.read_bytes() == b"".join(LINES[:2])
@@ -37,8 +41,7 @@ def test_lines_stand_in_a_new_file(tmp_path: Path):
     assert path.read_bytes() == b"".join(LINES)
 
 
-def test_wherever_a_file_was_cut_off_it_ends_up_the_same(tmp_path: Path):
-    path = tmp_path / "out"
+def test_wherever_a_file_was_cut_off_it_ends_up_the_same(path: Path):
     whole = b"".join(LINES)
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
@@ -53,8 +56,7 @@ def test_a_file_that_is_not_there_is_begun_with_its_folder(tmp_path: Path):
     assert path.read_bytes() == b"".join(LINES)
 
 
-def test_a_file_with_something_in_it_is_not_written_over_unasked(tmp_path: Path):
-    path = tmp_path / "out"
+def test_a_file_with_something_in_it_is_not_written_over_unasked(path: Path):
     path.touch()
     with PredictionFile(path) as scored:
         scored.finish()
@@ -64,8 +66,7 @@ def test_a_file_with_something_in_it_is_not_written_over_unasked(tmp_path: Path)
     assert path.read_bytes() == b"precious"
 
 
-def test_overwriting_forgets_what_is_there_with_the_first_line(tmp_path: Path):
-    path = tmp_path / "out"
+def test_overwriting_forgets_what_is_there_with_the_first_line(path: Path):
     path.write_bytes(b"old and long enough to be seen behind a short new line")
     with PredictionFile(path, overwrite=True) as scored:
         assert path.read_bytes().startswith(b"old")
@@ -89,9 +90,8 @@ def test_overwriting_forgets_what_is_there_with_the_first_line(tmp_path: Path):
     ],
 )
 def test_a_last_line_that_comes_out_otherwise_is_of_another_run(
-    tmp_path: Path, last: bytes, made: bytes, exact: bool, is_taken: bool
+    path: Path, last: bytes, made: bytes, exact: bool, is_taken: bool
 ):
-    path = tmp_path / "out"
     before = LINES[0] + LINES[1] + last
     path.write_bytes(before)
     if is_taken:
@@ -103,8 +103,7 @@ def test_a_last_line_that_comes_out_otherwise_is_of_another_run(
 
 
 @pytest.mark.parametrize("rest", [b"{\n", b"[]\n", b'{"id": 3}\n', b"\0\0\n", LINES[1]])
-def test_a_line_that_is_no_prediction_or_of_no_record_is_named(tmp_path: Path, rest: bytes):
-    path = tmp_path / "out"
+def test_a_line_that_is_no_prediction_or_of_no_record_is_named(path: Path, rest: bytes):
     path.write_bytes(LINES[0] + rest + LINES[2])
     with pytest.raises(ConfigurationError, match=r"out:[23]"):
         go_on(path, rest=[])
@@ -117,8 +116,7 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path):
             PredictionFile(path)
 
 
-def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(tmp_path: Path):
-    path = tmp_path / "out"
+def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(path: Path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(LINES[0]) + 5, before[1]))
     try:

@@ -464,10 +464,6 @@ def test_predictions_are_those_of_the_http_answer(opens: Opens) -> None:
     model = numpy_models.model(numpy_models.manifest())
     opens(model)
     first, second = Scorer(on_error="column").predictions([[[1.0, 2.0]], None])
-    assert json.loads(json.dumps(plain(first))) | {"probabilities": 0} == {
-        "label": "c",
-        "score": pytest.approx(first["score"]),
-        "probabilities": 0,
-        "length": 1,
-    }
+    assert list(json.loads(json.dumps(plain(first)))) == ["label", "score", "probabilities", "length"]
+    assert (first["label"], first["length"]) == ("c", 1)
     assert second == {"error": "its steps are missing"}

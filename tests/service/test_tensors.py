@@ -70,6 +70,7 @@ def test_sequences_come_out_of_a_padded_tensor_as_they_went_in_whatever_the_padd
         flat = [None if number != number else number for number in rectangle.ravel().tolist()]
         forms += [flat, nested(flat, shape)]
     given_ends = [lengths(*ends), lengths(*ends, datatype="INT64"), lengths(*[[end] for end in ends], shape=(count, 1))]
+    given_ends.append(InputTensor("lengths", "INT32", (count, 1), np.array(ends, "<i4").tobytes(), "/inputs/1"))
     sent_ends = [[one] for one in given_ends] + [[]] * (ends == [width])  # one row needs none
     for form in forms:
         asked = read(of, values(form, shape, name=name, datatype=datatype), *data.draw(st.sampled_from(sent_ends)))
@@ -85,12 +86,6 @@ def nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
     for size in shape[:0:-1]:
         flat = [flat[start : start + size] for start in range(0, len(flat), size)]
     return flat
-
-
-def test_lengths_may_stand_in_a_column_of_bytes() -> None:
-    column = InputTensor("lengths", "INT32", (2, 1), np.array([1, 2], "<i4").tobytes(), "/inputs/1")
-    asked = read(manifest(), values(list(range(8)), (2, 2, 2)), column)
-    assert [item.steps.tolist() for item in asked.call.items] == [[[0, 1]], [[4, 5], [6, 7]]]
 
 
 @given(

@@ -7,10 +7,8 @@ import orjson
 import pytest
 
 from lengthwise.decoding import fast_json, json_body
-from lengthwise.errors import RequestError
-from lengthwise.protocols.v1 import INSTANCES
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, OneModel, Service, idle, manifest, model, serving
+from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 
 async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -> httpx.Response:
@@ -68,6 +66,7 @@ async def test_the_model_stands_in_the_path_alone() -> None:
         ({"instances": [[[1, 3]]]}, "sums%00", {}, 404, "no such model is served"),
         ({"instances": [[[1, 3]]] * 9}, "sums", {}, 413, "a request may have 8 sequences, this one has 9"),
         (bytes(5000), "sums", {}, 413, "a body may have 4096 bytes, after inflating too"),
+        ({"sequences": [[[1, 3]]]}, "sums", {}, 400, "/sequences: unknown field"),
         ({}, "sums", {"content_type": "text/plain"}, 415, "content-type must be application/json, or none"),
         ({"instances": [[[1, 3]]], "timeout_ms": 1e-300}, "sums", {}, 504, "the deadline had passed when the request "),
         ({"instances": [[[1, 3]], [[NOT_FINITE] * 2]]}, "sums", {}, 400, "/instances/1: the model's answer to this "),
@@ -99,9 +98,3 @@ async def test_models_are_listed_and_told_ready() -> None:
         draining = await one.client.get("/v1/models/b")
     assert (draining.status_code, draining.json()) == (503, {"name": "b", "ready": False})
     assert draining.headers["connection"] == "close"
-
-
-@pytest.mark.parametrize("body", [b'{"model": "x", "instances": [[[1, 3]]]}', b'{"sequences": [[[1, 3]]]}', b"[]"])
-def test_the_fast_way_knows_no_other_field_than_the_careful_one(body: bytes) -> None:
-    with pytest.raises(RequestError):
-        json_body.decode(body, OneModel(manifest()).find, max_sequences=8, layout=INSTANCES)

@@ -58,9 +58,9 @@ MASKED = {"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}
 @pytest.mark.parametrize(
     ("to", "body", "pointers"),
     [
-        (None, {"sequences": [MASKED]}, ["/sequences/0/steps/1"]),
-        (None, {"sequences": [[[1]]], "version": "0"}, ["/version"]),
-        (None, {"sequences": [[[1, 2]]], "model": "other", "priority": 10}, ["/priority"]),
+        (None, {"sequences": [MASKED]}, ["/sequences/0/steps/1"]),  # masked steps do not make it less flat
+        (None, {"sequences": [[[1]]], "version": "0"}, ["/version"]),  # without a version no rules
+        (None, {"sequences": [[[1, 2]]], "model": "other", "priority": 10}, ["/priority"]),  # before the model
         (
             None,
             # 2**128 - 2**103, as a double and as a whole number, is the first that float32 cannot have
@@ -72,15 +72,6 @@ MASKED = {"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}
         (manifest(max_length=2), {"sequences": [[[1, 2]] * 2, [[1, 2]] * 3]}, ["/sequences/1"]),
         (TOKENS, {"sequences": [{"steps": [1], "feature_mask": [True]}]}, ["/sequences/0/feature_mask"]),
         (ONE, {"sequences": [["x", ["y"], [1, 2], []]]}, [f"/sequences/0/{place}" for place in ("0", "1/0", "2", "3")]),
-    ],
-    ids=[
-        *(
-            "masked steps do not make it less flat",
-            "without a version no rules",
-            "options before the model",
-            "too large",
-        ),
-        *("an output that it lacks", "too long", "a token has no features", "one feature"),
     ],
 )
 def test_the_rules_of_a_model_are_named_by_pointers(to: Manifest | None, body: Any, pointers: list[str]) -> None:
@@ -154,11 +145,12 @@ LONG = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, 
 @pytest.mark.parametrize(
     ("to", "sequence", "steps", "places"),
     [
-        (manifest(), [[0, 0], [0, 0]], [[0, 0], [0, 0]], None),
+        (manifest(), [[0, 0], [0, 0]], [[0, 0], [0, 0]], None),  # zeros are data
         (manifest(), [[3.4028235677973362e38, -1]], [[float(np.finfo(np.float32).max), -1]], None),
         (manifest(missing="mean"), [[None, 2]], [[NAN, 2]], None),
         (ONE, [1, [2], None, 3.5], [[1], [2], [NAN], [3.5]], None),
         (TOKENS, [0, 9, 0], [0, 9, 0], None),
+        # a masked step was never sent, and does not count
         (manifest(), {"steps": [[1, 2], ["x"], [5, 6]], "step_mask": [True, False, True]}, [[1, 2], [5, 6]], [0, 2]),
         (manifest(), {"steps": [[1, 2]], "step_mask": [True]}, [[1, 2]], None),
         (manifest(), {"steps": [[1, 2]], "feature_mask": [True, True]}, [[1, 2]], None),
@@ -167,22 +159,6 @@ LONG = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, 
         (manifest(max_length=2, long="head"), LONG, [[1, 1], [2, 2]], [0, 1]),
         (manifest(max_length=2, long="tail"), LONG, [[3, 3], [5, 5]], [2, 4]),
         (manifest(max_length=2, long="window"), [[1, 2]] * 7, [[1, 2]] * 7, None),
-    ],
-    ids=[
-        *(
-            "zeros are data",
-            "it rounds to the largest float32",
-            "null is missing",
-            "one feature, bare or not",
-            "tokens",
-        ),
-        *(
-            "a masked step was never sent",
-            "a mask that keeps all",
-            "no feature is masked",
-            "a masked feature is missing",
-        ),
-        *("masked steps do not count", "head", "tail", "window"),
     ],
 )
 def test_a_sequence_is_read(to: Manifest, sequence: Any, steps: Any, places: Any) -> None:
