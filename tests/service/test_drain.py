@@ -12,7 +12,6 @@ import grpc
 import orjson
 import pytest
 import trustme
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lengthwise.bench.launch import free_port
 from lengthwise.grpc import open_inference_pb2 as pb
@@ -168,21 +167,3 @@ async def test_grpc_calls_are_answered_or_told() -> None:
         assert await asyncio.to_thread(server.end) == 0
     assert outcomes.pop("OK") >= 200
     assert outcomes == {"UNAVAILABLE": 20}  # each client ends with it
-
-
-@pytest.mark.long
-async def test_who_watches_the_health_is_told_at_once() -> None:
-    port = free_port()
-    statuses = health_pb2.HealthCheckResponse
-    with started("--grpc-port", str(port), "--drain-seconds", "600") as server, server.connect() as begun:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=180)
-            assert (await watch.read()).status == statuses.SERVING
-            begun.send(ORDINARY[:-10])
-            assert (await asyncio.to_thread(server.get, "/livez")).status_code == 200
-            server.terminate()
-            assert (await watch.read()).status == statuses.NOT_SERVING  # while the drain waits for the request
-        assert server.process.poll() is None
-        begun.send(ORDINARY[-10:])
-        assert begun.answer()[0] == 503
-        assert await asyncio.to_thread(server.end) == 0

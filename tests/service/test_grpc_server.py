@@ -160,46 +160,35 @@ async def test_a_refusal_has_the_code_of_its_status_and_is_counted_by_it(
     assert idle(figures)
 
 
+LARGE = b"\n" + b" " * 3 * 2**20
+
+
+def kept() -> list[object]:
+    """What calls are made of that is in memory, and the frames that have a large body."""
+    kinds = (CallRecord, Call, QueuedSequence, PendingRequest)
+    found = gc.get_objects()
+    frames = [one for one in found if type(one) is FrameType and one.f_code.co_filename.endswith("grpc/calls.py")]
+    parts: list[object] = [one for one in found if issubclass(type(one), kinds)]
+    return parts + [one for one in frames if one.f_locals.get("body") == LARGE]
+
+
 @pytest.mark.parametrize(
-    "message",
-    [request(), request(model_name="none"), request(values=PADDED * 0 + NOT_FINITE)],
-    ids=["answered", "refused", "not finite"],
+    ("method", "message"),
+    [
+        *(("ModelInfer", request()), ("ModelInfer", request(model_name="none"))),
+        *(("ModelInfer", request(values=PADDED * 0 + NOT_FINITE)), ("ServerMetadata", LARGE)),
+    ],
+    ids=["answered", "refused", "not finite", "large"],
 )
-async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.ModelInferRequest) -> None:
-    def kept() -> list[object]:
-        return [
-            each
-            for each in gc.get_objects()
-            if issubclass(type(each), (CallRecord, Call, QueuedSequence, PendingRequest))
-        ]
-
-    async with listening(model(manifest())) as caller:
-        gc.freeze()  # what there is already is none of it, and is not looked through
-        gc.disable()
-        try:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await caller.call("ModelInfer", message)
-            await until(lambda: not (kept()))
-        finally:
-            gc.enable()
-
-
-async def test_a_large_body_of_another_call_is_freed_without_the_garbage_collector() -> None:
-    body = b"\n" + b" " * 3 * 2**20
-
-    def held() -> bool:
-        frames = [one for one in gc.get_objects() if type(one) is FrameType]
-        of_calls = [one.f_locals.get("body") for one in frames if one.f_code.co_filename.endswith("grpc/calls.py")]
-        return any(len(one) == len(body) for one in of_calls if isinstance(one, bytes))
-
-    async with listening(model(manifest())) as caller:
-        gc.freeze()  # what there is already is not looked through
-        gc.disable()
-        try:
-            assert (await caller.refused("ServerMetadata", body)).code() is Code.INVALID_ARGUMENT
-            await until(lambda: not held())
-        finally:
-            gc.enable()
+async def test_what_was_asked_is_let_go_of_without_the_collector(caller: Caller, method: str, message: Any) -> None:
+    gc.freeze()  # what there is already is none of it, and is not looked through
+    gc.disable()
+    try:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await caller.call(method, message)
+        await until(lambda: not kept())
+    finally:
+        gc.enable()
 
 
 async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal(caller: Caller) -> None:

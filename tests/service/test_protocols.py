@@ -168,9 +168,3 @@ def test_every_protocol_gives_the_same_bits_batched_and_unbatched(
     found = protocol(server, recordings)
     assert len(found) == len(recordings) == 370
     assert [i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other] == []
-
-
-@pytest.mark.long
-def test_the_service_ends_in_order_with_grpc_open(server: Server) -> None:
-    server.process.terminate()
-    assert server.process.end() == 0
