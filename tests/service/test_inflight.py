@@ -257,20 +257,6 @@ async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_i
     assert idle(await service.figures())
 
 
-@pytest.mark.parametrize("body", [PADDED, gzip.compress(PADDED)], ids=["plain", "gzip"])
-async def test_the_deadline_of_a_body_counts_while_it_waits_for_a_place(body: bytes) -> None:
-    async with serving(model(manifest()), default_timeout_ms=50) as service:
-        taken = await all_taken(service.app.predict.large_bodies)
-        # A body that is not inflated may name a longer deadline than the default; the header says it at once.
-        encoding = {} if body is PADDED else {"content_encoding": "gzip", "x_lengthwise_timeout_ms": "50"}
-        answer = await service.predict(body, **encoding)
-        assert answer.status_code == 504
-        await taken.aclose()
-        figures = await service.figures()
-        assert figures['lengthwise_rejected_total{model="",reason="deadline",version=""}'] == 1
-        assert idle(figures)
-
-
 async def test_a_bomb_that_would_fill_the_bound_is_refused_while_it_is_inflated() -> None:
     packed = gzip.compress(GOOD + b" " * (15 * MEBIBYTE))
     async with serving(model(manifest()), max_inflight_bytes=64 * MEBIBYTE) as service:

@@ -31,25 +31,6 @@ def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) ->
     return left
 
 
-def test_lines_stand_in_a_new_file(path: Path):
-    with PredictionFile(path) as scored:
-        scored.write(LINES[:2])
-        assert path.read_bytes() == b"".join(LINES[:2])
-        scored.write(LINES[2:])
-        scored.finish()
-        assert scored.lines == 3
-    assert path.read_bytes() == b"".join(LINES)
-
-
-def test_wherever_a_file_was_cut_off_it_ends_up_the_same(path: Path):
-    whole = b"".join(LINES)
-    for size in range(len(whole) + 1):
-        path.write_bytes(whole[:size])
-        left = go_on(path)
-        assert path.read_bytes() == whole
-        assert len(left) == max(0, whole[:size].count(b"\n") - 1)
-
-
 def test_a_file_that_is_not_there_is_begun_with_its_folder(tmp_path: Path):
     path = tmp_path / "absent" / "folder" / "out"
     assert go_on(path) == []

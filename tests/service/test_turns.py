@@ -162,14 +162,16 @@ async def test_the_default_does_not_end_a_body_that_names_its_own_timeout(
         assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
 
 
-@pytest.mark.parametrize("where", ["body", "header", "both"])
+@pytest.mark.parametrize("where", ["body", "header", "both", "header of gzip"])
 async def test_a_callers_own_deadline_ends_the_wait(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    named = {"body": 50, "header": 60_000, "both": 60_000}[where]
     headers = {} if where == "body" else {"x_lengthwise_timeout_ms": "50"}
-    body = b'{"timeout_ms": %d, ' % named + SEQUENCES
+    body = b'{"timeout_ms": %d, ' % (50 if where == "body" else 60_000) + SEQUENCES
+    if where == "header of gzip":
+        body, headers["content_encoding"] = gzip.compress(body), "gzip"
     async with reading(monkeypatch) as (service, _):
-        answer = await service.predict(body, **headers)
-    assert answer.status_code == 504
+        assert (await service.predict(body, **headers)).status_code == 504
+        figures = await service.figures()
+    assert figures['lengthwise_rejected_total{model="",reason="deadline",version=""}'] == 1
 
 
 @pytest.mark.parametrize(
