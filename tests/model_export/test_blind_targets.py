@@ -145,25 +145,17 @@ def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str)
     steps = CASES[name][2]
     target, graph = made(name)
     assert (target.blind, target.steps, target.per_step) == (True, steps, "per step" in name)
-    assert (target.names.lengths, target.names.lengths_type, target.names.sequences) == (
-        "lengths",
-        "int32",
-        steps.kind,
-    )
+    names = target.names
+    assert (names.lengths, names.lengths_type, names.sequences) == ("lengths", "int32", steps.kind)
     session = built(target, graph)
     assert [value.name for value in session.get_inputs()] == [steps.kind]
     assert session.get_inputs()[0].shape == ["rows", "width", *([] if steps.features is None else [steps.features])]
     require_equal(target, session)
 
 
-def test_a_bag_of_tokens_needs_no_loop() -> None:
-    _, graph = made("a bag of tokens")
-    assert {node.op_type for node in graph.graph.node} == {"Gather", "ReduceMax", "Gemm"}
-
-
-def test_a_recurrent_layer_gets_no_lengths_in_a_blind_graph() -> None:
-    _, graph = made("recurrent")
-    layers = [node for node in graph.graph.node if node.op_type == "LSTM"]
+def test_a_bag_of_tokens_needs_no_loop_and_a_recurrent_layer_gets_no_lengths() -> None:
+    assert {node.op_type for node in made("a bag of tokens")[1].graph.node} == {"Gather", "ReduceMax", "Gemm"}
+    layers = [node for node in made("recurrent")[1].graph.node if node.op_type == "LSTM"]
     assert [list(node.input[4:]) for node in layers] == [[], []]
 
 
@@ -187,13 +179,10 @@ def test_a_model_that_takes_lengths_gets_them_unless_the_user_says_otherwise() -
     require_equal(alone, built(alone))
 
 
-@pytest.mark.parametrize("module", [BothWays(), Tokens()], ids=["values", "tokens"])
-def test_without_a_mend_a_module_of_the_steps_alone_is_refused_with_both_cures(module: nn.Module) -> None:
-    with pytest.raises(UncheckableError):
-        targets.read(module, TargetOptions())
-
-
-def test_none_is_for_a_mend_only() -> None:
+def test_without_a_mend_no_module_goes_without_lengths() -> None:
+    for module in (BothWays(), Tokens()):
+        with pytest.raises(UncheckableError):
+            targets.read(module, TargetOptions())
     with pytest.raises(ConfigurationError):
         targets.read(MayTakeLengths(), TargetOptions(second="none"))
 
@@ -235,47 +224,41 @@ def test_an_onnx_file_of_the_steps_alone_is_read(tmp_path: Path, name: str) -> N
         targets.read(str(file), TargetOptions())
 
 
-def parsed(signature: str, body: str) -> onnx.ModelProto:
-    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
+def parsed(signature: str, body: str, **constants: object) -> onnx.ModelProto:
+    graph = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
+    held = (onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    graph.graph.initializer.extend(held)
+    return graph
 
 
 def test_the_rows_of_a_graph_that_answers_each_step_are_those_that_do_not_mix() -> None:
     running = "c = Constant <value_int = {axis}> ()  logits = CumSum (x, c)"
-    first, second = (
-        targets.read(
-            parsed("g (float[p,q,4] x) => (float[p,q,4] logits)", running.format(axis=axis)),
-            TargetOptions(),
-            blind=True,
-        )
-        for axis in (0, 1)
-    )
-    assert (first.names.time_first, second.names.time_first) == (True, False)
+    for axis in (0, 1):
+        graph = parsed("g (float[p,q,4] x) => (float[p,q,4] logits)", running.format(axis=axis))
+        assert targets.read(graph, TargetOptions(), blind=True).names.time_first == (axis == 0)
 
 
-def test_int32_ids_and_samples_without_features_are_read() -> None:
-    ids = parsed(
-        "g (int32[N,T] ids) => (float[N,2] logits)",
-        "f = Cast <to = 1> (ids)  m = ReduceMean <keepdims = 1> (f, one)  logits = Concat <axis = 1> (m, m)",
-    )
-    ids.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
-    target = targets.read(ids, TargetOptions(vocabulary=9), blind=True)
-    assert target.steps == StepInput(kind="tokens", vocabulary=9)
-    assert target.build("model", 18).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
-    samples = parsed(
-        "g (float[N,T] samples) => (float[N,2] logits)",
-        "m = ReduceMean <keepdims = 1> (samples, one)  logits = Concat <axis = 1> (m, m)",
-    )
-    samples.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
-    target = targets.read(samples, TargetOptions(), blind=True)
-    assert (target.steps, target.names.features_axis) == (StepInput(features=1), False)
+@pytest.mark.parametrize(
+    ("value", "steps", "kind"),
+    [
+        ("int32[N,T] ids", StepInput(kind="tokens", vocabulary=9), onnx.TensorProto.INT64),
+        ("float[N,T] samples", StepInput(features=1), onnx.TensorProto.FLOAT),
+    ],
+)
+def test_int32_ids_and_samples_without_features_are_read(value: str, steps: StepInput, kind: int) -> None:
+    body = f"f = Cast <to = 1> ({value.split()[1]})  m = ReduceMean <keepdims = 1> (f, one)"
+    graph = parsed(f"g ({value}) => (float[N,2] logits)", body + "  logits = Concat <axis = 1> (m, m)", one=[1])
+    target = targets.read(graph, TargetOptions(vocabulary=steps.vocabulary), blind=True)
+    assert (target.steps, target.names.features_axis) == (steps, steps.kind == "tokens")
+    assert target.build("model", 18).graph.input[0].type.tensor_type.elem_type == kind
 
 
 def test_a_name_that_the_graph_has_already_is_not_taken_for_the_lengths() -> None:
     graph = parsed(
         "g (float[N,T,4] x) => (float[N,4] logits)",
         "lengths = Relu (x)  logits = ReduceMax <keepdims = 0> (lengths, one)",
+        one=[1],
     )
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     assert targets.read(graph, TargetOptions(), blind=True).names.lengths == "sequence_lengths"
 
 
@@ -283,18 +266,16 @@ def test_a_graph_that_needs_many_steps_is_read() -> None:
     graph = parsed(
         "g (float[N,4,T] x) => (float[N,2] logits)",
         "c = Conv <kernel_shape = [40]> (x, W)  logits = ReduceMean <keepdims = 0> (c, two)",
+        W=np.ones((2, 4, 40), np.float32),
+        two=[2],
     )
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 4, 40), np.float32), "W"))
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
     target = targets.read(graph, TargetOptions(), blind=True)
     assert (target.names.channels_first, target.steps) == (True, StepInput(features=4))
 
 
 def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
-    graph = parsed(
-        "g (float[N,T,4] x, int64[N] n) => (float[N,4] logits)", "logits = ReduceMax <keepdims = 0> (x, one)"
-    )
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    signature = "g (float[N,T,4] x, int64[N] n) => (float[N,4] logits)"
+    graph = parsed(signature, "logits = ReduceMax <keepdims = 0> (x, one)", one=[1])
     with pytest.raises(ConfigurationError):
         targets.read(graph, TargetOptions(second="none"), blind=True)
     assert not targets.read(graph, TargetOptions(), blind=True).blind
@@ -321,21 +302,14 @@ def test_rows_that_a_module_mixes_in_any_order_are_left_to_the_mend() -> None:
         ("float[2,4,T] x", TargetOptions(), r"rows at 2 \(it takes x \(float32\[2, 4, 'T'\]\)\)"),
         ("float[N,4,100] x", TargetOptions(), r"frozen: .* \(it takes x \(float32\['N', 4, 100\]\)\)"),
         ("float[N,C,T] x", TargetOptions(features=4), r"as \[rows, features, width\]: .* pass --channels-first"),
-        (
-            "float16[N,4,T] x",
-            TargetOptions(),
-            r"logits \(float16.*is not float32, .*: export the graph in float32",
-        ),
+        ("float16[N,4,T] x", TargetOptions(), r"logits \(float16.*is not float32, .*: export the graph in float32"),
     ],
 )
 def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: TargetOptions, why: str) -> None:
     kind = signature.partition("[")[0]
-    graph = parsed(
-        f"g ({signature}) => ({kind}[N,4] logits)", "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)"
-    )
     weights = np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32)
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(weights, "W"))
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
+    body = "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)"
+    graph = parsed(f"g ({signature}) => ({kind}[N,4] logits)", body, W=weights, two=[2])
     with pytest.raises(UncheckableError, match=why):
         targets.read(graph, options, blind=True)
 
