@@ -67,14 +67,7 @@ class Tokens(nn.Module):
         return self.head(self.table(ids).mean(1))
 
 
-class Bag(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.EmbeddingBag(20, 6, mode="max")
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, text: Tensor) -> Tensor:
-        return self.head(self.table(text))
+BAG = nn.Sequential(nn.EmbeddingBag(20, 6, mode="max"), nn.Linear(6, 3))
 
 
 class Raw(nn.Module):
@@ -134,7 +127,7 @@ CASES = {
     "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
     "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
     "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
-    "a bag of tokens": (Bag(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "a bag of tokens": (BAG, TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
     "raw": (Raw(), TargetOptions(), StepInput(features=1)),
     "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
 }
