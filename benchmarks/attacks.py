@@ -168,11 +168,7 @@ def attacked(name: str | None, port: int) -> Iterator[None]:
 
 
 class Caller:
-    """An honest caller, and how long its calls took.
-
-    Args:
-        ask: One call; raises if it fails.
-    """
+    """An honest caller, and how long its calls took; `ask` makes one, and raises if it fails."""
 
     def __init__(self, ask: Callable[[], Awaitable[object]]) -> None:
         self._ask = ask

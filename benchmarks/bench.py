@@ -8,7 +8,6 @@ keeps the figures of every round as JSON.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from rich.progress import Progress
 from benchmarks import machine, output, pages, report
 from benchmarks.contenders import CONTENDERS, EMPTY, Contender
 from benchmarks.limits import Batches, Graph
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, first_core
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 
@@ -130,13 +129,7 @@ class NoAnswer(click.ClickException):
 
 
 class _Running:
-    """A contender's server, which is started anew if it hangs: some do when a request was lost.
-
-    Args:
-        contender: Whose.
-        work: What it serves.
-        cores: The server's.
-    """
+    """A contender's server, which is started anew if it hangs: some do when a request was lost."""
 
     def __init__(self, contender: Contender, work: Work, cores: Sequence[int]) -> None:
         self._contender = contender
@@ -158,11 +151,7 @@ class _Running:
         self._pid = server.pid
 
     def measure(self, load: LoadSpec) -> dict[str, Any]:
-        """The figures of one load; see `measure_load`.
-
-        Raises:
-            NoAnswer: Nor did a new server answer.
-        """
+        """The figures of one load; see `measure_load`."""
         try:
             return measure_load(self._trial, self._pid, load)
         except NoAnswer:
@@ -177,9 +166,6 @@ def measure_load(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
 
     With one connection, a server that lost a request answers nothing more: the load is repeated, and `silent_loads`
     counts the repetitions.
-
-    Raises:
-        NoAnswer: No repetition got an answer.
     """
     for silent in range(_MOST_SILENT_LOADS):
         if load.warmup_seconds:
@@ -228,12 +214,8 @@ def main(
     out = out or (Path("runs") if quick else pages.RESULTS)
     pages.require_clean(out)
     facts = machine.facts()
-    server, *others = sorted(os.sched_getaffinity(0))
+    server = first_core()
     console = Console(stderr=True)
-    if others:
-        os.sched_setaffinity(0, others)
-    else:
-        console.print("one core only: the load generator takes its time from the servers; the figures are no good")
     with Progress(console=console, auto_refresh=False) as progress:
         results = {
             "machine": facts,

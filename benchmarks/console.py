@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, output, pages
+from benchmarks import machine, output, pages, processes
 from benchmarks.workloads import lognormal
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -37,16 +36,7 @@ STATE_FRAMES = 25
 
 
 class Reader(threading.Thread):
-    """A viewer: reads the live view until it is ended.
-
-    Args:
-        target: The service.
-
-    Attributes:
-        frames: Frames that it has read.
-        batches: Batches that these counted.
-        read_bytes: Their bytes.
-    """
+    """A viewer: reads the live view until it is ended, and counts frames, the batches in them and their bytes."""
 
     def __init__(self, target: ServerAddress) -> None:
         super().__init__(daemon=True)
@@ -103,8 +93,7 @@ def main(seconds: float, rounds: int, out: Path) -> None:
     """Measures p99 with the live view open three times over without."""
     facts = machine.facts()
     work = lognormal(0, 500)
-    server, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [server])
+    server = processes.first_core()
     name, version = work.directory.parts[-2:]
     seen: list[Reader] = []
     p99: tuple[list[float], list[float]] = ([], [])

@@ -27,7 +27,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
@@ -125,15 +125,14 @@ def measure(model: Model, count: int) -> Figures:
     lengths = np.random.default_rng(0).integers(model.shortest, LONGEST + 1, size=count).tolist()
     sequences = draw(model.manifest, lengths, seed=1)
     in_torch = in_batches(model.eager, sequences, ROWS)
-    batched = in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
-    unbatched = in_batches(lambda batch: session.run(batch).logits, sequences, 1)
+    batched, from_alone, same_bits = beside_alone(session, sequences)
     return Figures(
         model.name,
         model.built_in,
         sequences=count,
         from_torch=max(map(gap, in_torch, batched)),
-        from_alone=max(map(gap, unbatched, batched)),
-        same_bits=sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True)),
+        from_alone=from_alone,
+        same_bits=same_bits,
     )
 
 
@@ -145,6 +144,13 @@ def in_batches(answer: Callable[[PaddedBatch], Logits], sequences: Sequence[Step
         logits = answer(pad(members))
         answers += [row[: len(steps)] if row.ndim == 2 else row for row, steps in zip(logits, members, strict=True)]
     return answers
+
+
+def beside_alone(session: Session, sequences: Sequence[Steps]) -> tuple[list[Logits], float, int]:
+    """A graph's batched answers, how far they are from its unbatched ones, and how many have the same bits."""
+    batched, unbatched = (in_batches(lambda batch: session.run(batch).logits, sequences, rows) for rows in (ROWS, 1))
+    same = sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True))
+    return batched, max(map(gap, unbatched, batched)), same
 
 
 def page(facts: dict[str, Any], rows: Sequence[Figures]) -> str:
@@ -196,8 +202,7 @@ def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
     facts = machine.facts()
     chosen = list(models(only))
     rows = [measure(model, count) for model in track(chosen, "models measured", console=Console(stderr=True))]
-    text = page(facts, rows)
-    output.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
+    output.tell(page(facts, rows), [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ load, of the kernels and of onnxruntime's operators, with the kernels' answers t
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -25,9 +23,10 @@ from rich.console import Console
 from rich.progress import track
 
 import lengthwise_export
-from benchmarks import accuracy, machine, pages
+from benchmarks import accuracy, machine, output, pages
 from benchmarks.bench import measure_load
 from benchmarks.contenders import SAME_KERNELS, SERVICE
+from benchmarks.processes import fastest, first_core
 from benchmarks.workloads import CACHE, Work
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 from lengthwise.padding import Steps, pad
@@ -61,23 +60,9 @@ def transforms(seconds: float) -> list[tuple[str, ...]]:
             biases = _KERNELS // fixed_kernels.KERNELS
             plan = fixed_kernels.plan(rocket.fit_kernels(sequences, biases, reference_length=steps, seed=0), bits=17)
             own = partial(fixed_kernels.shares, plan, sequences[:1])
-            one, other = _fastest([partial(aeons.transform, values[:1]), own], seconds)
+            one, other = (1e6 * each for each in fastest([partial(aeons.transform, values[:1]), own], seconds))
             lines.append((str(features), str(steps), f"{one:.0f}", f"{other:.0f}", f"{other / one:.2f}"))
     return lines
-
-
-def _fastest(calls: list[Callable[[], object]], seconds: float) -> list[float]:
-    """Microseconds of processor time of each call's fastest run, in turns; the first turn does not count."""
-    fastest = [np.inf] * len(calls)
-    for call in calls:
-        call()
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for index, call in enumerate(calls):
-            before = time.thread_time()
-            call()
-            fastest[index] = min(fastest[index], 1e6 * (time.thread_time() - before))
-    return fastest
 
 
 def trained(preset: str) -> Path:
@@ -94,8 +79,8 @@ def served(seconds: float, rounds: int, answers: int) -> tuple[list[tuple[str, .
     """A line for each server (the rates of 64 connections, and the latency of one), and what `same_bits` says."""
     directories = {_ROCKET: trained("rocket"), _WITHOUT: trained("rocket"), _RNN: trained("rnn")}
     sequences = [record.steps for record in accuracy.read(DATA).test]
-    server, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [server])
+    cores = os.sched_getaffinity(0)
+    server = first_core()
     many = LoadSpec(concurrency=64, seconds=seconds, warmup_seconds=0.3)
     one = LoadSpec(concurrency=1, seconds=seconds, warmup_seconds=0.3)
     figures: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in directories}
@@ -111,7 +96,7 @@ def served(seconds: float, rounds: int, answers: int) -> tuple[list[tuple[str, .
             for kind, trial in trials.items():
                 figures[kind].append(_figures(measure_load(*trial, many), measure_load(*trial, one)))
         equal = same_bits(trials[_ROCKET][0], trials[_WITHOUT][0], answers) if answers else ""
-    os.sched_setaffinity(0, [server, *others])
+    os.sched_setaffinity(0, cores)
     found = {kind: [median(column) for column in zip(*rows, strict=True)] for kind, rows in figures.items()}
     rnn, without = found[_RNN], found[_WITHOUT]
     lines = []
@@ -170,8 +155,7 @@ def main(seconds: float, rounds: int, answers: int) -> None:
     alone = pages.table(heads, transforms(seconds))
     lines, equal = served(seconds, rounds, answers)
     text = pages.page(facts, "Fixed kernels", how, alone, under_load, pages.table(("model", *own), lines), equal)
-    pages.write(PAGE, text)
-    click.echo(text)
+    output.tell(text, out=PAGE)
 
 
 if __name__ == "__main__":

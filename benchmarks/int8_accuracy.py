@@ -177,8 +177,7 @@ def main(seeds: int, epochs: int | None, data: tuple[str, ...], out: Path) -> No
         "median is of the largest difference of each sequence."
     )
     text = pages.page(facts, "Answers at int8", how, pages.table(heads, map(cells, by_model(found))))
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

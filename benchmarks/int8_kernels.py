@@ -8,9 +8,9 @@ batches of lengths as they come what is left of it beside padding.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
+from benchmarks.kernels import same_bits
+from benchmarks.processes import fastest
 from benchmarks.workloads import MODELS, lognormal
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import pad
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
@@ -47,15 +49,7 @@ class Int8Time:
 def measure(
     models: Sequence[str], instruction_sets: Sequence[str], rows: Sequence[int], seconds: float, seed: int
 ) -> Iterator[Int8Time]:
-    """One result for each model, instruction set, kind of lengths and number of rows.
-
-    Args:
-        models: Of `MODELS`.
-        instruction_sets: Of `recurrent_kernels.INTEGER_SETS`.
-        rows: Numbers of rows.
-        seconds: For each batch.
-        seed: Of the sequences.
-    """
+    """One result, of so many seconds, for each model, instruction set, kind of lengths and number of rows."""
     for model in models:
         work, exact = lognormal(seed, 2000, model=model, precision="int8"), lognormal(seed, 1, model=model)
         manifest = Manifest.read(work.directory)
@@ -69,7 +63,9 @@ def measure(
         for kind, count in track(cases, model, console=Console(stderr=True)):
             members = (alike if kind == "one" else work.sequences)[:count]
             batch = pad(members, multiple=manifest.width_multiple)
-            exact_seconds, *int8_seconds = _fastest([one, *sessions.values()], batch, seconds)
+            exact_seconds, *int8_seconds = fastest(
+                [partial(session.run, batch) for session in (one, *sessions.values())], seconds
+            )
             logits = {name: session.run(batch).logits for name, session in sessions.items()}
             first = next(iter(logits.values()))
             for (name, session), taken in zip(sessions.items(), int8_seconds, strict=True):
@@ -80,26 +76,9 @@ def measure(
                     rows=count,
                     fp32_us_per_step=1e6 * exact_seconds / batch.valid_steps,
                     int8_us_per_step=1e6 * taken / batch.valid_steps,
-                    same_bits_alone=_same_bits(session, members, batch, manifest.width_multiple),
+                    same_bits_alone=same_bits(session, members, batch, manifest.width_multiple),
                     same_bits_everywhere=all(np.array_equal(each, first) for each in logits.values()),
                 )
-
-
-def _fastest(sessions: Sequence[Session], batch: PaddedBatch, seconds: float) -> list[float]:
-    """Processor time of each session's fastest run, in turns."""
-    fastest = [np.inf] * len(sessions)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until or not np.isfinite(fastest).all():
-        for index, session in enumerate(sessions):
-            before = time.thread_time()
-            session.run(batch)
-            fastest[index] = min(fastest[index], time.thread_time() - before)
-    return fastest
-
-
-def _same_bits(session: Session, members: Sequence[Steps], batch: PaddedBatch, multiple: int) -> bool:
-    alone = [session.run(pad([steps], multiple=multiple)).logits[0] for steps in members]
-    return np.array_equal(session.run(batch).logits, alone)
 
 
 def lines(found: Sequence[Int8Time]) -> list[tuple[str, ...]]:
@@ -152,8 +131,7 @@ def main(
         f"{sum(each.same_bits_everywhere for each in found)}."
     )
     text = pages.page(facts, "Graphs at int8", how, pages.table(heads, lines(found)), checks)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

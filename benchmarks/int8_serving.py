@@ -8,7 +8,6 @@ answers of each service were compared.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, output, pages
+from benchmarks import machine, output, pages, processes
 from benchmarks.contenders import SERVICE
 from benchmarks.workloads import MODELS, lognormal
 from lengthwise.bench.figures import Figures
@@ -89,17 +88,7 @@ def _p50(figures: Figures) -> float:
 def measure(
     model: str, *, rounds: int, seconds: float, answers: int, sequences: int, seed: int, cores: Sequence[int]
 ) -> Int8Service:
-    """Measures one model.
-
-    Args:
-        model: One of `MODELS`.
-        rounds: How often.
-        seconds: Of each load.
-        answers: Answers of each service to compare after the rounds.
-        sequences: Different ones.
-        seed: Of the sequences.
-        cores: The cores of both services.
-    """
+    """Measures both services of one of `MODELS`, on these cores."""
     with ExitStack() as stack:
         services = []
         for precision in _PRECISIONS:
@@ -150,11 +139,7 @@ def main(
 ) -> None:
     """Measures the service at int8 beside itself at fp32."""
     facts = machine.facts()
-    server, *others = sorted(os.sched_getaffinity(0))
-    if others:
-        os.sched_setaffinity(0, others)
-    else:
-        click.echo("one core only: the load takes its time from the services; the figures are no good", err=True)
+    server = processes.first_core()
     found = [
         measure(model, rounds=rounds, seconds=seconds, answers=answers, sequences=sequences, seed=seed, cores=[server])
         for model in models or MODELS
@@ -174,8 +159,7 @@ def main(
         f"medians of {rounds} rounds of {seconds:g} s."
     )
     text = pages.page(facts, "The service at int8", how, pages.table(heads, map(cells, found)))
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
     if any(each.wrong for each in found):
         raise click.ClickException("answers under load differ from those of the same sequences alone")
 

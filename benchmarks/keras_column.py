@@ -50,12 +50,7 @@ class KerasFigures:
 
 
 def measure(expression: str, *, tokens: bool = False) -> KerasFigures:
-    """Runs an expression in Keras, alone and padded.
-
-    Args:
-        expression: Of `x`, `mask`, `keras`, `layers` and `ops`.
-        tokens: Whether `x` is an input of token ids, and the expression has the Embedding.
-    """
+    """Runs an expression of `x`, `mask`, `keras`, `layers` and `ops`, alone and padded; with `tokens`, `x` is ids."""
     # Keras warns of each layer that drops a mask, which is what is measured, and of NumPy's newest rules.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,7 +8,6 @@ service's padding and session.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,10 +22,10 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from benchmarks.exported_models import ROWS, in_batches
+from benchmarks.exported_models import beside_alone
 from lengthwise.commands.command import Command
 from lengthwise.runtime.session import Session
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
@@ -63,14 +62,13 @@ def measure(exhibit: KerasExhibit, count: int) -> Figures:
     drawn = ragged(exhibit, count)
     sequences = [steps.astype(np.float32 if exhibit.vocabulary is None else np.int64) for steps in drawn]
     in_keras = _predicted(model, drawn)
-    batched = in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
-    unbatched = in_batches(lambda batch: session.run(batch).logits, sequences, 1)
+    batched, from_alone, same_bits = beside_alone(session, sequences)
     return Figures(
         exhibit.name,
         sequences=count,
         from_keras=max(map(gap, in_keras, batched)),
-        from_alone=max(map(gap, unbatched, batched)),
-        same_bits=sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True)),
+        from_alone=from_alone,
+        same_bits=same_bits,
         nodes=len(graph.graph.node),
     )
 
@@ -113,8 +111,7 @@ def page(facts: dict[str, Any], rows: Sequence[Figures], version: str) -> str:
 @click.command(cls=Command)
 @click.option("--count", default=1000, show_default=True, type=click.IntRange(3), help="Sequences a model.")
 @click.option("--only", default="", help="Models whose name contains this.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
+@output.as_json_or_page(PAGE)
 def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
     """Measures how far exported graphs are from Keras, and batched answers from unbatched ones."""
     torch.set_num_threads(1)
@@ -122,10 +119,7 @@ def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
     version = import_keras().__version__
     chosen = [exhibit for exhibit in KERAS_SOUND if only in exhibit.name]
     rows = [measure(exhibit, count) for exhibit in track(chosen, "models measured", console=Console(stderr=True))]
-    text = page(facts, rows, version)
-    if out is not None:
-        pages.write(out, text)
-    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
+    output.tell(page(facts, rows, version), [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ take turns, in both sessions; the figure is the fastest of the runs over the val
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
+from benchmarks.processes import fastest
 from benchmarks.workloads import lognormal
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import recurrent_kernels
@@ -32,12 +33,7 @@ _ONE_LENGTH = 52
 
 
 def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
-    """One row for each number of rows, lengths and instruction set.
-
-    Args:
-        seconds: For each.
-        seed: Of the sequences.
-    """
+    """One row, of so many seconds, for each number of rows, lengths and instruction set."""
     work = lognormal(seed, 2000)
     manifest = Manifest.read(work.directory)
     plain = Session.load(work.directory, manifest, devices=(PLAIN_CPU,))
@@ -50,8 +46,9 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
         for rows in track(_ROWS, instructions, console=Console(stderr=True)):
             cases = {"one": [steps[:_ONE_LENGTH] for steps in alike[:rows]], "as they come": work.sequences[:rows]}
             batches = [pad(sequences, multiple=manifest.width_multiple) for sequences in cases.values()]
-            fastest = _fastest((plain, own), batches, 2 * seconds)
-            for (lengths, sequences), batch, (onnxruntimes, owns) in zip(cases.items(), batches, fastest, strict=True):
+            runs = [partial(session.run, batch) for batch in batches for session in (plain, own)]
+            times = np.reshape(fastest(runs, 2 * seconds), (-1, 2))
+            for (lengths, sequences), batch, (onnxruntimes, owns) in zip(cases.items(), batches, times, strict=True):
                 of_instructions.append(
                     {
                         "instructions": instructions,
@@ -60,8 +57,8 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
                         "padding_share": 1 - batch.valid_steps / batch.padded_steps,
                         "onnxruntime_us_per_step": onnxruntimes / batch.valid_steps * 1e6,
                         "own_us_per_step": owns / batch.valid_steps * 1e6,
-                        "largest_difference": _difference(plain, own, batch),
-                        "same_bits_alone": _same_bits(own, sequences, batch, manifest.width_multiple),
+                        "largest_difference": float(np.abs(plain.run(batch).logits - own.run(batch).logits).max()),
+                        "same_bits_alone": same_bits(own, sequences, batch, manifest.width_multiple),
                     }
                 )
         found += sorted(of_instructions, key=lambda row: row["lengths"] != "one")
@@ -81,24 +78,7 @@ def of_mixed(rows: Sequence[dict[str, Any]], instructions: str) -> float:
     return float(mixed["own_us_per_step"] / one["own_us_per_step"])
 
 
-def _fastest(sessions: Sequence[Session], batches: Sequence[PaddedBatch], seconds: float) -> list[tuple[float, ...]]:
-    """Processor time of each batch's fastest run in each session; all of them take turns."""
-    fastest = np.full((len(batches), len(sessions)), np.inf)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for place, batch in enumerate(batches):
-            for index, session in enumerate(sessions):
-                before = time.thread_time()
-                session.run(batch)
-                fastest[place, index] = min(fastest[place, index], time.thread_time() - before)
-    return [tuple(of_batch) for of_batch in fastest.tolist()]
-
-
-def _difference(one: Session, other: Session, batch: PaddedBatch) -> float:
-    return float(np.abs(one.run(batch).logits - other.run(batch).logits).max())
-
-
-def _same_bits(session: Session, sequences: Sequence[Steps], batch: PaddedBatch, multiple: int) -> bool:
+def same_bits(session: Session, sequences: Sequence[Steps], batch: PaddedBatch, multiple: int) -> bool:
     """Whether each row's answer is the one that it gets alone."""
     alone = [session.run(pad([steps], multiple=multiple)).logits[0] for steps in sequences]
     return np.array_equal(session.run(batch).logits, alone)
@@ -150,8 +130,7 @@ def main(seconds: float, seed: int, out: Path) -> None:
     facts = machine.facts()
     rows = measure(seconds, seed)
     text = page(facts, rows)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

@@ -106,12 +106,7 @@ class Applied(nn.Module):
         self._code = compile(expression, expression, "eval")
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, width, features]`, or `[rows, features]`.
-
-        Args:
-            x: `[rows, width, 4]`, or token ids `[rows, width]`.
-            lengths: `[rows]`.
-        """
+        """`[rows, width, features]`, or `[rows, features]`, of `x [rows, width, 4]` or token ids `[rows, width]`."""
         answer: Tensor = eval(self._code, {"torch": torch, "F": functional, **seen(x, lengths), **self.layers})
         return answer
 

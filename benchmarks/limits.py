@@ -10,7 +10,6 @@ from itertools import islice
 
 import numpy as np
 
-from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import measure
@@ -52,12 +51,7 @@ class Batches:
         return self.sequences / len(self.batches)
 
     def seconds_per_sequence(self, cores: Sequence[int], *, repetitions: int = 2) -> tuple[float, float]:
-        """Wall time and processor time per sequence: all batches one after the other, in this thread.
-
-        Args:
-            cores: Where to run.
-            repetitions: The fastest one counts.
-        """
+        """Wall time and processor time per sequence, of the fastest repetition, in this thread on these cores."""
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores)
         try:
@@ -85,13 +79,7 @@ class Graph:
 
     @classmethod
     def of(cls, work: Work, *, table_seconds: float, recurrent_kernels: bool = True) -> Graph:
-        """Loads it, and measures its batch costs.
-
-        Args:
-            work: The sequences; few are repeated, as under a load that starts again from the first.
-            table_seconds: Time for measuring.
-            recurrent_kernels: Whether recurrent layers run in the service's kernels, or in onnxruntime's own.
-        """
+        """Loads it, and measures its batch costs; few sequences are repeated, as under a load that starts again."""
         manifest = Manifest.read(work.directory)
         session = Session.load(work.directory, manifest, devices=(CPU_DEVICE if recurrent_kernels else PLAIN_CPU,))
         table = measured_table(session, work, manifest, table_seconds)
@@ -134,8 +122,29 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
 
 
 def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) -> list[list[Steps]]:
-    """The cheapest batches within the service's limit of rows."""
-    return cheapest.partition(sequences, table, multiple=manifest.width_multiple, rows=_MAX_ROWS)
+    """The cheapest batches, within the service's limit of rows, when all sequences are known in advance.
+
+    For a cost that does not fall with the width, some cheapest partition of the sequences into batches is contiguous in
+    order of length, so a dynamic program over that order finds it exactly (Fang et al., TurboTransformers, PPoPP 2021):
+
+        best[i] = min over j < i of best[j] + seconds(i - j rows, width of the i-th)
+    """
+    ordered = sorted(sequences, key=len)
+    best = np.zeros(len(ordered) + 1)
+    start = np.zeros(len(ordered) + 1, dtype=np.int64)
+    for end, steps in enumerate(ordered, start=1):
+        first = max(0, end - _MAX_ROWS)
+        column = table.column(rounded_width(len(steps), manifest.width_multiple), _MAX_ROWS)
+        # Candidates by where the last batch starts: the earlier, the more rows.
+        totals = best[first:end] + np.array(column.seconds[end - first : 0 : -1])
+        cut = int(totals.argmin())
+        best[end], start[end] = totals[cut], first + cut
+    groups = []
+    end = len(ordered)
+    while end:
+        groups.append(ordered[start[end] : end])
+        end = int(start[end])
+    return groups[::-1]
 
 
 @dataclass(eq=False, slots=True)

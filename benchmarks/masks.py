@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -129,8 +128,7 @@ def page(facts: dict[str, Any], rows: Sequence[Worth], epochs: int) -> str:
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=TrainingOptions().epochs, show_default=True, type=click.IntRange(1))
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
+@output.as_json_or_page(PAGE)
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
     """Trains both models and shows what padding does to their answers."""
     torch.set_num_threads(1)
@@ -143,10 +141,7 @@ def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
         measure(name, seed, records, held_out, epochs)
         for name, seed in track(models, "models trained", console=console)
     ]
-    text = page(facts, rows, epochs)
-    if out is not None:
-        pages.write(out, text)
-    click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) if as_json else text)
+    output.tell(page(facts, rows, epochs), [dataclasses.asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
 from lengthwise.padding import pad
-from lengthwise_export.checking.axes import gap
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
@@ -193,8 +193,7 @@ def main(only: str, sequences: int, as_json: bool, out: Path | None) -> None:
     by_name = {exhibit.name: exhibit for exhibit in TORCH_BLIND}
     chosen = [by_name[name] for name in MODELS if only in name]
     rows = [measure(exhibit, sequences) for exhibit in track(chosen, "models mended", console=Console(stderr=True))]
-    text = page(facts, rows)
-    output.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
+    output.tell(page(facts, rows), [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

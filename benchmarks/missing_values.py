@@ -13,7 +13,6 @@ An MLP a step (`rnn = "none"`) and an LSTM are trained on each with the policies
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -108,8 +107,7 @@ def page(facts: dict[str, Any], rows: Sequence[Trained], epochs: int) -> str:
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=20, show_default=True, type=click.IntRange(1))
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
+@output.as_json_or_page(PAGE)
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
     """Trains models that fill in missing values, and models with an indicator of them."""
     torch.set_num_threads(1)
@@ -119,10 +117,7 @@ def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
         measure(way, rnn, policy, seed, epochs)
         for way, rnn, policy, seed in track(runs, "models trained", console=Console(stderr=True))
     ]
-    text = page(facts, rows, epochs)
-    if out is not None:
-        pages.write(out, text)
-    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
+    output.tell(page(facts, rows, epochs), [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

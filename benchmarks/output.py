@@ -37,7 +37,7 @@ def as_json_or_page(page: Path) -> Callable[[_Command], _Command]:
     return add
 
 
-def tell(text: str, figures: Any, *, as_json: bool, out: Path | None) -> None:
+def tell(text: str, figures: Any = None, *, as_json: bool = False, out: Path | None) -> None:
     """Writes the page where it is wanted, and prints it, or the figures as JSON."""
     if out is not None:
         pages.write(out, text)

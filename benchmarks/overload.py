@@ -23,7 +23,6 @@ changes from minute to minute. The figures are medians of the rounds; the caller
 from __future__ import annotations
 
 import http.client
-import os
 import sys
 import threading
 import time
@@ -38,7 +37,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import machine, output, pages
+from benchmarks import machine, output, pages, processes
 from benchmarks.workloads import WORKLOADS
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -148,14 +147,7 @@ class Overload:
 
 
 def measure(spec: Overload, core: int, rounds: int, each: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """The figures of several overloads.
-
-    Args:
-        spec: What is measured.
-        core: The service's.
-        rounds: How many.
-        each: Called after each.
-    """
+    """The figures of so many overloads of a service on a core; calls `each` after each of them."""
     found, everybody = [], dict[str, Returning]()
     for _ in range(rounds):
         figures, callers = _round(spec, core)
@@ -314,16 +306,14 @@ def main(
 ) -> None:
     """Overloads the service, and checks what accepted, refused and returning callers see."""
     facts = machine.facts()
-    server, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [server])
+    server = processes.first_core()
     shorter, rounds = (6.0, 1) if quick else (1.0, rounds)
     spec = Overload(work, per_request, factor, seconds / shorter, bound / shorter)
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as shown:
         task = shown.add_task("rounds", total=rounds)
         figures = measure(spec, server, rounds, lambda: shown.advance(task))
     text = page(facts, spec, figures)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
     sys.exit(bool(shortcomings(spec, figures)))
 
 

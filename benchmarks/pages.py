@@ -12,22 +12,14 @@ RESULTS = machine.RESULTS
 
 
 def require_clean(path: Path) -> None:
-    """Lets no page into the results that nobody could measure again.
-
-    Raises:
-        SystemExit: The path is among the results, and the sources have uncommitted changes.
-    """
+    """Ends the process where a page among the results would be of uncommitted sources: nobody could measure it so."""
     here = Path(__file__).parent
     if path.resolve().is_relative_to(here / RESULTS.name) and str(machine.described(here)).endswith("-dirty"):
         raise SystemExit(f"{path} must be of a commit: commit the changes first, or give a path elsewhere")
 
 
 def stamp(facts: Mapping[str, Any]) -> str:
-    """The first line of every page.
-
-    Args:
-        facts: Of `machine.facts`.
-    """
+    """The first line of every page, of the facts of `machine.facts`."""
     commit = str(facts["commit"] or "unknown")
     clean = commit.removesuffix("-dirty")
     changes = "" if clean == commit else " with uncommitted changes"
@@ -61,11 +53,7 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def first_table(path: Path) -> str:
-    """The first table of a page, as it stands there.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """The first table of a page, as it stands there."""
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next((number for number, line in enumerate(lines) if line.startswith("| ")), None)
     if start is None:

@@ -72,12 +72,7 @@ _SPEC: Final = (
 
 
 class Followed:
-    """The calls of this project's own functions while `on` is set.
-
-    Attributes:
-        on: Whether calls are counted now.
-        calls: Each call's file and its function's name, in order.
-    """
+    """The calls of this project's own functions while `on` is set: of each, in order, its file and its name."""
 
     def __init__(self) -> None:
         self.on = False

@@ -61,11 +61,7 @@ def recurrent_table() -> CostTable:
 
 
 def of_model(directory: Path) -> tuple[CostTable, BatchLimits]:
-    """A model's batch costs on this machine, measured as at its load, and its limits.
-
-    Raises:
-        click.BadParameter: That is no model directory.
-    """
+    """A model's batch costs on this machine, measured as at its load, and its limits."""
     try:
         manifest = Manifest.read(directory)
         limits = replace(BatchLimits().at_most(manifest.max_batch_rows), multiple=manifest.width_multiple)

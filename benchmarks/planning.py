@@ -7,9 +7,6 @@ runs onnxruntime's kernels. The convolutional model is the Inception of examples
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,10 +22,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks import machine, output, pages
+from benchmarks import machine, output, pages, processes
 from benchmarks.bench import measure_load
 from benchmarks.contenders import ARRIVAL, MOSEC_SORTED, SERVICE, Contender
-from benchmarks.workloads import CACHE, Work, japanese_vowels, lognormal
+from benchmarks.workloads import CACHE, Work, exported, japanese_vowels, lognormal
 from lengthwise.bench.trial import LoadSpec, prepare
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.commands.command import Command
@@ -56,12 +53,10 @@ class Transformer(nn.Module):
         return logits
 
 
-def exported(name: str, target: str, *options: str) -> Work:
-    """Lengths of median 50 and sigma 0.7, and a torch module; it is published once and kept."""
-    directory = CACHE.parent / f"bench-{name}" / name / "1"  # alone in its repository: it is the default model
-    if not directory.is_dir():
-        what = [target, "--features", str(_FEATURES), "--max-length", str(_LONGEST), *options]
-        subprocess.run([sys.executable, "-m", "lengthwise", "export", *what, "--out", str(directory)], check=True)
+def of_module(name: str, target: str, *options: str) -> Work:
+    """Lengths of median 50 and sigma 0.7, and a torch module."""
+    options = ("--features", str(_FEATURES), "--max-length", str(_LONGEST), *options)
+    directory = exported(CACHE.parent / f"bench-{name}" / name / "1", target, *options)
     random = np.random.default_rng(0)
     lengths = draw_lengths("lognormal:50,0.7", _SEQUENCES, _LONGEST, random)
     return Work(name, name, directory, make_sequences(lengths, Input("values", _FEATURES), random))
@@ -87,10 +82,10 @@ CASES: Mapping[str, Case] = {
     "vowels": Case("JapaneseVowels, 32 connections", partial(japanese_vowels, 0, _SEQUENCES), 32),
     "onnxruntime": Case("BiLSTM in onnxruntime's kernels, 64 connections", _LSTM, 64, ("--no-recurrent-kernels",)),
     "convolutions": Case(
-        "Inception, 64 connections", partial(exported, "inception", "examples/mending.py:inception", "--mend"), 64
+        "Inception, 64 connections", partial(of_module, "inception", "examples/mending.py:inception", "--mend"), 64
     ),
     "transformer": Case(
-        "transformer, 64 connections", partial(exported, "transformer", "benchmarks/planning.py:Transformer"), 64
+        "transformer, 64 connections", partial(of_module, "transformer", "benchmarks/planning.py:Transformer"), 64
     ),
 }
 
@@ -154,8 +149,7 @@ def kept(page: Path, facts: Mapping[str, Any]) -> list[list[str]]:
 def main(cases: Sequence[str], seconds: float, rounds: int, out: Path) -> None:
     """Measures the batches of the service beside batches in order of arrival."""
     facts = machine.facts()
-    server, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [server])
+    server = processes.first_core()
     chosen = [CASES[name] for name in cases or CASES]
     lines = kept(out, facts)
     for each in chosen:

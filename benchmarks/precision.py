@@ -27,6 +27,7 @@ from lengthwise.padding import Steps, batches, pad
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
+from lengthwise_export.exporting import accuracy
 from lengthwise_export.onnx_graphs import precision
 
 PAGE = pages.RESULTS / "precision.md"
@@ -101,7 +102,7 @@ def measured(records: Sequence[dataset.Record], rounds: int) -> list[Asked]:
                 together[each.precision].append(each.seconds(members, ROWS))
     results = []
     for each in asked:
-        changes = precision.compare(exact.session, exact.manifest, each.session, each.manifest, members)
+        changes = accuracy.changed_labels(exact.session, each.session, each.manifest, members)
         beside = together.get(each.precision)
         results.append(
             Asked(
@@ -154,8 +155,7 @@ def main(rounds: int, out: Path) -> None:
     facts = machine.facts()
     records = list(dataset.read(dataset.locate(DATA)))
     text = page(facts, measured(records, rounds), len(records), rounds)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

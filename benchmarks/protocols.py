@@ -35,7 +35,7 @@ import uvloop
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, first_core
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
@@ -356,17 +356,7 @@ def _served(
 def compare(
     lengths: Sequence[int], load: ProtocolLoad, server_cores: Sequence[int], *, empty: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """The figures of every protocol by the number of steps.
-
-    Args:
-        lengths: The numbers of steps.
-        load: How much is sent.
-        server_cores: Where the server runs.
-        empty: Whether its graph is not run.
-
-    Raises:
-        ValueError: A protocol gives other bits than the first.
-    """
+    """The figures of every protocol by the number of steps; of an `empty` server the graph is not run."""
     random = np.random.default_rng(0)
     grpc_port = launch.free_port()
     found: dict[str, dict[str, Any]] = {}
@@ -381,18 +371,15 @@ def compare(
                 for form in track(FORMS, f"{length} steps", transient=True):
                     server = quick if form.quick else through_asgi
                     rounds[form.name].append(measure(form, server, grpc_port, work, load))
-            bits = {name: figures[0].pop("bits") for name, figures in rounds.items()}
+            bits = {name: figures[0]["bits"] for name, figures in rounds.items()}
             different = [name for name in bits if bits[name] != bits[FORMS[0].name]]
             if different:
                 raise ValueError(f"{', '.join(different)}: other bits than {FORMS[0].name} at {length} steps")
-            found[str(length)] = {name: _median(figures) for name, figures in rounds.items()}
+            found[str(length)] = {  # the round of the middle throughput
+                name: sorted(figures, key=lambda each: each["requests_per_second"])[len(figures) // 2]
+                for name, figures in rounds.items()
+            }
     return found
-
-
-def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The round of the middle throughput."""
-    ordered = sorted(rounds, key=lambda figures: figures["requests_per_second"])
-    return {name: value for name, value in ordered[len(ordered) // 2].items() if name != "bits"}
 
 
 def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
@@ -457,8 +444,7 @@ def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
     """Measures every protocol."""
     facts = machine.facts()
     load = ProtocolLoad(at_once, 1.0, 0.3, 1) if quick else ProtocolLoad(at_once)
-    server, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [server])
+    server = first_core()
     result = {
         "load": asdict(load),
         "protocols": compare(steps, load, [server]),
@@ -466,8 +452,7 @@ def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
         "empty_calls": {str(length): empty_calls(load, length, [server]) for length in steps},
     }
     text = page(facts, result)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

@@ -80,12 +80,7 @@ def _rates(
 
     The last is the upper limit for any server on that machine: the best batches, run one after the other, without
     reading or answering anything.
-
-    Args:
-        result: The workload's.
-        connections: Of the closed loop.
-        rates: Gives a server's figures, one a round.
-        seconds: Key of the limits' times, in wall or processor time.
+    `rates` gives a server's figures, one a round; `seconds` is the key of the limits' times, of the clock or processor.
     """
     compute: list[float] = result["limit"]["onnxruntime"][seconds]
     own_kernels: list[float] = result["limit"]["own"][seconds]

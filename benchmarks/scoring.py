@@ -22,7 +22,7 @@ import httpx
 import orjson
 from rich.console import Console
 
-from benchmarks import machine, output, pages
+from benchmarks import machine, output, pages, processes
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -133,8 +133,7 @@ def main(quick: bool, work: str, records: int, seconds: float, rounds: int, out:
     workload = WORKLOADS[work](0, 370)
     if quick:
         records, seconds, rounds = min(records, 500), 0.3, 1
-    core, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [core])
+    core = processes.first_core()
     turns: list[ScoringRound] = []
     with tempfile.TemporaryDirectory() as name, Console(stderr=True).status("measuring"):
         file, lines = Path(name, "records.jsonl"), Path(name, "predictions.jsonl")
@@ -148,8 +147,7 @@ def main(quick: bool, work: str, records: int, seconds: float, rounds: int, out:
             compared = min(records, len(workload.sequences))
             wrong = differing(server.target, file, lines, compared)
     text = page(facts, workload, turns, records, wrong, compared)
-    pages.write(out / f"scoring-{work}.md", text)
-    click.echo(text)
+    output.tell(text, out=out / f"scoring-{work}.md")
     sys.exit(wrong > 0 or median(turn.ratio for turn in turns) < LEAST_RATIO)
 
 

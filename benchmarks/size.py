@@ -151,11 +151,7 @@ def _imports(tree: ast.Module, package: str, known: Mapping[str, Path]) -> Itera
 
 
 def floors(graph: Graph, above: Set[str] = frozenset()) -> int:
-    """The rooms of the longest chain, without the hooks by which another room reaches an annex.
-
-    Raises:
-        graphlib.CycleError: Rooms import each other.
-    """
+    """The rooms of the longest chain, without the hooks by which another room reaches an annex."""
     below = {room: known if room in above else known - above for room, known in graph.items()}
     height: dict[str, int] = {}
     for room in TopologicalSorter(below).static_order():

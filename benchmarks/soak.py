@@ -171,11 +171,6 @@ def _held(server: ServerProcess) -> tuple[int, int, int]:
     return connections, sum(map(proc.open_files, pids)) - connections, sum(map(proc.threads, pids))
 
 
-def _recorded(folder: Path) -> int:
-    """The rows of all files of records; a file that is broken raises."""
-    return sum(pyarrow.parquet.read_table(path).num_rows for path in folder.glob("record-*.parquet"))
-
-
 @asynccontextmanager
 async def _meanwhile(*coroutines: Any) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(each) for each in coroutines]
@@ -200,7 +195,8 @@ async def soak(seconds: float, pause_seconds: float, *, grpc_cancels: bool, work
             await until(lambda: _answers(server), "the service is ready")
             over_grpc = GrpcChaos(Chaos(server, pause_seconds=pause_seconds), port, cancels=grpc_cancels)
             figures = await _soaked(server, models, faults, seconds, over_grpc)
-            return figures | {"recorded": _recorded(records)}
+            tables = [pyarrow.parquet.read_table(path) for path in records.glob("record-*.parquet")]  # raises if broken
+            return figures | {"recorded": sum(table.num_rows for table in tables)}
         finally:
             server.kill()
 

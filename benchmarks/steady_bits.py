@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from benchmarks.exported_models import Model, in_batches, models, one_quiet_thread
+from benchmarks.exported_models import ROWS, Model, beside_alone, models, one_quiet_thread
 from benchmarks.mending import options_of
 from lengthwise.commands.command import Command
 from lengthwise.errors import LengthwiseError
-from lengthwise.padding import Steps, pad
+from lengthwise.padding import pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
@@ -41,7 +41,6 @@ from tests.gallery.index import Exhibit
 from tests.support import operator_forms
 
 PAGE = pages.RESULTS / "steady_bits.md"
-ROWS: Final = 16
 LONGEST: Final = 100
 MAX_LENGTH: Final = 200
 """The max length that the models are verified at: some have a table of positions that is not much longer."""
@@ -72,7 +71,7 @@ def compare(name: str, graph: ModelProto, manifest: Manifest, count: int, shorte
     lengths = np.random.default_rng(0).integers(shortest, longest + 1, size=count).tolist()
     sequences = draw(manifest, lengths, seed=1)
     sessions = [Session(each.SerializeToString(), manifest) for each in (graph, after)]
-    same = [_same_bits(session, sequences) for session in sessions]
+    same = [beside_alone(session, sequences)[2] for session in sessions]
     loss = None if same[0] == count else first_loss(graph, manifest)
     return Comparison(
         name,
@@ -84,11 +83,6 @@ def compare(name: str, graph: ModelProto, manifest: Manifest, count: int, shorte
         moved=largest_difference(graph, after, manifest) if rewritten else 0.0,
         times=tuple(_share_of_time(sessions, manifest, *shape) for shape in SHAPES) if rewritten else (),
     )
-
-
-def _same_bits(session: Session, sequences: Sequence[Steps]) -> int:
-    unbatched, batched = (in_batches(lambda batch: session.run(batch).logits, sequences, rows) for rows in (1, ROWS))
-    return sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True))
 
 
 def _share_of_time(sessions: Sequence[Session], manifest: Manifest, rows: int, steps: int) -> float:

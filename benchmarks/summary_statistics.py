@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import lengthwise_export
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 
 PAGE = pages.RESULTS / "summary_statistics.md"
 Sequences = list[NDArray[np.float32]]
@@ -82,8 +82,7 @@ def main(seeds: int) -> None:
     heads = ("data set", "`train`, auto", "logistic regression", "difference")
     how = "`python -m benchmarks.summary_statistics` says how the sequences are made: accuracy on 600 of them."
     text = pages.page(facts, "Missing values that tell the label", how, pages.table(heads, lines))
-    pages.write(PAGE, text)
-    click.echo(text)
+    output.tell(text, out=PAGE)
 
 
 if __name__ == "__main__":

@@ -130,11 +130,7 @@ class ThirdParty:
         return True
 
     def make(self) -> nn.Module:
-        """The classifier in evaluation mode, with random weights.
-
-        Raises:
-            ImportError: The library is not installed.
-        """
+        """The classifier in evaluation mode, with random weights."""
         made = _named(self.path)(
             **(self.arguments if self.config is None else {"config": _named(self.config)(**self.arguments)})
         )

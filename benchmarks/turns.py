@@ -31,18 +31,7 @@ _FIGURES = ("sequences_per_second", "p50", "p95", "p99")
 
 
 def turn(checkout: Path, model: Path, connections: int, seconds: float, options: Sequence[str]) -> dict[str, float]:
-    """The figures of one service under load.
-
-    Args:
-        checkout: Whose `.venv` runs it.
-        model: The model directory.
-        connections: Of the closed loop.
-        seconds: How long the load lasts.
-        options: Of the service, as `name=value`.
-
-    Raises:
-        ClickException: The service could not be measured.
-    """
+    """The figures of a service, with options `name=value`, that the `.venv` of a checkout runs and loads."""
     command = [str(checkout.resolve() / ".venv" / "bin" / "lengthwise"), "bench", str(model), "--json", "--no-check"]
     command += ["--format", "binary", "--concurrency", str(connections), "--duration-seconds", str(seconds)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -109,8 +98,7 @@ def main(
     lines = [line(each, pairs(before, Path(), model, each, seconds, rounds, options)) for each in connections]
     what = f"checkout {machine.described(before)}" + (f" with {', '.join(options)}" if options else "")
     text = page(facts, what, lines)
-    pages.write(out, text)
-    click.echo(text)
+    output.tell(text, out=out)
 
 
 if __name__ == "__main__":

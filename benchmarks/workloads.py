@@ -46,23 +46,19 @@ MODELS: Final[Mapping[str, str]] = {
 """Models of several sizes and kinds, by the name of their spec."""
 
 
-def lognormal(seed: int, count: int, *, model: str = "lognormal", precision: Precision = "fp32") -> Work:
-    """Lengths of median 50 and sigma 0.7, 12 features; the graph is exported once and kept.
-
-    Args:
-        seed: Of the sequences.
-        count: Of the sequences.
-        model: One of `MODELS`.
-        precision: Of the graph.
-    """
-    name = model if precision == "fp32" else f"{model}-{precision}"
-    # Each in a repository of its own: a service serves all models of one.
-    repository = CACHE if name == "lognormal" else CACHE.parent / f"{CACHE.name}-{name}"
-    directory = repository / name / "1"
+def exported(directory: Path, target: Path | str, *options: str) -> Path:
+    """A model directory, which is exported once and kept; alone in its repository, all of which a service serves."""
     if not directory.is_dir():
-        spec = HERE / "specs" / f"{model}.toml"
-        command = [sys.executable, "-m", "lengthwise", "export", str(spec), "--out", str(directory)]
-        subprocess.run([*command, "--precision", precision], check=True)
+        command = [sys.executable, "-m", "lengthwise", "export", str(target), *options, "--out", str(directory)]
+        subprocess.run(command, check=True)
+    return directory
+
+
+def lognormal(seed: int, count: int, *, model: str = "lognormal", precision: Precision = "fp32") -> Work:
+    """So many sequences with lengths of median 50 and sigma 0.7, 12 features, and the graph of one of `MODELS`."""
+    name = model if precision == "fp32" else f"{model}-{precision}"
+    repository = CACHE if name == "lognormal" else CACHE.parent / f"{CACHE.name}-{name}"
+    directory = exported(repository / name / "1", HERE / "specs" / f"{model}.toml", "--precision", precision)
     random = np.random.default_rng(seed)
     lengths = draw_lengths("lognormal:50,0.7", count, 1024, random)
     title = f"lognormal lengths (median 50, sigma 0.7), {MODELS[model]}"
@@ -79,24 +75,14 @@ def japanese_vowels(seed: int, count: int) -> Work:
 
 
 def at_int8(work: Work) -> Work:
-    """The same workload with its graph at int8, which is exported once and kept."""
+    """The same workload with its graph at int8."""
     if work.name in MODELS:
         return replace(work, directory=lognormal(0, 1, model=work.name, precision="int8").directory)
     name = f"{work.name}-int8"
+    manifest = Manifest.read(work.directory)
+    options = ("--labels", ",".join(manifest.labels), "--max-length", str(manifest.max_length), "--precision", "int8")
     directory = CACHE.parent / f"{CACHE.name}-{name}" / name / "1"
-    if not directory.is_dir():
-        manifest = Manifest.read(work.directory)
-        command = [
-            sys.executable,
-            "-m",
-            "lengthwise",
-            "export",
-            str(work.directory / GRAPH_FILE),
-            "--out",
-            str(directory),
-        ]
-        command += ["--labels", ",".join(manifest.labels), "--max-length", str(manifest.max_length)]
-        subprocess.run([*command, "--precision", "int8"], check=True)
+    directory = exported(directory, work.directory / GRAPH_FILE, *options)
     return replace(work, directory=directory)
 
 

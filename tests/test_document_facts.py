@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lengthwise import errors
-from lengthwise.commands.logs import JsonLines
+from lengthwise.commands.serve import JsonLines
 from lengthwise.decoding import options
 from lengthwise.grpc.infer import CODES
 from lengthwise.http import pages

@@ -48,13 +48,8 @@ OF_CLASSES = {
     ],
 }
 FUNCTIONS = [
-    *(
-        lengthwise.sequences,
-        lengthwise.load,
-        lengthwise.Model.predict,
-        lengthwise.Client.predict,
-        lengthwise.AsyncClient.predict,
-    ),
+    *(lengthwise.sequences, lengthwise.load, lengthwise.Model.predict),
+    *(lengthwise.Client.predict, lengthwise.AsyncClient.predict),
     *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train, lengthwise_export.compare),
 ]
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported here: they need the packages above.
     from benchmarks import pages
     from benchmarks.gpu import device, summary
-    from benchmarks.gpu.prepare import prepare
+    from benchmarks.gpu.packed import prepare
     from benchmarks.gpu.runner import GpuRun
     from benchmarks.gpu.section import SECTIONS
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +10,11 @@ from pathlib import Path
 from traceback import print_exception
 from typing import Any
 
-import numpy as np
+import orjson
 
 
 class Figures:
-    """A section's figures by name.
-
-    Args:
-        path: Where they are written at each change; None to keep them in memory alone.
-    """
+    """A section's figures by name, which are written to a file, where one is given, at each change."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -63,15 +58,5 @@ def read(path: Path) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Values that JSON can hold: NumPy's scalars as Python's, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    """A value as JSON has it: NumPy's numbers and arrays as Python's, and null for what is not finite."""
+    return orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))

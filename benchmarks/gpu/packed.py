@@ -6,15 +6,19 @@ host, so that packing waits for nothing; values are copied from pinned memory.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.device import module
-from benchmarks.gpu.stage import ROOT, WEIGHTS, Precision, Stage
+from benchmarks.gpu.stage import FOLDERS, ROOT, WEIGHTS, Precision, Stage
 from lengthwise.padding import Steps, pad
 
 SPEC = ROOT / "benchmarks" / "specs" / "lognormal.toml"
@@ -28,12 +32,9 @@ def precisions(stage: Stage) -> list[Precision]:
 
 
 class Packed:
-    """The model on the device.
+    """The model on the device; at fp16 all but the standardisation is in half precision.
 
-    Args:
-        stage: Says where, and where the weights are; without them torch's own are taken, which a graph exported
-            without a checkpoint has too.
-        precision: In fp16 all but the standardisation is in half precision.
+    Without weights on the stage torch's own are taken, which a graph exported without a checkpoint has too.
     """
 
     def __init__(self, stage: Stage, precision: Precision) -> None:
@@ -96,3 +97,25 @@ class Packed:
             yield
         finally:
             backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = before
+
+
+def prepare(models: Path) -> Iterator[str]:
+    """Makes the graphs of the spec with its initial weights, which are kept for torch; yields a line for each."""
+    import torch
+
+    from lengthwise_export.architecture import checkpoint
+    from lengthwise_export.architecture.model import SequenceClassifier
+    from lengthwise_export.architecture.spec import Spec
+
+    torch.manual_seed(0)
+    weights = models / WEIGHTS
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(weights, SequenceClassifier(Spec.read(SPEC)).state_dict(), {})
+    yield f"made {weights}"
+    for folder, options in ((FOLDERS["fp32"], ()), (FOLDERS["fp16"], ("--precision", "fp16"))):
+        directory = models / folder / "1"
+        shutil.rmtree(directory, ignore_errors=True)  # made by another version of the exporter, perhaps
+        command = [sys.executable, "-m", "lengthwise", "export", str(SPEC), "--checkpoint", str(weights), *options]
+        done = subprocess.run([*command, "--out", str(directory)], capture_output=True, text=True, check=False)
+        output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {output[-1] if output else done}"

@@ -64,12 +64,7 @@ def rows(outputs: Outputs, batch: PaddedBatch) -> list[Row]:
 
 
 def compared(found: Sequence[Row], expected: Sequence[Row]) -> dict[str, Any]:
-    """How far two lists of rows are apart.
-
-    Returns:
-        The largest absolute difference of a logit and of an attention weight, the share of rows of equal bits, the
-        share of rows of another best class, and whether all of them are finite.
-    """
+    """How far two lists of rows are apart; `equal_bits` and `other_class` (another best one) are shares of rows."""
     pairs = [*zip(found, expected, strict=True)]
     logits = np.array([_apart(a.logits, b.logits) for a, b in pairs])
     weights = [

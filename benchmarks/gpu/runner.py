@@ -35,12 +35,7 @@ class GpuRun:
     say: Callable[[str], None]  # prints progress
 
     def all(self, wanted: Sequence[Section] = SECTIONS, *, resume: bool = False) -> dict[str, Any]:
-        """Runs the sections and returns the results, as they are in the file.
-
-        Args:
-            wanted: In this order.
-            resume: Whether to keep the sections that the file has, and run the others.
-        """
+        """Runs the sections in this order, with `resume` those that the file lacks; returns what the file then has."""
         start = time.monotonic()
         results = self._initial(resume)
         for number, each in enumerate(wanted, start=1):

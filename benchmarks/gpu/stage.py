@@ -89,11 +89,7 @@ class Stage:
         return Manifest.read(self.directory(graph))
 
     def device(self, graph: Graph = "fp32") -> Device:
-        """Where a graph runs: the first device, with TF32 or without.
-
-        Raises:
-            ConfigurationError: It cannot be used; names what is missing.
-        """
+        """Where a graph runs: the first device, with TF32 or without."""
         if self.provider == "cpu":
             return CPU_DEVICE
         # On a borrowed machine another onnxruntime may be installed behind the imported one.

@@ -110,13 +110,9 @@ def by_arrival(run: Callable[[list[Steps]], Any], rows: int, *, threads: int) ->
 
 
 def rate(work: Callable[[B], int], batches: Sequence[B], seconds: float, threads: int = 1) -> float:
-    """Sequences a second: the batches one after another, in a circle, until the time is over.
+    """Sequences a second: each thread takes the next batch, in a circle, until the time is over.
 
-    Args:
-        work: Runs one batch, and returns its number of sequences.
-        batches: In an order in which any part of them is like the whole.
-        seconds: After this time each thread ends with its batch.
-        threads: Each takes the next batch.
+    `work` runs a batch and returns its number of sequences; any part of the batches is like the whole.
     """
     numbers = itertools.count()
     done: list[int] = []

@@ -13,11 +13,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 
 
 class Graph:
-    """A model directory's graph.
-
-    Args:
-        directory: `MODELS/NAME/VERSION`.
-    """
+    """The graph of a model directory, `MODELS/NAME/VERSION`."""
 
     def __init__(self, directory: Path) -> None:
         options = onnxruntime.SessionOptions()

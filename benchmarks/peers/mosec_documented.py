@@ -25,13 +25,13 @@ class Classifier(Worker):
         return [{"predictions": [{"probabilities": row}]} for row in self.graph.probabilities(sequences).tolist()]
 
 
-if __name__ == "__main__":
+def serve(worker: type[Worker]) -> None:
+    """Serves one stage with the rows and the wait that the variables say."""
     server = Server()
-    server.append_worker(
-        Classifier,
-        num=1,
-        max_batch_size=int(os.environ["BENCH_BATCH_ROWS"]),
-        max_wait_time=int(os.environ["BENCH_WAIT_MS"]),
-        route="/predict",
-    )
+    rows, wait = int(os.environ["BENCH_BATCH_ROWS"]), int(os.environ["BENCH_WAIT_MS"])
+    server.append_worker(worker, num=1, max_batch_size=rows, max_wait_time=wait, route="/predict")
     server.run()
+
+
+if __name__ == "__main__":
+    serve(Classifier)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-from mosec import Server, Worker
 from numpy.typing import NDArray
 
-from benchmarks.peers.graph import Graph
+from benchmarks.peers import mosec_documented
+from benchmarks.peers.mosec_documented import serve
 
 ROWS_PER_RUN = 8
 
 
-class Classifier(Worker):
+class Classifier(mosec_documented.Classifier):
     """The one stage: from a batch of bodies to a batch of answers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.graph = Graph(Path(os.environ["BENCH_MODEL"]))
 
     def deserialize(self, data: bytes) -> NDArray[np.float32]:
         """`[length, features]` of one body."""
@@ -44,12 +38,4 @@ class Classifier(Worker):
 
 
 if __name__ == "__main__":
-    server = Server()
-    server.append_worker(
-        Classifier,
-        num=1,
-        max_batch_size=int(os.environ["BENCH_BATCH_ROWS"]),
-        max_wait_time=int(os.environ["BENCH_WAIT_MS"]),
-        route="/predict",
-    )
-    server.run()
+    serve(Classifier)

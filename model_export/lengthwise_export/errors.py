@@ -39,28 +39,17 @@ class UncheckableError(LengthwiseError):
 
 
 class RunError(UncheckableError):
-    """The model raises for a batch.
-
-    Args:
-        detail: The error message.
-        location: The line of the user's code that raised; None if unknown.
-        part: The layer that raised, such as `` `head` (Linear(512, 3)) ``; None if it is the model itself, or unknown.
-    """
+    """The model raises for a batch: `detail`, at a line of the user's code, in a layer (both None if unknown)."""
 
     def __init__(self, detail: str, location: object = None, part: str | None = None) -> None:
         super().__init__(detail if location is None else f"{location}: {detail}")
         self.detail = detail
         self.location = location
-        self.part = part
+        self.part = part  # Such as `` `head` (Linear(512, 3)) ``; None if it is the model itself
 
 
 class ExportError(LengthwiseError):
-    """A step of the export failed.
-
-    Args:
-        step: The name of the step: check, capture, graph, mend, precision.
-        detail: The reason, and what to do instead.
-    """
+    """A step of the export failed (check, trace, mend, precision, ...); `detail` is why, and what to do instead."""
 
     def __init__(self, step: str, detail: str) -> None:
         super().__init__(f"{step}: {detail}")
@@ -69,13 +58,7 @@ class ExportError(LengthwiseError):
 
 
 class UnmendableError(LengthwiseError):
-    """A graph cannot be mended.
-
-    Args:
-        operator: The name and type of the operator that cannot be mended.
-        reason: Why padding cannot be kept from the answer there, and what to do instead.
-        location: The line of the user's code that called it; None if unknown.
-    """
+    """A graph cannot be mended, at this operator, for this reason; `location` is the user's line, if it is known."""
 
     def __init__(self, operator: str, reason: str, location: object = None) -> None:
         super().__init__(f"{operator}: {reason}" if location is None else f"{location}: {operator}: {reason}")

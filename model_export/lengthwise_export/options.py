@@ -15,19 +15,15 @@ from lengthwise.runtime.manifest import Precision
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
 
-
-HIGHEST_OPSET: Final = 20
-"""From the next opset on, onnxruntime's CUDA provider has no kernels for LSTM and GRU and runs them on the CPU."""
+HIGHEST_OPSET: Final = 20  # Above, onnxruntime's CUDA provider runs LSTM and GRU on the CPU
 
 OPSET: Final = 18  # the opset that torch's exporter writes without conversion
-
 
 ONE_VALUE_HINT: Final = (
     "one value for each row, [rows], needs an axis for the classes: return [rows, 1] (output.unsqueeze(-1)) and export "
     "with --multi-label, or return one value for each of the two classes"
 )
 """What to do with a model that gives one number for each sequence, as for a yes/no label."""
-
 
 StrPath = str | os.PathLike[str]
 
@@ -83,16 +79,6 @@ class TargetOptions(Options):
         description="What the model does with a missing value (NaN at a valid step); by default it is refused. "
         "handled: the model accepts NaN; this is verified.",
     )
-
-    @property
-    def weights(self) -> Path | None:
-        """The checkpoint as a path."""
-        return None if self.checkpoint is None else Path(self.checkpoint)
-
-    @property
-    def output_name(self) -> str | None:
-        """The output as a text."""
-        return None if self.output is None else str(self.output)
 
 
 class CheckOptions(TargetOptions):
@@ -158,10 +144,7 @@ class ExportOptions(TargetOptions):
         "each sequence gets the answer that the model gives it alone. Published only if that is proved.",
     )
     must_keep_accuracy: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="Publish nothing if the accuracy on the data is below this, such as 0.95.",
+        default=None, ge=0, le=1, description="Publish nothing if the accuracy on the data is below this, such as 0.95."
     )
     seed: Annotated[int, PYTHON_ONLY] = Field(
         default=0, ge=0, lt=2**32, description="Seed of the sequences of the verification."

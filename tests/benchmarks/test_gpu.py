@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu.prepare import prepare
+from benchmarks.gpu.packed import prepare
 from benchmarks.gpu.section import SECTIONS
 
 NOT_ON_A_BARE_MACHINE = (

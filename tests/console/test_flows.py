@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lengthwise.settings import bundled_models
-from tests.console.browser import EXAMPLE, NARROW, Window, answered, at, console, dragged, pasted
+from tests.console.browser import EXAMPLE, Window, answered, at, console, dragged, pasted
 from tests.support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.console, pytest.mark.process]
@@ -72,15 +72,12 @@ def test_an_empty_cell_is_a_missing_value(window: Window, text: str, steps: list
     assert json.dumps(steps, separators=(",", ":")) in page.locator("#code").inner_text()
 
 
-def test_steps_are_left_out_by_a_click_and_come_back_by_another(page: Any) -> None:
+def test_steps_are_left_out_by_a_click_or_a_drag_and_come_back_by_another_click(page: Any) -> None:
     page.mouse.click(*at(page, 0.5, 80))
     page.locator(".answer .facts li", has_text="1 left out").wait_for()
     assert "1 left out" in page.locator("#sequence-note").inner_text()
     page.mouse.click(*at(page, 0.5, 80))
     page.locator("#sequence-note", has_not_text="left out").wait_for()
-
-
-def test_a_drag_leaves_a_range_out(page: Any) -> None:
     dragged(page, (0.4, 80), (0.8, 80))
     said = page.locator("#sequence-note").inner_text()
     assert int(said.split(" left out")[0].split("· ")[-1]) > 2
@@ -112,8 +109,12 @@ def test_a_curve_is_drawn_with_the_pointer(page: Any) -> None:
     assert "left out" not in page.locator("#sequence-note").inner_text()
 
 
-def test_a_feature_that_is_masked_is_refused_by_name_of_the_reason(window: Window) -> None:
-    page = window.open()
+def test_a_line_is_highlighted_under_the_pointer_and_masked_by_its_button(page: Any) -> None:
+    page.mouse.move(*at(page, 0.5, 60))
+    page.locator("#signal .one .line.near").wait_for()
+    assert page.locator("#near").inner_text().startswith("feature ")
+    page.locator("#features button").nth(4).hover()
+    assert page.locator("#signal .line.near").get_attribute("data-feature") == "4"
     page.locator("#features button").first.click()
     page.locator(".answer .problem").wait_for()
     assert page.locator("#features button").first.get_attribute("aria-pressed") == "true"
@@ -211,42 +212,32 @@ def test_batches_are_seen_as_they_run(window: Window) -> None:
     page.locator("#live-state", has_text="paused").wait_for()
 
 
-def test_a_view_that_nobody_looks_at_is_closed(window: Window, server: ServerProcess) -> None:
+def test_a_view_that_nobody_looks_at_is_closed_and_models_promises_and_refusals_are_listed(
+    window: Window, server: ServerProcess
+) -> None:
     page = window.open("live")
     page.locator("#live-state", has_text="live").wait_for()
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/console/live")):
         page.click("#to-models")
-    page.locator("#served table").wait_for()
-
-
-def test_models_promises_and_refusals_are_listed(window: Window) -> None:
-    page = window.open("models")
     table = page.locator("#served table")
+    table.wait_for()
     assert "the same bits in every batch" in table.inner_text()
     assert table.locator("tbody tr").count() == 2
     page.locator("#refused li", has_text="japanese-vowels/3").wait_for()
 
 
-def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Any, server: ServerProcess) -> None:
-    window = Window(browser, server.url, NARROW)
-    for part in ("predict", "live", "models"):
-        page = window.open(part)
-        if part == "predict":
-            page.locator(".answer .label").wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
-    window.close()
-    assert window.troubles == []
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("part", ["predict", "live", "models"])
 @pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_nothing(browser: Any, server: ServerProcess, scheme: str, part: str, width: int) -> None:
+def test_axe_finds_nothing_and_nothing_needs_sideways_scrolling(
+    browser: Any, server: ServerProcess, scheme: str, part: str, width: int
+) -> None:
     size = {"width": width, "height": 900}
     window = Window(browser, server.url, size, color_scheme=scheme, reduced_motion="reduce")
     page = window.open(part)
     if part == "predict":
         page.locator(".answer .label").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.click("#paste")
         page.click("#sweep")
         page.locator("#padding-verdict.good").wait_for()
@@ -255,8 +246,9 @@ def test_axe_finds_nothing(browser: Any, server: ServerProcess, scheme: str, par
     elif part == "live":
         page.locator("#live-state", has_text="live").wait_for()
     found = window.violations()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.close()
-    assert found == []
+    assert found == window.troubles == []
 
 
 def test_the_colours_can_be_chosen(window: Window) -> None:
@@ -447,11 +439,8 @@ def test_a_model_of_tokens_takes_ids(window: Window) -> None:
 
 def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(window: Window) -> None:
     names = [f"sensor {number}" for number in range(64)]
-    page = imagined(
-        window,
-        {"features": 64, "labels": ["1", "2"], "feature_names": names, "examples": 0, "attention": False},
-        ANSWER,
-    )
+    model = {"features": 64, "labels": ["1", "2"], "feature_names": names, "attention": False}
+    page = imagined(window, model, ANSWER)
     assert page.locator("#signal path.line").count() == 0
     assert page.locator("#signal image").count() == 1
     assert "made up" in page.locator("#sequence-note").inner_text()
@@ -461,14 +450,6 @@ def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(windo
     assert page.locator("#features button").count() == 64
     assert page.locator("#features").evaluate("each => each.scrollHeight <= each.clientHeight + 1")
     assert window.violations() == []
-
-
-def test_a_line_is_highlighted_under_the_pointer(page: Any) -> None:
-    page.mouse.move(*at(page, 0.5, 60))
-    page.locator("#signal .one .line.near").wait_for()
-    assert page.locator("#near").inner_text().startswith("feature ")
-    page.locator("#features button").nth(4).hover()
-    assert page.locator("#signal .line.near").get_attribute("data-feature") == "4"
 
 
 def test_a_file_gets_a_table_with_its_accuracy_and_a_download(window: Window, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ TRAINING = {
     "epochs": [{"training_loss": 1.0, "validation_loss": 1.1}, {"training_loss": 0.4, "validation_loss": 0.6}],
 }
 REPORTS = {
-    "check": lambda: as_page(REPORT, "net:make"),
+    "check": lambda: as_page(REPORT),
     "training": lambda: training_page(TRAINING, "runs/vowels"),
 }
 

@@ -4,7 +4,6 @@ A service with one runner and a real Prometheus, under 50, 200, 400 and 100 requ
 with a few calls among them that are refused: too late, too much at once, wrong.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,19 +14,13 @@ from pathlib import Path
 import httpx
 
 from lengthwise.bench.launch import free_port, running, serve_command
-from tests.deploy.live import asked, found, monitored, prometheus, until
+from tests.deploy.live import body, monitored, prometheus
 from tests.deploy.tools import DEPLOY, ROOT, loaded
 
 RATES = (50, 200, 400, 100)
 SECONDS = 30
 REFUSED_AFTER_SECONDS = 10
-FEATURES = 12
 LENGTHS = ("--lengths", "lognormal:50,0.7")
-
-
-def body(*lengths: int, **options: object) -> bytes:
-    """A body of some sequences."""
-    return json.dumps({"sequences": [[[0.5] * FEATURES] * length for length in lengths], **options}).encode()
 
 
 def refused(url: str, turn: int) -> None:
@@ -49,9 +42,6 @@ def main() -> None:
     options |= {"max_queue_cost_steps": "40000", "runners": "1"}
     service = f"http://127.0.0.1:{port}"
     with running(serve_command(models, port, options), port), prometheus(folder, free_port(), service[7:]) as url:
-        until(
-            "the target is up", 60, lambda: found(asked(url, "query", {"query": 'up{job="lengthwise"} == 1'})["result"])
-        )
         for turn, rate in enumerate(RATES):
             timer = threading.Timer(REFUSED_AFTER_SECONDS, refused, (f"{service}/predict", turn))
             timer.start()

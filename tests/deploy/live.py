@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import signal
 import subprocess
 import time
@@ -59,7 +60,7 @@ def started(command: Sequence[str | Path], log: Path) -> Iterator[subprocess.Pop
 
 @contextlib.contextmanager
 def prometheus(folder: Path, port: int, target: str) -> Iterator[str]:
-    """A Prometheus with the shipped rules that scrapes a service each second, as in a pod; its URL."""
+    """A Prometheus with the shipped rules that scrapes a service each second, as in a pod, once it has; its URL."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(RULES / "*.yml")]
@@ -73,7 +74,9 @@ def prometheus(folder: Path, port: int, target: str) -> Iterator[str]:
     command = [program("prometheus", "apt-get install prometheus"), *options, f"--web.listen-address=127.0.0.1:{port}"]
     with started(command, folder / "prometheus.log"):
         until("Prometheus is ready", 20, lambda: answers(port, "/-/ready"))
-        yield f"http://127.0.0.1:{port}"
+        url, up = f"http://127.0.0.1:{port}", {"query": 'up{job="lengthwise"} == 1'}
+        until("the target is up", 60, lambda: found(asked(url, "query", up)["result"]))
+        yield url
 
 
 def monitored(folder: Path) -> tuple[Path, dict[str, str]]:
@@ -89,6 +92,11 @@ def monitored(folder: Path) -> tuple[Path, dict[str, str]]:
     shares = {"drift_share": "1", "verify_share": "0.2", "shadow_share": "0.2", "record_share": "0.2"}
     watched = {"record": str(folder / "records"), "shadow": "japanese-vowels/1", "versions": "all"}
     return folder / "models", {**shares, **watched}
+
+
+def body(*lengths: int, **options: object) -> bytes:
+    """A call with sequences of these lengths for the bundled model."""
+    return json.dumps({"sequences": [[[0.5] * 12] * length for length in lengths], **options}).encode()
 
 
 def value(url: str, query: str) -> list[float]:

@@ -13,6 +13,7 @@ from tests.deploy.container import BASE, engine
 from tests.deploy.tools import APT, DEPLOY, ROOT, program, run
 
 FILES = (ROOT / "docker-compose.yml", DEPLOY / "compose.gpu.yml")
+SERVICES = yaml.safe_load(FILES[0].read_text())["services"]
 SCHEMA = "pip install check-jsonschema"
 
 
@@ -29,37 +30,29 @@ def test_the_schema_refuses_a_misspelt_key(tmp_path: Path) -> None:
 
 
 def test_without_being_told_otherwise_no_port_is_open_to_other_machines() -> None:
-    services = yaml.safe_load(FILES[0].read_text())["services"]
-    published = [port for service in services.values() for port in service.get("ports", [])]
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(published) == 4
     addresses = {re.sub(r"\$\{\w+:-(.*?)\}", r"\1", port).rpartition(":")[0].rpartition(":")[0] for port in published}
     assert addresses == {"127.0.0.1"}
 
 
 def test_every_file_that_is_mounted_exists() -> None:
-    services = yaml.safe_load(FILES[0].read_text())["services"]
-    mounted = [line.split(":")[0] for service in services.values() for line in service.get("volumes", [])]
+    mounted = [line.split(":")[0] for service in SERVICES.values() for line in service.get("volumes", [])]
     assert [path for path in mounted if path.startswith(".") and not (ROOT / path).exists()] == []
 
 
 def test_the_default_demo_has_no_load_and_the_profile_has() -> None:
-    services = yaml.safe_load(FILES[0].read_text())["services"]
-    assert {name for name, service in services.items() if not service.get("profiles")} == {
-        "lengthwise",
-        "prometheus",
-        "grafana",
-    }
-    assert services["load"]["profiles"] == ["load"]
+    without = {name for name, service in SERVICES.items() if not service.get("profiles")}
+    assert without == {"lengthwise", "prometheus", "grafana"}
+    assert SERVICES["load"]["profiles"] == ["load"]
 
 
 def test_the_load_has_options_that_bench_takes() -> None:
-    command = yaml.safe_load(FILES[0].read_text())["services"]["load"]["command"]
-    assert CliRunner().invoke(main, [*command, "--help"]).exit_code == 0
+    assert CliRunner().invoke(main, [*SERVICES["load"]["command"], "--help"]).exit_code == 0
 
 
 def test_the_service_has_longer_to_stop_than_to_drain() -> None:
-    service = yaml.safe_load(FILES[0].read_text())["services"]["lengthwise"]
-    assert int(service["stop_grace_period"].removesuffix("s")) > 30
+    assert int(SERVICES["lengthwise"]["stop_grace_period"].removesuffix("s")) > 30
 
 
 PROMETHEUS_STAND_IN = f"""
@@ -74,12 +67,11 @@ ENTRYPOINT ["/bin/prometheus"]
 @pytest.mark.deploy
 def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     made = engine()
-    services = yaml.safe_load(FILES[0].read_text())["services"]
     made.make_image()
     # No registry is at hand: the system's Prometheus under the name that the file gives.
     shutil.copy(program("prometheus", APT), tmp_path)
     (tmp_path / "Dockerfile").write_text(PROMETHEUS_STAND_IN)
-    tag = f"docker.io/{services['prometheus']['image']}"
+    tag = f"docker.io/{SERVICES['prometheus']['image']}"
     run([*made.buildah, "bud", "--isolation", "chroot", "--pull-never", "--tag", tag, str(tmp_path)], seconds=200)
     seen = made.alone(tmp_path, "tests.deploy.composed")
     assert (seen["predict"], seen["instance"]) == (200, "lengthwise:9000")

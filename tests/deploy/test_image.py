@@ -144,14 +144,8 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
     for name, content in files.items():
         (folder / name).write_bytes(content)
     at, ports = "/etc/lengthwise", (free_port(), free_port())
-    options = {
-        "PORT": str(ports[0]),
-        "ADMIN_PORT": str(ports[1]),
-        "TLS_CERT_FILE": f"{at}/tls.crt",
-        "TLS_KEY_FILE": f"{at}/tls.key",
-        "TLS_CLIENT_CA_FILE": f"{at}/ca.crt",
-        "API_KEYS_FILE": f"{at}/keys",
-    }
+    options = {"PORT": ports[0], "ADMIN_PORT": ports[1], "API_KEYS_FILE": f"{at}/keys"}
+    options |= {"TLS_CERT_FILE": f"{at}/tls.crt", "TLS_KEY_FILE": f"{at}/tls.key", "TLS_CLIENT_CA_FILE": f"{at}/ca.crt"}
     variables = [word for name, value in options.items() for word in ("--env", f"LENGTHWISE_{name}={value}")]
     probe = ["python", "-S", "/opt/lengthwise/healthcheck.py"]
     with built.container(IMAGE, *variables, "--volume", f"{folder}:{at}:ro") as name:
@@ -328,21 +322,23 @@ def test_past_its_memory_limit_it_is_killed(built: Engine) -> None:
         assert built.inspected(name, "{{.State.ExitCode}}", "container") == "137"
 
 
-def test_every_library_of_the_cuda_image_is_found_but_the_drivers(built: Engine) -> None:
-    image = "localhost/lengthwise:cuda"
-    if not built.exists(image):
+@pytest.fixture
+def cuda(built: Engine) -> str:
+    """The image for GPUs, where it was built."""
+    if not built.exists("localhost/lengthwise:cuda"):
         pytest.skip("the cuda image is 2.7 GB; `make image-cuda` or the command in deploy/README.md builds it first")
+    return "localhost/lengthwise:cuda"
+
+
+def test_every_library_of_the_cuda_image_is_found_but_the_drivers(built: Engine, cuda: str) -> None:
     libraries = "/opt/lengthwise/packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
     options = ["--rm", "--network", "none", "--health-interval", "disable", "--entrypoint", "ldd"]
-    said = built.run("run", *options, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", image, libraries)
+    said = built.run("run", *options, *LIMITS, cuda, libraries)
     assert [line.split()[0] for line in said.splitlines() if "not found" in line] == ["libcuda.so.1"]
 
 
-def test_the_cuda_image_serves_on_the_cpu_where_there_is_no_gpu(built: Engine) -> None:
-    image = "localhost/lengthwise:cuda"
-    if not built.exists(image):
-        pytest.skip("the cuda image is not built")
+def test_the_cuda_image_serves_on_the_cpu_where_there_is_no_gpu(built: Engine, cuda: str) -> None:
     port = free_port()
-    with built.container(image, "--env", f"LENGTHWISE_PORT={port}"):
+    with built.container(cuda, "--env", f"LENGTHWISE_PORT={port}"):
         until("the container is ready", 60, lambda: answers(port, "/readyz"))
         assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200

@@ -59,29 +59,26 @@ def tried(recipe: Recipe, seed: int, answered: Callable[[], None] = lambda: None
     answered()
     if len(alone) < _FEWEST:
         return Tried("left out", "the original answers too few lengths")
-    names = GraphNames(sequences="x", logits="y", channels_first=True)
+    names, where = GraphNames(sequences="x", logits="y", channels_first=True), ""
+    stage: Result = "internal error"
     try:
         mended = mend(graph, names, StepInput(features=FEATURES), max_length=LONGEST)
+        stage = "does not run"
+        session = _session(mended.graph)
+        accepted = [pair for pair in alone if len(pair[0]) >= mended.min_length]
+        scale = max(1.0, *(float(np.abs(answer).max()) for _, answer in alone))
+        for batch, members in _batches(accepted, np.random.default_rng(seed)):
+            lengths = np.array([len(steps) for steps, _ in members], np.int32)
+            where = f"lengths {lengths.tolist()}, width {batch.shape[2]}: "
+            (answers,) = session.run(None, {"x": batch, "lengths": lengths})
+            for (steps, right), answer in zip(members, answers, strict=True):
+                gap = float(np.abs(answer - right).max()) / scale
+                if not (gap <= TOLERANCE or gap <= _ROUNDING_AT_MOST * _moved_by_rounding(graph, steps) / scale):
+                    return Tried("wrong", f"by {gap:.3g} at {len(steps)} steps in a width of {batch.shape[2]}")
     except UnmendableError as error:
         return Tried("refused", error.reason)
     except Exception as error:  # whatever it is, it is a finding
-        return Tried("internal error", repr(error))
-    try:
-        session = _session(mended.graph)
-    except Exception as error:  # onnxruntime's own kinds
-        return Tried("does not run", str(error))
-    accepted = [pair for pair in alone if len(pair[0]) >= mended.min_length]
-    scale = max(1.0, *(float(np.abs(answer).max()) for _, answer in alone))
-    for batch, members in _batches(accepted, np.random.default_rng(seed)):
-        lengths = np.array([len(steps) for steps, _ in members], np.int32)
-        try:
-            (answers,) = session.run(None, {"x": batch, "lengths": lengths})
-        except Exception as error:  # as above
-            return Tried("does not run", f"lengths {lengths.tolist()}, width {batch.shape[2]}: {error}")
-        for (steps, right), answer in zip(members, answers, strict=True):
-            gap = float(np.abs(answer - right).max()) / scale
-            if not (gap <= TOLERANCE or gap <= _ROUNDING_AT_MOST * _moved_by_rounding(graph, steps) / scale):
-                return Tried("wrong", f"by {gap:.3g} at {len(steps)} steps in a width of {batch.shape[2]}")
+        return Tried(stage, f"{where}{error!r}")
     return Tried("equal")
 
 

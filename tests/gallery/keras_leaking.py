@@ -108,13 +108,14 @@ def conv_forgets_mask():
 
 @exhibit(2, operator="conv_b", cause="conv", features=6)
 def conv_stack_max():
-    model = keras.Sequential()
-    model.add(keras.Input(shape=(None, 6)))
-    model.add(layers.Masking(mask_value=0.0))
-    model.add(layers.Conv1D(filters=16, kernel_size=3, padding="same", activation="relu", name="conv_a"))
-    model.add(layers.Conv1D(filters=16, kernel_size=3, padding="same", activation="relu", name="conv_b"))
-    model.add(layers.GlobalMaxPooling1D())
-    model.add(layers.Dense(4, activation="softmax"))
+    model = sequential(
+        keras.Input(shape=(None, 6)),
+        layers.Masking(mask_value=0.0),
+        layers.Conv1D(filters=16, kernel_size=3, padding="same", activation="relu", name="conv_a"),
+        layers.Conv1D(filters=16, kernel_size=3, padding="same", activation="relu", name="conv_b"),
+        layers.GlobalMaxPooling1D(),
+        layers.Dense(4, activation="softmax"),
+    )
     for layer in model.layers[1:3]:  # as after some epochs of training
         layer.bias.assign(keras.random.normal(layer.bias.shape, stddev=0.3, seed=2))
     return model

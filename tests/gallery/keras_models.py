@@ -40,6 +40,6 @@ def network(seed: int, classes: int, **said: Any) -> Callable[[Callable[..., Any
     return factory_of
 
 
-def sequential(features: int, *layers: Any) -> Any:
-    """A `keras.Sequential` of steps with these features."""
-    return keras.Sequential([keras.Input(shape=(None, features)), *layers])
+def sequential(first: Any, *layers: Any) -> Any:
+    """A `keras.Sequential` of an input, or of steps with so many features."""
+    return keras.Sequential([keras.Input((None, first)) if isinstance(first, int) else first, *layers])

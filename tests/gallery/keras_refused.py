@@ -26,13 +26,11 @@ def class_not_at_hand():
 
 @exhibit(8, reason=("radar", "convlstm", "axes", "dimension"), features=8)
 def conv_lstm():
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 8, 2)),
-            layers.ConvLSTM1D(4, 3, padding="same", name="radar"),
-            layers.Flatten(),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        keras.Input(shape=(None, 8, 2)),
+        layers.ConvLSTM1D(4, 3, padding="same", name="radar"),
+        layers.Flatten(),
+        layers.Dense(3, activation="softmax"),
     )
 
 
@@ -51,14 +49,12 @@ def dropout_always_on():
 
 @exhibit(4, reason=("width", "length", "20"), features=4, longest=20)
 def flattened():
-    return keras.Sequential(
-        [
-            keras.Input(shape=(20, 4)),
-            layers.Masking(),
-            layers.LSTM(8, return_sequences=True),
-            layers.Flatten(),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        keras.Input(shape=(20, 4)),
+        layers.Masking(),
+        layers.LSTM(8, return_sequences=True),
+        layers.Flatten(),
+        layers.Dense(3, activation="softmax"),
     )
 
 
@@ -74,14 +70,12 @@ def frozen_rows():
 @exhibit(12, reason=("conv2d", "axes", "dimension", "shape"), features=8)
 def images():
     """A video: each step is a picture."""
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 8, 8, 1)),
-            layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu")),
-            layers.TimeDistributed(layers.Flatten()),
-            layers.LSTM(8),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        keras.Input(shape=(None, 8, 8, 1)),
+        layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu")),
+        layers.TimeDistributed(layers.Flatten()),
+        layers.LSTM(8),
+        layers.Dense(3, activation="softmax"),
     )
 
 
@@ -135,13 +129,11 @@ def mixed_precision():
 
 @exhibit(2, reason="stateful", features=4)
 def stateful():
-    return keras.Sequential(
-        [
-            keras.Input(batch_shape=(1, None, 4)),
-            layers.Masking(),
-            layers.LSTM(8, stateful=True, name="memory"),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        keras.Input(batch_shape=(1, None, 4)),
+        layers.Masking(),
+        layers.LSTM(8, stateful=True, name="memory"),
+        layers.Dense(3, activation="softmax"),
     )
 
 
@@ -173,13 +165,11 @@ HASHING = {
 @exhibit(7, reason="hashing", vocabulary=40)
 def save_words_looked_up(path: Path) -> None:
     """A model that hashes its words, as TensorFlow saves it: Keras has this layer for TensorFlow alone."""
-    model = keras.Sequential(
-        [
-            keras.Input(shape=(None,), dtype="int64"),
-            layers.Embedding(40, 8, mask_zero=True),
-            layers.GRU(8),
-            layers.Dense(3, activation="softmax"),
-        ]
+    model = sequential(
+        keras.Input(shape=(None,), dtype="int64"),
+        layers.Embedding(40, 8, mask_zero=True),
+        layers.GRU(8),
+        layers.Dense(3, activation="softmax"),
     )
     model.save(path)
     with zipfile.ZipFile(path) as archive:

@@ -94,14 +94,12 @@ def conv_then_given_mask(inputs):
 
 @exhibit(2, vocabulary=60)
 def embedding_mask_zero_lstm():
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None,)),
-            layers.Embedding(input_dim=60, output_dim=16, mask_zero=True),
-            layers.SpatialDropout1D(0.2),
-            layers.LSTM(24, dropout=0.2, recurrent_dropout=0.2),
-            layers.Dense(2, activation="softmax"),
-        ]
+    return sequential(
+        keras.Input(shape=(None,)),
+        layers.Embedding(input_dim=60, output_dim=16, mask_zero=True),
+        layers.SpatialDropout1D(0.2),
+        layers.LSTM(24, dropout=0.2, recurrent_dropout=0.2),
+        layers.Dense(2, activation="softmax"),
     )
 
 
@@ -145,13 +143,13 @@ def last_state_asks(inputs):
 @exhibit(30, features=12)
 def length_in_the_shape():
     """The longest series of the training set stands in the shape, though no layer needs it."""
-    model = keras.Sequential()
-    model.add(keras.Input(shape=(29, 12)))
-    model.add(layers.Masking(mask_value=0.0))
-    model.add(layers.Bidirectional(layers.LSTM(16, return_sequences=True)))
-    model.add(layers.LSTM(16))
-    model.add(layers.Dense(9, activation="softmax"))
-    return model
+    return sequential(
+        keras.Input(shape=(29, 12)),
+        layers.Masking(mask_value=0.0),
+        layers.Bidirectional(layers.LSTM(16, return_sequences=True)),
+        layers.LSTM(16),
+        layers.Dense(9, activation="softmax"),
+    )
 
 
 @network(11, 3, features=4)
@@ -228,13 +226,11 @@ def nested_and_shared():
 @exhibit(28, vocabulary=90)
 def pooled_words():
     """fastText: the mean of the words' vectors."""
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None,), dtype="int64"),
-            layers.Embedding(90, 10, mask_zero=True),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(4),
-        ]
+    return sequential(
+        keras.Input(shape=(None,), dtype="int64"),
+        layers.Embedding(90, 10, mask_zero=True),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(4),
     )
 
 
@@ -309,15 +305,13 @@ def separable_conv_given_mask(inputs):
 
 @exhibit(6, features=3)
 def simple_rnn_stack():
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 3), name="sensor"),
-            layers.Masking(mask_value=0.0),
-            layers.SimpleRNN(16, return_sequences=True),
-            layers.Dropout(0.2),
-            layers.SimpleRNN(16, activation="relu", use_bias=False),
-            layers.Dense(1, activation="sigmoid"),
-        ]
+    return sequential(
+        keras.Input(shape=(None, 3), name="sensor"),
+        layers.Masking(mask_value=0.0),
+        layers.SimpleRNN(16, return_sequences=True),
+        layers.Dropout(0.2),
+        layers.SimpleRNN(16, activation="relu", use_bias=False),
+        layers.Dense(1, activation="sigmoid"),
     )
 
 
@@ -330,12 +324,12 @@ def stacked_cells(inputs):
 
 @exhibit(15, vocabulary=50, per_step=True)
 def step_tagger():
-    model = keras.Sequential()
-    model.add(keras.Input(shape=(None,), dtype="int32"))
-    model.add(layers.Embedding(50, 12, mask_zero=True))
-    model.add(layers.Bidirectional(layers.LSTM(10, return_sequences=True, recurrent_dropout=0.1)))
-    model.add(layers.TimeDistributed(layers.Dense(5, activation="softmax")))
-    return model
+    return sequential(
+        keras.Input(shape=(None,), dtype="int32"),
+        layers.Embedding(50, 12, mask_zero=True),
+        layers.Bidirectional(layers.LSTM(10, return_sequences=True, recurrent_dropout=0.1)),
+        layers.TimeDistributed(layers.Dense(5, activation="softmax")),
+    )
 
 
 @keras.saving.register_keras_serializable(package="visits")

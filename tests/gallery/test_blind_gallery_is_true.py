@@ -56,27 +56,20 @@ def test_padding_reaches_the_answer_of_a_model_without_lengths(exhibit: Exhibit)
 
 
 @pytest.mark.parametrize("exhibit", BLIND, ids=str)
-def test_alone_it_answers_the_same_twice_and_something_else_to_other_steps(exhibit: Exhibit) -> None:
+def test_alone_it_answers_the_same_twice_and_among_rows_and_something_else_to_other_steps(exhibit: Exhibit) -> None:
     model = run_of(exhibit)
     steps, other = unpadded(exhibit, 1, 20), unpadded(exhibit, 1, 20, seed=6)
     assert np.array_equal(model(*steps), model(*steps))
     assert np.abs(model(*steps) - model(*other)).max() > 10 * TOLERANCE
-
-
-@pytest.mark.parametrize("exhibit", BLIND, ids=str)
-def test_unpadded_rows_answer_as_alone(exhibit: Exhibit) -> None:
-    model = run_of(exhibit)
-    steps, lengths = unpadded(exhibit, 5, 23)
-    one_by_one = np.concatenate([model(row[None], lengths[:1]) for row in steps])
-    assert np.abs(model(steps, lengths) - one_by_one).max() <= TOLERANCE
+    rows, lengths = unpadded(exhibit, 5, 23)
+    one_by_one = np.concatenate([model(row[None], lengths[:1]) for row in rows])
+    assert np.abs(model(rows, lengths) - one_by_one).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("exhibit", BLIND, ids=str)
 def test_the_shortest_sequence_that_it_takes_is_the_one_that_the_catalogue_says(exhibit: Exhibit) -> None:
-    model = run_of(exhibit)
-    assert np.isfinite(model(*unpadded(exhibit, 1, exhibit.shortest))).all()
-    if exhibit.shortest > 1:
-        assert not answers_finitely(exhibit, exhibit.shortest - 1)
+    assert answers_finitely(exhibit, exhibit.shortest)
+    assert exhibit.shortest == 1 or not answers_finitely(exhibit, exhibit.shortest - 1)
 
 
 @pytest.mark.parametrize("exhibit", [exhibit for exhibit in BLIND if exhibit.longest], ids=str)
@@ -177,9 +170,6 @@ def operators(exhibit: Exhibit, width: int) -> list[str]:
     return [str(node.target) for node in torch.export.export(exhibit.make().eval(), (steps,)).graph.nodes]
 
 
-def test_a_loop_in_python_makes_a_graph_as_long_as_the_batch_is_wide() -> None:
+def test_a_loop_or_a_branch_in_python_makes_another_graph_for_another_width() -> None:
     assert len(operators(BY_NAME[LOOP], 8)) > len(operators(BY_NAME[LOOP], 4)) + 4
-
-
-def test_a_branch_on_the_width_makes_another_graph_for_wide_batches() -> None:
     assert {*operators(BY_NAME[BRANCH], 8)} != {*operators(BY_NAME[BRANCH], 120)}

@@ -20,8 +20,8 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
+from lengthwise_export.exporting.model_files import host_nodes
 from lengthwise_export.onnx_graphs import precision
-from lengthwise_export.onnx_graphs.protos import host_nodes
 from tests.gallery.onnx_models import integers
 from tests.gallery.onnx_models import model as onnx_model
 from tests.support.model_directories import BUNDLED, place, sign

@@ -9,10 +9,11 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import pytest
 
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
 from tests.hostile.watched import MEBIBYTE, until
 from tests.support import http2, proc
 from tests.support.doors import HEALTH, Door, Doors, opened
@@ -22,18 +23,11 @@ HEAD_SECONDS = 1
 FILES = 256
 MANY = 120
 """Connections: more than any door has places here."""
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+INFER, STREAM, READY = (f"/{SERVICE}/{name}" for name in ("ModelInfer", "ModelStreamInfer", "ModelReady"))
 GRPC_METHODS = [
     *(f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch", "List", "None")),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    *(
-        f"/inference.GRPCInferenceService/{name}"
-        for name in (
-            *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),
-            *("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelInfer"),
-        )
-    ),
+    *(f"/{SERVICE}/{one.name}" for one in pb.DESCRIPTOR.services_by_name[SERVICE.split(".")[1]].methods),
 ]
 MALFORMED = {
     "no message": b"",
@@ -135,13 +129,13 @@ def silent_calls(door: Door, connections: int, each: int, path: str) -> Iterator
         yield made
 
 
-@pytest.mark.parametrize("path", [INFER, STREAM, HEALTH, "/inference.GRPCInferenceService/ModelReady"])
+@pytest.mark.parametrize("path", [INFER, STREAM, HEALTH, READY])
 def test_calls_that_send_no_message_hold_no_place(plain: Doors, path: str) -> None:
     """Each takes a place for a tenth of a second at most; before, the first one took 2 s and the others queued."""
     door = plain.of["grpc"]
     with silent_calls(door, 4, 60, path), door.connect() as wire:
         honest = http2.Connection(wire)
-        for ask, payload in ((INFER, b""), ("/inference.GRPCInferenceService/ModelReady", b""), (HEALTH, b"")):
+        for ask, payload in ((INFER, b""), (READY, b""), (HEALTH, b"")):
             began = time.monotonic()
             honest.ended(honest.begin(ask, http2.message(payload)))
             assert time.monotonic() - began < 10
@@ -205,16 +199,10 @@ def test_a_message_that_inflates_past_the_limit_takes_little_memory(plain: Doors
     assert plain.of["grpc"].answers()
 
 
-@pytest.fixture
-def without_tls(tmp_path: Path) -> Iterator[Doors]:
-    with opened("--max-connections", "20", "--header-timeout-seconds", "600") as made:
-        yield made
-
-
 @pytest.mark.long
-def test_idle_connections_over_grpc_make_room_for_new_ones(without_tls: Doors) -> None:
-    door = without_tls.of["grpc"]
-    with ExitStack() as stack:
+def test_idle_connections_over_grpc_make_room_for_new_ones() -> None:
+    with opened("--max-connections", "20", "--header-timeout-seconds", "600") as made, ExitStack() as stack:
+        door = made.of["grpc"]
         crowd(door, "a whole head", stack)
         assert not door.answers()
         until(door.answers, "no place is free", 20)

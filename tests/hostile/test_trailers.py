@@ -1,14 +1,15 @@
-"""Trailers without an end, on every path and port, with a key and without: they cost next to nothing."""
+"""Trailers without an end, on every path and port, with a key and without, and malformed heads: they cost little."""
 
 import socket
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 
+import orjson
 import pytest
 
 from lengthwise.bench.launch import free_port
-from tests.hostile.watched import KEY, MEBIBYTE, payload, push, unharmed
-from tests.support.doors import certificate
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, unharmed, until
 from tests.support.server_process import ServerProcess, Wire, started
 
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
@@ -36,15 +37,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterato
 
 def opened(path: str, *headers: str) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "host: x", "transfer-encoding: chunked", *headers, "", ""]
-    return "\r\n".join(lines).encode() + b"%x\r\n%s\r\n0\r\n" % (len(payload()), payload())
+    body = orjson.dumps(GOOD)
+    return "\r\n".join(lines).encode() + b"%x\r\n%s\r\n0\r\n" % (len(body), body)
 
 
-def cut_off(wire: Wire) -> bool:
-    """Whether the connection ends, behind the refusal or behind an answer that needed no body."""
-    statuses = []
-    while (status := wire.answer()[0]) != 0:
-        statuses.append(status)
-    return statuses[-1:] in ([], [431]) or statuses in ([200], [401], [404], [405])
+def statuses(wire: Wire) -> list[int]:
+    """Of all answers until the connection ends."""
+    return [*iter(lambda: wire.answer()[0], 0)]
 
 
 @endless
@@ -61,22 +60,27 @@ def test_trailers_without_an_end_are_cut_off(
     port = admin_port if where == "admin" else server.port
     with unharmed(server, AUTHORIZED), Wire(socket.create_connection(("127.0.0.1", port), 60)) as wire:
         wire.send(opened(path, *(["authorization: Bearer " + KEY] if where == "with a key" else [])) + first)
-        push(wire, piece, MUCH)
-        assert cut_off(wire)
+        with suppress(OSError):  # the server ends the connection
+            for _ in range(MUCH // len(piece)):
+                wire.send(piece)
+        found = statuses(wire)  # it ends behind the refusal, or behind an answer that needed no body
+        assert found[-1:] in ([], [431]) or found in ([200], [401], [404], [405])
 
 
-@pytest.mark.long
-@endless
-def test_trailers_without_an_end_are_cut_off_within_tls(tmp_path: Path, first: bytes, piece: bytes) -> None:
-    path, context = certificate(tmp_path)
-    with started("--tls-cert-file", str(path), verify=context) as server:
+def test_a_flood_of_malformed_requests_costs_little_and_writes_a_line_a_second(server: ServerProcess) -> None:
+    said, began = len(server.text), time.monotonic()
 
-        def connect() -> Wire:
-            plain = socket.create_connection(("127.0.0.1", server.port), 60)
-            return Wire(context.wrap_socket(plain, server_hostname="localhost"))
+    def malformed() -> None:
+        with server.connect() as wire:
+            wire.send(b"nonsense\r\n\r\n")
+            assert statuses(wire) == [400]
 
-        server.connect = connect  # type: ignore[method-assign]
-        with unharmed(server), connect() as wire:
-            wire.send(opened("/predict") + first)
-            push(wire, piece, MUCH)
-            assert cut_off(wire)
+    def told() -> bool:
+        malformed()
+        return "more since the last such line" in server.text[said:]
+
+    with unharmed(server, AUTHORIZED):
+        for _ in range(1500):
+            malformed()
+    until(told, "no line says how many there were")
+    assert server.text[said:].count("malformed request") <= 2 + time.monotonic() - began

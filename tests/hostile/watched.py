@@ -1,15 +1,10 @@
 """A server that is watched while it is attacked: its memory, its files, and how long other callers wait meanwhile."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-
-import orjson
 
 from tests.support import proc
 from tests.support.server_process import ServerProcess, Wire, request
@@ -20,66 +15,50 @@ GOOD = {"sequences": [[STEP] * 5]}
 KEY = "a-good-key-of-sixteen"
 
 
-class Bystander:
-    """Another caller, who asks one good thing after another while the block runs."""
-
-    def __init__(self, server: ServerProcess, *headers: tuple[str, str]) -> None:
-        self.seconds: list[float] = []  # how long each answer took
-        self.worked: list[float] = []  # processor seconds of the server meanwhile, without those of other programs
-        self.wrong: list[int] = []  # statuses other than 200
-        self._server = server
-        self._request = request(GOOD, **dict(headers))
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-
-    def _ask(self) -> None:
-        with self._server.connect() as wire:
-            while True:
-                started, used = time.monotonic(), proc.processor_seconds(self._server.process.pid)
-                wire.send(self._request)
-                status, _, _ = wire.answer()
-                self.seconds.append(time.monotonic() - started)
-                self.worked.append(proc.processor_seconds(self._server.process.pid) - used)
-                if status != 200:
-                    self.wrong.append(status)
-                if status != 200 or self._over.wait(0.01):
-                    return
-
-    def __enter__(self) -> Bystander:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._over.set()
-        self._thread.join()
-
-
 @contextmanager
 def unharmed(
     server: ServerProcess, *headers: tuple[str, str], growth_bytes: int = 48 * MEBIBYTE, longest_seconds: float = 2.0
-) -> Iterator[Bystander]:
+) -> Iterator[None]:
     """Holds that what happens inside costs the server little memory, no files, and other callers no long wait.
 
     `longest_seconds` is the processor time that the server may use while another caller waits for one answer.
     """
+    pid, good, over = server.process.pid, request(GOOD, **dict(headers)), threading.Event()
+    seconds: list[float] = []  # how long each answer to the other caller took
+    worked: list[float] = []  # processor seconds of the server meanwhile, without those of other programs
+    statuses: set[int] = set()
+
+    def ask() -> None:
+        with server.connect() as wire:
+            while True:
+                started, used = time.monotonic(), proc.processor_seconds(pid)
+                wire.send(good)
+                statuses.add(wire.answer()[0])
+                seconds.append(time.monotonic() - started)
+                worked.append(proc.processor_seconds(pid) - used)
+                if statuses != {200} or over.wait(0.01):
+                    return
+
     with server.connect() as wire:  # what is made once and kept is no growth
-        wire.send(request(GOOD, **dict(headers)))
+        wire.send(good)
         assert wire.answer()[0] == 200
-    pid = server.process.pid
     files = proc.open_files(pid)
     proc.forget_peak(pid)
-    before = proc.resident_bytes(pid)
-    used = proc.processor_seconds(pid)
-    with Bystander(server, *headers) as bystander:
-        yield bystander
-    growth = server.peak_bytes() - before
-    seconds, took = bystander.seconds, proc.processor_seconds(pid) - used
+    before, used = proc.resident_bytes(pid), proc.processor_seconds(pid)
+    other = threading.Thread(target=ask)
+    other.start()
+    try:
+        yield
+    finally:
+        over.set()
+        other.join()
+    growth, took = server.peak_bytes() - before, proc.processor_seconds(pid) - used
     print(
         f"memory +{growth / MEBIBYTE:.1f} MiB; server {took:.2f} s; {len(seconds)} others, {max(seconds):.3f} s at most"
     )
     assert growth < growth_bytes
-    assert bystander.wrong == []
-    assert max(bystander.worked) < longest_seconds
+    assert statuses == {200}
+    assert max(worked) < longest_seconds
     until(lambda: proc.open_files(pid) <= files, f"{files} files open")
 
 
@@ -100,16 +79,6 @@ def narrow(port: int) -> Wire:
     return Wire(client)
 
 
-def push(wire: Wire, piece: bytes, most_bytes: int) -> int:
-    """Sends a piece again and again, until the server ends the connection: how many bytes went out."""
-    sent = 0
-    with suppress(OSError):
-        while sent < most_bytes:
-            wire.send(piece)
-            sent += len(piece)
-    return sent
-
-
 def stuff(wire: Wire, piece: bytes) -> None:
     """Sends a piece again and again until nothing moves any more, or the server has heard enough."""
     wire.socket.settimeout(0.5)
@@ -117,8 +86,3 @@ def stuff(wire: Wire, piece: bytes) -> None:
         while True:
             wire.socket.sendall(piece)
     wire.socket.settimeout(60)
-
-
-def payload() -> bytes:
-    """A good body of `/predict`."""
-    return orjson.dumps(GOOD)

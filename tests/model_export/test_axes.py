@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_export.checking.axes import along_steps, difference, gap, padding_of
+from lengthwise_export.checking.axes import along_steps, difference, padding_of
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.trials import Geometry, Pairing
 
 LENGTHS = (11, 8, 6, 5, 1)

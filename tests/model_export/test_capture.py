@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -117,42 +118,45 @@ class Small(nn.Module):
         return self.head(self.rnn(packed)[1][-1])
 
 
-class LongestByHand(Small):
-    def forward(self, x, lengths):
-        longest = int(lengths.max().item())
-        x = x[:, :longest]
-        packed = pack_padded_sequence(x, lengths.tolist(), batch_first=True, enforce_sorted=False)
-        y, ends = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
-        valid = torch.arange(longest).expand(len(lengths), longest) < ends.unsqueeze(1)
-        return self.head((y * valid.unsqueeze(-1)).sum(1) / ends.unsqueeze(-1))
+Forward = Callable[..., torch.Tensor]
 
 
-class LongestAsTensor(Small):
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu().numpy(), batch_first=True, enforce_sorted=False)
-        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
-        valid = torch.arange(lengths.max())[None, :] < lengths[:, None]
-        return self.head(y.masked_fill(~valid[..., None], -1e9).max(1).values)
+def made(kind: type[nn.Module] | Forward) -> nn.Module:
+    """A `Small`, or one with another `forward`."""
+    return (kind if isinstance(kind, type) else type("Small", (Small,), {"forward": kind}))()
 
 
-class Guarded(Small):
-    def forward(self, x, lengths):
-        if lengths.min() < 1:
-            raise ValueError("empty")
-        assert lengths.max() <= x.size(1)
-        return self.last(x, lengths.clamp(min=1).cpu())
+def longest_by_hand(self, x, lengths):
+    longest = int(lengths.max().item())
+    x = x[:, :longest]
+    packed = pack_padded_sequence(x, lengths.tolist(), batch_first=True, enforce_sorted=False)
+    y, ends = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+    valid = torch.arange(longest).expand(len(lengths), longest) < ends.unsqueeze(1)
+    return self.head((y * valid.unsqueeze(-1)).sum(1) / ends.unsqueeze(-1))
 
 
-class IndexedByRange(Small):
-    def forward(self, x, lengths):
-        y, _ = self.rnn(x)
-        return self.head(y[range(len(y)), lengths - 1])
+def longest_as_tensor(self, x, lengths):
+    packed = pack_padded_sequence(x, lengths.cpu().numpy(), batch_first=True, enforce_sorted=False)
+    y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+    valid = torch.arange(lengths.max())[None, :] < lengths[:, None]
+    return self.head(y.masked_fill(~valid[..., None], -1e9).max(1).values)
 
 
-class TakenAlong(Small):
-    def forward(self, x, lengths):
-        y, _ = self.rnn(x)
-        return self.head(torch.take_along_dim(y, (lengths - 1).view(-1, 1, 1), dim=1).squeeze(1))
+def guarded(self, x, lengths):
+    if lengths.min() < 1:
+        raise ValueError("empty")
+    assert lengths.max() <= x.size(1)
+    return self.last(x, lengths.clamp(min=1).cpu())
+
+
+def indexed_by_range(self, x, lengths):
+    y, _ = self.rnn(x)
+    return self.head(y[range(len(y)), lengths - 1])
+
+
+def taken_along(self, x, lengths):
+    y, _ = self.rnn(x)
+    return self.head(torch.take_along_dim(y, (lengths - 1).view(-1, 1, 1), dim=1).squeeze(1))
 
 
 class TimeFirstInside(Small):
@@ -177,54 +181,43 @@ class OverFeatures(Small):
         return self.head(self.across(steps.unsqueeze(-1))[1][-1])
 
 
-class FromMask(Small):
-    def forward(self, x, mask):
-        return self.last(x, mask.sum(dim=1).cpu())
+def from_mask(self, x, mask):
+    return self.last(x, mask.sum(dim=1).cpu())
 
 
-class PaddedWithMinusTen(Small):
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        packed = PackedSequence(
-            torch.tanh(packed.data), packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
-        )
-        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, padding_value=-10.0)
-        return self.head(y.amax(1))
+def padded_with_minus_ten(self, x, lengths):
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    packed = PackedSequence(torch.tanh(packed.data), packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+    y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, padding_value=-10.0)
+    return self.head(y.amax(1))
 
 
-class PlainPython(Small):
+def plain_python(self, x, lengths):
     """Uses the names that stand for something else while it is traced in their ordinary ways."""
-
-    def forward(self, x, lengths):
-        width = int(x.size(1))
-        scale = int("2") + len([1, 2]) + int(3.7) + int(torch.tensor(x.dim()).shape == ())
-        for layer in range(2):
-            x = x * (1.0 + layer)
-        if not isinstance(scale, int) or isinstance("2", int):
-            raise TypeError("int is int")
-        valid = torch.arange(width) < lengths[:, None]
-        y = torch.where(valid[..., None], self.rnn(x)[0], 0.0)
-        return self.head(y.sum(1) / scale)
+    width = int(x.size(1))
+    scale = int("2") + len([1, 2]) + int(3.7) + int(torch.tensor(x.dim()).shape == ())
+    for layer in range(2):
+        x = x * (1.0 + layer)
+    if not isinstance(scale, int) or isinstance("2", int):
+        raise TypeError("int is int")
+    valid = torch.arange(width) < lengths[:, None]
+    y = torch.where(valid[..., None], self.rnn(x)[0], 0.0)
+    return self.head(y.sum(1) / scale)
 
 
-class MaskOfMask(Small):
+def mask_of_mask(self, x, mask):
     """Lengths counted from a mask in every spelling."""
-
-    def forward(self, x, mask):
-        counted = mask.long().sum(-1, keepdim=True).squeeze(1)
-        also = mask.float().sum(1)
-        packed = pack_padded_sequence(x, counted.cpu(), batch_first=True, enforce_sorted=False)
-        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=mask.size(1))
-        return self.head(y.sum(1) / also[:, None])
+    counted = mask.long().sum(-1, keepdim=True).squeeze(1)
+    also = mask.float().sum(1)
+    packed = pack_padded_sequence(x, counted.cpu(), batch_first=True, enforce_sorted=False)
+    y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=mask.size(1))
+    return self.head(y.sum(1) / also[:, None])
 
 
-class SlicedToLongest(Small):
-    def forward(self, x, lengths):
-        x = x[:, : lengths.max()]
-        weights = torch.ones(x.size(0), lengths.max()).masked_fill(
-            torch.arange(lengths.amax()) >= lengths[:, None], 0.0
-        )
-        return self.head(self.rnn(x)[0].mul(weights[..., None]).sum(1))
+def sliced_to_longest(self, x, lengths):
+    x = x[:, : lengths.max()]
+    weights = torch.ones(x.size(0), lengths.max()).masked_fill(torch.arange(lengths.amax()) >= lengths[:, None], 0.0)
+    return self.head(self.rnn(x)[0].mul(weights[..., None]).sum(1))
 
 
 class RepackedTimeFirst(Small):
@@ -238,11 +231,10 @@ class RepackedTimeFirst(Small):
         return self.head(y.sum(0) / ends[:, None])
 
 
-class AttendsWithoutHeads(Small):
-    def forward(self, x, lengths):
-        valid = (torch.arange(x.size(1)) < lengths[:, None])[:, None]
-        y = torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=valid)
-        return self.last(y, lengths)
+def attends_without_heads(self, x, lengths):
+    valid = (torch.arange(x.size(1)) < lengths[:, None])[:, None]
+    y = torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=valid)
+    return self.last(y, lengths)
 
 
 class MaxPooled(Small):
@@ -264,143 +256,122 @@ class MaxPooled(Small):
 @pytest.mark.parametrize(
     "kind",
     [
-        LongestByHand,
-        LongestAsTensor,
-        Guarded,
-        IndexedByRange,
-        TakenAlong,
+        longest_by_hand,
+        longest_as_tensor,
+        guarded,
+        indexed_by_range,
+        taken_along,
         TimeFirstInside,
         OverFeatures,
-        FromMask,
-        PaddedWithMinusTen,
+        from_mask,
+        padded_with_minus_ten,
         RepackedTimeFirst,
-        PlainPython,
-        MaskOfMask,
-        SlicedToLongest,
-        AttendsWithoutHeads,
+        plain_python,
+        mask_of_mask,
+        sliced_to_longest,
+        attends_without_heads,
         MaxPooled,
     ],
 )
-def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module]) -> None:
-    module = kind().eval()
-    signature = CallSignature("mask" if kind in (FromMask, MaskOfMask) else "lengths")
+def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module] | Forward) -> None:
+    module = made(kind).eval()
+    signature = CallSignature("mask" if kind in (from_mask, mask_of_mask) else "lengths")
     assert worst(module, exported(module, signature), signature, STEPS) < 1e-5
 
 
-@pytest.mark.parametrize("kind", [Guarded, FromMask])
-def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(kind: type[nn.Module]) -> None:
-    signature = CallSignature("mask" if kind is FromMask else "lengths")
-    proto = graph.build(kind().eval(), STEPS, name="m", labels="ab", signature=signature)
+@pytest.mark.parametrize("kind", [guarded, from_mask])
+def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(kind: type[nn.Module] | Forward) -> None:
+    signature = CallSignature("mask" if kind is from_mask else "lengths")
+    proto = graph.build(made(kind).eval(), STEPS, name="m", labels="ab", signature=signature)
     assert [node.input[4] for node in proto.graph.node if node.op_type == "GRU"] == ["lengths"]
 
 
-class RowLoop(Small):
-    def forward(self, x, lengths):
-        return torch.stack([self.head(self.rnn(x[row : row + 1])[1][-1, 0]) for row in range(x.size(0))])
+def row_loop(self, x, lengths):
+    return torch.stack([self.head(self.rnn(x[row : row + 1])[1][-1, 0]) for row in range(x.size(0))])
 
 
-class UnboundSteps(Small):
-    def forward(self, x, lengths):
-        return torch.stack([self.head(step[:, [0, 0, 0, 0, 0, 0]]) for step in x.unbind(1)]).sum(0)
+def unbound_steps(self, x, lengths):
+    return torch.stack([self.head(step[:, [0, 0, 0, 0, 0, 0]]) for step in x.unbind(1)]).sum(0)
 
 
-class Branches(Small):
-    def forward(self, x, lengths):
-        if x.sum() > 0:
-            return self.last(x, lengths)
-        return -self.last(x, lengths)
+def branches(self, x, lengths):
+    if x.sum() > 0:
+        return self.last(x, lengths)
+    return -self.last(x, lengths)
 
 
-class TakesANumber(Small):
-    def forward(self, x, lengths):
-        return self.last(x / x.abs().max().item(), lengths)
+def takes_a_number(self, x, lengths):
+    return self.last(x / x.abs().max().item(), lengths)
 
 
-class MadeByHand(Small):
-    def forward(self, x, lengths):
-        packed = PackedSequence(x.flatten(0, 1), torch.ones(3, dtype=torch.int64))
-        return self.head(self.rnn(packed)[1][-1])
+def made_by_hand(self, x, lengths):
+    packed = PackedSequence(x.flatten(0, 1), torch.ones(3, dtype=torch.int64))
+    return self.head(self.rnn(packed)[1][-1])
 
 
-class OneSequence(Small):
-    def forward(self, x, lengths):
-        return self.head(self.rnn(x[0])[0])
+def one_sequence(self, x, lengths):
+    return self.head(self.rnn(x[0])[0])
 
 
-class Fixed(Small):
-    def forward(self, x, lengths):
-        return self.last(x.view(3, 7, 4), lengths)
+def fixed(self, x, lengths):
+    return self.last(x.view(3, 7, 4), lengths)
 
 
-class LoopsToLongest(Small):
-    def forward(self, x, lengths):
-        total = 0.0
-        for step in range(lengths.max()):
-            total = total + x[:, step]
-        return total
+def loops_to_longest(self, x, lengths):
+    total = 0.0
+    for step in range(lengths.max()):
+        total = total + x[:, step]
+    return total
 
 
-class ListsAsLongAsTheWidth(Small):
-    def forward(self, x, lengths):
-        return self.last(x * torch.tensor([1.0] * x.size(1))[:, None], lengths)
+def lists_as_long_as_the_width(self, x, lengths):
+    return self.last(x * torch.tensor([1.0] * x.size(1))[:, None], lengths)
 
 
-class Raises(Small):
-    def forward(self, x, lengths):
-        raise ValueError("not today")
+def raises(self, x, lengths):
+    raise ValueError("not today")
 
 
-class Quits(Small):
-    def forward(self, x, lengths):
-        sys.exit(0)
+def quits(self, x, lengths):
+    sys.exit(0)
 
 
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (RowLoop, "a Python loop runs a fixed number of times"),
-        (UnboundSteps, "a Python loop runs a fixed number of times"),
-        (Branches, "use torch.where"),
-        (TakesANumber, "use tensors only"),
-        (MadeByHand, "use pack_padded_sequence"),
-        (OneSequence, "run it over the batch"),
-        (Fixed, "at the size of one batch"),
-        (LoopsToLongest, "a Python loop runs a fixed number of times"),
-        (ListsAsLongAsTheWidth, "as a fixed Python number"),
-        (Raises, "not today"),
-        (Quits, r"it quits with SystemExit\(0\)"),
+        (row_loop, "a Python loop runs a fixed number of times"),
+        (unbound_steps, "a Python loop runs a fixed number of times"),
+        (branches, "use torch.where"),
+        (takes_a_number, "use tensors only"),
+        (made_by_hand, "use pack_padded_sequence"),
+        (one_sequence, "run it over the batch"),
+        (fixed, "at the size of one batch"),
+        (loops_to_longest, "a Python loop runs a fixed number of times"),
+        (lists_as_long_as_the_width, "as a fixed Python number"),
+        (raises, "not today"),
+        (quits, r"it quits with SystemExit\(0\)"),
     ],
 )
-def test_what_cannot_be_traced_is_named_with_file_and_line(kind: type[nn.Module], why: str) -> None:
+def test_what_cannot_be_traced_is_named_with_file_and_line(kind: type[nn.Module] | Forward, why: str) -> None:
     with pytest.raises(ExportError, match=why) as caught:
-        exported(kind())
+        exported(made(kind))
     assert caught.value.step == "trace"
     assert "tests/model_export/test_capture.py:" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [Guarded, Raises])
-def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module]) -> None:
-    before = [
-        nn.LSTM.forward,
-        nn.GRU.forward,
-        packing.pack_padded_sequence.__code__,
-        packing.pad_packed_sequence.__code__,
-        torch.SymInt.__index__,
-        torch.backends.mha.get_fastpath_enabled(),
-    ]
+@pytest.mark.parametrize("kind", [guarded, raises])
+def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module] | Forward) -> None:
+    def state() -> list[object]:
+        codes = [function.__code__ for function in (packing.pack_padded_sequence, packing.pad_packed_sequence)]
+        changed = (nn.LSTM.forward, nn.GRU.forward, torch.SymInt.__index__)
+        return [*codes, *changed, torch.backends.mha.get_fastpath_enabled()]
+
+    before = state()
     try:
-        exported(kind())
+        exported(made(kind))
     except ExportError:
-        assert kind is Raises
-    after = [
-        nn.LSTM.forward,
-        nn.GRU.forward,
-        packing.pack_padded_sequence.__code__,
-        packing.pad_packed_sequence.__code__,
-        torch.SymInt.__index__,
-        torch.backends.mha.get_fastpath_enabled(),
-    ]
-    assert before == after
+        assert kind is raises
+    assert before == state()
     assert (len, int, range) == (builtins.len, builtins.int, builtins.range)
     assert not {"len", "int", "range"} & globals().keys()
 

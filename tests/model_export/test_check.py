@@ -34,17 +34,21 @@ class Base(nn.Module):
         return self.head(self.pool(torch.tanh(self.step(x)), valid, lengths))
 
     def pool(self, h, valid, lengths):
-        return torch.where(valid[..., None], h, 0.0).sum(1) / lengths[:, None]
+        return masked_mean(h, valid, lengths)
+
+
+def pooling(pool) -> nn.Module:
+    """The same with another `pool`, a function of `(h, valid, lengths)`."""
+    return type("Pooling", (Base,), {"pool": lambda self, *given: pool(*given)})()
+
+
+def masked_mean(h, valid, lengths):
+    return torch.where(valid[..., None], h, 0.0).sum(1) / lengths[:, None]
 
 
 class MeanOverWidth(Base):
     def pool(self, h, valid, lengths):
         return h.mean(1)
-
-
-class Multiplied(Base):
-    def pool(self, h, valid, lengths):
-        return (h * valid[..., None]).sum(1) / lengths[:, None]
 
 
 class Positions(Base):
@@ -56,38 +60,17 @@ class Positions(Base):
         return super().pool(h + self.table(torch.arange(h.size(1))), valid, lengths)
 
 
-class OneRowTooFew(Base):
-    def pool(self, h, valid, lengths):
-        return super().pool(h, valid, lengths).squeeze()
+class Refuses(Base):
+    """Raises for the batches that it is told to."""
+
+    def __init__(self, unwanted) -> None:
+        super().__init__()
+        self.unwanted = unwanted
 
     def forward(self, x, lengths):
+        if self.unwanted(x, lengths):
+            raise ValueError("not this one")
         return super().forward(x, lengths)
-
-
-class ShortestTwo(Base):
-    def forward(self, x, lengths):
-        if x.size(1) < 2:
-            raise ValueError("too short")
-        return super().forward(x, lengths)
-
-
-class LongestMatters(Base):
-    """The longest length scales every row's answer, by a number and not by a tensor."""
-
-    def pool(self, h, valid, lengths):
-        return super().pool(h, valid, lengths) / int(lengths.max())
-
-
-class RaisesOnPadding(Base):
-    def forward(self, x, lengths):
-        if not x.isfinite().all():
-            raise ValueError("not finite")
-        return super().forward(x, lengths)
-
-
-class NotFinite(Base):
-    def pool(self, h, valid, lengths):
-        return super().pool(h, valid, lengths) / 0.0
 
 
 class InPlace(Base):
@@ -121,7 +104,7 @@ def test_every_length_from_1_is_tried_alone() -> None:
 
 
 def test_only_poison_is_a_warning_and_bad_under_strict() -> None:
-    report = judged(Multiplied())
+    report = judged(pooling(lambda h, valid, lengths: (h * valid[..., None]).sum(1) / lengths[:, None]))
     assert report.verdict == "warning"
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
     assert report.leaks[0].operator == "sum"
@@ -164,106 +147,82 @@ def test_a_table_of_positions_says_how_wide_the_model_goes(table: int) -> None:
 
 
 def test_a_model_that_takes_no_lone_row_cannot_be_judged() -> None:
-    report = judged(OneRowTooFew())
-    assert report.exit_code() == 2
+    report = judged(pooling(lambda *given: masked_mean(*given).squeeze()))
+    assert (report.exit_code(), report.min_length) == (2, 1)
     assert "a batch of one row" in report.reason
 
 
 def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide() -> None:
-    report = judged(ShortestTwo())
+    report = judged(Refuses(lambda x, lengths: x.size(1) < 2))
     assert report.verdict == "sound"
-    assert any("unbatched, the model raises at 1 steps" in note and "too short" in note for note in report.notes)
+    assert any("unbatched, the model raises at 1 steps" in note and "not this one" in note for note in report.notes)
 
 
 class ForgetsTheMask(Base):
-    """Masks nothing in some batches."""
+    """Masks nothing in some batches, or behind some sequences."""
+
+    def __init__(self, forgets) -> None:
+        super().__init__()
+        self.forgets = forgets
 
     def forward(self, x, lengths):
-        valid = torch.arange(x.size(1)) < lengths[:, None]
-        if self.forgets(x, lengths):
-            valid = torch.ones_like(valid)
+        valid = (torch.arange(x.size(1)) < lengths[:, None]) | torch.as_tensor(self.forgets(x, lengths))
         return self.head(self.pool(torch.tanh(self.step(x)), valid, lengths))
 
 
-class InABatchOfOneRow(ForgetsTheMask):
-    def forgets(self, x, lengths):
-        return len(x) == 1
-
-
-class InABatchOfThreeRows(ForgetsTheMask):
-    def forgets(self, x, lengths):
-        return len(x) == 3
-
-
-class WhereAllAreEquallyLong(ForgetsTheMask):
-    def forgets(self, x, lengths):
-        return bool((lengths == lengths[0]).all())
-
-
-class PastAWidthOf64(ForgetsTheMask):
-    def forgets(self, x, lengths):
-        return x.size(1) > 64
-
-
-class PastALengthOf64(Base):
-    def pool(self, h, valid, lengths):
-        return super().pool(h, valid | (lengths > 64)[:, None], lengths)
-
-
 @pytest.mark.parametrize(
-    "module",
-    [InABatchOfOneRow, InABatchOfThreeRows, WhereAllAreEquallyLong, PastAWidthOf64, PastALengthOf64],
-    ids=lambda module: module.__name__,
+    "forgets",
+    [
+        lambda x, lengths: len(x) == 1,
+        lambda x, lengths: len(x) == 3,
+        lambda x, lengths: bool((lengths == lengths[0]).all()),
+        lambda x, lengths: x.size(1) > 64,
+        lambda x, lengths: (lengths > 64)[:, None],
+    ],
+    ids=["one row", "three rows", "equally long", "a width past 64", "a length past 64"],
 )
-def test_a_mask_that_is_forgotten_in_some_batches_only_is_a_leak(module: type[nn.Module]) -> None:
-    report = judged(module())
+def test_a_mask_that_is_forgotten_in_some_batches_only_is_a_leak(forgets) -> None:
+    report = judged(ForgetsTheMask(forgets))
     assert report.verdict == "leak", report.reason
     assert report.leaks[0].operator == "sum"
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5])
 def test_a_model_that_raises_at_some_numbers_of_rows_cannot_be_judged(rows: int) -> None:
-    class NotSoMany(Base):
-        def forward(self, x, lengths):
-            if len(x) == rows:
-                raise ValueError("not so many")
-            return super().forward(x, lengths)
-
-    report = judged(NotSoMany())
+    report = judged(Refuses(lambda x, lengths: len(x) == rows))
     assert report.verdict == "uncheckable"
-    assert "not so many" in report.reason
+    assert "not this one" in report.reason
 
 
-def test_answers_to_long_sequences_that_are_not_finite_cannot_be_judged() -> None:
-    class Overflows(Base):
-        def pool(self, h, valid, lengths):
-            return super().pool(h, valid, lengths) / (lengths < 200)[:, None]
-
-    assert "not finite" in judged(Overflows()).reason
+@pytest.mark.parametrize(
+    ("divisor", "said"),
+    [
+        (lambda lengths: lengths * 0.0, "not finite"),
+        (lambda lengths: lengths < 200, "not finite"),
+        (lambda lengths: torch.where(lengths == 2, torch.nan, lengths), "of 2 steps are not finite"),
+    ],
+    ids=["all", "long ones", "of two steps"],
+)
+def test_answers_that_are_not_finite_cannot_be_judged(divisor, said: str) -> None:
+    report = judged(pooling(lambda h, valid, lengths: masked_mean(h, valid, lengths) / divisor(lengths)[:, None]))
+    assert report.verdict == "uncheckable"
+    assert said in report.reason
 
 
 def test_a_number_made_of_the_longest_length_is_a_leak() -> None:
-    report = judged(LongestMatters())
+    report = judged(pooling(lambda h, valid, lengths: masked_mean(h, valid, lengths) / int(lengths.max())))
     assert report.verdict == "leak"
     assert report.leaks[0].operator in ("max", "div", "__truediv__", "truediv")
 
 
 def test_a_model_that_raises_for_poison_reads_it() -> None:
-    report = judged(RaisesOnPadding())
+    report = judged(Refuses(lambda x, lengths: not x.isfinite().all()))
     assert report.verdict == "warning"
     assert any(outcome.raised is not None for outcome in report.trials)
 
 
-def test_answers_that_are_not_finite_cannot_be_judged() -> None:
-    assert "not finite" in judged(NotFinite()).reason
-
-
 def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
-    class Steep(Base):
-        def pool(self, h, valid, lengths):
-            return torch.sin(super().pool(h, valid, lengths) * 300.0)
-
-    report = judged(Steep())
+    report = judged(pooling(lambda *given: torch.sin(masked_mean(*given) * 300.0)))
     assert report.verdict == "sound", report
     assert any("1-ulp input change" in note for note in report.notes)
 
@@ -276,14 +235,13 @@ def test_writing_in_place_is_followed_and_leaves_the_batch_as_it_was() -> None:
 
 
 def test_a_loop_over_steps_can_be_judged_at_other_widths() -> None:
-    class Loop(Base):
-        def pool(self, h, valid, lengths):
-            total = torch.zeros(h.shape[0], 6)
-            for step in range(h.shape[1]):
-                total = total + h[:, step]
-            return total / lengths[:, None]
+    def over_steps(h, valid, lengths):
+        total = torch.zeros(h.shape[0], 6)
+        for step in range(h.shape[1]):
+            total = total + h[:, step]
+        return total / lengths[:, None]
 
-    report = judged(Loop())
+    report = judged(pooling(over_steps))
     assert report.verdict == "leak"
     assert report.leaks
 
@@ -410,19 +368,6 @@ def test_a_very_small_max_length_is_tried_as_well_as_it_goes(longest: int) -> No
     assert judged(Base(), max_length=longest).verdict == "sound"
 
 
-class Refuses(Base):
-    """Raises for the batches that it is told to."""
-
-    def __init__(self, unwanted) -> None:
-        super().__init__()
-        self.unwanted = unwanted
-
-    def forward(self, x, lengths):
-        if self.unwanted(x, lengths):
-            raise ValueError("not this one")
-        return super().forward(x, lengths)
-
-
 @pytest.mark.parametrize(
     ("unwanted", "why"),
     [
@@ -530,26 +475,17 @@ def test_a_model_that_takes_some_sizes_alone_is_told_which(unwanted, why: str) -
     assert "not this one" in report.reason
 
 
-class Ignores(Base):
-    def pool(self, h, valid, lengths):
-        return super().pool(torch.zeros_like(h), valid, lengths)
-
-
-class LengthsAlone(Base):
-    def pool(self, h, valid, lengths):
-        return super().pool(torch.ones_like(h), valid, lengths) * lengths[:, None]
-
-
-class Faint(Base):
-    """A mean that reads padding, whose answer nothing moves by more than rounding."""
-
-    def pool(self, h, valid, lengths):
-        return 1e-7 * h.mean(1)
-
-
-@pytest.mark.parametrize("kind", [Ignores, LengthsAlone, Faint])
-def test_a_model_that_could_not_show_a_leak_is_not_called_sound(kind: type[nn.Module]) -> None:
-    report = judged(kind())
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda h, valid, lengths: masked_mean(torch.zeros_like(h), valid, lengths),
+        lambda h, valid, lengths: masked_mean(torch.ones_like(h), valid, lengths) * lengths[:, None],
+        lambda h, valid, lengths: 1e-7 * h.mean(1),  # reads padding, and nothing moves it by more than rounding
+    ],
+    ids=["nothing", "lengths alone", "faint"],
+)
+def test_a_model_that_could_not_show_a_leak_is_not_called_sound(pool) -> None:
+    report = judged(pooling(pool))
     assert report.verdict == "uncheckable"
     assert "do not depend on the sequences" in report.reason
 
@@ -558,22 +494,8 @@ def test_a_tolerance_that_hides_every_answer_is_not_called_sound() -> None:
     assert "--tolerance is too large" in judged(Base(), tolerance=100.0).reason
 
 
-def test_answers_that_are_not_finite_for_some_lengths_alone_cannot_be_judged() -> None:
-    class Undefined(Base):
-        def pool(self, h, valid, lengths):
-            return torch.where(lengths[:, None] == 2, torch.nan, super().pool(h, valid, lengths))
-
-    report = judged(Undefined())
-    assert report.verdict == "uncheckable"
-    assert "of 2 steps are not finite" in report.reason
-
-
 def test_an_output_without_an_axis_of_rows_is_no_answer() -> None:
-    class Whole(Base):
-        def pool(self, h, valid, lengths):
-            return super().pool(h, valid, lengths).mean(0, keepdim=True)
-
-    report = judged(Whole())
+    report = judged(pooling(lambda *given: masked_mean(*given).mean(0, keepdim=True)))
     assert report.verdict == "uncheckable"
     assert "[1, 2] for 7 rows" in report.reason
 
@@ -583,16 +505,9 @@ def test_another_reading_that_does_not_leak_is_said() -> None:
         def forward(self, x, mask):
             return super().forward(x.masked_fill(mask[..., None], 0.0), (~mask).sum(1))
 
-        def pool(self, h, valid, lengths):
-            return super().pool(h, valid, lengths)
-
-    subject = TorchSubject(Inverted(), STEPS, signature=CallSignature("mask"), select_output=output_selector(None))
-    report = check(subject)
-    assert report.verdict != "sound"
-    subject = TorchSubject(
-        Inverted(), STEPS, signature=CallSignature("padding-mask"), select_output=output_selector(None)
-    )
-    assert check(subject).verdict == "sound"
+    for second, expected in (("mask", {"leak", "warning", "uncheckable"}), ("padding-mask", {"sound"})):
+        subject = TorchSubject(Inverted(), STEPS, CallSignature(second), output_selector(None))
+        assert check(subject).verdict in expected
 
 
 def test_lengths_as_shares_are_told_from_a_leak() -> None:
@@ -613,24 +528,21 @@ class Guarded(Unpadded):
         return super().forward(nn.functional.pad(values, (0, 0, 0, max(0, self.kernel - values.size(1)))), lengths)
 
 
-class LastSteps(Base):
+def last_four(h, valid, lengths):
     """The last four steps of a sequence, read from wherever the index falls."""
-
-    def pool(self, h, valid, lengths):
-        if h.size(1) < 4:
-            raise ValueError("too short")
-        places = (lengths[:, None] - 4 + torch.arange(4)) % h.size(1)
-        return h.gather(1, places[..., None].expand(-1, -1, h.size(2))).sum(1)
+    if h.size(1) < 4:
+        raise ValueError("too short")
+    places = (lengths[:, None] - 4 + torch.arange(4)) % h.size(1)
+    return h.gather(1, places[..., None].expand(-1, -1, h.size(2))).sum(1)
 
 
-class FourHighest(Base):
-    def pool(self, h, valid, lengths):
-        return torch.where(valid[..., None], h, -1.0).topk(4, dim=1).values.sum(1)
+def four_highest(h, valid, lengths):
+    return torch.where(valid[..., None], h, -1.0).topk(4, dim=1).values.sum(1)
 
 
 @pytest.mark.parametrize(
     ("module", "least"),
-    [(Unpadded(2), 2), (Unpadded(), 5), (Unpadded(12), 12), (Unpadded(100), 100), (LastSteps(), 4), (FourHighest(), 4)],
+    [*((Unpadded(kernel), kernel) for kernel in (2, 5, 12, 100)), (pooling(last_four), 4), (pooling(four_highest), 4)],
     ids=["2", "5", "12", "100", "last steps", "top-k"],
 )
 def test_the_shortest_sequence_that_a_model_takes_alone_is_found(module: nn.Module, least: int) -> None:
@@ -652,7 +564,7 @@ def test_the_shortest_sequence_may_be_nearly_the_longest(longest: int) -> None:
 
 
 def test_a_model_that_takes_every_length_has_a_shortest_sequence_of_1() -> None:
-    assert judged(Base()).min_length == judged(MeanOverWidth()).min_length == judged(OneRowTooFew()).min_length == 1
+    assert judged(Base()).min_length == judged(MeanOverWidth()).min_length == 1
 
 
 @pytest.mark.parametrize(

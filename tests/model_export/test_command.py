@@ -48,7 +48,7 @@ def test_training_reports_metrics_of_every_split(files: Path) -> None:
 def test_all_mistakes_of_a_file_are_told_in_one_go_and_in_its_order(files: Path) -> None:
     lines = (files / "train.jsonl").read_text().splitlines()
     wrong = {
-        3: ('{"id": 1', "not JSON: "),
+        3: ('{"id": 1', "the line ends in the middle of the JSON text"),
         5: ('{"steps": [[1, 2]], "label": "a"}', "2 features a step, the records before have 3"),
         8: ('{"steps": [[1, 2, 3]], "label": "c"}', "label 'c' is none of output.labels"),
         9: ('{"steps": [[1, 2, 3]]}', "there is no label to train on"),
@@ -218,10 +218,6 @@ def test_a_published_directory_is_nothing_to_export(files: Path) -> None:
     assert "is published already" in result.stderr
 
 
-def test_a_wrong_option_is_exit_2(files: Path) -> None:
-    assert run("train", files / "tiny.toml", files / "train.jsonl", "--out", files, "--epochs", "0").exit_code == 2
-
-
 def test_a_check_of_a_directory_tells_its_promise_and_as_json_every_trial() -> None:
     short = " ".join(run("check", "service/lengthwise/models/japanese-vowels/1").stdout.split())
     assert "the manifest promises the same bits" in short
@@ -237,13 +233,9 @@ def test_a_reason_that_is_cut_short_says_how_many_more_there_are() -> None:
 
 def test_help_shows_an_example() -> None:
     for name in ("train", "export"):
-        assert "Example:" in run(name, "--help").stdout
-
-
-def test_help_names_the_keys_page_and_who_normalises() -> None:
-    told = " ".join(run("train", "--help").stdout.split())
-    assert "docs/spec.md" in told
-    assert "the graph normalises" in told
+        told = " ".join(run(name, "--help").stdout.split())
+        assert "Example:" in told
+        assert name == "export" or ("docs/spec.md" in told and "the graph normalises" in told)
 
 
 @pytest.mark.parametrize(

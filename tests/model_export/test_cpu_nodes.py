@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise_export.onnx_graphs.protos import host_nodes
+from lengthwise_export.exporting.model_files import host_nodes
 from tests.support.cuda_kernels import strangers
 from tests.support.model_directories import BUNDLED
 

@@ -70,7 +70,7 @@ def test_a_record_of_a_mend_holds_no_path() -> None:
 
 
 def test_the_page_shows_the_mend_beside_the_leak_and_a_picture() -> None:
-    page = as_page(REPORT, "net:make", fix=FIX.as_section())
+    page = as_page(replace(REPORT, fix=FIX))
     assert page.index("pool: mean") < page.index("node_mean") < page.index("Trials")
     assert '<span style="color: var(--bad)">-pooled = ReduceMean (h, axes)</span>' in page
     assert "&lt;all&gt;" in page
@@ -84,7 +84,7 @@ def test_the_page_shows_the_mend_beside_the_leak_and_a_picture() -> None:
 
 
 def test_a_page_without_a_mend_has_no_section_of_one() -> None:
-    assert "<polyline" not in as_page(REPORT, "net:make")
+    assert "<polyline" not in as_page(REPORT)
     assert "<polyline" not in REFUSED.as_section()
     assert "cannot be mended" in REFUSED.as_section()
     assert "&lt;fixed&gt;" in REFUSED.as_section()

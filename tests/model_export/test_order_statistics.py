@@ -16,7 +16,7 @@ import lengthwise_export
 from lengthwise.errors import VerificationError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.tracing.translations import ties_in
+from lengthwise_export.tracing.graph import ties_in
 
 
 class OrderStatistics(nn.Module):

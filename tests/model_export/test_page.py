@@ -11,7 +11,7 @@ CALL = CodeLocation("models/net.py", 9, "n = lengths.cpu()", "forward")
 
 
 def test_operators_run_down_and_steps_along() -> None:
-    page = as_page(REPORT, "net:make <v1>")
+    page = as_page(replace(REPORT, target="net:make <v1>"))
     assert "net:make &lt;v1&gt;" in page
     assert "&lt;all&gt;" in page
     assert page.count('class="first"') == 1
@@ -26,7 +26,7 @@ def test_operators_run_down_and_steps_along() -> None:
 def test_the_picture_is_as_wide_as_the_page_however_few_the_steps() -> None:
     for steps in (1, 4, 200):
         leak = replace(LEAK, spread=(OperatorSpread("rnn: lstm", (0.5,) * steps),), length=1)
-        page = as_page(Report("leak", "why", (leak,)), "net:make")
+        page = as_page(Report("leak", "why", (leak,)))
         assert re.findall(r'<svg width="(\d+)"', page) == ["1050"]
         (right,) = {
             round(float(x) + float(width))
@@ -37,7 +37,7 @@ def test_the_picture_is_as_wide_as_the_page_however_few_the_steps() -> None:
 
 def test_the_end_of_a_long_row_is_said_within_the_picture() -> None:
     leak = replace(LEAK, spread=(OperatorSpread("pool: mean", (0.3,) * 30),), length=30)
-    page = as_page(Report("leak", "why", (leak,)), "net:make")
+    page = as_page(Report("leak", "why", (leak,)))
     ((place, words),) = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end">(the[^<]+)<', page)
     assert 8 * len(words) < int(place) <= 1050
 
@@ -48,7 +48,7 @@ def test_a_bare_function_is_called_by_its_line() -> None:
         OperatorSpread("rnn: lstm", (0.0, 0.2), CALL),
         OperatorSpread("pool: mean", (0.3,)),
     )
-    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
+    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)))
     assert ">9: n = lengths.cpu()<" in page
     assert ">cpu<" not in page
     assert ">rnn: lstm (line 9)<" in page
@@ -57,7 +57,7 @@ def test_a_bare_function_is_called_by_its_line() -> None:
 def test_rows_of_zeros_are_told_in_one_line() -> None:
     still = tuple(OperatorSpread(f"layer{number}: linear", (0.0, 0.0)) for number in range(4))
     spread = (*still, OperatorSpread("pool: mean", (0.3,)), *still[:2])
-    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
+    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)))
     assert "4 operators: nothing moved (layer0: linear, layer1: linear" in page
     assert page.count("<rect") == 1
 
@@ -65,7 +65,7 @@ def test_rows_of_zeros_are_told_in_one_line() -> None:
 def test_what_is_too_much_for_a_picture_is_counted() -> None:
     moved = tuple(OperatorSpread(f"layer{number}: linear", (0.0, 0.2)) for number in range(80))
     spread = (*moved[:20], OperatorSpread("pool: mean", (0.3,)), *moved)
-    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
+    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)))
     assert "14 operators before: no valid step moved" in page
     assert "57 operators more, up to the answer" in page
 
@@ -75,7 +75,7 @@ def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> 
         TrialResult("padded wider", "width", 0.25, False),
         *(TrialResult(f"unbatched, {steps} steps", "batch", 0.0, True) for steps in range(2, 31)),
     )
-    page = as_page(replace(REPORT, trials=trials), "net:make")
+    page = as_page(replace(REPORT, trials=trials))
     assert page.index(">Passed<") < page.index("pool: mean</h2>") < page.index(">Trials<")
     assert "29 of 30 trials</b> moved no answer" in page
     summary, every = page[page.index(">Trials<") :].split("<details>")
@@ -84,13 +84,13 @@ def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> 
 
 
 def test_a_page_without_leaks_has_no_picture() -> None:
-    assert "<svg" not in as_page(SOUND, "net:make")
-    assert "<svg" not in as_page(Report("leak", "why", (NODE,)), "net:make")
+    assert "<svg" not in as_page(SOUND)
+    assert "<svg" not in as_page(Report("leak", "why", (NODE,)))
 
 
 def test_notes_and_what_was_raised_are_on_the_page() -> None:
-    page = as_page(REPORT, "net:make")
+    page = as_page(REPORT)
     assert "the model raises past a width of 40" in page
     assert "too short" in page
-    told = as_page(Report("uncheckable", "it raises: index 3 is out of bounds"), "net:make")
+    told = as_page(Report("uncheckable", "it raises: index 3 is out of bounds"))
     assert "index 3 is out of bounds" in told

@@ -30,7 +30,7 @@ from lengthwise.verification.random_sequences import KINDS, draw
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
-from lengthwise_export.onnx_graphs import integer_layers, precision
+from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
@@ -250,7 +250,7 @@ def test_a_weight_is_a_whole_number_of_its_rows_scale() -> None:
     weights = np.random.default_rng(0).normal(0, 1, (20, 9)).astype(np.float32)
     weights[3] = 0
     weights[5] *= 1e-30
-    whole, scales = integer_layers.rounded(weights)
+    whole, scales = precision.rounded(weights)
     assert np.abs(whole.astype(int)).max(axis=1).tolist() == [0 if row == 3 else 63 for row in range(20)]
     assert (np.abs(whole * scales[:, None] - weights) <= 0.501 * scales[:, None]).all()
 

@@ -13,76 +13,61 @@ import lengthwise_export
 from lengthwise.errors import LengthwiseError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing import source_lines
+from tests.gallery.torch_models import Factory, network
 
 FEATURES, WIDTH, CLASSES = 4, 64, 3
 
 
-class FlatHead(nn.Module):
+def flat() -> dict[str, nn.Module]:
+    head = nn.Sequential(nn.Flatten(), nn.Linear(8 * WIDTH, CLASSES))
+    return {"conv": nn.Conv1d(FEATURES, 8, 3, padding=1), "head": head}
+
+
+@network(0, flat)
+def flat_head(self, x):
     """Flattens all steps into one linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(FEATURES, 8, 3, padding=1)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(8 * WIDTH, CLASSES))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x.mT).relu())
+    return self.head(self.conv(x.mT).relu())
 
 
-class MaskedFlatHead(FlatHead):
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.head(self.conv(x.mT).relu() * mask.unsqueeze(1))
+@network(0, flat)
+def masked_flat_head(self, x, mask):
+    return self.head(self.conv(x.mT).relu() * mask.unsqueeze(1))
 
 
-class NormOverSteps(nn.Module):
+@network(0, lambda: {"norm": nn.BatchNorm1d(WIDTH), "head": nn.Linear(FEATURES, CLASSES)})
+def norm_over_steps(self, x):
     """Normalises each step by statistics of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.head = nn.BatchNorm1d(WIDTH), nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(x).mean(1))
+    return self.head(self.norm(x).mean(1))
 
 
-class AddedTable(nn.Module):
+@network(0, lambda: {"table": nn.Parameter(torch.randn(1, WIDTH, FEATURES)), "head": nn.Linear(FEATURES, CLASSES)})
+def added_table(self, x):
     """Adds a table of all positions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.head = nn.Parameter(torch.randn(1, WIDTH, FEATURES)), nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((x + self.table).relu().mean(1))
+    return self.head((x + self.table).relu().mean(1))
 
 
-class GatedOverSteps(nn.Module):
+@network(0, lambda: {"mix": nn.Parameter(torch.randn(WIDTH, WIDTH)), "head": nn.Linear(FEATURES, CLASSES)})
+def gated_over_steps(self, x):
     """Mixes the steps with a matrix, which a single step is repeated to fit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.head = nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.einsum("bnd,mn->bmd", x, self.mix).mean(1))
+    return self.head(torch.einsum("bnd,mn->bmd", x, self.mix).mean(1))
 
 
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
-        (GatedOverSteps, "test_refusals.py"),
-        (FlatHead, "`head.1` (Linear(in_features=512"),
-        (MaskedFlatHead, "`head.1` (Linear(in_features=512"),
-        (NormOverSteps, "`norm` (BatchNorm1d(64"),
-        (AddedTable, "test_refusals.py"),
+        (gated_over_steps, "test_refusals.py"),
+        (flat_head, "`head.1` (Linear(in_features=512"),
+        (masked_flat_head, "`head.1` (Linear(in_features=512"),
+        (norm_over_steps, "`norm` (BatchNorm1d(64"),
+        (added_table, "test_refusals.py"),
     ],
 )
 @pytest.mark.parametrize("max_length", [WIDTH, 2 * WIDTH])
 def test_a_model_of_one_width_is_refused_with_the_layer_that_fixes_it(
-    kind: type[nn.Module], part: str, max_length: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    kind: Factory, part: str, max_length: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(LengthwiseError) as error:
-        lengthwise_export.export(kind(), tmp_path / "m", mend=kind is not MaskedFlatHead, max_length=max_length)
+        lengthwise_export.export(kind(), tmp_path / "m", mend=kind is not masked_flat_head, max_length=max_length)
     said = str(error.value)
     assert f"takes {WIDTH} steps only" in said
     assert part in said
@@ -91,38 +76,28 @@ def test_a_model_of_one_width_is_refused_with_the_layer_that_fixes_it(
     assert capfd.readouterr().err == ""
 
 
-class Deviation(nn.Module):
+@network(0, lambda: {"head": nn.Linear(FEATURES, CLASSES)})
+def deviation(self, x, lengths):
     """The deviation of the steps, which one step has not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        valid, count = step_mask(lengths, x.shape[1]).unsqueeze(-1), lengths.unsqueeze(1).float()
-        mean = x.masked_fill(~valid, 0).sum(1) / count
-        apart = (x - mean.unsqueeze(1)).masked_fill(~valid, 0)
-        return self.head((apart.square().sum(1) / (count - 1)).sqrt() + mean)
+    valid, count = step_mask(lengths, x.shape[1]).unsqueeze(-1), lengths.unsqueeze(1).float()
+    mean = x.masked_fill(~valid, 0).sum(1) / count
+    apart = (x - mean.unsqueeze(1)).masked_fill(~valid, 0)
+    return self.head((apart.square().sum(1) / (count - 1)).sqrt() + mean)
 
 
 def test_nan_below_a_number_of_steps_becomes_the_shortest_length(tmp_path: Path) -> None:
-    published = lengthwise_export.export(Deviation(), tmp_path / "m", max_length=40)
+    published = lengthwise_export.export(deviation(), tmp_path / "m", max_length=40)
     assert published.manifest.min_length == 2
 
 
-class SignChanges(nn.Module):
+@network(0, lambda: {"head": nn.Linear(FEATURES, CLASSES)})
+def sign_changes(self, x):
     """Counts changes of sign: none in one step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((x[:, 1:].sign() != x[:, :-1].sign()).float().sum(1) / 10 + x.mean(1))
+    return self.head((x[:, 1:].sign() != x[:, :-1].sign()).float().sum(1) / 10 + x.mean(1))
 
 
 def test_one_step_is_kept_where_the_original_answers_it(tmp_path: Path) -> None:
-    published = lengthwise_export.export(SignChanges(), tmp_path / "m", mend=True, max_length=40)
+    published = lengthwise_export.export(sign_changes(), tmp_path / "m", mend=True, max_length=40)
     assert published.manifest.min_length == 1
 
 
@@ -208,76 +183,53 @@ def test_a_refusal_inside_of_a_library_names_the_users_line_and_the_librarys(
     assert "# the line of the library" in said
 
 
-class Noisy(nn.Module):
+@network(0, lambda: {"head": nn.Linear(FEATURES, CLASSES)})
+def noisy(self, x, mask):
     """Adds a noise that is little more than what counts as rounding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        valid = mask.unsqueeze(-1)
-        noisy = (x + 1e-4 * torch.randn_like(x)).masked_fill(~valid, 0)
-        return self.head(noisy.sum(1) / valid.sum(1))
+    valid = mask.unsqueeze(-1)
+    moved = (x + 1e-4 * torch.randn_like(x)).masked_fill(~valid, 0)
+    return self.head(moved.sum(1) / valid.sum(1))
 
 
 def test_a_little_noise_is_told_as_random_with_its_line() -> None:
-    report = lengthwise_export.check(Noisy(), features=FEATURES, max_length=40)
+    report = lengthwise_export.check(noisy(), features=FEATURES, max_length=40)
     assert report.verdict == "uncheckable"
     assert "something random runs" in report.reason
     assert "randn_like" in report.reason
 
 
-class WideKernel(nn.Module):
+@network(0, lambda: {"wide": nn.Conv1d(3, 4, 60), "head": nn.Linear(4, 2)})
+def wide_kernel(self, x):
     """A convolution whose kernel is wider than most batches, behind which two widths alone fit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wide, self.head = nn.Conv1d(3, 4, 60), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[rows, 2]`, for widths of 61 and 62."""
-        return self.head(torch.max_pool1d(self.wide(x.transpose(1, 2)), 2).flatten(1))
+    return self.head(torch.max_pool1d(self.wide(x.transpose(1, 2)), 2).flatten(1))
 
 
-class Remembers(nn.Module):
+@network(0, lambda: {"rows": 16, "head": nn.Linear(3, 2)})
+def remembers(self, x):
     """Compares its rows with those of the call before, as libraries do that keep a state for each row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows, self.head = 16, nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[rows, 2]`."""
-        if self.rows != x.shape[0]:
-            self.rows = x.shape[0]
-        return self.head(x).mean(1)
+    if self.rows != x.shape[0]:
+        self.rows = x.shape[0]
+    return self.head(x).mean(1)
 
 
-class Expansion(nn.Module):
+@network(0, lambda: {"head": nn.Linear(3, 2)})
+def expansion(self, x):
     """Powers of all steps of all rows and heads side by side, over one axis for the three."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[rows, 2]`."""
-        heads = torch.stack((x[..., :2], x[..., 1:]), 1).flatten(0, 2)  # [rows * 2 * steps, 2]
-        powers = torch.cat((heads.new_ones((heads.shape[0], 1)), heads), dim=-1)
-        return self.head(powers.reshape(x.shape[0], 2, x.shape[1], 3).mean((1, 2)))
+    heads = torch.stack((x[..., :2], x[..., 1:]), 1).flatten(0, 2)  # [rows * 2 * steps, 2]
+    powers = torch.cat((heads.new_ones((heads.shape[0], 1)), heads), dim=-1)
+    return self.head(powers.reshape(x.shape[0], 2, x.shape[1], 3).mean((1, 2)))
 
 
 @pytest.mark.parametrize(
     ("module", "why"),
     [
-        (WideKernel, "too narrow for the kernel of `wide`"),
-        (Remembers, "if self.rows != x.shape[0]:"),
-        (Expansion, "merged axes"),
+        (wide_kernel, "too narrow for the kernel of `wide`"),
+        (remembers, "if self.rows != x.shape[0]:"),
+        (expansion, "axes that were merged of different ones"),
     ],
 )
 def test_a_refusal_names_what_is_the_cause_and_not_what_comes_behind_it(
-    module: type[nn.Module], why: str, tmp_path: Path
+    module: Factory, why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LengthwiseError) as refused:
         lengthwise_export.export(module().eval(), tmp_path / "model", mend=True, features=3)

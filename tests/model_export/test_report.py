@@ -9,18 +9,18 @@ from rich.console import Console
 
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise_export.checking.causes import Cause
-from lengthwise_export.checking.report import Report, as_json, on_terminal, promise_text
+from lengthwise_export.checking.report import Report, on_terminal, promise_text
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
 
 def terminal(report: Report, *, width: int = 100, **more: Any) -> str:
     console = Console(file=StringIO(), width=width, color_system=None)
-    console.print(on_terminal(report, "net:make", **more), crop=False)
+    console.print(on_terminal(replace(report, target="net:make", **more)), crop=False)
     return console.file.getvalue()
 
 
 def test_the_json_is_the_one_that_programs_rely_on() -> None:
-    told = json.loads(json.dumps(as_json(REPORT), allow_nan=False))
+    told = json.loads(json.dumps(REPORT.to_dict(), allow_nan=False))
     assert told["verdict"] == "leak"
     assert told["leaks"] == [
         {
@@ -43,7 +43,7 @@ def test_the_json_is_the_one_that_programs_rely_on() -> None:
 
 
 def test_a_node_has_no_file_and_no_line() -> None:
-    (leak,) = as_json(Report("leak", "why", (NODE,)))["leaks"]
+    (leak,) = Report("leak", "why", (NODE,)).to_dict()["leaks"]
     assert (leak["operator"], leak["file"], leak["line"], leak["source"]) == ("Mean_3", None, None, None)
     assert "Mean_3" in terminal(Report("leak", "why", (NODE,)))
 

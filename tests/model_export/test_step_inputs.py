@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
+from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.step_inputs import InferredSteps, read_steps
+from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature
 
 
@@ -41,15 +42,16 @@ class Bert(nn.Module):
         return self.out((h * attention_mask.unsqueeze(-1)).sum(1))
 
 
-def found(module: nn.Module, signature: CallSignature | None = None, **options: object) -> InferredSteps:
+def found(module: nn.Module, signature: CallSignature | None = None, **options: object) -> TorchSubject:
     said = TargetOptions(**options)
     signature = signature or read_signature(module, second=said.second)
-    return read_steps("net:make", module.eval(), said, signature, output_selector(None))
+    return read_steps("net:make", module.eval(), said, signature, output_selector(None))[0]
 
 
 def test_a_step_is_what_the_first_layer_takes() -> None:
-    assert found(Mean()).steps.features == 4
-    assert found(Mean()).shape[-1] == 3
+    module, options = Mean(), TargetOptions()
+    subject, shape = read_steps("net:make", module, options, read_signature(module), output_selector(None))
+    assert (subject.steps.features, shape[-1]) == (4, 3)
 
 
 @pytest.mark.parametrize(

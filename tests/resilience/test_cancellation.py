@@ -19,6 +19,7 @@ from tests.support.grpc_calls import listening
 from tests.support.grpc_calls import request as grpc_request
 from tests.support.http_lines import GOOD, V1, Line, Net, held, net
 from tests.support.numpy_models import Service, held_batch, idle, manifest, model, serving
+from tests.support.waiting import until
 
 TWO = [[[7, 7]], [[5, 5], [6, 6]]]
 PADDED = [[[7, 7], [0, 0]], [[5, 5], [6, 6]]]
@@ -37,12 +38,6 @@ WAYS: dict[str, Callable[[Line], None]] = {
     "v2": lambda line: line.send(V2, path="/v2/models/sums/infer"),
 }
 OF_MODEL = 'model="sums",version="1"'
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(180):
-        while not true():
-            await asyncio.sleep(0)
 
 
 async def left(service: Service, *, freed: int) -> dict[str, float]:

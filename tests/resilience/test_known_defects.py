@@ -9,29 +9,12 @@ import orjson
 import pytest
 
 from lengthwise.batching import batcher as batcher_module
-from lengthwise.errors import InferenceFailed, QueueFull
+from lengthwise.errors import QueueFull
 from lengthwise.settings import Settings
-from tests.support.batching import Gate, answers, model_queue, outcome, running, sequence
+from tests.support.batching import answers, held, outcome, sequence
 from tests.support.numpy_models import held_batch, manifest, model, serving
 
 GOOD = {"sequences": [[[1, 3]]]}
-
-
-async def test_a_request_cancelled_in_a_running_batch_does_not_leave_its_batch_mates_waiting() -> None:
-    gate = Gate()
-    only = model_queue(gate)
-    async with running(only) as batcher:
-        first = batcher.submit(only, [sequence(0)], answers)
-        await gate.busy()
-        leaving, mate = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2)]
-        gate.entered.clear()
-        gate.open.set()
-        await outcome(first)
-        await gate.busy()
-        batcher.withdraw(leaving, InferenceFailed("left"))
-        leaving.future.exception()
-        assert await outcome(mate) == [2]
-        assert gate.batches == [[0], [1, 2]]
 
 
 async def test_an_exception_in_the_lengths_fails_one_call_and_not_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,16 +33,12 @@ async def test_an_exception_in_the_lengths_fails_one_call_and_not_the_loop(monke
 
 
 async def test_the_queue_is_limited_by_default() -> None:
-    gate = Gate()
-    only = model_queue(gate)
     defaults = Settings()
     limits = {
         "max_queue_cost_steps": defaults.max_queue_cost_steps,
         "max_queue_seconds": defaults.longest_wait_seconds,
     }
-    async with running(only, **limits) as batcher:
-        first = batcher.submit(only, [sequence(0)], answers)
-        await gate.busy()
+    async with held(**limits) as (batcher, only, gate, first):
         many = [sequence(1, 1024)] * 16
         while not only.closed_to_new:
             with suppress(QueueFull):

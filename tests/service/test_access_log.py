@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lengthwise.commands import logs
+from lengthwise.commands.serve import configure_logging
 from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import MOST_LENGTHS, AccessLog
 from tests.support.numpy_models import manifest, model, serving
@@ -97,7 +97,7 @@ def _logging() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_logging")
 def test_in_a_json_log_the_parts_are_fields_however_little_else_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings(log_format="json", log_level="error"))
+    configure_logging(Settings(log_format="json", log_level="error"))
     AccessLog(1).note("a", "POST /predict", 429, 0.5, ["m", "1"], lengths=[3, 4], reason="queue_full", trace_id="12")
     made = json.loads(capsys.readouterr().err)
     assert (

@@ -1,14 +1,7 @@
 """The admin port: figures and admin calls only there, probes on both, and there as long as anybody may ask."""
 
-import contextlib
-import gc
-import os
-import signal
-import socket
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +16,7 @@ from lengthwise.bench.launch import free_port
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input
 from lengthwise.connections.places import ADMIN_CONNECTIONS
-from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app
-from lengthwise.http.server import serve
-from lengthwise.settings import Settings
 from tests.support.grpc_calls import listening
 from tests.support.numpy_models import manifest, model, samples, serving
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
@@ -153,47 +143,3 @@ def test_a_port_that_is_taken_is_told_by_its_option(both: tuple[ServerProcess, h
     code, said = exit_of("--admin-port", str(both[1].base_url.port))
     assert code == 2
     assert "another --admin-port may be free" in said
-
-
-def test_two_ports_are_not_one() -> None:
-    with pytest.raises(ConfigurationError):
-        Settings.load(port=9000, admin_port=9000)
-
-
-@pytest.fixture
-def _interpreter() -> Iterator[None]:
-    """Takes back what `serve` sets for the whole process."""
-    interval = sys.getswitchinterval()
-    yield
-    sys.setswitchinterval(interval)
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("_interpreter")
-def test_both_ports_and_the_traces_end_with_the_server(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
-    port, admin_port = free_port(), free_port()
-
-    def call_and_end() -> list[int]:
-        try:
-            with httpx.Client(trust_env=False) as client:
-                ready = 0
-                while ready != 200:
-                    with contextlib.suppress(httpx.ConnectError):
-                        ready = client.get(f"http://127.0.0.1:{admin_port}/readyz").status_code
-                answered = client.post(f"http://127.0.0.1:{port}/predict", json=GOOD)
-                return [answered.status_code, client.get(f"http://127.0.0.1:{admin_port}/metrics").status_code]
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with ThreadPoolExecutor(1) as caller:
-        called = caller.submit(call_and_end)
-        serve(Settings(port=port, admin_port=admin_port, runners=1, workers=1))
-    assert called.result() == [200, 200]
-    assert '"name": "POST /predict"' in capsys.readouterr().out
-    for ended in (port, admin_port):
-        with socket.socket() as free:
-            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger, no listener
-            free.bind(("127.0.0.1", ended))

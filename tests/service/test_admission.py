@@ -10,8 +10,8 @@ import pytest
 from lengthwise.batching.admission import REOPENING, Admission, DrainRate
 from lengthwise.batching.pending import PRIORITY_HEAD_START
 from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
-from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
-from tests.support.batching import Gate, answers, model_queue, outcome, running, sequence
+from lengthwise.errors import DeadlineExceeded, QueueFull
+from tests.support.batching import answers, model_queue, outcome, running, sequence
 
 FOREVER = float("inf")
 
@@ -141,11 +141,6 @@ def test_a_request_of_more_seconds_than_the_limit_runs_when_the_queue_has_draine
     room.admission.check(room.queues[0], 4, 1e6, patience=FOREVER, deadline=FOREVER, priority=0)
 
 
-def test_what_an_empty_queue_cannot_hold_is_too_large() -> None:
-    with pytest.raises(TooLarge):
-        Room.of(steps=400).admission.check_size(404)
-
-
 def test_another_model_may_use_its_share_of_the_seconds() -> None:
     room = Room.of(2, seconds=100.0)
     room.fill(model=0)
@@ -226,28 +221,6 @@ def test_short_times_of_waiting_are_added_up() -> None:
         learned.taken(0.01, now, more_waits=False)
         now += 5.0
     assert learned.value == pytest.approx(0.5, rel=0.1)
-
-
-async def test_a_full_queue_counts_down_to_nothing_and_is_open_again() -> None:
-    gate = Gate()
-    only = model_queue(gate, seconds=1.0)
-    async with running(only, max_queue_seconds=10.0) as batcher:
-        first = batcher.submit(only, [sequence(0)], answers)
-        await gate.busy()
-        accepted = [first]
-        promised = None
-        while promised is None:
-            try:
-                accepted.append(batcher.submit(only, [sequence(1)], answers))
-            except QueueFull as full:
-                promised = full.retry_after_seconds
-        assert 0 < promised < 10
-        assert batcher.admission.closed() is only
-        gate.open.set()
-        for request in accepted:
-            await outcome(request)
-        assert (batcher.admission.seconds, batcher.admission.padded_steps, only.seconds) == (0.0, 0, 0.0)
-        assert await outcome(batcher.submit(only, [sequence(7)], answers)) == [7]
 
 
 async def test_a_cost_table_that_fails_ends_neither_the_loop_nor_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

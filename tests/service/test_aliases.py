@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -30,30 +31,27 @@ def found(repository: Repository, version: str | None) -> int:
     return repository.find("sums", version).manifest.version
 
 
-class TestFinding:
-    def test_without_a_champion_the_highest_version_is_the_default(self) -> None:
-        assert found(repository({"candidate": 1}, 1, 2, 3), None) == 3
-
-    def test_the_champion_is_the_default(self) -> None:
-        assert found(repository({"champion": 2}, 1, 2, 3), None) == 2
-
-    def test_a_champion_that_is_not_served_leaves_the_next_lower_version(self) -> None:
-        assert found(repository({"champion": 3}, 1, 2, 4), None) == 2
-        assert found(repository({"champion": 1}, 2, 4), None) == 4
-
-    def test_an_alias_stands_for_its_version(self) -> None:
-        served = repository({"champion": 2, "candidate": 3}, 1, 2, 3)
-        assert [found(served, version) for version in ("champion", "candidate", "1")] == [2, 3, 1]
-
-    def test_an_unknown_alias_is_no_version(self) -> None:
-        with pytest.raises(NoSuchAlias):
-            found(repository({"champion": 2}, 2), "latest")
-        with pytest.raises(NoSuchAlias):
-            found(repository({}, 2), "latest")
-
-    def test_an_alias_of_a_version_that_is_not_served_is_not_found(self) -> None:
-        with pytest.raises(ModelNotFound):
-            found(repository({"candidate": 9}, 1), "candidate")
+@pytest.mark.parametrize(
+    ("aliases", "served", "asked", "version"),
+    [
+        ({}, (1, 2, 3), None, 3),  # the highest version
+        ({"champion": 2}, (1, 2, 3), None, 2),
+        ({"champion": 3}, (1, 2, 4), None, 2),  # the champion is not served: the next lower version, else the highest
+        ({"champion": 1}, (2, 4), None, 4),
+        *(
+            ({"champion": 2, "candidate": 3}, (1, 2, 3), asked, version)
+            for asked, version in (("champion", 2), ("candidate", 3), ("1", 1))
+        ),
+        ({"champion": 2}, (2,), "latest", NoSuchAlias),
+        ({}, (2,), "latest", NoSuchAlias),
+        ({"candidate": 9}, (1,), "candidate", ModelNotFound),
+    ],
+)
+def test_a_version_is_found(
+    aliases: dict[str, int], served: tuple[int, ...], asked: str | None, version: int | type[Exception]
+) -> None:
+    with nullcontext() if isinstance(version, int) else pytest.raises(version):
+        assert found(repository(aliases, *served), asked) == version
 
 
 class TestWhileItScans:
@@ -190,54 +188,43 @@ async def test_what_is_in_force_is_seen(caplog: pytest.LogCaptureFixture) -> Non
 
 class TestInAService:
     @pytest.fixture
-    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    async def service(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serving]:
+        """Serves three versions, the first of which is the champion."""
         measure_quickly(monkeypatch)
         for version in (1, 2, 3):
             place(tmp_path, "vowels", version)
-        return tmp_path
-
-    async def test_versions_with_an_alias_are_served_beside_the_highest(self, folder: Path) -> None:
-        aliases.set_alias(folder / "vowels", "champion", 1)
-        service = Serving(Settings(models=folder), judge=judging.judge)
+        aliases.set_alias(tmp_path / "vowels", "champion", 1)
+        service = Serving(Settings(models=tmp_path), judge=judging.judge)
         await service.start()
-        try:
-            assert [served.manifest.version for served in service.served] == [1, 3]
-            assert service.find("vowels", None).manifest.version == 1
-            assert service.find("vowels", "champion").manifest.version == 1
-            aliases.set_alias(folder / "vowels", "champion", 2)
-            aliases.set_alias(folder / "vowels", "candidate", 3)
-            await service.registry.refresh()
-            assert [served.manifest.version for served in service.served] == [2, 3]
-            assert service.find(None, None).manifest.version == 2
-            assert service.find("vowels", "candidate").manifest.version == 3
-        finally:
-            await service.stop()
+        yield service
+        await service.stop()
 
-    async def test_a_broken_file_changes_nothing(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-        aliases.set_alias(folder / "vowels", "champion", 1)
-        service = Serving(Settings(models=folder), judge=judging.judge)
-        await service.start()
-        try:
-            (folder / "vowels" / aliases.FILE).write_text("{")
-            await service.registry.refresh()
-            assert service.find("vowels", None).manifest.version == 1
-            assert "the aliases of vowels stay as they were" in caplog.text
-        finally:
-            await service.stop()
+    async def test_versions_with_an_alias_are_served_beside_the_highest(self, service: Serving, tmp_path: Path) -> None:
+        assert [served.manifest.version for served in service.served] == [1, 3]
+        assert service.find("vowels", None).manifest.version == 1
+        assert service.find("vowels", "champion").manifest.version == 1
+        aliases.set_alias(tmp_path / "vowels", "champion", 2)
+        aliases.set_alias(tmp_path / "vowels", "candidate", 3)
+        await service.registry.refresh()
+        assert [served.manifest.version for served in service.served] == [2, 3]
+        assert service.find(None, None).manifest.version == 2
+        assert service.find("vowels", "candidate").manifest.version == 3
 
-    async def test_every_request_during_a_switch_gets_one_of_both(self, folder: Path) -> None:
-        aliases.set_alias(folder / "vowels", "champion", 1)
-        service = Serving(Settings(models=folder), judge=judging.judge)
-        await service.start()
-        try:
-            seen = set()
-            for version in (3, 1, 3):
-                aliases.set_alias(folder / "vowels", "champion", version)
-                switch = asyncio.create_task(service.registry.refresh())
-                while not switch.done():
-                    seen.add(service.find("vowels", None).manifest.version)
-                    await asyncio.sleep(0)
-                assert service.find("vowels", None).manifest.version == version
-            assert seen <= {1, 3}
-        finally:
-            await service.stop()
+    async def test_a_broken_file_changes_nothing(
+        self, service: Serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "vowels" / aliases.FILE).write_text("{")
+        await service.registry.refresh()
+        assert service.find("vowels", None).manifest.version == 1
+        assert "the aliases of vowels stay as they were" in caplog.text
+
+    async def test_every_request_during_a_switch_gets_one_of_both(self, service: Serving, tmp_path: Path) -> None:
+        seen = set()
+        for version in (3, 1, 3):
+            aliases.set_alias(tmp_path / "vowels", "champion", version)
+            switch = asyncio.create_task(service.registry.refresh())
+            while not switch.done():
+                seen.add(service.find("vowels", None).manifest.version)
+                await asyncio.sleep(0)
+            assert service.find("vowels", None).manifest.version == version
+        assert seen <= {1, 3}

@@ -13,13 +13,6 @@ from lengthwise.errors import ConfigurationError, Unauthorized
 FIRST, SECOND = b"a-key-of-some-length", b"another-key-of-some-length"
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "keys"
@@ -52,11 +45,11 @@ def test_nothing_else_passes(path: Path, authorization: bytes | None) -> None:
 
 
 def test_a_changed_file_is_read_again_within_a_second(path: Path) -> None:
-    clock = Clock()
-    keys = Keys(path, clock, patience_seconds=60)
+    now = [0.0]
+    keys = Keys(path, lambda: now[0], patience_seconds=60)
     rewrite(path, SECOND)
     keys.check(b"Bearer " + FIRST)
-    clock.now = 1.0
+    now[0] = 1.0
     with pytest.raises(Unauthorized):
         keys.check(b"Bearer " + FIRST)
     keys.check(b"Bearer " + SECOND)
@@ -66,13 +59,13 @@ def test_a_changed_file_is_read_again_within_a_second(path: Path) -> None:
 def test_a_file_that_was_spoilt_or_went_away_changes_nothing_and_is_logged_without_a_key(
     path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
-    clock = Clock()
-    keys = Keys(path, clock, patience_seconds=60)
+    now = [0.0]
+    keys = Keys(path, lambda: now[0], patience_seconds=60)
     if content is None:
         path.unlink()
     else:
         rewrite(path, content)
-    clock.now = 1.0
+    now[0] = 1.0
     keys.check(b"Bearer " + FIRST)
     assert "could not be read again, the old keys stay valid" in caplog.text
     assert "short" not in caplog.text.replace("shortest", "")
@@ -92,8 +85,8 @@ def test_a_file_without_good_keys_is_refused_at_the_start_by_line(path: Path, co
 
 
 def test_a_file_that_does_not_answer_keeps_nobody_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    keys, stat = Keys(path, clock, patience_seconds=0.01), Path.stat
+    now = [0.0]
+    keys, stat = Keys(path, lambda: now[0], patience_seconds=0.01), Path.stat
     looked, answers = [], threading.Event()
 
     def hangs(file: Path, **options: Any) -> Any:
@@ -105,7 +98,7 @@ def test_a_file_that_does_not_answer_keeps_nobody_waiting(path: Path, monkeypatc
     monkeypatch.setattr(Path, "stat", hangs)
     threads = threading.active_count()
     for _ in range(50):
-        clock.now += 2
+        now[0] += 2
         keys.check(b"Bearer " + FIRST)
     assert len(looked) == 1
     assert threading.active_count() == threads + 1

@@ -3,7 +3,6 @@
 The server is one process behind a real socket; after each attack it answers the next good request, and nothing waits.
 """
 
-import asyncio
 import functools
 import gzip
 import hmac
@@ -15,7 +14,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,6 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
 from lengthwise.grpc import codec
-from lengthwise.http import connection, timed_connection
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
@@ -37,7 +34,6 @@ from lengthwise.settings import bundled_models
 from tests.support import proc
 from tests.support.arrow_streams import ARROW, Form, with_buffer, written
 from tests.support.arrow_streams import batches as arrow_batches
-from tests.support.bounded_server import answer, served
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.server_process import ServerProcess, started
 
@@ -86,24 +82,27 @@ def finds_nothing(server: ServerProcess, name: bytes) -> None:
 # Paths and names
 
 
-@pytest.mark.parametrize("name", [b"../../../etc/passwd", b"..", b"../japanese-vowels", b"/etc/passwd", b"..\\..\\x"])
-def test_a_name_that_climbs_out_of_the_repository_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
-    assert server.predict(GOOD | {"model": name.decode()}).status_code == 404
+NAMES = {
+    "that climb": [b"../../../etc/passwd", b"..", b"../japanese-vowels", b"/etc/passwd", b"..\\..\\x"],
+    "that climb in disguise": [
+        b"%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        b"..%2fjapanese-vowels",
+        b"%252e%252e%252f",
+        b"..%5c",
+    ],
+    "with a null or a line break": [b"japanese-vowels%00", b"%00", b"japanese-vowels%00.onnx", b"a%0d%0ab"],
+    "that are no Unicode": [b"%c0%ae%c0%ae%c0%af", b"%e0%80%ae", b"%ff%fe", b"%ed%a0%80"],
+}
 
 
-@pytest.mark.parametrize(
-    "name", [b"%2e%2e%2f%2e%2e%2fetc%2fpasswd", b"..%2fjapanese-vowels", b"%252e%252e%252f", b"..%5c"]
-)
-def test_a_name_that_climbs_in_disguise_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
-    assert server.predict(GOOD | {"model": name.decode()}).status_code == 404
-
-
-@pytest.mark.parametrize("name", [b"japanese-vowels%00", b"%00", b"japanese-vowels%00.onnx", b"a%0d%0ab"])
-def test_a_name_with_a_null_or_a_line_break_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_name_that_leads_elsewhere_finds_nothing(server: ServerProcess, kind: str) -> None:
+    for name in NAMES[kind]:
+        finds_nothing(server, name)
+        assert server.predict(GOOD | {"model": name.decode()}).status_code == 404
     assert server.predict(GOOD | {"model": "japanese-vowels\0"}).status_code == 404
+    body = b'{"model": "\\ud800", "sequences": [[' + orjson.dumps(STEP) + b"]]}"
+    assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -121,13 +120,6 @@ def test_a_name_with_a_null_or_a_line_break_finds_nothing(server: ServerProcess,
 def test_a_name_that_only_looks_alike_finds_nothing(server: ServerProcess, name: str) -> None:
     finds_nothing(server, b"".join(b"%%%02x" % byte for byte in name.encode()))
     assert server.predict(GOOD | {"model": name}).status_code == 404
-
-
-@pytest.mark.parametrize("name", [b"%c0%ae%c0%ae%c0%af", b"%e0%80%ae", b"%ff%fe", b"%ed%a0%80"])
-def test_a_name_that_is_no_unicode_finds_nothing(server: ServerProcess, name: bytes) -> None:
-    finds_nothing(server, name)
-    body = b'{"model": "\\ud800", "sequences": [[' + orjson.dumps(STEP) + b"]]}"
-    assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
 # Framing
@@ -270,12 +262,9 @@ def test_an_arrow_stream_that_lies_is_refused_in_little_memory(server: ServerPro
     assert server.peak_bytes() - before < 8 * MEBIBYTE + 2 * len(body)  # it comes in parts, which are joined
 
 
-def test_a_large_body_for_the_repositorys_calls_is_refused(server: ServerProcess) -> None:
+def test_a_body_of_too_many_parts_is_refused(server: ServerProcess) -> None:
     body = b"[" + b"[]," * MEBIBYTE + b"[]]"
     assert server.client.post("/v2/repository/index", content=body).status_code == 413
-
-
-def test_a_body_of_too_many_sequences_is_refused(server: ServerProcess) -> None:
     assert server.predict({"sequences": [[STEP]] * 1025}).status_code == 413
 
 
@@ -285,94 +274,6 @@ def test_a_body_that_never_ends_is_refused_at_the_limit(server: ServerProcess) -
         for _ in range(5):
             wire.send(b"100000\r\n" + b" " * MEBIBYTE + b"\r\n")
         assert wire.answer()[0] == 413
-
-
-# Connections
-
-
-async def test_a_head_that_trickles_in_is_ended_in_time() -> None:
-    async with served(header_timeout_seconds=0.05) as talk:
-        reader, writer = await talk()
-        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\nx-slow: ")
-        assert (await answer(reader))[0] == 408
-        assert await reader.read() == b""
-
-
-async def test_a_body_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with served() as talk:
-        reader, writer = await talk()
-        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
-        assert (await answer(reader))[0] == 408
-        assert await reader.read() == b""
-
-
-async def test_a_connection_too_many_is_ended() -> None:
-    async with served(max_connections=1) as talk:
-        first, writer = await talk()
-        reader, _ = await talk()
-        assert (await answer(reader))[0] == 503
-        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert await answer(first) == (200, b"0")
-
-
-def test_a_head_too_large_is_refused(server: ServerProcess) -> None:
-    with server.connect() as wire:
-        wire.send(post(b"/predict", BODY, b"x-large: " + b"a" * 40_000))
-        assert wire.answer()[0] == 431
-
-
-@pytest.mark.parametrize("trailers", [b"a:b\r\n" * 10_000, b"a: " + b"a" * MEBIBYTE], ids=["many", "one value"])
-@pytest.mark.parametrize("path", [b"/predict", b"/livez"])
-def test_trailers_without_an_end_are_ended_at_the_bound_of_a_head(
-    server: ServerProcess, path: bytes, trailers: bytes
-) -> None:
-    with server.connect() as wire:
-        wire.send(b"POST %s HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n0\r\n" % (path, CHUNKED) + trailers)
-        assert wire.answer()[0] in (405, 422, 431)  # the answer itself, where it needed no more
-        assert wire.answer()[0] in (0, 431)
-        assert wire.answer()[0] == 0
-
-
-def test_headers_among_the_trailers_are_none(server: ServerProcess) -> None:
-    with server.connect() as wire:
-        wire.send(b"POST /predict HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n%x\r\n%s\r\n0\r\n" % (CHUNKED, len(BODY), BODY))
-        wire.send(b"x-request-id: mine\r\ncontent-encoding: br\r\n\r\n")
-        status, headers, _ = wire.answer()
-    assert (status, headers["x-request-id"] == "mine") == (200, False)
-
-
-@pytest.mark.parametrize(
-    "broken", [b"POST /predict HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"\r\n\r\nZZ\r\n", b"no\r\n\r\n"]
-)
-def test_a_broken_request_is_not_told_in_the_place_of_the_one_before_it(server: ServerProcess, broken: bytes) -> None:
-    with server.connect() as wire:
-        wire.send(post(b"/predict") + broken)
-        assert [wire.answer()[0] for _ in range(3)] == [200, 400, 0]
-
-
-@pytest.mark.parametrize("name", [b"authorization", b"content-type", b"content-encoding", b"host"])
-def test_a_header_that_decides_is_not_given_twice(server: ServerProcess, name: bytes) -> None:
-    value = b"application/json" if name == b"content-type" else b"identity"
-    with server.connect() as wire:
-        wire.send(post(b"/predict", BODY, *[name + b": " + value] * 2))
-        assert [wire.answer()[0] for _ in range(2)] == [400, 0]
-
-
-async def test_answers_that_nobody_reads_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_connection, "PATIENCE_SECONDS", 0.1)
-    async with served(max_connections=1) as talk:
-        _, writer = await talk()
-        writer.transport.pause_reading()
-        size = 0
-        with suppress(ConnectionError):
-            while not writer.transport.is_closing():
-                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 60)
-                size += 1
-                await asyncio.wait_for(writer.drain(), 30)
-        reader, other = await talk()
-        other.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert (await answer(reader))[0] == 200
 
 
 # What is echoed and logged
@@ -455,16 +356,18 @@ def test_a_guessed_key_takes_the_same_comparisons_wherever_it_matches(
     assert sizes == [(32, 32)] * 3  # digests, of one length whatever was sent
 
 
-@pytest.mark.parametrize("size", [257, MEBIBYTE])
-def test_an_id_too_long_is_refused_and_not_sent_back(server: ServerProcess, size: int) -> None:
-    refused = server.predict({"sequences": [{"id": "i" * size, "steps": [STEP]}]})
-    assert refused.status_code == 422
-    assert len(refused.content) < 1000
-
-
-@pytest.mark.parametrize(("field", "status"), [("model", 404), ("version", 404)])
-def test_a_name_or_version_of_a_megabyte_is_not_found_at_once(server: ServerProcess, field: str, status: int) -> None:
-    refused = server.predict(GOOD | {field: "1" * MEBIBYTE})
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        *(({"sequences": [{"id": "i" * size, "steps": [STEP]}]}, 422) for size in (257, MEBIBYTE)),
+        *(({field: "1" * MEBIBYTE}, 404) for field in ("model", "version")),
+    ],
+    ids=["id", "long id", "model", "version"],
+)
+def test_a_text_too_long_is_refused_and_not_sent_back(
+    server: ServerProcess, changed: dict[str, object], status: int
+) -> None:
+    refused = server.predict(GOOD | changed)
     assert refused.status_code == status
     assert len(refused.content) < 1000
 
@@ -566,7 +469,9 @@ def test_a_pickle_among_the_golden_sequences_is_refused_and_never_unpickled(dire
 def test_each_row_of_the_table_is_a_test_here_and_each_test_a_row() -> None:
     page, together = (ROOT / "docs" / "security.md").read_text().split("| two hundred times at once | gets | test |")
     here = names_in(Path(__file__)) - {"test_each_row_of_the_table_is_a_test_here_and_each_test_a_row"}
-    assert set(re.findall(r"\| `(test_\w+)` \|", page)) == here
+    beside = [f"service/test_{name}.py" for name in ("order", "listener", "framing")] + ["hostile/test_trailers.py"]
+    rows = set(re.findall(r"\| `(test_\w+)` \|", page))
+    assert here <= rows <= here.union(*(names_in(ROOT / "tests" / name) for name in beside))
     assert set(re.findall(r"\| `(test_\w+)` \|", together)) <= names_in(ROOT / "tests" / "hostile" / "test_memory.py")
 
 

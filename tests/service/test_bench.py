@@ -47,7 +47,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_the_load(tmp_path: Path, 
     server = SmallServer()
     result = call("--plot", str(tmp_path / "load.png"), server=server)
     assert (result.exit_code, server.bodies) == (2, [])
-    assert "plots need matplotlib" in result.stderr
+    assert "needs matplotlib" in result.stderr
 
 
 def test_a_wrong_answer_is_exit_code_1():

@@ -1,6 +1,5 @@
 """What a client is behind: proxies, ports that speak something else, paths that lead away, and versions that change."""
 
-import socket
 import socketserver
 import ssl
 import threading
@@ -18,6 +17,7 @@ import lengthwise
 from lengthwise import errors
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
+from lengthwise.bench.launch import free_port
 from lengthwise.client.proxies import is_loopback, proxy_of
 
 STEPS = np.ones((3, 2), dtype=np.float32)
@@ -64,13 +64,6 @@ def listening(reply: bytes, context: ssl.SSLContext | None = None) -> Iterator[t
         finally:
             server.shutdown()
             thread.join()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,23 +18,15 @@ def pair() -> Iterator[tuple[LoadConnection, socket.socket]]:
             yield connection, peer
 
 
-def reset(peer: socket.socket) -> None:
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+@pytest.mark.parametrize("act", [LoadConnection.receive, lambda connection: connection.send(b"x")])
+def test_a_reset_connection_is_lost(
+    pair: tuple[LoadConnection, socket.socket], act: Callable[[LoadConnection], object]
+):
+    connection, peer = pair
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets at once
     peer.close()
-
-
-def test_a_reset_connection_is_lost_for_reading(pair: tuple[LoadConnection, socket.socket]):
-    connection, peer = pair
-    reset(peer)
     with pytest.raises(ConnectionLostError):
-        connection.receive()
-
-
-def test_a_reset_connection_is_lost_for_writing(pair: tuple[LoadConnection, socket.socket]):
-    connection, peer = pair
-    reset(peer)
-    with pytest.raises(ConnectionLostError):
-        connection.send(b"x")
+        act(connection)
 
 
 def test_what_a_full_socket_does_not_take_stays_unsent(pair: tuple[LoadConnection, socket.socket]):

@@ -1,5 +1,7 @@
-"""The console over HTTP: its files and their policy, who gets it, what it says, where it is, and turning it off."""
+"""The console and the other pages for people: what they load, their policy, who gets them, and turning them off."""
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -11,9 +13,10 @@ import httpx
 import pytest
 
 from lengthwise.console import page
+from lengthwise.http import pages
 from lengthwise.http.app import make_admin_app
 from lengthwise.protocols.predict import media_types
-from lengthwise.reports import look
+from lengthwise.reports.page import look
 from lengthwise.repository.contents import Refusal
 from tests.support.http_lines import BEARER
 from tests.support.numpy_models import Service, manifest, model, serving
@@ -22,7 +25,7 @@ BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;
 GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}
 
 
-def _asked(text: str) -> set[str]:
+def _loaded(text: str) -> set[str]:
     """What a page loads from its own server."""
     return set(re.findall(r'<(?:link|script|img)[^>]* (?:href|src)="([^"]+)"', text))
 
@@ -31,7 +34,7 @@ async def test_a_browser_gets_the_console_and_all_that_it_loads(service: Service
     front = await service.client.get("/", headers=BROWSER)
     assert front.headers["content-type"] == "text/html; charset=utf-8"
     assert front.headers["vary"] == "accept"
-    asked = _asked(front.text)
+    asked = _loaded(front.text)
     assert "console/main.js" in asked
     for place in asked:
         assert (await service.client.get(f"/{place}")).status_code == 200
@@ -39,18 +42,21 @@ async def test_a_browser_gets_the_console_and_all_that_it_loads(service: Service
         assert (await service.client.get(f"/{address}")).status_code == 200
 
 
-async def test_programs_get_json_at_the_root(service: Service) -> None:
-    for accept in ("*/*", "application/json", ""):
-        answer = await service.client.get("/", headers={"accept": accept})
-        assert answer.json() == {
-            "service": "lengthwise",
-            "predict": "/predict",
-            "docs": "/docs",
-            "openapi": "/openapi.json",
-            "health": "/healthz",
-            "media_types": media_types(),
-            "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},
-        }
+@pytest.mark.parametrize("console", [True, False])
+async def test_programs_get_json_at_the_root(console: bool) -> None:
+    async with serving(model(manifest()), console=console) as service:
+        for accept in ("*/*", "application/json", ""):
+            answer = await service.client.get("/", headers={"accept": accept})
+            assert answer.headers["vary"] == "accept"
+            assert answer.json() == {
+                "service": "lengthwise",
+                "predict": "/predict",
+                "docs": "/docs",
+                "openapi": "/openapi.json",
+                "health": "/healthz",
+                "media_types": media_types(),
+                "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},
+            }
 
 
 async def test_every_file_has_the_strict_policy_and_an_etag_of_its_bytes(service: Service) -> None:
@@ -89,14 +95,19 @@ def test_the_page_stays_small() -> None:
 
 
 def test_the_shared_look_is_one_file() -> None:
-    assert page.file("look.css").content.decode() == look.style()
+    assert page.file("look.css").content.decode() == look()
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "page.py", "../page.py", "%2e%2e/page.py", "..%2fpage.py", "", "main.js/", "nothing.js"]
+    "path",
+    [
+        *("/docs/", "/docs/favicon.png", "/docs/../core.py", "/docs/%2e%2e/core.py", "/redoc", "/console/main.js/"),
+        *("/console/index.html", "/console/page.py", "/console/../page.py", "/console/%2e%2e/page.py"),
+        *("/console/..%2fpage.py", "/console/", "/console/nothing.js"),
+    ],
 )
-async def test_nothing_else_is_a_file_of_the_console(service: Service, name: str) -> None:
-    assert (await service.client.get(f"/console/{name}")).status_code == 404
+async def test_nothing_else_of_the_package_is_served(service: Service, path: str) -> None:
+    assert (await service.client.get(path)).status_code == 404
 
 
 async def test_recordings_of_the_model_directory_are_given_to_who_has_a_key(keys: Path) -> None:
@@ -135,9 +146,9 @@ def test_reading_files_is_loaded_by_nobody_who_uploads_none() -> None:
 async def test_it_can_be_turned_off() -> None:
     async with serving(model(manifest()), console=False) as service:
         front = await service.client.get("/", headers=BROWSER)
-        assert front.status_code == 200
+        assert front.headers["content-type"] == "text/html; charset=utf-8"
         assert "<script" not in front.text
-        assert "/docs" in front.text
+        assert _asked(front.text) == ["/docs", "/healthz", "/openapi.json"]
         for path in ("/console/main.js", "/console/state", "/console/live"):
             assert (await service.client.get(path)).status_code == 404
         admin = httpx.ASGITransport(make_admin_app(service.serving))
@@ -168,7 +179,7 @@ async def test_the_page_needs_no_key_and_all_that_it_shows_needs_one(keys: Path)
         front = await service.client.get("/", headers=BROWSER)
         assert front.status_code == 200
         assert re.findall(r'<a href="([a-z][^"]*)">', front.text) == []  # a link sends no key
-        for place in _asked(front.text):
+        for place in _loaded(front.text):
             assert (await service.client.get(f"/{place}")).status_code == 200
         assert (await service.client.get("/")).status_code == 401  # for programs, as before
         for path in ("/console/state", "/console/live", "/console/nothing.js", "/console/"):
@@ -192,3 +203,91 @@ async def test_the_calls_of_the_console_need_a_key_on_the_admin_port_too(keys: P
 )
 async def test_a_wrong_method_is_405(service: Service, path: str, method: str) -> None:
     assert (await service.client.request(method, path)).status_code == 405
+
+
+# The other pages
+
+
+def _asked(page: str) -> list[str]:
+    """The places that a page has the browser load."""
+    found = re.findall(r"""(?:src|href|data-openapi)=["']([^"']+)["']""", page)
+    return sorted({place for place in found if place != "data:,"})
+
+
+async def test_the_page_of_calls_gets_all_it_asks_for_from_this_service(service: Service) -> None:
+    page = (await service.client.get("/docs")).text
+    asked = _asked(page)
+    assert asked == ["/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui.js", "/openapi.json"]
+    answers = [await service.client.get(place) for place in asked]
+    assert {answer.status_code for answer in answers} == {200}
+    assert [len(answer.content) > 100_000 for answer in answers[1:3]] == [True, True]
+    kinds = sorted(answer.headers["content-type"].partition(";")[0] for answer in answers)
+    assert kinds == ["application/json", "text/css", "text/javascript", "text/javascript"]
+    assert "://" not in page
+    assert "://" not in answers[0].text
+
+
+async def test_the_page_of_calls_begins_with_predictions_and_ends_with_health(service: Service) -> None:
+    paths = list((await service.client.get("/openapi.json")).json()["paths"])
+    assert paths[0] == "/predict"
+    assert paths.index("/livez") > paths.index("/v1/models") > 0
+
+
+async def test_behind_a_prefix_the_page_asks_for_what_is_behind_it_too() -> None:
+    async with serving(model(manifest()), console=False) as service:
+        transport = httpx.ASGITransport(service.app, root_path="/models")
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            asked = _asked((await client.get("/models/docs")).text)
+            front = _asked((await client.get("/models/", headers=BROWSER)).text)
+    assert asked
+    assert all(place.startswith("/models/") for place in (*asked, *front))
+
+
+async def test_without_the_files_the_page_says_what_brings_them_and_asks_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "find_spec", lambda _: None)  # of the package with Swagger's files
+    async with serving(model(manifest())) as service:
+        page = await service.client.get("/docs")
+        assert page.status_code == 200
+        assert "lengthwise[serve]" in page.text
+        assert _asked(page.text) == ["/openapi.json"]
+        assert "script" not in page.text
+        assert (await service.client.get("/docs/swagger-ui.js")).status_code == 404
+
+
+async def test_a_page_whose_script_does_not_run_is_not_blank(service: Service) -> None:
+    page = (await service.client.get("/docs")).text
+    shown = re.sub(r"<head>.*</head>|<[^>]+>", "", page, flags=re.DOTALL)
+    assert "could not run the script" in shown
+    assert "/openapi.json" in shown
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_the_policy_of_a_page_lets_nothing_in_that_it_does_not_need(path: str) -> None:
+    async with serving(model(manifest()), console=False) as service:
+        page = await service.client.get(path, headers=BROWSER)
+    policy = dict(rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy.get("script-src", "'none'") == ("'self'" if path == "/docs" else "'none'")
+    assert "http" not in page.headers["content-security-policy"]
+    for style in re.findall(r"<style>(.*?)</style>", page.text):
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        assert policy["style-src"] == f"'sha256-{digest}'"
+    assert not re.search(r"<script>|<script(?![^>]* src=)", page.text)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_where_keys_are_set_a_browser_is_told_how_a_key_is_sent(path: str, keys: Path) -> None:
+    async with serving(model(manifest()), api_keys_file=keys, console=False) as service:
+        page = await service.client.get(path, headers=BROWSER)
+        assert page.status_code == 401
+        assert page.headers["www-authenticate"] == "Bearer"
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "authorization: Bearer KEY" in page.text
+        assert (await service.client.get(path)).headers["content-type"] == "application/problem+json"
+        told = await service.client.get("/openapi.json", headers=BROWSER)
+        assert (told.status_code, told.headers["content-type"]) == (401, "application/problem+json")
+        allowed = await service.client.get(path, headers=BROWSER | BEARER)
+        assert allowed.status_code == 200

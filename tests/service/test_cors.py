@@ -52,13 +52,6 @@ async def test_its_answers_may_be_read_and_so_may_its_refusals() -> None:
     assert figures['lengthwise_requests_total{code="403",model="",version=""}'] == 1
 
 
-async def test_a_caller_without_an_origin_is_answered_without_the_headers() -> None:
-    async with serving(model(manifest()), cors_origins=(PAGE,)) as service:
-        answer = await service.predict(GOOD)
-    assert answer.status_code == 200
-    assert not any(name.startswith("access-control") for name in answer.headers)
-
-
 async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(keys: Path) -> None:
     async with serving(model(manifest()), cors_origins=("*",), api_keys_file=keys) as service:
         asked = await service.client.options("/predict", headers=ASKING)
@@ -75,8 +68,8 @@ async def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None
         line = await made.line()
         status, headers, _ = await line.ask(SENT, f"origin: {PAGE}")
         assert (status, headers[ALLOWED]) == (200, PAGE)
-        status, headers, _ = await line.ask(SENT)
-        assert (status, ALLOWED in headers, made.by_asgi) == (200, False, 1)
+        status, headers, _ = await line.ask(SENT)  # without an origin none of them is there
+        assert (status, made.by_asgi, [name for name in headers if name.startswith("access-control")]) == (200, 1, [])
 
 
 @pytest.mark.parametrize("origin", ["page.example", "https://page.example/", "https://*.example", "https://", "null"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -295,25 +296,22 @@ def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: 
 class Machine:
     """A machine whose runs take exactly what `seconds` says, on its own clock; keeps what ran."""
 
-    def __init__(self, fixed: float = 0.0001, per_step: float = 0.00001) -> None:
+    def __init__(
+        self, fixed: float = 0.0001, per_step: float = 0.00001, seconds: Callable[[int, int], float] | None = None
+    ) -> None:
         self.truth = linear_table(fixed, per_step)
+        self.seconds = seconds or self.truth.predict
         self.now = 0.0
         self.ran: list[tuple[int, int]] = []
         self.hiccups: dict[tuple[int, int], float] = {}
 
     def __call__(self, rows: int, width: int) -> None:
         self.ran.append((rows, width))
-        self.now += self.truth.predict(rows, width) + self.hiccups.get((rows, width), 0.0)
+        self.now += self.seconds(rows, width) + self.hiccups.get((rows, width), 0.0)
 
-    def measured(self, *, max_rows: int = 16, max_width: int = 128, budget_seconds: float = 10.0) -> CostTable:
-        return measure(
-            self,
-            max_rows=max_rows,
-            max_width=max_width,
-            max_padded_steps=512,
-            budget_seconds=budget_seconds,
-            clock=lambda: self.now,
-        )
+    def measured(self, **limits: Any) -> CostTable:
+        wanted = {"max_rows": 16, "max_width": 128, "max_padded_steps": 512, "budget_seconds": 10.0} | limits
+        return measure(self, **wanted, clock=lambda: self.now)
 
 
 def test_measuring_finds_what_the_machine_takes_and_draws_the_rest_out():
@@ -339,8 +337,8 @@ def test_a_machine_that_is_busy_for_a_while_makes_no_shape_dearer_than_another(b
         def __call__(self, rows: int, width: int) -> None:
             began, ended = busy
             slower = 2.0 if began <= self.now < ended else 1.0
-            self.ran.append((rows, width))
-            self.now += slower * self.truth.predict(rows, width)
+            self.now += (slower - 1) * self.truth.predict(rows, width)
+            super().__call__(rows, width)
 
     machine = Busy()
     table = machine.measured(budget_seconds=0.5)
@@ -366,11 +364,9 @@ def test_a_slow_first_turn_costs_no_shapes_that_there_is_time_for(stalled: float
 
 
 def test_what_noise_is_left_is_shared_by_all_widths_of_as_many_rows():
-    random = np.random.default_rng(0)
-    machine = Machine()
-    truth = machine.truth.predict
+    random, truth = np.random.default_rng(0), Machine().truth.predict
     # Noise of a few percent, seeded: the machine itself has none.
-    machine.truth.predict = lambda rows, width: truth(rows, width) * random.uniform(0.97, 1.03)  # type: ignore[method-assign]
+    machine = Machine(seconds=lambda rows, width: truth(rows, width) * random.uniform(0.97, 1.03))
     table = machine.measured(budget_seconds=0.2)
     for width in (8, 16, 32, 64, 128):
         assert table.predict(1, width) == pytest.approx(truth(1, width), rel=0.03)
@@ -380,22 +376,18 @@ def test_what_noise_is_left_is_shared_by_all_widths_of_as_many_rows():
 
 
 def test_times_that_lie_on_no_line_are_taken_as_they_are():
-    def quadratic(rows: int, width: int) -> None:
-        clock[0] += 1e-6 * rows * width * width
-
-    clock = [0.0]
-    table = measure(quadratic, max_rows=4, max_width=64, max_padded_steps=256, clock=lambda: clock[0])
+    machine = Machine(seconds=lambda rows, width: 1e-6 * rows * width * width)
+    table = machine.measured(max_rows=4, max_width=64)
     for width in (4, 8, 16, 32, 64):
         assert table.predict(1, width) == pytest.approx(1e-6 * width * width)
 
 
 def test_the_rows_that_a_kernel_takes_at_once_are_found():
-    def kernel(rows: int, width: int) -> None:
+    def kernel(rows: int, width: int) -> float:
         sixes, left = divmod(rows, 6)
-        clock[0] += 1e-4 + 1e-6 * width * (5 * sixes + (left + 2 if left else 0))
+        return 1e-4 + 1e-6 * width * (5 * sixes + (left + 2 if left else 0))
 
-    clock = [0.0]
-    table = measure(kernel, max_rows=64, max_width=256, max_padded_steps=4096, clock=lambda: clock[0])
+    table = Machine(seconds=kernel).measured(max_rows=64, max_width=256, max_padded_steps=4096)
     for width in (32, 128):
         cheapest = table.column(width, 64).cheapest_rows
         assert [cheapest[most] for most in (6, 7, 8)] == [6, 6, 6]
@@ -404,10 +396,8 @@ def test_the_rows_that_a_kernel_takes_at_once_are_found():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_noise_in_narrow_shapes_makes_many_rows_of_wide_ones_neither_cheap_nor_dear(seed: int):
-    random = np.random.default_rng(seed)
-    machine = Machine()
-    truth = machine.truth.predict
-    machine.truth.predict = lambda rows, width: truth(rows, width) * random.uniform(1, 1.3)  # type: ignore[method-assign]
+    random, truth = np.random.default_rng(seed), Machine().truth.predict
+    machine = Machine(seconds=lambda rows, width: truth(rows, width) * random.uniform(1, 1.3))
     table = machine.measured(max_rows=64, max_width=512, budget_seconds=0.3)
     assert max(width for rows, width in machine.ran if rows == 64) <= 16  # there is no time for more
     for rows in (16, 64):

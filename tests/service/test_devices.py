@@ -18,7 +18,6 @@ from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BucketedCosts
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import Application
 from lengthwise.padding import pad
 from lengthwise.repository import judging, loading
 from lengthwise.runtime import recurrent_kernels
@@ -28,6 +27,7 @@ from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.fake_device import ELSEWHERE, ONE, TWO
 from tests.support.model_directories import measure_quickly, place
+from tests.support.numpy_models import started
 
 LIMITS = BatchLimits(16, 512)
 """Small, so that all shapes are warmed up soon."""
@@ -52,20 +52,14 @@ async def serving_on(
         "lengthwise.serving.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )
     settings = Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options)
-    serving = Serving(settings, judge=judging.judge)
-    await serving.start()
-    try:
-        transport = httpx.ASGITransport(Application(serving))
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-            yield serving, client
-    finally:
-        await serving.stop()
+    async with started(Serving(settings, judge=judging.judge)) as service:
+        yield service.serving, service.client
 
 
 def fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has hardly any batch fit: one row, or as many as there may be."""
+    """Has hardly any batch fit: three rows, or as many as there may be."""
     choose = buckets.choose
-    monkeypatch.setattr(buckets, "choose", lambda *given, **named: replace(choose(*given, **named), rows=(1, 16)))
+    monkeypatch.setattr(buckets, "choose", lambda *given, **named: replace(choose(*given, **named), rows=(3, 16)))
 
 
 def sequences(count: int, seed: int = 0) -> list[Any]:

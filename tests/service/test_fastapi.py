@@ -101,7 +101,7 @@ async def test_a_start_that_fails_is_the_lifespans_error() -> None:
                 pytest.fail("it has started")
 
 
-async def test_a_lifespan_of_its_user_runs_while_models_are_there() -> None:
+async def test_a_lifespan_of_its_user_runs_while_models_are_there_and_it_drains_where_that_fails() -> None:
     ready: list[bool] = []
 
     @asynccontextmanager
@@ -110,12 +110,13 @@ async def test_a_lifespan_of_its_user_runs_while_models_are_there() -> None:
         ready.append(inner.serving.ready)
         yield {"found": "it"}
         ready.append(inner.serving.ready)
+        raise BrokenPipeError
 
     made = served(lifespan=own)
-    async with made.router.lifespan_context(made) as state:
-        assert state == {"found": "it"}
-    assert ready == [True, True]
-    assert not made.serving.ready
+    with pytest.raises(BrokenPipeError):
+        async with made.router.lifespan_context(made) as state:
+            assert state == {"found": "it"}
+    assert (ready, made.serving.ready, made.serving.batcher.draining) == ([True, True], False, True)
 
 
 async def test_mounted_it_answers_as_it_does_alone(keys: Path) -> None:
@@ -145,10 +146,6 @@ async def test_a_dependency_is_asked_before_every_call_and_can_be_overridden() -
         assert (await caller.post("/predict", content=GOOD)).status_code == 200
 
 
-def _middleware(service: Service, _: pytest.MonkeyPatch) -> None:
-    service.app.add_middleware(Counting)
-
-
 def _instrumented(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """As OpenTelemetry's instrumentation of an application does."""
     build = service.app.build_middleware_stack
@@ -167,7 +164,7 @@ def _patched(_: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EXTENDED: dict[str, Callable[[Service, pytest.MonkeyPatch], None]] = {
-    "middleware": _middleware,
+    "middleware": lambda service, _: service.app.add_middleware(Counting),
     "an instrumented application": _instrumented,
     "an instrumented process": _patched,
 }
@@ -185,16 +182,6 @@ async def test_what_it_was_given_sees_a_call_that_would_go_past_it(
             for _ in range(3):
                 assert (await line.ask(GOOD))[0] == 200
     assert Counting.seen == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "by_asgi"), [({}, 0), ({"quick_path": False}, 1)], ids=["as it comes", "switched off"]
-)
-async def test_an_ordinary_call_goes_past_it_unless_that_is_switched_off(options: Any, by_asgi: int) -> None:
-    async with serving(model(manifest()), **options) as service, net(service) as made:
-        line = await made.line()
-        assert (await line.ask(GOOD))[0] == 200
-        assert made.by_asgi == by_asgi
 
 
 async def signed(request: Request) -> None:
@@ -251,19 +238,6 @@ async def test_errors_of_what_it_was_given_have_the_form_of_the_protocol() -> No
         assert (refused.status_code, refused.json()["detail"]) == (422, "header/x-token: Field required")
         assert (await caller.post("/v2/models/sums/infer", json={})).json().keys() == {"error"}
         assert (await caller.get("/nowhere")).text == "mine"
-
-
-async def test_it_drains_where_its_users_lifespan_fails_at_the_end() -> None:
-    @asynccontextmanager
-    async def failing(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        raise BrokenPipeError
-
-    app = served(lifespan=failing)
-    with pytest.raises(BrokenPipeError):
-        async with app.router.lifespan_context(app):
-            pass
-    assert app.serving.batcher.draining
 
 
 async def test_a_service_that_cannot_be_made_again_leaves_the_routes(keys: Path) -> None:

@@ -1,7 +1,6 @@
 """A service whose repository has models that do harm: it goes on answering, starts, and ends in time."""
 
 import contextlib
-import os
 import shutil
 import signal
 import threading
@@ -15,7 +14,6 @@ import pytest
 
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import judge as judge_here
-from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support import hostile_models, proc
@@ -153,16 +151,6 @@ def test_the_bundled_model_answers_after_little_work() -> None:
         own = proc.processor_seconds(server.process.pid)
         assert proc.processor_seconds(server.process.pid, of_children=True) == 0
     assert own < 6  # about 1.7 s, on a processor that a busy machine slows
-
-
-def test_a_pipe_in_the_place_of_a_manifest_holds_neither_start_nor_end(folder: Path) -> None:
-    (folder / "x" / "1").mkdir(parents=True)
-    os.mkfifo(folder / "x" / "1" / MANIFEST_FILE)
-    with started(*serve(folder, "--drain-seconds", "1")) as server:
-        assert server.predict(BODY).status_code == 200
-        assert "it is not a plain file" in reason(server, "x/1")
-        server.terminate()
-        assert server.end() == 0
 
 
 @pytest.mark.long

@@ -38,17 +38,16 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "holds"), [({}, True), ({"processor": "another"}, False), ({"max_batch_rows": 16}, False)]
+)
+def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(
+    tmp_path: Path, other: dict[str, str | int], holds: bool
+) -> None:
+    assert read(tmp_path, UNDER) is None
     write(tmp_path, UNDER)
-    found = read(tmp_path, UNDER)
-    assert found is not None
-    assert found.to_json() == TABLE.to_json()
-
-
-@pytest.mark.parametrize("other", [{"processor": "another"}, {"max_batch_rows": 16}])
-def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
-    write(tmp_path, UNDER)
-    assert read(tmp_path, {**UNDER, **other}) is None
+    found = read(tmp_path, UNDER | other)
+    assert (found and found.to_json()) == (TABLE.to_json() if holds else None)
 
 
 def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,10 +65,6 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
     assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "one", "avx2")
 
 
-def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
-    assert read(tmp_path, UNDER) is None
-
-
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{}", SPOILT], ids=["empty", "no UTF-8", "no table", "no seconds"])
 def test_a_spoilt_file_is_passed_over_with_a_word(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -79,28 +74,15 @@ def test_a_spoilt_file_is_passed_over_with_a_word(
     assert "is ignored" in caplog.text
 
 
-def test_a_service_plans_with_the_kept_table_and_measures_nothing(
+def test_a_load_plans_with_the_table_that_the_one_before_kept_and_measures_nothing(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = models / "japanese-vowels" / "1"
-    limits = BatchLimits(rows=8, padded_steps=64)
-    measured = loading.load(directory, limits)
-    under = kept.of_costs(measured.manifest, measured.session, limits)
-    write(directory, under)
-
-    def measure_cost(*arguments: object, **options: object) -> CostTable:
-        raise AssertionError("measured")
-
-    monkeypatch.setattr(judging, "measure_cost", measure_cost)
-    assert loading.load(directory, limits).cost.to_json() == TABLE.to_json()
-
-
-def test_a_load_that_measures_keeps_the_table_for_the_next(models: Path) -> None:
-    directory = models / "japanese-vowels" / "1"
     (directory / kept.COSTS_FILE).unlink(missing_ok=True)
-    measured = loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01)
-    again = loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01)
-    assert again.cost.to_json() == measured.cost.to_json()
+    limits = BatchLimits(rows=8, padded_steps=64)
+    measured = loading.load(directory, limits, budget_seconds=0.01)
+    monkeypatch.setattr(judging, "measure_cost", None)
+    assert loading.load(directory, limits).cost.to_json() == measured.cost.to_json()
 
 
 def test_a_directory_that_cannot_be_written_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

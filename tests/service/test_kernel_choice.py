@@ -140,19 +140,6 @@ def test_the_times_of_a_session_beside_itself_are_about_equal(directory: Path):
     assert 0.2 < kernel_choice.time_ratio(model.session, model.session, model.manifest) < 5
 
 
-def test_a_directory_that_cannot_be_written_is_no_error(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    take(monkeypatch, 2.0)
-    monkeypatch.setattr("lengthwise.files.replace", full)
-    with caplog.at_level(logging.INFO):
-        assert load(directory).session.kernels == ONNXRUNTIME
-    assert "every load measures it" in caplog.text
-
-
 def test_a_graph_that_runs_in_onnxruntimes_only_is_not_timed(directory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(recurrent_kernels, "INSTRUCTION_SETS", ())
     asked = take(monkeypatch, 9.0)

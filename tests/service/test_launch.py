@@ -54,23 +54,21 @@ def test_a_server_runs_on_the_cores_it_is_given(silent_port: int):
         pass
 
 
-def test_a_server_that_ends_at_once_is_reported_with_its_last_words(silent_port: int):
-    command = [sys.executable, "-c", "import sys; sys.exit('no such option')"]
-    with pytest.raises(ConfigurationError), running(command, silent_port):
-        pass
-
-
-def test_a_server_that_never_will_be_ready_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, silent_port: int):
-    monkeypatch.setattr(remote, "refusals", lambda _target: "serves no model")
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(ConfigurationError, match="serves no model"), running(command, silent_port):
-        pass
-
-
-def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, silent_port: int):
-    monkeypatch.setattr("lengthwise.bench.launch.READY_SECONDS", 0.2)
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(ConfigurationError), running(command, silent_port):
+@pytest.mark.parametrize(
+    ("program", "refusal", "said"),
+    [
+        ("import sys; sys.exit('no such option')", None, "ended:\nno such option"),
+        ("import time; time.sleep(60)", "serves no model", "serves no model"),
+        ("import time; time.sleep(60)", None, "was not ready within"),
+    ],
+)
+def test_a_server_that_will_not_be_ready_is_given_up_with_its_last_words(
+    program: str, refusal: str | None, said: str, monkeypatch: pytest.MonkeyPatch, silent_port: int
+):
+    monkeypatch.setattr(remote, "refusals", lambda _target: refusal)
+    if said.startswith("was"):
+        monkeypatch.setattr("lengthwise.bench.launch.READY_SECONDS", 0.2)
+    with pytest.raises(ConfigurationError, match=said), running([sys.executable, "-c", program], silent_port):
         pass
 
 
@@ -120,11 +118,7 @@ def test_a_url_is_taken_as_it_is():
         assert service.fields == {"model": "m"}
 
 
-def test_options_of_serve_make_no_sense_for_a_url():
-    with pytest.raises(ConfigurationError), served("http://a:1", {"runners": "2"}):
-        pass
-
-
-def test_what_is_neither_url_nor_folder_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigurationError), served(str(tmp_path / "none"), {}):
+@pytest.mark.parametrize(("where", "options"), [("http://a:1", {"runners": "2"}), ("no/such/folder", {})])
+def test_options_for_a_url_and_what_is_neither_url_nor_folder_are_refused(where: str, options: dict[str, str]):
+    with pytest.raises(ConfigurationError), served(where, options):
         pass

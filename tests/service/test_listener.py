@@ -1,12 +1,12 @@
-"""Taking connections: what is counted, who makes room for whom, and how it ends."""
+"""Taking connections: what is counted, which idle ones make room for whom, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAl
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
 from tests.support.doors import certificate
-from tests.support.server_process import PATIENCE_SECONDS, request, started
+from tests.support.http_lines import GOOD as BODY
+from tests.support.http_lines import net, request, rest_of
+from tests.support.numpy_models import Service
+from tests.support.server_process import PATIENCE_SECONDS, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
 FILES = 200
@@ -55,29 +58,6 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
         assert "no connection can be accepted" not in server.text
 
 
-@pytest.mark.long
-def test_a_handshake_has_the_time_of_a_head(trusting: tuple[Path, ssl.SSLContext]) -> None:
-    path, context = trusting
-    options = ("--header-timeout-seconds", "0.5", "--tls-cert-file", str(path))
-    with started(*options, verify=context) as server, silent(server.port, 1) as (one,):
-        with contextlib.suppress(ConnectionResetError):
-            assert one.recv(1) == b""  # uvloop's own bound is a minute, this socket's patience less
-        assert server.predict(GOOD).status_code == 200
-
-
-def test_callers_past_the_most_are_told(trusting: tuple[Path, ssl.SSLContext]) -> None:
-    with started("--max-connections", "1", "--header-timeout-seconds", "600") as server:
-        with silent(server.port, 1) as (first,), contextlib.ExitStack() as stack:
-            first.sendall(request(GOOD)[:-1])
-            for _ in range(REJECTED + 20):
-                wire = stack.enter_context(server.connect())
-                status, headers, _ = wire.answer()
-                assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while server.predict(GOOD).status_code != 200:  # that they have left is news to the server
-            assert time.monotonic() < deadline
-
-
 class Greeting(asyncio.Protocol):
     """Says a word to each, and ends."""
 
@@ -105,18 +85,19 @@ async def test_whoever_was_on_the_way_in_when_it_closes_is_served() -> None:
 
 
 async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
-    class Idle:
-        def give_way(self) -> bool:
-            return True
-
     idle = KeptAlive()
     idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
         listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
         listener.start(Greeting, range(3 + REJECTED), idle)
-        for expected in (b"hello", b"HTTP/1.1 503"):
+        told = []
+        for _ in range(2):
             one = stack.enter_context(socket.create_connection(taken.getsockname()))
-            assert (await asyncio.to_thread(one.recv, 100)).startswith(expected)
+            told.append((await asyncio.to_thread(one.recv, 1000)).lower())
+        assert told[0] == b"hello"
+        assert told[1].startswith(b"http/1.1 503")
+        assert b"\r\nretry-after: 1\r\n" in told[1]
+        assert b"\r\nconnection: close\r\n" in told[1]
         await listener.close()
 
 
@@ -169,3 +150,76 @@ def test_few_files_do() -> None:
 def test_a_name_that_is_no_address_is_told_what_host_means() -> None:
     with pytest.raises(ConfigurationError), listening("no-such-host.invalid", 0, "--port"):
         pass
+
+
+# Between two requests
+
+
+class Idle:
+    """A connection; `busy` if its next request has begun, which nobody has seen yet."""
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.busy = busy
+        self.ended = False
+
+    def give_way(self) -> bool:
+        self.ended = not self.busy
+        return self.ended
+
+
+def test_the_one_that_has_been_idle_longest_gives_way() -> None:
+    idle, connections = KeptAlive(), [Idle() for _ in range(3)]
+    for moment, connection in enumerate(connections):
+        idle[connection] = float(moment)
+    del idle[connections[0]]  # its next request came
+    idle[connections[0]] = 3.0
+    assert idle.make_room(100.0)
+    assert [connection.ended for connection in connections] == [False, True, False]
+    assert idle.make_room(100.0)
+    assert idle.make_room(100.0)
+    assert not idle.make_room(100.0)
+
+
+def test_one_that_was_used_a_moment_ago_stays_and_one_whose_request_has_just_arrived_is_passed_over() -> None:
+    idle, busy, other = KeptAlive(), Idle(busy=True), Idle()
+    idle[busy], idle[other] = 0.0, 1.0
+    assert not idle.make_room(LEAST_IDLE_SECONDS - 0.1)
+    assert idle.make_room(1.0 + LEAST_IDLE_SECONDS)
+    assert (busy.ended, other.ended) == (False, True)
+
+
+async def test_a_new_connection_gets_the_place_of_an_idle_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
+    async with net(service, most=1) as made:
+        line = await made.line()
+        for _ in range(2):
+            assert (await line.ask(BODY))[0] == 200
+        assert (await (await made.line()).ask(BODY))[0] == 200
+        assert await rest_of(line) == b""  # it ended, and was not reset
+
+
+@pytest.mark.parametrize("begun", [0, 9, -3])
+async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
+    service: Service, begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
+    async with net(service, most=1) as made:
+        line = await made.line()
+        if begun:
+            assert (await line.ask(BODY))[0] == 200
+            line.writer.write(request("direct")[:begun])
+        assert (await (await made.line()).answer())[0] == 503
+        line.writer.write(request("direct")[begun:])
+        assert (await line.answer())[0] == 200
+
+
+@pytest.mark.long
+def test_a_connection_without_requests_ends_after_the_time_that_was_set() -> None:
+    with started("--keep-alive-seconds", "1") as server:
+        line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
+        line.request("GET", "/livez")
+        assert line.getresponse().read()
+        assert line.sock.recv(1) == b""
+        line.close()

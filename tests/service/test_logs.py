@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lengthwise.commands import logs
+from lengthwise.commands.serve import configure_logging
 from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.test")
@@ -30,38 +30,30 @@ def logged(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_line_for_people_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings())
+    configure_logging(Settings())
     log.warning("the %s", "message")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING the message\n", logged(capsys))
 
 
-def test_a_json_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings(log_format="json"))
-    log.error("two\nlines of é \x00")
+@pytest.mark.parametrize("message", ["two\nlines of é \x00", "lone \ud800"])
+def test_a_json_line_is_one_object_also_of_text_that_is_no_unicode(
+    message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(Settings(log_format="json"))
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.exception(message)
     text = logged(capsys)
     made = json.loads(text)
     assert text.count("\n") == 1
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", made.pop("time"))
-    assert made == {"level": "error", "logger": "lengthwise.test", "message": "two\nlines of é \x00"}
-
-
-def test_a_json_line_holds_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings(log_format="json"))
-    try:
-        raise ValueError("why")
-    except ValueError:
-        log.exception("it failed")
-    assert json.loads(logged(capsys))["exception"].endswith("ValueError: why")
-
-
-def test_text_that_is_no_unicode_is_logged_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings(log_format="json"))
-    log.warning("lone %s", "\ud800")
-    assert json.loads(logged(capsys))["message"] == "lone \ud800"
+    assert made.pop("exception").endswith("ValueError: why")
+    assert made == {"level": "error", "logger": "lengthwise.test", "message": message}
 
 
 def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings(log_level="warning"))
+    configure_logging(Settings(log_level="warning"))
     log.info("not this")
     logging.getLogger("uvicorn.error").info("nor this")
     log.warning("this")

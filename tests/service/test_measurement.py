@@ -10,9 +10,15 @@ from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import GraphNames, Manifest, Precision, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import promises
-from lengthwise.verification.case import Case
 from lengthwise.verification.golden import GoldenDifference
-from lengthwise.verification.measurement import MANY_ROWS, MANY_SEQUENCES, BatchLogits, BatchVariations, measure_cases
+from lengthwise.verification.measurement import (
+    MANY_ROWS,
+    MANY_SEQUENCES,
+    BatchLogits,
+    BatchVariations,
+    Case,
+    measure_cases,
+)
 from lengthwise.verification.random_sequences import KINDS, ROUNDING, draw
 
 FEATURES = 3

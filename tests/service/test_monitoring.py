@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,23 +30,17 @@ from lengthwise.runtime.data_profile import DataProfile
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
 from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.waiting import until
 
-EVENTUALLY_SECONDS = 180.0
+PATIENCE_SECONDS = 180.0
 BODY = {"sequences": [{"id": "a", "steps": [[1, 3], [2, 2]]}, [[1, 1]]]}
-
-
-async def eventually(holds: Callable[[], Any]) -> None:
-    until = time.monotonic() + EVENTUALLY_SECONDS
-    while not holds():
-        assert time.monotonic() < until, "it never came"
-        await asyncio.sleep(0.01)
 
 
 def number(service: Service, name: str, **labels: str) -> float:
     """The sum of a metric's samples with these labels."""
     total = 0.0
     for line in service.serving.metrics.text().decode().splitlines():
-        if line.startswith(f"lengthwise_{name}") and all(f'{key}="{value}"' for key, value in labels.items()):
+        if line.startswith(f"lengthwise_{name}") and all(f'{key}="{value}"' in line for key, value in labels.items()):
             total += float(line.rpartition(" ")[2])
     return total
 
@@ -118,7 +111,7 @@ class TestBuffers:
         thread.start()
         for _ in range(2):
             thread.offer(answered())
-        thread.stop(EVENTUALLY_SECONDS)
+        thread.stop(PATIENCE_SECONDS)
         assert (consumer.seen, thread.dropped, consumer.closed) == (2, 1, True)
         assert "could not be used for counting" in caplog.text
 
@@ -129,8 +122,8 @@ class TestBuffers:
         thread.start()
         assert not looked.wait(0.1)
         thread.offer(answered())
-        assert looked.wait(EVENTUALLY_SECONDS)
-        thread.stop(EVENTUALLY_SECONDS)
+        assert looked.wait(PATIENCE_SECONDS)
+        thread.stop(PATIENCE_SECONDS)
 
     async def test_nothing_is_rerun_while_callers_wait(self) -> None:
         consumer, at_rest = Counting(), threading.Event()
@@ -140,8 +133,8 @@ class TestBuffers:
         await asyncio.sleep(0.5)  # more than two periods
         assert consumer.seen == 0
         at_rest.set()
-        await eventually(lambda: consumer.seen)
-        thread.stop(EVENTUALLY_SECONDS)
+        await until(lambda: consumer.seen)
+        thread.stop(PATIENCE_SECONDS)
 
 
 class FullDisk:
@@ -201,12 +194,6 @@ class TestRecorder:
         again = Recorder(tmp_path, 1.0, 2**20)
         monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("many files would keep the event loop busy"))
         assert recorder_figure(recorder, "record_bytes") == recorder_figure(again, "record_bytes") == size
-
-    def test_files_of_before_are_removed_at_the_start(self, tmp_path: Path) -> None:
-        for number in range(3):
-            (tmp_path / f"record-20260101T00000{number}-1-000001-sums.parquet").write_bytes(bytes(2**19))
-        Recorder(tmp_path, 1.0, 2**20)
-        assert len([*tmp_path.glob("record-*.parquet")]) == 2
 
     def test_a_folder_that_cannot_be_written_any_more_loses_records_only(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -284,15 +271,8 @@ class TestRecorder:
             recorder.consume([answered(random.normal(size=(2**17, 2))) for _ in range(8)])  # 8 MiB, hardly compressed
         assert 8 <= recorder_figure(recorder, "record_lost_sequences") <= 32
         assert "No space left" in caplog.text
-        assert not list(tmp_path.iterdir())
-        recorder.close()
-
-    def test_what_waits_at_the_end_is_lost_and_counted(self, tmp_path: Path, full_disk: FullDisk) -> None:
-        recorder = Recorder(tmp_path, 1.0, 2**30)
-        full_disk.is_full = True
-        recorder.consume([answered()])
-        recorder.close()
-        assert recorder_figure(recorder, "record_lost_sequences") == 1
+        recorder.close()  # what waited is lost
+        assert recorder_figure(recorder, "record_lost_sequences") == 32
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("process", [4194305, 1])  # above every id; and one that a container gives to each of its
@@ -397,7 +377,7 @@ class TestInAService:
         async with serving(bound(kept), verify_share=1) as service:
             for _ in range(5):
                 await service.predict(BODY)
-            await eventually(lambda: number(service, "verified_answers_total") == 5)
+            await until(lambda: number(service, "verified_answers_total") == 5)
             assert number(service, "verify_mismatches_total") == 0
 
     async def test_an_answer_that_is_another_one_alone_is_counted_and_logged(
@@ -412,7 +392,7 @@ class TestInAService:
 
         async with serving(bound(manifest(), change), verify_share=1) as service:
             await service.predict(BODY, x_request_id="wrong-1")
-            await eventually(lambda: number(service, "verify_mismatches_total") == 1)
+            await until(lambda: number(service, "verify_mismatches_total") == 1)
         assert "wrong-1" in caplog.text
 
     async def test_drift_is_a_gauge_beside_its_limit(self) -> None:
@@ -423,12 +403,10 @@ class TestInAService:
             for _ in range(10):
                 sent = [(random.normal(size=(60, 2)) + 5).round(3).tolist() for _ in range(50)]
                 assert (await service.predict({"sequences": sent})).status_code == 200
-            await eventually(lambda: number(service, "drift{"))
+            await until(lambda: number(service, "drift{"))
             for what in ("length", "feature 0", "feature 1"):
-                assert figure(service, f'drift{{model="sums",version="1",what="{what}"}}') > figure(
-                    service, f'drift_limit{{model="sums",version="1",what="{what}"}}'
-                )
-            assert figure(service, 'drift{model="sums",version="1",what="missing"}') == 0
+                assert number(service, "drift{", what=what) > number(service, "drift_limit{", what=what)
+            assert number(service, "drift{", what="missing") == 0
 
     async def test_of_a_version_that_is_gone_no_drift_is_shown(self) -> None:
         drift = Drift(1.0, lambda name, version: (name, version) in served)
@@ -466,7 +444,7 @@ class TestInAService:
             for _ in range(4):
                 answer = (await service.predict(BODY | {"version": "1"})).json()
                 assert answer["version"] == "1"
-            await eventually(lambda: number(service, "shadow_sequences_total") == 4)
+            await until(lambda: number(service, "shadow_sequences_total") == 4)
             document = (await service.client.get("/shadow")).json()
             page = await service.client.get("/shadow", headers={"accept": "text/html"})
         found = document["versions"]["1"]
@@ -483,7 +461,7 @@ class TestInAService:
         async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
             for _ in range(4):
                 await service.predict(BODY | {"version": "1"})
-            await eventually(lambda: number(service, "shadow_sequences_total") == 4)
+            await until(lambda: number(service, "shadow_sequences_total") == 4)
             assert number(service, "shadow_seconds_total") == 4  # one tick each
             assert number(service, "shadow_primary_seconds_total") > 0
 
@@ -491,13 +469,13 @@ class TestInAService:
         first, second = bound(manifest(version=1)), bound(manifest(version=2, max_length=1))
         async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
             await service.predict(BODY | {"version": "1"})
-            await eventually(lambda: number(service, "shadow_refused_total") == 1)
+            await until(lambda: number(service, "shadow_refused_total") == 1)
 
     async def test_a_shadow_that_is_not_served_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         async with serving(bound(manifest()), shadow="sums/9", shadow_share=1) as service:
             for _ in range(3):
                 await service.predict(BODY)
-            await eventually(lambda: "the shadow sums/9 is not served" in caplog.text)
+            await until(lambda: "the shadow sums/9 is not served" in caplog.text)
             document = (await service.client.get("/shadow")).json()
         assert document["versions"] == {}
         assert caplog.text.count("is not served, so nothing is compared") == 1
@@ -507,11 +485,6 @@ class TestInAService:
             assert (await service.client.get("/shadow")).json()["candidate"] is None
             page = await service.client.get("/shadow", headers={"accept": "text/html"})
             assert "--shadow NAME/VERSION" in page.text
-
-
-def figure(service: Service, sample: str) -> float:
-    lines = service.serving.metrics.text().decode().splitlines()
-    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"lengthwise_{sample}"))
 
 
 def bound(its: Any, before: Callable[[Any], None] = lambda _: None, **costs: Any) -> Any:

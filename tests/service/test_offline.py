@@ -53,12 +53,6 @@ def test_answers_stand_in_the_order_of_the_items_whatever_runs_together(threads:
             np.testing.assert_array_equal(result.attention, expected.attention)
 
 
-def test_attention_is_computed_only_where_it_is_wanted():
-    ((result,),) = answered(numpy_models.model(numpy_models.manifest()), items(3))
-    assert isinstance(result, Answer)
-    assert result.attention is None
-
-
 def test_like_lengths_run_together():
     ran: list[ScoredBatch] = []
     chunk = items(*[4, 40] * 8)

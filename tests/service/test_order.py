@@ -16,7 +16,6 @@ from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
 from lengthwise.http.framing import ENDED
 from lengthwise.http.request_reader import MAX_HEADER_BYTES
-from tests.support.bounded_server import answer, served
 from tests.support.http_lines import (
     BEARER,
     CHUNKED,
@@ -213,48 +212,31 @@ async def test_a_head_without_an_end_is_431(line: Line) -> None:
     assert await rest_of(line) == b""
 
 
-async def test_an_ordinary_request_is_answered_and_so_is_the_next_on_the_same_connection() -> None:
-    async with served() as talk:
-        reader, writer = await talk()
-        for body in (b"x" * 4 * MAX_HEADER_BYTES, b"abc", b"", b"x" * 100_000):  # not taken for large heads
-            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-            assert await answer(reader) == (200, b"%d" % len(body))
+HALF_A_HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\nx-slow: "
 
 
-async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
-    async with served(header_timeout_seconds=0.05) as talk:
-        reader, _ = await talk()
-        assert await reader.read() == b""
+@pytest.mark.parametrize(("sent", "told"), [(b"", b""), (HALF_A_HEAD, b"HTTP/1.1 408")])
+async def test_a_connection_that_says_nothing_or_half_a_head_is_ended_in_time(
+    service: Service, sent: bytes, told: bytes
+) -> None:
+    async with net(service, header_timeout_seconds=0.05) as made:
+        line = await made.line()
+        line.writer.write(sent)
+        assert (await rest_of(line))[:12] == told
 
 
-async def test_a_body_that_keeps_coming_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_keeps_coming_is_waited_for(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connection, "BODY_PERIOD_SECONDS", 1.0)
     monkeypatch.setattr(http_connection, "MIN_BODY_BYTES_PER_SECOND", 1)
-    async with served() as talk:
-        reader, writer = await talk()
-        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300\r\n\r\n")
-        loop = asyncio.get_running_loop()
-        for place in range(3):
-            waited = loop.create_future()
-            loop.call_later(0.4, waited.set_result, None)
-            await waited
-            writer.write(b"%d" % place * 100)
-            await writer.drain()
-        assert await answer(reader) == (200, b"300")
+    line.writer.write(request("direct", body=GOOD + b" " * 300)[:-300])
+    for _ in range(3):
+        await asyncio.sleep(0.4)
+        line.writer.write(b" " * 100)
+        await line.writer.drain()
+    assert (await line.answer())[0] == 200
 
 
 # Clients that send no more, that left, that do not read
-
-
-@WAYS
-async def test_a_client_that_sends_no_more_is_answered(made: Net, line: Line, way: str) -> None:
-    line.writer.write(request(way, "x-request-id: first") + request(way, "x-request-id: second"))
-    line.writer.write_eof()
-    for name in ("first", "second"):
-        status, headers, _ = await line.answer()
-        assert (status, headers["x-request-id"]) == (200, name)
-    assert await rest_of(line) == b""
-    assert await counts(made.service, 2) == {"200": 2}
 
 
 @WAYS

@@ -9,8 +9,7 @@ import signal
 import threading
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import pytest
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import Application
-from lengthwise.padding import PaddedBatch
 from lengthwise.repository import judging, registry
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
@@ -31,7 +29,7 @@ from lengthwise.settings import Settings
 from lengthwise.telemetry import metrics
 from tests.support import server_process
 from tests.support.model_directories import measure_quickly, place, sign, tamper_with_golden
-from tests.support.numpy_models import Service, idle, manifest, model
+from tests.support.numpy_models import Service, held_batch, idle, manifest, model, started
 
 PATIENCE_SECONDS = 180.0
 RUN_SECONDS = 0.002
@@ -46,18 +44,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     measure_quickly(monkeypatch)
     place(tmp_path / "models")
     return tmp_path / "models"
-
-
-@asynccontextmanager
-async def started(serving: Serving) -> AsyncIterator[Service]:
-    """A service while the block runs."""
-    await serving.start()
-    app = Application(serving)
-    try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-            yield Service(serving, app, client)
-    finally:
-        await serving.stop()
 
 
 def served_from(folder: Path, **options: Any) -> Any:
@@ -99,21 +85,6 @@ class Next:
         return Repository.of(self.models)
 
 
-class Gate:
-    """A model's batches wait here."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self._reached = threading.Event()
-
-    def __call__(self, batch: PaddedBatch) -> None:
-        self._reached.set()
-        assert self.open.wait(PATIENCE_SECONDS)
-
-    async def reached(self) -> None:
-        assert await asyncio.to_thread(self._reached.wait, PATIENCE_SECONDS)
-
-
 # Load and unload, by call
 
 
@@ -144,19 +115,14 @@ async def test_an_unloaded_model_is_not_found_until_it_is_loaded_again(folder: P
         assert (await service.predict(named)).status_code == 404
         assert await index(service) == {"consonants/1": ("READY", ""), "vowels/": ("UNAVAILABLE", "unloaded")}
         assert (await service.client.get("/readyz")).status_code == 200
+        await call(service, "consonants", "unload")
+        assert (await service.client.get("/readyz")).status_code == 503
+        assert (await service.predict(BODY)).status_code == 503
+        await call(service, "consonants", "load")
+        assert (await service.client.get("/readyz")).status_code == 200
         assert (await call(service, "vowels", "load", {})).status_code == 200
         assert await version(service, named) == "1"
         assert await index(service) == {"consonants/1": ("READY", ""), "vowels/1": ("READY", "")}
-
-
-async def test_without_any_model_the_service_is_not_ready_and_is_again_with_one(folder: Path) -> None:
-    async with served_from(folder) as service:
-        await call(service, "vowels", "unload")
-        assert (await service.client.get("/readyz")).status_code == 503
-        assert (await service.predict(BODY)).status_code == 503
-        await call(service, "vowels", "load")
-        assert (await service.client.get("/readyz")).status_code == 200
-        assert await version(service) == "1"
 
 
 async def test_a_second_name_is_warned_of_as_calls_that_name_none_are_then_not_found(
@@ -326,7 +292,8 @@ async def test_a_load_whose_look_fails_is_refused_in_the_protocols_form(error: E
         assert await version(service, SUMS) == "1"
 
 
-async def test_the_end_of_the_service_ends_a_look_and_waits_for_none() -> None:
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_the_end_of_the_service_ends_a_look_and_waits_for_none(leaves: bool) -> None:
     looking, ended = threading.Event(), threading.Event()
     found = Next(model(manifest()))
     serving = Serving(Settings(runners=1, admin_calls=True), found)
@@ -335,36 +302,28 @@ async def test_the_end_of_the_service_ends_a_look_and_waits_for_none() -> None:
         looking.set()
         with serving.registry.stopping.ending(ended.set):
             assert ended.wait(PATIENCE_SECONDS)
-        serving.registry.stopping.check()
+        if not leaves:
+            serving.registry.stopping.check()
 
     async with started(serving) as service:
         found.before = look
+        found.models = (model(manifest(version=2)),)
         loading = asyncio.create_task(call(service, "sums", "load"))
         assert await asyncio.to_thread(looking.wait, PATIENCE_SECONDS)
         assert [thread.daemon for thread in threading.enumerate() if thread.name == "rescan"] == [True]
+        if leaves:
+            loading.cancel()
         await serving.stop()
-        answer = await loading
-        assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
+        if not leaves:
+            answer = await loading
+            assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        # A scan that is over after the end adds nothing to a service that is stopping.
+        assert [served.manifest.version for served in serving.served] == [1]
 
 
 # What is under way
-
-
-async def test_one_change_is_made_at_a_time() -> None:
-    at_once = [0]
-    found = Next(model(manifest()))
-    async with started(Serving(Settings(runners=1), found)) as service:
-        turn = threading.Lock()
-
-        def alone() -> None:
-            assert turn.acquire(blocking=False)
-            at_once[0] += 1
-            turn.release()
-
-        found.before = alone
-        shelf = service.serving.registry
-        await asyncio.gather(*(shelf.refresh() for _ in range(10)), shelf.load("sums"), shelf.unload("sums"))
-    assert at_once == [11]
 
 
 class OneLook:
@@ -416,36 +375,12 @@ async def test_a_load_whose_client_leaves_goes_on_alone_and_the_next_one_waits_f
         assert await registry.load("sums") is None
 
 
-async def test_the_end_of_the_service_ends_the_scan_of_a_client_that_left() -> None:
-    looking = threading.Event()
-    found = Next(model(manifest()))
-    serving = Serving(Settings(runners=1), found)
-
-    def look() -> None:
-        looking.set()
-        with serving.registry.stopping.ending(ended.set):
-            assert ended.wait(PATIENCE_SECONDS)
-
-    ended = threading.Event()
-    async with started(serving) as service:
-        found.before = look
-        found.models = (model(manifest(version=2)),)
-        left = asyncio.create_task(serving.registry.load("sums"))
-        assert await asyncio.to_thread(looking.wait, PATIENCE_SECONDS)
-        left.cancel()
-        await serving.stop()
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-        # A scan that is over after the end adds nothing to a service that is stopping.
-        assert [served.manifest.version for served in service.serving.served] == [1]
-
-
 async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_answers() -> None:
-    gate = Gate()
-    found = Next(model(manifest(), gate))
+    release, entered, wait = held_batch()
+    found = Next(model(manifest(), wait))
     async with started(Serving(Settings(runners=3), found)) as service:
         first = asyncio.create_task(version(service, SUMS))
-        await gate.reached()
+        await entered.wait()
         second = asyncio.create_task(version(service, SUMS))
         running = 'lengthwise_inflight_batches{model="sums",version="1"}'
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -457,7 +392,7 @@ async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_an
         gauges = await service.figures()
         assert gauges['lengthwise_ready{model="sums",version="1"}'] == 0
         assert gauges[running] == 2
-        gate.open.set()
+        release.set()
         assert await asyncio.gather(first, second) == ["1", "1"]
         assert await version(service, SUMS) == "2"
         figures = await service.figures()

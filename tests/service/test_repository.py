@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
-from onnx import TensorProto, helper
 
 from lengthwise.errors import ConfigurationError, ModelNotFound, NotReady
 from lengthwise.repository.contents import Repository
@@ -39,11 +40,6 @@ def missing_proof(directory: Path) -> None:
     sign(directory)
 
 
-def unreadable_golden(directory: Path) -> None:
-    (directory / GOLDEN_FILE).write_bytes(b"not an archive")
-    sign(directory)
-
-
 def failing_case(directory: Path) -> None:
     proof = json.loads((directory / VERIFICATION_FILE).read_text())
     proof["cases"][1]["holds"] = False
@@ -51,44 +47,38 @@ def failing_case(directory: Path) -> None:
     sign(directory)
 
 
-def proof(text: str) -> Callable[[Path], None]:
+def written(name: str, text: str) -> Callable[[Path], None]:
+    """Something else in the place of a file, under digests that hold."""
+
     def write(directory: Path) -> None:
-        (directory / VERIFICATION_FILE).write_text(text)
+        (directory / name).write_text(text)
         sign(directory)
 
     return write
 
 
-def no_graph_at_all(directory: Path) -> None:
-    (directory / GRAPH_FILE).write_bytes(b"not a graph")
-    sign(directory)
+def proof(text: str) -> Callable[[Path], None]:
+    return written(VERIFICATION_FILE, text)
 
 
-def other_inputs(directory: Path) -> None:
-    manifest = json.loads((directory / MANIFEST_FILE).read_text())
-    sign(directory, graph=manifest["graph"] | {"lengths": "sizes"})
-
-
-def other_features(directory: Path) -> None:
-    manifest = json.loads((directory / MANIFEST_FILE).read_text())
-    sign(directory, input=manifest["input"] | {"features": 13, "mean": None, "std": None})
+def changed(field: str, **values: object) -> Callable[[Path], None]:
+    """Other values in a field of the manifest."""
+    return lambda directory: sign(
+        directory, **{field: json.loads((directory / MANIFEST_FILE).read_text())[field] | values}
+    )
 
 
 def fails_when_run(directory: Path) -> None:
     """A graph that loads, with the right inputs, and that no batch can go through."""
-    values = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", "width", 12])
-    lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, None])
-    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [7919, 9])
-    nodes = [
-        helper.make_node("Reshape", ["values", "shape"], ["logits"]),
-        helper.make_node("Identity", ["lengths"], ["unused"]),
-    ]
-    graph = helper.make_graph(nodes, "graph", [values, lengths], [logits], [shape])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18]>
+        graph (float[rows,width,12] values, int32[rows] lengths) => (float[a,b] logits) <int64[2] shape = {7919, 9}> {
+            logits = Reshape (values, shape)
+            unused = Identity (lengths)
+        }"""
+    )
     onnx.save(model, directory / GRAPH_FILE)
-    manifest = json.loads((directory / MANIFEST_FILE).read_text())
-    sign(directory, graph=manifest["graph"] | {"attention": None})
+    changed("graph", attention=None)(directory)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +93,7 @@ def fails_when_run(directory: Path) -> None:
             "is not a manifest of contract version 1",
         ),
         (tamper_with_golden, "differs from its stored logits"),
-        (unreadable_golden, "cannot be read as golden sequences"),
+        (written(GOLDEN_FILE, "not an archive"), "cannot be read as golden sequences"),
         (failing_case, "its cases failed: mixed lengths"),
         (proof('{"cases": []}'), "it has no case"),
         (proof("{}"), "verification.json cannot be read"),
@@ -117,9 +107,9 @@ def fails_when_run(directory: Path) -> None:
             "the manifest is of consonants/2, the folder says vowels/2: give the folder its name back",
         ),
         (lambda directory: sign(directory, version=3), "the manifest is of vowels/3, the folder says vowels/2"),
-        (no_graph_at_all, "onnxruntime cannot load the graph"),
-        (other_inputs, "the graph's inputs are"),
-        (other_features, "wants 12 features a step, the manifest says 13"),
+        (written(GRAPH_FILE, "not a graph"), "onnxruntime cannot load the graph"),
+        (changed("graph", lengths="sizes"), "the graph's inputs are"),
+        (changed("input", features=13, mean=None, std=None), "wants 12 features a step, the manifest says 13"),
         (fails_when_run, "the graph cannot be run here"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -172,32 +162,21 @@ def of(*keys: tuple[str, int]) -> Repository:
     return Repository.of(LoadedModel(one, None, None) for one in manifests)  # type: ignore[arg-type]  # they are not run
 
 
-def test_the_highest_version_is_the_default_by_number():
-    assert of(("m", 9), ("m", 10), ("m", 2)).find("m", None).manifest.version == 10
-
-
-def test_a_version_can_be_named():
-    assert of(("m", 9), ("m", 10)).find("m", "9").manifest.version == 9
-
-
-def test_the_only_name_needs_no_saying():
-    assert of(("m", 1)).find(None, "1").manifest.key == "m/1"
-
-
-def test_of_several_names_one_must_be_said():
-    with pytest.raises(ModelNotFound):
-        of(("b", 1), ("a", 1)).find(None, None)
-
-
-@pytest.mark.parametrize(("name", "version"), [("x", None), ("m", "2"), (None, "2"), ("m", "9" * 5000)])
-def test_what_is_not_served_is_not_found(name: str | None, version: str | None):
-    with pytest.raises(ModelNotFound):
-        of(("m", 1)).find(name, version)
-
-
-def test_an_unknown_name_is_told_the_names_that_are_served():
-    with pytest.raises(ModelNotFound):
-        of(("b", 1), ("a", 1)).find("c", None)
+@pytest.mark.parametrize(
+    ("served", "name", "version", "found"),
+    [
+        ([("m", 9), ("m", 10), ("m", 2)], "m", None, "m/10"),  # by number
+        ([("m", 9), ("m", 10)], "m", "9", "m/9"),
+        ([("m", 1)], None, "1", "m/1"),  # the only name
+        *(([("b", 1), ("a", 1)], name, None, None) for name in (None, "c")),
+        *(([("m", 1)], *one, None) for one in [("x", None), ("m", "2"), (None, "2"), ("m", "9" * 5000)]),
+    ],
+)
+def test_which_model_a_request_means(
+    served: list[tuple[str, int]], name: str | None, version: str | None, found: str | None
+):
+    with pytest.raises(ModelNotFound) if found is None else nullcontext():
+        assert of(*served).find(name, version).manifest.key == found
 
 
 def test_all_models_come_by_name_and_ascending_version():

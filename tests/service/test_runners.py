@@ -313,23 +313,14 @@ async def test_an_idle_runners_core_is_lent_until_its_runner_is_woken():
     assert set(lent) <= {0, 1, 2}
 
 
-async def test_while_the_event_loop_runs_a_batch_its_core_is_not_lent():
-    lent: list[int] = []
-    seen: list[int] = []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        seen.append(lent[-1])
-        return names(batch, attention)
-
-    only = model_queue(run, seconds=1e-6)
-    async with running(only, runners=2, lend_cores=partial(note, lent), cores=2) as batcher:
-        await at_rest(batcher)
-        assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
-    assert seen == [1]
-
-
-@pytest.mark.parametrize(("runners", "cores"), [(1, 1), (4, 1), (1, 2)])
-async def test_where_no_runner_is_idle_or_there_is_one_core_nothing_is_lent_to_a_batch(runners: int, cores: int):
+@pytest.mark.parametrize(
+    ("seconds", "runners", "cores", "of_batch"),
+    [(1e-6, 2, 2, 1), (0.01, 1, 1, 0), (0.01, 4, 1, 0), (0.01, 1, 2, 0)],
+    ids=["on the event loop", "one runner", "one core", "no idle runner"],
+)
+async def test_to_a_batch_no_core_is_lent_that_runs_another_or_is_not_there(
+    seconds: float, runners: int, cores: int, of_batch: int
+):
     lent: list[int] = [0]
     seen: list[int] = []
 
@@ -337,10 +328,11 @@ async def test_where_no_runner_is_idle_or_there_is_one_core_nothing_is_lent_to_a
         seen.append(lent[-1])
         return names(batch, attention)
 
-    only = model_queue(run)
+    only = model_queue(run, seconds=seconds)
     async with running(only, runners=runners, lend_cores=partial(note, lent), cores=cores) as batcher:
+        await at_rest(batcher)
         assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
-    assert seen == [0]
+    assert seen == [of_batch]
 
 
 @pytest.mark.parametrize("runners", [2, 4])

@@ -185,28 +185,6 @@ def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exi
         assert "Traceback" not in server.text
 
 
-@pytest.mark.long
-def test_a_second_signal_ends_the_process_at_once() -> None:
-    with started("--drain-seconds", "600") as server, server.connect() as held, server.connect() as idle_one:
-        held.send(request(GOOD)[:-10])
-        idle_one.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert idle_one.answer()[0] == 200
-        server.terminate()
-        assert idle_one.answer()[0] == 0  # the first signal was taken
-        server.terminate()
-        assert server.end() == 143
-
-
-def test_a_drain_ends_the_wait_for_a_larger_batch_and_answers_accepted_calls() -> None:
-    path, body = "/v1/models/japanese-vowels:predict", orjson.dumps({"instances": [[[0.1] * 12]]})
-    with started(LENGTHWISE_MAX_WAIT_MS="60000", LENGTHWISE_DRAIN_SECONDS="30") as server, server.connect() as line:
-        line.send(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-        accepted(server, 1)
-        server.terminate()
-        assert line.answer()[0] == 200
-        assert server.end() == 0
-
-
 def test_a_drain_has_an_end() -> None:
     with started("--drain-seconds", "0.2") as server, server.connect() as held:
         held.send(request(GOOD)[:-10])
@@ -254,33 +232,35 @@ def _interpreter() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interpreter")
-def test_serving_returns_after_a_signal_and_leaves_the_signals_as_they_were() -> None:
+def test_a_signal_ends_both_ports_and_the_traces_and_leaves_the_signals_as_they_were(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    port = free_port()
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    port, admin_port = free_port(), free_port()
 
     def call_and_end() -> list[int]:
-        statuses = []
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-                while 200 not in statuses:
+            with httpx.Client(trust_env=False) as client:
+                ready = 0
+                while ready != 200:
                     with contextlib.suppress(httpx.ConnectError):
-                        statuses.append(client.get("/readyz").status_code)
-                statuses.append(client.post("/predict", json=GOOD).status_code)
+                        ready = client.get(f"http://127.0.0.1:{admin_port}/readyz").status_code
+                answered = client.post(f"http://127.0.0.1:{port}/predict", json=GOOD)
+                return [answered.status_code, client.get(f"http://127.0.0.1:{admin_port}/metrics").status_code]
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
-        return statuses
 
     with ThreadPoolExecutor(1) as caller:
         called = caller.submit(call_and_end)
-        serve(Settings(port=port, runners=1, workers=1))
-    assert called.result()[-2:] == [200, 200]
+        serve(Settings(port=port, admin_port=admin_port, runners=1, workers=1))
+    assert called.result() == [200, 200]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-@pytest.mark.usefixtures("_interpreter")
-def test_serving_raises_what_kept_it_from_starting(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError):
-        serve(Settings(port=free_port(), models=tmp_path / "nowhere"))
+    assert '"name": "POST /predict"' in capsys.readouterr().out
+    for ended in (port, admin_port):
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger, no listener
+            free.bind(("127.0.0.1", ended))
 
 
 def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,20 +130,12 @@ def test_whatever_a_variable_or_a_flag_says_is_refused_in_plain_words(name: str,
             assert not STRANGE.search(said)
 
 
-def test_a_file_that_is_not_there_is_refused(config: Path):
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", None], ids=["no TOML", "no text", "not there"])
+def test_a_file_that_is_no_toml_is_refused(config: Path, content: bytes | None):
+    if content is not None:
+        config.write_bytes(content)
     with pytest.raises(ConfigurationError):
         Settings.load()
-
-
-@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"], ids=["no TOML", "no text"])
-def test_a_file_that_is_no_toml_is_refused(config: Path, content: bytes):
-    config.write_bytes(content)
-    with pytest.raises(ConfigurationError):
-        Settings.load()
-
-
-def test_the_flag_of_an_option():
-    assert flag("max_queue_cost_steps") == "--max-queue-cost-steps"
 
 
 # Cores
@@ -192,11 +184,10 @@ def test_the_access_log_is_off_or_a_share(given: str, share: float, monkeypatch:
     assert Settings.load().access_log == share
 
 
-def test_origins_stand_with_commas_between_them_in_a_variable(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LENGTHWISE_CORS_ORIGINS", "https://a.example, http://localhost:3000,")
-    assert Settings.load().cors_origins == ("https://a.example", "http://localhost:3000")
-
-
-def test_origins_are_a_list_in_the_file(config: Path):
+def test_origins_are_a_list_in_the_file_and_stand_with_commas_in_a_variable(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+):
     config.write_text('cors_origins = ["https://a.example"]\n')
     assert Settings.load().cors_origins == ("https://a.example",)
+    monkeypatch.setenv("LENGTHWISE_CORS_ORIGINS", "https://a.example, http://localhost:3000,")
+    assert Settings.load().cors_origins == ("https://a.example", "http://localhost:3000")

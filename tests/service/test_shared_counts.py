@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.http.worker import ENDING, GIVE_WAY_SECONDS, NOT_READY_SECONDS, READY, STARTING, Worker
+from lengthwise.http.worker import ENDING, GIVE_WAY_SECONDS, NOT_READY_SECONDS, Worker
 from lengthwise.repository.judge_process import SharedJudge
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import Promise
@@ -136,7 +136,6 @@ def test_the_last_worker_that_ends_is_told(pair: list[Worker]) -> None:
     one.is_ready(True)  # it stays at its end
     assert other.ends()
     assert {*one.memory.table["state"]} == {ENDING}
-    assert STARTING != READY
 
 
 class Counting:

@@ -18,7 +18,7 @@ from lengthwise.batching.buckets import Buckets, choose
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.bench import remote
-from lengthwise.bench.workload import Input, draw_lengths
+from lengthwise.bench.workload import Input
 from lengthwise.commands.bench import BenchOptions
 from lengthwise.commands.score import ScoringRun
 from lengthwise.decoding import fast_json, json_body
@@ -83,13 +83,9 @@ def test_only_the_short_sequence_of_a_body_is_refused_with_its_pointer(form: Cal
     at = "/sequences/1" if form is steps else "/sequences/1/steps"
     assert problems({"sequences": [form(3), form(2), form(8)]}) == [(at, WHY)]
     assert problems({"sequences": [form(2)]}) == [(at.replace("1", "0"), WHY)]
+    assert problems({"sequences": [form(0)]}) == [(at.replace("1", "0"), "a sequence has at least one step")]
     assert lengths({"sequences": [form(3), form(4), form(8)]}) == [3, 4, 8]
     assert lengths({"sequences": [form(3)]}) == [3]
-
-
-def test_one_step_is_told_in_the_singular_and_none_as_before() -> None:
-    assert problems({"sequences": [steps(1)]}) == [("/sequences/0", "1 step; the model sums/1 needs at least 3")]
-    assert problems({"sequences": [[]]}) == [("/sequences/0", "a sequence has at least one step")]
 
 
 @pytest.mark.parametrize(
@@ -236,8 +232,6 @@ def test_score_reports_the_record_and_goes_on_where_asked(tmp_path: Path) -> Non
 
 
 def test_a_load_sends_no_shorter_sequences() -> None:
-    random = np.random.default_rng(0)
-    assert draw_lengths("uniform:1,20", 200, 12, random, min_length=5).min() == 5
     entry = {"model": "m", "version": "1", "input": "values", "features": 1, "max_length": 9, "min_length": 7}
     with small_server(SmallServer(models=[entry])) as target:
         found = remote.model(target)

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from lengthwise.bench.trial import Expected, LoadSpec, prepare, scores, whole
+from lengthwise.bench.trial import Expected, LoadSpec, prepare, scores
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
@@ -96,36 +96,28 @@ def body(*probabilities: list[float], **fields: str) -> bytes:
     return orjson.dumps({**fields, "predictions": [{"probabilities": each} for each in probabilities]})
 
 
-def test_the_same_probabilities_in_other_bytes_are_right():
-    expected = Expected([body([0.25, 0.75])])
-    assert expected.is_right(0, body([0.25, 0.75], version="2"))
-    assert expected.is_right(0, body([0.25, 0.75], version="2"))
+NEIGHBOUR = float(np.nextafter(np.float32(0.3), np.float32(1)))
+FOUR = [body([0.1]), body([0.2]), body([0.3]), body([0.4])]
 
 
-def test_the_last_bit_of_a_float32_counts():
-    alone = np.float32(0.3)
-    neighbour = np.nextafter(alone, np.float32(1))
-    expected = Expected([body([float(alone)])])
-    assert not expected.is_right(0, body([float(neighbour)]))
-
-
-def test_another_requests_answer_is_wrong():
-    expected = Expected([body([0.1]), body([0.2])])
-    assert not expected.is_right(0, body([0.2]))
-    assert expected.is_right(1, body([0.2]))
-
-
-def test_a_wrong_answer_stays_wrong_when_it_comes_again():
-    expected = Expected([body([0.1])])
-    assert [expected.is_right(0, body([0.2])) for _ in range(2)] == [False, False]
-
-
-def test_a_request_of_several_sequences_is_held_against_each_alone():
-    expected = Expected([body([0.1]), body([0.2]), body([0.3]), body([0.4])], per_request=2)
-    assert expected.is_right(0, body([0.1], [0.2]))
-    assert expected.is_right(1, body([0.3], [0.4]))
-    assert not expected.is_right(1, body([0.4], [0.3]))
-    assert not expected.is_right(1, body([0.3]))
+@pytest.mark.parametrize(
+    ("alone", "per_request", "place", "answer", "right"),
+    [
+        ([body([0.25, 0.75])], 1, 0, body([0.25, 0.75], version="2"), True),  # other bytes
+        ([body([float(np.float32(0.3))])], 1, 0, body([NEIGHBOUR]), False),  # the last bit of a float32
+        (FOUR, 1, 0, body([0.2]), False),  # another request's
+        (FOUR, 1, 1, body([0.2]), True),
+        (FOUR, 2, 0, body([0.1], [0.2]), True),
+        (FOUR, 2, 1, body([0.3], [0.4]), True),
+        (FOUR, 2, 1, body([0.4], [0.3]), False),
+        (FOUR, 2, 1, body([0.3]), False),
+    ],
+)
+def test_an_answer_is_held_against_each_sequence_alone_whenever_it_comes(
+    alone: list[bytes], per_request: int, place: int, answer: bytes, right: bool
+):
+    expected = Expected(alone, per_request)
+    assert [expected.is_right(place, answer) for _ in range(2)] == [right, right]
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"predictions": [3]}'])
@@ -136,5 +128,5 @@ def test_what_is_no_answer_is_wrong_under_load_and_refused_before_it(answer: byt
 
 
 def test_a_binary_answer_is_right_when_no_byte_differs():
-    expected = Expected([b"\x00\x01", b"\x00\x02"], read=whole)
+    expected = Expected([b"\x00\x01", b"\x00\x02"], read=lambda body: [body])
     assert [expected.is_right(1, answer) for answer in (b"\x00\x02", b"\x00\x02", b"\x00\x01")] == [True, True, False]

@@ -160,23 +160,25 @@ async def test_a_kind_of_steps_that_is_none_is_refused(service: Service, kind: s
     assert answer.json()["detail"] == "query parameter kind: must be values or tokens"
 
 
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize(
-    ("place", "code", "said"),
+    ("place", "found", "said"),
     [
-        ("pathlib.Path.write_bytes", errno.ENOSPC, "the server cannot store the file: No space left on device"),
-        ("asyncio.create_subprocess_exec", errno.EAGAIN, "the server cannot start a process for the file: "),
+        ("pathlib.Path.write_bytes", full, "the server cannot store the file: No space left on device"),
+        ("asyncio.create_subprocess_exec", full, "the server cannot start a process for the file: "),
+        ("lengthwise.repository.modest.memory_left_bytes", lambda: modest.LEAST_BYTES, ""),
     ],
 )
-async def test_without_disk_or_processes_a_file_is_refused_for_now(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, code: int, said: str
+async def test_without_disk_processes_or_memory_a_file_is_refused_for_now(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, found: Any, said: str
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(place, fail)
+    monkeypatch.setattr(place, found)
     answer = await upload(service, "a.csv", b"1,2\n")
-    assert answer.status_code == 503
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, not said)
     assert answer.json()["detail"].startswith(said)
     assert service.serving.inflight.bytes == 0
     assert not list(tmp_path.iterdir())
@@ -222,13 +224,6 @@ async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Pat
         await reading
     writer.close()
     assert not about.exists()
-
-
-async def test_without_memory_a_file_is_refused_for_now(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modest, "memory_left_bytes", lambda: modest.LEAST_BYTES)
-    answer = await upload(service, "a.csv", b"1,2\n")
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"]
 
 
 @pytest.mark.parametrize("rows", [1, 1000])

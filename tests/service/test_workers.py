@@ -238,16 +238,6 @@ def test_a_worker_that_cannot_start_ends_it_with_its_reason(tmp_path: Path) -> N
     assert (code, str(keys) in said) == (2, True)
 
 
-def test_a_bad_model_is_verified_once_and_not_served(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    shutil.copytree(bundled_models(), models)
-    (graph,) = models.rglob("model.onnx")
-    graph.write_bytes(b"nothing")
-    with started(str(models), "--workers", "2") as server:
-        assert {server.predict(GOOD).status_code for _ in range(4)} == {503}
-        assert server.get("/healthz").json()["refused"]
-
-
 @pytest.mark.parametrize("given", ["0", "-1", "1000", "many", "1.5"])
 def test_a_number_of_workers_out_of_bounds_is_refused(given: str) -> None:
     with pytest.raises(ConfigurationError, match="--workers"):

@@ -16,13 +16,9 @@ def lengths(distribution: str, *, count: int = 4000, max_length: int = 1000, see
     return draw_lengths(distribution, count, max_length, np.random.default_rng(seed))
 
 
-def test_fixed_lengths_are_all_the_same():
-    assert set(lengths("fixed:20")) == {20}
-
-
-def test_uniform_lengths_reach_both_ends():
-    drawn = lengths("uniform:3,7")
-    assert set(drawn) == {3, 4, 5, 6, 7}
+@pytest.mark.parametrize(("distribution", "drawn"), [("fixed:20", {20}), ("uniform:3,7", {3, 4, 5, 6, 7})])
+def test_fixed_lengths_are_alike_and_uniform_ones_reach_both_ends(distribution: str, drawn: set[int]):
+    assert set(lengths(distribution)) == drawn
 
 
 def test_lognormal_lengths_have_their_median_and_spread():
@@ -66,19 +62,18 @@ def test_a_distribution_that_cannot_be_read_says_what_is_wrong(distribution: str
         lengths(distribution)
 
 
-@pytest.mark.parametrize("content", ["", "many\n", '{"id": 3}\n', "0\n", "true\n"])
-def test_a_file_without_lengths_is_refused(tmp_path: Path, content: str):
-    file = tmp_path / "lengths.jsonl"
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        *(("file", content) for content in ("", "many\n", '{"id": 3}\n', "0\n", "true\n")),
+        ("histogram", "# TYPE other counter\nother_total 3\n"),
+    ],
+)
+def test_a_file_without_lengths_and_a_page_without_observations_are_refused(tmp_path: Path, kind: str, content: str):
+    file = tmp_path / "lengths"
     file.write_text(content)
     with pytest.raises(ConfigurationError):
-        lengths(f"file:{file}")
-
-
-def test_a_page_without_observations_is_refused(tmp_path: Path):
-    page = tmp_path / "metrics.txt"
-    page.write_text("# TYPE other counter\nother_total 3\n")
-    with pytest.raises(ConfigurationError):
-        lengths(f"histogram:{page}")
+        lengths(f"{kind}:{file}")
 
 
 def test_values_are_short_decimals_of_the_features_asked_for():

@@ -100,6 +100,17 @@ class Gate:
         assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
 
 
+@asynccontextmanager
+async def held(rows: int = 64, **options: Any) -> AsyncIterator[tuple[Batcher, ModelQueue, Gate, PendingRequest]]:
+    """A batcher whose runner is inside a run of one sequence, number 0, that waits at the gate."""
+    gate = Gate()
+    only = model_queue(gate, rows=rows)
+    async with running(only, **options) as batcher:
+        first = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        yield batcher, only, gate, first
+
+
 async def outcome(request: PendingRequest) -> Any:
     """The request's answer, or the error that it was given."""
     try:

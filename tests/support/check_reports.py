@@ -33,6 +33,7 @@ REPORT = Report(
     ("the model raises past a width of 40",),
     40,
     ran=CheckedSizes((1, 7), (1, 2, 3, 23), (1, 2)),
+    target="net:make",
 )
 NODE = Leak("Mean_3", "ReduceMean", None, Cause("why", "fix"), None, 0.5, "padded wider")
 

@@ -70,11 +70,11 @@ class Net:
 
 
 @asynccontextmanager
-async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
-    """The service behind a socket, with the way past ASGI or without."""
+async def net(service: Service, *, direct: bool = True, most: int = 100, **settings: Any) -> AsyncIterator[Net]:
+    """The service behind a socket with so many places and other settings, with the way past ASGI or without."""
     made = Net(service)
-    settings = service.serving.settings.model_copy(update={} if direct else {"quick_path": False})
-    bounded: Any = partial(protocol(service.app, settings, 100), kept_alive=KeptAlive())
+    changed = service.serving.settings.model_copy(update=settings | ({} if direct else {"quick_path": False}))
+    bounded: Any = partial(protocol(service.app, changed, most), kept_alive=KeptAlive())
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

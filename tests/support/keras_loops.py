@@ -17,6 +17,9 @@ Array = NDArray[Any]
 
 _GATES = {"lstm": 4, "gru": 3, "gru, reset before": 3, "rnn": 1}
 
+_NUMBERS = {"zero_f": 0, "one_f": 1, "three": 3, "six": 6, "sixth": 1 / 6}
+_PLACES = {"minus": -1, "first": 0, "second": 1, "third": 2}
+
 _LSTM = """
     @x = MatMul (@step, @W)
     @r = MatMul (@h, @U)
@@ -232,7 +235,8 @@ class KerasLoop:
             features = FEATURES if place == 0 else HIDDEN
             cells |= {f"c{place}W": normal(features, width), f"c{place}U": normal(HIDDEN, width)}
             cells |= {f"c{place}b": normal(width), f"c{place}rb0": normal(width)}
-        far = np.iinfo(np.int32).max
+        far, hidden = np.iinfo(np.int32).max, self.masked or 0
+        own = {"hidden": hidden, "sign": self.sign}
         ends = {"z": (0, HIDDEN), "r": (HIDDEN, 2 * HIDDEN), "n": (2 * HIDDEN, far)}
         slices: dict[str, Array] = {"both": np.array([0, 1])}
         for name, (begin, end) in ends.items():
@@ -242,21 +246,12 @@ class KerasLoop:
             **slices,
             "V": normal(HIDDEN, CLASSES),
             "table": normal(VOCABULARY, FEATURES),
-            "hidden": np.array(self.masked or 0, np.float32),
-            "hidden_id": np.array(self.masked or 0, np.int32),
-            "zero_f": np.array(0, np.float32),
-            "one_f": np.array(1, np.float32),
-            "three": np.array(3, np.float32),
-            "six": np.array(6, np.float32),
-            "sixth": np.array(1 / 6, np.float32),
-            "sign": np.array(self.sign, np.float32),
-            "zero_i": np.array(0, np.int32),
-            "one_i": np.array(1, np.int32),
-            "minus": np.array([-1]),
-            "first": np.array([0]),
-            "second": np.array([1]),
-            "third": np.array([2]),
-            "far": np.array([far]),
+            **{name: np.array(value, np.float32) for name, value in {**_NUMBERS, **own}.items()},
+            **{
+                name: np.array(value, np.int32)
+                for name, value in {"zero_i": 0, "one_i": 1, "hidden_id": hidden}.items()
+            },
+            **{name: np.array([value]) for name, value in {**_PLACES, "far": far}.items()},
             "hidden_size": np.array([HIDDEN], np.int32),
         }
 

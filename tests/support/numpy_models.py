@@ -178,10 +178,17 @@ async def serving(
     """A started service of some models while the block runs; `refused` stood beside them."""
     found = replace(Repository.of(models, refused), aliases=aliases or {})
     made = Serving(Settings(**{"runners": 1} | options), lambda *_: found, tracer)
-    await made.start()
-    app = Application(made)
+    async with started(made) as service:
+        yield service
+
+
+@asynccontextmanager
+async def started(serving: Serving) -> AsyncIterator[Service]:
+    """A service while the block runs."""
+    await serving.start()
+    app = Application(serving)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-            yield Service(made, app, client)
+            yield Service(serving, app, client)
     finally:
-        await made.stop()
+        await serving.stop()

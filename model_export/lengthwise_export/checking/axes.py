@@ -12,13 +12,17 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import step_mask
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.trials import Geometry, Pairing
+
+Array = NDArray[Any]
+_Shape = tuple[int, ...]
 
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
@@ -49,60 +53,31 @@ def _is_count_of_chunks(count: int, size: int, batch: Geometry) -> bool:
     return count in (chunks, batch.rows * chunks)
 
 
-def without_chunks(
-    before: NDArray[Any], after: NDArray[Any], larger: tuple[int, ...] | None, pairing: Pairing
-) -> tuple[NDArray[Any], NDArray[Any], tuple[int, ...] | None]:
+def _without_chunks(
+    before: Array, after: Array, larger: _Shape | None, pairing: Pairing
+) -> tuple[Array, Array, _Shape | None]:
     """Merges the axes `[chunks, steps of a chunk]` of both tensors into one axis of steps."""
-    if not pairing.chunks or before.ndim != after.ndim:
-        return before, after, larger
     for place in range(before.ndim - 1):
         size = before.shape[place + 1]
         if size not in pairing.chunks or after.shape[place + 1] != size:
             continue
-        if _is_count_of_chunks(before.shape[place], size, pairing.before) and _is_count_of_chunks(
-            after.shape[place], size, pairing.after
-        ):
-            shapes = [_merged(shape, place) for shape in (before.shape, after.shape)]
+        runs = ((before, pairing.before), (after, pairing.after))
+        if all(_is_count_of_chunks(tensor.shape[place], size, batch) for tensor, batch in runs):
             if larger is not None and len(larger) == before.ndim:
                 larger = _merged(larger, place)
-            return before.reshape(shapes[0]), after.reshape(shapes[1]), larger
+            return before.reshape(_merged(before.shape, place)), after.reshape(_merged(after.shape, place)), larger
     return before, after, larger
 
 
-def _merged(shape: Sequence[int], place: int) -> tuple[int, ...]:
+def _merged(shape: _Shape, place: int) -> _Shape:
     """A shape with an axis and the next one merged."""
     return (*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :])
 
 
-Array = NDArray[Any]
-
 _MAX_READINGS: Final = 96  # at most this many readings of a tensor's axes are compared
-_MAX_SHIFT: Final = 8
-"""An axis of steps may be longer or shorter than the width by this many steps (padding, class tokens, convolutions)."""
-_MAX_PADDING: Final = 64
-"""It may be longer by this many if they are all in front, all behind, or half in front and half behind."""
+_MAX_SHIFT: Final = 8  # An axis of steps may differ from the width by so many (padding, class tokens, convolutions)
+_MAX_PADDING: Final = 64  # Or longer by so many, if all are in front, all behind, or half on each side
 _STRIDES: Final = (2, 3, 4)  # strides of pooling that are recognised
-
-
-class _AxisPart(Protocol):
-    """What an axis, or a part of a merged axis, holds."""
-
-    def size(self, batch: Geometry) -> int:
-        """The size of this part in a batch of these sizes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    def size(self, batch: Geometry) -> int:
-        return batch.rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Other:
-    times: int
-
-    def size(self, batch: Geometry) -> int:
-        return self.times
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,72 +102,52 @@ class _Steps:
         return slice(max(self.shift, 0), max(self.shift, 0) + max(length + min(self.shift, 0), 0))
 
 
+_AxisPart = Literal["rows"] | int | _Steps  # What an axis, or a part of a merged one, holds; a number: neither
 _AxisReading = tuple[_AxisPart, ...]
-_EXACT: Final[tuple[_AxisPart, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
+_EXACT: Final[_AxisReading] = ("rows", _Steps(), _Steps(cut=True))
 
 
-def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int, ...] | None = None) -> float | None:
-    """The difference of a tensor between two runs, at valid steps of the rows that both batches share.
+def _size(part: _AxisPart, batch: Geometry) -> int:
+    if isinstance(part, _Steps):
+        return part.size(batch)
+    return part if isinstance(part, int) else batch.rows
 
-    `larger`: Its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
-    nor steps.
 
-    Returns:
-        The largest difference, divided by the larger of 1 and the tensor's largest value; infinite if a value is
-        finite in only one run; None if no axis could be recognised.
-    """
+def difference(before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None) -> float | None:
+    """The difference of a tensor between two runs at valid steps of shared rows, as `gap`; None if no axis is known."""
+    # `larger` is its shape in the batch `pairing.larger`: an axis of the same size there holds neither rows nor steps.
     if before.ndim != after.ndim:
         return float("inf")
-    before, after, larger = without_chunks(before, after, larger, pairing)
+    before, after, larger = _without_chunks(before, after, larger, pairing)
     differences = []
     for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MAX_READINGS):
         for rows in pairing.orders:
-            shared = _shared(before, after, reading, pairing, rows)
-            apart = max((gap(*both) for both in shared), default=0.0)
+            apart = max((gap(*both) for both in _shared(before, after, reading, pairing, rows)), default=0.0)
             if apart == 0.0:
                 return 0.0
             differences.append(apart)
     return min(differences, default=None)
 
 
-def gap(before: Array, after: Array) -> float:
-    """The largest difference of two arrays, divided by the larger of 1 and their largest absolute value."""
-    if before.shape != after.shape:
-        return float("inf")
-    if before.size == 0:
-        return 0.0
-    if before.dtype.kind not in "fc":
-        return float(np.any(before != after))
-    with np.errstate(invalid="ignore", over="ignore"):
-        same = (before == after) | (np.isnan(before) & np.isnan(after))
-        if same.all():
-            return 0.0
-        apart = np.abs(before[~same].astype(np.complex128) - after[~same])
-    if not np.isfinite(apart).all():
-        return float("inf")
-    finite = np.abs(before[np.isfinite(before)])
-    return float(apart.max() / max(1.0, float(finite.max(initial=0.0))))
-
-
 def along_steps(
-    before: Array, after: Array, pairing: Pairing, row: int, larger: tuple[int, ...] | None = None
+    before: Array, after: Array, pairing: Pairing, row: int, larger: _Shape | None = None
 ) -> list[float] | None:
     """The difference of one row at each step, padding included; None without an axis of rows and one of steps."""
     if before.ndim != after.ndim:
         return None
-    before, after, larger = without_chunks(before, after, larger, pairing)
+    before, after, larger = _without_chunks(before, after, larger, pairing)
     for reading in _readings(before.shape, after.shape, pairing, larger):
-        steps = [place for place, part in enumerate(reading) if isinstance(part, _Steps)]
-        rows = [place for place, part in enumerate(reading) if isinstance(part, _Rows)]
-        if not steps or not rows:
+        steps = next((place for place, part in enumerate(reading) if isinstance(part, _Steps)), None)
+        if steps is None or "rows" not in reading:
             continue
-        pair = pairing.rows[row]
+        axes = (reading.index("rows"), steps)
         first, second = (
-            np.take(np.moveaxis(_split(tensor, reading, batch), (rows[0], steps[0]), (0, 1)), pair[run], axis=0)
-            for run, (tensor, batch) in enumerate(((before, pairing.before), (after, pairing.after)))
+            np.take(np.moveaxis(_split(tensor, reading, batch), axes, (0, 1)), place, axis=0)
+            for tensor, batch, place in zip(
+                (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
+            )
         )
-        shared = min(len(first), len(second))
-        return [gap(one, other) for one, other in zip(first[:shared], second[:shared], strict=True)]
+        return [gap(one, other) for one, other in zip(first, second, strict=False)]
     return None
 
 
@@ -206,67 +161,43 @@ def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
     return padding
 
 
-def filled_padding(tensor: Array, geometry: Geometry) -> float | None:
-    """The number that stands at all padding of a tensor, along one of its axes of steps, and not at all valid steps.
-
-    The rows may be merged with another axis, such as that of heads. None if there is no such number, or it is not
-    finite.
-    """
-    if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
-        return None
-    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
-    others = tensor.shape[0] // geometry.rows
-    for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
-        split = tensor.reshape(*shape, *tensor.shape[1:])
-        for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):
-            along = np.moveaxis(split, (rows, steps), (0, 1))
-            padding = along[~valid]
-            number = float(padding.flat[0]) if padding.size else np.nan
-            if np.isfinite(number) and (padding == number).all() and (along[valid] != number).any():
-                return number
-    return None
-
-
-def _readings(
-    before: Sequence[int], after: Sequence[int], pairing: Pairing, larger: Sequence[int] | None
-) -> Iterator[_AxisReading]:
+def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger: _Shape | None) -> Iterator[_AxisReading]:
     """The possible readings of a tensor's axes, the most likely first."""
-    seen = [(pairing.before, before), (pairing.after, after)]
+    shapes, batches = [before, after], [pairing.before, pairing.after]
     if larger is not None and pairing.larger is not None and len(larger) == len(before):
-        seen.append((pairing.larger, larger))
-    batches = [batch for batch, _ in seen]
-    axes = [list(_axis(sizes, batches, pairing)) for sizes in zip(*(shape for _, shape in seen), strict=True)]
+        shapes.append(larger)
+        batches.append(pairing.larger)
+    axes = [list(_axis(sizes, batches, pairing)) for sizes in zip(*shapes, strict=True)]
     for parts in itertools.product(*axes):
         yield tuple(itertools.chain.from_iterable(parts))
 
 
-def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
+def _axis(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
     """The possible readings of an axis that has these sizes in these batches."""
     exact = [part for part in _EXACT if _fits((part,), sizes, batches)]
     if exact:
         yield from ((part,) for part in exact)
         return
-    same = len(set(sizes)) == 1
-    if same and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
-        yield (_Other(sizes[0]),)
+    own = (sizes[0],) if len(set(sizes)) == 1 else None
+    if own is not None and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
+        yield own
         return
     if list(sizes) == [batch.valid_steps for batch in batches]:
         if pairing.is_same_rows:
-            yield (_Other(sizes[0]),)
+            yield (sizes[0],)
         return
     compound = _compound(sizes[0], batches[0], pairing.chunks)
     readings = [reading for reading in compound if _fits(reading, sizes, batches)]
-    whole = next((reading for reading in _rounded_up(sizes[0], batches[0]) if _fits(reading, sizes, batches)), None)
     yield from readings
-    if whole is not None and not readings:
-        yield whole
-    if same and not readings:
-        yield (_Other(sizes[0]),)
+    if readings:
+        return
+    whole = next((reading for reading in _rounded_up(sizes[0], batches[0]) if _fits(reading, sizes, batches)), None)
+    yield from (reading for reading in (whole, own) if reading is not None)
 
 
-def _fits(reading: _AxisReading, sizes: Sequence[int], batches: Sequence[Geometry]) -> bool:
+def _fits(reading: _AxisReading, sizes: _Shape, batches: Sequence[Geometry]) -> bool:
     return all(
-        math.prod(part.size(batch) for part in reading) == size for size, batch in zip(sizes, batches, strict=True)
+        math.prod(_size(part, batch) for part in reading) == size for size, batch in zip(sizes, batches, strict=True)
     )
 
 
@@ -280,12 +211,12 @@ def _rounded_up(size: int, batch: Geometry) -> Iterator[_AxisReading]:
 
 def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_AxisReading]:
     """Readings as rows or steps merged with each other or another axis, or as padded, convolved or pooled steps."""
-    merged: list[_AxisReading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
-    merged += [(_Rows(), _Steps(whole=chunk)) for chunk in chunks]
+    merged: list[_AxisReading] = [("rows", _Steps()), ("rows", _Steps(cut=True)), *((part,) for part in _EXACT)]
+    merged += [("rows", _Steps(whole=chunk)) for chunk in chunks]
     for parts in merged:
-        whole = math.prod(part.size(batch) for part in parts)
+        whole = math.prod(_size(part, batch) for part in parts)
         if size % whole == 0:
-            rest = () if size == whole else (_Other(size // whole),)
+            rest = () if size == whole else (size // whole,)
             yield from itertools.permutations((*parts, *rest))
     for cut in (False, True):
         added = size - _Steps(cut).size(batch)
@@ -295,7 +226,7 @@ def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_A
             yield from ((_Steps(cut, shift, added - shift),) for shift in (0, added, added // 2))
         elif -_MAX_SHIFT <= added < 0:
             yield (_Steps(cut, added),)
-        strides = (*_STRIDES, *(chunk for chunk in sorted(chunks) if chunk not in _STRIDES))
+        strides = dict.fromkeys((*_STRIDES, *sorted(chunks)))
         yield from ((_Steps(cut, stride=stride, up=up),) for stride in strides for up in (False, True))
 
 
@@ -304,12 +235,12 @@ def _shared(
 ) -> Iterator[tuple[Array, Array]]:
     """The parts of two tensors that must be equal, as pairs of arrays of the same shape."""
     first, second = _split(before, reading, pairing.before), _split(after, reading, pairing.after)
-    rows = next((place for place, part in enumerate(reading) if isinstance(part, _Rows)), None)
     shared_lengths = [pairing.before.lengths[row] for row, _ in pairing.rows]
-    if rows is None:
+    if "rows" not in reading:
         where = _valid(reading, max(shared_lengths))
         yield first[where], second[where]
         return
+    rows = reading.index("rows")
     rest = reading[:rows] + reading[rows + 1 :]
     for (row, other), length in zip(pairs, shared_lengths, strict=True):
         where = _valid(rest, length)
@@ -322,4 +253,4 @@ def _valid(reading: _AxisReading, length: int) -> tuple[slice, ...]:
 
 def _split(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:
     """The tensor reshaped so that each part of a merged axis has an axis of its own."""
-    return tensor.reshape([part.size(batch) for part in reading])
+    return tensor.reshape([_size(part, batch) for part in reading])

@@ -12,16 +12,16 @@ graph holds one of its states only. What changes and does not reach an answer, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.random_sequences import AMPLIFIED, MOST_AMPLIFIED, rounded_otherwise
-from lengthwise_export.checking import axes
 from lengthwise_export.checking.recording import ModelOutput, Operation, Subject
 from lengthwise_export.checking.trials import BatchSizes, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
@@ -40,10 +40,7 @@ class Baseline:
     kinds: Sequence[str | None] = ()
 
     def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
-        """The largest difference between another batch's answer to a sequence and the baseline's, at valid steps.
-
-        `other`: The row of that sequence in the other batch.
-        """
+        """How far the answer to a sequence moves to that in row `other` of another batch, at valid steps."""
         length, apart = len(self.sequences[row]), [0.0]
         for one, two, along_steps in (
             (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
@@ -54,15 +51,12 @@ class Baseline:
             if one.ndim != two.ndim or other >= len(two):
                 return float("inf")
             mine, its = (one[row][:length], two[other][:length]) if along_steps else (one[row], two[other])
-            apart.append(axes.gap(mine, its) if mine.shape == its.shape else float("inf"))
+            apart.append(gap(mine, its))
         return max(apart)
 
-    def largest_difference(self, after: ModelOutput) -> float:
-        """The largest difference over all rows, for a batch that holds the same sequences in the same order."""
-        return self._largest(after, range(self.batch.rows))
-
-    def _largest(self, after: ModelOutput, rows: Iterable[int]) -> float:
-        return max(self.moved_by(after, row, row) for row in rows)
+    def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:
+        """The largest difference over all or some rows, for a batch that holds the same sequences in the same order."""
+        return max(self.moved_by(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
 
     def kind(self, row: int) -> str | None:
         """The kind of raw values of a row; None if they are ordinary."""
@@ -76,31 +70,21 @@ class Baseline:
         """For each row: the most that a few ulps of all values move its answer, alone or in this batch."""
         if subject.steps.kind == "tokens":
             return [0.0] * self.batch.rows
-        answers = [
-            subject.answer(PaddedBatch(steps, self.batch.lengths)) for steps in rounded_otherwise(self.batch.steps)
-        ]
+        rounded = (PaddedBatch(steps, self.batch.lengths) for steps in rounded_otherwise(self.batch.steps))
+        answers = [subject.answer(batch) for batch in rounded]
         return [max(self.moved_by(answer, row, row) for answer in answers) for row in range(self.batch.rows)]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
-        """The tolerance, raised for a model that amplifies rounding.
-
-        Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
-        answer is estimated by changing every input value by 1 ulp (the smallest step of float32).
-
-        Returns:
-            Ten times what 1 ulp moves an answer to ordinary values, if that is above the tolerance and below 1e-3; else
-            the tolerance.
-        """
+        """The tolerance, raised for a model that amplifies rounding."""
+        # Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
+        # answer is estimated by changing every input value by 1 ulp, the smallest step of float32.
         if subject.steps.kind == "tokens":
             return tolerance
-        moved = self._largest(subject.answer(self.with_one_ulp_added()), self.ordinary())
-        return AMPLIFIED * moved if tolerance < AMPLIFIED * moved < MOST_AMPLIFIED else tolerance
-
-    def with_one_ulp_added(self) -> PaddedBatch:
-        """The same batch with each value replaced by the next larger float32; zeros stay zeros."""
         steps = self.batch.steps
-        moved = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf)))
-        return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
+        next_larger = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf))).astype(np.float32)
+        after = subject.answer(PaddedBatch(next_larger, self.batch.lengths))
+        moved = AMPLIFIED * self.largest_difference(after, self.ordinary())
+        return moved if tolerance < moved < MOST_AMPLIFIED else tolerance
 
     def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
         """The same batch with the last valid step of each row changed."""
@@ -109,6 +93,35 @@ class Baseline:
             last = steps[row, length - 1]
             steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
         return PaddedBatch(steps, self.batch.lengths)
+
+
+def at_valid_steps(answer: ModelOutput, batch: PaddedBatch) -> NDArray[np.float32]:
+    """The logits `[answers, classes]`, of a per-step model those at valid steps."""
+    return answer.logits[step_mask(batch.lengths, batch.width)] if answer.logits.ndim == 3 else answer.logits
+
+
+def is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
+    """Whether all of these are."""
+    return bool(np.isfinite(at_valid_steps(answer, batch)).all())
+
+
+def gap(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """The largest difference of two arrays, divided by max(1, the largest value); infinite if one alone is finite."""
+    if before.shape != after.shape:
+        return float("inf")
+    if before.size == 0:
+        return 0.0
+    if before.dtype.kind not in "fc":
+        return float(np.any(before != after))
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (before == after) | (np.isnan(before) & np.isnan(after))
+        if same.all():
+            return 0.0
+        apart = np.abs(before[~same].astype(np.complex128) - after[~same])
+    if not np.isfinite(apart).all():
+        return float("inf")
+    finite = np.abs(before[np.isfinite(before)])
+    return float(apart.max() / max(1.0, float(finite.max(initial=0.0))))
 
 
 _SCALES: Final = (1.0, 1000.0, 0.01)  # what the values of the other batches are multiplied by, in turn
@@ -122,11 +135,16 @@ class Steadiness:
     def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
         self._subject = subject
         self._tolerance = tolerance
-        sampler = Sampler(subject.steps, seed=0)
-        self._others = list(_other_batches(sizes, sampler))
-        asked = [sampler.sequence(sizes.longest) for _ in range(2)]
-        self._batch = pad(asked, multiple=1)
-        self._first = Baseline(asked, self._batch, self._answer(restart=True))
+        sampler, longest = Sampler(subject.steps, seed=0), sizes.longest
+        self._others = [
+            pad([sampler.sequence(length, scale=scale) for length in lengths], multiple=1)
+            for scale in _SCALES
+            for lengths in ([sizes.shortest], [sizes.width, longest], [longest] * 3, [sizes.wider, sizes.shortest])
+        ]
+        asked = [sampler.sequence(longest) for _ in range(2)]
+        batch = pad(asked, multiple=1)
+        self._restart()
+        self._first = Baseline(asked, batch, subject.answer(batch))
 
     def require(self) -> None:
         """Asks between and behind other batches."""
@@ -139,23 +157,21 @@ class Steadiness:
 
     def ask_again(self) -> None:
         """Compares the answer with the first one."""
-        try:
-            is_same = self._is_same(self._first.answer, self._answer())
-        except RunError:
-            is_same = False
-        if not is_same:
-            raise self._why()
+        with suppress(RunError):
+            if self._is_same(self._first.answer, self._answer()):
+                return
+        raise self._why()
 
     def _why(self) -> UncheckableError:
         """What makes the answers differ: something random, or what a call changes."""
         state = self._subject.state
         if state is None:
-            return _random(self._subject, self._batch)
+            return _random(self._subject, self._first.batch)
         drifted, changed = state.now(), state.changed()
         reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
         if self._is_random():
-            return _random(self._subject, self._batch)
-        return changes_itself(self._subject, reaching or changed, [*self._others, self._batch])
+            return _random(self._subject, self._first.batch)
+        return changes_itself(self._subject, reaching or changed, [*self._others, self._first.batch])
 
     def _is_random(self) -> bool:
         """Whether the answers depend on torch's seed, or are never the same in the same state."""
@@ -183,13 +199,12 @@ class Steadiness:
         return not self._is_same(*answers)
 
     def _is_same(self, one: ModelOutput, other: ModelOutput) -> bool:
-        first = Baseline(self._first.sequences, self._batch, one)
-        return first.largest_difference(other) <= self._tolerance
+        return replace(self._first, answer=one).largest_difference(other) <= self._tolerance
 
     def _answer(self, *, restart: bool = False) -> ModelOutput:
         if restart:
             self._restart()
-        return self._subject.answer(self._batch)
+        return self._subject.answer(self._first.batch)
 
     def _restart(self) -> None:
         if self._subject.state is not None:
@@ -212,8 +227,13 @@ def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[Pad
 
 def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
     """The error for a model that is random, with the first operation that is."""
+
+    def differs(one: Operation, two: Operation) -> bool:
+        pairs = zip(one.outputs, two.outputs, strict=False)
+        return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
+
     once, twice = (subject.record(batch).operations for _ in range(2))
-    place = next((one for one, two in zip(once, twice, strict=False) if _differs(one, two)), None)
+    place = next((one for one, two in zip(once, twice, strict=False) if differs(one, two)), None)
     at = "" if place is None else f" at {place.location or place.operator}"
     if place is not None and place.location is not None:
         at += f" (`{place.location.source}`)"
@@ -223,23 +243,7 @@ def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
     )
 
 
-def _differs(one: Operation, two: Operation) -> bool:
-    pairs = zip(one.outputs, two.outputs, strict=False)
-    return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
-
-
 def _run(subject: Subject, batches: Iterable[PaddedBatch]) -> None:
     for batch in batches:
         with suppress(RunError):
             subject.answer(batch)
-
-
-def _other_batches(sizes: BatchSizes, sampler: Sampler) -> Iterator[PaddedBatch]:
-    """Batches of several sizes, with values of several sizes."""
-    lengths = ([sizes.shortest], [sizes.width, sizes.longest], [sizes.longest] * 3, [sizes.wider, sizes.shortest])
-    for scale in _SCALES:
-        for each in lengths:
-            batch = pad([sampler.sequence(length) for length in each], multiple=1)
-            if batch.steps.dtype == np.float32:
-                batch = PaddedBatch(batch.steps * np.float32(scale), batch.lengths)
-            yield batch

@@ -1,7 +1,7 @@
 """The table of causes and fixes: why an operator leaks, and code that fixes it.
 
-The key is the operator (a torch function or an ONNX operator type, in lower case) and the change that moved its output.
-The first entry that matches is used, so specific entries come before general ones.
+The key is the operator (a torch function or an ONNX operator type, in lower case), and for some entries the change that
+moved its output. The first entry that matches is used, so specific entries come before general ones.
 
 The code in the table contains `$inputs` (the operator's input), `$layer` (the layer that it is in), `$lengths`,
 `$width` and `$valid` (a mask of valid steps). `explain` replaces them with the names in the user's module.
@@ -16,12 +16,10 @@ from typing import Final, Literal
 
 from lengthwise_export.checking.trials import Change
 
-SecondRole = Literal["lengths", "mask", "padding-mask"]
-"""The role of the argument that marks the end of a sequence; see `tracing.call_signature.Role`."""
+SecondRole = Literal["lengths", "mask", "padding-mask"]  # As `Role` in `tracing.call_signature`
 
 _MASK: Final = "valid = $valid  # [rows, width], true at valid steps\n"
-_MODULES: Final = frozenset({"F", "functional", "nn", "self", "torch"})
-"""ArgumentNames in front of a function that are no tensors."""
+_MODULES: Final = frozenset({"F", "functional", "nn", "self", "torch"})  # No names of tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,213 +48,173 @@ class Cause:
     fix: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    kinds: str
-    changes: frozenset[Change] | None
-    cause: Cause
-
-
-def _when(kinds: str, changes: str, why: str, fix: str) -> _Entry:
-    named: frozenset[Change] | None = frozenset(changes.split()) if changes else None  # type: ignore[arg-type]  # a table
-    return _Entry(kinds, named, Cause(why, fix))
-
-
 DEFAULT_NAMES: Final = ArgumentNames()  # used if the names in the module are not known
 
-_TABLE: Final = (
-    _when(
-        r".*",
-        "poison",
+_TABLE: Final[tuple[tuple[str, str, str], ...]] = (
+    # The operators, and when they are meant for these changes only; the cause; the fix
+    (
+        r".* when poison",
         "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",
         _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)  # selects instead of computing",
     ),
-    _when(
-        r"sort|argsort|topk_rows",
-        "order",
+    (
+        r"sort|argsort|topk_rows when order",
         "The rows were sorted and never put back: each answer belongs to another row.",
         "$lengths, order = $lengths.sort(descending=True)\n...\nlogits = logits[order.argsort()]"
         "  # or use pack_padded_sequence(..., enforce_sorted=False)",
     ),
-    _when(
-        r"(quantized_)?(lstm|gru|rnn(_tanh|_relu)?)(_cell)?|dynamicquantizelstm|scan|loop",
-        "neighbours order",
+    (
+        r"(quantized_)?(lstm|gru|rnn(_tanh|_relu)?)(_cell)?|dynamicquantizelstm|scan|loop when neighbours order",
         "The recurrence runs over the rows of the batch instead of the steps (batch_first is wrong), or one scale is "
         "used for the whole batch.",
         "batch_first=True  # where $layer is made, for inputs [rows, width, features]",
     ),
-    _when(
+    (
         r"(quantized_)?(lstm|gru|rnn(_tanh|_relu)?)|dynamicquantizelstm",
-        "",
         "The recurrent layer does not know the lengths: its reverse direction starts in the padding, and its last "
         "state is at the end of the width, not at the last valid step.",
         "packed = pack_padded_sequence($inputs, $lengths.cpu(), batch_first=True, enforce_sorted=False)\n"
         "packed, state = $layer(packed)\n"
         "outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=$width)  # ONNX: sequence_lens",
     ),
-    _when(
+    (
         r"(quantize|dynamicquantize).*|fake_quantize.*",
-        "",
         "One scale is used for the whole batch, padding and other rows included.",
         "Quantize with a fixed scale, or one row at a time.",
     ),
-    _when(
+    (
         r"batch_?norm.*|batchnormalization",
-        "",
         "Batch statistics are computed over padding and other rows.",
         "Keep running statistics (track_running_stats=True) and call model.eval(); in training, compute the statistics "
         "over the valid steps only: inputs[valid] is [valid steps, features].",
     ),
-    _when(
+    (
         r"group_?norm.*|instance_?norm.*|groupnormalization|instancenormalization",
-        "",
         "The mean and the variance are computed over all steps of a row, padding included.",
         _MASK + "n = $lengths[:, None, None]\n"
         "mean = ($inputs * valid[..., None]).sum(1, keepdim=True) / n  # the variance in the same way\n"
         "# or nn.LayerNorm over the features of each step",
     ),
-    _when(
+    (
         r"layer_?norm.*|layernormalization|rms_?norm|normalize|(linalg_)?(vector_)?norm|lpnormalization|reducel[12]",
-        "",
         "The normalisation runs along the steps, so padding is part of the statistics.",
         "norm = nn.LayerNorm(features)  # over the last axis of [rows, width, features], for each step",
     ),
-    _when(
+    (
         r"(native_)?(multi_head_attention.*|scaled_dot_product_attention)|attention|multiheadattention",
-        "",
         "The attention reads padded steps: the mask is missing, inverted, or the same for all rows.",
         _MASK + "outputs, _ = $layer($inputs, $inputs, $inputs, key_padding_mask=~valid)"
         "  # true at steps to ignore\n"
         "# scaled_dot_product_attention: attn_mask=valid[:, None, None, :], true at steps to read",
     ),
-    _when(
-        r"(log_?)?soft(max|min)|logsumexp|reducelogsumexp",
-        "neighbours order",
+    (
+        r"(log_?)?soft(max|min)|logsumexp|reducelogsumexp when neighbours order",
         "The softmax runs over the rows of the batch, so the weights of one row depend on the others.",
         "weights = $inputs.softmax(dim=1)  # for scores [rows, width]",
     ),
-    _when(
+    (
         r"(log_?)?soft(max|min)|logsumexp|reducelogsumexp",
-        "",
         "Padded steps take part in the softmax: it runs before the mask, or the masked scores are not low enough (a "
         "product with 0 gives a score of 0, which is not low).",
         _MASK
         + "$inputs = $inputs.masked_fill(~valid, torch.finfo($inputs.dtype).min)\nweights = $inputs.softmax(dim=1)",
     ),
-    _when(
+    (
         r"conv.*|unfold|(quantized_)?conv.*",
-        "",
         "A convolution at the last valid steps reads the padding, which is not 0 there: a bias, a norm or an "
         "activation before it changes the zeros.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[:, None, :], 0.0)"
         "  # before every convolution, for inputs [rows, channels, width]\n"
         "$inputs = $layer($inputs)",
     ),
-    _when(
+    (
         r"adaptive_.*pool.*|interpolate|upsample.*|resize",
-        "",
         "It divides the whole width, padding included, into equal parts.",
         _MASK + "pooled = $inputs.masked_fill(~valid[..., None], 0.0).sum(1) / $lengths[:, None]"
         "  # or resample each sequence before it is padded",
     ),
-    _when(
+    (
         r"(global)?(max|avg|average|lp).*pool.*",
-        "",
         "The last window contains both valid steps and padding.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[:, None, :], float('-inf'))  # before a max pooling\n"
         "# an average pooling: sum over the window, and divide by the number of valid steps in it",
     ),
-    _when(
+    (
         r"flip|fliplr|reversesequence|roll",
-        "",
         "The order of the steps is reversed over the whole width, so padding comes first.",
         "t = torch.arange($width, device=$inputs.device)\n"
         "index = torch.where(t < $lengths[:, None], $lengths[:, None] - 1 - t, t)  # each row within its own length\n"
         "$inputs = $inputs.gather(1, index[..., None].expand_as($inputs))",
     ),
-    _when(
+    (
         r"cum(sum|prod|max|min)|logcumsumexp",
-        "",
         "A cumulative sum runs from the end, or its total is used, so it includes the padding.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], 0.0)\ntotal = $inputs.cumsum(1)",
     ),
-    _when(
+    (
         r"(r|i|h|ir)?fft.*|(i)?stft|(i)?dft|stft",
-        "",
         "A Fourier transform along the steps treats the padding as part of the signal.",
         "Transform the sequences one by one before they are padded, or use fixed windows inside the length.",
     ),
-    _when(
+    (
         r"linspace|arange|range|shape|size|positional.*",
-        "",
         "Positions are relative to the width, so they change with the padding.",
         "position = torch.arange($width, device=$lengths.device) / $lengths[:, None]  # relative to each row's length",
     ),
-    _when(
-        r"max|amax|aminmax|min|amin|reducemax|reducemin|argmax|argmin|absmax|maximum|minimum|mean|reducemean|std|var.*|median",
-        "lengths",
+    (
+        r"(a|amin|arg|reduce|abs)?max|(a|arg|reduce)?min|maximum|minimum|(reduce)?mean|std|var.*|median when lengths",
         "A number is computed over all rows (the longest length, the mean of the batch), so other rows change it.",
         "$lengths[:, None]  # use each row's own length instead",
     ),
-    _when(
-        r"mean|sum|max|amax|aminmax|min|amin|std|var.*|median|norm|reduce.*|nanmean|nansum|quantile",
-        "neighbours order",
+    (
+        r"(nan)?(mean|sum)|max|amax|aminmax|min|amin|std|var.*|median|norm|reduce.*|quantile when neighbours order",
         "It reduces over the rows of the batch, so the answer to one row depends on the others.",
         "$inputs.mean(dim=1)  # over the steps of a row, never over dim 0; compute a scale once, from training data",
     ),
-    _when(
+    (
         r"max|amax|reducemax|aminmax|min|amin|reducemin|argmax|argmin|topk|kthvalue|median|quantile|sort|argsort|mode",
-        "",
         "Padded steps compete with the valid ones for the largest (or middle) value.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], torch.finfo($inputs.dtype).min)\n"
         "top = $inputs.max(dim=1).values",
     ),
-    _when(
+    (
         r"mean|nanmean|reducemean|average|std|var.*|std_mean|cov|corrcoef",
-        "",
         "The mean over the steps includes the padding, and divides by the width instead of the length.",
         _MASK + "mean = $inputs.masked_fill(~valid[..., None], 0.0).sum(1) / $lengths[:, None]",
     ),
-    _when(
+    (
         r"(nan)?sum|count_nonzero|prod|reducesum.*|reduceprod|any|all",
-        "",
         "The sum over the steps includes padding that is not 0, or the lengths are inferred from zeros.",
         _MASK + "total = $inputs.masked_fill(~valid[..., None], 0.0).sum(1)",
     ),
-    _when(
+    (
         r"matmul|__r?matmul__|bmm|baddbmm|einsum|mm|addmm|mv|dot|inner|tensordot|linear|gemm",
-        "",
         "The matrix product sums over the steps and includes padding: a weight or a value there is not 0.",
         _MASK + "weights = weights.masked_fill(~valid, 0.0)  # and make values at padding finite, so 0 * value is 0",
     ),
-    _when(
+    (
         r"__getitem__|select|index_select|gather.*|take.*|narrow|slice|split.*|chunk|unbind|clamp|clip",
-        "",
         "It reads a step at a fixed position of the width, or one past the length: at the end of the width there is "
         "padding for every row but the longest.",
         "last = $inputs[torch.arange(len($lengths), device=$lengths.device), $lengths - 1]  # [rows, features]",
     ),
-    _when(
+    (
         r"reshape|view|flatten|clone|contiguous|permute|transpose|squeeze|unflatten|t|swapaxes|movedim",
-        "",
         "Axes are mixed up: values of a row come from other rows, or the width becomes features.",
         "$inputs.transpose(0, 1).flatten(1)  # [directions, rows, hidden] to [rows, directions * hidden]",
     ),
-    _when(
-        r".*",
-        "neighbours order lengths batch",
+    (
+        r".* when neighbours order lengths batch",
         "Its output for one row depends on the other rows of the batch.",
         "Compute it row by row: no reduction over dim 0, and no number that depends on all lengths.",
     ),
-    _when(
-        r".*",
-        "width",
+    (
+        r".* when width",
         "Its output at valid steps depends on the width of the batch.",
         "Compute it from the lengths of the sequences, not from the width of the batch.",
     ),
-    _when(
+    (
         r".*",
-        "",
         "It carries padding into valid steps.",
         _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)  # before it",
     ),
@@ -275,17 +233,19 @@ def explain(
     kind: str, change: Change, names: ArgumentNames = DEFAULT_NAMES, operator: str = "", source: str = ""
 ) -> Cause:
     """The cause of a leak and a fix in the names of the user's module."""
-    cause = next(
-        entry.cause
-        for entry in _TABLE
-        if (entry.changes is None or change in entry.changes) and re.fullmatch(entry.kinds, kind.lower())
+    parts = ((*operators.partition(" when "), why, fix) for operators, why, fix in _TABLE)
+    why, fix = next(
+        (why, fix)
+        for kinds, _, changes, why, fix in parts
+        if (not changes or change in changes.split()) and re.fullmatch(kinds, kind.lower())
     )
-    return Cause(cause.why, names.fix or _with_names(cause.fix, kind, names, operator, source))
-
-
-def _with_names(fix: str, kind: str, names: ArgumentNames, operator: str, source: str) -> str:
-    """Replaces the placeholders of a fix with the names in the user's module."""
-    layer = _layer(operator)
+    if names.fix is not None:
+        return Cause(why, names.fix)
+    # The layer of `encoder.rnns.0: lstm` is `self.rnns[0]` in the module
+    path, colon, _ = operator.partition(": ")
+    *parents, own = path.split(".")
+    called = f"self.{parents[-1]}[{own}]" if own.isdigit() and parents else f"self.{own}"
+    layer = called if colon else None
     inputs = _inputs(kind, layer, source)
     lengths, before = names.second, ""
     if names.role != "lengths":
@@ -294,30 +254,12 @@ def _with_names(fix: str, kind: str, names: ArgumentNames, operator: str, source
             before = f"lengths = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
     if inputs is None and "$inputs" in fix:
         before = f"# inputs: the input of {layer or 'the operator'}\n{before}"
-    words = {
-        "lengths": lengths,
-        "layer": layer or "layer",
-        "inputs": inputs or "inputs",
-        "width": names.width,
-        "valid": names.valid,
-    }
-    return Template(before + fix).substitute(words)
-
-
-def _layer(operator: str) -> str | None:
-    """The expression for an operator's layer in the module: `self.rnns[0]` for `encoder.rnns.0: lstm`."""
-    path, colon, _ = operator.partition(": ")
-    if not colon:
-        return None
-    *parents, own = path.split(".")
-    return f"self.{parents[-1]}[{own}]" if own.isdigit() and parents else f"self.{own}"
+    words = {"lengths": lengths, "layer": layer or "layer", "inputs": inputs or "inputs", "width": names.width}
+    return Cause(why, Template(before + fix).substitute(words, valid=names.valid))
 
 
 def _inputs(kind: str, layer: str | None, source: str) -> str | None:
-    """The variable name of an operator's input in a line of code.
-
-    None if the input is not a plain name, or the line has several such calls, of which any may be meant.
-    """
+    """The name of an operator's input in a line of code; None if it is no plain name, or of several such calls."""
     if len(re.findall(rf"\b{re.escape(kind)}\(", source)) > 1:
         return None
     patterns = [rf"\b(\w+)\.{re.escape(kind)}\(", rf"\b{re.escape(kind)}\((\w+)\b(?![.(\[])"]

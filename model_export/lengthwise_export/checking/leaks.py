@@ -2,31 +2,36 @@
 
 Both runs hold the same sequences, so their answers should be equal. The outputs of all operators are compared in the
 order of execution, at valid steps, or as a whole if they have no axis of steps. The search uses only the recordings of
-the runs, so it is the same for torch and ONNX.
+the runs, so it is the same for torch and ONNX. `find_finite_fill` finds masks that hide padding with a finite number,
+and from which values on such a mask lets padding through.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
-from lengthwise.padding import PaddedBatch, Steps, pad
-from lengthwise_export.checking import axes
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
+from lengthwise.verification.random_sequences import raw
+from lengthwise_export.checking import axes, trials
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, Geometry, Pairing, geometry
+from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Geometry, Pairing, Sampler, geometry
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 
-_MORE_ROWS, _LONGER = 2, 3
-"""Extra rows and extra steps per sequence of the larger batch, which shows what determines the size of each axis."""
-_WIDER = (41, 7)
-"""Extra width of that batch: more than the chunks of most models; if that raises, an amount that fits small tables."""
+_MORE_ROWS, _LONGER = 2, 3  # Extra rows, and extra steps per sequence, of a larger batch that tells axes apart
+_WIDER = (41, 7)  # Extra width of it: more than the chunks of most models; or what fits small tables
 
-MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
+_MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,14 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
     explained: set[Change] = {"batch"}
-    for change in CHANGES:
+    for change in trials.CHANGES:
         if located and change in explained:
             continue
-        chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
-        if chosen is None:
+        for chosen in (one for one in moved if one.trial.change == change):
+            with contextlib.suppress(RunError):
+                after = subject.record(chosen.trial.batch)
+                break
+        else:
             continue
         base, trial = chosen.base, chosen.trial
         before = subject.record(base)
@@ -89,12 +97,12 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
         )
         if not differing and not located and (another := _another_way(before, after)) is not None:
-            differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _moved(subject, chosen))]
+            differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _answer_moves(subject, chosen))]
         if not differing or any(operation.identity in located for operation, _ in differing):
             continue
-        first, apart = next(
-            (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
-        )
+        # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
+        sizes = {base.rows, base.width, pairing.before.longest} if change == "width" else set()
+        first, apart = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
         located.add(first.identity)
         if change == "order":  # other lengths change the sorted order too
             explained.add("lengths")
@@ -109,23 +117,23 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
                 change,
                 subject.names,
                 first.operator,
-                "" if first.location is None or first.location.source is None else first.location.source,
+                "" if first.location is None else first.location.source,
             ),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
             trial=trial.name,
-            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, chosen.row)),
+            spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
             place=first.place,
         )
 
 
-def _moved(subject: Subject, failed: FailedTrial) -> float:
+def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
     """The difference of the answer that changed most."""
     row, other = failed.trial.rows[failed.row]
     before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[other]
-    steps = min(len(before), len(after)) if before.ndim == 2 else len(before)
-    return axes.gap(before[:steps], after[:steps])
+    steps = min(len(before), len(after))
+    return gap(before[:steps], after[:steps])
 
 
 def goes_another_way_alone(subject: Subject, steps: Steps) -> bool:
@@ -145,14 +153,6 @@ def _another_way(before: Recording, after: Recording) -> Operation | None:
         if found is not None:
             return found
     return None
-
-
-def _recorded(subject: Subject, moved: Iterable[FailedTrial]) -> tuple[FailedTrial | None, Recording]:
-    """The first of these trials that the model runs without an error, and the recording of it."""
-    for one in moved:
-        with contextlib.suppress(RunError):
-            return one, subject.record(one.trial.batch)
-    return None, Recording((), frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +214,7 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
 def _leading(
     pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
-    """The operations that differ, in order.
-
-    A size or an index that differs (the longest length, the order of the rows) is reported only if it influences an
-    answer that differs.
-    """
+    """The operations that differ, in order; of a size or an index, if it influences an answer that differs."""
     apart = [pair.apart(pairing) for pair in pairs]
     needed = set(answers)
     leads = [False] * len(pairs)
@@ -234,30 +230,23 @@ def _leading(
     ]
 
 
+def _is_made_of(sizes: set[int], operation: Operation) -> bool:
+    """Whether it only outputs sizes of the batch, and there are any."""
+    shapes = {size for _, value in operation.outputs for size in value.shape}
+    return bool(sizes) and _is_size_or_index(operation) and not sizes & shapes
+
+
 def _is_size_or_index(operation: Operation) -> bool:
     return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in operation.outputs)
 
 
-def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
-    """Whether it only outputs sizes of the batch, such as the width. These may change; a leak begins at their use."""
-    return _is_size_or_index(operation) and not any(
-        {pairing.before.rows, pairing.before.width, pairing.before.longest} & set(value.shape)
-        for _, value in operation.outputs
-    )
-
-
 def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
     """The operations that both runs share, in order. A loop over the steps runs more often in a wider batch."""
-    if [operation.identity for operation in before] == [operation.identity for operation in after]:
+    mine, its = [operation.identity for operation in before], [operation.identity for operation in after]
+    if mine == its:
         return list(zip(before, after, strict=True))
-    matcher = difflib.SequenceMatcher(
-        None, [operation.identity for operation in before], [operation.identity for operation in after], autojunk=False
-    )
-    return [
-        (before[block.a + place], after[block.b + place])
-        for block in matcher.get_matching_blocks()
-        for place in range(block.size)
-    ]
+    blocks = difflib.SequenceMatcher(None, mine, its, autojunk=False).get_matching_blocks()
+    return [(before[block.a + place], after[block.b + place]) for block in blocks for place in range(block.size)]
 
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
@@ -295,3 +284,106 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Oper
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
         yield OperatorSpread(pair.before.operator, tuple(along), pair.before.location)
+
+
+_LEAST: Final = 64.0
+_MOST: Final = 2.0**24  # Larger fills are never got past, smaller ones by the values of other trials
+_ONE_LEVEL: Final = "values around 1,000"
+_SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # multiples of such values
+_FILL_ROWS: Final = 16
+_LET_THROUGH: Final = 0.01  # Weights and maxima change by more where padding takes part; rounding changes them by less
+_COMPARE: Final = re.compile(
+    r"(log_?)?softmax|logsumexp|reduce(logsumexp|max|min)|a?(max|min)|aminmax|topk|sort|median|.*attention.*",
+    re.IGNORECASE,
+)
+"""Operators in which steps compete: for these a mask fills padding."""
+
+
+def find_finite_fill(
+    subject: Subject, base: PaddedBatch, sizes: BatchSizes, sampler: Sampler
+) -> tuple[float, Leak] | None:
+    """The first finite number of a mask that padding gets past, as a leak; None if there is none.
+
+    A mask of -10,000 hides padding while the scores of a row stay above it, so trials with values of an ordinary size
+    do not show it. So the same run, padded and unpadded, gets ever larger values, until padding changes the output of
+    a softmax, a maximum or an attention behind the mask.
+    """
+    if not sampler.kinds:  # tokens, or a model that takes ordinary values only
+        return None
+    junk = trials.with_padding_filled(base, sampler.fill(base.steps.shape[:2], trials.JUNK["junk"]))
+    shape = geometry(junk)
+    # The operations that give the same number at all padding, and the number
+    fills = {
+        operation.identity: number
+        for operation in subject.record(junk).operations
+        for _, value in operation.outputs
+        if (number := _filled_padding(value, shape)) is not None and _LEAST <= abs(number) < _MOST
+    }
+    random = np.random.default_rng(0)
+    for scale in _SCALES if fills else ():
+        of_each = (sizes.longest, base.steps.shape[2])
+        sequences = [raw(_ONE_LEVEL, of_each, random) * np.float32(scale) for _ in range(_FILL_ROWS)]
+        try:
+            found = _let_through(subject, fills, sequences, sizes)
+        except RunError:
+            return None
+        if found is not None:
+            return found
+    return None
+
+
+def _filled_padding(tensor: NDArray[Any], geometry: Geometry) -> float | None:
+    """The finite number that stands at all padding of a tensor, and not at all valid steps; None if there is none."""
+    if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
+        return None
+    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
+    others = tensor.shape[0] // geometry.rows  # The rows may be merged with another axis, such as that of heads
+    for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
+        split = tensor.reshape(*shape, *tensor.shape[1:])
+        for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):
+            along = np.moveaxis(split, (rows, steps), (0, 1))
+            padding = along[~valid]
+            number = float(padding.flat[0]) if padding.size else np.nan
+            if np.isfinite(number) and (padding == number).all() and (along[valid] != number).any():
+                return number
+    return None
+
+
+def _let_through(
+    subject: Subject,
+    fills: dict[tuple[str, str, CodeLocation | None], float],
+    sequences: Sequence[Steps],
+    sizes: BatchSizes,
+) -> tuple[float, Leak] | None:
+    """The first of the fills behind which padding changes a comparison of these sequences' steps."""
+    alone, padded = pad(sequences, width=sizes.longest), pad(sequences, width=sizes.width)
+    before, after = subject.record(alone), subject.record(padded)
+    rows = tuple((row, row) for row in range(len(sequences)))
+    trial = f"values of size {np.abs(sequences[0]).max():.0e}"
+    pairing = Pairing(geometry(alone), geometry(padded), rows, subject.sizes)
+    first: dict[int, Operation] = {}
+    for mine, other in aligned(before.operations, after.operations):
+        origin = next((first[key] for key in other.inputs if key in first), None)
+        if origin is None and other.identity in fills:
+            origin = other
+        if origin is None:
+            continue
+        first.update((key, origin) for key in other.gives)
+        if _COMPARE.fullmatch(other.kind) is None or len(mine.outputs) != len(other.outputs):
+            continue
+        apart = [
+            axes.difference(one, two, pairing) or 0.0
+            for (_, one), (_, two) in zip(mine.outputs, other.outputs, strict=True)
+        ]
+        if max(apart, default=0.0) > _LET_THROUGH:
+            number = fills[origin.identity]
+            why = (
+                f"The mask fills padding with {number:g}, a finite number: it hides padding only while a score of each "
+                f"row is not near or {'below' if number < 0 else 'above'} {number:g}. With {trial}, padding takes part "
+                f"in {other.operator}."
+            )
+            infinite = "torch.finfo(scores.dtype)." + ("min" if number < 0 else "max")
+            fix = f"scores = scores.masked_fill(~valid, {infinite})  # in the place of {number:g}"
+            at = (origin.operator, origin.kind, origin.location)
+            return number, Leak(*at, Cause(why, fix), None, max(apart), trial, place=origin.place)
+    return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -15,34 +15,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise_export.checking import axes
-from lengthwise_export.checking.baseline import Baseline, changes_itself
+from lengthwise_export.checking.baseline import Baseline, changes_itself, gap
 from lengthwise_export.checking.leaks import goes_another_way_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
 from lengthwise_export.errors import RunError, UncheckableError
 
 _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
-_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64
-"""Larger widths are tried only if the sizes of the weights suggest them: up to this width, and this many."""
+_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # wider ones if the sizes of weights suggest them, and so many
 _TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
 """What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
 _MAX_NAMED = 8  # at most this many sizes are named in a message
 
 
-def runs(subject: Subject, batch: PaddedBatch) -> bool:
-    """Whether the model runs a batch without an error."""
+def raised_for(subject: Subject, batch: PaddedBatch) -> RunError | None:
+    """What the model raises for a batch; None if it runs."""
     try:
         subject.answer(batch)
-    except RunError:
-        return False
-    return True
+    except RunError as error:
+        return error
+    return None
+
+
+def runs(subject: Subject, batch: PaddedBatch) -> bool:
+    """Whether the model runs a batch without an error."""
+    return raised_for(subject, batch) is None
 
 
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> UncheckableError:
     """Explains why the baseline batch raises: earlier calls, a frozen axis, lengths that differ, or its own error."""
-    if (changed := changed_by_calls(subject, pad(sequences, width=width))) is not None:
-        return changed
+    if subject.state is not None and (names := subject.state.changed()):
+        subject.state.restore()
+        batch = pad(sequences, width=width)
+        if runs(subject, batch):
+            return changes_itself(subject, names, [batch])
     if runs(subject, pad(sequences, multiple=1)):
         return UncheckableError(
             f"the model raises if a batch is wider than its longest sequence ({error}): take the width from the "
@@ -52,9 +58,8 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
     if len(good) == 1:
         return _frozen("rows", good[0], error)
     if len(sequences) in good:
-        return lengths_may_not_differ(len(sequences), error)
-    sampler = Sampler(subject.steps, seed=0)
-    good = widths_at_which_it_runs(subject, sampler, rows=len(sequences))
+        return _lengths_may_not_differ(len(sequences), error)
+    good = widths_at_which_it_runs(subject, Sampler(subject.steps, seed=0), rows=len(sequences))
     if _is_one(good):
         return _frozen("width", good[-1], error)
     common = math.gcd(*good)
@@ -63,7 +68,8 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
             f"the model runs only at widths that are multiples of {common}, and raises at {width} ({error}): pad to "
             "whole chunks in forward, so that it accepts every width"
         )
-    ran = f"; it runs at widths of {_listed(good)}" if good else ""
+    more = ", ..." if len(good) > _MAX_NAMED else ""
+    ran = f"; it runs at widths of {', '.join(map(str, good[:_MAX_NAMED]))}{more}" if good else ""
     if _TOO_NARROW.search(error.detail) and min(good, default=_MAX_WIDTH) > width:
         part = "its kernel" if error.part is None else f"the kernel of {error.part}"
         return UncheckableError(
@@ -75,18 +81,7 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
     )
 
 
-def changed_by_calls(subject: Subject, batch: PaddedBatch) -> UncheckableError | None:
-    """The error for a model that raises for a batch only after others; None if that is not so."""
-    names = [] if subject.state is None else subject.state.changed()
-    if subject.state is None or not names:
-        return None
-    subject.state.restore()
-    if not runs(subject, batch):
-        return None
-    return changes_itself(subject, names, [batch])
-
-
-def lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
+def _lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
     """The error for a model that runs rows of one length and raises if the lengths in a batch differ."""
     return UncheckableError(
         f"the model accepts {rows} rows of one length, and raises if the lengths differ within a batch: {error}"
@@ -94,11 +89,8 @@ def lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
 
 
 def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
-    """The widths at which unpadded rows run: all up to a bound, and larger ones that the sizes of weights suggest.
-
-    A module that flattens all steps has a layer of `width * channels` inputs, so the width divides a weight's size.
-    """
-    sizes = sorted(subject.sizes)
+    """The widths at which unpadded rows run: all up to a bound, and others that the sizes of weights suggest."""
+    sizes = sorted(subject.sizes)  # Where all steps are flattened, a layer has `width * channels` inputs
     suggested = {
         large // small * times
         for large in sizes
@@ -119,11 +111,8 @@ def of_one_width(subject: Subject, *, beyond: int = 0) -> UncheckableError | Non
     good = widths_at_which_it_runs(subject, sampler)
     if not _is_one(good) or good[-1] <= beyond:
         return None
-    try:
-        subject.answer(pad([sampler.sequence(good[-1] + 1)] * 2, multiple=1))
-    except RunError as error:
-        return _frozen("width", good[-1], error)
-    return None
+    error = raised_for(subject, pad([sampler.sequence(good[-1] + 1)] * 2, multiple=1))
+    return None if error is None else _frozen("width", good[-1], error)
 
 
 def _is_one(sizes: Sequence[int]) -> bool:
@@ -140,44 +129,35 @@ def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
     )
 
 
-def _listed(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes[:_MAX_NAMED])) + (", ..." if len(sizes) > _MAX_NAMED else "")
-
-
 def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> UncheckableError:
     """Explains why a trial raises although the baseline ran."""
+    why = f"{trial.name}: the model raises: {error}"
     if trial.batch.width != first.batch.width:
-        return UncheckableError(
-            f"the model runs at a width of {first.batch.width} and raises at {trial.batch.width}: its width is "
-            f"frozen ({error})"
-        )
-    if trial.change == "order":
-        return UncheckableError(
+        ran, raised = first.batch.width, trial.batch.width
+        why = f"the model runs at a width of {ran} and raises at {raised}: its width is frozen ({error})"
+    elif trial.change == "order":
+        why = (
             f"the model requires an order of the rows (sorted by length, longest first): {error}; "
             "pack_padded_sequence accepts any order with enforce_sorted=False"
         )
-    return UncheckableError(f"{trial.name}: the model raises: {error}")
+    return UncheckableError(why)
 
 
 def require_service_contract(
-    subject: Subject,
-    first: Baseline,
-    moved: Sequence[CheckTrial],
-    sizes: BatchSizes,
-    sampler: Sampler,
-    tolerance: float,
+    subject: Subject, first: Baseline, moved: Sequence[CheckTrial], sizes: BatchSizes, sampler: Sampler, most: float
 ) -> None:
-    """Makes sure that a difference is a leak, and not a model that expects batches of another form."""
-    only_order = all(trial.change == "order" for trial in moved)
-    if only_order and not _are_rows_exchanged(subject, first, moved[0], tolerance):
-        raise UncheckableError(
-            "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
-            "first row is not the longest"
-        )
+    """Makes sure that differences of more than `most` are a leak, and that no other form of batches is expected."""
+    if all(trial.change == "order" for trial in moved):
+        answers = subject.answer(moved[0].batch).logits
+        if any(min(gap(mine, other) for other in answers) > most for mine in first.answer.logits):
+            raise UncheckableError(
+                "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
+                "first row is not the longest"
+            )  # else they are right and in the wrong rows, which is a leak
     if goes_another_way_alone(subject, first.sequences[0]):
         return
     if any(trial.change in ("width", "batch") for trial in moved) and all(
-        _is_right_at_the_end(subject, first, width, sampler, tolerance) for width in (sizes.width, sizes.wider)
+        _is_right_at_the_end(subject, first, width, sampler, most) for width in (sizes.width, sizes.wider)
     ):
         raise UncheckableError(
             "the model requires left padding (each sequence at the end of its row), but Lengthwise pads at the end: "
@@ -186,44 +166,31 @@ def require_service_contract(
         )
 
 
-def _are_rows_exchanged(subject: Subject, first: Baseline, trial: CheckTrial, tolerance: float) -> bool:
-    """Whether the answers of a reordered batch are right but in the wrong rows: that is a leak."""
-    answers = subject.answer(trial.batch).logits
-    return all(min(axes.gap(mine, other) for other in answers) <= tolerance for mine in first.answer.logits)
-
-
-def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler: Sampler, tolerance: float) -> bool:
+def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler: Sampler, most: float) -> bool:
     """Whether left-padded sequences get their unbatched answers, and the answers depend on the lengths."""
     steps = sampler.fill((first.batch.rows, width), 3.0)
     for row, sequence in zip(steps, first.sequences, strict=True):
         row[width - len(sequence) :] = sequence
-    longer = np.minimum(first.batch.lengths + 2, width).astype(np.int32)
+
+    def apart(lengths: NDArray[np.int32]) -> float:
+        answers = subject.answer_left(PaddedBatch(steps, lengths)).logits
+        rows = zip(alone, answers, strict=True)
+        return max(gap(mine, answer[-len(mine) :] if mine.ndim == 2 else answer) for mine, answer in rows)
+
     try:
         alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]
-        at_the_end = subject.answer_left(PaddedBatch(steps, first.batch.lengths)).logits
-        noticed = subject.answer_left(PaddedBatch(steps, longer)).logits
+        # One that ignores the lengths and reads backwards is right too, but other lengths do not change its answers.
+        longer = np.minimum(first.batch.lengths + 2, width).astype(np.int32)
+        return apart(first.batch.lengths) <= most < apart(longer)
     except RunError:
         return False
-    # A model that ignores the lengths and reads backwards gives the same answers too; other lengths do not change them.
-    return _gap_at_the_end(alone, at_the_end) <= tolerance < _gap_at_the_end(alone, noticed)
-
-
-def _gap_at_the_end(alone: Sequence[NDArray[np.float32]], answers: NDArray[np.float32]) -> float:
-    """The largest difference from the unbatched answers; of a per-step model, the last steps of a row are compared."""
-    return max(
-        axes.gap(expected, answer[-len(expected) :] if expected.ndim == 2 else answer)
-        for expected, answer in zip(alone, answers, strict=True)
-    )
 
 
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 """Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a
 small table of positions need less."""
-
 _MAX_UNBATCHED: Final = 48  # at most this many lengths on either side of the shortest accepted one are run unbatched
-
-_SMALLEST_TABLE: Final = 4
-"""A weight with fewer rows is not taken for a table of positions: it may as well hold classes or features."""
+_SMALLEST_TABLE: Final = 4  # A weight of fewer rows may as well hold classes or features
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,109 +206,83 @@ class WidthLimits:
     @classmethod
     def of(cls, subject: Subject, sampler: Sampler, max_length: int, min_length: int = 1) -> WidthLimits:
         """Finds the limits by running batches of two rows, and sequences unbatched."""
-        search = _Search(subject, sampler, max_length)
-        narrowest, widest, error = search.span()
+
+        def raised_at(width: int) -> RunError | None:
+            longest = min(width, max_length)
+            rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
+            return raised_for(subject, pad(rows, width=width))
+
+        narrowest, widest, error = _span(subject, sampler, max_length, raised_at)
         if min_length > widest:
             raise UncheckableError(
                 f"the model needs at least {min_length} steps, and sequences of up to {widest} are tried: pass a "
                 "larger --max-length"
             )
-        too_short = search.too_short(widest)
-        sizes = search.sizes(narrowest, widest, max(min_length, max(too_short, default=0) + 1))
+        too_short = _too_short(subject, widest)
+        shortest = max(min_length, max(too_short, default=0) + 1)
+        sizes = sizes_apart_from(subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
+        rounded = rounded_width(sizes.longest + 1)
+        if sizes.width == sizes.longest and raised_at(rounded) is None:  # some padding, for very short sequences too
+            sizes = replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
         note = None if error is None else f"the model raises past a width of {widest}: {error}"
         return cls(widest, sizes, note, too_short)
 
 
-class _Search:
-    def __init__(self, subject: Subject, sampler: Sampler, max_length: int) -> None:
-        self._subject = subject
-        self._sampler = sampler
-        self._lone_sampler = Sampler(subject.steps, seed=0)  # so that the sequences of the trials stay the same
-        self._max_length = max_length
+def _span(
+    subject: Subject, sampler: Sampler, max_length: int, raised_at: Callable[[int], RunError | None]
+) -> tuple[int, int, RunError | None]:
+    """The narrowest width that is known to run, the widest, and the error past the widest."""
+    good = next((width for width in _WIDTHS if width <= max_length and raised_at(width) is None), None)
+    if good is None:  # the baseline batch will raise as well, and its error explains why
+        return 1, max_length, None
+    narrowest, bad = 1 if good <= _WIDTHS[0] else good, max_length
+    error = None if good == bad else raised_at(bad)
+    if error is None:
+        return narrowest, max_length, None
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        raised = raised_at(middle)
+        if raised is None:
+            good = middle
+        else:
+            bad, error = middle, raised
+    wanted = sizes_apart_from(subject.sizes, shortest=narrowest, longest_allowed=max_length)
+    # A table of positions ends there if the error is about an index or a shape, and a weight is so long. Up to two rows
+    # more are allowed, because class tokens in front of the steps have positions too.
+    does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
+    is_table = does_not_fit and good >= _SMALLEST_TABLE and any(good + more in subject.sizes for more in range(3))
+    if good < wanted.wider and not is_table:
+        if runs(subject, pad([sampler.sequence(bad)] * 2, width=bad)):
+            raise _lengths_may_not_differ(2, error)
+        raise of_one_width(subject, beyond=good) or UncheckableError(
+            f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
+            f"{error}. If {good} is its longest sequence, pass --max-length {good}"
+        )
+    return narrowest, good, error
 
-    def span(self) -> tuple[int, int, RunError | None]:
-        """The narrowest width that is known to run, the widest, and the error past the widest."""
-        tried = (width for width in _WIDTHS if width <= self._max_length)
-        good = next((width for width in tried if self._raised_at(width) is None), None)
-        if good is None:
-            # The baseline batch will raise as well, and its error explains why.
-            return 1, self._max_length, None
-        narrowest, bad = 1 if good <= _WIDTHS[0] else good, self._max_length
-        error = None if good == bad else self._raised_at(bad)
-        if error is None:
-            return narrowest, self._max_length, None
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            raised = self._raised_at(middle)
-            if raised is None:
-                good = middle
-            else:
-                bad, error = middle, raised
-        wanted = sizes_apart_from(self._subject.sizes, shortest=narrowest, longest_allowed=self._max_length)
-        if good < wanted.wider and not _is_table_of(good, self._subject.sizes, error):
-            if runs(self._subject, pad([self._sampler.sequence(bad)] * 2, width=bad)):
-                raise lengths_may_not_differ(2, error)
-            raise of_one_width(self._subject, beyond=good) or UncheckableError(
-                f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
-                f"{error}. If {good} is its longest sequence, pass --max-length {good}"
-            )
-        return narrowest, good, error
 
-    def too_short(self, longest: int) -> dict[int, RunError]:
-        """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length.
+def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:
+    """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length."""
+    sampler = Sampler(subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
 
-        Nothing if it does not raise at 1 step; if no length is accepted, as then the batch of one row is the cause; or
-        if it also raises at a longer sequence than one that it accepts.
-        """
-        if self._raised_alone(1) is None or self._raised_alone(longest) is not None:
-            return {}
-        bad, good = 1, longest
-        while good - bad > 1:
-            # Doubled at first, since most such models need few steps and long sequences take long.
-            middle = min(2 * bad, (good + bad) // 2) if good == longest else (good + bad) // 2
-            if self._raised_alone(middle) is None:
-                good = middle
-            else:
-                bad = middle
-        below = np.unique(np.linspace(1, bad, min(bad, _MAX_UNBATCHED)).round().astype(int)).tolist()
-        errors = {length: error for length in below if (error := self._raised_alone(length)) is not None}
-        above = range(good, min(good + _MAX_UNBATCHED, longest + 1))
-        if len(errors) < len(below) or any(self._raised_alone(length) is not None for length in above):
-            return {}
-        return errors
-
-    def sizes(self, narrowest: int, widest: int, shortest: int) -> BatchSizes:
-        """The sizes of the trials' batches, with some padding even if the longest sequence is very short."""
-        sizes = sizes_apart_from(self._subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
-        rounded = rounded_width(sizes.longest + 1)
-        if sizes.width > sizes.longest or self._raised_at(rounded) is not None:
-            return sizes
-        return replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
-
-    def _raised_alone(self, length: int) -> RunError | None:
-        """The error for one sequence of this length, unbatched; None if the model answers it with finite numbers."""
+    def raised_alone(length: int) -> RunError | None:
         try:
-            answer = self._subject.answer(pad([self._lone_sampler.sequence(length)], multiple=1))
+            answer = subject.answer(pad([sampler.sequence(length)], multiple=1))
         except RunError as error:
             return error
         return None if np.isfinite(answer.logits).all() else RunError("the answer is not finite")
 
-    def _raised_at(self, width: int) -> RunError | None:
-        """The error for a batch of two rows of this width; None if the model accepts it."""
-        longest = min(width, self._max_length)
-        rows = [self._sampler.sequence(longest), self._sampler.sequence(max(longest - 1, 1))]
-        try:
-            self._subject.answer(pad(rows, width=width))
-        except RunError as error:
-            return error
-        return None
-
-
-def _is_table_of(width: int, sizes: frozenset[int], error: RunError) -> bool:
-    """Whether a table of positions ends at this width.
-
-    That is so if the error is about an index or a shape, and a weight has that many rows. Up to two rows more are
-    allowed, because class tokens in front of the steps have positions too.
-    """
-    does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
-    return does_not_fit and width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))
+    if raised_alone(1) is None or raised_alone(longest) is not None:  # at each: the batch of one row is the cause
+        return {}
+    bad, good = 1, longest
+    while good - bad > 1:
+        # Doubled at first, since most such models need few steps and long sequences take long.
+        middle = min(2 * bad, (good + bad) // 2) if good == longest else (good + bad) // 2
+        if raised_alone(middle) is None:
+            good = middle
+        else:
+            bad = middle
+    below = np.unique(np.linspace(1, bad, min(bad, _MAX_UNBATCHED)).round().astype(int)).tolist()
+    errors = {length: error for length in below if (error := raised_alone(length)) is not None}
+    above = range(good, min(good + _MAX_UNBATCHED, longest + 1))
+    return errors if len(errors) == len(below) and all(raised_alone(length) is None for length in above) else {}

@@ -8,15 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from lengthwise.reports.page import Html, bullets, element, joined, page, section, table
+from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
-from lengthwise_export.checking.report import (
-    Report,
-    TrialResult,
-    number,
-    one_per_kind,
-    tested_sizes_text,
-    tolerance_text,
-)
+from lengthwise_export.checking.report import Report, TrialResult, number, one_per_kind
 
 _STYLE: Final = """
 td b { color: var(--bad); }
@@ -32,37 +26,35 @@ rect.still { fill: var(--line); fill-opacity: .35; }
 """
 
 
-def as_page(report: Report, target: str, *, fix: object = "") -> str:
+def as_page(report: Report) -> str:
     """The report as one HTML page."""
     verdict = element("span", report.verdict, class_=f"verdict {report.verdict}")
     return page(
-        target,
+        report.target,
         element("p", report.reason),
         bullets(report.notes),
         _passed(report),
         *map(_section, report.leaks),
-        fix,
+        "" if report.fix is None else report.fix.as_section(),
         section("Trials", *_trials(report)),
         style=_STYLE,
-        heading=joined(verdict, f" {target}"),
+        heading=joined(verdict, f" {report.target}"),
     )
 
 
 def _passed(report: Report) -> Html:
     """The section of passed trials, and of the operators before each leak that do not differ."""
-    passed = tuple(outcome for outcome in report.trials if outcome.passed and outcome.raised is None)
+    passed = [outcome for outcome in report.trials if outcome.passed and outcome.raised is None]
     if not passed:
         return Html()
     names = "; ".join(outcome.name for outcome in one_per_kind(passed))
     items = [joined(element("b", f"{len(passed)} of {len(report.trials)} trials"), f" moved no answer: {names}")]
     for leak in report.leaks:
-        before = _before(leak)
-        if before:
-            where = joined(
-                " before ", element("code", leak.operator), " give the same output at every valid step, with "
-            )
-            items.append(joined(element("b", f"{len(before)} operators"), where, leak.trial))
-    return section("Passed", bullets([*items, tested_sizes_text(report)]))
+        if before := _before(leak):
+            operators, where = element("b", f"{len(before)} operators"), element("code", leak.operator)
+            same = " give the same output at every valid step, with "
+            items.append(joined(operators, " before ", where, same, leak.trial))
+    return section("Passed", bullets([*items, reports.tested_sizes_text(report)]))
 
 
 def _trials(report: Report) -> Iterator[Html]:
@@ -70,25 +62,15 @@ def _trials(report: Report) -> Iterator[Html]:
     if not report.trials:
         yield element("p", "None: the model could not be run.")
         return
-    kinds = [
-        outcome
-        for passed in (False, True)
-        for outcome in one_per_kind(tuple(each for each in report.trials if each.passed is passed))
-    ]
-    yield _table(kinds)
+    groups = ([each for each in report.trials if each.passed is passed] for passed in (False, True))
+    yield _table([outcome for group in groups for outcome in one_per_kind(group)])
     yield element("details", element("summary", f"All {len(report.trials)} trials"), _table(report.trials))
-    yield element("p", f"{tolerance_text(report.tolerance)}.")
+    yield element("p", f"{reports.tolerance_text(report.tolerance)}.")
 
 
 def _table(outcomes: Sequence[TrialResult]) -> Html:
-    rows = (
-        (
-            outcome.name if outcome.passed else element("b", outcome.name),
-            number(outcome.difference),
-            outcome.raised or "",
-        )
-        for outcome in outcomes
-    )
+    names = (outcome.name if outcome.passed else element("b", outcome.name) for outcome in outcomes)
+    rows = ((name, number(one.difference), one.raised or "") for name, one in zip(names, outcomes, strict=True))
     return table(rows, ("trial", "the answer moves by", "error"))
 
 
@@ -110,20 +92,14 @@ _LABELS: Final = 400
 _FIGURES: Final = 80
 _ROW: Final = 22
 _LONGEST_LABEL: Final = 48
-_MAX_BEFORE, _MAX_BEHIND = 6, 24
-"""At most this many operators are drawn before the leaking operator and from it on; the others are only counted."""
+_MAX_BEFORE, _MAX_BEHIND = 6, 24  # Operators drawn before the leaking one, and from it on
 
 
 def _picture(leak: Leak) -> Html:
-    """The picture of a leak: operators from top to bottom, steps from left to right.
-
-    A darker cell is a larger difference of the operator's output at that step. A vertical line marks the end of the
-    sequence; left of it nothing should be coloured. An output without an axis of steps is one long bar.
-    """
+    """The picture of a leak: operators down, steps along; a line marks the end, and darker cells differ more."""
     if not leak.spread:
         return Html()
-    steps = max(len(spread.along) for spread in leak.spread)
-    cell = (_WIDTH - _LABELS - _FIGURES) / steps
+    cell = (_WIDTH - _LABELS - _FIGURES) / max(len(spread.along) for spread in leak.spread)
     lines = [
         element("g", line, transform=f"translate(0 {place * _ROW})") for place, line in enumerate(_lines(leak, cell))
     ]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
@@ -19,8 +19,11 @@ from rich.text import Text
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking.leaks import Leak
-from lengthwise_export.checking.trials import CHANGES, Change, Geometry
+from lengthwise_export.checking.trials import CHANGES, Change
 from lengthwise_export.tracing.source_lines import location_as_json
+
+if TYPE_CHECKING:
+    from lengthwise_export.mending.fix import FixProposal
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 
@@ -45,16 +48,6 @@ class CheckedSizes:
     widths: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
 
-    @classmethod
-    def of(cls, batches: Iterable[Geometry]) -> CheckedSizes:
-        """Collects the sizes of these batches."""
-        seen = list(batches)
-        return cls(
-            rows=tuple(sorted({batch.rows for batch in seen})),
-            widths=tuple(sorted({batch.width for batch in seen})),
-            lengths=tuple(sorted({length for batch in seen for length in batch.lengths})),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -71,6 +64,10 @@ class Report:
         tolerance: The allowed difference of an answer.
         ran: The sizes of the batches that ran.
         min_length: The shortest sequence that the model accepts: unbatched, it raises for every shorter one.
+        target: The name of what was checked.
+        served: For a model directory, the promise of its manifest as a sentence; None for other targets.
+        fix: What a mend would change; None if that was not asked.
+        notices: What a user should know of how the model was read.
     """
 
     verdict: Verdict
@@ -82,6 +79,10 @@ class Report:
     tolerance: float = ROUNDING
     ran: CheckedSizes = CheckedSizes()
     min_length: int = 1
+    target: str = ""
+    served: str | None = None
+    fix: FixProposal | None = None
+    notices: tuple[str, ...] = ()
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""
@@ -89,11 +90,36 @@ class Report:
             return 2
         return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
 
-
-def past_a_fill(report: Report) -> str | None:
-    """Which mask lets padding through for large values, as a sentence; None if none does."""
-    is_shown = any(outcome.change == "scale" for outcome in report.trials)
-    return report.leaks[0].cause.why if is_shown else None
+    def to_dict(self) -> dict[str, Any]:
+        """The report as a dictionary of JSON values, as `lengthwise check --json` prints it; infinity becomes null."""
+        fix = {} if self.fix is None else {"fix": self.fix.as_json()}
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "leaks": [
+                {
+                    "operator": leak.operator,
+                    "kind": leak.kind,
+                    "place": leak.place or None,
+                    **location_as_json(leak.location),
+                    "cause_at": leak.cause_at,
+                    "cause": leak.cause.why,
+                    "fix": leak.cause.fix,
+                    "difference": finite(leak.difference),
+                    "trial": leak.trial,
+                }
+                for leak in self.leaks
+            ],
+            "trials": [
+                {"name": one.name, "difference": finite(one.difference), "passed": one.passed, "raised": one.raised}
+                for one in self.trials
+            ],
+            "notes": list(self.notes),
+            "min_length": self.min_length,
+            "max_length": self.max_length,
+            "ran": {name: list(sizes) for name, sizes in asdict(self.ran).items()},
+            "notices": list(self.notices),
+        } | fix
 
 
 def as_ranges(sizes: Sequence[int]) -> str:
@@ -108,70 +134,31 @@ def as_ranges(sizes: Sequence[int]) -> str:
     return ", ".join(shown)
 
 
-_STYLES: Final[dict[Verdict, str]] = {
-    "sound": "bold green",
-    "leak": "bold red",
-    "warning": "bold yellow",
-    "uncheckable": "bold magenta",
-}
+_COLOURS: Final[dict[Verdict, str]] = {"sound": "green", "leak": "red", "warning": "yellow", "uncheckable": "magenta"}
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """The output of `check --json`. A difference that is not finite becomes null."""
-    return {
-        "verdict": report.verdict,
-        "reason": report.reason,
-        "leaks": [
-            {
-                "operator": leak.operator,
-                "kind": leak.kind,
-                "place": leak.place or None,
-                **location_as_json(leak.location),
-                "cause_at": leak.cause_at,
-                "cause": leak.cause.why,
-                "fix": leak.cause.fix,
-                "difference": finite(leak.difference),
-                "trial": leak.trial,
-            }
-            for leak in report.leaks
-        ],
-        "trials": [
-            {
-                "name": outcome.name,
-                "difference": finite(outcome.difference),
-                "passed": outcome.passed,
-                "raised": outcome.raised,
-            }
-            for outcome in report.trials
-        ],
-        "notes": list(report.notes),
-        "min_length": report.min_length,
-        "max_length": report.max_length,
-        "ran": {
-            "rows": list(report.ran.rows),
-            "widths": list(report.ran.widths),
-            "lengths": list(report.ran.lengths),
-        },
-    }
-
-
-def on_terminal(report: Report, target: str, *, served: str | None = None) -> RenderableType:
-    """A report for the terminal: the verdict, a table of the trials, and at the end each leak with its line and a fix.
-
-    Code is never wrapped: print it without cropping.
-    """
-    head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
-    parts: list[RenderableType] = [head]
+def on_terminal(report: Report) -> RenderableType:
+    """A report for the terminal, to be printed without cropping: verdict, trials, leaks with a fix, and a mend."""
+    parts: list[RenderableType] = [
+        Text.assemble((report.verdict, f"bold {_COLOURS[report.verdict]}"), f"  {report.target}: {report.reason}")
+    ]
     if report.ran.rows:
         parts.append(Text(tested_sizes_text(report)))
     if report.trials:
-        parts += ["", _table(tuple(one_per_kind(report.trials)))]
+        table = Table(box=None, pad_edge=False)
+        table.add_column("trial")
+        table.add_column("the answer moves by", justify="right")
+        table.add_column("")
+        for outcome in one_per_kind(report.trials):
+            shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
+            table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
+        parts += ["", table]
         if any(outcome.passed and outcome.difference for outcome in report.trials):
-            parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {served}' if served else ''}."))
+            parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {report.served}' if report.served else ''}."))
     parts += [Text(f"note: {note}") for note in report.notes]
     for leak in report.leaks:  # last, where a terminal shows them
         parts += ["", *_told(leak)]
-    return Group(*parts)
+    return Group(*parts, *(() if report.fix is None else (report.fix.on_terminal(),)))
 
 
 def promise_text(manifest: Manifest) -> str | None:
@@ -191,7 +178,7 @@ def promise_text(manifest: Manifest) -> str | None:
 
 def tested_sizes_text(report: Report) -> str:
     """A sentence with the sizes of the batches that ran."""
-    rows, widths, lengths = (as_ranges(sizes) for sizes in (report.ran.rows, report.ran.widths, report.ran.lengths))
+    rows, widths, lengths = map(as_ranges, asdict(report.ran).values())
     return f"ran: {rows} rows, widths of {widths}, sequences of {lengths} steps"
 
 
@@ -200,9 +187,13 @@ def tolerance_text(tolerance: float) -> str:
     return f"Up to {tolerance:.2g} is rounding: another width or number of rows changes the order of sums"
 
 
-def one_per_kind(outcomes: tuple[TrialResult, ...]) -> Iterator[TrialResult]:
+def one_per_kind(outcomes: Sequence[TrialResult]) -> Iterator[TrialResult]:
     """One result for each kind of change: a trial that did not hold, or its first, with the largest difference."""
-    for _, group in itertools.groupby(sorted(outcomes, key=_by_kind), key=_by_kind):
+
+    def place(outcome: TrialResult) -> int:
+        return CHANGES.index(outcome.change)
+
+    for _, group in itertools.groupby(sorted(outcomes, key=place), key=place):
         alike = list(group)
         differences = [outcome.difference for outcome in alike if outcome.difference is not None]
         moved = [outcome for outcome in alike if not outcome.passed]
@@ -211,10 +202,6 @@ def one_per_kind(outcomes: tuple[TrialResult, ...]) -> Iterator[TrialResult]:
         if moved and len(alike) > 1:
             more += f" ({len(moved)} of {len(alike)} did not hold)"
         yield replace(first, name=first.name + more, difference=max(differences, default=None))
-
-
-def _by_kind(outcome: TrialResult) -> int:
-    return CHANGES.index(outcome.change)
 
 
 def _told(leak: Leak) -> Iterator[RenderableType]:
@@ -235,17 +222,6 @@ def _told(leak: Leak) -> Iterator[RenderableType]:
     yield Text("  fix", style="bold")
     for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
-
-
-def _table(outcomes: tuple[TrialResult, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("trial")
-    table.add_column("the answer moves by", justify="right")
-    table.add_column("")
-    for outcome in outcomes:
-        shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
-        table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
-    return table
 
 
 def number(difference: float | None) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 from urllib.parse import quote
 
+import lengthwise
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import Report, Verdict, finite, number
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
-ROOT: Final = "%SRCROOT%"
-"""The name of the folder that paths are relative to: the working directory of the check, the root of the repository."""
+ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
 
 
 def _rule(key: str, name: str, level: str, short: str, full: str) -> dict[str, Any]:
@@ -61,76 +61,54 @@ _RULES: Final[dict[Verdict, dict[str, Any]]] = {
 }
 
 
-def as_sarif(report: Report, target: str, *, version: str, exit_code: int, file: str | None = None) -> dict[str, Any]:
+def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict[str, Any]:
     """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed."""
-    file = _file_of(target) if file is None else file
-    results = [_result(leak, report, target, file) for leak in report.leaks]
+    file = _file_of(report.target) if file is None else file
+    results = [_of_leak(leak, report.target, file) for leak in report.leaks]
     if not results and report.verdict != "sound":
-        results = [_whole(report, target, file)]
-    return {
-        "$schema": SCHEMA,
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {
-                    "driver": {
-                        "name": "lengthwise",
-                        "semanticVersion": version,
-                        "rules": [*_RULES.values()],
-                    }
-                },
-                "automationDetails": {"id": f"lengthwise-check/{target}/"},
-                "invocations": [{"executionSuccessful": report.verdict != "uncheckable", "exitCode": exit_code}],
-                "originalUriBaseIds": {ROOT: {"description": {"text": "The folder in which the check ran."}}},
-                "results": results,
-            }
-        ],
+        said, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
+        results = [_told(said, _physical(file), known)]
+    rule = _RULES.get(report.verdict)
+    if rule is not None:
+        number_of = {"ruleId": rule["id"], "ruleIndex": [*_RULES].index(report.verdict), **rule["defaultConfiguration"]}
+        results = [{**number_of, **result} for result in results]
+    run = {
+        "tool": {
+            "driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": [*_RULES.values()]}
+        },
+        "automationDetails": {"id": f"lengthwise-check/{report.target}/"},
+        "invocations": [{"executionSuccessful": report.verdict != "uncheckable", "exitCode": exit_code}],
+        "originalUriBaseIds": {ROOT: {"description": {"text": "The folder in which the check ran."}}},
+        "results": results,
     }
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def _result(leak: Leak, report: Report, target: str, file: str) -> dict[str, Any]:
-    moved = number(leak.difference)
-    why = leak.cause.why.rstrip(".")
+def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
-    return {
-        **_kind(report),
-        "message": {
-            "text": f"{leak.operator}: its output moves by {moved} with {leak.trial}. {why}.{since}\n\n"
-            f"Fix:\n{leak.cause.fix}"
-        },
-        "locations": [_location(leak, file)],
-        "partialFingerprints": {"paddingLeak/v1": _fingerprint(leak, target)},
-        "properties": {
-            "operator": leak.operator,
-            "kind": leak.kind,
-            "trial": leak.trial,
-            "difference": finite(leak.difference),
-        },
-    }
-
-
-def _whole(report: Report, target: str, file: str) -> dict[str, Any]:
-    """The result about a model as a whole."""
-    said = f"{target}: {report.reason}"
-    return {
-        **_kind(report),
-        "message": {"text": said},
-        "locations": [_physical(file)],
-        "partialFingerprints": {"paddingLeak/v1": _digest(target, report.verdict)},
-    }
-
-
-def _kind(report: Report) -> dict[str, Any]:
-    rule, place = _RULES[report.verdict], [*_RULES].index(report.verdict)
-    return {"ruleId": rule["id"], "ruleIndex": place, **rule["defaultConfiguration"]}
-
-
-def _location(leak: Leak, file: str) -> dict[str, Any]:
-    named = {"name": leak.operator, "fullyQualifiedName": leak.place or leak.operator, "kind": "operator"}
-    if leak.location is None:
-        return {**_physical(file), "logicalLocations": [named]}
+    said = (
+        f"{leak.operator}: its output moves by {number(leak.difference)} with {leak.trial}. "
+        f"{leak.cause.why.rstrip('.')}.{since}\n\nFix:\n{leak.cause.fix}"
+    )
     found = leak.location
-    return {**_physical(found.file, found.line, found.source), "logicalLocations": [named]}
+    # The fingerprint stays the same while lines above the leak are added or removed.
+    known = (target, leak.place or leak.operator) if found is None else (relative_path(found.file), found.source)
+    place = _physical(file) if found is None else _physical(found.file, found.line, found.source)
+    named = {"name": leak.operator, "fullyQualifiedName": leak.place or leak.operator, "kind": "operator"}
+    properties = {
+        "operator": leak.operator,
+        "kind": leak.kind,
+        "trial": leak.trial,
+        "difference": finite(leak.difference),
+    }
+    told = _told(said, {**place, "logicalLocations": [named]}, (*known, leak.kind))
+    return {**told, "properties": properties}
+
+
+def _told(said: str, place: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """A result; `known` is what tells it from others when the file has changed."""
+    digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
+    return {"message": {"text": said}, "locations": [place], "partialFingerprints": {"paddingLeak/v1": digest}}
 
 
 def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
@@ -155,14 +133,3 @@ def _file_of(target: str) -> str:
         if spec is not None and spec.origin is not None:
             return spec.origin
     return str(path / "model.onnx" if path.is_dir() else path)
-
-
-def _fingerprint(leak: Leak, target: str) -> str:
-    """What stays the same while lines above the leak are added or removed."""
-    if leak.location is None:
-        return _digest(target, leak.place or leak.operator, leak.kind)
-    return _digest(relative_path(leak.location.file), leak.location.source, leak.kind)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

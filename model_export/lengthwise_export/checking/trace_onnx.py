@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
-from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
+from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 
 
 class OnnxSubject:
-    """An ONNX graph under check.
-
-    Args:
-        one_by_one: Whether each row runs unbatched and unpadded, as the service does with `max_batch_rows: 1`.
-    """
+    """An ONNX graph under check; `one_by_one`, each row runs alone, as in a service with `max_batch_rows: 1`."""
 
     state: Final = None  # a graph has no state
+    names: Final = DEFAULT_NAMES  # those of the module that it was exported from are not known
 
     def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False) -> None:
         self._one_by_one = one_by_one
         self.steps = graph.steps
+        self.sizes = frozenset(int(size) for weights in graph.graph.graph.initializer for size in weights.dims)
         self._external = graph
         names = graph.names
         self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
@@ -40,21 +38,20 @@ class OnnxSubject:
         self._session = open_session(graph.graph)
         self._recorder: onnxruntime.InferenceSession | None = None
 
-    @property
-    def sizes(self) -> frozenset[int]:
-        """The sizes of all axes of its weights."""
-        return frozenset(int(size) for weights in self._external.graph.graph.initializer for size in weights.dims)
-
-    @property
-    def names(self) -> ArgumentNames:
-        """The default names: the module that the graph was exported from is not known."""
-        return DEFAULT_NAMES
-
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch."""
-        if self._one_by_one:
-            return self._answer_each(batch)
-        return self._answer(self._inputs(batch))
+        if not self._one_by_one:
+            return self._answer(self._inputs(batch))
+        answers = [
+            self._answer(self._inputs(PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])))
+            for row, length in enumerate(batch.lengths)
+        ]
+        logits = [answer.logits[0] for answer in answers]
+        attention = [answer.attention[0] for answer in answers if answer.attention is not None]
+        return ModelOutput(
+            widened(logits, batch.width) if self._external.per_step else np.stack(logits),
+            widened(attention, batch.width) if attention else None,
+        )
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
         """None: the types of a graph are its own."""
@@ -66,31 +63,25 @@ class OnnxSubject:
 
     def answer_left(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a left-padded batch."""
-        inputs = self._inputs(batch)
-        mask = self._external.names.mask
-        if mask is not None:
-            steps_axis = 0 if self._external.names.time_first else 1
-            inputs[mask] = np.ascontiguousarray(np.flip(inputs[mask], axis=steps_axis))
+        inputs, names = self._inputs(batch), self._external.names
+        if names.mask is not None:
+            inputs[names.mask] = np.ascontiguousarray(np.flip(inputs[names.mask], axis=0 if names.time_first else 1))
         return self._answer(inputs)
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same graph, with its inputs interpreted in other ways that the user may have meant."""
         names = self._external.names
+        ways: dict[str, dict[str, Any]] = {}
         if names.mask is not None:
-            marks: Literal["valid", "padding"] = "padding" if names.mask_marks == "valid" else "valid"
-            second = "padding-mask" if marks == "padding" else "mask"
-            where = "padding" if marks == "padding" else "valid steps"
-            yield self._read_as(
-                {"mask_marks": marks}, f"with a mask that is 1 at {where}: if that is right, pass --second {second}"
-            )
+            is_valid = names.mask_marks == "valid"
+            second, where = ("padding-mask", "padding") if is_valid else ("mask", "valid steps")
+            marks = {"mask_marks": "padding" if is_valid else "valid"}
+            ways[f"with a mask that is 1 at {where}: if that is right, pass --second {second}"] = marks
         if not names.channels_first and not names.time_first:
-            yield self._read_as(
-                {"time_first": True}, "with steps as [width, rows, features]: if that is right, pass --time-first"
-            )
-
-    def _read_as(self, names: dict[str, Any], runs: str) -> AlternativeReading:
-        read = replace(self._external, names=self._external.names.model_copy(update=names))
-        return AlternativeReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
+            ways["with steps as [width, rows, features]: if that is right, pass --time-first"] = {"time_first": True}
+        for runs, changed in ways.items():
+            read = replace(self._external, names=names.model_copy(update=changed))
+            yield AlternativeReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the output of every node."""
@@ -99,35 +90,20 @@ class OnnxSubject:
         names = [output.name for output in self._recorder.get_outputs()]
         values = dict(zip(names, self._run(self._recorder, names, self._inputs(batch)), strict=True))
         needed = {*names_in(self._nodes), *self._outputs}
-        operations = [
-            Operation(
+        operations = []
+        for node in self._nodes:
+            outputs = [name for name in node.output if name in needed]
+            recorded = [(hash(name), values[name]) for name in outputs if isinstance(values.get(name), np.ndarray)]
+            operation = Operation(
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
                 kind=node.op_type,
                 location=None,
                 inputs=frozenset(hash(name) for name in node.input if name),
-                gives=frozenset(hash(name) for name in node.output if name in needed),
-                outputs=tuple(
-                    (hash(name), values[name])
-                    for name in node.output
-                    if name in needed and isinstance(values.get(name), np.ndarray)
-                ),
+                gives=frozenset(map(hash, filter(None, outputs))),
+                outputs=tuple(recorded),
             )
-            for node in self._nodes
-        ]
+            operations.append(operation)
         return Recording(operations, frozenset(map(hash, self._outputs)))
-
-    def _answer_each(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs each row in its own batch without padding, and puts the answers together."""
-        answers = [
-            self._answer(self._inputs(PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])))
-            for row, length in enumerate(batch.lengths)
-        ]
-        logits = [answer.logits[0] for answer in answers]
-        attention = [answer.attention[0] for answer in answers if answer.attention is not None]
-        return ModelOutput(
-            widened(logits, batch.width) if self._external.per_step else np.stack(logits),
-            widened(attention, batch.width) if attention else None,
-        )
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
         return inputs_of(self._session, self._external.names, batch)

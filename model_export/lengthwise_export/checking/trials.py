@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
@@ -60,15 +59,13 @@ class Pairing:
     @property
     def orders(self) -> list[tuple[tuple[int, int], ...]]:
         """The pairs of rows: for a tensor in the order of the batch, and for one sorted by length."""
-        return list(dict.fromkeys((self.rows, self._rows_by_length) if self.may_be_sorted else (self.rows,)))
-
-    @property
-    def _rows_by_length(self) -> tuple[tuple[int, int], ...]:
-        ranks = [
+        if not self.may_be_sorted:
+            return [self.rows]
+        before, after = (
             {row: rank for rank, row in enumerate(sorted(range(sizes.rows), key=lambda row: -sizes.lengths[row]))}
             for sizes in (self.before, self.after)
-        ]
-        return tuple((ranks[0][row], ranks[1][other]) for row, other in self.rows)
+        )
+        return list(dict.fromkeys((self.rows, tuple((before[row], after[other]) for row, other in self.rows))))
 
     @property
     def is_same_rows(self) -> bool:
@@ -82,14 +79,11 @@ Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", 
 other rows, the whole batch around a sequence (`batch`), the padding to NaN, Inf or 1e30 (`poison`), or the width for
 values far larger than ordinary ones (`scale`). A difference that only the last two show is a warning."""
 
-CHANGES: Final[tuple[Change, ...]] = get_args(Change)
-"""All changes; those that keep every shape come first, because they locate a leak most exactly."""
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape locate a leak best
 
-JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
-"""Standard deviations of the random values written into the padding, by name."""
+JUNK: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
 
-_MORE_LENGTHS: Final = 6
-"""How many lengths above its shortest one the sequences of a batch may have, for a model that has a shortest one."""
+_MORE_LENGTHS: Final = 6  # So many lengths above its shortest one, for a model that has one
 _MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
 _MIN_PADDING: Final = 3  # steps of padding behind the longest sequence of a batch of `odd_batches`
 
@@ -118,21 +112,15 @@ class BatchSizes:
 def sizes_apart_from(
     excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
 ) -> BatchSizes:
-    """Chooses batch sizes that differ from all sizes in the model's weights.
-
-    `longest_allowed`: The widest. If there are too few primes between the two, the sizes are simply the largest
-    that fit.
-    `min_length`: The shortest sequence that the model accepts; the longest sequence is a few steps longer, if that
-    fits.
-    """
-    if min_length > 1:
+    """Chooses batch sizes that differ from all sizes in the model's weights, from `shortest` to `longest_allowed`."""
+    if min_length > 1:  # the shortest sequence that the model accepts; the longest is a few steps longer, if that fits
         shortest = max(shortest, min_length + _MORE_LENGTHS)
-    primes = [size for size in _PRIMES if size not in excluded]
-    rows = primes[0]
-    steps = [size for size in primes[1:] if shortest <= size <= longest_allowed]
+    rows, *steps = (size for size in _PRIMES if size not in excluded)
+    steps = [size for size in steps if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
         # Small sizes with gaps between them, so that a check stays fast.
         return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)], min_length)
+    # There are too few primes between: simply the largest sizes that fit.
     longest = max(longest_allowed - 2, min(max(2, min_length), longest_allowed))
     width = max(longest_allowed - 1, longest)
     return BatchSizes(rows, longest, width, max(longest_allowed, width), min_length)
@@ -151,20 +139,17 @@ class Sampler:
         self._random = np.random.default_rng(seed)
         self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)
 
-    def sequence(self, length: int, kind: str | None = None) -> Steps:
+    def sequence(self, length: int, kind: str | None = None, *, scale: float = 1.0) -> Steps:
         """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros."""
         if kind is not None:
             return raw(kind, (length, self._steps.features or 0), self._random)
-        values = self._draw((length,), 1.0)
+        values = self.fill((length,), scale)
         if length >= 3:
             values[length // 2] = 0
         return values
 
     def fill(self, shape: Sequence[int], scale: float) -> Steps:
-        """Random values of a standard deviation `scale` for the padding; `shape` is `[rows, width]`."""
-        return self._draw(shape, scale)
-
-    def _draw(self, shape: Sequence[int], scale: float) -> Steps:
+        """Random values of a standard deviation `scale`, as for the padding; `shape` is `[rows, width]`."""
         if self._steps.kind == "tokens":
             return self._random.integers(0, self._steps.vocabulary or 1, size=tuple(shape), dtype=np.int64)
         drawn = self._random.normal(scale=scale, size=(*shape, self._steps.features or 0))
@@ -200,42 +185,37 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     """All trials with the baseline's sequences; those that keep its shape come first."""
     rows = len(sequences)
     same = tuple((row, row) for row in range(rows))
-    unchanged = tuple((row, row) for row in range(0, rows, 2))
     base = pad(sequences, width=sizes.width)
+    is_float = base.steps.dtype == np.float32
     for name, scale in JUNK.items():
-        yield CheckTrial(
-            f"{name} in the padding",
-            "padding",
-            with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale)),
-            same,
-        )
-    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, _overlong(base)), same)
-    yield CheckTrial("padded wider", "width", pad(sequences, width=sizes.wider), same)
-    yield CheckTrial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
-    yield CheckTrial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
+        junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale))
+        yield CheckTrial(f"{name} in the padding", "padding", junk, same)
+    overlong = np.resize(base.steps[0, : base.lengths[0]], base.steps.shape[1:])  # the longest row, again and again
+    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, overlong), same)
+    for name, width in (
+        ("padded wider", sizes.wider),
+        ("padded one step wider", min(sizes.width + 1, sizes.wider)),
+        ("padded to the longest only", len(sequences[0])),
+    ):
+        yield CheckTrial(name, "width", pad(sequences, width=width), same)
     strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
-    yield CheckTrial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), unchanged)
-    louder = np.float32(50.0) if base.steps.dtype == np.float32 else 1
+    louder = np.float32(50.0) if is_float else 1
     loud = [steps if row % 2 == 0 else strangers[row] * louder for row, steps in enumerate(sequences)]
-    yield CheckTrial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), unchanged)
-    turned = [(row, rows - 1 - row) for row in range(rows)]
-    upside_down = pad(sequences[::-1], width=sizes.width)
-    yield CheckTrial("rows in another order", "order", upside_down, tuple(turned))
-    order = sampler.order(rows)
-    shuffled = pad([sequences[row] for row in order], width=sizes.width)
-    yield CheckTrial("rows shuffled", "order", shuffled, tuple((row, place) for place, row in enumerate(order)))
+    for name, others in (("neighbours replaced", strangers), ("neighbours replaced by larger ones", loud)):
+        yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), same[::2])
+    for name, order in (("rows in another order", list(range(rows))[::-1]), ("rows shuffled", sampler.order(rows))):
+        moved = tuple((row, place) for place, row in enumerate(order))
+        yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), moved)
     # The first row is replaced as well, to change the longest length.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
         for row, steps in enumerate(sequences)
     ]
     others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
-    odd = tuple((row, row) for row in range(1, rows, 2))
-    if odd:
-        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
-    if base.steps.dtype == np.float32:
-        for name, value in EXTREME_PADDING.items():
-            yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), same)
+    if same[1::2]:
+        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), same[1::2])
+    for name, value in EXTREME_PADDING.items() if is_float else ():
+        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), same)
 
 
 def unbatched_name(length: int) -> str:
@@ -265,14 +245,11 @@ def beside_the_longest(sequences: Sequence[Steps], long: Steps) -> CheckTrial:
 
 
 def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
-    """Padded batches that a model may handle in a separate code path, each with its name and its sequences.
-
-    These are: one row; rows of one length; sequences almost as long as the maximum, and half as long.
-    """
+    """Padded batches that a model may handle in a separate code path, each with its name and its sequences."""
     shapes = [("of one row", [sizes.longest], sizes.width), ("of rows of one length", [sizes.longest] * 3, sizes.width)]
-    if widest - _MIN_PADDING > sizes.wider:
-        long, half = widest - _MIN_PADDING, max(widest // 2, sizes.shortest)
-        shapes.append((f"of {long} steps", [long, half], widest))
+    long = widest - _MIN_PADDING
+    if long > sizes.wider:
+        shapes.append((f"of {long} steps", [long, max(widest // 2, sizes.shortest)], widest))
     for name, lengths, width in shapes:
         if width > max(lengths):
             kinds = kinds_of_rows(len(lengths), sampler)
@@ -291,20 +268,9 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
 
 
 def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
-    """The batch with other values in the padding.
-
-    `padding`: Values that broadcast to its steps; those at valid steps are not used.
-    """
+    """The batch with other values in the padding: those of `padding`, which broadcasts to its steps."""
     valid = step_mask(batch.lengths, batch.width)
     valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))
     steps = batch.steps.copy()
     np.copyto(steps, padding, where=~valid)
     return PaddedBatch(steps, batch.lengths)
-
-
-def _overlong(batch: PaddedBatch) -> NDArray[Any]:
-    """The steps of the longest row, repeated to the width, for every row."""
-    longest = batch.steps[0, : batch.lengths[0]]
-    times = -(-batch.width // len(longest))
-    repeated = np.concatenate([longest] * times)[: batch.width]
-    return np.broadcast_to(repeated, batch.steps.shape)

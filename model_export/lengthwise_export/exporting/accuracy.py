@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 UNTRAINED: Final = "untrained"  # the value of `weights` in the manifest's `made`, for a spec without a checkpoint
 _ROWS: Final = 32  # rows of a batch
 _MIN_DEVIATIONS: Final = 4.0  # another order of the labels is significant from this many standard deviations
-_MAX_ACCURACY_DROP: Final = 0.1
-"""The accuracy may be this much below that of training, in addition to three standard deviations of both samples."""
+_MAX_ACCURACY_DROP: Final = 0.1  # Allowed below that of training, beside three standard deviations of both samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +68,30 @@ class DataAccuracy:
             "left_out": self.left_out,
         }
 
-    def _chance(self, expected: float, expected_answers: int | None) -> float:
-        """How far the accuracy may be below that of training: three standard deviations of both samples, and a margin.
-
-        A few answers that are all right do not mean that all are. So the share of right answers, for the deviation, is
-        estimated with one more right answer and one more wrong one than were measured.
-        """
-        if expected_answers is None:
-            share, samples = expected, 1 / self.answers
-        else:
-            share = (expected * expected_answers + 1) / (expected_answers + 2)
-            samples = 1 / self.answers + 1 / expected_answers
-        return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
-
     def __str__(self) -> str:
         """A line such as `accuracy 0.9875: 79 of 80 predictions are correct`."""
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
+    def _by_chance(self, expected: float, expected_answers: int | None) -> float:
+        """How far the accuracy may be below that of training: three deviations of both samples, and a margin."""
+        share, samples = expected, 1 / self.answers
+        if expected_answers is not None:  # one more right and one more wrong: a few that are right do not mean all
+            share = (expected * expected_answers + 1) / (expected_answers + 2)
+            samples += 1 / expected_answers
+        return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
+
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
         """Warnings for the user."""
-        if self.absent:
+        absent = self.absent
+        if absent:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             yield (
-                f"the data has no sequence labelled {_listed(self.absent)}: whether these labels belong to these "
-                "outputs was not checked"
+                f"the data has no sequence labelled {', '.join(map(repr, absent[:5]))}{more}: whether these labels "
+                "belong to these outputs was not checked"
             )
         if self.left_out:
             yield f"{self.left_out} sequences of the data were skipped, as the model does not accept them: {self.why}"
-        if expected is not None and self.accuracy < expected - self._chance(expected, expected_answers):
+        if expected is not None and self.accuracy < expected - self._by_chance(expected, expected_answers):
             yield (
                 f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: check that the data has "
                 "the same units and the same order of features as in training"
@@ -157,12 +153,9 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
-    """Makes sure that the answers do not contradict the order of the labels.
-
-    Each output gets the label that is most frequent in the data when this output wins. The result is another order if
-    at least two outputs win and no label occurs twice. It counts as an error only if its accuracy is significantly
-    better than that of the manifest's order. Untrained weights are not checked.
-    """
+    """Makes sure that the answers do not contradict the order of the labels significantly."""
+    # Each output gets the label that is most frequent in the data when it wins. That is an order if at least two
+    # outputs win and no label occurs twice. Untrained weights may have any.
     order = np.full(manifest.classes, -1)
     for output in range(manifest.classes):
         if sample.table[:, output].any():
@@ -194,16 +187,17 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     parts: list[dict[int, Answer]] = [{} for _ in records]
     together = min(_ROWS, manifest.max_batch_rows or _ROWS)
     for first in range(0, len(rows), together):
-        batch = pad([steps for _, _, steps in rows[first : first + together]], multiple=manifest.width_multiple)
+        members = rows[first : first + together]
+        batch = pad([steps for _, _, steps in members], multiple=manifest.width_multiple)
         scored = answers.score(session.run(batch), batch.lengths, manifest)
-        for (index, start, _), answer in zip(rows[first : first + together], scored, strict=True):
+        for (index, start, _), answer in zip(members, scored, strict=True):
             if answer is None:
                 raise VerificationError(f"{manifest.key}: the answer to {records[index].place} is not finite")
             parts[index][start] = answer
     whole = []
-    for record, pieces_by_start in zip(records, parts, strict=True):
-        starts = sorted(pieces_by_start)
-        pieces = [pieces_by_start[start] for start in starts]
+    for record, by_start in zip(records, parts, strict=True):
+        starts = sorted(by_start)
+        pieces = [by_start[start] for start in starts]
         whole.append(pieces[0] if len(pieces) == 1 else answers.merge(pieces, starts, len(record.steps), manifest))
     return whole
 
@@ -211,18 +205,14 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
 def wanted_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
     several = record.label if isinstance(record.label, tuple) else (record.label or "",)
-    steps = len(several) if manifest.task == "per-step" else 1
-    wanted = np.zeros((steps, manifest.classes), dtype=np.bool_)
+    is_per_step = manifest.task == "per-step"
+    wanted = np.zeros((len(several) if is_per_step else 1, manifest.classes), dtype=np.bool_)
     for place, label in enumerate(several):
-        wanted[place if manifest.task == "per-step" else 0, manifest.labels.index(label)] = True
-    return _kept(wanted, manifest) if manifest.task == "per-step" else wanted
-
-
-def _kept(wanted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """The per-step labels of the steps that are answered: the policy for long sequences may drop some."""
-    if manifest.long == "head":
-        return wanted[: manifest.max_length]
-    return wanted[-manifest.max_length :] if manifest.long == "tail" else wanted
+        wanted[place if is_per_step else 0, manifest.labels.index(label)] = True
+    if not is_per_step or manifest.long not in ("head", "tail"):
+        return wanted
+    # The policy for long sequences drops steps, which get no answer.
+    return wanted[: manifest.max_length] if manifest.long == "head" else wanted[-manifest.max_length :]
 
 
 def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
@@ -244,6 +234,46 @@ def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Man
     return right
 
 
-def _listed(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(map(repr, labels[:5])) + more
+@dataclass(frozen=True, slots=True)
+class LabelChanges:
+    """The difference between the answers of two graphs."""
+
+    sequences: int  # The number of sequences that both answered
+    changed: int  # The number of sequences with another label or other labels; of a per-step model, at any step
+    difference: float  # The largest absolute difference of a logit
+
+    def __str__(self) -> str:
+        """`2 of 370 labels changed`."""
+        return f"{self.changed} of {self.sequences} labels changed"
+
+
+def changed_labels(before: Session, after: Session, manifest: Manifest, sequences: Iterable[Steps]) -> LabelChanges:
+    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
+    count, changed, largest = 0, 0, 0.0
+    least, most = manifest.min_length, manifest.max_length
+    for steps in sequences:
+        if not least <= len(steps) <= most:
+            continue
+        one, other = _logits(before, manifest, steps), _logits(after, manifest, steps)
+        count += 1
+        changed += not np.array_equal(_label(one, manifest), _label(other, manifest))
+        largest = max(largest, float(np.abs(one - other).max()))
+    if not count:
+        accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
+        raise ConfigurationError(f"no sequence of the data has {accepted}")
+    return LabelChanges(count, changed, largest)
+
+
+def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
+    """`[classes]`, or of a per-step model `[length, classes]`."""
+    row: NDArray[np.float32] = session.run(pad([steps], multiple=manifest.width_multiple)).logits[0]
+    return row[: len(steps)] if manifest.task == "per-step" else row
+
+
+def _label(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_] | NDArray[np.intp]:
+    """The class, the class of each step, or for a multi-label model which classes are assigned."""
+    if manifest.task == "multi-label":
+        assigned: NDArray[np.bool_] = answers.probabilities(logits, manifest) >= manifest.threshold
+        return assigned
+    classes: NDArray[np.intp] = logits.argmax(axis=-1, keepdims=True)
+    return classes

@@ -24,11 +24,11 @@ from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import BuiltInModel
+from lengthwise_export.checking.baseline import at_valid_steps, is_finite
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.limits import runs
-from lengthwise_export.checking.recording import ModelOutput, Subject
-from lengthwise_export.checking.report import Report, past_a_fill
+from lengthwise_export.checking.recording import ModelOutput
+from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting.accuracy import UNTRAINED
@@ -36,7 +36,6 @@ from lengthwise_export.exporting.missing_values import contains_isnan
 from lengthwise_export.options import OPSET, ExportOptions
 from lengthwise_export.targets.target import ScoreKind, Target
 from lengthwise_export.tracing import graph
-from lengthwise_export.tracing.graph import without_exporter_metadata
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -48,8 +47,7 @@ if TYPE_CHECKING:
 
 PLAIN: Final = ExportOptions()  # no option given
 
-Tell = Callable[[str], None]
-"""Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
+Tell = Callable[[str], None]  # Receives lines, some of which begin with `warning: ` or `notice: `
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +88,23 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         made["checkpoint"] = digest(weights)
         known = {"temperature": record.temperature, "trained": record.trained}
         made |= {name: value for name, value in known.items() if value is not None}
-    mean, std = _statistics(model)
+    mean = std = None
+    if isinstance(model.first, Normalize) and model.first.normalize in ("training", "both"):
+        mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
 
     def build(named: Manifest) -> onnx.ModelProto:
-        select, given = ClassifierOutput.present, named.input
-        proto = graph.build(
-            model, given, name=named.name, labels=named.labels, select_output=select, opset=options.opset
-        )
+        how: dict[str, Any] = {"select_output": ClassifierOutput.present, "opset": options.opset}
+        proto = graph.build(model, named.input, name=named.name, labels=named.labels, **how)
         return graph.without_exporter_metadata(proto)
 
-    return Candidate(
-        manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(
-            update={"made": made, "training": record.profile}
-        ),
-        build=build,
-        reference=eager_reference(model),
-        tolerance=options.tolerance,
-    )
+    def reference(batch: PaddedBatch) -> BatchLogits:
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
+        return cast("BatchLogits", logits.numpy())
+
+    manifest = spec.manifest(name="model", version=1, mean=mean, std=std)
+    manifest = manifest.model_copy(update={"made": made, "training": record.profile})
+    return Candidate(manifest, build, reference, options.tolerance)
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:
@@ -114,25 +112,6 @@ def with_threshold(source: Candidate, threshold: float) -> Candidate:
     if source.manifest.task != "multi-label":
         raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
     return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
-
-
-def eager_reference(model: BuiltInModel) -> Reference:
-    """A reference that runs the model in torch, with packed sequences."""
-
-    def answer(batch: PaddedBatch) -> BatchLogits:
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
-        return cast("BatchLogits", logits.numpy())
-
-    return answer
-
-
-def _statistics(model: BuiltInModel) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation of each feature; None if the model does not normalise with them."""
-    first = model.first
-    if not isinstance(first, Normalize) or first.normalize not in ("training", "both"):
-        return None, None
-    return tuple(first.mean.tolist()), tuple(first.std.tolist())
 
 
 MAX_LENGTH: Final = 1024  # the longest accepted sequence if the user does not say it
@@ -147,44 +126,37 @@ def of_users_model(read: Target, options: ExportOptions, tell: Tell) -> Candidat
 
     how: dict[str, Any] = {"tolerance": options.tolerance or 0.0, "seed": options.seed, "progress": options.progress}
     how["max_length"] = options.max_length or MAX_LENGTH
-    if not read.blind:
-        report = run_check(read.subject, **how)
-        if report.verdict != "leak":
-            source = from_target(read, options, report=report)
-            tell(NOTHING_TO_MEND)
-            return source
+    report = None if read.blind else run_check(read.subject, **how)
+    if report is not None and report.verdict != "leak":
+        source = from_target(read, options, report=report)
+        tell(NOTHING_TO_MEND)
+        return source
     source = from_mend(mend_target(read.alone or read, opset=options.opset, **how), options)
     assert source.mend is not None
     tell(source.mend.summary())
     return source
 
 
-def from_target(
-    target: Target, options: ExportOptions = PLAIN, *, min_length: int = 1, report: Report | None = None
-) -> Candidate:
-    """A user's torch module or ONNX file, after `check` found no leak in it.
-
-    `options`: The options of the export. The longest sequence is reduced if the model raises at that length.
-    """
+def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Report | None = None) -> Candidate:
+    """A user's torch module or ONNX file, if `check` finds no leak in it (its `report`, if it was checked already)."""
     if target.kind == "directory":
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
-    max_length, tolerance = options.max_length or MAX_LENGTH, options.tolerance or 0.0
     if options.missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
+    max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
-        report = run_check(
-            target.subject, max_length=max_length, min_length=min_length, tolerance=tolerance, seed=options.seed
-        )
+        report = run_check(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
     _require_sound(report, target)
     task = _task(target, multi_label=options.multi_label)
     least, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, options.seed)
     lengths = [min(least - 1 + length, max(longest, 5)) for length in (5, 3, 2, 1)]
     batch = pad([sampler.sequence(length) for length in lengths], width=min(least - 1 + 8, max(longest, 5)))
-    answer = target.subject.answer(batch)
+    answer = subject.answer(batch)
     names = target.names
     if names.attention is None and target.kind in ("module", "keras") and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
+    widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, least))], multiple=4)
     manifest = target.described(
         task=task,
         scores=options.scores or target.scores or _found_scores(answer, batch, task),
@@ -192,23 +164,22 @@ def from_target(
         max_length=longest,
         missing=options.missing or "refuse",
         graph=names,
-        width_multiple=_width_multiple(target.subject, sampler, least, longest),
+        width_multiple=4 if runs(subject, widest) else 1,  # it may raise at the width that is rounded up
         made=made_from(target),
     )
 
     def build(named: Manifest) -> onnx.ModelProto:
         proto = target.build(named.name, options.opset)
-        return without_exporter_metadata(proto) if target.kind in ("module", "keras") else proto
+        return graph.without_exporter_metadata(proto) if target.kind in ("module", "keras") else proto
 
     def reference(batch: PaddedBatch) -> BatchLogits:
-        return target.subject.answer(batch).logits
-
-    notices = tuple(_notices(target, options, report, batch))
+        return subject.answer(batch).logits
 
     def exact(batch: PaddedBatch) -> BatchLogits | None:
-        answer = target.subject.answer_in_float64(batch)
+        answer = subject.answer_in_float64(batch)
         return None if answer is None else answer.logits
 
+    notices = tuple(_notices(target, options, report, batch))
     if not target.framework:
         return Candidate(manifest, build, None, tolerance, notices)
     return Candidate(manifest, build, reference, tolerance, notices, exact=exact)
@@ -221,8 +192,8 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
         yield f"the labels are {', '.join(target.labels)}: --labels gives the classes names"
     if options.missing is None and _may_take_nan(target, batch):
         yield _MAY_TAKE_NAN
-    if (filled := past_a_fill(report)) is not None:
-        yield filled
+    if any(outcome.change == "scale" for outcome in report.trials):
+        yield report.leaks[0].cause.why
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
@@ -280,12 +251,6 @@ def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
     return not weights[~valid].any() and bool(np.abs(sums - 1).max() <= ROUNDING)
 
 
-def _width_multiple(subject: Subject, sampler: Sampler, shortest: int, longest: int) -> int:
-    """4; or 1 if the model raises at the width to which its longest sequence would be rounded up."""
-    rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, shortest))]
-    return 4 if runs(subject, pad(rows, multiple=4)) else 1
-
-
 def _task(target: Target, *, multi_label: bool) -> Task:
     """The task of a user's model."""
     if multi_label:
@@ -300,7 +265,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 
 def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
     """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`."""
-    rows = answer.logits[step_mask(batch.lengths, batch.width)] if task == "per-step" else answer.logits
+    rows = at_valid_steps(answer, batch)
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"
     if task == "multi-label":
@@ -327,8 +292,6 @@ def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
     steps = batch.steps.copy()
     steps[:, 0] = np.nan
     try:
-        logits = target.subject.answer(PaddedBatch(steps, batch.lengths)).logits
+        return is_finite(target.subject.answer(PaddedBatch(steps, batch.lengths)), batch)
     except RunError:
         return False
-    valid = step_mask(batch.lengths, batch.width)
-    return bool(np.isfinite(logits[valid] if logits.ndim == 3 else logits).all())

@@ -17,30 +17,19 @@ from typing import TYPE_CHECKING
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise_export.checking.check import check as judge
-from lengthwise_export.checking.report import Report
+from lengthwise_export.checking.report import Report, promise_text
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import Target
-from lengthwise_export.tracing.process_wide import one_torch_thread
+from lengthwise_export.targets.target import Target, one_torch_thread
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record
-    from lengthwise.verification.case import Case
-    from lengthwise_export.exporting.accuracy import DataAccuracy
+    from lengthwise.verification.measurement import Case
+    from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
     from lengthwise_export.exporting.candidate import Candidate, Tell
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
-    from lengthwise_export.onnx_graphs.precision import LabelChanges
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedTarget:
-    """The result of a check."""
-
-    report: Report
-    target: Target | None
-    fix: FixProposal | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -80,11 +69,7 @@ class PublishedModel:
 
 
 def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
-    """Loads a target, builds its graph, verifies it and publishes it.
-
-    Raises:
-        LengthwiseError: As `targets.read`, `candidate_of` and `publish` do.
-    """
+    """Loads a target, builds its graph, verifies it and publishes it."""
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
     with one_torch_thread():
@@ -106,11 +91,7 @@ def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell)
 
 
 def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of any target; mended, if that is asked and padding reaches its answers.
-
-    Raises:
-        LengthwiseError: As `from_spec`, `with_threshold` and `of_users_model` do.
-    """
+    """The candidate of any target; mended, if that is asked and padding reaches its answers."""
     from lengthwise_export.exporting import candidate
 
     if read.spec is not None:
@@ -135,13 +116,9 @@ def publish(
 ) -> PublishedModel:
     """Builds, verifies and publishes a candidate.
 
-    Raises:
-        PublishError: The version exists, or its folder cannot be written.
-        ExportError: The graph cannot be built, or not at that precision.
-        VerificationError: A case failed, the data contradicts the order of the labels, or the accuracy is too low.
-            Nothing was published.
-        ConfigurationError: The sequences or labels of the data do not fit the model.
-        ModelError: A service would reject the model for another reason.
+    Errors: `PublishError` (the version exists, or cannot be written), `ExportError` (no graph, or not at that
+    precision), `VerificationError` (a case, the order of the labels, or the accuracy; nothing was published),
+    `ConfigurationError` (the data does not fit the model), `ModelError` (a service would reject it otherwise).
     """
     from lengthwise_export.exporting import model_files, verify
 
@@ -167,12 +144,8 @@ def publish(
     )
 
 
-def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
-    """Loads a target and checks it.
-
-    Raises:
-        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
-    """
+def check(target: targets.Given, options: CheckOptions) -> Report:
+    """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option contradicts it."""
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     read = None
     try:
@@ -182,11 +155,17 @@ def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
             report = _tried(read, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
-    if not options.suggest:
-        return CheckedTarget(report, read)
-    with one_torch_thread(read is not None and read.framework):
-        fix = _suggestion(read, report, options)
-    return CheckedTarget(report if read is None or not read.blind else _without_lengths(report), read, fix)
+    if options.suggest:
+        with one_torch_thread(read is not None and read.framework):
+            report = replace(report, fix=_suggestion(read, report, options))
+        if read is not None and read.blind and report.verdict != "uncheckable":  # whatever the trials say
+            said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
+            report = replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
+    report = replace(report, target=targets.named(target))
+    if read is None:
+        return report
+    served = None if read.manifest is None else promise_text(read.manifest)
+    return replace(report, served=served, notices=tuple(read.notices))
 
 
 def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal:
@@ -205,28 +184,15 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
 
 def _tried(read: Target, options: CheckOptions) -> Report:
     """The report of a target's trials."""
-    report = judge(
-        read.subject,
-        max_length=options.max_length,
-        min_length=1 if read.manifest is None else read.manifest.min_length,
-        tolerance=options.tolerance,
-        seed=options.seed,
-        progress=options.progress,
-    )
+    least = 1 if read.manifest is None else read.manifest.min_length
+    how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
+    report = judge(read.subject, min_length=least, **how)
     if options.missing == "handled" and not read.blind:
         from lengthwise_export.exporting import missing_values
 
         longest = report.max_length or options.max_length
         missing_values.require(read, min_length=report.min_length, max_length=longest, seed=options.seed)
     return report
-
-
-def _without_lengths(report: Report) -> Report:
-    """The report on a target that takes no lengths: it cannot be called sound, whatever the trials say."""
-    if report.verdict == "uncheckable":
-        return report
-    said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
-    return replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
 
 
 def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:

@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
-from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchLogits
-from lengthwise_export.checking import axes
+from lengthwise.verification.measurement import BatchLogits, Case
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
 
-MIN_RATIO: Final = 1e-3
-"""A change must move the answer with a null by at least this share of what it moves the answer without one."""
+MIN_RATIO: Final = 1e-3  # So much of what a change moves the answer by without a null must be left with one
 
 _MIN_DIFFERENCE: Final = 1e-6  # rows whose answer moves by less than this without a null are left out
 
@@ -40,26 +38,17 @@ def cases(
     seed: int,
     provider: str,
     min_length: int = 1,
-) -> Iterator[Case]:
-    """Measures how answers depend on the values around a null.
-
-    Yields:
-        A case for each tried feature and each change. Its difference is a ratio: how far the change moves the answer
-        with a null, divided by how far it moves the answer without one (the largest over the rows). It is 0 if an
-        answer is not finite.
-    """
+) -> list[Case]:
+    """Measures how answers depend on the values around a null: a case for each tried feature and each change."""
+    # Its difference is a ratio: how far the change moves the answer with a null, divided by how far it does without one
     probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1
-    for feature in sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))}):
-        for name, ratio in probe.ratios(feature):
-            yield Case(
-                name=f"{name} a null of feature {feature}",
-                varied="missing",
-                difference=ratio,
-                relative=ratio,
-                bits=False,
-                provider=provider,
-            )
+    tried = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))})
+    return [
+        Case(f"{name} a null of feature {feature}", "missing", ratio, ratio, bits=False, provider=provider)
+        for feature in tried
+        for name, ratio in probe.ratios(feature)
+    ]
 
 
 def failure(measured: list[Case]) -> str | None:
@@ -87,18 +76,16 @@ def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) 
     if target.steps.kind == "tokens":
         raise UncheckableError("--missing handled: a sequence of token ids has no missing values")
 
-    def answer(batch: PaddedBatch) -> BatchLogits:
-        return target.subject.answer(batch).logits
-
-    runs: list[Callable[[PaddedBatch], BatchLogits]] = [answer]
+    runs: list[Callable[[PaddedBatch], BatchLogits]] = [lambda batch: target.subject.answer(batch).logits]
     if not target.framework:
         manifest = target.described(min_length=min_length, max_length=max_length)
         # The manifest's default policy runs the graph in our own recurrent kernels, which keep NaN.
         session = Session(target.build("model", 0).SerializeToString(), manifest)
         runs.append(lambda batch: session.run(batch).logits)
     for run in runs:
-        measured = cases(run, target.steps, min_length=min_length, max_length=max_length, seed=seed, provider=CPU_LABEL)
-        why = failure(list(measured))
+        why = failure(
+            cases(run, target.steps, min_length=min_length, max_length=max_length, seed=seed, provider=CPU_LABEL)
+        )
         if why is not None:
             raise UncheckableError(f"--missing handled contradicts {target.text}: {why}")
 
@@ -107,22 +94,19 @@ class _MissingValueProbe:
     """Runs the same batch with and without a null, and with changed values around it."""
 
     def __init__(
-        self,
-        run: Callable[[PaddedBatch], BatchLogits],
-        steps: StepInput,
-        min_length: int,
-        max_length: int,
-        seed: int,
+        self, run: Callable[[PaddedBatch], BatchLogits], steps: StepInput, shortest: int, longest: int, seed: int
     ) -> None:
         self._run = run
-        random = np.random.default_rng(seed)
-        more = max(min_length - min(_LENGTHS), 0)
-        lengths = [more + length for length in _LENGTHS if more + length <= max_length] or [max_length]
-        self._batch = pad([_random_sequence(steps, length, random) for length in lengths])
-        self._other = pad([_random_sequence(steps, length, random) for length in lengths])
-        rows = np.arange(len(lengths))
+        random, features = np.random.default_rng(seed), steps.features or 1
+        mean, std = np.asarray(steps.mean or np.zeros(features)), np.asarray(steps.std or np.ones(features))
+        more = max(shortest - min(_LENGTHS), 0)
+        lengths = [more + length for length in _LENGTHS if more + length <= longest] or [longest]
+        self._batch, self._other = (
+            pad([(mean + std * random.standard_normal((length, features))).astype(np.float32) for length in lengths])
+            for _ in range(2)
+        )
         # The null is in the middle: the steps before and after it must affect the answer.
-        self._null_at = (rows, self._batch.lengths // 2)
+        self._null_at = (np.arange(len(lengths)), self._batch.lengths // 2)
 
     def ratios(self, feature: int) -> Iterator[tuple[str, float]]:
         """The ratio of `cases` for each change, with the name of the change."""
@@ -164,14 +148,5 @@ class _MissingValueProbe:
 
     def _differences(self, before: BatchLogits, after: BatchLogits) -> list[float]:
         """The difference of each row's answer at valid steps."""
-        return [
-            axes.gap(one[:length], other[:length]) if one.ndim == 2 else axes.gap(one, other)
-            for one, other, length in zip(before, after, self._batch.lengths, strict=True)
-        ]
-
-
-def _random_sequence(steps: StepInput, length: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """`[length, features]`, with the mean and standard deviation of the model's features if they are known."""
-    features = steps.features or 1
-    mean, std = np.asarray(steps.mean or np.zeros(features)), np.asarray(steps.std or np.ones(features))
-    return (mean + std * random.standard_normal((length, features))).astype(np.float32)
+        rows = zip(before, after, self._batch.lengths, strict=True)
+        return [gap(one[:length], other[:length]) if one.ndim == 2 else gap(one, other) for one, other, length in rows]

@@ -14,14 +14,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
+from onnx import ModelProto
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
@@ -48,7 +50,6 @@ from lengthwise.verification.random_sequences import draw, lengths_for
 from lengthwise.versions import MOST_DIGITS, is_version
 from lengthwise_export.errors import PublishError
 from lengthwise_export.exporting.verify import VerifiedGraph
-from lengthwise_export.onnx_graphs.protos import host_nodes
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -61,10 +62,7 @@ GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 def write(
     stage: Path, verified: VerifiedGraph, mend: FixProposal | None, examples: Sequence[Record], *, seed: int
 ) -> Manifest:
-    """Writes a complete model directory into the staging folder.
-
-    Requires: a verified graph. Ensures: all its files exist.
-    """
+    """Writes all files of the model directory of a verified graph into the staging folder."""
     manifest = verified.manifest
     files.write(stage / GRAPH_FILE, verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
@@ -109,12 +107,50 @@ def write(
     return finished
 
 
-def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
-    """Loads the staged directory as a service does, and yields notices about other installations.
+_FROM_A_SHAPE: Final = frozenset({"Shape", "Size"})
+_OF_FEW_NUMBERS: Final = frozenset(
+    {
+        *("Cast", "Gather", "Squeeze", "Unsqueeze", "Slice", "Concat", "Reshape", "Identity"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil"),
+        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where"),
+    }
+)
+"""Operators whose outputs are not larger than their inputs, so their results stay small."""
+_MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 
-    Requires: a complete model directory. Ensures: a service can read and serve it.
-    """
-    yield from _ill_conditioned(manifest)
+
+def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
+    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph."""
+    # onnxruntime places such nodes on the CPU with every provider. A service on a device accepts no others there.
+    constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
+    few = set() if lengths is None else {lengths}
+    names = []
+    for node in graph.graph.node:
+        given = {name for name in node.input if name}
+        if node.op_type == "Constant":
+            if any(each.name != "value" or prod(each.t.dims) <= _MAX_CONSTANT for each in node.attribute):
+                constant |= set(node.output)
+        elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
+            constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
+        elif node.domain in ("", "ai.onnx") and (
+            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and given <= few | constant)
+        ):
+            few |= set(node.output)
+            if node.name:
+                names.append(node.name)
+    return tuple(names)
+
+
+def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
+    """Loads the staged directory as a service does, and yields notices about other values and other installations."""
+    for promise in manifest.promises:
+        if promise.amplified:
+            yield (
+                "the model is ill-conditioned for some raw values (a constant far from 0, for example): a few ulps of "
+                f"such a sequence move its answer by {promise.amplified:.2g}, and batched it may differ by "
+                f"{promise.tolerance:.2g} (the manifest's tolerance)"
+            )
     reread = Manifest.read(stage)
     if reread != manifest:
         raise VerificationError(f"{manifest.key}: the manifest reads back differently")
@@ -133,17 +169,6 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
         yield f"a service without the recurrent kernels of this project will refuse it: {error}"
 
 
-def _ill_conditioned(manifest: Manifest) -> Iterator[str]:
-    """A notice about sequences for which the promised tolerance is larger than rounding."""
-    for promise in manifest.promises:
-        if promise.amplified:
-            yield (
-                "the model is ill-conditioned for some raw values (a constant far from 0, for example): a few ulps of "
-                f"such a sequence move its answer by {promise.amplified:.2g}, and batched it may differ by "
-                f"{promise.tolerance:.2g} (the manifest's tolerance)"
-            )
-
-
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _LIKE_A_VERSION = re.compile(r"[vV]?[0-9][0-9.]*")
 _STAGE_PREFIX = ".stage-"
@@ -159,14 +184,7 @@ class Destination:
 
 
 def destination(out: Path, staged: Collection[int] = ()) -> Destination:
-    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-
-    `staged`: Versions that other exports are making.
-
-    Raises:
-        PublishError: The version exists already, the name or the version is not valid, or the folder is a model
-            repository.
-    """
+    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next version that is neither there nor staged."""
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
     if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
@@ -183,8 +201,11 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
             "with a letter or a digit"
         ) from error
     existing = versions(parent)
-    if not existing and (held := _a_model_in(parent)) is not None:
-        raise PublishError(f"{out} holds models, such as {held}: name this one too, as in {parent / 'NAME'}")
+    manifests = () if existing else parent.glob(f"*/*/{MANIFEST_FILE}")
+    for held in (each.parent for each in manifests if is_version(each.parent.name)):
+        if not held.parent.name.startswith("."):
+            shown = f"{held.parent.name}/{held.name}"
+            raise PublishError(f"{out} holds models, such as {shown}: name this one too, as in {parent / 'NAME'}")
     version = int(out.name) if numbered else max([*existing, *staged], default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
@@ -203,54 +224,36 @@ def versions(model: Path) -> list[int]:
     return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
 
 
-def _a_model_in(folder: Path) -> str | None:
-    """`NAME/VERSION` of a published model in a folder; None if it holds none."""
-    manifests = folder.glob(f"*/*/{MANIFEST_FILE}")
-    found = (manifest.parent for manifest in manifests if is_version(manifest.parent.name))
-    return next((f"{each.parent.name}/{each.name}" for each in found if not each.parent.name.startswith(".")), None)
-
-
 @contextmanager
 def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
-    """The place of a new version and its staging folder, which becomes the place if the block ends without an error.
-
-    The version is chosen under a lock of the model's folder, and the name of the staging folder holds it: two exports
-    at once get two versions.
-
-    Raises:
-        PublishError: As `destination`; or the folder cannot be written, or the version was published meanwhile.
-    """
+    """The place of a new version and its staging folder, which becomes the place if the block ends without an error."""
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with _locked(parent):
-            target = destination(out, remove_abandoned(parent))
-            stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
-            try:
-                lock = lock_folder(stage)
-            except OSError:
-                stage.rmdir()
-                raise
-    except OSError as error:
-        _remove_empty(created)
-        raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
-    try:
-        yield target, stage
-        move_into_place(stage, target.directory)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        _remove_empty(created)
-        raise
-    finally:
-        os.close(lock)
+    with ExitStack() as held:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with _locked(parent):  # so that two exports at once get two versions
+                target = destination(out, remove_abandoned(parent))
+                stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
+                try:
+                    held.enter_context(_locked(stage, wait=False))
+                except OSError:
+                    stage.rmdir()
+                    raise
+        except OSError as error:
+            _remove_empty(created)
+            raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
+        try:
+            yield target, stage
+            move_into_place(stage, target.directory)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            _remove_empty(created)
+            raise
 
 
 def move_into_place(stage: Path, directory: Path) -> None:
-    """Syncs the staging folder and renames it.
-
-    Requires: `directory` does not exist. Ensures: it exists, complete and synced to disk.
-    """
+    """Syncs the staging folder and renames it to `directory`, which does not exist yet."""
     for path in stage.iterdir():
         _sync(path)
     _sync(stage)
@@ -265,33 +268,26 @@ def move_into_place(stage: Path, directory: Path) -> None:
     _sync(directory.parent)
 
 
-def _sync(path: Path) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield handle
     finally:
         os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    with _opened(path) as handle:
+        os.fsync(handle)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits for the lock of a folder, and holds it during the block."""
-    lock = lock_folder(folder, wait=True)
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def lock_folder(folder: Path, *, wait: bool = False) -> int:
-    """Locks a folder. The operating system releases the lock when the process ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Locks a folder during the block. The operating system releases the lock when the process ends."""
+    with _opened(folder) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+        yield
 
 
 def remove_abandoned(parent: Path) -> list[int]:
@@ -299,13 +295,11 @@ def remove_abandoned(parent: Path) -> list[int]:
     staged = []
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
-            handle = lock_folder(stage)
+            with _locked(stage, wait=False):
+                shutil.rmtree(stage, ignore_errors=True)
         except OSError:  # held by an export that is running, or gone
             number = stage.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
             staged += [int(number)] if is_version(number) else []
-            continue
-        shutil.rmtree(stage, ignore_errors=True)
-        os.close(handle)
     return staged
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -25,15 +25,14 @@ from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
-from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
+from lengthwise.verification.measurement import BatchLogits, BatchVariations, Case, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.exporting import accuracy, missing_values
-from lengthwise_export.exporting.accuracy import DataAccuracy
+from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import ExportOptions
-from lengthwise_export.tracing import translations
+from lengthwise_export.tracing import graph as traced
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -47,7 +46,7 @@ class VerifiedGraph:
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: precision.LabelChanges | None = None
+    labels: LabelChanges | None = None
     sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
     mend_accuracy: MendAccuracy | None = None
@@ -60,37 +59,32 @@ class VerifiedGraph:
 def verify(
     source: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
 ) -> VerifiedGraph:
-    """Builds and verifies the graph of a candidate.
-
-    `options`: `precision`, `must_keep_accuracy` and `seed` count here.
-    """
+    """Builds and verifies the graph of a candidate, as `precision`, `must_keep_accuracy` and `seed` say."""
     graph = source.build(manifest)
-    ties = translations.ties_in(graph)
-    translations.forget_ties(graph)
+    ties = traced.ties_in(graph)
+    traced.forget_ties(graph)
+    how: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed}
     try:
-        verified = verify_graph(
-            graph, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
-        )
+        verified = verify_graph(graph, manifest, source.reference, exact=source.exact, **how)
         verified = _with_same_bits(verified, source, manifest, options)
     except VerificationError as error:
         raise error if ties is None else VerificationError(f"{error}. {ties}") from error
-    before_and_after = None
+    before_and_after, notices = None, verified.notices if ties is None else (ties, *verified.notices)
     if data is not None and source.mend_accuracy is not None:
         before_and_after = source.mend_accuracy(verified.session(), manifest, data)
     if options.precision != "fp32":
         sequences = None if data is None else [record.steps for record in data]
-        notices = verified.notices
-        verified = at_precision(verified, options.precision, sequences, tolerance=source.tolerance, seed=options.seed)
-        verified = replace(verified, notices=(*notices, *verified.notices))
+        verified = at_precision(verified, options.precision, sequences, **how)
+        notices += verified.notices
     if data is not None:
-        verified = _with_accuracy(_with_profile(verified, data), data)
-    verified = replace(
-        verified,
-        mend_accuracy=before_and_after,
-        notices=(*([] if ties is None else [ties]), *verified.notices),
-    )
-    if options.must_keep_accuracy is not None:
-        _require_accuracy(verified, options.must_keep_accuracy)
+        verified = _with_figures(verified, data)
+    verified = replace(verified, mend_accuracy=before_and_after, notices=notices)
+    least, sample = options.must_keep_accuracy, verified.sample
+    if least is not None and (sample is None or sample.accuracy < least):
+        said = before_and_after or sample or "the data has no labels"
+        raise VerificationError(
+            f"{manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: {said}"
+        )
     return verified
 
 
@@ -99,9 +93,8 @@ def _with_same_bits(
 ) -> VerifiedGraph:
     """The same model with operators replaced, if batches change its bits and then do not; otherwise as it is."""
     is_given = source.reference is None  # a graph that was made elsewhere keeps its bytes
-    if is_given or options.tolerance is not None or options.precision != "fp32":
-        return verified
-    if promises.promise(verified.cases).bits:
+    is_lax = options.tolerance is not None or options.precision != "fp32"
+    if is_given or is_lax or promises.promise(verified.cases).bits:
         return verified
     from lengthwise_export.steady_bits.rewriting import with_steady_bits
 
@@ -109,9 +102,8 @@ def _with_same_bits(
     steady, rewritten = with_steady_bits(verified.graph, manifest, said.append)
     if not rewritten:
         return verified
-    again = verify_graph(
-        steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
-    )
+    how: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed, "exact": source.exact}
+    again = verify_graph(steady, manifest, source.reference, **how)
     return replace(again, notices=(*verified.notices, *said))
 
 
@@ -126,24 +118,17 @@ def verify_graph(
     apart: float = ROUNDING,
     exact: ExactReference | None = None,
 ) -> VerifiedGraph:
-    """Verifies a graph.
+    """Verifies a graph: every case holds.
 
-    `tolerance`: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
-    bits.
-    `apart`: Allowed difference from the reference, in units of max(1, |logit|).
-
-    Ensures: every case holds.
+    `tolerance` is the allowed difference between batched and unbatched answers, beyond rounding; None requires the same
+    bits. `apart` is that from the reference, in units of max(1, |logit|).
     """
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
     judging.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
+    how: dict[str, Any] = {"seed": seed, "made_from": made_from, "exact": exact}
     cases = measurement.measure_cases(
-        lambda threads: Session(data, manifest, threads=threads),
-        manifest,
-        reference,
-        seed=seed,
-        made_from=made_from,
-        exact=exact,
+        lambda threads: Session(data, manifest, threads=threads), manifest, reference, **how
     )
     if manifest.missing == "handled":
         cases += _missing_value_cases(data, manifest, seed)
@@ -155,38 +140,23 @@ def verify_graph(
             f"the worst: {worst.name}, {worst.difference:.3g}"
             + (f"; it is ill-conditioned there: rounding moves it by {worst.amplified:.2g}" if worst.amplified else "")
         )
-    return VerifiedGraph(graph, manifest, cases, notices=tuple(_ill_conditioned(cases)))
-
-
-def _ill_conditioned(cases: Iterable[Case]) -> Iterator[str]:
-    """A notice where the model itself rounds so much that its graph may differ from it."""
-    for case in cases:
-        if case.varied == "reference" and case.amplified:
-            yield (
-                f"the model is ill-conditioned at some {case.name.partition(',')[0]}: rounding moves its own answer by "
-                f"up to {case.amplified:.2g} of the largest score, and its graph moves it by {case.difference:.2g}"
-            )
+    notices = tuple(
+        f"the model is ill-conditioned at some {case.name.partition(',')[0]}: rounding moves its own answer by up to "
+        f"{case.amplified:.2g} of the largest score, and its graph moves it by {case.difference:.2g}"
+        for case in cases
+        if case.varied == "reference" and case.amplified
+    )
+    return VerifiedGraph(graph, manifest, cases, notices=notices)
 
 
 def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
     """The cases that verify `missing: "handled"`."""
+    lengths = {"min_length": manifest.min_length, "max_length": manifest.max_length}
     # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
-
-        def run(batch: PaddedBatch, session: Session = session) -> BatchLogits:
-            return session.run(batch).logits
-
-        cases = list(
-            missing_values.cases(
-                run,
-                manifest.input,
-                min_length=manifest.min_length,
-                max_length=manifest.max_length,
-                seed=seed,
-                provider=session.provider,
-            )
-        )
+        run = partial(_logits, session)
+        cases = missing_values.cases(run, manifest.input, seed=seed, provider=session.provider, **lengths)
         why = missing_values.failure(cases)
         if why is not None:
             raise VerificationError(
@@ -196,33 +166,24 @@ def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Cas
     return cases
 
 
+def _logits(session: Session, batch: PaddedBatch) -> BatchLogits:
+    return session.run(batch).logits
+
+
 def at_precision(
     verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
 ) -> VerifiedGraph:
-    """The same model at another precision, verified against its float32 graph.
-
-    Requires: a verified float32 graph. Ensures: every case holds, and the manifest has the difference of the two.
-    """
-    exact = verified.session()
-
-    def reference(batch: PaddedBatch) -> BatchLogits:
-        return exact.run(batch).logits
-
+    """The same model at another precision, verified against its float32 graph; its manifest has their difference."""
+    exact, most = verified.session(), promises.MAX_DIFFERENCE[to]
+    reference, made_from = partial(_logits, exact), "the float32 graph"
     manifest = precision.manifest_at(verified.manifest, to)
-    converted = verify_graph(
-        precision.convert(verified.graph, to),
-        manifest,
-        reference,
-        tolerance=tolerance,
-        seed=seed,
-        made_from="the float32 graph",
-        apart=promises.MAX_DIFFERENCE[to],
-    )
+    how: dict[str, Any] = {"tolerance": tolerance, "seed": seed, "made_from": made_from, "apart": most}
+    converted = verify_graph(precision.convert(verified.graph, to), manifest, reference, **how)
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
-    changes = None if data is None else precision.compare(exact, verified.manifest, session, manifest, data)
+    changes = None if data is None else accuracy.changed_labels(exact, session, manifest, data)
     variations = BatchVariations(session, manifest, seed)
-    raw = list(variations.at_raw_values(reference, "the float32 graph", promises.MAX_DIFFERENCE[to]))
+    raw = list(variations.at_raw_values(reference, made_from, most))
     return replace(
         converted,
         manifest=manifest.model_copy(update={"from_fp32": apart}),
@@ -251,20 +212,13 @@ def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
 
 
 def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
-    """A notice for each kind of raw values that leaves the range of float16 inside the graph.
-
-    A CPU computes most of such a graph in float32, so its answers do not show what a GPU will do.
-    """
+    """Notices of raw values that leave the range of float16 inside the graph; a CPU computes most of it in float32."""
     from lengthwise_export.checking.trace_onnx import OnnxSubject
     from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 
     manifest = exact.manifest
-    subjects = [
-        OnnxSubject(
-            ExternalGraph(each.graph, manifest.input, manifest.graph, len(manifest.labels), manifest.task == "per-step")
-        )
-        for each in (exact, half)
-    ]
+    how = (manifest.input, manifest.graph, manifest.classes, manifest.task == "per-step")
+    subjects = [OnnxSubject(ExternalGraph(each.graph, *how)) for each in (exact, half)]
     for kind, batch in batches.items():
         before, after = (subject.record(batch).operations for subject in subjects)
         largest = {
@@ -282,49 +236,26 @@ def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, 
                 break
 
 
-def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """The same graph with the profile of the data in its manifest, unless that has the profile of its training."""
-    manifest = verified.manifest
-    if manifest.training is not None or not data:
-        return verified
-    classes_of = partial(accuracy.answered_classes, verified.session(), manifest)
-    profile = profile_of_served(data, manifest, classes_of)
-    return (
-        verified if profile is None else replace(verified, manifest=manifest.model_copy(update={"training": profile}))
-    )
-
-
-def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """The same graph with its accuracy on the data, which is also added to the manifest."""
-    measured = accuracy.measure(verified.session(), verified.manifest, data)
-    if measured is None:
-        return verified
-    file = Path(data[0].place).name.rpartition(":")[0]
-    figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
-    made = verified.manifest.made | figures
-    return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=measured)
-
-
-def _require_accuracy(verified: VerifiedGraph, least: float) -> None:
-    """Checks the accuracy on the data."""
-    sample = verified.sample
-    if sample is None or sample.accuracy < least:
-        said = sample if verified.mend_accuracy is None else verified.mend_accuracy
-        raise VerificationError(
-            f"{verified.manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: "
-            + ("the data has no labels" if said is None else str(said))
-        )
+def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
+    """The same graph with its accuracy on the data, and with the profile of the data if it has none of its training."""
+    manifest, session = verified.manifest, verified.session()
+    if manifest.training is None:
+        profile = profile_of_served(data, manifest, partial(accuracy.answered_classes, session, manifest))
+        manifest = manifest.model_copy(update={"training": profile})
+    measured = accuracy.measure(session, manifest, data)
+    if measured is not None:
+        file = Path(data[0].place).name.rpartition(":")[0]
+        figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
+        manifest = manifest.model_copy(update={"made": manifest.made | figures})
+    return replace(verified, manifest=manifest, sample=measured)
 
 
 def profile_of_served(
     records: Sequence[Record], manifest: Manifest, classes_of: Callable[[Sequence[Record]], Sequence[Sequence[int]]]
 ) -> DataProfile | None:
-    """The profile of records as a service sees them: those that the model accepts, cut as it cuts them, and answered.
+    """The profile of the records that the model accepts, cut as a service cuts them; None if it accepts none.
 
     The labels of the data are not used: a model that answers a rare label still more rarely would always drift.
-
-    Returns:
-        The profile; None if the model accepts none of the records.
     """
     accepted = [record for record in records if why_rejected(record.steps, manifest) is None]
     if not accepted:

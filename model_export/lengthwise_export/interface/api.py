@@ -13,41 +13,24 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
+from typing import Any, ParamSpec, Protocol, cast, overload
 
 from lengthwise.commands.options import keywords
 from lengthwise.reports import notebook
-from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.checking.report import Report
+from lengthwise_export.checking.report import Report, on_terminal
 from lengthwise_export.exporting import flow
-from lengthwise_export.interface.rich_text import as_text
+from lengthwise_export.exporting.flow import PublishedModel
 from lengthwise_export.options import CheckOptions, ExportOptions, StrPath
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.process_wide import torch_as_before
-
-if TYPE_CHECKING:
-    from lengthwise_export.exporting.flow import PublishedModel
-    from lengthwise_export.mending.fix import FixProposal
 
 log = logging.getLogger("lengthwise.export")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CheckReport(Report):
-    """The result of a check. `str()` gives the report of the command line; a notebook shows it as a page.
-
-    Attributes:
-        target: The name of what was checked.
-        served: For a model directory, the promise of its manifest as a sentence; None for other targets.
-        fix: What a mend would change; None if that was not asked.
-        notices: What a user should know of how the model was read.
-    """
-
-    target: str = ""
-    served: str | None = None
-    fix: FixProposal | None = None
-    notices: tuple[str, ...] = ()
+    """The result of a check. `str()` gives the report of the command line; a notebook shows it as a page."""
 
     def to_sarif(self, file: str | None = None) -> dict[str, Any]:
         """The report as a log in SARIF 2.1.0, as `lengthwise check --sarif` writes it.
@@ -56,15 +39,9 @@ class CheckReport(Report):
             file: The file that is shown for a leak without a line of code, as in a graph, and for a model that could
                 not be checked: a path from the root of the repository. None for that of the target; an object has none.
         """
-        from lengthwise_export import __version__
         from lengthwise_export.checking.sarif import as_sarif
 
-        return as_sarif(self, self.target, version=__version__, exit_code=self.exit_code(), file=file)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as a dictionary of JSON values, as `lengthwise check --json` prints it."""
-        fix = {} if self.fix is None else {"fix": self.fix.as_json()}
-        return reports.as_json(self) | {"notices": list(self.notices)} | fix
+        return as_sarif(self, file=file, exit_code=self.exit_code())
 
     def __repr__(self) -> str:
         """`<lengthwise_export.CheckReport Tagger: leak, the answer to a sequence changes with: ...>`."""
@@ -72,13 +49,11 @@ class CheckReport(Report):
 
     def __str__(self) -> str:
         """The report as text: the verdict, each leak with its line and a fix, the trials, and what a mend changes."""
-        mended = () if self.fix is None else (self.fix.on_terminal(),)
-        return as_text(reports.on_terminal(self, self.target, served=self.served), *mended)
+        return notebook.as_text(on_terminal(self))
 
     def _repr_html_(self) -> str:
         """The page of `lengthwise check --html`, in a frame, so that its styles do not affect the notebook."""
-        fix = "" if self.fix is None else self.fix.as_section()
-        return notebook.in_frame(as_page(self, self.target, fix=fix))
+        return notebook.in_frame(as_page(self))
 
 
 P = ParamSpec("P")
@@ -136,14 +111,10 @@ def check(target: targets.Given, options: CheckOptions) -> CheckReport:  # noqa:
         ('leak', 'softmax')
     """
     with torch_as_before(target):
-        checked = flow.check(target, options)
-    report, read = checked.report, checked.target
-    notices = () if read is None else read.notices
-    for notice in notices:
+        report = flow.check(target, options)
+    for notice in report.notices:
         log.warning("%s", notice)
-    found = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
-    served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
-    return CheckReport(**found, target=targets.named(target), served=served, fix=checked.fix, notices=tuple(notices))
+    return CheckReport(**{field.name: getattr(report, field.name) for field in dataclasses.fields(report)})
 
 
 @_export_keywords(ExportOptions)
@@ -177,10 +148,8 @@ def export(  # noqa: D417 - the decorator adds the options
 
     def tell(line: str) -> None:
         kind, _, text = line.partition(": ")
-        level, text = {"warning": (logging.WARNING, text), "notice": (logging.INFO, text)}.get(
-            kind, (logging.INFO, line)
-        )
-        log.log(level, "%s", text)
+        text = text if kind in ("warning", "notice") else line
+        log.log(logging.WARNING if kind == "warning" else logging.INFO, "%s", text)
         told.append(text)
 
     with torch_as_before(target):

@@ -34,8 +34,7 @@ class CheckCommandOptions(CheckOptions):
     """The flags of `lengthwise check`."""
 
     strict: bool = Field(
-        default=False,
-        description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows).",
+        default=False, description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows)."
     )
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the report as JSON.")
     html: Path | None = Field(default=None, description="Write the report as an HTML page.")
@@ -54,11 +53,7 @@ class CheckCommandOptions(CheckOptions):
     help="MODELS/NAME/VERSION, or MODELS/NAME for the next free version.",
 )
 @flags(ExportCommandOptions)
-def export(
-    target: str | None,
-    out: Path,
-    options: ExportCommandOptions,
-) -> None:
+def export(target: str | None, out: Path, options: ExportCommandOptions) -> None:
     """Builds the graph of TARGET, verifies that padding changes no answer, and publishes a model directory.
 
     TARGET is what `train` wrote (its folder, or model.safetensors in it), a spec (.toml) of the built-in architecture,
@@ -88,48 +83,44 @@ def export(
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
         target, options = str(options.checkpoint), options.model_copy(update={"checkpoint": None})
-    console = Console(stderr=True, quiet=options.as_json)
-    with status(console, "reading, checking, building, verifying and publishing") as now:
+    with status(
+        Console(stderr=True, quiet=options.as_json), "reading, checking, building, verifying and publishing"
+    ) as now:
         published = flow.export(target, out, options.model_copy(update={"progress": now}), _say)
-    weights = published.manifest.made.get("weights")
     if options.as_json:
-        show_json(
-            {
-                "directory": str(published.directory),
-                "nodes": published.nodes,
-                "precision": published.manifest.precision,
-                "from_fp32": published.manifest.from_fp32,
-                "labels": None if published.labels is None else asdict(published.labels),
-                "sample": None if published.sample is None else published.sample.as_json(),
-                "mend": _mend_as_json(published),
-                "promises": [promise.model_dump() for promise in published.manifest.promises],
-                "cases": [case.as_json() for case in published.cases],
-            }
-        )
+        show_json(_as_json(published))
         return
-    (promise,) = published.manifest.promises
-    kept = (
-        "the same bits batched and unbatched"
-        if promise.bits
-        else f"within {promise.tolerance:.3g} batched and unbatched"
-    )
-    unlearnt = "" if weights is None else f"; the weights are {weights}, because no --checkpoint is given"
-    held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"
-    if published.manifest.from_fp32 is not None:
-        alone = ", one sequence at a time," if published.manifest.max_batch_rows == 1 else ""
-        rounded = (
-            f"{published.manifest.precision}{alone} within {published.manifest.from_fp32:.3g} of the float32 graph"
-        )
-        held = ", ".join([held, rounded, *([] if published.labels is None else [str(published.labels)])])
-    if published.sample is not None:
-        held = f"{held}; {published.sample}"
-    Console().print(
-        f"published {published.directory}: {held}{unlearnt}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    manifest = published.manifest
+    (promise,) = manifest.promises
+    kept = "the same bits" if promise.bits else f"within {promise.tolerance:.3g}"
+    held = [f"{published.nodes} nodes", f"{len(published.cases)} cases hold", f"{kept} batched and unbatched"]
+    if manifest.from_fp32 is not None:
+        alone = ", one sequence at a time," if manifest.max_batch_rows == 1 else ""
+        held.append(f"{manifest.precision}{alone} within {manifest.from_fp32:.3g} of the float32 graph")
+        held += [] if published.labels is None else [str(published.labels)]
+    weights = manifest.made.get("weights")
+    told = [f"published {published.directory}: {', '.join(held)}"]
+    told += [] if published.sample is None else [str(published.sample)]
+    told += [] if weights is None else [f"the weights are {weights}, because no --checkpoint is given"]
+    Console().print("; ".join(told), highlight=False, soft_wrap=True)
     if published.mend_accuracy is not None:
         Console().print(f"before and after the mend: {published.mend_accuracy}", highlight=False, soft_wrap=True)
+
+
+def _as_json(published: PublishedModel) -> dict[str, Any]:
+    mend, measured = published.mend, published.mend_accuracy
+    accuracy = None if measured is None else measured.as_json()
+    return {
+        "directory": str(published.directory),
+        "nodes": published.nodes,
+        "precision": published.manifest.precision,
+        "from_fp32": published.manifest.from_fp32,
+        "labels": None if published.labels is None else asdict(published.labels),
+        "sample": None if published.sample is None else published.sample.as_json(),
+        "mend": None if mend is None else mend.as_json() | {"accuracy": accuracy},
+        "promises": [promise.model_dump() for promise in published.manifest.promises],
+        "cases": [case.as_json() for case in published.cases],
+    }
 
 
 @click.command(cls=Command)
@@ -155,46 +146,30 @@ def check(target: str, options: CheckCommandOptions) -> None:
     from rich.console import Console
 
     from lengthwise.commands.progress import status
-    from lengthwise_export.checking import report as reports
+    from lengthwise_export.checking.page import as_page
+    from lengthwise_export.checking.report import on_terminal
+    from lengthwise_export.checking.sarif import as_sarif
     from lengthwise_export.exporting import flow
 
     with status(Console(stderr=True, quiet=options.as_json), "reading the target") as say_what:
-        checked = flow.check(target, options.model_copy(update={"progress": say_what}))
-    report, read = checked.report, checked.target
-    for notice in () if read is None else read.notices:
+        report = flow.check(target, options.model_copy(update={"progress": say_what}))
+    exit_code = report.exit_code(strict=options.strict)
+    for notice in report.notices:
         _say(f"warning: {notice}")
     if options.html is not None:
-        from lengthwise_export.checking.page import as_page
-
-        fix = "" if checked.fix is None else checked.fix.as_section()
-        _write(options.html, as_page(report, target, fix=fix))
+        _write(options.html, as_page(report))
     if options.sarif is not None:
-        from lengthwise_export import __version__
-        from lengthwise_export.checking.sarif import as_sarif
-
-        log = as_sarif(report, target, version=__version__, exit_code=report.exit_code(strict=options.strict))
-        _write(options.sarif, json.dumps(log, indent=2, allow_nan=False) + "\n")
+        _write(options.sarif, json.dumps(as_sarif(report, exit_code=exit_code), indent=2, allow_nan=False) + "\n")
     if options.as_json:
-        told = reports.as_json(report) | {"notices": [] if read is None else list(read.notices)}
-        show_json(told | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
+        show_json(report.to_dict())
     else:
-        served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
-        Console().print(reports.on_terminal(report, target, served=served), crop=False)
-        if checked.fix is not None:
-            Console().print(checked.fix.on_terminal(), crop=False)
-    click.get_current_context().exit(report.exit_code(strict=options.strict))
-
-
-def _mend_as_json(published: PublishedModel) -> dict[str, Any] | None:
-    if published.mend is None:
-        return None
-    measured = published.mend_accuracy
-    return published.mend.as_json() | {"accuracy": None if measured is None else measured.as_json()}
+        Console().print(on_terminal(report), crop=False)
+    click.get_current_context().exit(exit_code)
 
 
 def _write(path: Path, text: str) -> None:
     """Writes a file, and its folder where there is none."""
-    if not path.parent.exists():
+    if not path.parent.exists():  # a file in the place of a folder is told by the writing
         path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     _say(f"wrote {path}")

@@ -37,10 +37,15 @@ from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.module import KerasModule, ModelInput, all_layers, input_of, probable_scores
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target
-from lengthwise_export.targets.target import Target, check_options_agree, labels_of, require_applicable
+from lengthwise_export.targets.target import (
+    Target,
+    check_options_agree,
+    labels_of,
+    one_torch_thread,
+    require_applicable,
+)
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.process_wide import one_torch_thread
 
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
@@ -82,11 +87,14 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     shape = _shape(module, given.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
     made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    told: dict[str, Any] = {"labels": labels, "per_step": len(shape) == 3, "state": state}
-    told |= {"whole": LayerParts(module), "names": ArgumentNames(fix=IN_OWN_LAYER)}
+    whole, names = LayerParts(module), ArgumentNames(fix=IN_OWN_LAYER)
     with_lengths, alone = (
-        dataclasses.replace(
-            module_target(text, "keras", module, given.steps, each, select_output, **told),
+        module_target(
+            text,
+            "keras",
+            TorchSubject(module, given.steps, each, select_output, whole=whole, own_names=names, state=state),
+            labels=labels,
+            per_step=len(shape) == 3,
             notices=notices,
             scores=probable_scores(model),
             made=made,
@@ -111,7 +119,7 @@ def _require_servable(text: str, model: Any) -> None:
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
-    chosen = options.output_name
+    chosen = None if options.output is None else str(options.output)
     if len(names) > 1 and chosen is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     if chosen is not None and chosen.isdigit() and int(chosen) < len(names) and chosen not in names:

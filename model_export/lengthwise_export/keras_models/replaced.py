@@ -21,8 +21,8 @@ from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras, on_device
 from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun, run_graph
-from lengthwise_export.tracing.patched_builtins import trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.source_lines import trace_error
 
 _running: list[KerasRun] = []
 """The runs, innermost last: what is replaced in Keras uses the last one. Guarded by `PROCESS_WIDE`."""

@@ -33,8 +33,8 @@ from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, keras_cure
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.target import Target
+from lengthwise_export.tracing.graph import ties_in
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
-from lengthwise_export.tracing.translations import ties_in
 
 LENGTHS = "lengths"  # the name of the input that a mend adds
 

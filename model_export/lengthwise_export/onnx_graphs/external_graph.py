@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import onnx
 
@@ -21,22 +21,16 @@ from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import (
     GraphValue,
+    TriedReading,
     agrees,
     candidates,
     listed,
     logits_of,
     open_session,
-    require_dynamic_inside,
-    rows_are_independent,
-    shape_at_some_width,
-    what_it_raises,
     with_int64_tokens,
 )
 from lengthwise_export.onnx_graphs.protos import keras_cure
 from lengthwise_export.options import TargetOptions
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 _NOT_FED: Final = {
     "token_type_ids": "which distinguishes the two texts of a pair, but a sequence is a single text (the model uses "
@@ -69,107 +63,176 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
     """
     weights = {initializer.name for initializer in graph.graph.initializer}
     inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
-    outputs = [GraphValue.of(value) for value in graph.graph.output]
-    logits = logits_of(outputs, hints.output_name)
+    logits = logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output)
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
     _require_readable(inputs, hints, blind=blind)
     new_lengths = _unused_name(graph) if blind else None
+    reader = _Reader(graph, inputs, hints)
     readings = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
     names = [names for names in readings if agrees(names, inputs, logits)]
-    _require_dynamic_axes(names, inputs)
-    _require_rows_in_recurrent_layers(graph, names)
-    tried = (_reading_that_runs(graph, candidate, inputs, hints) for candidate in names)
-    running = [reading for reading in tried if reading is not None]
-    running = _by_their_names([each for each in running if each.is_batch] or running, inputs)
+    reader.require_dynamic_axes(names)
+    reader.require_rows_in_recurrent_layers(names)
+    running = [found for one in names if (found := reader.running(one)) is not None]
+    if len(inputs) == 1:
+        running = [found for found in running if found.tried.keeps_rows_apart()] or running
+    running = reader.by_their_names(running)
     if len(inputs) == 1:
         running = running[:1]  # either order of axes gives the same answers
     if not running:
-        _require_order_of_axes(graph, inputs, hints, new_lengths)
-        for candidate in names:
-            session, steps = _opened(graph, candidate, inputs, hints)
-            require_dynamic_inside(session, candidate, steps, cure=keras_cure(graph))
-        raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
+        raise reader.why_none_runs(names, new_lengths)
     if len(running) > 1:
-        choices = "; ".join(_as_options(reading.names) for reading in running)
+        choices = "; ".join(_as_options(found.tried.names) for found in running)
         raise ConfigurationError(f"the inputs {listed(inputs)} can be read in several ways; choose one: {choices}")
-    (reading,) = running
-    mask = reading.names.mask
+    tried, shape = running[0].tried, running[0].shape
+    mask = tried.names.mask
     if mask is not None and "pad" in mask.lower() and hints.second in (None, "both"):
         raise ConfigurationError(
             f"{mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
             "--second padding-mask (true at padding)"
         )
     return ExternalGraph(
-        reading.graph,
-        _steps(graph, reading.names, inputs, hints),
-        reading.names,
-        classes=reading.shape[-1],
-        per_step=len(reading.shape) == 3,
+        with_int64_tokens(graph, tried.names.sequences),
+        reader.steps(tried),
+        tried.names,
+        classes=shape[-1],
+        per_step=len(shape) == 3,
         blind=len(inputs) == 1,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _InputReading:
-    """A reading that runs, the graph for it, the shape of the answer, rows first, and whether its rows are sequences.
+class _RunningReading(NamedTuple):
+    """A reading that runs, and the shape of the answer, rows first."""
 
-    They are if an answer depends on its own row only.
-    """
-
-    names: GraphNames
-    graph: onnx.ModelProto
+    tried: TriedReading
     shape: tuple[int, ...]
-    is_batch: bool
 
 
-def _opened(
-    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: TargetOptions
-) -> tuple[onnxruntime.InferenceSession, StepInput]:
-    """A session to try a reading with, and the kind of a step in it."""
-    return open_session(with_int64_tokens(graph, names.sequences)), _probed(names, inputs, hints)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What a graph is read from: its inputs, and what the user says of them."""
+
+    graph: onnx.ModelProto
+    inputs: list[GraphValue]
+    hints: TargetOptions
+
+    def opened(self, names: GraphNames) -> TriedReading:
+        """A session to try a reading with; for tokens, a vocabulary of 2 is enough."""
+        session = open_session(with_int64_tokens(self.graph, names.sequences))
+        return TriedReading(session, names, self.probed(names))
+
+    def running(self, names: GraphNames) -> _RunningReading | None:
+        tried = self.opened(names)
+        turned = names.model_copy(update={"classes_first": names.channels_first})
+        for each in (tried, replace(tried, names=turned)):
+            shape = each.shape_at_some_width()
+            if shape is not None:
+                return _RunningReading(each, shape)
+        return None
+
+    def input(self, name: str) -> GraphValue:
+        return next(value for value in self.inputs if value.name == name)
+
+    def probed(self, names: GraphNames) -> StepInput:
+        """The kind of a step in a reading."""
+        steps, features = self.input(names.sequences), self.hints.features
+        if steps.rank == 2:
+            if features not in (None, 1) and steps.is_raw:
+                raise ConfigurationError(f"--features {features} contradicts the graph: {steps} has one value a step")
+            return StepInput(features=1) if steps.is_raw else StepInput(kind="tokens", vocabulary=2)
+        axis = steps.axes[1 if names.channels_first else 2]
+        own = axis if isinstance(axis, int) else features
+        if own is None:
+            raise ConfigurationError(f"{steps} has a dynamic number of features: pass it with --features")
+        if features not in (None, own):
+            raise ConfigurationError(f"--features {features} contradicts the graph: {steps}")
+        return StepInput(features=own)
+
+    def steps(self, tried: TriedReading) -> StepInput:
+        """The kind of a step; that of tokens with the rows of the embedding table that they index directly."""
+        if tried.steps.kind == "values":
+            return tried.steps
+        tokens, vocabulary = tried.names.sequences, self.hints.vocabulary
+        tables = {table.name: int(table.dims[0]) for table in self.graph.graph.initializer if table.dims}
+        gathers = (node.input for node in self.graph.graph.node if node.op_type == "Gather")
+        read = (tables[table] for table, place in gathers if place == tokens and table in tables)
+        vocabulary = vocabulary or next(read, None)
+        if vocabulary is None:
+            raise ConfigurationError(f"{tokens} takes token ids: pass their number with --vocabulary")
+        return StepInput(kind="tokens", vocabulary=vocabulary)
+
+    def require_dynamic_axes(self, readings: list[GraphNames]) -> None:
+        frozen: list[str] = []
+        for names in readings:
+            axes = [self.input(names.sequences).axes[axis] for axis in names.open_axes]
+            sizes = [f"{name} at {size}" for name, size in zip(("rows", "width"), axes, strict=True) if _is_int(size)]
+            if not sizes:
+                return
+            frozen = frozen or sizes
+        if frozen:
+            raise UncheckableError(
+                f"the graph is frozen: {' and '.join(frozen)} (it takes {listed(self.inputs)}); export it again with "
+                "dynamic axes for rows and width"
+            )
+
+    def require_rows_in_recurrent_layers(self, readings: Iterable[GraphNames]) -> None:
+        """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process."""
+        ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
+        nodes = onnx_graph.read(self.graph.SerializeToString())
+        for names in readings:
+            others = [name for name in (names.lengths, names.mask) if name is not None]
+            operator = data_dependence.recurrent_without_rows(nodes, names.sequences, others, ending)
+            if operator is not None:
+                raise UncheckableError(data_dependence.why_refused(operator))
+
+    def by_their_names(self, running: list[_RunningReading]) -> list[_RunningReading]:
+        """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
+
+        def mask_is_named_so(names: GraphNames) -> bool:
+            return names.mask is not None and "mask" in names.mask.lower() and "mask" not in names.sequences.lower()
+
+        def ids_are_named_so(names: GraphNames) -> bool:  # by Hugging Face, where rows always come first
+            return names.sequences in _HUGGING_FACE and not names.time_first
+
+        def rows_are_named_so(names: GraphNames) -> bool:
+            rows = self.input(names.sequences).axes[names.open_axes[0]]
+            return isinstance(rows, str) and _ROWS.fullmatch(rows.lower()) is not None
+
+        for speaks_for in (mask_is_named_so, ids_are_named_so, rows_are_named_so):
+            running = [found for found in running if speaks_for(found.tried.names)] or running
+        return running
+
+    def why_none_runs(self, names: list[GraphNames], new_lengths: str | None) -> UncheckableError:
+        """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
+        inputs, hints = self.inputs, self.hints
+        if not (hints.channels_first or hints.time_first):
+            turned = replace(self, hints=hints.model_copy(update={"channels_first": True}))
+            for each in candidates(inputs, GraphValue.of(self.graph.graph.output[0]), turned.hints, new_lengths):
+                steps = self.input(each.sequences)
+                has_features = steps.rank == 3 and (_is_int(steps.axes[1]) or hints.features)
+                if has_features and turned.opened(each).shape_at_some_width() is not None:
+                    return UncheckableError(
+                        f"the inputs {listed(inputs)} run with steps as [rows, features, width]: if that is right, "
+                        "pass --channels-first"
+                    )
+        tried = [self.opened(each) for each in names]
+        for one in tried:
+            one.require_dynamic_inside(cure=keras_cure(self.graph))
+        shares = [value for value in inputs if value.rank == 1 and value.element.startswith("float")]
+        if shares:
+            return UncheckableError(
+                f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
+                f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"
+            )
+        raised = next((f" ({why})" for one in tried if (why := one.raised())), "")
+        return UncheckableError(
+            f"no reading of the inputs {listed(inputs)} runs: name them with --values and --lengths or --mask, and "
+            f"pass --time-first or --channels-first if steps are not [rows, width, features]{raised}"
+        )
 
 
-def _reading_that_runs(
-    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: TargetOptions
-) -> _InputReading | None:
-    session, steps = _opened(graph, names, inputs, hints)
-    for read_as in (names, names.model_copy(update={"classes_first": names.channels_first})):
-        shape = shape_at_some_width(session, read_as, steps)
-        if shape is not None:
-            is_batch = len(inputs) > 1 or rows_are_independent(session, read_as, steps)
-            return _InputReading(read_as, with_int64_tokens(graph, names.sequences), shape, is_batch)
-    return None
-
-
-def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, readings: Iterable[GraphNames]) -> None:
-    """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process."""
-    ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
-    nodes = onnx_graph.read(graph.SerializeToString())
-    for names in readings:
-        others = [name for name in (names.lengths, names.mask) if name is not None]
-        operator = data_dependence.recurrent_without_rows(nodes, names.sequences, others, ending)
-        if operator is not None:
-            raise UncheckableError(data_dependence.why_refused(operator))
-
-
-def _by_their_names(running: list[_InputReading], inputs: list[GraphValue]) -> list[_InputReading]:
-    """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
-    axes = {value.name: value.axes for value in inputs}
-
-    def mask_is_named_so(names: GraphNames) -> bool:
-        return names.mask is not None and "mask" in names.mask.lower() and "mask" not in names.sequences.lower()
-
-    def ids_are_named_so(names: GraphNames) -> bool:  # by Hugging Face, where rows always come first
-        return names.sequences in _HUGGING_FACE and not names.time_first
-
-    def rows_are_named_so(names: GraphNames) -> bool:
-        rows = axes[names.sequences][names.open_axes[0]]
-        return isinstance(rows, str) and _ROWS.fullmatch(rows.lower()) is not None
-
-    for speaks_for in (mask_is_named_so, ids_are_named_so, rows_are_named_so):
-        running = [reading for reading in running if speaks_for(reading.names)] or running
-    return running
+def _is_int(axis: int | str | None) -> bool:
+    return isinstance(axis, int)
 
 
 def _unused_name(graph: onnx.ModelProto) -> str:
@@ -178,42 +241,6 @@ def _unused_name(graph: onnx.ModelProto) -> str:
     used |= {name for node in graph.graph.node for name in (*node.input, *node.output)}
     names = itertools.chain(["lengths", "sequence_lengths"], (f"lengths_{number}" for number in itertools.count()))
     return next(name for name in names if name not in used)
-
-
-def _require_order_of_axes(
-    graph: onnx.ModelProto, inputs: list[GraphValue], hints: TargetOptions, new_lengths: str | None
-) -> None:
-    """Names the option for a graph that runs only with features before steps."""
-    if hints.channels_first or hints.time_first:
-        return
-    turned = hints.model_copy(update={"channels_first": True})
-    for candidate in candidates(inputs, GraphValue.of(graph.graph.output[0]), turned, new_lengths):
-        steps = next(value for value in inputs if value.name == candidate.sequences)
-        if steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features):
-            session, probed = _opened(graph, candidate, inputs, turned)
-            if shape_at_some_width(session, candidate, probed) is not None:
-                raise UncheckableError(
-                    f"the inputs {listed(inputs)} run with steps as [rows, features, width]: if that is right, pass "
-                    "--channels-first"
-                )
-
-
-def _why_none_runs(
-    graph: onnx.ModelProto, names: list[GraphNames], inputs: list[GraphValue], hints: TargetOptions
-) -> str:
-    """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
-    shares = [value for value in inputs if value.rank == 1 and value.element.startswith("float")]
-    if shares:
-        return (
-            f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
-            f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"
-        )
-    tried = ((one, *_opened(graph, one, inputs, hints)) for one in names)
-    raised = next((why for one, session, steps in tried if (why := what_it_raises(session, one, steps))), None)
-    return (
-        f"no reading of the inputs {listed(inputs)} runs: name them with --values and --lengths or --mask, and pass "
-        "--time-first or --channels-first if steps are not [rows, width, features]" + (f" ({raised})" if raised else "")
-    )
 
 
 def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: bool) -> None:
@@ -237,61 +264,8 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
         )
 
 
-def _require_dynamic_axes(readings: list[GraphNames], inputs: list[GraphValue]) -> None:
-    by_name = {value.name: value for value in inputs}
-    frozen: list[str] = []
-    for names in readings:
-        axes = [by_name[names.sequences].axes[axis] for axis in names.open_axes]
-        sizes = [
-            f"{axis} at {size}" for axis, size in zip(("rows", "width"), axes, strict=True) if isinstance(size, int)
-        ]
-        if not sizes:
-            return
-        frozen = frozen or sizes
-    if frozen:
-        raise UncheckableError(
-            f"the graph is frozen: {' and '.join(frozen)} (it takes {listed(inputs)}); export it again with dynamic "
-            "axes for rows and width"
-        )
-
-
-def _probed(names: GraphNames, inputs: list[GraphValue], hints: TargetOptions) -> StepInput:
-    """The kind of a step, to try a reading with; for tokens, a vocabulary of 2 is enough."""
-    steps = next(value for value in inputs if value.name == names.sequences)
-    if steps.rank == 2:
-        if hints.features not in (None, 1) and steps.is_raw:
-            raise ConfigurationError(f"--features {hints.features} contradicts the graph: {steps} has one value a step")
-        return StepInput(features=1) if steps.is_raw else StepInput(kind="tokens", vocabulary=2)
-    axis = steps.axes[1 if names.channels_first else 2]
-    features = axis if isinstance(axis, int) else hints.features
-    if features is None:
-        raise ConfigurationError(f"{steps} has a dynamic number of features: pass it with --features")
-    if hints.features not in (None, features):
-        raise ConfigurationError(f"--features {hints.features} contradicts the graph: {steps}")
-    return StepInput(features=features)
-
-
-def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: TargetOptions) -> StepInput:
-    steps = _probed(names, inputs, hints)
-    if steps.kind == "values":
-        return steps
-    vocabulary = hints.vocabulary or _vocabulary(graph, names.sequences)
-    if vocabulary is None:
-        raise ConfigurationError(f"{names.sequences} takes token ids: pass their number with --vocabulary")
-    return StepInput(kind="tokens", vocabulary=vocabulary)
-
-
-def _vocabulary(graph: onnx.ModelProto, tokens: str) -> int | None:
-    """The number of rows of the embedding table, if the tokens are used directly as its index."""
-    tables = {initializer.name: initializer.dims[0] for initializer in graph.graph.initializer if initializer.dims}
-    for node in graph.graph.node:
-        if node.op_type == "Gather" and node.input[1] == tokens and node.input[0] in tables:
-            return int(tables[node.input[0]])
-    return None
-
-
 def _as_options(names: GraphNames) -> str:
     named = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
     options = [f"--{option} {name}" for option, name in named.items() if name is not None]
-    flags = [flag for flag in ("time_first", "channels_first") if getattr(names, flag)]
-    return " ".join([*options, *(f"--{flag.replace('_', '-')}" for flag in flags)])
+    flags = ["--time-first"] * names.time_first + ["--channels-first"] * names.channels_first
+    return " ".join(options + flags)

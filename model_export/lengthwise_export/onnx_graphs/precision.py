@@ -5,15 +5,23 @@ keep them small. Masks, normalisation, sums, softmax and the last product before
 constant is rounded (onnxruntime's own converter clamps them to -65504), no length above 2048 is miscounted, and no sum
 overflows. The CPU computes most of these nodes in float32, with weights rounded to float16.
 
-int8: see `integer_layers`. Nothing depends on other rows, so batches and widths are those of float32.
+int8 is plain ONNX; the service puts integer kernels in its place (`lengthwise.runtime.onnx.integer_layers`):
+
+    weights (float32) ─> LSTM     becomes   weights (int8), scales ─> DequantizeLinear ─> Reshape ─> LSTM
+    weights (float32) ─> MatMul   becomes   weights (int8), scales ─> DequantizeLinear ─> MatMul
+
+A weight is a whole number of at most 63 times the scale of its output: seven bits, because processors without VNNI add
+two products of bytes in 16 bits. Weights of few inputs stay in float32 (usually the first layer, whose inputs are data
+of any size), and the last products before an output, whose rounding would be the answer's. Nothing depends on other
+rows, so batches and widths are those of float32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
@@ -21,19 +29,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import Steps, pad
-from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest, Precision
-from lengthwise.runtime.session import Session
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs import integer_layers
-from lengthwise_export.onnx_graphs.protos import OF_ONNX, constants_of, refill
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, attributes_of, constants_of, graphs_in, names_in, refill
 
 LARGEST_HALF: Final = float(np.finfo(np.float16).max)
+LARGEST_WEIGHT: Final = 63  # the largest size of a weight at int8; the kernels refuse larger ones
+FEW_INPUTS: Final = 32  # weights of fewer inputs than this stay in float32
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv"})
@@ -42,14 +47,13 @@ _MOVES: Final = frozenset(
     | {"Transpose", "Unsqueeze", "Where"}
 )
 """Operators whose outputs are not larger than their inputs, or are bounded."""
+_KEEP_ZEROS: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that give zeros of zeros, their first input."""
 
 
 def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
-    """The manifest of the same model at another precision.
-
-    At int8, `missing: "handled"` becomes `refuse`: the integer kernels answer NaN to a NaN. (The built-in layers
-    replace NaN before that.)
-    """
+    """The manifest of the same model at another precision."""
+    # The integer kernels answer NaN to a NaN. (The built-in layers replace NaN before that.)
     refuses = precision == "int8" and manifest.missing == "handled"
     return manifest.model_copy(update={"precision": precision, **({"missing": "refuse"} if refuses else {})})
 
@@ -68,20 +72,15 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     if precision != "int8":
         return ()
     converted = deepcopy(graph)
-    layers = _convert_layers(converted.graph)
+    recurrent, products, left = _convert_layers(converted.graph)
     sizes = [(tensor.data_type == TensorProto.INT8, math.prod(tensor.dims)) for tensor in converted.graph.initializer]
     share = sum(size for is_int8, size in sizes if is_int8) / max(1, sum(size for _, size in sizes))
-    counts = ((layers.recurrent, "recurrent layer"), (layers.products, "product"))
+    counts = ((recurrent, "recurrent layer"), (products, "product"))
     parts = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
     return (
         f"in int8: {' and '.join(parts)} with {share:.0%} of all weights; the rest stays in float32",
-        *(f"{layer} stays in float32: {layer.reason}" for layer in layers.left),
+        *(f"{layer} stays in float32: {reason}" for layer, reason in left),
     )
-
-
-def _convert_layers(graph: onnx.GraphProto) -> integer_layers.Int8Layers:
-    constants = constants_of(graph)
-    return integer_layers.convert(graph, constants, _last_products(graph, constants))
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -98,8 +97,8 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 class _HalfGraph:
     """The conversion of one graph to float16, node by node in execution order.
 
-    A node that runs in float16 writes its outputs under new names. A Cast to float32 under the old name follows each,
-    so all other nodes are unchanged. Casts that no node uses are removed at the end.
+    A node that runs in float16 writes its outputs under new names, and a Cast to float32 under the old name follows
+    each. So all other nodes are unchanged; casts that no node uses are removed at the end.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -127,7 +126,7 @@ class _HalfGraph:
         return self._graph if products else None
 
     def _can_run_in_half(self, node: NodeProto) -> bool:
-        names = self._float_inputs(node)
+        names = [name for name in node.input if self._is_float(name)]
         weights = [name for name in names if name in self._constants]
         activations = [name for name in names if name not in self._constants]
         if node.domain not in OF_ONNX or not activations:
@@ -144,9 +143,15 @@ class _HalfGraph:
         return bool(follows) and all(name in self._halves for name in activations)
 
     def _add_half(self, node: NodeProto) -> None:
-        for name in dict.fromkeys(self._float_inputs(node)):
-            if name not in self._halves:
-                self._add_half_input(name)
+        for name in dict.fromkeys(filter(self._is_float, node.input)):
+            if name in self._halves:
+                continue
+            self._halves[name] = self._half_name(name)
+            if name in self._constants:
+                array = numpy_helper.to_array(self._constants[name]).astype(np.float16)
+                self._graph.initializer.append(numpy_helper.from_array(array, self._halves[name]))
+            else:
+                self._nodes.append(_cast(name, self._halves[name], TensorProto.FLOAT16))
         node.input[:] = [self._halves[name] if self._is_float(name) else name for name in node.input]
         self._nodes.append(node)
         for index, name in enumerate(node.output):
@@ -154,20 +159,8 @@ class _HalfGraph:
                 node.output[index] = self._halves[name] = self._half_name(name)
                 self._nodes.append(_cast(self._halves[name], name, TensorProto.FLOAT))
 
-    def _add_half_input(self, name: str) -> None:
-        """Adds the float16 form of a value: an initializer for a constant, otherwise a Cast."""
-        self._halves[name] = self._half_name(name)
-        if name in self._constants:
-            array = numpy_helper.to_array(self._constants[name]).astype(np.float16)
-            self._graph.initializer.append(numpy_helper.from_array(array, self._halves[name]))
-        else:
-            self._nodes.append(_cast(name, self._halves[name], TensorProto.FLOAT16))
-
     def _is_float(self, name: str) -> bool:
         return self._types.get(name) == TensorProto.FLOAT
-
-    def _float_inputs(self, node: NodeProto) -> list[str]:
-        return [name for name in node.input if self._is_float(name)]
 
     def _half_name(self, name: str) -> str:
         half = f"{name}_half"
@@ -178,15 +171,140 @@ class _HalfGraph:
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    layers = _convert_layers(model.graph)
-    if not layers.recurrent + layers.products:
-        why = "; ".join(f"{layer}: {layer.reason}" for layer in layers.left)
+    recurrent, products, left = _convert_layers(model.graph)
+    if not recurrent + products:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in left)
         none = (
             f"no LSTM or GRU, and no large MatMul before its last, that could run in int8{f' ({why})' if why else ''}"
         )
         raise ExportError("precision", f"the graph has {none}: export it in fp32, or in fp16 for GPUs")
     del model.graph.value_info[:]
     return model
+
+
+def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]:
+    """Converts layers to int8 in place: how many recurrent ones and products; what stays, such as `LSTM x`, and why."""
+    constants = constants_of(graph)
+    last, zeros = _last_products(graph, constants), _zeros(graph, constants)
+    nodes: list[NodeProto] = []
+    recurrent, products, left = 0, 0, [*_inner_layers(graph)]
+    for node in graph.node:
+        if node.op_type in _RECURRENT and node.domain in OF_ONNX:
+            reason = _reason(node, constants, zeros)
+            if reason is None:
+                nodes += _dequantised(graph, node, constants)
+                recurrent += 1
+            else:
+                left.append((f"{node.op_type} {node.name or node.output[0]}", reason))
+        elif _is_wide_product(node, constants) and node.output[0] not in last:
+            stem = f"{node.name or node.output[0]}/weights"
+            whole, scales = rounded(numpy_helper.to_array(constants[node.input[1]]).T)
+            node.input[1] = f"{stem}_dequantized"
+            nodes.append(
+                _stored(graph, stem, np.ascontiguousarray(whole.T), scales, node.input[1], f"{stem}_node", axis=1)
+            )
+            products += 1
+        nodes.append(node)
+    # The float32 weights that no node uses any more go away.
+    used = {*(value.name for value in graph.output), *names_in(nodes)}
+    refill(graph.node, (node for node in nodes if node.op_type != "Constant" or used.intersection(node.output)))
+    refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in used))
+    return recurrent, products, left
+
+
+def rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights `[outputs, inputs]` as bytes and a scale for each output `[outputs]`."""
+    largest = np.abs(weights).max(axis=1)
+    scales = np.where(largest > 0, largest / LARGEST_WEIGHT, 1).astype(np.float32)
+    whole = np.rint(weights / scales[:, None])
+    return np.clip(whole, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scales
+
+
+_OTHER_CELLS: Final = frozenset({"activations", "activation_alpha", "activation_beta", "clip"})
+
+
+def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: AbstractSet[str]) -> str | None:
+    attributes = attributes_of(node)
+    _, w, r, b, _, state, cell, peepholes, *_ = [*node.input, *[""] * 8]
+    is_computed = w not in constants or r not in constants or bool(b and b not in constants)
+    is_early = node.op_type == "GRU" and not attributes.get("linear_before_reset")
+    weights = [] if is_computed else [numpy_helper.to_array(constants[name]) for name in (w, r)]
+    reasons = (
+        (node.op_type == "RNN", "there are integer kernels for LSTM and GRU only"),
+        (bool(peepholes), "it has peepholes"),
+        (not {*filter(None, (state, cell))} <= zeros, "it begins with states of its own, maybe larger than 1"),
+        (bool(attributes.keys() & _OTHER_CELLS), "it has other activations, or a clip"),
+        (bool(attributes.get("input_forget")), "its input and forget gates are coupled"),
+        (bool(attributes.get("layout")), "its rows come before its steps"),
+        (is_early, "its reset gate comes before the product (linear_before_reset = 0)"),
+        (is_computed, "its weights are computed"),
+        (
+            not all(each.dtype == np.float32 and each.ndim == 3 and np.isfinite(each).all() for each in weights),
+            "its weights are not finite float32 numbers",
+        ),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
+
+
+def _stored(
+    graph: GraphProto, stem: str, whole: NDArray[np.int8], scales: NDArray[np.float32], into: str, name: str, axis: int
+) -> NodeProto:
+    """Stores weights as bytes with their scales, and gives the node that dequantises them."""
+    for part, values in (("int8", whole), ("scale", scales)):
+        graph.initializer.append(numpy_helper.from_array(values, f"{stem}_{part}"))
+    return helper.make_node("DequantizeLinear", [f"{stem}_int8", f"{stem}_scale"], [into], name, axis=axis)
+
+
+def _dequantised(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
+    """Stores a layer's weights as bytes, and gives the nodes that dequantise them. First states of zeros go away."""
+    del node.input[5:]
+    for place, name in ((1, "W"), (2, "R")):
+        weights = numpy_helper.to_array(constants[node.input[place]])
+        stem = f"{node.name or node.output[0]}/{name}"
+        if place == 1 and weights.shape[2] < FEW_INPUTS:
+            if node.input[1] not in {tensor.name for tensor in graph.initializer}:
+                graph.initializer.append(numpy_helper.from_array(weights, f"{stem}_float32"))
+                node.input[1] = f"{stem}_float32"
+            continue
+        whole, scales = rounded(weights.reshape(-1, weights.shape[2]))
+        found = f"{stem}_dequantized"
+        yield _stored(graph, stem, whole, scales, f"{stem}_flat", f"{stem}_flat_node", axis=0)
+        graph.initializer.append(numpy_helper.from_array(np.array(weights.shape, np.int64), f"{stem}_shape"))
+        yield helper.make_node("Reshape", [f"{stem}_flat", f"{stem}_shape"], [found], f"{found}_node")
+        node.input[place] = found
+
+
+def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
+    """Whether a node multiplies values with a constant matrix that is worth it."""
+    if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or node.input[1] not in constants:
+        return False
+    weights = numpy_helper.to_array(constants[node.input[1]])
+    wide = weights.ndim == 2 and min(weights.shape) >= FEW_INPUTS
+    return wide and weights.dtype == np.float32 and bool(np.isfinite(weights).all())
+
+
+def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:
+    """The values that are zeros whatever their shape, such as the first states that torch.onnx writes."""
+    found = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
+    for node in graph.node:
+        if node.op_type == "ConstantOfShape":
+            filled = [numpy_helper.to_array(attribute.t) for attribute in node.attribute]
+            is_zero = not any(value.any() for value in filled)
+        else:
+            is_zero = node.op_type in _KEEP_ZEROS and node.input[0] in found
+        if is_zero:
+            found.update(node.output)
+    return found
+
+
+def _inner_layers(graph: GraphProto) -> Iterator[tuple[str, str]]:
+    """The recurrent layers of the graphs inside nodes, which stay in float32, and why."""
+    for node in graph.node:
+        for inner in graphs_in(node):
+            for each in inner.node:
+                if each.op_type in _RECURRENT:
+                    yield f"{each.op_type} {each.name or each.output[0]}", f"it is inside a {node.op_type}"
+            yield from _inner_layers(inner)
 
 
 def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> frozenset[str]:
@@ -210,50 +328,3 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
 
 def _cast(name: str, into: str, element: int) -> NodeProto:
     return onnx.helper.make_node("Cast", [name], [into], name=f"{into}_cast", to=element)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelChanges:
-    """The difference between the answers of two graphs."""
-
-    sequences: int  # The number of sequences that both answered
-    changed: int  # The number of sequences with another label or other labels; of a per-step model, at any step
-    difference: float  # The largest absolute difference of a logit
-
-    def __str__(self) -> str:
-        """`2 of 370 labels changed`."""
-        return f"{self.changed} of {self.sequences} labels changed"
-
-
-def compare(
-    before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
-) -> LabelChanges:
-    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
-    count, changed, largest = 0, 0, 0.0
-    least, most = manifest_before.min_length, manifest_before.max_length
-    for steps in sequences:
-        if not least <= len(steps) <= most:
-            continue
-        one, other = _logits(before, manifest_before, steps), _logits(after, manifest_after, steps)
-        count += 1
-        changed += not np.array_equal(_label(one, manifest_before), _label(other, manifest_after))
-        largest = max(largest, float(np.abs(one - other).max()))
-    if not count:
-        accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
-        raise ConfigurationError(f"no sequence of the data has {accepted}")
-    return LabelChanges(count, changed, largest)
-
-
-def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
-    """`[classes]`, or of a per-step model `[length, classes]`."""
-    row: NDArray[np.float32] = session.run(pad([steps], multiple=manifest.width_multiple)).logits[0]
-    return row[: len(steps)] if manifest.task == "per-step" else row
-
-
-def _label(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_] | NDArray[np.intp]:
-    """The class, the class of each step, or for a multi-label model which classes are assigned."""
-    if manifest.task == "multi-label":
-        assigned: NDArray[np.bool_] = answers.probabilities(logits, manifest) >= manifest.threshold
-        return assigned
-    classes: NDArray[np.intp] = logits.argmax(axis=-1, keepdims=True)
-    return classes

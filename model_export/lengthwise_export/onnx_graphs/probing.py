@@ -77,49 +77,44 @@ def listed(values: list[GraphValue]) -> str:
     return ", ".join(map(str, values))
 
 
-def logits_of(outputs: list[GraphValue], output: str | None) -> GraphValue:
+def logits_of(outputs: list[GraphValue], output: str | int | None) -> GraphValue:
     """The output that is the answer: by the option `--output`, by its name, or the first of a fitting type."""
     by_name = {value.name: value for value in outputs}
-    if output is not None:
-        name = outputs[int(output)].name if output.isdigit() and int(output) < len(outputs) else output
-        if name not in by_name:
-            raise ConfigurationError(f"--output {output}: the graph's outputs are {listed(outputs)}")
-    else:
-        name = "logits"
+    name = "logits" if output is None else str(output)
+    if output is not None and name.isdigit() and int(name) < len(outputs):
+        name = outputs[int(name)].name
+    has_one_value = any((value.element, value.rank) == ("float32", 1) for value in outputs)
     if name in by_name:
         if (by_name[name].element, by_name[name].rank) == ("float32", 1):
             raise UncheckableError(f"the output {by_name[name]} has no classes: {ONE_VALUE_HINT}")
         return by_name[name]
+    if output is not None:
+        raise ConfigurationError(f"--output {output}: the graph's outputs are {listed(outputs)}")
     fitting = [value for value in outputs if value.element.startswith("float") and value.rank in (2, 3)]
-    fitting = [value for value in fitting if value.element == "float32"] or fitting
     if not fitting:
-        hint = f"; {ONE_VALUE_HINT}" if any((value.element, value.rank) == ("float32", 1) for value in outputs) else ""
         raise UncheckableError(
-            f"none of the outputs {listed(outputs)} is [rows, classes] or [rows, width, classes]{hint}"
+            f"none of the outputs {listed(outputs)} is [rows, classes] or [rows, width, classes]"
+            + (f"; {ONE_VALUE_HINT}" if has_one_value else "")
         )
-    return fitting[0]
+    return next((value for value in fitting if value.element == "float32"), fitting[0])
 
 
 def candidates(
     inputs: list[GraphValue], logits: GraphValue, hints: TargetOptions, new_lengths: str | None
 ) -> Iterator[GraphNames]:
-    """All readings that fit the ranks, the element types and the user's options.
-
-    If the steps are the only input, the lengths get the name `new_lengths`.
-    """
+    """All readings that fit the ranks, the types and the options; steps alone get lengths named `new_lengths`."""
     by_name = {value.name: value for value in inputs}
     for order in itertools.permutations(by_name):
         steps, *rest = (by_name[name] for name in order)
         if (hints.values or steps.name) != steps.name or not steps.can_be_steps:
             continue
-        lengths, mask = [value for value in rest if value.rank == 1], [value for value in rest if value.rank == 2]
+        lengths, mask = ([value for value in rest if value.rank == rank] for rank in (1, 2))
         if len(lengths) > 1 or len(mask) > 1 or len(lengths) + len(mask) != len(rest):
             continue
-        if not _fits(lengths, ("int32", "int64"), hints.lengths):
+        of_lengths, of_mask = ("int32", "int64"), ("bool", "int32", "int64", "float32")
+        if not (_fits(lengths, of_lengths, hints.lengths) and _fits(mask, of_mask, hints.mask)):
             continue
-        if not _fits(mask, ("bool", "int32", "int64", "float32"), hints.mask):
-            continue
-        if steps.rank == 2 and mask and steps.is_raw and mask[0].is_raw and "mask" in steps.name.lower():
+        if mask and steps.is_raw and mask[0].is_raw and "mask" in steps.name.lower():
             continue
         for time_first, channels_first in _orders(steps, hints):
             yield GraphNames(
@@ -165,13 +160,6 @@ def agrees(names: GraphNames, inputs: list[GraphValue], logits: GraphValue) -> b
     return not any(isinstance(axis, str) and axis == width for axis in known_rows)
 
 
-# Different sizes, so that rows and width cannot be confused.
-_ROWS, _WIDTH = 3, 5
-
-_WIDER: Final = (8, 64, 515, 516)  # widths for graphs that need many steps, such as unpadded convolutions
-_MAX_TRIED: Final = 129  # row counts and widths below this are tried to find a frozen axis
-
-
 def open_session(
     graph: onnx.ModelProto, options: onnxruntime.SessionOptions | None = None
 ) -> onnxruntime.InferenceSession:
@@ -187,48 +175,6 @@ def open_session(
         raise UncheckableError(f"onnxruntime cannot load the graph: {error}") from error
 
 
-def inputs_of(session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-    """The inputs of a graph for a batch; without lengths if the graph does not take them yet."""
-    taken = {value.name for value in session.get_inputs()}
-    return {name: values for name, values in feed(names, batch).items() if name in taken}
-
-
-def shape_at_some_width(
-    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput
-) -> tuple[int, ...] | None:
-    """The shape of the logits at the first width that runs. Larger widths count only if two of them run."""
-    shape = shape_of_answer(session, names, steps)
-    if shape is not None:
-        return shape
-    shapes = [one for width in _WIDER if (one := shape_of_answer(session, names, steps, width=width)) is not None]
-    return shapes[0] if len(shapes) > 1 else None
-
-
-def rows_are_independent(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> bool:
-    """Whether the answers of a small batch keep to their rows: another first row changes only the first answer."""
-    random = np.random.default_rng(0)
-    for width in (_WIDTH, *_WIDER):
-        batch = _batch(steps, _ROWS, width)
-        changed = batch.steps.copy()
-        if steps.kind == "values":
-            batch.steps[:] = random.standard_normal(batch.steps.shape)
-            changed[:] = batch.steps
-            changed[0] = random.standard_normal(batch.steps.shape[1:])
-        else:
-            changed[0] = 0
-        try:
-            (before,), (after,) = (
-                session.run([names.logits], inputs_of(session, names, one))
-                for one in (batch, PaddedBatch(changed, batch.lengths))
-            )
-        except Exception:  # onnxruntime's exceptions have no common base class
-            continue
-        rows = 1 if names.time_first and before.ndim == 3 else 0
-        before, after = np.moveaxis(before, rows, 0), np.moveaxis(after, rows, 0)
-        return bool(np.allclose(before[1:], after[1:], atol=ROUNDING, rtol=ROUNDING, equal_nan=True))
-    return False
-
-
 def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
     """A session that outputs the values of these nodes, with graph optimisations off so that every node is kept."""
     import onnxruntime
@@ -241,59 +187,102 @@ def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProt
     return open_session(recording, options)
 
 
-def shape_of_answer(
-    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, rows: int = _ROWS, width: int = _WIDTH
-) -> tuple[int, ...] | None:
-    """The shape of the logits for a small batch, rows first; None if it raises or the shape is wrong."""
-    try:
-        (answer,) = session.run([names.logits], inputs_of(session, names, _batch(steps, rows, width)))
-    except Exception:  # onnxruntime's exceptions have no common base class
-        return None
-    shape = tuple(int(size) for size in answer.shape)
-    if names.time_first and len(shape) == 3:
-        shape = (shape[1], shape[0], shape[2])
-    if names.classes_first and len(shape) == 3:
-        shape = (shape[0], shape[2], shape[1])
-    return shape if shape[:-1] in ((rows,), (rows, width)) else None
+def inputs_of(session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
+    """The inputs of a graph for a batch; without lengths if the graph does not take them yet."""
+    taken = {value.name for value in session.get_inputs()}
+    return {name: values for name, values in feed(names, batch).items() if name in taken}
 
 
-def what_it_raises(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> str | None:
-    """The error of onnxruntime for a small batch; None if it runs."""
-    try:
-        session.run([names.logits], inputs_of(session, names, _batch(steps, _ROWS, _WIDTH)))
-    except Exception as error:  # as above
-        return str(error).strip().split("\n")[0]
-    return None
+# Different sizes, so that rows and width cannot be confused.
+_ROWS, _WIDTH = 3, 5
+
+_WIDER: Final = (8, 64, 515, 516)  # widths for graphs that need many steps, such as unpadded convolutions
+_MAX_TRIED: Final = 129  # row counts and widths below this are tried to find a frozen axis
 
 
-def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
-    """A batch of zeros, or of the token 1, with different lengths."""
-    lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
-    if steps.kind == "tokens":
-        values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (steps.vocabulary or 1)
-    else:
-        values = np.zeros((rows, width, steps.features or 0), dtype=np.float32)
-    return PaddedBatch(values, lengths)
+@dataclass(frozen=True, slots=True)
+class TriedReading:
+    """A graph, read in one way, that small batches try."""
 
+    session: onnxruntime.InferenceSession
+    names: GraphNames
+    steps: StepInput
 
-def require_dynamic_inside(
-    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, *, cure: str = ""
-) -> None:
-    """Refuses a graph with dynamic axes that runs at one size only; `cure` ends the error."""
-    tried = range(1, _MAX_TRIED)
-    for axis, sizes in (("width", [(_ROWS, width) for width in tried]), ("rows", [(rows, _WIDTH) for rows in tried])):
-        good = [size for size in sizes if shape_of_answer(session, names, steps, *size) is not None]
-        if len(good) == 1:
-            raise UncheckableError(
-                f"the graph declares dynamic axes, but runs only at {good[0][0]} rows and a width of {good[0][1]}: the "
-                f"{axis} is frozen inside (usually in a Reshape); take it from Shape instead{cure}"
-            )
+    def answer(self, batch: PaddedBatch) -> NDArray[Any] | str:
+        """The logits for a batch, rows first; or what onnxruntime raises."""
+        try:
+            (answer,) = self.session.run([self.names.logits], inputs_of(self.session, self.names, batch))
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            return str(error).strip().split("\n")[0]
+        logits: NDArray[Any] = answer
+        if self.names.time_first and logits.ndim == 3:
+            logits = logits.swapaxes(0, 1)
+        return logits.swapaxes(1, 2) if self.names.classes_first and logits.ndim == 3 else logits
+
+    def shape(self, rows: int = _ROWS, width: int = _WIDTH) -> tuple[int, ...] | None:
+        """The shape of the logits for a small batch; None if it raises or the shape is wrong."""
+        answer = self.answer(self._batch(rows, width))
+        if isinstance(answer, str) or answer.shape[:-1] not in ((rows,), (rows, width)):
+            return None
+        return answer.shape
+
+    def shape_at_some_width(self) -> tuple[int, ...] | None:
+        """The shape of the logits at the first width that runs. Larger widths count only if two of them run."""
+        shape = self.shape()
+        if shape is not None:
+            return shape
+        shapes = [one for width in _WIDER if (one := self.shape(width=width)) is not None]
+        return shapes[0] if len(shapes) > 1 else None
+
+    def raised(self) -> str | None:
+        """The error of onnxruntime for a small batch; None if it runs."""
+        answer = self.answer(self._batch(_ROWS, _WIDTH))
+        return answer if isinstance(answer, str) else None
+
+    def keeps_rows_apart(self) -> bool:
+        """Whether the answers of a small batch keep to their rows: another first row changes only the first answer."""
+        random = np.random.default_rng(0)
+        for width in (_WIDTH, *_WIDER):
+            batch = self._batch(_ROWS, width)
+            changed = batch.steps.copy()
+            if self.steps.kind == "values":
+                batch.steps[:] = random.standard_normal(batch.steps.shape)
+                changed[:] = batch.steps
+                changed[0] = random.standard_normal(batch.steps.shape[1:])
+            else:
+                changed[0] = 0
+            before, after = self.answer(batch), self.answer(PaddedBatch(changed, batch.lengths))
+            if not isinstance(before, str) and not isinstance(after, str):
+                return np.allclose(before[1:], after[1:], atol=ROUNDING, rtol=ROUNDING, equal_nan=True)
+        return False
+
+    def require_dynamic_inside(self, *, cure: str) -> None:
+        """Refuses a graph with dynamic axes that runs at one size only; `cure` ends the error."""
+        tried = range(1, _MAX_TRIED)
+        for axis, sizes in (("width", [(_ROWS, size) for size in tried]), ("rows", [(size, _WIDTH) for size in tried])):
+            good = [size for size in sizes if self.shape(*size) is not None]
+            if len(good) == 1:
+                raise UncheckableError(
+                    f"the graph declares dynamic axes, but runs only at {good[0][0]} rows and a width of {good[0][1]}: "
+                    f"the {axis} is frozen inside (usually in a Reshape); take it from Shape instead{cure}"
+                )
+
+    def _batch(self, rows: int, width: int) -> PaddedBatch:
+        """A batch of zeros, or of the token 1, with different lengths."""
+        lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
+        if self.steps.kind == "tokens":
+            values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (self.steps.vocabulary or 1)
+        else:
+            values = np.zeros((rows, width, self.steps.features or 0), dtype=np.float32)
+        return PaddedBatch(values, lengths)
 
 
 def with_int64_tokens(graph: onnx.ModelProto, tokens: str) -> onnx.ModelProto:
     """The graph with an int32 input of token ids changed to int64, because the service passes int64."""
-    (value,) = (value for value in graph.graph.input if value.name == tokens)
-    if value.type.tensor_type.elem_type != onnx.TensorProto.INT32:
+    if not any(
+        value.name == tokens and value.type.tensor_type.elem_type == onnx.TensorProto.INT32
+        for value in graph.graph.input
+    ):
         return graph
     wider, inside = deepcopy(graph), f"{tokens}_as_int32"
     for node in wider.graph.node:

@@ -1,10 +1,9 @@
-"""What several rooms read of ONNX's messages: labels, attributes, constants, and which nodes only compute sizes."""
+"""What several rooms read of ONNX's messages: labels, attributes, constants, and what nodes use."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from math import prod
 from typing import Any, Final
 
 import onnx
@@ -86,41 +85,3 @@ def keras_cure(graph: onnx.ModelProto) -> str:
     names = [value.name for value in graph.graph.input]
     from_keras = graph.producer_name == "tf2onnx" or any(name.startswith("keras_tensor") for name in names)
     return "; if it was exported from Keras, give the .keras file instead" if from_keras else ""
-
-
-_FROM_A_SHAPE: Final = frozenset({"Shape", "Size"})
-_OF_FEW_NUMBERS: Final = frozenset(
-    {
-        *("Cast", "Gather", "Squeeze", "Unsqueeze", "Slice", "Concat", "Reshape", "Identity"),
-        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil"),
-        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
-        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where"),
-    }
-)
-"""Operators whose outputs are not larger than their inputs, so their results stay small."""
-_MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
-
-
-def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
-    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph.
-
-    onnxruntime places such nodes on the CPU with every provider, as their few numbers are there. The manifest lists
-    them; a service on a device rejects a graph if any other node is placed on the CPU.
-    """
-    constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
-    few = set() if lengths is None else {lengths}
-    names = []
-    for node in graph.graph.node:
-        given = {name for name in node.input if name}
-        if node.op_type == "Constant":
-            if any(each.name != "value" or prod(each.t.dims) <= _MAX_CONSTANT for each in node.attribute):
-                constant |= set(node.output)
-        elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
-            constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
-        elif node.domain in ("", "ai.onnx") and (
-            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and given <= few | constant)
-        ):
-            few |= set(node.output)
-            if node.name:
-                names.append(node.name)
-    return tuple(names)

@@ -25,10 +25,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchVariations
+from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING, draw
-from lengthwise_export.checking import axes
+from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
 from lengthwise_export.checking.trace_onnx import OnnxSubject
@@ -233,7 +232,7 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
         answers = [session.run(batch).logits for session in sessions]
         if manifest.task == "per-step":
             answers = [logits[step_mask(batch.lengths, batch.width)] for logits in answers]
-        apart.append(axes.gap(*answers))
+        apart.append(gap(*answers))
     return max(apart)
 
 

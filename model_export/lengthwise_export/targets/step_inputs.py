@@ -5,9 +5,11 @@ If nothing runs, other ways to call the module are tried, so that the error can 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +20,9 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import GraphNames, StepInput
-from lengthwise_export.checking.causes import ArgumentNames
-from lengthwise_export.checking.limits import runs, why_it_raises, widths_at_which_it_runs
+from lengthwise_export.checking.limits import raised_for, runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.trace_torch import DescribePart, TorchSubject, alternative_calls
+from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
@@ -29,94 +30,63 @@ from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
 from lengthwise_export.tracing.module_state import ModuleState
 
-_WIDTHS: Final = (7, 8, 64, 515)
-"""Widths to try. Most models run at the first; some need an even number of steps, or many raw samples."""
+_WIDTHS: Final = (7, 8, 64, 515)  # Widths to try; some models need an even number, or many samples
 _TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
-_NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)
-"""Exceptions that do not depend on the kind of a step."""
+_NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)  # Raised whatever a step is
 
 
-@dataclass(frozen=True, slots=True)
-class InferredSteps:
-    """The kind of a step, how the module is called with it, and the shape of the answer, rows first."""
+InferredSteps = tuple[TorchSubject, tuple[int, ...]]
+"""A module with its kind of a step, and how it is called with it; and the shape of the answer, rows first."""
 
-    steps: StepInput
-    signature: CallSignature
-    shape: tuple[int, ...]
+_Called = Callable[..., TorchSubject]  # Makes the module a subject with a kind of a step, and maybe another `signature`
 
 
-@dataclass(frozen=True, slots=True)
-class _Called:
-    """A module, and how it is called."""
-
-    module: nn.Module
-    signature: CallSignature
-    select_output: OutputSelector
-
-    def subject(self, steps: StepInput) -> TorchSubject:
-        return TorchSubject(self.module, steps, signature=self.signature, select_output=self.select_output)
-
-    def tried(self, steps: StepInput) -> InferredSteps | None:
-        """The result for a kind of step that runs at one of the usual widths; None if it does not run."""
-        return next(self._each_tried(steps), None)
-
-    def runs_at_several_widths(self, steps: StepInput) -> bool:
-        """Whether it runs at two or more widths. At one only, the width may have been mistaken for the features."""
-        return len(list(itertools.islice(self._each_tried(steps), 2))) == 2
-
-    def _each_tried(self, steps: StepInput) -> Iterator[InferredSteps]:
-        subject, sampler, signature = self.subject(steps), Sampler(steps, seed=0), self.signature
-        for width in _WIDTHS:
-            if width == steps.features:  # a module that takes the axes in another order would run too
-                width *= 2
-            longest = max(width - 2, 1)
-            batch = pad([sampler.sequence(length) for length in (longest, max(longest // 2, 1), 1)], width=width)
-            try:
-                shape = subject.answer(batch).logits.shape
-            except RunError:
-                continue
+def _tried(subject: TorchSubject) -> Iterator[InferredSteps]:
+    """What is found at each of the usual widths at which a module runs."""
+    sampler, signature = Sampler(subject.steps, seed=0), subject.signature
+    for width in _WIDTHS:
+        if width == subject.steps.features:  # a module that takes the axes in another order would run too
+            width *= 2
+        longest = max(width - 2, 1)
+        batch = pad([sampler.sequence(length) for length in (longest, max(longest // 2, 1), 1)], width=width)
+        with contextlib.suppress(RunError):
+            shape = subject.answer(batch).logits.shape
             if signature.channels_first and len(shape) == 3 and shape[2] == width != shape[1]:
-                yield InferredSteps(steps, replace(signature, classes_first=True), (shape[0], shape[2], shape[1]))
+                yield replace(subject, signature=replace(signature, classes_first=True)), (shape[0], shape[2], shape[1])
             else:
-                yield InferredSteps(steps, signature, shape)
-
-    def error(self, steps: StepInput) -> RunError:
-        """The error of the module for a small batch."""
-        sampler = Sampler(steps, seed=0)
-        try:
-            self.subject(steps).answer(pad([sampler.sequence(length) for length in (5, 3, 1)], width=7))
-        except RunError as error:
-            return error
-        return RunError("it runs at some widths only")
+                yield subject, shape
 
 
 def read_steps(
-    text: str, module: nn.Module, options: TargetOptions, signature: CallSignature, select_output: OutputSelector
+    text: str,
+    module: nn.Module,
+    options: TargetOptions,
+    signature: CallSignature,
+    select_output: OutputSelector,
+    state: ModuleState | None = None,
 ) -> InferredSteps:
-    """Finds the kind of a step."""
+    """Finds the kind of a step; `state` is that of the module when it was read."""
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
-    said, called = _said(options), _Called(module, signature, select_output)
-    tokens = None if said is not None else _vocabulary(called)
-    if tokens is not None and (inferred := called.tried(StepInput(kind="tokens", vocabulary=tokens))):
-        return inferred
-    candidates = [said] if said is not None else list(dict.fromkeys(_likely_steps(module)))
-    running = [inferred for inferred in map(called.tried, candidates) if inferred is not None]
+    called = partial(TorchSubject, module, signature=signature, select_output=select_output, state=state)
+    if options.features is not None:
+        candidates = [StepInput(features=options.features)]
+    elif options.vocabulary is not None:
+        candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
+    else:
+        tokens = _vocabulary(called, module)
+        if tokens is not None and (found := next(_tried(called(StepInput(kind="tokens", vocabulary=tokens))), None)):
+            return found
+        candidates = list(dict.fromkeys(_likely_steps(module)))
+    running = [found for steps in candidates if (found := next(_tried(called(steps)), None)) is not None]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
-        raw = replace(called, signature=replace(signature, features_axis=False)).tried(StepInput(features=1))
-        running = [] if raw is None else [raw]
+        raw = called(StepInput(features=1), signature=replace(signature, features_axis=False))
+        running = list(itertools.islice(_tried(raw), 1))
     if len(running) > 1:
-        choices = " and with ".join(_as_option(inferred.steps) for inferred in running)
+        choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
     return running[0] if running else _of_none(text, called, options, candidates)
-
-
-def _said(options: TargetOptions) -> StepInput | None:
-    """The kind of a step that the options give; None if they give none."""
-    if options.features is not None:
-        return StepInput(features=options.features)
-    return None if options.vocabulary is None else StepInput(kind="tokens", vocabulary=options.vocabulary)
 
 
 def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Sequence[StepInput]) -> InferredSteps:
@@ -125,22 +95,27 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
         )
-    error, second = called.error(candidates[0]), called.signature.second
+    subject = called(candidates[0])
+    sampler = Sampler(subject.steps, seed=0)
+    small = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
+    error = raised_for(subject, small) or RunError("it runs at some widths only")
     _explain_by_other_calls(text, called, candidates, error)
     is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
-    for steps in candidates if is_about_steps or second != "none" else ():
-        subject, sampler = called.subject(steps), Sampler(steps, seed=0)
+    is_said = options.features is not None or options.vocabulary is not None
+    is_blind = subject.signature.second == "none"
+    for subject in map(called, candidates) if is_about_steps or not is_blind else ():
+        sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
-        if _said(options) is not None or takes_one_row or widths_at_which_it_runs(subject, sampler):
-            if second == "none":  # it is to be mended, so no check will say why
+        if is_said or takes_one_row or widths_at_which_it_runs(subject, sampler):
+            if is_blind:  # it is to be mended, so no check will say why
                 raise why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
             # The check finds which sizes run and has a better error message.
-            return InferredSteps(steps, called.signature, (0, options.classes or len(options.labels or ()) or 1))
+            return subject, (0, options.classes or len(options.labels or ()) or 1)
     tried = candidates[:4]
     which = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
     if not is_about_steps:
-        which, hint = "", part_instead(called.module) if isinstance(error.__cause__, NotImplementedError) else ""
+        which, hint = "", part_instead(subject.module) if isinstance(error.__cause__, NotImplementedError) else ""
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){which}: {error}{hint}"
     )
@@ -152,17 +127,23 @@ def _as_option(steps: StepInput) -> str:
 
 def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[StepInput], error: RunError) -> None:
     """Raises an error with a hint if the weights are not float32, or if another way to call the module runs."""
-    wrong = {tensor.dtype for tensor in called.module.parameters()} - {torch.float32}
-    if any(dtype.is_floating_point for dtype in wrong):
+    first = called(candidates[0])
+    wrong = {tensor.dtype for tensor in first.module.parameters() if tensor.is_floating_point()} - {torch.float32}
+    if wrong:
         named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong))
         raise ConfigurationError(
             f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for signature, said, _ in alternative_calls(called.signature):
+    if "bool" in error.detail and first.signature.second not in ("lengths", "none"):
+        raise ConfigurationError(
+            f"{text} raises for a bool mask: {error}. To compute with it, begin forward with mask = mask.to(x.dtype)"
+        )
+    for signature, said, _ in first.signature.alternatives():
         for steps in candidates:
             if signature.channels_first and steps.kind == "tokens":
                 continue
-            if replace(called, signature=signature).runs_at_several_widths(steps):
+            # At one width only, the width may have been mistaken for the features.
+            if len(list(itertools.islice(_tried(called(steps, signature=signature)), 2))) == 2:
                 raise ConfigurationError(f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {said}")
 
 
@@ -177,35 +158,28 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
                 yield StepInput(features=size)
 
 
-def _vocabulary(called: _Called) -> int | None:
-    """The number of token ids: the size of the embedding table that is indexed with the steps themselves.
-
-    Tables of positions and token types are indexed with other values. If the model has a configuration with
-    `vocab_size`, as those of Hugging Face have, that is used, because the table may be larger.
-    """
+def _vocabulary(called: _Called, module: nn.Module) -> int | None:
+    """The number of token ids: the rows of the embedding table that is indexed with the steps themselves."""
+    tables = [part for part in module.modules() if isinstance(part, _TABLES)]
+    if not tables:
+        return None
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
 
     def looked_up(table: nn.Embedding | nn.EmbeddingBag, given: tuple[Any, ...]) -> None:
-        indices = given[0] if given else None
-        if isinstance(indices, Tensor) and any(
-            torch.equal(indices, way) for way in (torch.tensor(ids), torch.tensor(ids).mT)
-        ):
+        indices, ways = given[0] if given else None, (torch.tensor(ids), torch.tensor(ids).mT)
+        if isinstance(indices, Tensor) and any(torch.equal(indices, way) for way in ways):
             sizes.add(table.num_embeddings)
 
-    hooks = [part.register_forward_pre_hook(looked_up) for part in called.module.modules() if isinstance(part, _TABLES)]
-    try:
-        called.subject(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
-    except RunError:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
+        for part in tables:
+            undo.callback(part.register_forward_pre_hook(looked_up).remove)
+        called(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
     if len(sizes) != 1:
         return None
-    (size,) = sizes
-    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in called.module.modules()]
+    (size,) = sizes  # or what a configuration says, as those of Hugging Face: the table may be larger
+    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
     return next((one for one in configured if isinstance(one, int) and 0 < one <= size), size)
 
 
@@ -214,11 +188,8 @@ _TRIED_WIDTHS: Final = (11, 64, 515)  # widths to try; convolutions without padd
 _SAME: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
 
 
-def require_order_of_axes(
-    text: str, module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
-) -> None:
+def require_order_of_axes(text: str, subject: TorchSubject) -> None:
     """Makes sure that a module does not mix rows only because it takes its axes in another order."""
-    subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
     if _keeps_rows_apart(subject):
         return
     for other in subject.alternatives():
@@ -249,39 +220,26 @@ def _keeps_rows_apart(subject: Subject) -> bool:
 
 
 def module_target(
-    text: str,
-    kind: TargetKind,
-    module: nn.Module,
-    steps: StepInput,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    *,
-    labels: tuple[str, ...],
-    per_step: bool,
-    whole: DescribePart | None = None,
-    names: ArgumentNames | None = None,
-    state: ModuleState | None = None,
+    text: str, kind: TargetKind, subject: TorchSubject, *, labels: tuple[str, ...], per_step: bool, **more: Any
 ) -> Target:
     """The target of a module: it is checked and exported with the same signature and the same output."""
 
     def build(name: str, opset: int) -> onnx.ModelProto:
         from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
 
-        return graph.build(
-            module, steps, name=name, labels=labels, signature=signature, select_output=select_output, opset=opset
-        )
+        how: dict[str, Any] = {"signature": subject.signature, "select_output": subject.select_output}
+        return graph.build(subject.module, subject.steps, name=name, labels=labels, opset=opset, **how)
 
     return Target(
         text=text,
         kind=kind,
-        steps=steps,
-        subject=TorchSubject(
-            module, steps, signature=signature, select_output=select_output, whole=whole, names=names, state=state
-        ),
+        steps=subject.steps,
+        subject=subject,
         labels=labels,
         per_step=per_step,
-        names=GraphNames(sequences=steps.kind),
+        names=GraphNames(sequences=subject.steps.kind),
         build=build,
         framework=True,
-        blind=signature.second == "none",
+        blind=subject.signature.second == "none",
+        **more,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import onnx
 
@@ -55,37 +56,41 @@ class Target:
         return Manifest(**own | fields)
 
 
-_APPLY: dict[TargetKind, frozenset[str]] = {
-    "spec": frozenset({"checkpoint", "features", "vocabulary", "classes", "labels"}),
-    "module": frozenset(
-        {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
-        | {"output", "missing"}
-    ),
-    "keras": frozenset({"features", "vocabulary", "classes", "labels", "output", "missing"}),
-    "onnx": frozenset(
-        {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "channels_first"}
-        | {"second", "output", "missing"}
-    ),
-    "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
-    "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
-}
-"""The options that apply to each kind of target."""
+@contextmanager
+def one_torch_thread(needed: bool = True) -> Iterator[None]:
+    """Makes torch compute in one thread while a target runs in it, so that the order of sums is fixed."""
+    if not needed:
+        yield
+        return
+    import torch
 
-_SAID: dict[TargetKind, str] = {
-    "spec": "spec of the built-in architecture",
-    "checkpoint": "checkpoint of the built-in architecture",
-    "module": "torch module",
-    "keras": "Keras model",
-    "onnx": "ONNX file",
-    "directory": "model directory",
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})
+_AXES: Final = frozenset({"time_first", "channels_first", "second"})
+_KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
+    "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),
+    "checkpoint": ("checkpoint of the built-in architecture", _STEP),
+    "module": ("torch module", _STEP | _AXES | {"checkpoint", "output", "missing"}),
+    "keras": ("Keras model", _STEP | {"output", "missing"}),
+    "onnx": ("ONNX file", _STEP | _AXES | {"values", "lengths", "mask", "output", "missing"}),
+    "directory": ("model directory", _STEP),
 }
+"""For each kind of target, its name and the options that apply to it."""
 
 
 def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
     """Makes sure that every option that is set applies to the kind of target."""
+    said, apply = _KINDS[kind]
     for name in TargetOptions.model_fields:
-        if getattr(options, name) not in (None, False) and name not in _APPLY[kind]:
-            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
+        if getattr(options, name) not in (None, False) and name not in apply:
+            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({said})")
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
@@ -102,21 +107,21 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
     """The class names from the option `labels`; numbers without it."""
-    if options.labels is not None and not all(label.strip() for label in options.labels):
-        place = next(place for place, label in enumerate(options.labels) if not label.strip())
+    labels = tuple(options.labels or ())
+    empty = [place for place, label in enumerate(labels) if not label.strip()]
+    names = ", ".join(map(repr, labels))
+    if empty:
         raise ConfigurationError(
-            f"--labels: label {place} of {', '.join(map(repr, options.labels))} is empty; give each class a name, with "
-            "no comma at the end"
+            f"--labels: label {empty[0]} of {names} is empty; give each class a name, with no comma at the end"
         )
     if options.classes not in (None, classes):
         raise ConfigurationError(f"--classes gives {options.classes} classes, but {text} has {classes}")
-    if options.labels is not None and len(options.labels) != classes:
-        names = ", ".join(map(repr, options.labels))
+    if options.labels is not None and len(labels) != classes:
         raise ConfigurationError(
-            f"--labels gives {counted(len(options.labels), 'class', 'classes')}, {names}, but {text} has {classes}. A "
-            "label that has a comma stands in double quotes"
+            f"--labels gives {counted(len(labels), 'class', 'classes')}, {names}, but {text} has {classes}. A label "
+            "that has a comma stands in double quotes"
         )
-    twice = sorted({label for label in options.labels or () if (options.labels or ()).count(label) > 1})
+    twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")
-    return tuple(options.labels or ()) or tuple(map(str, range(classes)))
+    return labels or tuple(map(str, range(classes)))

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import onnx
 
@@ -43,39 +43,28 @@ def may_be_torch(given: Given) -> bool:
 
 
 def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target:
-    """Reads a TARGET.
+    """Reads a TARGET: a text, a torch module or an ONNX graph.
 
-    `given`: A text, a torch module or an ONNX graph. A module is not copied: it is put into evaluation mode, and the
-    weights of `options.checkpoint` are loaded into it.
-    `blind`: Whether the model may take the steps alone, because it is to be mended. A model that takes lengths or a
-    mask gets them all the same, unless `options.second` is `none`.
-
-    Raises:
-        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
-        UncheckableError: The model takes neither lengths nor a mask.
+    A module is not copied: it is put into evaluation mode, and the weights of `options.checkpoint` are loaded into it.
+    A `blind` model may take the steps alone, because it is to be mended; one that takes lengths or a mask gets them all
+    the same, unless `options.second` is `none`. A ConfigurationError if it cannot be loaded or an option contradicts
+    it, an UncheckableError if it takes neither lengths nor a mask.
     """
     text = named(given)
     of_object: TargetKind = "onnx" if isinstance(given, onnx.ModelProto) else "module"
     kind = _kind(text) if isinstance(given, str | os.PathLike) else of_object
-    if options.weights is not None:
-        options = options.model_copy(update={"checkpoint": trained.checkpoint_file(options.weights)})
+    if options.checkpoint is not None:
+        weights = trained.checkpoint_file(Path(options.checkpoint))
+        options = options.model_copy(update={"checkpoint": weights})
     require_applicable(text, kind, options)
-    if isinstance(given, onnx.ModelProto):
-        copied = onnx.ModelProto()
-        copied.CopyFrom(given)
-        return dataclasses.replace(_of_proto(text, copied, options, blind=blind), is_object=True)
     if kind == "onnx":
-        return _read_onnx(text, options, blind=blind)
+        return _of_proto(text, given, options, blind=blind)
     if kind == "directory":
         return _read_directory(text, options)
     if kind == "keras":
         from lengthwise_export.keras_models import keras_targets
 
         return keras_targets.read_file(text, options)
-    return _read_torch(kind, text, given, options, blind=blind)
-
-
-def _read_torch(kind: TargetKind, text: str, given: Given, options: TargetOptions, *, blind: bool) -> Target:
     from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
     if kind == "checkpoint":
@@ -83,7 +72,7 @@ def _read_torch(kind: TargetKind, text: str, given: Given, options: TargetOption
     if kind == "spec":
         return torch_targets.read_spec(text, options)
     if isinstance(given, str | os.PathLike):
-        return torch_targets.read_module(text, options, blind=blind)
+        return torch_targets.of_module(text, torch_targets.module_of(text), options, blind=blind)
     assert not isinstance(given, onnx.ModelProto)
     return dataclasses.replace(torch_targets.of_module(text, given, options, blind=blind), is_object=True)
 
@@ -106,6 +95,14 @@ def named(given: object) -> str:
     )
 
 
+_KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
+    ".safetensors": "checkpoint",
+    ".toml": "spec",
+    ".onnx": "onnx",
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), "keras"),
+}
+
+
 def _kind(text: str) -> TargetKind:
     path = Path(text)
     if path.is_dir():
@@ -118,52 +115,36 @@ def _kind(text: str) -> TargetKind:
         return kind
     if ":" in text:
         return "module"
-    raise _no_target(text, path)
-
-
-_KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
-    ".safetensors": "checkpoint",
-    ".toml": "spec",
-    ".onnx": "onnx",
-    **dict.fromkeys((".keras", ".h5", ".hdf5"), "keras"),
-}
-
-
-def _no_target(text: str, path: Path) -> ConfigurationError:
-    """The error for a text that is none, with what it might have been meant to be."""
+    why = f"{text} is not a target: a target is {FORMS}"
     if path.suffix == ".py":
-        return ConfigurationError(
-            f"{text} is not a target: also name the function that returns the module, as in {text}:FACTORY"
-        )
-    if path.suffix in foreign_files.SUFFIXES and path.is_file():
-        why = foreign_files.why_refused(path)
-        if why is not None:
-            return ConfigurationError(why)
-        return ConfigurationError(
+        why = f"{text} is not a target: also name the function that returns the module, as in {text}:FACTORY"
+    elif path.suffix in foreign_files.SUFFIXES and path.is_file():
+        why = foreign_files.why_refused(path) or (
             f"{text} holds weights only: also name the function that returns the module, as in "
             f"package.module:factory --checkpoint {text}"
         )
-    return ConfigurationError(f"{text} is not a target: a target is {FORMS}")
+    raise ConfigurationError(why)
 
 
-def _read_onnx(text: str, options: TargetOptions, *, blind: bool) -> Target:
-    try:
-        proto = onnx.load(text)
-    except Exception as error:  # protobuf's own kinds, and those of files beside the graph
-        raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
-    return _of_proto(text, proto, options, blind=blind)
-
-
-def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions, *, blind: bool) -> Target:
+def _of_proto(text: str, given: Given, options: TargetOptions, *, blind: bool) -> Target:
+    """The target of a graph, or of the file of one."""
+    if isinstance(given, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(given)
+    else:
+        try:
+            proto = onnx.load(text)
+        except Exception as error:  # protobuf's own kinds, and those of files beside the graph
+            raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
-    adopted = read_graph(proto, options, blind=blind)
-    labels = labels_of(text, options, adopted.classes)
+    read = read_graph(proto, options, blind=blind)
+    labels = labels_of(text, options, read.classes)
     own = labels_in(proto)
-    if own is not None and len(own) == adopted.classes:
-        check_options_agree(text, options, adopted.steps, own)
+    if own is not None and len(own) == read.classes:
+        check_options_agree(text, options, read.steps, own)
         labels = own
-    return _of_graph(text, "onnx", adopted, labels)
+    return _of_graph(text, "onnx", read, labels, is_object=isinstance(given, onnx.ModelProto))
 
 
 def _read_directory(text: str, options: TargetOptions) -> Target:
@@ -180,29 +161,23 @@ def _read_directory(text: str, options: TargetOptions) -> Target:
     manifest = Manifest.read(directory)
     manifest.checked(directory)
     check_options_agree(text, options, manifest.input, manifest.labels)
-    adopted = ExternalGraph(
-        onnx.load(directory / GRAPH_FILE),
-        manifest.input,
-        manifest.graph,
-        manifest.classes,
-        per_step=manifest.task == "per-step",
-    )
-    subject = OnnxSubject(adopted, one_by_one=manifest.max_batch_rows == 1)
-    return dataclasses.replace(
-        _of_graph(text, "directory", adopted, manifest.labels), manifest=manifest, subject=subject
-    )
+    graph, per_step = onnx.load(directory / GRAPH_FILE), manifest.task == "per-step"
+    read = ExternalGraph(graph, manifest.input, manifest.graph, manifest.classes, per_step=per_step)
+    return _of_graph(text, "directory", read, manifest.labels, manifest=manifest)
 
 
-def _of_graph(text: str, kind: TargetKind, adopted: ExternalGraph, labels: tuple[str, ...]) -> Target:
+def _of_graph(text: str, kind: TargetKind, read: ExternalGraph, labels: tuple[str, ...], **more: Any) -> Target:
+    manifest: Manifest | None = more.get("manifest")
     return Target(
         text=text,
         kind=kind,
-        steps=adopted.steps,
-        subject=OnnxSubject(adopted),
+        steps=read.steps,
+        subject=OnnxSubject(read, one_by_one=manifest is not None and manifest.max_batch_rows == 1),
         labels=labels,
-        per_step=adopted.per_step,
-        names=adopted.names,
-        build=lambda name, opset: adopted.graph,
+        per_step=read.per_step,
+        names=read.names,
+        build=lambda name, opset: read.graph,
         framework=False,
-        blind=adopted.blind,
+        blind=read.blind,
+        **more,
     )

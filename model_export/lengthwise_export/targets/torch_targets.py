@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import os
@@ -20,21 +19,16 @@ from torch.nn.parameter import is_lazy
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint, foreign_files, trained
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import Target, check_options_agree, labels_of
-from lengthwise_export.tracing.call_signature import (
-    CallSignature,
-    in_evaluation,
-    output_selector,
-    read_signature,
-)
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
-_READ: dict[str, tuple[Path, int]] = {}
-"""The files that targets were read from, by the names of their modules, with the times at which they were changed."""
+_READ: dict[str, tuple[Path, int]] = {}  # By their modules: files that were read, and when they changed
 
 
 def module_of(text: str) -> nn.Module:
@@ -43,7 +37,9 @@ def module_of(text: str) -> nn.Module:
     made: Any = _imported(where, text)
     for part in name.split("."):
         if not hasattr(made, part):
-            there = ", ".join(_own(made))
+            held = vars(made).items() if isinstance(made, ModuleType) else ()
+            own = [key for key, value in held if getattr(value, "__module__", None) == made.__name__]
+            there = ", ".join(key for key in own if not key.startswith("_"))
             raise ConfigurationError(f"{text}: {where} has no {name}" + (f"; it has {there}" if there else ""))
         made = getattr(made, part)
     if not isinstance(made, nn.Module):
@@ -84,10 +80,7 @@ def is_keras(thing: object) -> bool:
 
 
 def _forget_another(path: Path) -> None:
-    """Lets a file be imported again if it was changed, or if another file of its name was imported before.
-
-    A notebook or a test checks a file, changes it, and checks it again. An installed package of that name stays.
-    """
+    """Lets a file that was changed, or another one of a name that was imported before, be imported again."""
     known = sys.modules.get(path.stem)
     file = getattr(known, "__file__", None)
     if known is None or file is None or not path.is_file():
@@ -104,20 +97,19 @@ def _forget_another(path: Path) -> None:
 
 def _imported(where: str, text: str) -> ModuleType:
     prefer_torch()
-    path = Path(where)
-    if path.suffix == ".py":
+    path, folder, name = Path(where), str(Path.cwd()), where
+    is_file = path.suffix == ".py"
+    if is_file:
         if not path.is_file():
             raise ConfigurationError(f"{text}: there is no file {where}")
         folder, name = str(path.resolve().parent), path.stem
         _forget_another(path.resolve())
-    else:
-        folder, name = str(Path.cwd()), where
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
         sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:
-        changed = path.stat().st_mtime_ns if path.suffix == ".py" else 0
+        changed = path.stat().st_mtime_ns if is_file else 0
         module = importlib.import_module(name)
-        if path.suffix == ".py":
+        if is_file:
             _READ[name] = (path.resolve(), changed)
         return module
     except ModuleNotFoundError as error:
@@ -130,17 +122,6 @@ def _imported(where: str, text: str) -> ModuleType:
         raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
 
 
-def _own(made: Any) -> list[str]:
-    """The public functions and classes that a module defines itself."""
-    if not isinstance(made, ModuleType):
-        return []
-    return [
-        name
-        for name, held in vars(made).items()
-        if not name.startswith("_") and callable(held) and getattr(held, "__module__", None) == made.__name__
-    ]
-
-
 def _told(error: BaseException) -> str:
     location = location_of(error)
     return f"{type(error).__name__}: {error}" + ("" if location is None else f" ({location})")
@@ -148,7 +129,11 @@ def _told(error: BaseException) -> str:
 
 def read_spec(text: str, options: TargetOptions) -> Target:
     """The built-in architecture that a spec describes."""
-    return _of_spec(text, options, Spec.read(Path(text)), options.weights)
+    return _of_spec(text, options, Spec.read(Path(text)), _weights(options))
+
+
+def _weights(options: TargetOptions) -> Path | None:
+    return None if options.checkpoint is None else Path(options.checkpoint)
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> Target:
@@ -167,29 +152,18 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
     spec = spec.concrete() if weights is None else trained.settled(spec, weights)
     model, notices = trained.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
-    check_options_agree(text, options, steps, spec.output.labels)
-    per_step = spec.output.task == "per-step"
-    target = module_target(
-        text,
-        "spec",
-        model,
-        steps,
-        CallSignature(),
-        output_selector(None),
-        labels=spec.output.labels,
-        per_step=per_step,
-    )
-    return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
-
-
-def read_module(text: str, options: TargetOptions, *, blind: bool = False) -> Target:
-    """The module that a user's factory returns; see `of_module`."""
-    return of_module(text, module_of(text), options, blind=blind)
+    labels, per_step = spec.output.labels, spec.output.task == "per-step"
+    check_options_agree(text, options, steps, labels)
+    subject = TorchSubject(model, steps, CallSignature(), output_selector(None))
+    more = {"checkpoint": weights, "spec": spec, "notices": tuple(notices)}
+    return module_target(text, "spec", subject, labels=labels, per_step=per_step, **more)
 
 
 def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
     """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
-    module = _unwrapped(module)
+    while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        # A wrapper such as that of `torch.compile`, which computes the same
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]
     if is_keras(module):
         from lengthwise_export.keras_models import keras_targets
 
@@ -199,7 +173,8 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
-    notices = [] if options.weights is None else checkpoint.load(module, options.weights)
+    weights = _weights(options)
+    notices = [] if weights is None else checkpoint.load(module, weights)
     signature = read_signature(
         module,
         second=options.second,
@@ -208,47 +183,22 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         numbers=options.features is not None,
         blind=blind,
     )
-    _require_weights(text, module)
-    select_output = output_selector(options.output_name)
-    state = ModuleState(in_evaluation(module))
-    found = read_steps(text, module, options, signature, select_output)
-    if signature.second == "none":
-        require_order_of_axes(text, module, found.steps, found.signature, select_output)
-    labels = labels_of(text, options, found.shape[-1])
-    own = None if options.weights is None else trained.read_record(options.weights).labels
-    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
-        check_options_agree(text, options.model_copy(update={"features": None, "vocabulary": None}), found.steps, own)
-        labels = own
-    target = module_target(
-        text,
-        "module",
-        module,
-        found.steps,
-        found.signature,
-        select_output,
-        labels=labels,
-        per_step=len(found.shape) == 3,
-        state=state,
-    )
-    state.restore()
-    return dataclasses.replace(target, checkpoint=options.weights, notices=tuple(notices))
-
-
-def _require_weights(text: str, module: nn.Module) -> None:
-    """Makes sure that a module has all of its weights."""
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise UncheckableError(
             f"{text}: {', '.join(lazy[:3])} would be drawn at random at the first call, as those of nn.Lazy layers: "
             "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
         )
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside a wrapper of `torch.compile` or `DataParallel`, which computes the same."""
-    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
-        inside = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
-        if not isinstance(inside, nn.Module):
-            break
-        module = inside
-    return module
+    state = ModuleState(in_evaluation(module))
+    subject, shape = read_steps(text, module, options, signature, output_selector(options.output), state)
+    if signature.second == "none":
+        require_order_of_axes(text, subject)
+    labels = labels_of(text, options, shape[-1])
+    own = None if weights is None else trained.read_record(weights).labels
+    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
+        unsaid = options.model_copy(update={"features": None, "vocabulary": None})
+        check_options_agree(text, unsaid, subject.steps, own)
+        labels = own
+    state.restore()
+    more = {"checkpoint": weights, "notices": tuple(notices)}
+    return module_target(text, "module", subject, labels=labels, per_step=len(shape) == 3, **more)

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter
 from typing import Any, Final, Literal
@@ -21,14 +21,7 @@ from lengthwise_export.masks import step_mask
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
-Role = Literal["steps", "lengths", "mask", "padding-mask"]
-"""The role of an argument of `forward`. A mask is true at valid steps, a padding mask at padding."""
-
-ArgumentFormat = Literal[
-    "as promised", "float lengths", "float mask", "int64 mask", "share of the width", "share of the longest"
-]
-"""The format of lengths and masks. The exporter uses `as promised`: int64 lengths and bool masks. The others are only
-tried to explain an error, by finding the format that a module expects."""
+Role = Literal["steps", "lengths", "mask", "padding-mask"]  # A mask is true at valid steps, a padding mask at padding
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "lengths": ("lengths",),
@@ -36,14 +29,6 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "padding-mask": ("padding-mask",),
     "both": ("lengths", "mask"),
     "none": (),
-}
-
-_FORMS: Final[Mapping[ArgumentFormat, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
-    "float lengths": (frozenset({"lengths"}), lambda lengths, width: lengths.float()),
-    "float mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.float()),
-    "int64 mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.long()),
-    "share of the width": (frozenset({"lengths"}), lambda lengths, width: lengths.float() / width),
-    "share of the longest": (frozenset({"lengths"}), lambda lengths, width: lengths.float() / lengths.max()),
 }
 
 
@@ -61,19 +46,24 @@ class CallSignature:
     channels_first: bool = False  # Steps are `[rows, features, width]`
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
     classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
-    form: ArgumentFormat = "as promised"
+    # Lengths are shares of this instead of steps, which is only tried to explain an error
+    shares_of: Literal["width", "longest"] | None = None
 
     def given(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
         """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""
-        arguments: dict[Role, Tensor] = {"steps": self._arranged(steps)}
+        width = steps.shape[1]
+        steps = steps if self.features_axis else steps.squeeze(-1)
+        arguments: dict[Role, Tensor] = {
+            "steps": steps.transpose(0, 1) if self.time_first else steps.mT if self.channels_first else steps
+        }
         if lengths is None:
             return arguments
         if valid is None:
-            valid = step_mask(lengths, steps.shape[1])
+            valid = step_mask(lengths, width)
         for role in _ROLES[self.second]:
             arguments[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
-            if self.form != "as promised" and role in _FORMS[self.form][0]:
-                arguments[role] = _FORMS[self.form][1](arguments[role], steps.shape[1])
+            if role == "lengths" and self.shares_of is not None:
+                arguments[role] = lengths / (width if self.shares_of == "width" else lengths.max())
         return arguments
 
     def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
@@ -97,9 +87,29 @@ class CallSignature:
             return logits
         return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
 
-    def _arranged(self, steps: Tensor) -> Tensor:
-        steps = steps if self.features_axis else steps.squeeze(-1)
-        return steps.transpose(0, 1) if self.time_first else steps.mT if self.channels_first else steps
+    def alternatives(self) -> Iterator[tuple[CallSignature, str, bool]]:
+        """Other ways to call it, each with the end of "the model runs ...", and whether that names an option."""
+        if self.shares_of is not None:
+            return
+        plain = replace(self, time_first=False, channels_first=False, classes_first=False, features_axis=True)
+        option = "--time-first" if self.time_first else "--channels-first"
+        for other, axes, change in (
+            (replace(plain, channels_first=True), "[rows, features, width]", "pass --channels-first"),
+            (replace(plain, time_first=True), "[width, rows, features]", "pass --time-first"),
+            (plain, "[rows, width, features]", f"leave {option} out"),
+        ):
+            if (other.time_first, other.channels_first) != (self.time_first, self.channels_first):
+                yield other, f"with steps as {axes}: if that is right, {change}", True
+        if self.second in ("mask", "padding-mask"):
+            mask: Literal["mask", "padding-mask"] = "padding-mask" if self.second == "mask" else "mask"
+            names = tuple((role if role == "steps" else mask, name) for role, name in self.arguments)
+            place = "padding" if mask == "padding-mask" else "valid steps"
+            said = f"with a mask that is true at {place}: if that is right, pass --second {mask}"
+            yield replace(self, second=mask, arguments=names), said, True
+        shares: tuple[Literal["width", "longest"], ...] = ("width", "longest")
+        for whole in shares if "lengths" in _ROLES[self.second] else ():
+            said = f"with lengths as shares of the {whole}, but it gets steps (int64): begin forward with lengths = "
+            yield replace(self, shares_of=whole), f"{said}lengths / x.size(1)", False
 
 
 def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
@@ -108,10 +118,7 @@ def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Switches off torch's fast path, whose nested tensors cannot be traced and hold no padding to compare.
-
-    The switch is process-wide, so the block holds `PROCESS_WIDE`.
-    """
+    """Switches off torch's fast path, whose nested tensors cannot be traced and hold no padding to compare."""
     with PROCESS_WIDE:
         before = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -149,23 +156,31 @@ def read_signature(
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
     if type(module).forward is nn.Module.forward:
         raise ConfigurationError(f"{type(module).__name__} has no forward{part_instead(module)}")
+    kind, arguments = _read(module, second, numbers=numbers, blind=blind)
+    own = () if arguments == _usual(kind) else arguments
+    return CallSignature(second=kind, arguments=own, time_first=time_first, channels_first=channels_first)
+
+
+def _read(
+    module: nn.Module, second: Second | None, *, numbers: bool, blind: bool
+) -> tuple[Second, tuple[tuple[Role, str | None], ...]]:
+    """What a module takes besides the steps, and its arguments."""
     parameters = list(inspect.signature(module.forward).parameters.values())
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
-    steps = _steps_among(named, numbers=numbers) if named else None
+    steps = _steps_among(named, numbers=numbers)
     others = [each for each in named if each is not steps]
     if second == "none" and not blind:
         raise ConfigurationError(
             f"--second none: {shown} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
     takes_places = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    says_nothing = all(each.default is not each.empty and _meaning(each.name) is None for each in others)
-    if blind and (second == "none" or (second is None and says_nothing)) and (steps or takes_places):
+    says_nothing = second is None and all(_is_optional(each) and _meaning(each.name) is None for each in others)
+    if blind and (second == "none" or says_nothing) and (steps or takes_places):
         _require_no_more(others, shown)
-        arguments = tuple(_arguments(named, {steps.name: "steps"} if steps else {})) or _usual("none")
-        return _signature("none", arguments, time_first, channels_first)
+        return "none", tuple(_arguments(named, {steps.name: "steps"} if steps else {})) or _usual("none")
     if second is not None and not others and takes_places:
-        return _signature(second, (), time_first, channels_first)
+        return second, _usual(second)
     if steps is None or not others:
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
@@ -175,21 +190,11 @@ def read_signature(
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
     chosen = _by_option(others, second, shown) if second is not None else _by_name(others, shown)
-    left = [each for each in others if each not in chosen.values()]
-    _require_no_more(
-        left, shown, " (--second both passes lengths and a mask)" if second is not None and second != "both" else ""
-    )
-    roles: dict[str, Role] = {each.name: role for role, each in chosen.items()}
-    roles[steps.name] = "steps"
-    second_role = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
-    return _signature(second_role, tuple(_arguments(named, roles)), time_first, channels_first)
-
-
-def _signature(
-    second: Second, arguments: tuple[tuple[Role, str | None], ...], time_first: bool, channels_first: bool
-) -> CallSignature:
-    own = () if arguments == _usual(second) else arguments
-    return CallSignature(second=second, arguments=own, time_first=time_first, channels_first=channels_first)
+    hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
+    _require_no_more([each for each in others if each not in chosen.values()], shown, hint)
+    roles: dict[str, Role] = {each.name: role for role, each in chosen.items()} | {steps.name: "steps"}
+    kind = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
+    return kind, tuple(_arguments(named, roles))
 
 
 def part_instead(module: nn.Module) -> str:
@@ -198,95 +203,91 @@ def part_instead(module: nn.Module) -> str:
     return f": return the part that answers from the factory, such as {' or '.join(parts[:3])}" if parts else ""
 
 
+def _is_optional(parameter: Parameter) -> bool:
+    return parameter.default is not parameter.empty
+
+
 def _require_no_more(others: Sequence[Parameter], shown: str, hint: str = "") -> None:
     """Makes sure that the arguments that are not passed have default values."""
-    left = [each.name for each in others if each.default is each.empty]
+    left = [each.name for each in others if not _is_optional(each)]
     if left:
         raise UncheckableError(
             f"{shown} also requires {', '.join(left)}: give these default values, or wrap the module in another{hint}"
         )
 
 
-def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
+def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
     """The argument for the steps: the first one, unless its name says that it is a mask or lengths."""
     embeds = next((each for each in named if each.name == "inputs_embeds"), None)
-    if numbers and embeds is not None:
+    if (numbers and embeds is not None) or not named:
         return embeds
     first = named[0]
-    wanted = [each for each in named[1:] if _meaning(each.name) is None and each.default is each.empty]
+    wanted = [each for each in named[1:] if _meaning(each.name) is None and not _is_optional(each)]
     is_second = re.fullmatch(r"(.*_)?(masks?|lengths?|lens?|seqlens?)", first.name.lower()) is not None
     return wanted[0] if is_second and wanted else first
 
 
 def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
     """The arguments that `--second` refers to; if there are several candidates, their names decide."""
-    if second == "none":
-        return {}
-    if second == "both":
-        meant = {role: [each for each in others if _meaning(each.name) == role] for role in _ROLES["both"]}
-        if not all(meant.values()):
-            raise ConfigurationError(
-                f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
-                "`pad`: rename them, or wrap the module in another that passes them on"
-            )
-        return {role: _wanted_first(fitting) for role, fitting in meant.items()}
-    likeliest: Mapping[Second, tuple[str, ...]] = {
-        "lengths": ("lengths",),
-        "mask": ("mask", "which way round"),
-        "padding-mask": ("which way round", "mask"),
+    meant: dict[str | None, list[Parameter]] = {}
+    for each in others:
+        meant.setdefault(_meaning(each.name), []).append(each)
+    if second == "both" and not ("lengths" in meant and "mask" in meant):
+        raise ConfigurationError(
+            f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
+            "`pad`: rename them, or wrap the module in another that passes them on"
+        )
+    likeliest: Mapping[Role, tuple[str | None, ...]] = {
+        "lengths": ("lengths", None),
+        "mask": ("mask", "which way round", None),
+        "padding-mask": ("which way round", "mask", None),
     }
-    for meaning in likeliest[second]:
-        fitting = [each for each in others if _meaning(each.name) == meaning]
-        if fitting:
-            return {second: _wanted_first(fitting)}
-    unnamed = [each for each in others if _meaning(each.name) is None]
-    return {second: _wanted_first(unnamed or others)}
+    return {
+        role: _wanted_first(next((meant[meaning] for meaning in likeliest[role] if meaning in meant), others))
+        for role in _ROLES[second]
+    }
 
 
 def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
     """The arguments that mark the end of a sequence, by their names; required ones before optional ones."""
     telling = [each for each in others if _meaning(each.name) is not None]
-    wanted = [each for each in telling if each.default is each.empty]
-    chosen: dict[Role, Parameter] = {}
     may = telling[:1]
     if may and _meaning(may[0].name) == "mask":  # next to an attention mask, a padding mask is the right one
         may = [each for each in telling if _meaning(each.name) == "which way round"][:1] or may
-    for each in wanted or may:
+    chosen: dict[Role, Parameter] = {}
+    for each in [each for each in telling if not _is_optional(each)] or may:
         meaning = _meaning(each.name)
         if meaning == "which way round":
-            _ask(shown, each, "may be true at padding or at valid steps")
-        role: Role = "lengths" if meaning == "lengths" else "mask"
-        if role == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
+            raise _open(shown, each, "may be true at padding or at valid steps")
+        if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
             raise ConfigurationError(
                 f"{shown}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
                 "divide by x.size(1) in forward, or pass --second lengths if it takes steps"
             )
-        chosen.setdefault(role, each)
+        chosen.setdefault("lengths" if meaning == "lengths" else "mask", each)
     if not chosen:
-        _ask(shown, _wanted_first(others), "may be lengths or a mask")
+        raise _open(shown, _wanted_first(others), "may be lengths or a mask")
     return chosen
 
 
-def _ask(shown: str, parameter: Parameter, why: str) -> None:
-    raise ConfigurationError(
+def _open(shown: str, parameter: Parameter, why: str) -> ConfigurationError:
+    return ConfigurationError(
         f"{shown}: {parameter.name} {why}; say --second lengths, --second mask (true at valid steps) or --second "
         "padding-mask (true at padding)"
     )
 
 
 def _wanted_first(fitting: Sequence[Parameter]) -> Parameter:
-    return next((each for each in fitting if each.default is each.empty), fitting[0])
+    return next((each for each in fitting if not _is_optional(each)), fitting[0])
 
 
 def _arguments(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
     """The arguments in order; after the first parameter that is not passed, by keyword."""
     by_place = True
     for each in named:
-        by_place = by_place and each.kind is not each.KEYWORD_ONLY
+        by_place = by_place and each.kind is not each.KEYWORD_ONLY and each.name in roles
         if each.name in roles:
             yield roles[each.name], None if by_place else each.name
-        else:
-            by_place = False
 
 
 def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:
@@ -298,13 +299,12 @@ def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:
     return "mask" if "mask" in lower else None
 
 
-OutputSelector = Callable[[Any], dict[str, Tensor]]
-"""Maps the result of a module to the graph's outputs by name, `logits` first."""
+OutputSelector = Callable[[Any], dict[str, Tensor]]  # A module's result to outputs by name, `logits` first
 
 
-def output_selector(output: str | None) -> OutputSelector:
+def output_selector(output: str | int | None) -> OutputSelector:
     """The selector for `--output NAME|INDEX`; by default `logits`, otherwise the first float output of rank 2 or 3."""
-    return partial(_select_output, output=output)
+    return partial(_select_output, output=None if output is None else str(output))
 
 
 def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
@@ -313,21 +313,15 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     if output is None:
         fitting = (name for name, value in named.items() if _can_be_logits(value))
         output = "logits" if "logits" in named else next(fitting, None)
-        if output is None:
-            raise ExportError(
-                "outputs",
-                f"none of {_types(named)} is float32 [rows, classes] or [rows, width, classes]"
-                f"{_hint_for_one_value(list(named.values()))}",
-            )
-    if output not in named:
+    elif output not in named:
         raise ExportError("outputs", f"the module returns no {output!r}, but {_types(named)}; name one with --output")
+    tried = named if output is None else {output: named[output]}
+    if output is None or not _can_be_logits(named[output]):
+        is_one = any(isinstance(one, Tensor) and one.dim() == 1 and one.is_floating_point() for one in tried.values())
+        said = f"none of {_types(tried)} is" if output is None else f"{_types(tried)} cannot be the output: it must be"
+        hint = f"; {ONE_VALUE_HINT}" if is_one else ""
+        raise ExportError("outputs", f"{said} float32 [rows, classes] or [rows, width, classes]{hint}")
     logits = named[output]
-    if not _can_be_logits(logits):
-        raise ExportError(
-            "outputs",
-            f"{_types({output: logits})} cannot be the output: it must be float32 [rows, classes] or "
-            f"[rows, width, classes]{_hint_for_one_value([logits])}",
-        )
     attention = named.get("attention")
     if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
         return {"logits": logits}
@@ -351,13 +345,6 @@ def _named(answer: Any) -> dict[str, Any]:
 
 def _can_be_logits(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in (2, 3)
-
-
-def _hint_for_one_value(values: Sequence[Any]) -> str:
-    """What to return instead of one value for each row; empty if no output may be that."""
-    if not any(isinstance(value, Tensor) and value.dim() == 1 and value.is_floating_point() for value in values):
-        return ""
-    return f"; {ONE_VALUE_HINT}"
 
 
 def _types(named: Mapping[str, Any]) -> str:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
@@ -29,27 +30,27 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
-from lengthwise_export.tracing.dynamic_shapes import (
-    WIDEST,
-    Branches,
-    BranchRecorder,
-    Lines,
-    OpenSizes,
-    branching_lines,
-    ends_at,
-    require_one_way,
-)
+from lengthwise_export.tracing.dynamic_shapes import Branches, BranchRecorder, OpenSizes, open_numbers
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import LayerWeights, recurrent, weights_of
-from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
+from lengthwise_export.tracing.source_lines import (
+    CodeLocation,
+    current_location,
+    error_text,
+    is_users,
+    location_of,
+    trace_error,
+)
 
 _WIDTHS: Final = (67, 7, 521)
 """Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind
 strides, where torch.export would treat the width as a constant; a table of positions may be short, and convolutions
 without padding may need many steps."""
 
+
+WIDEST: Final = 2048  # wider batches are not tried: attention would need much memory
+Lines = dict[str, CodeLocation]  # the lines of the code that branch on a size, by the condition as torch writes it
 
 _UNALLOCATED: Final = "its data is not allocated yet"
 _EXTENSION: Final = "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"
@@ -63,34 +64,80 @@ def capture(
 
     The program of a module that is called with the steps alone has no lengths.
     """
+    call = _Call(model, steps, signature, select_output)
     # If it accepts none of these widths, the trace reports the error.
-    width = next((width for width in _WIDTHS if _runs(model, steps, signature, width)), min(_WIDTHS))
-    with PROCESS_WIDE, branching_lines() as lines:
-        program, outputs = _exported(model, steps, signature, select_output, width, lines)
-        if (ends := ends_at(program)) < WIDEST and _runs_wider(model, steps, signature, ends):
+    width = next((width for width in _WIDTHS if call.runs(width)), min(_WIDTHS))
+    with PROCESS_WIDE, _branching_lines() as lines:
+        program, outputs = _exported(call, width, lines)
+        if (ends := _ends_at(program)) < WIDEST and call.runs_wider(ends):
             # A table may grow with the widest batch so far.
-            program, outputs = _exported(model, steps, signature, select_output, width, lines)
-    require_one_way(program, lines, lambda wide: _runs(model, steps, signature, wide))
+            program, outputs = _exported(call, width, lines)
+    _require_one_way(program, lines, call)
     return program, outputs
 
 
-def _exported(
-    model: nn.Module,
-    steps: StepInput,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    width: int,
-    lines: Lines,
-) -> tuple[ExportedProgram, list[str]]:
-    sequences, ends = _batch(steps, [width] * 3)
-    lengths = ends.int()
-    trace = _Trace(lines)
-    traced = in_evaluation(_Traced(model, signature, select_output, trace))
-    trace.branches = _constant_branches(model, steps, signature, width)
-    arguments: tuple[Tensor, ...] = (sequences,) if signature.second == "none" else (sequences, lengths)
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A module, and how it is called."""
+
+    model: nn.Module
+    steps: StepInput
+    signature: CallSignature
+    select_output: OutputSelector
+
+    def batch(self, lengths: list[int], random: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Sequences `[rows, width(, features)]`, random or all the same, and their lengths `[rows]` int64."""
+        shape = (len(lengths), max(lengths))
+        if self.steps.kind == "tokens":
+            count = self.steps.vocabulary or 1
+            ids = torch.full(shape, min(1, count - 1))
+            sequences = ids if random is None else torch.randint(count, shape, generator=random)
+        else:
+            values = (*shape, self.steps.features or 0)
+            sequences = torch.zeros(values) if random is None else torch.randn(values, generator=random)
+        return sequences, torch.tensor(lengths)
+
+    def run(self, lengths: list[int], random: torch.Generator | None = None) -> None:
+        with without_fast_path(), torch.no_grad():
+            self.signature.call(self.model, self.signature.given(*self.batch(lengths, random)))
+
+    def runs(self, width: int) -> bool:
+        with contextlib.suppress(Exception, SystemExit):
+            self.run([width] * 2)
+            return True
+        return False
+
+    def runs_wider(self, width: int) -> bool:
+        """Whether the module answers wider batches; runs the widest of them, up to `WIDEST`."""
+        widest, bad, tried = width, WIDEST + 1, WIDEST
+        while bad - widest > 1:
+            widest, bad = (tried, bad) if self.runs(tried) else (widest, tried)
+            tried = (widest + bad) // 2
+        return widest > width
+
+    def constant_branches(self, width: int) -> Branches:
+        """The result of each branch on a tensor value that goes the same way for all of several small batches."""
+        known: dict[tuple[str, int], set[bool]] = {}
+        random = torch.Generator().manual_seed(0)
+        for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
+            seen: dict[tuple[str, int], set[bool]] = {}
+            # A batch at which the module raises shows nothing about its branches; the trace will report the error.
+            with contextlib.suppress(Exception, SystemExit), BranchRecorder(seen):
+                self.run(lengths, random)
+                for place, ways in seen.items():
+                    known.setdefault(place, set()).update(ways)
+        return {place: ways.pop() for place, ways in known.items() if len(ways) == 1}
+
+
+def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, list[str]]:
+    sequences, ends = call.batch([width] * 3)
+    trace = _Trace(lines, call.constant_branches(width))
+    traced = in_evaluation(_Traced(call, trace))
+    arguments: tuple[Tensor, ...] = (sequences,) if call.signature.second == "none" else (sequences, ends.int())
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
+    model = call.model
     with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad(), quiet(), contextlib.ExitStack() as undo:
-        undo.callback(ModuleState(model).restore)  # what the module keeps for later calls must not be of this trace
+        undo.callback(ModuleState(model).restore)  # what it keeps for later calls must not be of this trace
         try:
             program = torch.export.export(traced, arguments, dynamic_shapes=sizes, strict=False)
         except ExportError:
@@ -101,63 +148,70 @@ def _exported(
     return program, trace.outputs
 
 
-def _runs(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> bool:
-    with without_fast_path(), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
-        signature.call(model, signature.given(*_batch(steps, [width] * 2)))
-        return True
-    return False
+@contextlib.contextmanager
+def _branching_lines() -> Iterator[Lines]:
+    """Notes the lines that branch on a size inside the block. Process-wide: the caller holds `PROCESS_WIDE`."""
+    lines: Lines = {}
+    decide: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
+
+    def noted(condition: torch.SymBool) -> bool:
+        answer = decide(condition)
+        branches = is_users(sys._getframe(1).f_code.co_filename, installed=True)  # and not torch for them
+        location = current_location() if branches else None
+        if location is not None:
+            for each in (condition.node.expr, ~condition.node.expr):
+                lines.setdefault(str(each), location)
+        return answer
+
+    torch.SymBool.__bool__ = noted  # type: ignore[method-assign]  # undone below
+    try:
+        yield lines
+    finally:
+        torch.SymBool.__bool__ = decide  # type: ignore[method-assign]
 
 
-def _runs_wider(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> bool:
-    """Whether the module answers wider batches; runs the widest of them, up to `WIDEST`."""
-    widest, bad, tried = width, WIDEST + 1, WIDEST
-    while bad - widest > 1:
-        widest, bad = (tried, bad) if _runs(model, steps, signature, tried) else (widest, tried)
-        tried = (widest + bad) // 2
-    return widest > width
+def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> None:
+    """Makes sure that the code does not take another way for wide batches."""
+    widest = _ends_at(program)  # as where a table of positions ends, but there the module raises for wider batches
+    if widest >= WIDEST or not call.runs(widest + 1):
+        return
+    symbol, env = _width(program).node.expr, _width(program).node.shape_env
+    guards = [guard for guard in env.guards if symbol in guard.expr.free_symbols]
+    last = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)
+    # Where torch has simplified the condition, it is the last line with the width in it.
+    others = (line for other, line in reversed(lines.items()) if str(symbol) in other)
+    condition = None if last is None else str(last.expr)
+    raise trace_error(
+        lines[condition] if condition in lines else next(others, None),
+        f"the code branches on the width, and takes another way for batches wider than {widest}; a graph holds one. "
+        "Compute both and choose with torch.where, or take the branch out",
+    )
 
 
-def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Sequences `[rows, width(, features)]`, random or all the same, and their lengths `[rows]` int64."""
-    shape = (len(lengths), max(lengths))
-    if steps.kind == "tokens":
-        ids = torch.full(shape, min(1, (steps.vocabulary or 1) - 1))
-        sequences = ids if random is None else torch.randint(steps.vocabulary or 1, shape, generator=random)
-    else:
-        values = (*shape, steps.features or 0)
-        sequences = torch.zeros(values) if random is None else torch.randn(values, generator=random)
-    return sequences, torch.tensor(lengths)
+def _ends_at(program: ExportedProgram) -> int:
+    """The widest batch for which the code goes the traced way; `WIDEST` if it goes no other way below that."""
+    width = _width(program)
+    bounds = program.range_constraints.get(width.node.expr) if isinstance(width, SymInt) else None
+    return WIDEST if bounds is None or not bounds.upper.is_Integer else min(WIDEST, int(bounds.upper))
 
 
-def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> Branches:
-    """The result of each branch on a tensor value that goes the same way for all of several small batches."""
-    known: dict[tuple[str, int], set[bool]] = {}
-    random = torch.Generator().manual_seed(0)
-    with without_fast_path(), torch.no_grad():
-        for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
-            seen: dict[tuple[str, int], set[bool]] = {}
-            # A batch at which the module raises shows nothing about its branches; the trace will report the error.
-            with contextlib.suppress(Exception, SystemExit), BranchRecorder(seen):
-                signature.call(model, signature.given(*_batch(steps, lengths, random)))
-                for place, ways in seen.items():
-                    known.setdefault(place, set()).update(ways)
-    return {place: ways.pop() for place, ways in known.items() if len(ways) == 1}
+def _width(program: ExportedProgram) -> Any:
+    names = set(program.graph_signature.user_inputs)
+    steps = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
+    return steps.meta["val"].shape[1]
 
 
 class _Traced(nn.Module):
     """Wraps the module: inputs and outputs are those of the graph, and recurrent weights are buffers in ONNX layout."""
 
-    def __init__(
-        self, model: nn.Module, signature: CallSignature, select_output: OutputSelector, trace: _Trace
-    ) -> None:
+    def __init__(self, call: _Call, trace: _Trace) -> None:
         super().__init__()
-        self.model = model
-        self._signature = signature
-        self._select_output = select_output
+        self.model = call.model
+        self._call = call
         self._trace = trace
-        for path, part in model.named_modules():
+        for path, part in call.model.named_modules():
             if isinstance(part, nn.RNNBase) and part.proj_size == 0:
-                trace.weights[part] = [_as_buffers(weights) for weights in weights_of(part)]
+                trace.weights[part] = weights_of(part)
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
 
     def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -166,22 +220,15 @@ class _Traced(nn.Module):
         if lengths is not None:
             torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
             ends = lengths.long()
-        self._trace.begin(sequences, ends)
-        given = self._signature.given(sequences, ends)
+        self._trace.shape, self._trace.lengths = sequences.shape[:2], ends
+        signature = self._call.signature
+        given = signature.given(sequences, ends)
         with OpenSizes(sequences, ends, given, self._trace.branches, self._trace.lines):
-            answer = self._signature.call(self.model, given)
-        outputs = self._select_output(answer)
-        outputs["logits"] = self._signature.rows_first(outputs["logits"])
+            answer = signature.call(self.model, given)
+        outputs = self._call.select_output(answer)
+        outputs["logits"] = signature.rows_first(outputs["logits"])
         self._trace.outputs = list(outputs)
         return tuple(outputs.values())
-
-
-def _as_buffers(weights: LayerWeights) -> nn.Module:
-    """The weights of one layer as buffers, which the exporter turns into initializers."""
-    module = nn.Module()
-    for name, values in vars(weights).items():
-        module.register_buffer(name, values)
-    return module
 
 
 @dataclass(frozen=True)
@@ -194,42 +241,25 @@ class _PackedBatch:
 
 
 class _Trace:
-    """The state of one trace: the shape and lengths of the batch, and the padded batch of each packed sequence.
+    """The state of one trace. A packed sequence is known by its `data`, or by the `batch_sizes` that users pass on."""
 
-    A packed sequence is identified by its `data`, or by its `batch_sizes`, which users pass on when they build a new
-    packed sequence from values computed on another's data.
-    """
+    shape: torch.Size  # `[rows, width]`
+    lengths: Tensor | None  # int64 `[rows]`; None if the module takes the steps alone
 
-    def __init__(self, lines: Lines) -> None:
-        self.lines = lines
-        self.weights: dict[nn.RNNBase, list[nn.Module]] = {}
+    def __init__(self, lines: Lines, branches: Branches) -> None:
+        self.lines, self.branches = lines, branches
+        self.weights: dict[nn.RNNBase, list[LayerWeights]] = {}
         self.outputs: list[str] = []
-        self.branches: Branches = {}
         # The tensors are kept alive, so that no other tensor gets their id.
         self._by_data: dict[int, tuple[Tensor, _PackedBatch]] = {}
         self._by_sizes: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
-    def begin(self, sequences: Tensor, lengths: Tensor | None) -> None:
-        """Sets the traced batch: sequences `[rows, width(, features)]` and int64 lengths `[rows]`, if it has them."""
-        self.shape = sequences.shape[:2]
-        self.lengths = lengths
-
-    def lengths_of(self, steps: Tensor) -> Tensor | None:
-        """The lengths for a recurrent layer whose input was not packed; None if the traced batch has none.
-
-        If the input has the rows and the width of the batch, these are the lengths of the sequences: that makes no
-        difference to the answers of a module without leaks. Otherwise (features as steps, for example) every row runs
-        over the full width.
-        """
-        if self.lengths is None or steps.shape[:2] == self.shape:
-            return self.lengths
-        return torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
-
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
         """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width."""
         if module.proj_size:
-            projected = "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
-            raise trace_error(current_location(), projected)
+            raise trace_error(
+                current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
+            )
         layers = self.weights[module]
         weights = ([getattr(layer, name) for layer in layers] for name in ("inputs", "states", "biases"))
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
@@ -248,8 +278,9 @@ class _Trace:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            by_hand = "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
-            raise trace_error(current_location(), by_hand)
+            raise trace_error(
+                current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
+            )
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
         rows, width = packed_as.steps.shape[:2]
         return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
@@ -277,10 +308,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(trace: _Trace) -> Iterator[None]:
-    """Replaces torch's packing functions and recurrent layers with those of this module.
+    """Replaces torch's packing functions and recurrent layers; process-wide, so the caller holds `PROCESS_WIDE`.
 
-    The code objects of the packing functions are swapped, because a user's module may have imported these functions by
-    name. All of this is process-wide: the caller holds `PROCESS_WIDE`.
+    Of the packing functions the code objects are swapped: a module may have imported these functions by name.
     """
     forwards = {kind: kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN)}
     codes = {packing.pack_padded_sequence: _pack_padded_sequence, packing.pad_packed_sequence: _pad_packed_sequence}
@@ -334,8 +364,14 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
         outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
         return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        single = f"{type(module).__name__} runs over a single sequence: run it over the batch"
-        raise trace_error(current_location(), single)
+        raise trace_error(
+            current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
+        )
     steps = input if module.batch_first else input.transpose(0, 1)
-    outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
+    lengths = trace.lengths
+    # Where the input has the rows and the width of the batch, the lengths of the sequences make no difference to the
+    # answers of a module without leaks. Otherwise (features as steps, for example) rows run over the full width.
+    if lengths is not None and steps.shape[:2] != trace.shape:
+        lengths = torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
+    outputs, state = trace.run(module, steps, lengths, hx)
     return (outputs if module.batch_first else outputs.transpose(0, 1)), state

@@ -1,30 +1,46 @@
 """Keeps the number of rows and the width dynamic in a trace, where the user's code turns them into Python numbers.
 
 A trace follows tensors and symbolic sizes, but `lengths.max().item()` would be a constant of the traced batch. So all
-calls of torch go through a torch function mode:
+calls of torch go through a torch function mode, `OpenSizes`:
 
     lengths.max().item(), arange          return the width: wider padding changes no answer of a module without leaks
     mask.sum(1)                           returns the lengths; so do lengths.tolist() and lengths.numpy()
     if lengths.min() < 1: raise           takes the branch that all of several test batches took
+
+`len(lengths)`, `int(lengths.max())` and `math.log(width)` call Python, not torch, and would give the numbers of the
+traced batch. `open_numbers` defines these names in the globals of the modules that hold the user's code; functions of
+`math` are replaced there and in `math`, and NumPy's find the same. All of that is process-wide.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import SymInt, Tensor
-from torch.export import ExportedProgram
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from lengthwise_export.tracing.call_signature import Role
-from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES
-from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, trace_error
-from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users
+from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES, is_open
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, file_of, is_users, trace_error
 
+LOOP: Final = (
+    "a Python loop runs a fixed number of times in a graph, but batches differ in size. Over the steps: use nn.LSTM or "
+    "nn.GRU instead of a cell in a loop (their weights have the same names and shapes, with _l0). Over the rows: write "
+    "it for the whole batch, with pack_padded_sequence for a recurrent layer and a mask for the rest"
+)
+A_SIZE: Final = (
+    "takes the number of steps or rows as a fixed Python number (a loop does, or a list of that many), but batches "
+    "differ in size: compute with the size itself, as in torch.arange(x.shape[1]) or math.log(x.shape[1])"
+)
 BRANCH: Final = (
     "a Python branch on a value in a tensor depends on the batch, but a graph cannot branch: use torch.where"
 )
@@ -53,11 +69,7 @@ _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolis
 
 
 class OpenSizes(TorchFunctionMode):
-    """The torch function mode of a trace of `[rows, width, ...]` and int64 lengths `[rows]`; see the module.
-
-    Args:
-        lines: The lines that have branched on a size so far; the last one is what fixed a size.
-    """
+    """The torch function mode of a trace of `[rows, width, ...]` and int64 lengths `[rows]`; see the module."""
 
     def __init__(
         self,
@@ -68,7 +80,7 @@ class OpenSizes(TorchFunctionMode):
         lines: Mapping[str, CodeLocation],
     ) -> None:
         super().__init__()
-        self._lines = lines
+        self._lines = lines  # that have branched on a size so far; the last one is what fixed a size
         self._seen_lines = len(lines)
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
@@ -90,11 +102,14 @@ class OpenSizes(TorchFunctionMode):
         if known is not None:
             return known
         if name == "__bool__":
-            return self._branch(first)
+            location = current_location()
+            if location is None or (location.file, location.line) not in self._branches:
+                raise trace_error(location, BRANCH)
+            return self._branches[location.file, location.line]
         if name in ("__iter__", "unbind"):
-            self._reject_loop(first, *args[1:2], **kwargs)
+            _require_fixed(LOOP, first, *args[1:2], **kwargs)
         if name in ("chunk", "tensor_split"):
-            self._reject_parts(*args, **kwargs)
+            _require_fixed(PARTS, first, *args[2:3], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
             raise trace_error(location, A_NUMBER)
         if name in SUBSTITUTES and func not in RETURN_INDICES:
@@ -126,10 +141,11 @@ class OpenSizes(TorchFunctionMode):
             for known in (self._as_lengths, self._as_longest):
                 if first in known:
                     known.add(answer)
+        with_zero = name in _EQUAL and len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0
         for known, inverted in ((self._as_mask, self._as_padding_mask), (self._as_padding_mask, self._as_mask)):
             if first in known and name in _COPIES | _AS_FLOATS:
                 known.add(answer)
-            elif first in known and (name in _INVERTED or (name in _EQUAL and _is_zero(args[1:]))):
+            elif first in known and (name in _INVERTED or with_zero):
                 inverted.add(answer)
         if name in _LARGEST and first in self._as_lengths and isinstance(answer, Tensor) and answer.dim() == 0:
             self._as_longest.add(answer)
@@ -147,20 +163,6 @@ class OpenSizes(TorchFunctionMode):
         if isinstance(value, slice):
             return slice(*(self._with_width(item) for item in (value.start, value.stop, value.step)))
         return value
-
-    def _branch(self, condition: Any) -> bool:
-        location = current_location()
-        if location is None or (location.file, location.line) not in self._branches:
-            raise trace_error(location, BRANCH)
-        return self._branches[location.file, location.line]
-
-    def _reject_loop(self, tensor: Any, dim: int = 0) -> None:
-        if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
-            raise trace_error(current_location(), LOOP)
-
-    def _reject_parts(self, tensor: Any, _parts: Any = None, dim: int = 0, **_kwargs: Any) -> None:
-        if isinstance(tensor, Tensor) and is_open(tensor.shape[dim]):
-            raise trace_error(current_location(), PARTS)
 
     def _ensure_open(self) -> None:
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
@@ -209,8 +211,10 @@ def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return len(bounds) == 1 and "max" not in kwargs and isinstance(bounds[0], int | float) and bounds[0] <= 1
 
 
-def _is_zero(args: Sequence[Any]) -> bool:
-    return len(args) == 1 and isinstance(args[0], int | float) and args[0] == 0
+def _require_fixed(why: str, tensor: Any, dim: int = 0, **_options: Any) -> None:
+    """Raises if the axis of a tensor is open."""
+    if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
+        raise trace_error(current_location(), why)
 
 
 def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -218,66 +222,132 @@ def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return dim in (1, -1, (1,), (-1,), [1], [-1])
 
 
-WIDEST: Final = 2048  # wider batches are not tried: attention would need much memory
-
-
-Lines = dict[str, CodeLocation]  # the lines of the code that branch on a size, by the condition as torch writes it
+_SQRT: Final = math.sqrt
+_OF_NUMBERS: Final = (_SQRT, math.log, math.log2, math.log10, math.log1p, math.exp, math.sin, math.cos, math.tanh)
+"""The functions of `math` that take a dynamic size; torch has each under the same name."""
 
 
 @contextlib.contextmanager
-def branching_lines() -> Iterator[Lines]:
-    """Notes the lines that branch on a size inside the block. Process-wide: the caller holds `PROCESS_WIDE`."""
-    lines: Lines = {}
-    decide: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
-
-    def noted(condition: torch.SymBool) -> bool:
-        answer = decide(condition)
-        branches = is_users(sys._getframe(1).f_code.co_filename, installed=True)  # and not torch for them
-        location = current_location() if branches else None
-        if location is not None:
-            for each in (condition.node.expr, ~condition.node.expr):
-                lines.setdefault(str(each), location)
-        return answer
-
-    torch.SymBool.__bool__ = noted  # type: ignore[method-assign]  # undone below
-    try:
-        yield lines
-    finally:
-        torch.SymBool.__bool__ = decide  # type: ignore[method-assign]
-
-
-def require_one_way(program: ExportedProgram, lines: Lines, runs: Callable[[int], bool]) -> None:
-    """Makes sure that the code does not take another way for wide batches.
-
-    A table of positions ends the traced widths too, but the module raises for wider batches then: `runs` asks it.
-    """
-    widest = ends_at(program)
-    if widest >= WIDEST or not runs(widest + 1):
-        return
-    symbol, env = _width(program).node.expr, _width(program).node.shape_env
-    guards = [guard for guard in env.guards if symbol in guard.expr.free_symbols]
-    last = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)
-    raise trace_error(
-        _line_of(None if last is None else str(last.expr), str(symbol), lines),
-        f"the code branches on the width, and takes another way for batches wider than {widest}; a graph holds one. "
-        "Compute both and choose with torch.where, or take the branch out",
-    )
-
-
-def _line_of(condition: str | None, width: str, lines: Lines) -> CodeLocation | None:
-    """The line that branches on a condition; where torch has simplified it, the last one with the width in it."""
-    others = (line for other, line in reversed(lines.items()) if width in other)
-    return lines[condition] if condition in lines else next(others, None)
+def open_numbers(model: nn.Module) -> Iterator[None]:
+    """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
+    # Of the user's code all modules that are imported, and those of the packages that define parts of the model
+    own = {type(part).__module__.partition(".")[0] for part in model.modules()}
+    namespaces = [
+        vars(module)
+        for name, module in list(sys.modules.items())
+        if (file := file_of(module)) and is_users(file, installed=name.partition(".")[0] in own)
+    ]
+    with PROCESS_WIDE, contextlib.ExitStack() as undo:
+        for namespace in namespaces:
+            for name, substitute in _SUBSTITUTES.items():
+                if name not in namespace:
+                    namespace[name] = substitute
+                    undo.callback(namespace.pop, name)
+            for name, function in [*namespace.items()]:
+                if callable(function) and any(function is known for known in _OF_NUMBERS):
+                    undo.callback(namespace.__setitem__, name, function)
+                    namespace[name] = partial(_of_size, function)
+        for function in _OF_NUMBERS:
+            undo.callback(setattr, math, function.__name__, function)
+            setattr(math, function.__name__, partial(_of_size, function))
+            for size in (torch.SymInt, torch.SymFloat):  # NumPy calls the method of this name of what is no number
+                undo.callback(delattr, size, function.__name__)
+                setattr(size, function.__name__, lambda number, function=function: _of_size(function, number))
+        for size in (torch.SymInt, torch.SymFloat):
+            undo.callback(delattr, size, "rint")
+            size.rint = _round  # type: ignore[union-attr]  # undone above
+        for name in ("__index__", "__int__"):
+            undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
+            setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
+        # A dictionary may hold something for each size: a dynamic one is in none.
+        undo.callback(setattr, torch.SymInt, "__hash__", torch.SymInt.__hash__)
+        torch.SymInt.__hash__ = _hash  # type: ignore[method-assign, assignment]  # undone above
+        # FakeTensor.tolist goes through the elements and bypasses torch function modes.
+        undo.callback(setattr, FakeTensor, "tolist", FakeTensor.tolist)
+        FakeTensor.tolist = Tensor.tolist  # type: ignore[method-assign]  # undone above
+        yield
 
 
-def ends_at(program: ExportedProgram) -> int:
-    """The widest batch for which the code goes the traced way; `WIDEST` if it goes no other way below that."""
-    width = _width(program)
-    bounds = program.range_constraints.get(width.node.expr) if isinstance(width, SymInt) else None
-    return WIDEST if bounds is None or not bounds.upper.is_Integer else min(WIDEST, int(bounds.upper))
+class OpenRange:
+    """The result of `range` for a dynamic size. It can index a tensor, but not be iterated."""
+
+    def __init__(self, *bounds: Any) -> None:
+        self._bounds = bounds
+
+    def as_tensor(self) -> Tensor:
+        """The same numbers as a tensor."""
+        return torch.arange(*self._bounds)
+
+    def __iter__(self) -> Iterator[int]:
+        """Raises: a loop cannot run a dynamic number of times."""
+        raise trace_error(current_location(), LOOP)
 
 
-def _width(program: ExportedProgram) -> Any:
-    names = set(program.graph_signature.user_inputs)
-    steps = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
-    return steps.meta["val"].shape[1]
+def _hash(size: torch.SymInt) -> int:
+    return hash((id(size.node.shape_env), str(size.node.expr)) if is_open(size) else builtins.int(size))
+
+
+def _len(thing: Any) -> Any:
+    return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else builtins.len(thing)
+
+
+def _of_size(function: Callable[..., float], number: Any, /, *base: Any) -> Any:
+    """A function of `math`; of a dynamic size as a tensor, which follows the size."""
+    if not isinstance(number, torch.SymInt | torch.SymFloat | Tensor):
+        return function(number, *base)
+    if function is _SQRT and not isinstance(number, Tensor):  # a size again, if it is made an int
+        return number**0.5
+    # In float64, as Python's numbers: torch rounds it where it meets a float32.
+    wide = number.double() if isinstance(number, Tensor) else torch.scalar_tensor(number, dtype=torch.float64)  # type: ignore[arg-type]  # takes sizes
+    answer = getattr(torch, function.__name__)(wide)
+    return answer / math.log(*base) if base else answer
+
+
+class _NumberType(type):
+    """The type of `_Int` and `_Float`, which leave a dynamic size dynamic."""
+
+    def __instancecheck__(cls, thing: object) -> bool:
+        return isinstance(thing, cls.__bases__[0])
+
+    def __call__(cls, thing: Any = 0, *base: Any) -> Any:
+        kind = cls.__bases__[0]
+        if isinstance(thing, Tensor) and kind is builtins.int:
+            thing = thing.item()
+        if isinstance(thing, torch.SymInt | torch.SymFloat):  # a size, or a share of one
+            return (torch.sym_int if kind is builtins.int else torch.sym_float)(thing)  # type: ignore[no-untyped-call]
+        return kind(thing, *base)
+
+
+class _Float(builtins.float, metaclass=_NumberType):
+    """`float` in the user's modules."""
+
+
+class _Int(builtins.int, metaclass=_NumberType):
+    """`int` in the user's modules."""
+
+
+def _range(*bounds: Any) -> Any:
+    sizes: list[Any] = [bound.item() if isinstance(bound, Tensor) else bound for bound in bounds]
+    return OpenRange(*sizes) if any(map(is_open, sizes)) else builtins.range(*sizes)
+
+
+def _round(size: Any, digits: Any = None) -> Any:
+    """`round`; of a share of a dynamic size as a size again, the nearest, and of two the even one."""
+    if not isinstance(size, torch.SymFloat) or digits is not None:
+        return builtins.round(size, digits)
+    number: Any = size
+    fourth = (2 * number - 1) / 4  # a whole number where the even one is below
+    return math.floor(number + 0.5) + math.ceil(fourth) - math.floor(fourth) - 1
+
+
+def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
+    def number(size: torch.SymInt) -> int:
+        if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
+            raise trace_error(current_location(), A_SIZE)
+        return convert(size)
+
+    return number
+
+
+_SUBSTITUTES: Final = {"len": _len, "int": _Int, "float": _Float, "range": _range, "round": _round}
+"""What stands in the place of Python's built-ins."""

@@ -13,7 +13,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -32,10 +32,7 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_op, translations
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.capture import capture, quiet
-from lengthwise_export.tracing.source_lines import location_in
-
-BUILT_IN_NODES: Final = 60
-"""Maximum number of nodes in a graph of the bundled architecture's size; unrolled code would exceed it."""
+from lengthwise_export.tracing.source_lines import is_translation_of, location_in, location_of_node
 
 _INSTEAD: Final = {
     "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
@@ -58,9 +55,8 @@ def build(
     signature: CallSignature | None = None,
     select_output: OutputSelector | None = None,
     opset: int = OPSET,
-    most_nodes: int | None = None,
 ) -> onnx.ModelProto:
-    """The graph of a torch module without leaks, or of one that takes the steps alone; `most_nodes` stops unrolling.
+    """The graph of a torch module without leaks, or of one that takes the steps alone.
 
     Errors (`ExportError`) name the step, and the file and line of the module's code.
     """
@@ -69,20 +65,18 @@ def build(
     signature = signature or CallSignature()
     program, outputs = capture(model, steps, signature=signature, select_output=select_output or output_selector(None))
     graph = _translated(program, opset)
-    sequences = "tokens" if steps.kind == "tokens" else "values"
-    axes: list[str | int | None] = ["rows", "width"]
-    promised: dict[str, tuple[str, Sequence[str | int | None]]] = {
-        sequences: ("INT64", axes) if steps.kind == "tokens" else ("FLOAT", [*axes, steps.features])
-    }
+    promised: dict[str, tuple[str, list[str | int | None]]] = {"values": ("FLOAT", ["rows", "width", steps.features])}
+    if steps.kind == "tokens":
+        promised = {"tokens": ("INT64", ["rows", "width"])}
     if signature.second != "none":
         promised["lengths"] = ("INT32", ["rows"])
     _name(graph, list(promised), outputs)
     graph.metadata_props["lengthwise.contract"] = str(CONTRACT)
     graph.metadata_props[NAME_IN_GRAPH] = name
     graph.metadata_props[IN_GRAPH] = json.dumps(list(labels), ensure_ascii=False)
-    ensure(graph, promised, most_nodes=most_nodes)
+    ensure(graph, promised)
     proto = ir.to_proto(graph)
-    translations.note_ties(proto)
+    _note_ties(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
@@ -99,8 +93,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 verbose=False,
                 optimize=False,  # `optimized` does, and keeps small numbers
             )
-            if exported is None:
-                raise ExportError("translate", "the exporter gave no graph")
+            assert exported is not None  # it is, if no file is named
             exact = with_exact_sizes(exported.model, exported.exported_program or program)
             return with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
@@ -109,79 +102,53 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Names inputs, outputs and dynamic axes, and connects each recurrent node directly to the input `lengths`."""
-    counts = (len(graph.graph.inputs), len(graph.graph.outputs))
-    if counts != (len(inputs), len(outputs)):
-        raise ExportError(
-            "name", f"the graph has {counts[0]} inputs and {counts[1]} outputs, not {inputs} and {outputs}"
-        )
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
     frozen = [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]
     if frozen:
         raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
-    _rename_axes(graph, {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)})
-    for node in graph.graph:
-        if node.op_type in _RECURRENT and (ends := _lengths_of(node)) is not None:
-            node.replace_input_with(_LENGTHS_PLACE, _before_casts(ends))
+    names = {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)}
+    symbol = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in names))
+    values = (*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs))
+    for shape in (value.shape for value in values if value.shape is not None and not value.shape.frozen):
+        for axis, size in enumerate(shape):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                shape[axis] = symbol.sub(lambda match: names[match.group()], size.value)
+    for node in (node for node in graph.graph if node.op_type in _RECURRENT):
+        begin = ends = _lengths_of(node)
+        # Lengths are at least 1 and fit into 32 bits, so casting them to int64 and back does not change them.
+        while begin is not None and (producer := begin.producer()) is not None and producer.op_type == "Cast":
+            begin = producer.inputs[0]
+        if begin is not ends and begin is not None and begin.dtype == ir.DataType.INT32:
+            node.replace_input_with(_LENGTHS_PLACE, begin)
     ir.passes.common.RemoveUnusedNodesPass()(graph)
 
 
-def _rename_axes(graph: ir.Model, names: Mapping[str, str]) -> None:
-    symbol = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in names))
-    values = [*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs)]
-    for value in values:
-        if value.shape is None:
-            continue
-        for axis, size in enumerate(value.shape):
-            if isinstance(size, ir.SymbolicDim) and size.value is not None and not value.shape.frozen:
-                value.shape[axis] = symbol.sub(lambda match: names[match.group()], size.value)
-
-
-def _before_casts(value: ir.Value | None) -> ir.Value | None:
-    """The int32 value at the start of a chain of casts; the value itself if there is no such chain.
-
-    Lengths are at least 1 and fit into 32 bits, so casting to int64 and back does not change them.
-    """
-    begin = value
-    while begin is not None and (node := begin.producer()) is not None and node.op_type == "Cast":
-        begin = node.inputs[0]
-    return begin if begin is not None and begin.dtype == ir.DataType.INT32 else value
-
-
-def ensure(
-    graph: ir.Model, promised: Mapping[str, tuple[str, Sequence[str | int | None]]], *, most_nodes: int | None = None
-) -> None:
+def ensure(graph: ir.Model, promised: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
     """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths."""
-    inputs = {value.name: (value.dtype.name if value.dtype else "", _axes(value)) for value in graph.graph.inputs}
-    expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
-    if inputs != expected:
-        raise ExportError("ensure", f"the graph's inputs are {inputs}, expected were {expected}")
-    opset = graph.opset_imports.get("", 0)
-    if opset > HIGHEST_OPSET:
-        raise ExportError("ensure", f"the graph is of opset {opset}, past {HIGHEST_OPSET}")
+    inputs = {
+        value.name: (
+            value.dtype.name if value.dtype else "",
+            [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()],
+        )
+        for value in graph.graph.inputs
+    }
+    if inputs != promised:
+        raise ExportError("ensure", f"the graph's inputs are {inputs}, expected were {promised}")
     others = sorted(domain for domain in graph.opset_imports if domain not in ("", "ai.onnx"))
     if others:
         raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
-    for node in graph.graph:
-        if node.op_type not in _RECURRENT:
-            continue
+    for node in (node for node in graph.graph if node.op_type in _RECURRENT):
         if "lengths" in promised and _lengths_of(node) is None:
             raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths, so it would read padding")
         if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
             raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")
-    count = sum(1 for _ in graph.graph)
-    if most_nodes is not None and count > most_nodes:
-        raise ExportError("ensure", f"the graph has {count} nodes, expected were {most_nodes} at most")
 
 
 def _lengths_of(node: ir.Node) -> ir.Value | None:
     """The lengths of a recurrent node; None if every row runs over the full width."""
     return node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
-
-
-def _axes(value: ir.Value) -> list[str | int | None]:
-    return [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()]
 
 
 def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
@@ -203,21 +170,43 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
-    """The first operator that the exporter has no translation for; None if it has one for each.
-
-    Checks of torch, whose results nobody uses, are dropped; what torch itself composes, such as `to`, is taken apart.
-    """
+    """The first operator that the exporter has no translation for; None if it has one for each."""
+    # Checks of torch, whose results nobody uses, are dropped; what torch itself composes, such as `to`, is taken apart.
     registry = ONNXRegistry.from_torchlib(OPSET)
-    calls = (
-        node
-        for node in program.graph.nodes
-        if node.op == "call_function"
-        and node.users
-        and not (isinstance(node.target, torch._ops.OpOverload) and node.target._can_decompose())
-    )
-    return next(
-        (node for node in calls if node.target not in _TRANSLATIONS and not registry.is_registered(node.target)), None
-    )
+    calls: Iterator[Any] = (node for node in program.graph.nodes if node.op == "call_function" and node.users)
+    for node in calls:
+        is_composed = isinstance(node.target, torch._ops.OpOverload) and node.target._can_decompose()
+        if not (is_composed or node.target in _TRANSLATIONS or registry.is_registered(node.target)):
+            unknown: fx.Node = node
+            return unknown
+    return None
+
+
+_TIES: Final = "lengthwise.ties"
+
+
+def _note_ties(model: onnx.ModelProto) -> None:
+    """Notes in a traced graph which lines use the places of sorted values without `stable=True`; see `ties_in`."""
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in read]
+    places = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
+    lines = dict.fromkeys(f"{place}: `{place.source}`" for place in places if place is not None)
+    if lines:
+        model.metadata_props.add(key=_TIES, value="; ".join(lines))
+
+
+def ties_in(model: onnx.ModelProto) -> str | None:
+    """What is to be said about ties in a graph's sorts, as noted when it was traced; None if there is nothing."""
+    lines = next((entry.value for entry in model.metadata_props if entry.key == _TIES), None)
+    said = "torch leaves the order of equal values open, and the graph has the first one first: sort with stable=True"
+    return None if lines is None else f"{lines}: {said}, and for topk take the first of that"
+
+
+def forget_ties(model: onnx.ModelProto) -> None:
+    """Takes the note about ties out of a graph, because a published one has no lines of code."""
+    for note in [entry for entry in model.metadata_props if entry.key == _TIES]:
+        model.metadata_props.remove(note)
 
 
 def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -233,47 +222,37 @@ _NEAR_ONE: Final = 1e-3  # wider than what the optimizer takes for 0 and for 1
 
 
 def optimized(model: ir.Model) -> ir.Model:
-    """The same model with constants folded and needless operators removed; it is changed in place.
-
-    onnxscript's optimizer takes a number below 1e-8 for 0 and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would become
-    `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
-    """
+    """The same model with constants folded and needless operators removed; it is changed in place."""
+    # onnxscript's optimizer takes a number below 1e-8 for 0 and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would
+    # become `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
     optimizer.inline(model)
     optimizer.fold_constants(model)
-    hidden = [(_hidden(model, value, count), tensor) for count, (value, tensor) in enumerate(_mistakable(model))]
+    hidden = []
+    for count, (value, tensor) in enumerate([*_mistakable(model)]):
+        kind = value.type or ir.TensorType(tensor.dtype)
+        given = ir.Value(name=f"small_number_{count}", type=kind, shape=ir.Shape([]))
+        ir.convenience.replace_all_uses_with(value, given)
+        model.graph.inputs.append(given)
+        hidden.append((given, tensor))
     optimizer.optimize_ir(model)
-    for value, tensor in hidden:
-        model.graph.inputs.remove(value)
-        if value.uses():
-            value.const_value = tensor
-            model.graph.register_initializer(value)
+    for given, tensor in hidden:
+        model.graph.inputs.remove(given)
+        if given.uses():
+            given.const_value = tensor
+            model.graph.register_initializer(given)
     return model
 
 
-def _mistakable(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
+def _mistakable(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     """The single numbers of a model that are nearly 0 or 1, and their values."""
-    found = {}
-    for value in (value for node in model.graph.all_nodes() for value in node.inputs if value is not None):
-        tensor = ir.convenience.get_const_tensor(value)
-        if tensor is None or tensor.shape.rank() or not tensor.dtype.is_floating_point():
+    for value in {id(value): value for node in model.graph.all_nodes() for value in node.inputs}.values():
+        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        if value is None or tensor is None or tensor.shape.rank() or not tensor.dtype.is_floating_point():
             continue
         number = float(tensor.numpy())
         near = abs(number) < _NEAR_ZERO or math.isclose(number, 1.0, rel_tol=_NEAR_ONE)
         if near and number not in (0.0, 1.0):
-            found[id(value)] = (value, tensor)
-    return [*found.values()]
-
-
-def _hidden(model: ir.Model, value: ir.Value, count: int) -> ir.Value:
-    """An input of the graph in the place of a constant."""
-    given = ir.Value(name=f"small_number_{count}", type=value.type, shape=ir.Shape([]))
-    if given.type is None:
-        tensor = ir.convenience.get_const_tensor(value)
-        assert tensor is not None  # it is a constant
-        given.type = ir.TensorType(tensor.dtype)
-    ir.convenience.replace_all_uses_with(value, given)
-    model.graph.inputs.append(given)
-    return given
+            yield value, tensor
 
 
 _WHOLE: Final[Mapping[Any, str | None]] = {math.trunc: None, math.floor: "Floor", math.ceil: "Ceil"}
@@ -293,27 +272,20 @@ _OPERATORS: Final[Mapping[Any, str]] = {
 
 
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
-    """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64 in the graph, as Python does.
-
-    The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999... So each size that is
-    a float made whole is computed again from what it is made of. The model is changed in place, before it is optimised:
-    its values still have the names of the program's nodes.
-    """
-    outputs = (value for node in model.graph for value in node.outputs)
+    """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64, as Python does; in place."""
+    # The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999...
+    outputs = (value for node in model.graph for value in node.outputs)  # not optimised, so with the program's names
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
-        value = values.get(node.name)
-        producer = None if value is None else value.producer()
-        if node.target not in _WHOLE or value is None or producer is None:
-            continue
+        value = values.get(node.name) if node.target in _WHOLE else None
         cone = _Cone(values)
-        whole = cone.float64(node.args[0])
-        if whole is not None:
-            kind = _WHOLE[node.target]
-            exact = cone.add("Cast", [whole if kind is None else cone.add(kind, [whole])], to=ir.DataType.INT64)
-            exact.shape = value.shape
-            model.graph.insert_before(producer, cone.nodes)
-            ir.convenience.replace_all_uses_with(value, exact)
+        if value is None or (before := value.producer()) is None or (whole := cone.float64(node.args[0])) is None:
+            continue
+        kind = _WHOLE[node.target]
+        exact = cone.add("Cast", [whole if kind is None else cone.add(kind, [whole])], to=ir.DataType.INT64)
+        exact.shape = value.shape
+        model.graph.insert_before(before, cone.nodes)
+        ir.convenience.replace_all_uses_with(value, exact)
     return model
 
 
@@ -327,10 +299,14 @@ class _Cone:
     def float64(self, given: Any) -> ir.Value | None:
         """A number of the program as float64; None if it is made in another way."""
         if not isinstance(given, fx.Node):
-            return self._constant(given) if isinstance(given, int | float) else None
+            if not isinstance(given, int | float):
+                return None
+            value = self._given(ir.node("Constant", [], {"value": ir.tensor(np.float64(given))}), ir.DataType.DOUBLE)
+            value.shape = ir.Shape([])
+            return value
         if isinstance(given.meta.get("val"), torch.SymInt):
-            value = self._values.get(given.name)
-            return None if value is None else self.add("Cast", [value], to=ir.DataType.DOUBLE)
+            size = self._values.get(given.name)
+            return None if size is None else self.add("Cast", [size])
         kind = _OPERATORS.get(given.target)
         inputs = [self.float64(each) for each in given.args]
         known = [each for each in inputs if each is not None]
@@ -339,17 +315,12 @@ class _Cone:
     def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
         """The value that one more node gives, of type `to`."""
         attributes = [ir.AttrInt64("to", to)] if kind == "Cast" else []
-        node = ir.Node("", kind, inputs, attributes)
-        self.nodes.append(node)
-        (value,) = node.outputs
-        value.dtype = to
-        return value
+        return self._given(ir.Node("", kind, inputs, attributes), to)
 
-    def _constant(self, number: float) -> ir.Value:
-        node = ir.node("Constant", [], {"value": ir.tensor(np.float64(number))})
+    def _given(self, node: ir.Node, kind: ir.DataType) -> ir.Value:
         self.nodes.append(node)
         (value,) = node.outputs
-        value.dtype, value.shape = ir.DataType.DOUBLE, ir.Shape([])
+        value.dtype = kind
         return value
 
 
@@ -361,11 +332,8 @@ _PASSING: Final = frozenset(
 
 
 def with_exact_sigmoids(model: ir.Model) -> ir.Model:
-    """The same model with `1 / (1 + exp(-x))` in the place of each Sigmoid from which a logarithm or quotient is taken.
-
-    onnxruntime's Sigmoid is a rational function with an absolute error of 1e-7, and 0 below -18, where torch has
-    `exp(x)`: a logarithm of that is far off.
-    """
+    """The same model with `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken."""
+    # onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
         (x,) = node.inputs
         assert x is not None  # it has to have one

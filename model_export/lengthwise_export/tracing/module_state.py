@@ -43,15 +43,15 @@ class ModuleState:
 
     def changed(self) -> list[str]:
         """The names of what differs now, such as `norm.mean`."""
-        return list(dict.fromkeys(name for held in self._held.values() for name in held.changed()))
+        return list(dict.fromkeys(name for held in self._held.values() for name, _ in held.differing()))
 
     def restore(self, names: Collection[str] | None = None) -> None:
         """Puts back what differs now; with `names`, only what has one of these names."""
         with torch.no_grad():
             for held in self._held.values():
-                for name in held.changed():
+                for name, key in held.differing():
                     if names is None or name in names:
-                        held.put_back(name)
+                        held.put_back(key)
 
     def line_of_change(self, names: Collection[str], run: Callable[[], object]) -> CodeLocation | None:
         """Restores the state, and finds the line of the user's code that changes one of these names during a run."""
@@ -64,7 +64,7 @@ class ModuleState:
             nonlocal last
             if found or not is_users(frame.f_code.co_filename, installed=True):
                 return None
-            if event != "call" and any(name in names for held in watched for name in held.changed()):
+            if event != "call" and any(name in names for held in watched for name, _ in held.differing()):
                 found.append(last)
             last = location_of_frame(frame.f_back if event == "return" else frame)
             return traced
@@ -84,7 +84,7 @@ class ModuleState:
             if (id(held.thing), held.scope) in self._held:
                 continue
             self._held[id(held.thing), held.scope] = held
-            entries = list(held.entries())
+            entries = held.entries()
             for inner, value in entries if len(entries) <= _MAX_ENTRIES else ():
                 self._keep(value, inner)
 
@@ -102,32 +102,29 @@ class _Held:
     prefix: str | None = None  # The beginning of its entries' names; None if they have the name of the container
     scope: str = ""  # Tells several views of one container apart
 
-    def entries(self) -> Iterator[tuple[str, Any]]:
+    def entries(self) -> list[tuple[str, Any]]:
         if isinstance(self.kept, dict):
-            yield from ((self._named(key), value) for key, value in self.kept.items())
-        elif isinstance(self.kept, list | tuple | set):
-            yield from ((self.name, value) for value in self.kept)
+            return [(self._named(key), value) for key, value in self.kept.items()]
+        return [(self.name, value) for value in self.kept] if isinstance(self.kept, list | tuple | set) else []
 
     def may_change(self, names: Iterable[str]) -> bool:
-        """Whether `changed` may give one of these names."""
+        """Whether `differing` may give one of these names."""
         return any(name == self.name or (self.prefix is not None and name.startswith(self.prefix)) for name in names)
 
-    def changed(self) -> list[str]:
-        return list(dict.fromkeys(map(self._named, self._differing())))
-
-    def put_back(self, name: str) -> None:
-        for key in self._differing():
-            if not isinstance(self.kept, dict):
-                self.write(self.thing, self.kept)
-            elif self._named(key) == name:
-                self.write(self.thing, key, self.kept.get(key, _MISSING))
-
-    def _differing(self) -> list[object]:
+    def differing(self) -> list[tuple[str, object]]:
+        """The names of what differs now, each with its key in the container; None for all of its content."""
         now = self.read(self.thing)
         if not isinstance(self.kept, dict):
-            return [] if _is_same(self.kept, now) else [None]
-        keys = [*self.kept, *(key for key in now if key not in self.kept)]
-        return [key for key in keys if not _is_same(self.kept.get(key, _MISSING), now.get(key, _MISSING))]
+            return [] if _is_same(self.kept, now) else [(self.name, None)]
+        keys = dict.fromkeys((*self.kept, *now))
+        differ = (key for key in keys if not _is_same(self.kept.get(key, _MISSING), now.get(key, _MISSING)))
+        return [(self._named(key), key) for key in differ]
+
+    def put_back(self, key: object) -> None:
+        if isinstance(self.kept, dict):
+            self.write(self.thing, key, self.kept.get(key, _MISSING))
+        else:
+            self.write(self.thing, self.kept)
 
     def _named(self, key: object) -> str:
         return self.name if self.prefix is None else f"{self.prefix}{key}"
@@ -158,11 +155,11 @@ def _held_by(thing: Any, name: str) -> Iterator[_Held]:
 
 def _held_by_object(thing: Any, name: str, prefix: str) -> Iterator[_Held]:
     """The attributes, and the class, which a call changes where layers are lazy."""
+    yield _entries(vars(thing), name, prefix)
 
     def write(thing: Any, classes: tuple[type, ...]) -> None:
         thing.__class__ = classes[0]
 
-    yield _entries(vars(thing), name, prefix)
     yield _Held(thing, name, type(thing).__mro__, lambda thing: type(thing).__mro__, write, scope="class")
 
 

@@ -14,14 +14,17 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional
 
-from lengthwise_export.tracing.patched_builtins import is_open
-
 _Size = int | Sequence[int]
 
 _PLAIN: Final[Mapping[str, Any]] = MappingProxyType(
     {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False, "divisor_override": None}
 )
 """The options of a pool of images, without which only its kernel counts."""
+
+
+def is_open(size: Any) -> bool:
+    """Whether a size is dynamic: a symbol, not a number."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _take_along_dim(tensor: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
@@ -221,5 +224,4 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
 )
 """The functions by the names of those that they replace."""
 
-RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})
-"""Functions of the same names that return a pair, and are not replaced."""
+RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})  # They return a pair

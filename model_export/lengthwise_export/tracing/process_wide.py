@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-PROCESS_WIDE: Final = threading.RLock()
-"""Held while a process-wide change is in force. Reentrant, because these changes are nested."""
+PROCESS_WIDE: Final = threading.RLock()  # Held while such a change is in force; they are nested
 
 
 @contextmanager
@@ -28,19 +27,3 @@ def torch_as_before(target: object = None) -> Iterator[None]:
 
                 stack.callback(ModuleState(target).restore)
         yield
-
-
-@contextmanager
-def one_torch_thread(needed: bool = True) -> Iterator[None]:
-    """Makes torch compute in one thread during the block, so that the order of sums is fixed."""
-    if not needed:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -30,13 +31,17 @@ op: Final[Any] = opset18
 _ONNX_FROM_TORCH: Final = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
 
 
-@dataclass(frozen=True)
-class LayerWeights:
-    """The weights of one layer in ONNX layout; `directions` is 1 or 2, `gates` 4 (LSTM), 3 (GRU) or 1 (RNN)."""
+class LayerWeights(nn.Module):
+    """The weights of one layer in ONNX layout, as buffers; `directions` is 1 or 2, `gates` as in `GATES`."""
 
     inputs: Tensor  # `[directions, gates * hidden, features]`
     states: Tensor  # `[directions, gates * hidden, hidden]`
     biases: Tensor  # `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states
+
+    def __init__(self, inputs: Tensor, states: Tensor, biases: Tensor) -> None:
+        super().__init__()
+        for name, values in (("inputs", inputs), ("states", states), ("biases", biases)):
+            self.register_buffer(name, values.detach())
 
 
 def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
@@ -54,7 +59,7 @@ def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
             biases = torch.cat([stacked("bias_ih", layer), stacked("bias_hh", layer)], dim=1)
         else:
             biases = states.new_zeros(states.shape[0], 2 * states.shape[1])
-        layers.append(LayerWeights(inputs.detach(), states.detach(), biases.detach()))
+        layers.append(LayerWeights(inputs, states, biases))
     return layers
 
 
@@ -109,16 +114,6 @@ def recurrent(
     return outputs[as_given], state[:, as_given], cell[:, as_given]
 
 
-@recurrent.register_fake
-def _shapes(
-    values: Tensor, lengths: Tensor | None, input_weights: list[Tensor], state_weights: list[Tensor], *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows, width = values.shape[:2]
-    directions, hidden = state_weights[0].shape[::2]
-    state = values.new_empty(len(input_weights) * directions, rows, hidden)
-    return values.new_empty(rows, width, directions * hidden), state, torch.empty_like(state)
-
-
 def _to_onnx(
     values: ir.Value,
     lengths: ir.Value | None,
@@ -132,24 +127,20 @@ def _to_onnx(
     """`recurrent` in ONNX: one node for each layer, time-major because onnxruntime does not support `layout=1`."""
     layers = len(input_weights)
     directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
-    direction = "bidirectional" if directions == 2 else "forward"
+    form: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
+    if mode == "GRU":
+        form["linear_before_reset"] = 1  # torch applies the reset gate after the matrix product
+    elif mode != "LSTM":
+        form["activations"] = [mode[4:].capitalize()] * directions
     ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
-    states_before = _split(initial_state, layers, directions)
-    cells_before = _split(initial_cell, layers, directions)
+    starts = [_split(initial, layers, directions) for initial in (initial_state, initial_cell)]
     steps = op.Transpose(values, perm=[1, 0, 2])
     states, cells = [], []
     for layer in range(layers):
-        before = (input_weights[layer], state_weights[layer], biases[layer], ends, states_before[layer])
-        form = {"hidden_size": hidden, "direction": direction}
-        if mode == "LSTM":
-            outputs, state, cell = op.LSTM(steps, *before, cells_before[layer], **form)
-            cells.append(cell)
-        elif mode == "GRU":
-            # torch applies the reset gate after the matrix product; ONNX's default is before it.
-            outputs, state = op.GRU(steps, *before, **form, linear_before_reset=1)
-        else:
-            outputs, state = op.RNN(steps, *before, **form, activations=[mode[4:].capitalize()] * directions)
+        before = (input_weights[layer], state_weights[layer], biases[layer], ends)
+        outputs, state, cell = _node(mode, steps, *before, *(start[layer] for start in starts), form)
         states.append(state)
+        cells.append(cell)
         # Outputs are [width, directions, rows, hidden]: time-major for the next layer, rows first after the last.
         perm = [2, 0, 1, 3] if layer == layers - 1 else [0, 2, 1, 3]
         steps = op.Reshape(op.Transpose(outputs, perm=perm), op.Constant(value_ints=[0, 0, directions * hidden]))
@@ -157,6 +148,16 @@ def _to_onnx(
     if mode != "LSTM":
         return steps, last, last
     return steps, last, op.Concat(*cells, axis=0) if layers > 1 else cells[0]
+
+
+def _node(mode: str, *inputs: Any) -> tuple[Any, Any, Any]:
+    """One recurrent node: its outputs, last states and last cells; the last of `inputs` are its attributes."""
+    *before, cell, form = inputs
+    if mode == "LSTM":
+        outputs, state, cells = op.LSTM(*before, cell, **form)
+        return outputs, state, cells
+    outputs, state = op.GRU(*before, **form) if mode == "GRU" else op.RNN(*before, **form)
+    return outputs, state, state
 
 
 def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[ir.Value | None]:
@@ -170,8 +171,7 @@ def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[i
     return [op.Slice(initial, begin, end, axis) for begin, end in itertools.pairwise(edges)]
 
 
-GATES: Final[Mapping[str, int]] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
-"""The kinds of cells, with the number of their gates."""
+GATES: Final[Mapping[str, int]] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})  # gates of each kind
 _REVERSED: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
@@ -230,14 +230,14 @@ def recurrent_cells(
     compute = [ACTIVATIONS[name].compute for name in activations.split(",")]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for place, backwards in enumerate(_REVERSED[direction]):
-        step = _STEPS[kind](states[place], biases[place], compute, reset_after)
         projected = functional.linear(values, inputs[place], biases[place, : GATES[kind] * hidden])
         state = values.new_zeros(rows, hidden) if initial_state is None else initial_state[place].clone()
         cell = values.new_zeros(rows, hidden) if initial_cell is None else initial_cell[place].clone()
         outputs = values.new_zeros(rows, width, hidden)
+        weights, added = states[place], biases[place, GATES[kind] * hidden :]
         for at in reversed(range(width)) if backwards else range(width):
             valid = (at < lengths).unsqueeze(1)
-            new_state, new_cell = step(projected[:, at], state, cell)
+            new_state, new_cell = _step(kind, projected[:, at], state, cell, weights, added, compute, reset_after)
             state, cell = torch.where(valid, new_state, state), torch.where(valid, new_cell, cell)
             outputs[:, at] = torch.where(valid, new_state, 0.0)
         found.append((outputs, state, cell if kind == "LSTM" else state.clone()))
@@ -245,61 +245,42 @@ def recurrent_cells(
     return torch.cat(merged, dim=2), torch.stack(last), torch.stack(cells)
 
 
+@recurrent.register_fake
 @recurrent_cells.register_fake
-def _cells_shapes(
-    values: Tensor, lengths: Tensor | None, inputs: Tensor, states: Tensor, *_: Any
+def _shapes(
+    values: Tensor, lengths: Tensor | None, inputs: Any, states: list[Tensor] | Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    layers = [states] if isinstance(states, Tensor) else states
     rows, width = values.shape[:2]
-    directions, hidden = states.shape[0], states.shape[2]
-    state = values.new_empty(directions, rows, hidden)
+    directions, hidden = layers[0].shape[::2]
+    state = values.new_empty(len(layers) * directions, rows, hidden)
     return values.new_empty(rows, width, directions * hidden), state, torch.empty_like(state)
 
 
-_Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From the projected input `[rows, gates * hidden]`, the state and the cell to the next state and cell."""
-
-
-def _lstm(states: Tensor, biases: Tensor, compute: Sequence[Callable[[Tensor], Tensor]], _: bool) -> _Step:
-    gate, candidate, output = compute
-    added = biases[biases.shape[0] // 2 :]
-
-    def step(projected: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        into, out, forget, new = (projected + functional.linear(state, states, added)).chunk(4, dim=1)
+def _step(
+    kind: str,
+    projected: Tensor,
+    state: Tensor,
+    cell: Tensor,
+    weights: Tensor,
+    biases: Tensor,
+    compute: Sequence[Callable[[Tensor], Tensor]],
+    reset_after: bool,
+) -> tuple[Tensor, Tensor]:
+    """The next state and cell of a projected input `[rows, gates * hidden]`."""
+    if kind == "RNN":
+        return compute[0](projected + functional.linear(state, weights, biases)), cell
+    gate, candidate, *output = compute
+    if kind == "LSTM":
+        into, out, forget, new = (projected + functional.linear(state, weights, biases)).chunk(4, dim=1)
         cell = gate(forget) * cell + gate(into) * candidate(new)
-        return gate(out) * output(cell), cell
-
-    return step
-
-
-def _gru(states: Tensor, biases: Tensor, compute: Sequence[Callable[[Tensor], Tensor]], reset_after: bool) -> _Step:
-    gate, candidate = compute
-    gates, last = states.chunk(3), states.shape[1]
-    added = biases[biases.shape[0] // 2 :]
-
-    def step(projected: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        update, reset, new = projected.chunk(3, dim=1)
-        of_update, of_reset, of_new = (added[at * last : (at + 1) * last] for at in range(3))
-        update = gate(update + functional.linear(state, gates[0], of_update))
-        reset = gate(reset + functional.linear(state, gates[1], of_reset))
-        if reset_after:
-            new = candidate(new + reset * functional.linear(state, gates[2], of_new))
-        else:
-            new = candidate(new + functional.linear(reset * state, gates[2], of_new))
-        return update * state + (1 - update) * new, cell
-
-    return step
-
-
-def _rnn(states: Tensor, biases: Tensor, compute: Sequence[Callable[[Tensor], Tensor]], _: bool) -> _Step:
-    added = biases[biases.shape[0] // 2 :]
-
-    def step(projected: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        return compute[0](projected + functional.linear(state, states, added)), cell
-
-    return step
-
-
-_STEPS: Final = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+        return gate(out) * output[0](cell), cell
+    update, reset, new = projected.chunk(3, dim=1)
+    parts = zip(weights.chunk(3), biases.chunk(3), strict=True)
+    of_update, of_reset, of_new = (partial(functional.linear, weight=weight, bias=bias) for weight, bias in parts)
+    update, reset = gate(update + of_update(state)), gate(reset + of_reset(state))
+    new = candidate(new + (reset * of_new(state) if reset_after else of_new(reset * state)))
+    return update * state + (1 - update) * new, cell
 
 
 def _cells_to_onnx(
@@ -325,14 +306,10 @@ def _cells_to_onnx(
         given = [value for each in chosen if (value := getattr(each, number)) is not None]
         if given:
             form[f"activation_{number}"] = given
-    before = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state)
-    if kind == "LSTM":
-        outputs, state, cell = op.LSTM(*before, initial_cell, **form)
-    else:
-        outputs, state = (
-            op.GRU(*before, **form, linear_before_reset=int(reset_after)) if kind == "GRU" else op.RNN(*before, **form)
-        )
-        cell = state
+    if kind == "GRU":
+        form["linear_before_reset"] = int(reset_after)
+    before = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state, initial_cell)
+    outputs, state, cell = _node(kind, *before, form)
     # [width, directions, rows, hidden] to rows first
     merged = op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, directions * hidden]))
     return merged, state, cell

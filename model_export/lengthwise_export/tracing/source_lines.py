@@ -16,7 +16,6 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import lengthwise
 import lengthwise_export
+from lengthwise_export.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +47,7 @@ class CodeLocation:
     @property
     def place(self) -> str:
         """`path:line`; the path of an installed package begins with its name."""
-        folder = next((folder for folder in _folders().installed if self.file.startswith(folder)), None)
+        folder = next((folder for folder in _folders()[1] if self.file.startswith(folder)), None)
         return f"{relative_path(self.file) if folder is None else self.file.removeprefix(folder)}:{self.line}"
 
     def told(self) -> str:
@@ -75,29 +75,26 @@ _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "n
 """Packages that are never the user's code, wherever they are installed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Folders:
-    """Folders of code that is not the user's, each ending in a separator."""
-
-    machinery: tuple[str, ...]  # Those of this package and of the libraries that it uses
-    installed: tuple[str, ...]  # Those of other installed packages
-    python: tuple[str, ...]  # Those of Python's standard library
-
-
 @functools.cache
-def _folders() -> _Folders:
-    """The folders that this process imports from, also through PYTHONPATH, `pip --target`, a .pth file or a link."""
+def _folders() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Folders of code that is not the user's, with links resolved and not, each ending in a separator.
+
+    Those of this package and of the libraries that it uses; those of other installed packages, wherever this process
+    imports them from, also through PYTHONPATH, `pip --target`, a .pth file or a link; those of Python's library.
+    """
     own = [str(Path(file).parent) for file in (lengthwise_export.__file__, lengthwise.__file__) if file is not None]
     libraries = [folder for name in _MACHINERY for folder in _folders_of_package(name)]
     sites = [*(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages()]
     beside = [os.path.dirname(folder) for folder in libraries]
     installed = [*sites, site.getusersitepackages(), *beside, *filter(_is_installed_in, sys.path)]
     here = os.getcwd()
-    return _Folders(
-        machinery=_with_separators([*own, *libraries]),
-        installed=_with_separators(folder for folder in installed if os.path.abspath(folder) != here),
-        python=_with_separators(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")),
+    python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    parts = ([*own, *libraries], [folder for folder in installed if os.path.abspath(folder) != here], python)
+    machinery, others, standard = (
+        tuple(dict.fromkeys(named + os.sep for one in part for named in (os.path.abspath(one), os.path.realpath(one))))
+        for part in parts
     )
+    return machinery, others, standard
 
 
 def forget_folders() -> None:
@@ -122,21 +119,15 @@ def _is_installed_in(folder: str) -> bool:
         return False
 
 
-def _with_separators(folders: Iterable[str]) -> tuple[str, ...]:
-    """Each folder as an absolute path and with links resolved, ending in a separator."""
-    named = [name for folder in folders for name in (os.path.abspath(folder), os.path.realpath(folder))]
-    return tuple(dict.fromkeys(name + os.sep for name in named))
-
-
 @functools.lru_cache(maxsize=4096)
 def _ownership(file: str) -> int:
     """2: the user's code. 1: an installed package. 0: Python, torch, another library we use, or this package."""
-    folders = _folders()
-    if file.startswith(("<", *folders.machinery)):
+    machinery, installed, python = _folders()
+    if file.startswith(("<", *machinery)):
         return 0
-    if file.startswith(folders.installed):
+    if file.startswith(installed):
         return 1
-    return 0 if file.startswith(folders.python) else 2
+    return 0 if file.startswith(python) else 2
 
 
 def is_users(file: str, *, installed: bool = False) -> bool:
@@ -196,6 +187,11 @@ def error_text(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
+def trace_error(location: CodeLocation | None, why: str) -> ExportError:
+    """The error for a line of the user's code that cannot be traced."""
+    return ExportError("trace", why if location is None else f"{location.told()}: {why}")
+
+
 def location_in(stack: str) -> CodeLocation | None:
     """The line of the user's code in a stack trace as text, such as that of a traced node; None if there is none."""
     calls = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', stack)
@@ -217,28 +213,21 @@ def location_of_node(node: onnx.NodeProto) -> CodeLocation | None:
 
 def operator_name(node: onnx.NodeProto) -> str:
     """`module.path: kind` of a traced node, or `kind` outside of an inner module; for other nodes their own names."""
-    path = _module_path(node)
-    if path is None:
+    try:
+        scopes = ast.literal_eval(_metadata(node, _SCOPES) or "None")
+    except (SyntaxError, ValueError):
+        scopes = None
+    # The last scope is the node itself, those before it are modules.
+    modules = [scope for scope in scopes[:-1] if isinstance(scope, str)] if isinstance(scopes, list) else []
+    paths = [scope.partition(".")[2] for scope in modules if scope.partition(".")[0] == _WRAPPED]
+    if not paths:
         return node.name or f"{node.op_type} giving {node.output[0]}"
-    return f"{path}: {node.op_type}" if path else node.op_type
+    return f"{paths[-1]}: {node.op_type}" if paths[-1] else node.op_type
 
 
 def is_translation_of(node: onnx.NodeProto, operator: str) -> bool:
     """Whether a traced node belongs to the translation of an operator of torch, such as `sort.stable`."""
     return operator in _metadata(node, _NAMESPACE)
-
-
-def _module_path(node: onnx.NodeProto) -> str | None:
-    """The path of the innermost module that the node belongs to; None if its metadata does not tell."""
-    try:
-        scopes = ast.literal_eval(_metadata(node, _SCOPES) or "None")
-    except (SyntaxError, ValueError):
-        return None
-    if not isinstance(scopes, list):
-        return None
-    # The last scope is the node itself, those before it are modules.
-    modules = [scope for scope in scopes[:-1] if isinstance(scope, str) and scope.partition(".")[0] == _WRAPPED]
-    return modules[-1].partition(".")[2] if modules else None
 
 
 def _metadata(node: onnx.NodeProto, key: str) -> str:

@@ -12,18 +12,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
-from lengthwise_export.onnx_graphs.protos import refill
-from lengthwise_export.tracing.source_lines import is_translation_of, location_of_node
-
 # As in `recurrent_op`: during an export its operators take and return `ir.Value`s.
 op: Final[Any] = opset18
-
-_TIES: Final = "lengthwise.ties"
 
 
 def _one_of(
@@ -58,33 +52,6 @@ def _stable_sort(
     size = op.Shape(values, start=axis, end=axis + 1)
     ordered, places = op.TopK(values, size, axis=axis, largest=int(descending), sorted=1)
     return ordered, places
-
-
-def note_ties(model: onnx.ModelProto) -> None:
-    """Notes in a traced graph which lines use the places of sorted values without `stable=True`; see `ties_in`."""
-    graph = model.graph
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in read]
-    places = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
-    lines = dict.fromkeys(f"{place}: `{place.source}`" for place in places if place is not None)
-    if lines:
-        model.metadata_props.add(key=_TIES, value="; ".join(lines))
-
-
-def ties_in(model: onnx.ModelProto) -> str | None:
-    """What is to be said about ties in a graph's sorts, as noted when it was traced; None if there is nothing."""
-    lines = next((entry.value for entry in model.metadata_props if entry.key == _TIES), None)
-    if lines is None:
-        return None
-    return (
-        f"{lines}: torch leaves the order of equal values open, and the graph has the first one first: sort with "
-        "stable=True, and for topk take the first of that"
-    )
-
-
-def forget_ties(model: onnx.ModelProto) -> None:
-    """Takes the note about ties out of a graph, because a published one has no lines of code."""
-    refill(model.metadata_props, (entry for entry in model.metadata_props if entry.key != _TIES))
 
 
 def _number(value: float, like: ir.Value) -> Any:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
-from lengthwise_export.interface.rich_text import as_text
+from lengthwise.reports.notebook import as_text
 from lengthwise_export.options import StrPath
 from lengthwise_export.training.report import METRICS_FILE, SPLITS, splits_of
 

@@ -20,9 +20,9 @@ from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.given import GivenSequences, Layout
 from lengthwise.datasets.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise.reports.notebook import as_text
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, session
 from lengthwise_export.training.batches import lenient

@@ -116,7 +116,7 @@ def _padding_share(growth: Samples, *, computed: bool) -> float | None:
     steps = growth.by_label("lengthwise_steps_total", "kind")
     padding = steps.get("padding", 0.0)
     if computed:
-        if COMPUTED_PADDING not in growth.values:
+        if not growth.named(COMPUTED_PADDING):
             return None
         padding = growth.total(COMPUTED_PADDING)
     total = steps.get("valid", 0.0) + padding

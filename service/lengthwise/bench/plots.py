@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lengthwise.bench.figures import Figures
-from lengthwise.errors import ConfigurationError, how_to_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,19 +31,12 @@ def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
 
 def save(fill: Callable[[Axes], None], path: Path, *, size: tuple[float, float] = (7.0, 4.2)) -> None:
     """One picture of one pair of axes."""
-    figure = figure_type()(figsize=size, layout="constrained")
+    from matplotlib.figure import Figure  # which needs no window and no display
+
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25)
     fill(axes)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=144)
-
-
-def figure_type() -> Any:
-    """Matplotlib's class of figures, which needs no window and no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigurationError(f"plots need matplotlib: {how_to_install('bench')}") from error
-    return Figure

@@ -67,11 +67,6 @@ def scores(body: bytes) -> list[Probabilities]:
         raise ConfigurationError(f"an answer of the server holds no predictions: {body[:80]!r}") from error
 
 
-def whole(body: bytes) -> list[Any]:
-    """The body of a binary answer, which holds only probabilities, as the one entry of a list."""
-    return [body]
-
-
 class Expected:
     """The expected answer to each request: `per_request` unbatched answers in order, of which `read` is compared.
 
@@ -187,6 +182,6 @@ def prepare(
     expected = None
     if check:
         singles = requests if per_request == 1 else json_requests(target, groups_of(sequences, 1), fields, headers)
-        read = whole if form == "binary" else scores
+        read = (lambda body: [body]) if form == "binary" else scores  # the body has probabilities alone
         expected = Expected(ask_each(target, singles, tick=tick), per_request, read=read)
     return LoadTest(target, requests, expected, per_request, headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +135,7 @@ def bench(where: str | None, options: BenchOptions) -> None:
     load is a closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
     """
     if options.plot is not None:
-        plots.figure_type()  # a missing package is reported before the load
+        importlib.import_module("matplotlib.figure")  # a missing package is reported before the load
     if options.replay is not None and (options.request_rate is not None or options.data is not None):
         raise click.UsageError("--replay has its own requests and times: it excludes --request-rate and --data")
     title = f"{where or 'the bundled model'}, {options.replay or options.data or options.lengths}"

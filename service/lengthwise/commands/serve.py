@@ -1,12 +1,15 @@
-"""`lengthwise serve`: its flags are the fields of `Settings`."""
+"""`lengthwise serve`: its flags are the fields of `Settings`. No line of its log has the values of a request."""
 
 from __future__ import annotations
 
+import json
+import logging
+import logging.config
+import time
 from typing import Any
 
 import click
 
-from lengthwise.commands import logs
 from lengthwise.commands.command import Command
 from lengthwise.commands.options import add_flags
 from lengthwise.settings import PREFIX, Settings
@@ -28,8 +31,48 @@ def serve(**flags: Any) -> None:
       curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
     """  # noqa: D301 - click wants a real backspace
     settings = Settings.load(**flags)
-    logs.configure(settings)
+    configure_logging(settings)
     from lengthwise.http.server import serve as run  # help needs no web server
 
     if code := run(settings):
         raise click.exceptions.Exit(code)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line; the items of a record's attribute `fields` become fields of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record; an exception is in the field `exception`."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)  # not orjson, which fails on text that is not valid Unicode
+
+
+def configure_logging(settings: Settings) -> None:
+    """Sets up logging on stderr for the whole process: text lines, or one JSON object per line."""
+    level = settings.log_level.upper()
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "text": {"format": "%(asctime)s %(levelname)-7s %(message)s"},
+                "json": {"()": "lengthwise.commands.serve.JsonLines"},
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
+            "root": {"level": "WARNING", "handlers": ["stderr"]},
+            "loggers": {
+                "lengthwise": {"level": level},
+                # Access lines have their own option, so the log level does not suppress them.
+                "lengthwise.access": {"level": "INFO"},
+                "uvicorn": {"level": "WARNING"},
+            },
+        }
+    )

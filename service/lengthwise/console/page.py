@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lengthwise.reports import look
+from lengthwise.reports.page import LOOK
 
 PREFIX: Final = "/console/"  # of the paths of the files
 POLICY: Final = (
@@ -40,14 +40,14 @@ class PageFile(NamedTuple):
 @cache
 def file(name: str) -> PageFile:
     """One of `names()`."""
-    path = look.FILE if name == look.FILE.name else _STATIC / name
+    path = LOOK if name == LOOK.name else _STATIC / name
     return _page_file(path.read_bytes(), path.suffix)
 
 
 @cache
 def names() -> frozenset[str]:
     """The names of all files but the page itself."""
-    return frozenset({path.name for path in _STATIC.iterdir() if path.name != _PAGE} | {look.FILE.name})
+    return frozenset({path.name for path in _STATIC.iterdir() if path.name != _PAGE} | {LOOK.name})
 
 
 @cache

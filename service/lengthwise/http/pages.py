@@ -22,8 +22,7 @@ from starlette.types import Scope
 
 from lengthwise.errors import how_to_install
 from lengthwise.protocols.body import headers_of
-from lengthwise.reports import look
-from lengthwise.reports.page import table
+from lengthwise.reports.page import look, table
 
 # Where the files of Swagger UI are served, and their names in the package `fastapi_offline`.
 FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui.css": "swagger-ui.css"}
@@ -36,7 +35,7 @@ _MEANINGS: Final = {
     "openapi": "the same as an OpenAPI document, for programs",
     "health": "what is served, and what is not and why",
 }
-_STYLE: Final = look.style()
+_STYLE: Final = look()
 _STYLE_DIGEST: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _BACK: Final = '<p><a href="./">To the first page</a></p>'
 _NO_OTHERS: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -34,7 +34,7 @@ from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import Snapshot
 
 GIVE_WAY_SECONDS: Final = 0.005  # the loop of a worker that is busy takes milliseconds to look at its socket
-NOT_READY_SECONDS: Final = 0.1
+NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
 ABSENT, STARTING, READY, ENDING = range(4)
 _PR_SET_PDEATHSIG: Final = 1
 _ROW: Final = np.dtype([(name, "f8") for name in ("pid", "state", "connections", "started", "restarts")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lengthwise.api import Prediction
 
 FRAME_PIXELS: Final = 480  # of a page in a notebook; a longer one scrolls
+TEXT_COLUMNS: Final = 120  # of a report as text
 MOST_SHOWN: Final = 20  # rows of a table; the others are counted
 
 _BAR_PIXELS: Final = 160
@@ -24,6 +26,15 @@ _SECONDS_BETWEEN: Final = 0.2  # two updates of a bar: each is a message to the 
 def in_frame(whole: str) -> str:
     """A whole HTML page as part of a notebook: in a frame, so that its styles do not affect the notebook."""
     return element("iframe", srcdoc=whole, width="100%", height=FRAME_PIXELS, style="border: 0")
+
+
+def as_text(renderable: Any) -> str:
+    """A table or a report of rich as lines of text, without colours. Code is never wrapped."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=TEXT_COLUMNS, force_terminal=False, force_jupyter=False)
+    console.print(renderable, crop=False)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
 def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "") -> str:

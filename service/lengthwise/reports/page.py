@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
 
-from lengthwise.reports import look
+LOOK: Final = Path(__file__).with_name("look.css")  # of the console and the reports, with colours for light and dark
 
 
 class Html(str):
@@ -47,13 +50,19 @@ def section(title: str, *content: object) -> Html:
     return element("section", element("h2", title), element("div", *content, style="overflow-x: auto"))
 
 
+@cache
+def look() -> str:
+    """The style sheet of every page."""
+    return LOOK.read_text("utf-8")
+
+
 def page(title: str, *content: object, style: str = "", heading: object = None) -> str:
     """A whole page; `heading` stands in the place of the title on it."""
     heading = title if heading is None else heading
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{element('title', title)}\n<style>\n{look.style()}{style}</style>\n</head>\n<body>\n"
+        f"{element('title', title)}\n<style>\n{look()}{style}</style>\n</head>\n<body>\n"
         f"{element('main', element('h1', heading), *content)}\n</body>\n</html>\n"
     )
 

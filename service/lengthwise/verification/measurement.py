@@ -9,10 +9,11 @@ from. Everything runs through `padding` and `runtime.session`, as when it is ser
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, batches, pad, rounded_width, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification.case import Case, Varied
 from lengthwise.verification.random_sequences import (
     AMPLIFIED,
     EXTREME_PADDING,
@@ -55,6 +55,46 @@ summation that depends on the batch may change the bits of a few answers in a hu
 
 RowOutputs = list[NDArray[np.float32]]
 """One row's outputs without padding: its logits and, if the graph has them, its attention weights."""
+
+Varied = Literal[
+    "reference", "company", "width", "padding", "neighbours", "order", "threads", "attention", "at padding", "missing"
+]
+
+_NOT_INVARIANCE: tuple[Varied, ...] = ("reference", "attention", "at padding", "missing")
+"""The cases that do not compare a batched sequence with the same sequence unbatched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case, as in `verification.json`: what was varied, and how much the answers changed."""
+
+    name: str  # a description for people
+    varied: Varied  # "company" (a name in published files): a sequence batched, against the same unbatched
+    # The largest absolute difference of a logit or an attention weight at a valid step; infinite if an answer is not
+    # finite. For `missing`, which only the exporter measures: the share of an answer's change that is left beside a
+    # missing value, where the answer must change.
+    difference: float
+    # The largest of the rows' differences, each divided by max(1, the row's largest |logit|); without the rows that
+    # count for `amplified`
+    relative: float
+    bits: bool  # whether all bits are equal
+    provider: str  # the provider that ran it
+    extreme: bool = False  # whether the padding held values of `EXTREME_PADDING`, with which the service never pads
+    # Where the model is ill-conditioned, so that rounding explains more than `ROUNDING`: how much a few ulps of the
+    # values of such a sequence move its answer, relative as above. 0 if there is none.
+    amplified: float = 0.0
+
+    @property
+    def is_invariance(self) -> bool:
+        """Whether it compares a batched sequence with the same sequence unbatched."""
+        return self.varied not in _NOT_INVARIANCE
+
+    def as_json(self) -> dict[str, Any]:
+        """The case as in `verification.json`; an infinite difference is null there."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def measure_cases(

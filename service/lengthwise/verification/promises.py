@@ -25,9 +25,8 @@ from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.runtime.manifest import Manifest, Precision, Promise
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import golden, kept_promises
-from lengthwise.verification.case import Case
 from lengthwise.verification.golden import Golden, GoldenDifference
-from lengthwise.verification.measurement import BatchVariations
+from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING
 
 log = logging.getLogger("lengthwise.promises")
