@@ -268,10 +268,20 @@ class _Rectangle:
 
     one: Manifest
     rows: int
-    width: int
     values: list[Any]
     lengths: list[Any] | None
     shape: list[Any]
+
+    @property
+    def tokens(self) -> bool:
+        return self.one.input.kind == "tokens"
+
+    def named(self) -> dict[str, Any]:
+        """The name and type of the tensor."""
+        return {"name": "tokens", "datatype": "INT64"} if self.tokens else {"name": "values", "datatype": "FP32"}
+
+    def elements(self) -> bytes:
+        return _elements(self.values, self.tokens)
 
 
 def _rectangles() -> st.SearchStrategy[_Rectangle]:
@@ -284,7 +294,7 @@ def _rectangles() -> st.SearchStrategy[_Rectangle]:
         value = _mostly(value, st.sampled_from([None, 1e39, 1e38, -1, 10]))
         ends = st.lists(_mostly(st.integers(1, width), st.integers(-1, 10)), min_size=rows, max_size=rows)
         return st.builds(
-            partial(_Rectangle, one, rows, width),
+            partial(_Rectangle, one, rows),
             _mostly(st.lists(value, min_size=count, max_size=count), st.lists(JUNK, max_size=count)),
             ends if rows > 1 else st.none() | ends,
             _mostly(st.just(shape), st.lists(st.integers(-2, 2**63 - 1), max_size=4)),
@@ -322,15 +332,10 @@ def v2(binary: bool) -> st.SearchStrategy[Case]:
         style: int,
         off: int,
     ) -> Case:
-        tokens = asked.one.input.kind == "tokens"
-        steps: dict[str, Any] = {
-            "name": "tokens" if tokens else "values",
-            "datatype": "INT64" if tokens else "FP32",
-            "shape": asked.shape,
-        } | junk
+        steps = asked.named() | {"shape": asked.shape} | junk
         inputs, behind = [steps], b""
         if binary:
-            behind = _elements(asked.values, tokens)
+            behind = asked.elements()
             steps["parameters"] = {"binary_data_size": max(0, len(behind) + off)}
         else:
             steps["data"] = asked.values
@@ -365,19 +370,15 @@ def rpc() -> st.SearchStrategy[Case]:
     """The same over gRPC: a message, its tensors typed or raw."""
 
     def case(asked: _Rectangle, raw: bool, outputs: list[str], version: str, parameters: dict[str, Any]) -> Case:
-        tokens = asked.one.input.kind == "tokens"
         request = pb.ModelInferRequest(model_name=asked.one.name, model_version=version)
         shape = [size if isinstance(size, int) and abs(size) < 2**63 else 1 for size in asked.shape]
-        steps = request.inputs.add(
-            name="tokens" if tokens else "values", datatype="INT64" if tokens else "FP32", shape=shape
-        )
-        elements = _elements(asked.values, tokens)
+        steps = request.inputs.add(**asked.named(), shape=shape)
         if raw:
-            request.raw_input_contents.append(elements)
-        elif tokens:
-            steps.contents.int64_contents.extend(np.frombuffer(elements, "<i8").tolist())
+            request.raw_input_contents.append(asked.elements())
+        elif asked.tokens:
+            steps.contents.int64_contents.extend(np.frombuffer(asked.elements(), "<i8").tolist())
         else:
-            steps.contents.fp32_contents.extend(np.frombuffer(elements, "<f4").tolist())
+            steps.contents.fp32_contents.extend(np.frombuffer(asked.elements(), "<f4").tolist())
         if asked.lengths is not None:
             lengths = request.inputs.add(name="lengths", datatype="INT32", shape=[asked.rows])
             if raw:
@@ -417,13 +418,12 @@ def repository() -> st.SearchStrategy[Case]:
     )
     fields = {"ready": _mostly(st.booleans(), JUNK), "parameters": parameters}
 
-    def for_place(place: str) -> st.SearchStrategy[Case]:
-        field = "ready" if place == "index" else "parameters"
-        right = st.fixed_dictionaries({}, optional={field: fields[field]})
-        document = _mostly(right, st.fixed_dictionaries({}, optional=fields) | JUNK)
-        return st.builds(partial(case, place), document, STYLES, _mostly(st.just(False), st.just(True)))
+    def document(place: str) -> st.SearchStrategy[Any]:
+        name = "ready" if place == "index" else "parameters"
+        right = st.fixed_dictionaries({}, optional={name: fields[name]})
+        return st.tuples(st.just(place), _mostly(right, st.fixed_dictionaries({}, optional=fields) | JUNK))
 
-    def case(place: str, made: Any, style: int, empty: bool) -> Case:
-        return Case(b"" if empty else _text(made, style), {"place": place})
+    def case(asked: tuple[str, Any], style: int, empty: bool) -> Case:
+        return Case(b"" if empty else _text(asked[1], style), {"place": asked[0]})
 
-    return places.flatmap(for_place)
+    return st.builds(case, places.flatmap(document), STYLES, _mostly(st.just(False), st.just(True)))

@@ -197,11 +197,6 @@ def batch_norm(chain: Chain) -> str:
     return chain.node("BatchNormalization", chain.value, *numbers, variance)
 
 
-def instance_norm(chain: Chain) -> str:
-    numbers = [chain.weights(chain.features) for _ in range(2)]
-    return chain.node("InstanceNormalization", _from_the_first(chain, 2), *numbers, epsilon=0.1)
-
-
 def padded(chain: Chain) -> str:
     mode = chain.some("constant", "edge", "reflect")
     pads = [0, 0, chain.between(0, 3), 0, 0, chain.between(0, 3)]
@@ -228,11 +223,6 @@ def gru(chain: Chain) -> str:
     every = chain.node("Transpose", chain.node("GRU", steps, *weights, **said), perm=[2, 1, 3, 0])
     chain.features = 4 * count
     return chain.node("Reshape", every, [0, chain.features, -1])
-
-
-def sum_so_far(chain: Chain) -> str:
-    said = {"reverse": chain.between(0, 1), "exclusive": chain.between(0, 1)}
-    return chain.node("Tanh", chain.node("CumSum", chain.value, 2, **said))
 
 
 def residual(chain: Chain) -> str:
@@ -262,11 +252,6 @@ def joined_in_time(chain: Chain) -> str:
 
 def _square(chain: Chain, scores: str, values: str) -> str:
     return chain.node("MatMul", chain.node("Softmax", scores, axis=-1), values)
-
-
-def attention(chain: Chain) -> str:
-    scores = chain.node("MatMul", chain.linear(chain.value), chain.turned())
-    return chain.node("Add", chain.value, _square(chain, scores, chain.value))
 
 
 def attention_with_a_mask(chain: Chain) -> str:
@@ -314,18 +299,9 @@ def windows(chain: Chain) -> str:
     return chain.node("Tanh", chain.linear(joined, 3 * chain.features, chain.features))
 
 
-def gate_over_time(chain: Chain) -> str:
-    scores = chain.linear(chain.value, chain.features, 1)
-    return chain.node("Mul", chain.value, chain.node("Softmax", scores, axis=1))
-
-
 def dense(chain: Chain) -> str:
     wide, chain.features = chain.linear(chain.value, chain.features, 5), 5
     return chain.node("Relu", chain.node("Add", wide, chain.weights(5)))
-
-
-def shifted(chain: Chain) -> str:
-    return chain.node("Sub", chain.value, chain.node("Pad", chain.slice([1], [_FAR], 1), [0, 0, 0, 0, 1, 0]))
 
 
 def token_added(chain: Chain) -> str:
@@ -390,11 +366,6 @@ def padded_to_a_multiple(chain: Chain) -> str:
     return chain.node("Tanh", chain.linear(pieces, count * chain.features, chain.features))
 
 
-def rolled(chain: Chain) -> str:
-    last, others = chain.slice([-1], [_FAR], 1), chain.slice([0], [-1], 1)
-    return chain.node("Sub", chain.value, chain.node("Concat", last, others, axis=1))
-
-
 def picked_by_largest(chain: Chain) -> str:
     place = chain.node("ArgMax", chain.linear(chain.value, chain.features, 1), axis=1, keepdims=1)
     wide = chain.node("Expand", place, [1, 1, chain.features])
@@ -412,11 +383,6 @@ def largest_beside(chain: Chain) -> str:
     largest = chain.node("ReduceMax", chain.value, axes=[1], keepdims=1)
     wide = chain.node("Expand", largest, chain.node("Shape", chain.value))
     return chain.linear(chain.node("Concat", chain.value, wide, axis=2), 2 * chain.features, chain.features)
-
-
-def largest_kept(chain: Chain) -> str:
-    largest, _ = chain.nodes("TopK", 2, chain.value, [1], axis=1)
-    return chain.node("Where", chain.node("Less", chain.value, largest), 0.1, chain.value)
 
 
 def scan(chain: Chain) -> str:
@@ -459,11 +425,6 @@ def _common(axis: int) -> dict[str, Link]:
     }
 
 
-def two_largest(chain: Chain) -> str:
-    largest, _ = chain.nodes("TopK", 2, chain.value, [2], axis=2)
-    return chain.node("ReduceMean", largest, axes=[2], keepdims=0)
-
-
 def largest_by_place(chain: Chain) -> str:
     place = chain.node("ArgMax", chain.value, axis=2, keepdims=1)
     return chain.node("Squeeze", chain.node("GatherElements", chain.value, place, axis=2), [2])
@@ -472,11 +433,6 @@ def largest_by_place(chain: Chain) -> str:
 def variance(chain: Chain) -> str:
     apart = chain.centred([2])
     return chain.node("ReduceMean", chain.node("Mul", apart, apart), axes=[2], keepdims=0)
-
-
-def middle(chain: Chain) -> str:
-    half = chain.node("Div", chain.width(), [2])
-    return chain.node("Squeeze", chain.node("Gather", chain.value, half, axis=1), [1])
 
 
 def softmax_over_all(chain: Chain) -> str:
@@ -494,7 +450,14 @@ LINKS: Final[dict[Layout, dict[str, Link]]] = {
         **_named(convolution, max_pool),
         "average_pool": lambda c: c.node("AveragePool", c.value, **_pool(c), count_include_pad=c.between(0, 1)),
         "activation": lambda chain: chain.node(chain.some("Relu", "Sigmoid", "Tanh"), chain.value),
-        **_named(batch_norm, instance_norm, padded, cut, squeeze_excite, gru, sum_so_far),
+        **_named(batch_norm),
+        "instance_norm": lambda c: c.node(
+            "InstanceNormalization", _from_the_first(c, 2), *(c.weights(c.features) for _ in range(2)), epsilon=0.1
+        ),
+        **_named(padded, cut, squeeze_excite, gru),
+        "sum_so_far": lambda c: c.node(
+            "Tanh", c.node("CumSum", c.value, 2, reverse=c.between(0, 1), exclusive=c.between(0, 1))
+        ),
         "flip": lambda chain: chain.slice([-1], [_NEAR], 2, -1),
         "softmax_gate": lambda chain: chain.node("Mul", chain.value, chain.node("Softmax", chain.value, axis=2)),
         **_named(residual),
@@ -503,15 +466,28 @@ LINKS: Final[dict[Layout, dict[str, Link]]] = {
         "without_last": lambda chain: chain.node("Sub", chain.value, chain.slice([-1], [_FAR], 2)),
     },
     "steps": {
-        **_named(attention, attention_with_a_mask, heads, places, pairs_of_steps, windows, gate_over_time, dense),
+        "attention": lambda c: c.node(
+            "Add", c.value, _square(c, c.node("MatMul", c.linear(c.value), c.turned()), c.value)
+        ),
+        **_named(attention_with_a_mask, heads, places, pairs_of_steps, windows),
+        "gate_over_time": lambda c: c.node("Mul", c.value, c.node("Softmax", c.linear(c.value, c.features, 1), axis=1)),
+        **_named(dense),
         "covariance": lambda c: c.node("MatMul", c.value, c.node("Tanh", c.node("MatMul", c.turned(), c.value))),
         "sum_of_steps_so_far": lambda c: c.node("Tanh", c.node("CumSum", c.value, 1, reverse=c.between(0, 1))),
-        **_named(shifted, token_added),
+        "shifted": lambda c: c.node("Sub", c.value, c.node("Pad", c.slice([1], [_FAR], 1), [0, 0, 0, 0, 1, 0])),
+        **_named(token_added),
         "every_few": lambda chain: chain.slice([chain.between(0, 1)], [_FAR], 1, chain.between(2, 3)),
         **_named(repeated, normalised, lstm, thirds, trimmed_by_share, padded_to_a_multiple, rows_merged),
         **_named(turned_convolution),
         "trimmed": lambda chain: chain.slice([chain.between(0, 2)], [-chain.between(1, 2)], 1),
-        **_named(rolled, picked_by_largest, products_of_steps, largest_beside, largest_kept, scan),
+        "rolled": lambda c: c.node(
+            "Sub", c.value, c.node("Concat", c.slice([-1], [_FAR], 1), c.slice([0], [-1], 1), axis=1)
+        ),
+        **_named(picked_by_largest, products_of_steps, largest_beside),
+        "largest_kept": lambda c: c.node(
+            "Where", c.node("Less", c.value, c.nodes("TopK", 2, c.value, [1], axis=1)[0]), 0.1, c.value
+        ),
+        **_named(scan),
     },
 }
 """The links of each layout, by name."""
@@ -520,8 +496,15 @@ ENDS: Final[dict[Layout, dict[str, Link]]] = {
     "channels": {
         **_common(2),
         "global_average": lambda chain: chain.node("Flatten", chain.node("GlobalAveragePool", chain.value)),
-        **_named(two_largest, largest_by_place, variance),
+        "two_largest": lambda c: c.node(
+            "ReduceMean", c.nodes("TopK", 2, c.value, [2], axis=2)[0], axes=[2], keepdims=0
+        ),
+        **_named(largest_by_place, variance),
     },
-    "steps": {**_common(1), **_named(middle, softmax_over_all)},
+    "steps": {
+        **_common(1),
+        "middle": lambda c: c.node("Squeeze", c.node("Gather", c.value, c.node("Div", c.width(), [2]), axis=1), [1]),
+        **_named(softmax_over_all),
+    },
 }
 """What pools the steps at the end of a chain, by name."""

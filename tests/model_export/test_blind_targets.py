@@ -20,13 +20,18 @@ from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
-from tests.gallery.torch_models import network
 
 
-@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
-def averaged(self, x):
+class Averaged(nn.Module):
     """Convolutions over `[rows, features, width]`, as most models of time series are written."""
-    return self.head(self.conv(x).relu().mean(-1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 3, padding=1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean(-1))
 
 
 class BothWays(nn.Module):
@@ -52,20 +57,29 @@ class Tagger(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
-@network(0, lambda: {"table": nn.Embedding(20, 6), "head": nn.Linear(6, 3)})
-def tokens(self, ids):
-    return self.head(self.table(ids).mean(1))
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids).mean(1))
 
 
-@network(0, lambda: {"table": nn.EmbeddingBag(20, 6, mode="max"), "head": nn.Linear(6, 3)})
-def bag(self, text):
-    return self.head(self.table(text))
+BAG = nn.Sequential(nn.EmbeddingBag(20, 6, mode="max"), nn.Linear(6, 3))
 
 
-@network(0, lambda: {"conv": nn.Conv1d(1, 6, 20, stride=2), "head": nn.Linear(6, 3)})
-def raw(self, samples):
+class Raw(nn.Module):
     """Samples `[rows, width]` without an axis of features, and no padding before the convolution."""
-    return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 6, 20, stride=2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
 
 
 class MayTakeLengths(Tagger):
@@ -107,14 +121,14 @@ def require_equal(target: Target, session: onnxruntime.InferenceSession) -> None
 
 
 CASES = {
-    "channels first": (averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
+    "channels first": (Averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
     "recurrent": (BothWays(), TargetOptions(), StepInput(features=4)),
     "time first": (BothWays(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
     "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
     "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
-    "tokens": (tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
-    "a bag of tokens": (bag(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
-    "raw": (raw(), TargetOptions(), StepInput(features=1)),
+    "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "a bag of tokens": (BAG, TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "raw": (Raw(), TargetOptions(), StepInput(features=1)),
     "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
 }
 
@@ -124,25 +138,17 @@ def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str)
     steps = CASES[name][2]
     target, graph = made(name)
     assert (target.blind, target.steps, target.per_step) == (True, steps, "per step" in name)
-    assert (target.names.lengths, target.names.lengths_type, target.names.sequences) == (
-        "lengths",
-        "int32",
-        steps.kind,
-    )
+    names = target.names
+    assert (names.lengths, names.lengths_type, names.sequences) == ("lengths", "int32", steps.kind)
     session = built(target, graph)
     assert [value.name for value in session.get_inputs()] == [steps.kind]
     assert session.get_inputs()[0].shape == ["rows", "width", *([] if steps.features is None else [steps.features])]
     require_equal(target, session)
 
 
-def test_a_bag_of_tokens_needs_no_loop() -> None:
-    _, graph = made("a bag of tokens")
-    assert {node.op_type for node in graph.graph.node} == {"Gather", "ReduceMax", "Gemm"}
-
-
-def test_a_recurrent_layer_gets_no_lengths_in_a_blind_graph() -> None:
-    _, graph = made("recurrent")
-    layers = [node for node in graph.graph.node if node.op_type == "LSTM"]
+def test_a_bag_of_tokens_needs_no_loop_and_a_recurrent_layer_gets_no_lengths() -> None:
+    assert {node.op_type for node in made("a bag of tokens")[1].graph.node} == {"Gather", "ReduceMax", "Gemm"}
+    layers = [node for node in made("recurrent")[1].graph.node if node.op_type == "LSTM"]
     assert [list(node.input[4:]) for node in layers] == [[], []]
 
 
@@ -166,13 +172,10 @@ def test_a_model_that_takes_lengths_gets_them_unless_the_user_says_otherwise() -
     require_equal(alone, built(alone))
 
 
-@pytest.mark.parametrize("module", [BothWays(), tokens()], ids=["values", "tokens"])
-def test_without_a_mend_a_module_of_the_steps_alone_is_refused_with_both_cures(module: nn.Module) -> None:
-    with pytest.raises(UncheckableError):
-        targets.read(module, TargetOptions())
-
-
-def test_none_is_for_a_mend_only() -> None:
+def test_without_a_mend_no_module_goes_without_lengths() -> None:
+    for module in (BothWays(), Tokens()):
+        with pytest.raises(UncheckableError):
+            targets.read(module, TargetOptions())
     with pytest.raises(ConfigurationError):
         targets.read(MayTakeLengths(), TargetOptions(second="none"))
 
@@ -214,47 +217,40 @@ def test_an_onnx_file_of_the_steps_alone_is_read(tmp_path: Path, name: str) -> N
         targets.read(str(file), TargetOptions())
 
 
-def parsed(signature: str, body: str, **weights: np.ndarray) -> onnx.ModelProto:
-    """A graph, with the places `one` and `two` among its weights."""
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
-    for name, values in {"one": np.array([1]), "two": np.array([2]), **weights}.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    return model
+def parsed(signature: str, body: str, **constants: object) -> onnx.ModelProto:
+    graph = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
+    held = (onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    graph.graph.initializer.extend(held)
+    return graph
 
 
 def test_the_rows_of_a_graph_that_answers_each_step_are_those_that_do_not_mix() -> None:
     running = "c = Constant <value_int = {axis}> ()  logits = CumSum (x, c)"
-    first, second = (
-        targets.read(
-            parsed("g (float[p,q,4] x) => (float[p,q,4] logits)", running.format(axis=axis)),
-            TargetOptions(),
-            blind=True,
-        )
-        for axis in (0, 1)
-    )
-    assert (first.names.time_first, second.names.time_first) == (True, False)
+    for axis in (0, 1):
+        graph = parsed("g (float[p,q,4] x) => (float[p,q,4] logits)", running.format(axis=axis))
+        assert targets.read(graph, TargetOptions(), blind=True).names.time_first == (axis == 0)
 
 
-def test_int32_ids_and_samples_without_features_are_read() -> None:
-    ids = parsed(
-        "g (int32[N,T] ids) => (float[N,2] logits)",
-        "f = Cast <to = 1> (ids)  m = ReduceMean <keepdims = 1> (f, one)  logits = Concat <axis = 1> (m, m)",
-    )
-    target = targets.read(ids, TargetOptions(vocabulary=9), blind=True)
-    assert target.steps == StepInput(kind="tokens", vocabulary=9)
-    assert target.build("model", 18).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
-    samples = parsed(
-        "g (float[N,T] samples) => (float[N,2] logits)",
-        "m = ReduceMean <keepdims = 1> (samples, one)  logits = Concat <axis = 1> (m, m)",
-    )
-    target = targets.read(samples, TargetOptions(), blind=True)
-    assert (target.steps, target.names.features_axis) == (StepInput(features=1), False)
+@pytest.mark.parametrize(
+    ("value", "steps", "kind"),
+    [
+        ("int32[N,T] ids", StepInput(kind="tokens", vocabulary=9), onnx.TensorProto.INT64),
+        ("float[N,T] samples", StepInput(features=1), onnx.TensorProto.FLOAT),
+    ],
+)
+def test_int32_ids_and_samples_without_features_are_read(value: str, steps: StepInput, kind: int) -> None:
+    body = f"f = Cast <to = 1> ({value.split()[1]})  m = ReduceMean <keepdims = 1> (f, one)"
+    graph = parsed(f"g ({value}) => (float[N,2] logits)", body + "  logits = Concat <axis = 1> (m, m)", one=[1])
+    target = targets.read(graph, TargetOptions(vocabulary=steps.vocabulary), blind=True)
+    assert (target.steps, target.names.features_axis) == (steps, steps.kind == "tokens")
+    assert target.build("model", 18).graph.input[0].type.tensor_type.elem_type == kind
 
 
 def test_a_name_that_the_graph_has_already_is_not_taken_for_the_lengths() -> None:
     graph = parsed(
         "g (float[N,T,4] x) => (float[N,4] logits)",
         "lengths = Relu (x)  logits = ReduceMax <keepdims = 0> (lengths, one)",
+        one=[1],
     )
     assert targets.read(graph, TargetOptions(), blind=True).names.lengths == "sequence_lengths"
 
@@ -264,15 +260,15 @@ def test_a_graph_that_needs_many_steps_is_read() -> None:
         "g (float[N,4,T] x) => (float[N,2] logits)",
         "c = Conv <kernel_shape = [40]> (x, W)  logits = ReduceMean <keepdims = 0> (c, two)",
         W=np.ones((2, 4, 40), np.float32),
+        two=[2],
     )
     target = targets.read(graph, TargetOptions(), blind=True)
     assert (target.names.channels_first, target.steps) == (True, StepInput(features=4))
 
 
 def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
-    graph = parsed(
-        "g (float[N,T,4] x, int64[N] n) => (float[N,4] logits)", "logits = ReduceMax <keepdims = 0> (x, one)"
-    )
+    signature = "g (float[N,T,4] x, int64[N] n) => (float[N,4] logits)"
+    graph = parsed(signature, "logits = ReduceMax <keepdims = 0> (x, one)", one=[1])
     with pytest.raises(ConfigurationError):
         targets.read(graph, TargetOptions(second="none"), blind=True)
     assert not targets.read(graph, TargetOptions(), blind=True).blind
@@ -299,28 +295,23 @@ def test_rows_that_a_module_mixes_in_any_order_are_left_to_the_mend() -> None:
         ("float[2,4,T] x", TargetOptions(), r"rows at 2 \(it takes x \(float32\[2, 4, 'T'\]\)\)"),
         ("float[N,4,100] x", TargetOptions(), r"frozen: .* \(it takes x \(float32\['N', 4, 100\]\)\)"),
         ("float[N,C,T] x", TargetOptions(features=4), r"as \[rows, features, width\]: .* pass --channels-first"),
-        (
-            "float16[N,4,T] x",
-            TargetOptions(),
-            r"logits \(float16.*is not float32, .*: export the graph in float32",
-        ),
+        ("float16[N,4,T] x", TargetOptions(), r"logits \(float16.*is not float32, .*: export the graph in float32"),
     ],
 )
 def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: TargetOptions, why: str) -> None:
     kind = signature.partition("[")[0]
-    graph = parsed(
-        f"g ({signature}) => ({kind}[N,4] logits)",
-        "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)",
-        W=np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32),
-    )
+    weights = np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32)
+    body = "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)"
+    graph = parsed(f"g ({signature}) => ({kind}[N,4] logits)", body, W=weights, two=[2])
     with pytest.raises(UncheckableError, match=why):
         targets.read(graph, options, blind=True)
 
 
-@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
-def squeezed(self, x):
+class Squeezed(Averaged):
     """`squeeze()` without an axis takes the rows away too, if there is one."""
-    return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
 
 
 class SqueezedTagger(Tagger):
@@ -328,7 +319,7 @@ class SqueezedTagger(Tagger):
         return super().forward(x).squeeze()
 
 
-@pytest.mark.parametrize(("module", "channels_first"), [(squeezed(), True), (SqueezedTagger(), False)])
+@pytest.mark.parametrize(("module", "channels_first"), [(Squeezed(), True), (SqueezedTagger(), False)])
 def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.Module, channels_first: bool) -> None:
     target = targets.read(module, TargetOptions(channels_first=channels_first), blind=True)
     several = batch_of(target.steps, 3, 9)
@@ -340,6 +331,6 @@ def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.M
 
 
 def test_what_raises_for_one_row_and_for_two_tells_the_first_error() -> None:
-    target = targets.read(raw(), TargetOptions(), blind=True)
+    target = targets.read(Raw(), TargetOptions(), blind=True)
     with pytest.raises(RunError):
         target.subject.answer(batch_of(target.steps, 1, 5))

@@ -27,24 +27,14 @@ SHAPES = "W 4x3, W2 4x4, V 4, K3 6x4x3, K5 6x4x5, T3 4x6x3, table 60x4, LX 1x20x
 LX2 2x20x4, LR2 2x20x5, GX 1x15x4, GR 1x15x5, bias4 4, bias2 2, wide 160x3"
 NUMBERS = {"half": 0.5, "lo": -0.3, "hi": 0.4, "vlow": -1.5, "vhigh": 2.2, "nought": 0, "none": -np.inf, "all": np.inf}
 INTEGERS: dict[str, Any] = {"zero": 0, "one": 1, "two": 2, "minus1": -1, "depth": 6, "v0": [0], "v1": [1], "v2": [2]}
-INTEGERS |= {
-    "v3": [3],
-    "v160": [160],
-    "vm1": [-1],
-    "vm3": [-3],
-    "vm2": [-2],
-    "v12": [1, 2],
-    "five": [6],
-    "r121": [1, 2, 1],
-}
-INTEGERS |= {"r221": [1, 1, 2], "p0000": [0] * 4, "triples": [0, -1, 3 * FEATURES], "flat": [-1, FEATURES]}
-INTEGERS |= {"pairs": [0, 0, 2, 2], "p011": [0, 1, 0, 0, 2, 0], "p03": [0, 0, 0, 0, 3, 0], "p3": [0, 2, 0, 0, 0, 0]}
+INTEGERS |= {"v3": [3], "v160": [160], "vm1": [-1], "vm3": [-3], "vm2": [-2], "r121": [1, 2, 1]}
+INTEGERS |= {"p0000": [0] * 4, "triples": [0, -1, 3 * FEATURES], "flat": [-1, FEATURES]}
+INTEGERS |= {"pairs": [0, 0, 2, 2], "p011": [0, 1, 0, 0, 2, 0], "p03": [0, 0, 0, 0, 3, 0]}
 INTEGERS |= {"pm1": [0, -1, 0, 0, -1, 0], "pm1rows": [-1, 0, 0, -1, 0, 0]}
 CONSTANTS: dict[str, Array] = {
     **{name: normal(*map(int, shape.split("x"))) for name, shape in map(str.split, SHAPES.split(","))},
     **{name: np.array(number, np.float32) for name, number in NUMBERS.items()},
     **{name: np.array(number, np.int64) for name, number in INTEGERS.items()},
-    "ones4": np.ones(FEATURES, np.float32),
     "scale4": normal(FEATURES) + 1,
     "var4": np.abs(normal(FEATURES)) + 0.5,
     "s112": np.array([1, 1, 2], np.float32),
@@ -57,6 +47,7 @@ CONSTANTS: dict[str, Array] = {
 MEAN = "pooled = ReduceMean <axes = [1], keepdims = 0> (y)\n logits = MatMul (pooled, W)"
 POOLED = "\np = ReduceMean <axes = [1], keepdims = 0> (t)\nlogits = MatMul (p, W)"
 LARGEST = "\np = ReduceMax <axes = [1], keepdims = 0> (t)\nlogits = MatMul (p, W)"
+MEAN_OF_WIDTH = "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)"
 MEAN_OF_CHANNELS = "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = ReduceMean <axes = [1]> (z)"
 TO_CHANNELS = "c = Transpose <perm = [0, 2, 1]> (values)\n"
 
@@ -119,19 +110,18 @@ CASES: dict[str, str] = {
         for stride in (1, 2, 3)
     },
     "ConvTranspose": TO_CHANNELS + "y = ConvTranspose <strides = [2], pads = [1, 0]> (c, T3)\n" + MEAN_OF_CHANNELS,
-    "MaxPool": TO_CHANNELS + "y = MaxPool <kernel_shape = [3], strides = [2], pads = [1, 1]> (c)\n"
-    "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)",
-    "MaxPool, rounded up": TO_CHANNELS + "y = MaxPool <kernel_shape = [2], strides = [2], ceil_mode = 1> (c)\n"
-    "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)",
+    "MaxPool": TO_CHANNELS + "y = MaxPool <kernel_shape = [3], strides = [2], pads = [1, 1]> (c)\n" + MEAN_OF_WIDTH,
+    "MaxPool, rounded up": TO_CHANNELS
+    + "y = MaxPool <kernel_shape = [2], strides = [2], ceil_mode = 1> (c)\n"
+    + MEAN_OF_WIDTH,
     **{
         f"AveragePool, zeros {zeros}, rounded up {up}": TO_CHANNELS
         + f"y = AveragePool <kernel_shape = [3], strides = [2], pads = [1, 1], count_include_pad = {zeros}, "
-        f"ceil_mode = {up}> (c)\n z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)"
+        f"ceil_mode = {up}> (c)\n" + MEAN_OF_WIDTH
         for zeros in (0, 1)
         for up in (0, 1)
     },
-    "LpPool": TO_CHANNELS + "y = LpPool <kernel_shape = [3], strides = [2], pads = [1, 1]> (c)\n"
-    "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)",
+    "LpPool": TO_CHANNELS + "y = LpPool <kernel_shape = [3], strides = [2], pads = [1, 1]> (c)\n" + MEAN_OF_WIDTH,
     "GlobalAveragePool": TO_CHANNELS + "y = GlobalAveragePool (c)\n z = Flatten (y)\n logits = MatMul (z, W)",
     "GlobalMaxPool": TO_CHANNELS + "y = GlobalMaxPool (c)\n z = Squeeze (y, v2)\n logits = MatMul (z, W)",
     "GlobalLpPool": TO_CHANNELS + "y = GlobalLpPool (c)\n z = Squeeze (y, v2)\n logits = MatMul (z, W)",

@@ -26,7 +26,6 @@ from lengthwise.repository import loading
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
-from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import KINDS, draw
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
@@ -42,10 +41,7 @@ from tests.support.long import long_but
 from tests.support.specs import candidate, spec
 
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
-
-
-Published = dict[str, PublishedModel]
-"""By precision."""
+Published = dict[str, PublishedModel]  # by precision
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,9 @@ async def test_every_precision_is_batch_invariant_to_the_byte(
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_promise_is_of_bits_and_batches_are_those_of_float32(published: Published, to: str) -> None:
+def test_the_promise_is_of_bits_and_the_largest_difference_to_float32_stands_in_the_proof(
+    published: Published, to: str
+) -> None:
     manifest, exact = published[to].manifest, published["fp32"].manifest
     (promise,) = manifest.promises
     assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
@@ -96,21 +94,14 @@ def test_the_promise_is_of_bits_and_batches_are_those_of_float32(published: Publ
     assert (manifest.max_batch_rows, manifest.width_multiple) == (None, exact.width_multiple)
     assert (exact.max_batch_rows, exact.from_fp32) == (None, None)
 
-
-# Held against float32
-
-
-@pytest.mark.parametrize("to", ROUNDED)
-def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(published: Published, to: str) -> None:
-    found = published[to]
-    manifest = Manifest.read(found.directory)
-    proof = json.loads((found.directory / VERIFICATION_FILE).read_text())
+    assert Manifest.read(published[to].directory) == manifest
+    proof = json.loads((published[to].directory / VERIFICATION_FILE).read_text())
     all_against = [case for case in proof["cases"] if case["name"].endswith("against the float32 graph")]
     against = [case["difference"] for case in all_against if case["name"].rpartition(", ")[0] not in KINDS]
     assert (len(against), len(all_against)) == (3, 3 + len(KINDS))
     assert manifest.precision == proof["precision"] == to
     assert manifest.from_fp32 == proof["from_fp32"] == max(against) > 0
-    assert manifest.promises[0].golden == 2 * manifest.from_fp32
+    assert promise.golden == 2 * manifest.from_fp32
 
 
 def test_a_graph_that_lies_too_far_from_float32_is_not_published(
@@ -330,10 +321,9 @@ def test_int8_stores_products_with_enough_weights_but_not_the_last_ones() -> Non
 
 
 def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
-    graph = float_graph(hidden=40, inputs=40)
+    graph, feed = float_graph(hidden=40, inputs=40), batch([5, 2], 40)
     with_second_layer(graph, "second")
     eight = precision.convert(graph, "int8")
-    feed = batch([5, 2], 40)
     assert kinds(eight) == Counter(LSTM=2, DequantizeLinear=4, Reshape=4)
     exact, found = opened(graph).run(["y"], feed)[0], opened(eight, "portable").run(["y"], feed)[0]
     np.testing.assert_allclose(found, exact, atol=0.05)
@@ -381,15 +371,13 @@ def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit:
             with pytest.raises(ExportError):
                 precision.convert(graph, to)
             continue
-        cases = cases_against(exact, precision.convert(graph, to), precision.manifest_at(manifest, to))
+        rounded, served = precision.convert(graph, to).SerializeToString(), precision.manifest_at(manifest, to)
+        cases = measurement.measure_cases(
+            lambda threads, data=rounded, served=served: Session(data, served, threads=threads),  # type: ignore[misc]
+            served,
+            lambda batch: exact.run(batch).logits,
+        )
         assert promises.failures(cases, tolerance=0.0, most={"fp16": 2e-3, "int8": 3e-2}[to]) == []
-
-
-def cases_against(exact: Session, graph: onnx.ModelProto, manifest: Manifest) -> list[Case]:
-    data = graph.SerializeToString()
-    return measurement.measure_cases(
-        lambda threads: Session(data, manifest, threads=threads), manifest, lambda batch: exact.run(batch).logits
-    )
 
 
 # The command
@@ -403,26 +391,6 @@ output.labels = ["0", "1"]"""
 def run(*arguments: object) -> tuple[int, str]:
     answer = CliRunner().invoke(main, ["export", *map(str, arguments)])
     return answer.exit_code, answer.output
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("to", ROUNDED)
-@pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
-def test_every_kind_of_target_is_exported_at_each_precision(
-    tmp_path: Path, published: Published, kind: str, to: str
-) -> None:
-    (tmp_path / "target.toml").write_text(SPEC)
-    target, *more = {
-        "spec": (tmp_path / "target.toml",),
-        "module": ("tests.support.users_models:unpadded_recurrent", "--features", 3, "--max-length", 40),
-        "onnx": (published["fp32"].directory / "model.onnx", "--max-length", 40),
-    }[kind]
-    code, output = run(target, "--out", tmp_path / "models" / "m", "--precision", to, *more)
-    assert code == 0, output
-    assert f"{to} within" in output
-    assert ("notice: in int8: " in output) == (to == "int8")
-    directory = tmp_path / "models" / "m" / "1"
-    assert loading.load(directory, BatchLimits(rows=4, padded_steps=64), budget_seconds=0.01).promise is not None
 
 
 def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) -> None:
@@ -458,10 +426,11 @@ def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> N
     target = publish(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"
     handled = ("--max-length", 20, "--missing", "handled")
     code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", *handled)
-    assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output
+    assert (code, Manifest.read(tmp_path / "m" / "1").missing, "fp16 within" in output) == (0, "handled", True), output
     code, output = run(target, "--out", tmp_path / "m", "--precision", "int8", *handled)
-    assert (code, Manifest.read(tmp_path / "m" / "2").missing) == (0, "refuse"), output
+    assert (code, Manifest.read(tmp_path / "m" / "2").missing, "int8 within" in output) == (0, "refuse", True), output
     assert "missing values are refused at int8" in output
+    assert "notice: in int8: " in output
 
 
 def test_a_model_without_a_recurrent_layer_is_exit_2_at_int8(tmp_path: Path) -> None:

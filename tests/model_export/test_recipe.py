@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,18 +20,19 @@ from tests.support.specs import separable
 LAYERS = {"epochs": 3}  # an option of gradient descent, which asks for layers
 
 
-def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 2) -> list[Record]:
+def in_turn(sequences: Iterable[np.ndarray]) -> list[Record]:
+    """Records of two labels, in turn."""
+    return [Record(str(index), steps, "ab"[index % 2], f"made:{index}") for index, steps in enumerate(sequences)]
+
+
+def waves(count: int, *, scales: bool = False, length: int = 30) -> list[Record]:
     """Records whose label is their frequency; with `scales`, each is larger or smaller by orders of magnitude."""
-    random = np.random.default_rng(0)
-    records = []
+    random, made = np.random.default_rng(0), []
     for index in range(count):
-        steps = np.arange(int(random.integers(length // 2, length)))[:, None]
-        label = index % classes
-        values = np.sin(steps * (0.4 + 0.7 * label) + random.uniform(0, 6)) + 0.1 * random.standard_normal(steps.shape)
-        if scales:
-            values = values * 10.0 ** random.uniform(-4, 4)
-        records.append(Record(str(index), values.astype(np.float32), "abcd"[label], f"made:{index}"))
-    return records
+        angle = np.arange(int(random.integers(length // 2, length)))[:, None] * (0.4 + 0.7 * (index % 2))
+        values = np.sin(angle + random.uniform(0, 6)) + 0.1 * random.standard_normal(angle.shape)
+        made.append((values * 10.0 ** random.uniform(-4, 4) if scales else values).astype(np.float32))
+    return in_turn(made)
 
 
 OPEN = "features = 1"
@@ -124,14 +125,9 @@ def test_the_options_of_a_run_follow_the_records_unless_they_are_given() -> None
 
 def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_classes_apart() -> None:
     random = np.random.default_rng(0)
-    records = []
-    for index in range(60):
-        label = index % 2
-        values = random.standard_normal((12, 3)) * 0.3 + [1.0, 1.0 + label, -1.0]
-        records.append(
-            Record(str(index), (values * 10.0 ** random.uniform(-3, 3)).astype(np.float32), "ab"[label], "made")
-        )
-    found = plan(spec(step="features = 3"), records)
+    values = [random.standard_normal((12, 3)) * 0.3 + [1.0, 1.0 + index % 2, -1.0] for index in range(60)]
+    scaled = ((each * 10.0 ** random.uniform(-3, 3)).astype(np.float32) for each in values)
+    found = plan(spec(step="features = 3"), in_turn(scaled))
     assert found.spec.input.normalize == "sequence-scale"
     assert found.spec.model.kind == "rocket"
 
@@ -222,11 +218,7 @@ def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPa
 
 
 def test_windows_that_are_too_many_for_fixed_kernels_get_layers() -> None:
-    random = np.random.default_rng(0)
-    records = [
-        Record(str(index), random.normal(size=(2000, 1)).astype(np.float32), "ab"[index % 2], f"made:{index}")
-        for index in range(30)
-    ]
+    records = in_turn(np.random.default_rng(0).normal(size=(30, 2000, 1)).astype(np.float32))
     step = "features = 1\nmax_length = 1\nlong = 'window'\nnormalize = 'training'"
     assert plan(spec(step=step), records).spec.model.kind == "layers"
 
@@ -251,19 +243,15 @@ def test_the_other_tasks_and_tokens_are_planned_too() -> None:
         found = plan(spec(step=OPEN, task=task), records)
         assert found.spec.model.kind == "layers"
         assert found.spec.input.normalize != "auto"
-    tokens = [Record(str(index), np.arange(5) % 4, "ab"[index % 2], "made") for index in range(30)]
-    assert plan(spec(step="vocabulary = 4"), tokens).spec.model.rnn == "lstm"
+    assert plan(spec(step="vocabulary = 4"), in_turn([np.arange(5) % 4] * 30)).spec.model.rnn == "lstm"
 
 
 @pytest.mark.parametrize("length", [30, 200])
 def test_the_spec_that_is_written_reads_as_the_one_that_is_trained(length: int) -> None:
     found = plan(spec(step=OPEN), waves(40, length=length), LAYERS)
     text = as_toml(found.spec, [*found.reasons, 'a "quoted" note\nof two lines'])
-    assert (
-        Spec.from_toml(text).resolved()
-        == found.spec.resolved()
-        == Spec.from_toml(as_toml(found.spec.resolved())).resolved()
-    )
+    resolved = found.spec.resolved()
+    assert Spec.from_toml(text).resolved() == resolved == Spec.from_toml(as_toml(resolved)).resolved()
     assert '"auto"' not in text
     odd = {"input": {"features": 1, "feature_names": ['x "y" \\ z\u007f']}, "output": {"labels": ["ä\n", "\t'b'"]}}
     assert Spec.from_toml(as_toml(Spec.from_table(odd))).resolved() == Spec.from_table(odd).resolved()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from sklearn.linear_model import Ridge
 
 import lengthwise_export
 from lengthwise.datasets.dataset import Record
@@ -251,34 +252,30 @@ def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) ->
             lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        ("dilations.0.reads", torch.ones(84, 4, dtype=torch.bool)),
-        ("dilations.0.reads", torch.ones(83, 3, dtype=torch.bool)),
-        ("dilations.0.reads", torch.zeros(84, 3, dtype=torch.bool)),
-        ("dilations.0.reads", torch.ones(84, 3)),
-        ("dilations.0.biases", torch.ones(84)),
-        ("dilations.0.distance", torch.tensor(0)),
-        ("dilations.0.distance", torch.tensor([1, 2])),
-        ("dilations.0.distance", None),
-        ("dilations.0.inside", None),
-        ("head.weight", None),
-        ("grid.distance", None),
-        ("grid.distance", torch.tensor(3.0)),
-        ("grid.distance", torch.ones(2)),
-        ("grid.distance", torch.tensor(np.nan)),
+DAMAGES: dict[str, list[torch.Tensor | None]] = {
+    "dilations.0.reads": [
+        *(torch.ones(size, dtype=torch.bool) for size in ((84, 4), (83, 3))),
+        *(torch.zeros(84, 3, dtype=torch.bool), torch.ones(84, 3)),
     ],
-)
-def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None, tmp_path: Path) -> None:
+    "dilations.0.biases": [torch.ones(84)],
+    "dilations.0.distance": [torch.tensor(0), torch.tensor([1, 2]), None],
+    "dilations.0.inside": [None],
+    "head.weight": [None],
+    "grid.distance": [None, torch.tensor(3.0), torch.ones(2), torch.tensor(np.nan)],
+}
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     described, path = spec(f"{SMALL}\n{GRID}"), tmp_path / "model.safetensors"
     rocket_training.train(described, separable(12), TrainingOptions(), tmp_path)
     assert load(described, path)
-    tensors, state = load_file(path), checkpoint.state(path)
-    del tensors[name]
-    save_file(tensors if changed is None else tensors | {name: changed}, path, metadata={"state": json.dumps(state)})
-    with pytest.raises(CheckpointError, match=str(path)):
-        load(described, path)
+    tensors, state = load_file(path), {"state": json.dumps(checkpoint.state(path))}
+    for name, damages in DAMAGES.items():
+        for damage in damages:
+            changed = {name: damage} if damage is not None else {}
+            save_file({each: tensors[each] for each in tensors if each != name} | changed, path, metadata=state)
+            with pytest.raises(CheckpointError, match=str(path)):
+                load(described, path)
 
 
 def linear(examples: int, features: int, targets: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -289,14 +286,9 @@ def linear(examples: int, features: int, targets: int = 2, seed: int = 0) -> tup
 
 
 def solved(values: np.ndarray, targets: np.ndarray, penalty: float, importance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """A ridge regression by its normal equations, with an intercept that has no penalty."""
-    weight = importance / importance.mean()
-    with_one = np.column_stack([values.astype(np.float64), np.ones(len(values))])
-    penalties = penalty * np.diag([1.0] * values.shape[1] + [0.0])
-    solution = np.linalg.solve(
-        with_one.T @ (weight[:, None] * with_one) + penalties, with_one.T @ (weight[:, None] * targets)
-    )
-    return solution[:-1], solution[-1]
+    """The weights and intercepts of scikit-learn's ridge regression."""
+    ridge = Ridge(penalty, solver="cholesky").fit(values.astype(float), targets, importance / importance.mean())
+    return ridge.coef_.T, ridge.intercept_
 
 
 def squared_error(fitted: rocket_training.RidgeFit, targets: np.ndarray) -> float:
@@ -338,7 +330,7 @@ def test_features_that_stand_apart_count_more_where_that_helps_and_do_no_harm_el
     assert np.all(np.isfinite(fitted.left_out))
 
 
-def test_features_that_never_change_get_no_weight() -> None:
+def test_features_that_never_change_get_no_weight_and_examples_that_are_all_the_same_the_mean() -> None:
     values, targets = linear(12, 30)
     values[:, 3] = 0.25
     values[:, 4] *= 1e-9  # rounding noise, which would get a huge weight
@@ -346,9 +338,6 @@ def test_features_that_never_change_get_no_weight() -> None:
     assert np.all(fitted.weights[3] == 0)
     assert np.abs(fitted.weights).max() < 10
     assert np.all(np.isfinite(fitted.left_out))
-
-
-def test_examples_that_are_all_the_same_get_the_mean() -> None:
     fitted = rocket_training.fit_ridge(np.ones((4, 6), dtype=np.float32), np.array([[1.0], [1.0], [1.0], [-1.0]]))
     assert np.all(fitted.weights == 0)
     assert fitted.intercepts == pytest.approx([0.5])

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from lengthwise_export.keras_models.backend import import_keras
 
 FEATURES = 6
-TOKENS = 20
 CLASSES = 3
 
 
@@ -23,16 +22,15 @@ def keras() -> Any:
         return import_keras()
 
 
-def sequential(*layers: Any, tokens: bool = False, dense: bool = True) -> Any:
+def sequential(*layers: Any, dense: bool = True) -> Any:
     """A model of layers in a row, with a Dense behind them."""
     made = keras().layers
-    shape = (None,) if tokens else (None, FEATURES)
-    return keras().Sequential([made.Input(shape), *layers, *([made.Dense(CLASSES)] if dense else [])])
+    return keras().Sequential([made.Input((None, FEATURES)), *layers, *([made.Dense(CLASSES)] if dense else [])])
 
 
-def functional(body: Callable[[Any], Any], *, tokens: bool = False) -> Any:
+def functional(body: Callable[[Any], Any]) -> Any:
     """A functional model, from its input to its output."""
-    symbol = keras().Input((None,) if tokens else (None, FEATURES))
+    symbol = keras().Input((None, FEATURES))
     return keras().Model(symbol, body(symbol))
 
 
