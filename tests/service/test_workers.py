@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +103,16 @@ def test_both_serve_with_a_share_of_the_bounds_and_their_metrics_are_one(workers
 
 
 def test_a_few_connections_that_stay_are_spread(workers: Workers) -> None:
-    server = workers.server
-    wires = [server.connect() for _ in range(4)]
-    try:
-        for wire in wires:
+    server, held = workers.server, [0, 0]
+    with ExitStack() as wires:
+        for _ in range(16):  # four, where no other process keeps a worker from its socket
+            wire = wires.enter_context(server.connect())
             wire.send(request(GOOD))
             assert wire.answer()[0] == 200
-        files = [proc.connections(one["pid"], server.port) for one in workers()]
-    finally:
-        for wire in wires:
-            wire.__exit__()
-    assert min(files) >= 1, files
+            held = [proc.connections(one["pid"], server.port) for one in workers()]
+            if min(held) >= 2:
+                break
+    assert min(held) >= 2, held
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -35,7 +35,7 @@ _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: mor
 _FEWEST_NEAR: Final = 8
 _MOST_NEAR: Final = 64
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
-_PARTS_OF_FULL: Final = 16  # and a batch ends at such a part of a full one
+_PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +180,14 @@ def _batch_with(
 ) -> tuple[int, int]:
     """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths.
 
-    If not `exact`, batches end at every few sequences only, counted from the widest.
+    If not `exact`, batches end at the end of a width, or at every few sequences, counted from the widest.
     """
     columns = [(cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in widths]
     step = 1 if exact else max(1, rows_within(*columns[-1], seconds) // _PARTS_OF_FULL)
     # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best, begins, first = [0], [0.0], [0], 0
-    for end in range((len(widths) - 1) % step + 1, len(widths) + 1, step):
+    of_width = (end for end in range(1, len(widths)) if widths[end - 1] < widths[end])
+    for end in sorted({*range(len(widths), 0, -step), *of_width}):
         times, limit = columns[end - 1]
         least = end - rows_within(times, limit, seconds)
         while ends[first] < least:
