@@ -228,6 +228,7 @@ LIES = (
     "a compressed bomb",
     "a schema of ten thousand columns",
     "a dictionary",
+    "a mask of a million nulls",
 )
 
 
@@ -250,6 +251,12 @@ def _arrow_streams() -> Iterator[tuple[str, bytes]]:
     text = pa.array(["a"] * 3).dictionary_encode()
     named = pa.RecordBatch.from_arrays([pa.array([[[0.5] * 12]] * 3), text], names=["steps", "id"])
     yield "a dictionary", written([named])
+    mask = pa.ListArray.from_arrays(pa.array([0, MEBIBYTE], pa.int32()), pa.nulls(MEBIBYTE, pa.bool_()))
+    steps = pa.array([[STEP]], pa.list_(pa.list_(pa.float32())))
+    yield (
+        "a mask of a million nulls",
+        written([pa.RecordBatch.from_arrays([steps, mask], names=["steps", "step_mask"])]),
+    )
 
 
 @pytest.mark.parametrize("lie", LIES)

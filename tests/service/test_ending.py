@@ -168,10 +168,11 @@ def test_the_last_resort_leaves_one_alone_that_does(begins: bool, ends: list[int
     assert ends == []
 
 
-def test_a_thread_inside_a_library_is_left_behind(ends: list[int]) -> None:
+@pytest.mark.parametrize("name", ["runner-0", "rescan", "probe", "judging"])
+def test_a_thread_inside_a_library_is_left_behind(ends: list[int], name: str) -> None:
     free = threading.Event()
     before = threading.enumerate()
-    thread = threading.Thread(target=free.wait, name="runner-0")
+    thread = threading.Thread(target=free.wait, name=name)
     thread.start()
     leave_behind([*before, thread])
     assert ends == []

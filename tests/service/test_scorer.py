@@ -27,7 +27,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.scoring import opened, scorer
+from lengthwise.scoring import engine_batches, opened, scorer
 from lengthwise.scoring.engine_batches import cells_of
 from lengthwise.scoring.offline import ScoringResult
 from lengthwise.scoring.opened import ModelOptions, OpenModel
@@ -234,6 +234,15 @@ def test_an_error_names_every_row_by_its_place_and_its_id(opens: Opens) -> None:
             made(sent)
         assert raised.value.indices == indices
         assert ("sequence 1: id 'b': " in str(raised.value)) == (made.id is not None and sent is batch)
+
+
+def test_of_many_that_are_refused_the_ids_are_read_once(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    opens(numpy_models.model(numpy_models.manifest()))
+    read, columns = engine_batches.cells_of, []
+    monkeypatch.setattr(engine_batches, "cells_of", lambda batch, name: columns.append(name) or read(batch, name))
+    with pytest.raises(InvalidSequences):
+        Scorer()(pa.table({"id": ["a"] * 9, "steps": [[[1.0]]] * 9}))
+    assert columns == ["steps", "id"]
 
 
 def test_a_sequence_on_which_the_model_fails_fails_alone(opens: Opens) -> None:

@@ -23,6 +23,7 @@ from lengthwise.runtime.manifest import Manifest
 
 _QUICK_BATCHES: Final = 8  # of a body that is read quickly; each takes some ten microseconds
 _QUICK_ROWS: Final = 64  # read one by one in such a body; each takes about ten microseconds
+_QUICK_ENTRIES: Final = 65_536  # of one of its columns of masks, eight to a byte of the body
 
 
 def read(
@@ -70,7 +71,7 @@ class _RowReader:
         self._column = columns["steps"]
         self._ids: list[str | None] = columns["id"].to_pylist() if "id" in columns else [None] * batch.num_rows
         masks = [(name, columns[name]) for name in ("step_mask", "feature_mask") if name in columns]
-        self._masks = [(name, _Masks(mask)) for name, mask in masks if mask.null_count < batch.num_rows]
+        self._masks = [(name, mask) for name, mask in masks if mask.null_count < batch.num_rows]
         self._sent = StepsColumn(self._column, body)
         self._steps = self._sent.steps(manifest.input.features)
 
@@ -98,17 +99,19 @@ class _RowReader:
     def others(self, first: int, problems: Problems, *, quick: bool) -> tuple[list[Item], int] | None:
         """The items of rows of any kind, as `plain`; `first` is the index of the first row. What is wrong is added.
 
-        None if `quick`, and there are many rows, or something is wrong.
+        None if `quick`, and there are many rows, or many entries of masks, or something is wrong.
         """
-        if quick and len(self._ids) > _QUICK_ROWS:
+        entries = max((len(mask.values) for _, mask in self._masks), default=0)
+        if quick and (len(self._ids) > _QUICK_ROWS or entries > _QUICK_ENTRIES):
             return None
+        masks = [(name, _Masks(mask)) for name, mask in self._masks]
         found = []
         for row, identifier in enumerate(self._ids):
             is_there = not self._column.null_count or self._column[row].is_valid
             document: dict[str, Any] = {"steps": ColumnSteps(self._sent, row, self._steps) if is_there else None}
             if identifier is not None:
                 document["id"] = identifier
-            document |= {name: masks.row(row) for name, masks in self._masks if masks.has[row]}
+            document |= {name: mask.row(row) for name, mask in masks if mask.has[row]}
             found.append(validation.read_item(document, PREDICT.pointer.format(first + row), self._manifest, problems))
             if quick and problems.total:
                 return None
@@ -128,5 +131,4 @@ class _Masks:
     def row(self, row: int) -> SentMask:
         """The mask of a row as it was sent."""
         part = slice(*self._offsets[row : row + 2])
-        wrong = () if self._is_null is None else [(place, None) for place in np.flatnonzero(self._is_null[part])]
-        return SentMask(self._entries[part], wrong)
+        return SentMask(self._entries[part], None if self._is_null is None else self._is_null[part])

@@ -25,7 +25,8 @@ class SentMask(NamedTuple):
     """A mask as it was sent."""
 
     entries: NDArray[np.bool_]
-    wrong: Sequence[tuple[int, Any]]  # the index and the value of each entry that is no boolean
+    wrong: NDArray[np.bool_] | None  # which entries are no booleans, if there are any
+    sent: Sequence[Any] = ()  # all entries as they were sent; without them, those that are wrong are null
 
 
 class SentWhere(NamedTuple):

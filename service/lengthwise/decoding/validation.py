@@ -145,21 +145,22 @@ def _mask(
         return None
     at = f"{pointer}/{name}"
     if isinstance(mask, list):
-        wrong = [(i, one) for i, one in enumerate(mask) if type(one) is not bool]
-        mask = SentMask(np.array([False] * len(mask) if wrong else mask, dtype=np.bool_), wrong)
+        wrong = np.array([type(one) is not bool for one in mask], np.bool_)
+        mask = SentMask(wrong, wrong, mask) if wrong.any() else SentMask(np.array(mask, np.bool_), None)
     if not isinstance(mask, SentMask):
         problems.add(at, f"must be an array of booleans, got {kind(mask)}")
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
     elif count is not None and len(mask.entries) != count:
         problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask.entries)}")
-    elif not mask.wrong:
+    elif mask.wrong is None or not mask.wrong.any():
         return mask.entries
     else:
-        told = mask.wrong[: max(0, problems.most_listed - problems.total)]
-        for i, one in told:
-            problems.add(f"{at}/{i}", f"must be true or false, got {kind(one)}")
-        problems.count(len(mask.wrong) - len(told))
+        places = np.flatnonzero(mask.wrong)
+        told = places[: max(0, problems.most_listed - problems.total)]
+        for i in told:
+            problems.add(f"{at}/{i}", f"must be true or false, got {kind(mask.sent[i] if mask.sent else None)}")
+        problems.count(len(places) - len(told))
     return None
 
 

@@ -11,7 +11,12 @@ from typing import Final
 
 log = logging.getLogger("lengthwise.ending")
 
-_OWN_THREADS: Final = ("rescan", "runner-")  # may be inside a library for long: so their names begin
+_OWN_THREADS: Final = (
+    "rescan",
+    "judging",
+    "probe",
+    "runner-",
+)  # may be inside a library for long: so their names begin
 _LOG_SECONDS: Final = 0.1
 
 

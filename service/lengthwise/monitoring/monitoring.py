@@ -193,9 +193,10 @@ class ConsumerThread(threading.Thread):
         if self._at_rest is None:
             return self.consume()
         pause = _REST_SECONDS
-        while not self._at_rest():
+        while True:
+            with _RUNNING:
+                if self._at_rest():
+                    return self.consume()
             if self._ending.wait(pause):
                 return False
             pause = min(2 * pause, PERIOD_SECONDS)
-        with _RUNNING:
-            return self.consume()

@@ -60,20 +60,20 @@ class Probing:
     async def _probe(self, served: ServedModel) -> None:
         """Probes a model as long as it is served and does not work."""
         breaker, key = served.queue.breaker, served.manifest.key
-        while True:
-            if breaker.closed or served not in self.served():
-                del self._probes[served]  # at once: from now on it can be asked again
-                return
-            error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
-            if breaker.probed(error, time.monotonic(), self.retry_seconds):
-                if error is None:
-                    log.warning("%s works again: its golden sequences pass", key)
-                else:
-                    said = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
-                    log.error(said, key, breaker.reason, self.retry_seconds)
-                await self.changed()
-            if error is not None:
-                await asyncio.sleep(self.retry_seconds)
+        try:
+            while not breaker.closed and served in self.served():
+                error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
+                if breaker.probed(error, time.monotonic(), self.retry_seconds):
+                    if error is None:
+                        log.warning("%s works again: its golden sequences pass", key)
+                    else:
+                        said = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
+                        log.error(said, key, breaker.reason, self.retry_seconds)
+                    await self.changed()
+                if error is not None:
+                    await asyncio.sleep(self.retry_seconds)
+        finally:
+            del self._probes[served]  # from now on it can be asked again
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
