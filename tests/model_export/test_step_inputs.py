@@ -96,6 +96,11 @@ class FloatMask(Mean):
         return self.out((x * (1.0 - (1.0 - mask)).unsqueeze(-1)).sum(1))
 
 
+class FloatLengths(Mean):
+    def forward(self, x, lengths):
+        return self.out(x.sum(1)) + lengths[:, None] @ torch.ones(1, 3)
+
+
 class Shares(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +116,7 @@ class Shares(nn.Module):
         (ChannelsFirst, "--channels-first"),
         (TimeFirst, "--time-first"),
         (FloatMask, r"mask = mask\.to\(x\.dtype\)"),
+        (FloatLengths, r"float32 lengths.*lengths = lengths\.to\(x\.dtype\)"),
         (Shares, "shares of the width"),
         (lambda: Mean().double(), r"weights of float64.*module\.float\(\)"),
     ],

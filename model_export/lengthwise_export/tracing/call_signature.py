@@ -31,6 +31,20 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "none": (),
 }
 
+_Form = tuple[Role, Callable[[Tensor, int], Tensor], str, str]
+
+# What an argument may be made into, as it is said, and what to write; only tried to explain an error
+_FORMS: Final[Sequence[_Form]] = (
+    ("lengths", lambda given, width: given.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"),
+    ("lengths", lambda given, width: given / width, "shares of the width, but it gets steps", "lengths / x.size(1)"),
+    (
+        "lengths",
+        lambda given, width: given / given.max(),
+        "shares of the longest, but it gets steps",
+        "lengths / x.size(1), the width, which other rows do not change",
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CallSignature:
@@ -46,8 +60,7 @@ class CallSignature:
     channels_first: bool = False  # Steps are `[rows, features, width]`
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
     classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
-    # Lengths are shares of this instead of steps, which is only tried to explain an error
-    shares_of: Literal["width", "longest"] | None = None
+    form: _Form | None = None
 
     def given(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
         """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""
@@ -62,8 +75,8 @@ class CallSignature:
             valid = step_mask(lengths, width)
         for role in _ROLES[self.second]:
             arguments[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
-            if role == "lengths" and self.shares_of is not None:
-                arguments[role] = lengths / (width if self.shares_of == "width" else lengths.max())
+            if self.form is not None and role.endswith(self.form[0]):
+                arguments[role] = self.form[1](arguments[role], width)
         return arguments
 
     def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
@@ -89,7 +102,7 @@ class CallSignature:
 
     def alternatives(self) -> Iterator[tuple[CallSignature, str, bool]]:
         """Other ways to call it, each with the end of "the model runs ...", and whether that names an option."""
-        if self.shares_of is not None:
+        if self.form is not None:
             return
         plain = replace(self, time_first=False, channels_first=False, classes_first=False, features_axis=True)
         option = "--time-first" if self.time_first else "--channels-first"
@@ -106,10 +119,9 @@ class CallSignature:
             place = "padding" if mask == "padding-mask" else "valid steps"
             said = f"with a mask that is true at {place}: if that is right, pass --second {mask}"
             yield replace(self, second=mask, arguments=names), said, True
-        shares: tuple[Literal["width", "longest"], ...] = ("width", "longest")
-        for whole in shares if "lengths" in _ROLES[self.second] else ():
-            said = f"with lengths as shares of the {whole}, but it gets steps (int64): begin forward with lengths = "
-            yield replace(self, shares_of=whole), f"{said}lengths / x.size(1)", False
+        for form in _FORMS:
+            if any(role.endswith(form[0]) for role in _ROLES[self.second]):
+                yield replace(self, form=form), f"with {form[2]}: begin forward with {form[0]} = {form[3]}", False
 
 
 def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
