@@ -96,6 +96,13 @@ class FloatMask(Mean):
         return self.out((x * (1.0 - (1.0 - mask)).unsqueeze(-1)).sum(1))
 
 
+class SaysBool(ChannelsFirst):
+    def forward(self, x, mask):
+        if x.size(1) != 4:
+            raise TypeError("'bool' object is not callable")
+        return super().forward(x, mask)
+
+
 class FloatLengths(Mean):
     def forward(self, x, lengths):
         return self.out(x.sum(1)) + lengths[:, None] @ torch.ones(1, 3)
@@ -116,6 +123,7 @@ class Shares(nn.Module):
         (ChannelsFirst, "--channels-first"),
         (TimeFirst, "--time-first"),
         (FloatMask, r"mask = mask\.to\(x\.dtype\)"),
+        (SaysBool, "--channels-first"),
         (FloatLengths, r"float32 lengths.*lengths = lengths\.to\(x\.dtype\)"),
         (Shares, "shares of the width"),
         (lambda: Mean().double(), r"weights of float64.*module\.float\(\)"),

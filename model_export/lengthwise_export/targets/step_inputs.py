@@ -134,10 +134,6 @@ def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[Ste
         raise ConfigurationError(
             f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
-    if "bool" in error.detail and first.signature.second not in ("lengths", "none"):
-        raise ConfigurationError(
-            f"{text} raises for a bool mask: {error}. To compute with it, begin forward with mask = mask.to(x.dtype)"
-        )
     for signature, said, _ in first.signature.alternatives():
         for steps in candidates:
             if signature.channels_first and steps.kind == "tokens":
