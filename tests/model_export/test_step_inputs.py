@@ -96,6 +96,11 @@ class FloatMask(Mean):
         return self.out((x * (1.0 - (1.0 - mask)).unsqueeze(-1)).sum(1))
 
 
+class LongMask(Mean):
+    def forward(self, x, mask):
+        return self.out((x * nn.functional.embedding(mask, torch.ones(2, 1))).sum(1))
+
+
 class SaysBool(ChannelsFirst):
     def forward(self, x, mask):
         if x.size(1) != 4:
@@ -123,6 +128,7 @@ class Shares(nn.Module):
         (ChannelsFirst, "--channels-first"),
         (TimeFirst, "--time-first"),
         (FloatMask, r"mask = mask\.to\(x\.dtype\)"),
+        (LongMask, r"mask = mask\.long\(\)"),
         (SaysBool, "--channels-first"),
         (FloatLengths, r"float32 lengths.*lengths = lengths\.to\(x\.dtype\)"),
         (Shares, "shares of the width"),

@@ -36,6 +36,7 @@ _Form = tuple[Role, Callable[[Tensor, int], Tensor], str, str]
 # What an argument may be made into, as it is said, and what to write; only tried to explain an error
 _FORMS: Final[Sequence[_Form]] = (
     ("mask", lambda given, width: given.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
+    ("mask", lambda given, width: given.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
     ("lengths", lambda given, width: given.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"),
     ("lengths", lambda given, width: given / width, "shares of the width, but it gets steps", "lengths / x.size(1)"),
     (
