@@ -149,3 +149,12 @@ def test_what_a_loop_computes_anew_at_each_turn_is_moved_in_front_of_it() -> Non
     result = mended(graph)
     assert "LSTM" in {node.op_type for node in result.graph.graph.node}
     assert difference(graph, result, sequences(KerasLoop(), [1, 9, LONGEST])) < 1e-6
+
+
+@pytest.mark.parametrize(("first", "second"), [("c0h", "c0n"), ("c0n", "c0h")])
+def test_a_cell_that_subtracts_what_a_gru_adds_stays_a_loop(first: str, second: str) -> None:
+    turned = f"apart = Sub ({first}, {second})\npart = Mul (c0z, apart)\nc0h_new = Sub (part, {second})"
+    graph = rewritten(KerasLoop("gru"), "c0h_new = Add (c0old, c0fresh)", turned)
+    result = mended(graph)
+    assert "Scan" in {node.op_type for node in result.graph.graph.node}
+    assert difference(graph, result, sequences(KerasLoop(), [1, 9, LONGEST])) < 1e-6

@@ -129,7 +129,7 @@ def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
     signs = state.signs or {}
     whole = next((leaf for leaf, sign in signs.items() if leaf is not None and leaf.kind != "product"), None)
     plus, minus = ([leaf for leaf, sign in signs.items() if sign == own and leaf is not whole] for own in (1, -1))
-    if whole is None or len(plus) != 1 or len(minus) != 1:
+    if whole is None or signs[whole] != 1 or len(plus) != 1 or len(minus) != 1:
         return
     for share, other in _factors(plus[0]):
         for again, same in _factors(minus[0]):
