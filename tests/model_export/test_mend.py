@@ -275,6 +275,18 @@ def test_each_row_is_answered_as_it_is_alone(name: str, opset: int) -> None:
             np.testing.assert_allclose(own, right, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("pool", ["3], strides = [2], pads = [1, 1", "4], strides = [3", "2], strides = [3"])
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_an_average_that_is_rounded_up_has_the_same_bits_at_every_width(pool: str, zeros: int) -> None:
+    options = f"kernel_shape = [{pool}], count_include_pad = {zeros}, ceil_mode = 1"
+    _, result = mended(TO_CHANNELS + f"y = AveragePool <{options}> (c)\n logits = Gather <axis = 2> (y, minus1)")
+    session, steps = opened(result.graph), normal(1, LONGEST, FEATURES)
+    for length in range(result.min_length, LONGEST):
+        given = [{"values": steps[:, :width], "lengths": np.array([length], np.int32)} for width in (length, LONGEST)]
+        alone, wide = (session.run(None, each)[0] for each in given)
+        assert alone.tobytes() == wide.tobytes()
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_mended_is_refused_by_operator(name: str) -> None:
     text, reason = REFUSED[name]

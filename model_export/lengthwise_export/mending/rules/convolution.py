@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -202,12 +202,15 @@ def _average_pool(mender: Mender) -> None:
         (one, _), groups, row_added = mender.align([whole, masked])
         ones = mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])])
         valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in masked.times()], 0)
-        shares = [
-            mender.copy([mender.merged(each)], drop=["auto_pad"], beside="share", pads=pads, count_include_pad=1)[0]
-            for each in (masked, valid)
-        ]
+        inputs = [mender.merged(each) for each in (masked, valid)]
+        if rounds_up:  # by zeros behind, because the last divisor of `ceil_mode` would depend on the width
+            behind = [min(move.kernel, move.stride) - 1 for move in moves]
+            wide = mender.writer.constant([0] * (len(behind) + 4) + behind)
+            inputs = [mender.emit("Pad", [name, wide], mode="constant") for name in inputs]
+        options: dict[str, Any] = {"beside": "share", "pads": pads, "count_include_pad": 1}
+        shares = [mender.copy([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
         mean = mender.emit("Div", shares)
-        if not counts_zeros:
+        if not rounds_up:
             return mean
         ends = [mender.writer.at_width(Size(move.places(size.table))) for size, move in zip(sizes, moves, strict=True)]
         axes = mender.writer.constant([*range(2, value.rank)])
