@@ -1,4 +1,5 @@
 import io
+import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -132,9 +133,8 @@ THIRD = np.zeros(golden.MOST_BYTES // 12 + 4, dtype=np.float32)
         saved(steps=np.zeros((3, 4), np.float32)),
         saved(logits=np.zeros((2, 3), np.float32)),
         saved(logits=np.array([None, None])),
-        saved(logits=np.array(0)),  # left out
         saved(np.savez_compressed)[:-40],
-        *(b"", b"\x93NUMPY\x01\x00", b"PK\x03\x04 nothing", b"\x80\x04."),
+        *(b"\x93NUMPY\x01\x00", b"PK\x03\x04 nothing", b"\x80\x04."),
         None,
     ],
 )
@@ -144,6 +144,31 @@ def test_a_malformed_or_absent_file_is_refused_and_never_unpickled(tmp_path: Pat
         path.write_bytes(content)
     with pytest.raises(VerificationError):
         Golden.read(path, manifest())
+
+
+def plain(more: bytes = b"") -> bytes:
+    np.save(file := io.BytesIO(), GOOD["logits"])
+    return file.getvalue() + more
+
+
+def longer() -> bytes:
+    file = io.BytesIO(saved(logits=np.array(0)))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("logits.npy", plain(b"more"))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        *((each, "is not a zip file") for each in (b"", b"steps,lengths,logits", plain())),
+        (saved(logits=np.array(0)), "has no array 'logits'"),
+        (longer(), "logits.npy"),
+    ],
+)
+def test_a_file_of_another_kind_or_without_an_array_is_said_to_be_one(content: bytes, says: str) -> None:
+    with pytest.raises(VerificationError, match=says):
+        Golden.of(content, manifest())
 
 
 def test_the_arrays_of_a_file_are_bounded_together() -> None:
