@@ -129,7 +129,7 @@ def test_missing_values_are_for_the_spec_to_decide() -> None:
     assert mean.predict(X).shape == (24,)
     assert LengthwiseClassifier("auto").fit(X, y).spec_["input"]["missing"] == "indicator"
     refusing = LengthwiseClassifier(ROCKET).fit(*in_memory())
-    with pytest.raises(InvalidSequences):
+    with pytest.raises(InvalidSequences, match=r"sequence 3: step 0 lacks a value \(NaN\)"):
         refusing.predict(X)
 
 

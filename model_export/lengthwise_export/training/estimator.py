@@ -161,10 +161,13 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
         given = _read(X, self.layout)
-        lacking = [place for place, one in enumerate(given) if np.isnan(one.steps).any()]
+        lacking = [
+            Problem(f"/sequences/{place}", f"step {step} lacks a value (NaN), and input.missing = 'refuse'")
+            for place, one in enumerate(given)
+            for step in np.argwhere(np.isnan(one.steps))[:1, 0]
+        ]
         if lacking and manifest.missing == "refuse":  # in scikit-learn's words
-            said = "a value is missing (NaN), and input.missing = 'refuse'"
-            raise InvalidSequences([Problem(f"/sequences/{place}", said) for place in lacking])
+            raise InvalidSequences(lacking)
         steps = [torch.from_numpy(item.steps) for item in items(given, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
