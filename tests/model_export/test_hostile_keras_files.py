@@ -329,6 +329,7 @@ WEIGHTS_CHANGED: dict[str, Callable[[Any], object]] = {
         lambda opened, place, _: opened.create_dataset(place, (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
     ),
     "huge beside": lambda opened: opened.create_dataset("padding", (1 << 40,), "f4", chunks=(1 << 20,)),
+    "of no shape": lambda opened: opened.create_dataset("null", data=h5py.Empty("f4")),
     "objects": _first_replaced(lambda opened, place, _: opened.create_dataset(place, (3,), h5py.string_dtype())),
     "another shape": _first_replaced(
         lambda opened, place, _: opened.create_dataset(place, data=np.zeros((5, 7), np.float32))

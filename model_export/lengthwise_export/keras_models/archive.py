@@ -134,6 +134,8 @@ def _parts(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 def _require_numbers(shown: str, array: Any) -> None:
     if array.external or array.is_virtual:
         raise ConfigurationError(f"{shown} is in another file, which Keras does not write")
+    if array.shape is None:  # HDF5's null
+        raise ConfigurationError(f"{shown} holds nothing, not even a number")
     if array.dtype.kind not in "fiub":
         raise ConfigurationError(f"{shown} is an array of {array.dtype}, not of numbers")
     if _expands(array.nbytes, stored := array.id.get_storage_size()):
