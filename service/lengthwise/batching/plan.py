@@ -5,7 +5,7 @@ kernels (`CostTable.valid_steps_only`):
 
 | a row costs | the batch |
 |---|---|
-| its own steps | the anchor and the most urgent others, as many as the limits allow |
+| its own steps | the anchor and the most urgent others, as many as are cheap and the limits allow |
 | the steps of the longest row, too | the one with the anchor in it, of a cheapest partition by length |
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
@@ -31,6 +31,7 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
+_ENOUGH_TIMES: Final = 4  # by arrival, at most so many times the rows that are enough: more gain 1 %, and wait longer
 _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8
 _MOST_NEAR: Final = 64
@@ -116,12 +117,17 @@ def _by_arrival(
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent others, as many as keep the limits and the deadlines that can be kept."""
     chosen, shapes = [anchor], [(1, anchor.width, anchor.width, seconds)]  # of each prefix: rows, width, steps, longest
-    width = valid = anchor.width
+
+    def most_rows(width: int) -> int:
+        return min(limits.most_rows(width), _ENOUGH_TIMES * cost.column(width, limits.rows).enough_rows)
+
+    width, valid, most = anchor.width, anchor.width, most_rows(anchor.width)
     for waiting in islice(pending.near(), limits.rows):
         if waiting is anchor:
             continue
-        width = max(width, waiting.width)
-        if len(chosen) >= limits.most_rows(width):
+        if waiting.width > width:
+            width, most = waiting.width, most_rows(waiting.width)
+        if len(chosen) >= most:
             break
         slack = (waiting.deadline - now) / cost.drift
         if slack < seconds and cost.seconds_of(1, waiting.width) <= slack:
