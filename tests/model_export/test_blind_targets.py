@@ -20,18 +20,13 @@ from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
+from tests.gallery.torch_models import network
 
 
-class Averaged(nn.Module):
+@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
+def averaged(self, x: Tensor) -> Tensor:
     """Convolutions over `[rows, features, width]`, as most models of time series are written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 6, 3, padding=1)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x).relu().mean(-1))
+    return self.head(self.conv(x).relu().mean(-1))
 
 
 class BothWays(nn.Module):
@@ -57,29 +52,18 @@ class Tagger(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
-class Tokens(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(20, 6)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.table(ids).mean(1))
+@network(0, lambda: {"table": nn.Embedding(20, 6), "head": nn.Linear(6, 3)})
+def tokens(self, ids: Tensor) -> Tensor:
+    return self.head(self.table(ids).mean(1))
 
 
 BAG = nn.Sequential(nn.EmbeddingBag(20, 6, mode="max"), nn.Linear(6, 3))
 
 
-class Raw(nn.Module):
+@network(0, lambda: {"conv": nn.Conv1d(1, 6, 20, stride=2), "head": nn.Linear(6, 3)})
+def raw(self, samples: Tensor) -> Tensor:
     """Samples `[rows, width]` without an axis of features, and no padding before the convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(1, 6, 20, stride=2)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, samples: Tensor) -> Tensor:
-        return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
+    return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
 
 
 class MayTakeLengths(Tagger):
@@ -121,14 +105,14 @@ def require_equal(target: Target, session: onnxruntime.InferenceSession) -> None
 
 
 CASES = {
-    "channels first": (Averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
+    "channels first": (averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
     "recurrent": (BothWays(), TargetOptions(), StepInput(features=4)),
     "time first": (BothWays(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
     "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
     "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
-    "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "tokens": (tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
     "a bag of tokens": (BAG, TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
-    "raw": (Raw(), TargetOptions(), StepInput(features=1)),
+    "raw": (raw(), TargetOptions(), StepInput(features=1)),
     "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
 }
 
@@ -173,7 +157,7 @@ def test_a_model_that_takes_lengths_gets_them_unless_the_user_says_otherwise() -
 
 
 def test_without_a_mend_no_module_goes_without_lengths() -> None:
-    for module in (BothWays(), Tokens()):
+    for module in (BothWays(), tokens()):
         with pytest.raises(UncheckableError):
             targets.read(module, TargetOptions())
     with pytest.raises(ConfigurationError):
@@ -307,11 +291,10 @@ def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: Target
         targets.read(graph, options, blind=True)
 
 
-class Squeezed(Averaged):
+@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
+def squeezed(self, x: Tensor) -> Tensor:
     """`squeeze()` without an axis takes the rows away too, if there is one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
+    return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
 
 
 class SqueezedTagger(Tagger):
@@ -319,7 +302,7 @@ class SqueezedTagger(Tagger):
         return super().forward(x).squeeze()
 
 
-@pytest.mark.parametrize(("module", "channels_first"), [(Squeezed(), True), (SqueezedTagger(), False)])
+@pytest.mark.parametrize(("module", "channels_first"), [(squeezed(), True), (SqueezedTagger(), False)])
 def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.Module, channels_first: bool) -> None:
     target = targets.read(module, TargetOptions(channels_first=channels_first), blind=True)
     several = batch_of(target.steps, 3, 9)
@@ -331,6 +314,6 @@ def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.M
 
 
 def test_what_raises_for_one_row_and_for_two_tells_the_first_error() -> None:
-    target = targets.read(Raw(), TargetOptions(), blind=True)
+    target = targets.read(raw(), TargetOptions(), blind=True)
     with pytest.raises(RunError):
         target.subject.answer(batch_of(target.steps, 1, 5))

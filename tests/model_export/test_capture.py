@@ -105,13 +105,15 @@ def test_what_no_graph_can_do_is_told_with_its_line(name: str) -> None:
 
 
 class Small(nn.Module):
-    """A recurrent layer and a head; what differs between them is `forward`."""
+    """A recurrent layer and a head; what differs between them is `forward`, and some have layers of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, **layers: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.rnn = nn.GRU(4, 6, batch_first=True)
         self.head = nn.Linear(6, 2)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
 
     def last(self, x, lengths):
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -121,9 +123,9 @@ class Small(nn.Module):
 Forward = Callable[..., torch.Tensor]
 
 
-def made(kind: type[nn.Module] | Forward) -> nn.Module:
-    """A `Small`, or one with another `forward`."""
-    return (kind if isinstance(kind, type) else type("Small", (Small,), {"forward": kind}))()
+def made(forward: Forward, **layers: nn.Module) -> nn.Module:
+    """A `Small` with this `forward`."""
+    return type("Small", (Small,), {"forward": forward})(**layers).eval()
 
 
 def longest_by_hand(self, x, lengths):
@@ -159,26 +161,15 @@ def taken_along(self, x, lengths):
     return self.head(torch.take_along_dim(y, (lengths - 1).view(-1, 1, 1), dim=1).squeeze(1))
 
 
-class TimeFirstInside(Small):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(4, 6)
-
-    def forward(self, x, lengths):
-        y, _ = self.rnn(x.transpose(0, 1))
-        return self.head(y[lengths - 1, torch.arange(x.shape[0])])
+def time_first_inside(self, x, lengths):
+    y, _ = self.rnn(x.transpose(0, 1))
+    return self.head(y[lengths - 1, torch.arange(x.shape[0])])
 
 
-class OverFeatures(Small):
+def over_features(self, x, lengths):
     """Runs along the features too: an axis that has nothing to do with the lengths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.across = nn.GRU(1, 6, batch_first=True)
-
-    def forward(self, x, lengths):
-        steps = x[torch.arange(len(lengths)), lengths - 1]
-        return self.head(self.across(steps.unsqueeze(-1))[1][-1])
+    steps = x[torch.arange(len(lengths)), lengths - 1]
+    return self.head(self.across(steps.unsqueeze(-1))[1][-1])
 
 
 def from_mask(self, x, mask):
@@ -220,15 +211,10 @@ def sliced_to_longest(self, x, lengths):
     return self.head(self.rnn(x)[0].mul(weights[..., None]).sum(1))
 
 
-class RepackedTimeFirst(Small):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(4, 6)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x.transpose(0, 1), lengths, enforce_sorted=False)
-        y, ends = pad_packed_sequence(self.rnn(packed)[0])
-        return self.head(y.sum(0) / ends[:, None])
+def repacked_time_first(self, x, lengths):
+    packed = pack_padded_sequence(x.transpose(0, 1), lengths, enforce_sorted=False)
+    y, ends = pad_packed_sequence(self.rnn(packed)[0])
+    return self.head(y.sum(0) / ends[:, None])
 
 
 def attends_without_heads(self, x, lengths):
@@ -237,52 +223,41 @@ def attends_without_heads(self, x, lengths):
     return self.last(y, lengths)
 
 
-class MaxPooled(Small):
+def max_pooled(self, x, lengths):
     """The pooling branch of InceptionTime, then half as many steps."""
+    valid = torch.arange(x.size(1)) < lengths[:, None]
+    h = self.branch(x.mT.masked_fill(~valid[:, None], -torch.inf)).masked_fill(~valid[:, None], -torch.inf)
+    h = torch.nn.functional.max_pool1d(self.halve(h), (1,))
+    return self.last(h.masked_fill(h.isinf(), 0.0).mT, (lengths + 1) // 2)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = nn.MaxPool1d(3, stride=1, padding=1)
-        self.halve = nn.MaxPool1d(2, ceil_mode=True)
 
-    def forward(self, x, lengths):
-        valid = torch.arange(x.size(1)) < lengths[:, None]
-        h = self.branch(x.mT.masked_fill(~valid[:, None], -torch.inf)).masked_fill(~valid[:, None], -torch.inf)
-        h = torch.nn.functional.max_pool1d(self.halve(h), (1,))
-        return self.last(h.masked_fill(h.isinf(), 0.0).mT, (lengths + 1) // 2)
+LAYERS: dict[Forward, dict[str, nn.Module]] = {
+    time_first_inside: {"rnn": nn.GRU(4, 6)},
+    over_features: {"across": nn.GRU(1, 6, batch_first=True)},
+    repacked_time_first: {"rnn": nn.GRU(4, 6)},
+    max_pooled: {"branch": nn.MaxPool1d(3, stride=1, padding=1), "halve": nn.MaxPool1d(2, ceil_mode=True)},
+}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "kind",
+    "forward",
     [
-        longest_by_hand,
-        longest_as_tensor,
-        guarded,
-        indexed_by_range,
-        taken_along,
-        TimeFirstInside,
-        OverFeatures,
-        from_mask,
-        padded_with_minus_ten,
-        RepackedTimeFirst,
-        plain_python,
-        mask_of_mask,
-        sliced_to_longest,
-        attends_without_heads,
-        MaxPooled,
+        *(longest_by_hand, longest_as_tensor, guarded, indexed_by_range, taken_along, from_mask, padded_with_minus_ten),
+        *(plain_python, mask_of_mask, sliced_to_longest, attends_without_heads),
+        *LAYERS,
     ],
 )
-def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module] | Forward) -> None:
-    module = made(kind).eval()
-    signature = CallSignature("mask" if kind in (from_mask, mask_of_mask) else "lengths")
+def test_sizes_and_lengths_asked_of_python_stay_open(forward: Forward) -> None:
+    module = made(forward, **LAYERS.get(forward, {}))
+    signature = CallSignature("mask" if forward in (from_mask, mask_of_mask) else "lengths")
     assert worst(module, exported(module, signature), signature, STEPS) < 1e-5
 
 
-@pytest.mark.parametrize("kind", [guarded, from_mask])
-def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(kind: type[nn.Module] | Forward) -> None:
-    signature = CallSignature("mask" if kind is from_mask else "lengths")
-    proto = graph.build(made(kind).eval(), STEPS, name="m", labels="ab", signature=signature)
+@pytest.mark.parametrize("forward", [guarded, from_mask])
+def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(forward: Forward) -> None:
+    signature = CallSignature("mask" if forward is from_mask else "lengths")
+    proto = graph.build(made(forward), STEPS, name="m", labels="ab", signature=signature)
     assert [node.input[4] for node in proto.graph.node if node.op_type == "GRU"] == ["lengths"]
 
 
@@ -337,7 +312,7 @@ def quits(self, x, lengths):
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"),
+    ("forward", "why"),
     [
         (row_loop, "a Python loop runs a fixed number of times"),
         (unbound_steps, "a Python loop runs a fixed number of times"),
@@ -352,15 +327,15 @@ def quits(self, x, lengths):
         (quits, r"it quits with SystemExit\(0\)"),
     ],
 )
-def test_what_cannot_be_traced_is_named_with_file_and_line(kind: type[nn.Module] | Forward, why: str) -> None:
+def test_what_cannot_be_traced_is_named_with_file_and_line(forward: Forward, why: str) -> None:
     with pytest.raises(ExportError, match=why) as caught:
-        exported(made(kind))
+        exported(made(forward))
     assert caught.value.step == "trace"
     assert "tests/model_export/test_capture.py:" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [guarded, raises])
-def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module] | Forward) -> None:
+@pytest.mark.parametrize("forward", [guarded, raises])
+def test_a_trace_leaves_torch_and_python_as_they_were(forward: Forward) -> None:
     def state() -> list[object]:
         codes = [function.__code__ for function in (packing.pack_padded_sequence, packing.pad_packed_sequence)]
         changed = (nn.LSTM.forward, nn.GRU.forward, torch.SymInt.__index__)
@@ -368,9 +343,9 @@ def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module] | Fo
 
     before = state()
     try:
-        exported(made(kind))
+        exported(made(forward))
     except ExportError:
-        assert kind is raises
+        assert forward is raises
     assert before == state()
     assert (len, int, range) == (builtins.len, builtins.int, builtins.range)
     assert not {"len", "int", "range"} & globals().keys()
@@ -391,5 +366,6 @@ class ProductSoFar(Small):
 @pytest.mark.parametrize(("kind", "name"), [(LargestSoFar, "cummax"), (ProductSoFar, "cumprod")])
 def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module], name: str) -> None:
     why = f"`return .*{name}.*`: {name} has no translation to ONNX: write it with operators"
-    with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}"):
+    with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}") as caught:
         graph.build(kind().eval(), STEPS, name="m", labels="ab")
+    assert caught.value.step == "translate"

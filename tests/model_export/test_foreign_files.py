@@ -39,21 +39,9 @@ def traced(path: Path) -> None:
     torch.jit.save(torch.jit.trace(model(), EXAMPLE), path)
 
 
-def scripted(path: Path) -> None:
-    torch.jit.save(torch.jit.script(model()), path)
-
-
 def exported(path: Path) -> None:
     sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC},)
     torch.export.save(torch.export.export(model(), (EXAMPLE,), dynamic_shapes=sizes), path)
-
-
-def pickled(path: Path) -> None:
-    torch.save(model(), path)
-
-
-def pickled_as_of_old(path: Path) -> None:
-    torch.save(model(), path, _use_new_zipfile_serialization=False)
 
 
 def written_by_fastai(path: Path) -> None:
@@ -69,12 +57,16 @@ def written_by_fastai(path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
 
-FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+OF_TORCH = r"a pickled torch.nn.modules.container.Sequential, .*model.state_dict\(\)"
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "traced.pt": (traced, r"is TorchScript, .*torch.onnx.export\(torch.jit.load"),
-    "scripted.ptl": (scripted, r"is TorchScript, .*torch.onnx.export\(torch.jit.load"),
+    "scripted.ptl": (
+        lambda path: torch.jit.save(torch.jit.script(model()), path),
+        r"is TorchScript, .*torch.onnx.export\(torch.jit.load",
+    ),
     "program.pt2": (exported, r"written by torch.export.save, .*returns torch.export.load"),
-    "whole.pt": (pickled, r"a pickled torch.nn.modules.container.Sequential, .*model.state_dict\(\)"),
-    "old.pth": (pickled_as_of_old, r"a pickled torch.nn.modules.container.Sequential, .*model.state_dict\(\)"),
+    "whole.pt": (lambda path: torch.save(model(), path), OF_TORCH),
+    "old.pth": (lambda path: torch.save(model(), path, _use_new_zipfile_serialization=False), OF_TORCH),
     "learner.pkl": (written_by_fastai, r"a pickled fastai.learner.Learner, .*learn.model.state_dict\(\).*--mend"),
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import lengthwise
 import lengthwise_export
 from lengthwise_export import PublishedModel
+from tests.gallery.torch_models import network
 
 
 class Filled(nn.Module):
@@ -24,7 +25,6 @@ class Filled(nn.Module):
         self.score, self.head = nn.Linear(3, 1), nn.Linear(3, 2)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, 2]`."""
         padding = (torch.arange(x.shape[1]) >= lengths[:, None])[..., None]
         steps = x.masked_fill(padding, 0.0)
         if self.pooling == "amax":
@@ -46,7 +46,6 @@ class Additive(Filled):
     """Hides padding by a number that is added to the scores of torch's attention, of any size or `bounded`."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, 2]`."""
         padding = torch.arange(x.shape[1]) >= lengths[:, None]
         mask = (padding[:, None].float() * self.fill).expand(-1, x.shape[1], -1)
         steps = x.masked_fill(padding[..., None], 0.0)
@@ -90,41 +89,29 @@ def test_the_fill_of_a_graph_is_named_too(tmp_path: Path) -> None:
     assert "-10000" in report.leaks[0].cause.why
 
 
-class Normalised(nn.Module):
+@network(
+    0,
+    lambda: {"norm": nn.InstanceNorm1d(3), "gru": nn.GRU(3, 8, batch_first=True), "head": nn.Linear(8, 2)},
+)
+def normalised(self, x: Tensor) -> Tensor:
     """A GRU behind a normalisation over the steps, which is ill-conditioned for a flat sequence."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.norm = nn.InstanceNorm1d(3)
-        self.gru, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[rows, 2]`."""
-        return self.head(self.gru(self.norm(x.transpose(1, 2)).transpose(1, 2))[1][-1])
+    return self.head(self.gru(self.norm(x.transpose(1, 2)).transpose(1, 2))[1][-1])
 
 
-class Standardised(nn.Module):
+@network(0, lambda: {"head": nn.Linear(3, 2)})
+def standardised(self, x: Tensor, lengths: Tensor) -> Tensor:
     """Variance as the mean of squares less the square of the mean, right in padding and ill-conditioned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, 2]`."""
-        padding = (torch.arange(x.shape[1]) >= lengths[:, None])[..., None]
-        steps, count = x.masked_fill(padding, 0.0), lengths[:, None]
-        mean = steps.sum(1) / count
-        return self.head(((steps**2).sum(1) / count - mean**2).abs().sqrt().tanh())
+    padding = (torch.arange(x.shape[1]) >= lengths[:, None])[..., None]
+    steps, count = x.masked_fill(padding, 0.0), lengths[:, None]
+    mean = steps.sum(1) / count
+    return self.head(((steps**2).sum(1) / count - mean**2).abs().sqrt().tanh())
 
 
 @pytest.fixture(scope="module", params=["mended", "sound"])
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
     out: Path = tmp_path_factory.mktemp("models") / "flat" / "1"
     mended = request.param == "mended"
-    module = Normalised() if mended else Standardised()
+    module = normalised() if mended else standardised()
     # With a tolerance, the operators whose bits a batch changes stay as they are.
     options = {"mend": True} if mended else {"tolerance": 1e-5}
     return lengthwise_export.export(module.eval(), out, features=3, labels=["a", "b"], max_length=128, **options)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lengthwise_export
 from lengthwise.errors import LengthwiseError
@@ -101,39 +101,36 @@ def test_one_step_is_kept_where_the_original_answers_it(tmp_path: Path) -> None:
     assert published.manifest.min_length == 1
 
 
-class _OtherWayAlone(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.project, self.head = nn.Linear(FEATURES, 8), nn.Linear(8, CLASSES)
-        self.rnn = nn.GRU(FEATURES, 8, batch_first=True, bias=False)
+def layers() -> dict[str, nn.Module]:
+    project, head = nn.Linear(FEATURES, 8), nn.Linear(8, CLASSES)
+    return {"project": project, "head": head, "rnn": nn.GRU(FEATURES, 8, batch_first=True, bias=False)}
 
 
-class RightAlone(_OtherWayAlone):
+@network(0, layers)
+def right_alone(self, x, mask):
     """Right for a row alone; the way for batches would be right with left padding."""
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        if x.shape[0] == 1 and mask.all():
-            return self.head(self.rnn(x)[1][-1])
-        return self.head(self.rnn(x * mask.unsqueeze(-1))[1][-1])  # leak
+    if x.shape[0] == 1 and mask.all():
+        return self.head(self.rnn(x)[1][-1])
+    return self.head(self.rnn(x * mask.unsqueeze(-1))[1][-1])  # leak of right_alone
 
 
-class RightInCompany(_OtherWayAlone):
+@network(0, layers)
+def right_in_company(self, x, mask):
     """Right in batches; alone it pools in another way."""
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.project(x).tanh()
-        if x.shape[0] == 1 and mask.all():
-            return self.head(h.mean(1))  # leak
-        return self.head(h[torch.arange(x.shape[0]), mask.sum(1) - 1])
+    h = self.project(x).tanh()
+    if x.shape[0] == 1 and mask.all():
+        return self.head(h.mean(1))  # leak of right_in_company
+    return self.head(h[torch.arange(x.shape[0]), mask.sum(1) - 1])
 
 
-@pytest.mark.parametrize("kind", [RightAlone, RightInCompany])
-def test_another_way_for_a_row_alone_is_a_leak_at_its_line(kind: type[nn.Module]) -> None:
-    report = lengthwise_export.check(kind(), max_length=40)
+@pytest.mark.parametrize("kind", [right_alone, right_in_company])
+def test_another_way_for_a_row_alone_is_a_leak_at_its_line(kind: Factory) -> None:
+    module = kind()
+    report = lengthwise_export.check(module, max_length=40)
     assert report.verdict == "leak"
+    ending = f"# leak of {type(module).__name__}"
     lines = Path(__file__).read_text().splitlines()
-    begin = next(number for number, line in enumerate(lines) if line.startswith(f"class {kind.__name__}("))
-    marked = next(number for number, line in enumerate(lines[begin:], begin + 1) if line.endswith("# leak"))
+    (marked,) = (number for number, line in enumerate(lines, 1) if line.endswith(ending))
     assert {leak.location.line for leak in report.leaks if leak.location is not None} == {marked}
 
 
@@ -149,15 +146,14 @@ def sizes(x):
 """
 
 
-class OfALibrary(nn.Module):
+def of_a_library(part: nn.Module) -> nn.Module:
     """Calls a module of an installed package, whose helper needs the width as a number."""
 
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part, self.head = part, nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
+    @network(0, lambda: {"part": part, "head": nn.Linear(FEATURES, CLASSES)})
+    def calling(self, x):
         return self.head(self.part(x).mean(1))  # the user's line
+
+    return calling()
 
 
 def test_a_refusal_inside_of_a_library_names_the_users_line_and_the_librarys(
@@ -171,7 +167,7 @@ def test_a_refusal_inside_of_a_library_names_the_users_line_and_the_librarys(
     monkeypatch.syspath_prepend(site)
     source_lines.forget_folders()
     try:
-        module = OfALibrary(importlib.import_module("windows_of_others.windows").Windows())
+        module = of_a_library(importlib.import_module("windows_of_others.windows").Windows())
         with pytest.raises(LengthwiseError) as error:
             lengthwise_export.export(module, tmp_path / "m", mend=True, features=FEATURES, max_length=40)
     finally:

@@ -12,6 +12,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature
+from tests.gallery.torch_models import Factory, network
 
 
 class Mean(nn.Module):
@@ -72,66 +73,53 @@ def test_raw_samples_have_no_axis_of_features() -> None:
     assert found(Mean(1)).signature.features_axis
 
 
-class ChannelsFirst(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 6, 3, padding=1)
-        self.out = nn.Linear(6, 3)
-
-    def forward(self, x, mask):
-        return self.out(self.conv(x * mask.unsqueeze(1)).mean(-1))
+@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "out": nn.Linear(6, 3)})
+def channels_first(self, x, mask):
+    return self.out(self.conv(x * mask.unsqueeze(1)).mean(-1))
 
 
-class TimeFirst(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x, mask):
-        return self.out((x * mask.T.unsqueeze(-1)).sum(0))
+@network(0, lambda: {"out": nn.Linear(4, 3)})
+def time_first(self, x, mask):
+    return self.out((x * mask.T.unsqueeze(-1)).sum(0))
 
 
-class FloatMask(Mean):
-    def forward(self, x, mask):
-        return self.out((x * (1.0 - (1.0 - mask)).unsqueeze(-1)).sum(1))
+@network(0, lambda: {"out": nn.Linear(4, 3)})
+def float_mask(self, x, mask):
+    return self.out((x * (1.0 - (1.0 - mask)).unsqueeze(-1)).sum(1))
 
 
-class LongMask(Mean):
-    def forward(self, x, mask):
-        return self.out((x * nn.functional.embedding(mask, torch.ones(2, 1))).sum(1))
+@network(0, lambda: {"out": nn.Linear(4, 3)})
+def long_mask(self, x, mask):
+    return self.out((x * nn.functional.embedding(mask, torch.ones(2, 1))).sum(1))
 
 
-class SaysBool(ChannelsFirst):
-    def forward(self, x, mask):
-        if x.size(1) != 4:
-            raise TypeError("'bool' object is not callable")
-        return super().forward(x, mask)
+@network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "out": nn.Linear(6, 3)})
+def says_bool(self, x, mask):
+    if x.size(1) != 4:
+        raise TypeError("'bool' object is not callable")
+    return self.out(self.conv(x * mask.unsqueeze(1)).mean(-1))
 
 
-class FloatLengths(Mean):
-    def forward(self, x, lengths):
-        return self.out(x.sum(1)) + lengths[:, None] @ torch.ones(1, 3)
+@network(0, lambda: {"out": nn.Linear(4, 3)})
+def float_lengths(self, x, lengths):
+    return self.out(x.sum(1)) + lengths[:, None] @ torch.ones(1, 3)
 
 
-class Shares(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x, lens):
-        return self.out(x[torch.arange(x.size(0)), (lens * x.size(1)).round().long() - 1])
+@network(0, lambda: {"out": nn.Linear(4, 3)})
+def shares(self, x, lens):
+    return self.out(x[torch.arange(x.size(0)), (lens * x.size(1)).round().long() - 1])
 
 
 @pytest.mark.parametrize(
     ("module", "helps"),
     [
-        (ChannelsFirst, "--channels-first"),
-        (TimeFirst, "--time-first"),
-        (FloatMask, r"mask = mask\.to\(x\.dtype\)"),
-        (LongMask, r"mask = mask\.long\(\)"),
-        (SaysBool, "--channels-first"),
-        (FloatLengths, r"float32 lengths.*lengths = lengths\.to\(x\.dtype\)"),
-        (Shares, "shares of the width"),
+        (channels_first, "--channels-first"),
+        (time_first, "--time-first"),
+        (float_mask, r"mask = mask\.to\(x\.dtype\)"),
+        (long_mask, r"mask = mask\.long\(\)"),
+        (says_bool, "--channels-first"),
+        (float_lengths, r"float32 lengths.*lengths = lengths\.to\(x\.dtype\)"),
+        (shares, "shares of the width"),
         (lambda: Mean().double(), r"weights of float64.*module\.float\(\)"),
     ],
 )
@@ -150,47 +138,42 @@ def test_a_layout_that_was_said_and_is_not_meant_is_told() -> None:
 
 @pytest.mark.parametrize("width", [40, 64, 300])
 def test_a_width_that_is_frozen_is_left_to_the_check(width: int) -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.step = nn.Linear(4, 6)
-            self.out = nn.Linear(6 * width, 3)
+    @network(0, lambda: {"step": nn.Linear(4, 6), "out": nn.Linear(6 * width, 3)})
+    def flat(self, x, mask):
+        return self.out((self.step(x) * mask.unsqueeze(-1)).flatten(1))
 
-        def forward(self, x, mask):
-            return self.out((self.step(x) * mask.unsqueeze(-1)).flatten(1))
+    assert found(flat()).steps.features == 4
 
-    assert found(Flat()).steps.features == 4
+
+@network(0, dict)
+def bare(self, x, mask):
+    return x.sum(1)[:, :3]
 
 
 def test_only_a_module_whose_layers_say_nothing_is_told_that_it_cannot_be_read() -> None:
-    class Bare(nn.Module):
-        def forward(self, x, mask):
-            return x.sum(1)[:, :3]
-
     with pytest.raises(ConfigurationError, match="--features N"):
-        found(Bare())
-    assert found(Bare(), features=5).steps.features == 5
-
-    class Broken(Mean):
-        def forward(self, x, mask):
-            raise ValueError("no weights yet")
-
-    with pytest.raises(ConfigurationError) as caught:
-        found(Broken())
-    assert "cannot be read off" not in str(caught.value)
+        found(bare())
+    assert found(bare(), features=5).steps.features == 5
 
 
-class Misspelt(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.out = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 2)
-
-    def forward(self, x, mask):
-        return self.out(self.mix(x)[0] * valid.unsqueeze(-1)).mean(1)  # noqa: F821
+@network(0, lambda: {"out": nn.Linear(4, 3)})
+def broken(self, x, mask):
+    raise ValueError("no weights yet")
 
 
-def test_what_raises_whatever_a_step_is_gets_no_advice_about_steps() -> None:
-    with pytest.raises(ConfigurationError) as raised:
-        found(Misspelt())
-    assert "name 'valid' is not defined" in str(raised.value)
-    assert "--vocabulary" not in str(raised.value)
+@network(0, lambda: {"mix": nn.GRU(3, 8, batch_first=True), "out": nn.Linear(8, 2)})
+def misspelt(self, x, mask):
+    return self.out(self.mix(x)[0] * valid.unsqueeze(-1)).mean(1)  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("module", "why", "advice"),
+    [
+        (broken, "no weights yet", "cannot be read off"),
+        (misspelt, "name 'valid' is not defined", "--vocabulary"),
+    ],
+)
+def test_what_raises_whatever_a_step_is_gets_no_advice_about_steps(module: Factory, why: str, advice: str) -> None:
+    with pytest.raises(ConfigurationError, match=why) as raised:
+        found(module())
+    assert advice not in str(raised.value)
