@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnxruntime
@@ -22,6 +22,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ExportError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
+from tests.gallery.torch_models import network
 
 FEATURES, CHANNELS, CLASSES = 4, 6, 3
 Inner = Callable[[Tensor], Tensor]
@@ -125,6 +126,20 @@ OVER_STEPS: dict[str, Callable[[], nn.Module | Inner]] = {
 }
 
 
+def require_equal(module: nn.Module, options: TargetOptions, sizes: Iterable[tuple[int, int]]) -> None:
+    """The graph answers as the module does at each number of rows and width."""
+    target = targets.read(module, options, blind=True)
+    graph = target.build("model", 18).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for rows, width in sizes:
+        sampler = Sampler(target.steps, seed=width)
+        batch = pad([sampler.sequence(width) for _ in range(rows)], width=width)
+        expected = target.subject.answer(batch).logits
+        (logits,) = session.run(["logits"], {"values": batch.steps})
+        assert logits.shape == expected.shape
+        assert (np.abs(logits - expected) <= 1e-5 * np.maximum(1.0, np.abs(expected))).all(), width
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*OVER_CHANNELS, *OVER_STEPS])
@@ -136,16 +151,7 @@ def test_the_graph_answers_as_the_module_does_at_every_width(name: str) -> None:
         for weight in module.parameters():  # so that no bias is 0
             weight.add_(torch.randn_like(weight) * 0.1)
     options = TargetOptions(channels_first=over_channels, features=FEATURES)
-    target = targets.read(module, options, blind=True)
-    graph = target.build("model", 18).SerializeToString()
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    for rows, width in ((3, 24), (1, 41), (5, 13), (2, 48), (1, 7)):
-        sampler = Sampler(target.steps, seed=width)
-        batch = pad([sampler.sequence(width) for _ in range(rows)], width=width)
-        expected = target.subject.answer(batch).logits
-        (logits,) = session.run(["logits"], {"values": batch.steps})
-        assert logits.shape == expected.shape
-        np.testing.assert_allclose(logits, expected, atol=1e-5 * max(1.0, np.abs(expected).max()), rtol=0)
+    require_equal(module, options, ((3, 24), (1, 41), (5, 13), (2, 48), (1, 7)))
 
 
 SHARES: dict[str, Inner] = {
@@ -162,29 +168,18 @@ SHARES: dict[str, Inner] = {
 def test_sizes_are_computed_as_python_computes_them() -> None:
     torch.manual_seed(0)
     module = Around(lambda y: torch.cat([inner(y).mean(-1) for inner in SHARES.values()], dim=1))
-    target = targets.read(module, TargetOptions(channels_first=True, features=FEATURES), blind=True)
-    graph = target.build("model", 18).SerializeToString()
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    for width in (*range(2, 40), 95, 100, 175, 195, 200):
-        batch = pad([Sampler(target.steps, seed=width).sequence(width)], width=width)
-        (logits,) = session.run(["logits"], {"values": batch.steps})
-        np.testing.assert_allclose(
-            logits, target.subject.answer(batch).logits, atol=1e-5, rtol=1e-5, err_msg=str(width)
-        )
+    widths = (*range(2, 40), 95, 100, 175, 195, 200)
+    require_equal(module, TargetOptions(channels_first=True, features=FEATURES), ((1, width) for width in widths))
+
+
+@network(0, lambda: {"conv": nn.Conv1d(FEATURES, 5, 3, padding=1), "head": nn.Linear(5 * 30, CLASSES)})
+def flat(self, x: Tensor) -> Tensor:
+    return self.head(self.conv(x).flatten(1))
 
 
 def test_a_layer_of_a_fixed_width_is_told_with_its_line() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv1d(FEATURES, 5, 3, padding=1)
-            self.head = nn.Linear(5 * 30, CLASSES)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.conv(x).flatten(1))
-
     with pytest.raises(UncheckableError, match=r"tests/model_export/test_blind_capture.py:\d+: "):
-        targets.read(Flat(), TargetOptions(channels_first=True), blind=True)
+        targets.read(flat(), TargetOptions(channels_first=True), blind=True)
 
 
 @pytest.mark.parametrize(

@@ -31,16 +31,13 @@ def test_each_operator_is_shown_before_and_after_with_its_line_and_cause() -> No
     assert "  +pooled = Div (sum, lengths)" in text
     assert "200 sequences of 1 to 1024 steps" in text
     assert "the same bits" in text
+    assert "sequences of 5 steps and more" in shown(replace(FIX, min_length=5))
 
 
 def test_what_cannot_be_mended_is_said_with_the_operator_and_the_line() -> None:
     text = " ".join(shown(REFUSED).split())
     assert "cannot be mended: models/net.py:12: head: Gemm: the width is <fixed> at 32" in text
     assert "--mend" not in text
-
-
-def test_a_shortest_sequence_is_said() -> None:
-    assert "sequences of 5 steps and more" in shown(replace(FIX, min_length=5))
 
 
 def test_a_unified_view_keeps_lines_that_did_not_change() -> None:
@@ -53,7 +50,7 @@ def test_operators_are_counted(count: int, text: str) -> None:
     assert operators_text(count) == text
 
 
-def test_as_json_holds_the_changes_and_the_proof() -> None:
+def test_as_json_holds_the_changes_and_the_proof_and_as_a_record_no_path() -> None:
     value = json.loads(json.dumps(FIX.as_json(), allow_nan=False))
     assert value["mendable"] is True
     assert [change["operator"] for change in value["changes"]] == ["node_mean", "node_conv"]
@@ -62,9 +59,6 @@ def test_as_json_holds_the_changes_and_the_proof() -> None:
     assert value["proof"]["worst"]["length"] == 37
     refused = REFUSED.as_json()
     assert (refused["mendable"], refused["operator"], refused["proof"]) == (False, "head: Gemm", None)
-
-
-def test_a_record_of_a_mend_holds_no_path() -> None:
     assert "net.py" not in json.dumps(FIX.as_record())
     assert len(FIX.as_record()["operators"]) == 2
 

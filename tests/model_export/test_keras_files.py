@@ -7,8 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,7 @@ from tests.support.keras_models import CLASSES, FEATURES, alone, built, keras, s
 Config = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Keras', about masks that layers drop
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +46,7 @@ def rewritten(file: Path, into: Path, change: Callable[[Config], object]) -> Pat
     """A copy of a file with a changed configuration."""
     copy = into / "changed.keras"
     copy.write_bytes(file.read_bytes())
-
-    def changed(config: Config) -> None:
-        change(config)
-
-    return keras_files.with_config(copy, changed)
+    return keras_files.with_config(copy, change)
 
 
 def why_refused(path: Path) -> str:
@@ -76,6 +67,8 @@ def test_a_file_is_a_target_with_the_weights_that_it_holds(name: str, request: p
 
 
 def test_a_file_without_its_suffix_of_version_3_is_read_too(old_file: Path, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        targets.read("nothing.keras", TargetOptions())
     named_otherwise = tmp_path / "model.h5"
     named_otherwise.write_bytes(file.read_bytes())
     assert keras_targets.load(named_otherwise).count_params() == two_lstms().count_params()
@@ -208,13 +201,6 @@ def test_a_keras_of_another_backend_is_refused_with_the_cure(tmp_path: Path) -> 
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
     assert told.stdout.startswith("ConfigurationError Keras was imported with the backend jax")
     assert "Set KERAS_BACKEND=torch before the first import of keras" in told.stdout
-
-
-def test_options_of_torch_modules_do_not_apply(file: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--second"):
-        targets.read(file, TargetOptions(second="lengths"))
-    with pytest.raises(ConfigurationError):
-        targets.read("nothing.keras", TargetOptions())
 
 
 def test_reading_a_file_changes_no_random_numbers_of_torch(file: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector, without_fast_path
@@ -41,12 +42,14 @@ class Asking(nn.Module):
         return self.head(x[:, 0])
 
 
-def test_the_lock_is_held_while_the_fast_path_is_off_and_free_again_behind_it() -> None:
+def test_the_lock_is_held_while_the_fast_path_is_off_and_both_are_as_before_behind_it() -> None:
+    before = torch.backends.mha.get_fastpath_enabled()
     with without_fast_path():
         assert not is_free()
         with without_fast_path():
             assert not is_free()
         assert not torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() == before
     assert is_free()
 
 
@@ -61,11 +64,7 @@ def test_a_module_is_traced_with_the_lock_held() -> None:
 
 @pytest.mark.parametrize("run", ["answer", "answer_as_shipped", "record"])
 def test_a_module_is_checked_with_the_lock_held(run: str) -> None:
-    from lengthwise.padding import pad
-
     module = Asking()
-    subject = TorchSubject(
-        module, StepInput(features=3), signature=CallSignature(), select_output=output_selector(None)
-    )
+    subject = TorchSubject(module, StepInput(features=3), CallSignature(), output_selector(None))
     getattr(subject, run)(pad([torch.zeros(2, 3).numpy()]))
     assert module.free == [False]

@@ -59,15 +59,11 @@ def test_the_terminal_shows_line_cause_mend_and_what_was_tried() -> None:
         "h.sum(1) / lengths[:, None]",
         "note: the model raises past a width of 40",
         "moved",
+        "its output is not finite with padded wider",
+        "the answer moves by",
         "ran: 1, 7 rows, widths of 1 to 3, 23, sequences of 1, 2 steps",
     ):
         assert part in told
-
-
-def test_it_says_what_moves_at_the_operator_and_what_at_the_answer() -> None:
-    told = terminal(REPORT)
-    assert "its output is not finite with padded wider" in told
-    assert "the answer moves by" in told
 
 
 def test_the_fix_stands_behind_all_trials_which_are_grouped() -> None:
@@ -110,29 +106,18 @@ def test_what_is_rounding_is_said_where_there_is_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("multiple", "promises", "said"),
+    ("multiple", "promise", "said"),
     [
-        (
-            4,
-            (Promise(provider="CPU", bits=True, tolerance=0),),
-            "is a multiple of 4, as when served, the manifest promises the same bits on CPU",
-        ),
-        (
-            1,
-            (Promise(provider="CPU", bits=False, tolerance=2e-6),),
-            "at every width, the manifest promises answers within 2e-06 on CPU",
-        ),
+        (4, {"bits": True, "tolerance": 0}, "is a multiple of 4, as when served, the manifest promises the same bits"),
+        (1, {"bits": False, "tolerance": 2e-6}, "at every width, the manifest promises answers within 2e-06"),
     ],
 )
-def test_a_directory_is_told_with_its_promise(multiple: int, promises: tuple[Promise, ...], said: str) -> None:
-    update = {"width_multiple": multiple, "promises": promises}
-    manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1")).model_copy(update=update)
-    assert said in " ".join(terminal(SOUND, served=promise_text(manifest)).split())
-
-
-def test_a_manifest_without_promises_promises_nothing() -> None:
-    manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1")).model_copy(update={"promises": ()})
-    assert promise_text(manifest) is None
+def test_a_directory_is_told_with_its_promise(multiple: int, promise: dict[str, Any], said: str) -> None:
+    manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1"))
+    update = {"width_multiple": multiple, "promises": (Promise(provider="CPU", **promise),)}
+    told = terminal(SOUND, served=promise_text(manifest.model_copy(update=update)))
+    assert f"{said} on CPU" in " ".join(told.split())
+    assert promise_text(manifest.model_copy(update={"promises": ()})) is None
 
 
 def test_a_report_without_trials_is_its_verdict() -> None:
