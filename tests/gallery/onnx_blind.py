@@ -14,9 +14,10 @@ LARGEST = np.iinfo(np.int64).max
 @graph(80, "pytorch", 11, features=6, values="input")
 def bilstm_last(w: Weights) -> ModelProto:
     """`lstm(x)[0][:, -1]` as torch's old exporter writes it: states of zeros made from the shape of the steps."""
-    return w.model(
-        "torch_jit (float[batch,seq,6] input) => (float[batch,3] output)",
-        """
+    w.recurrent(4, 6, 8, directions=2).named("fc.weight 3x16, fc.bias 3")
+    w |= {"hidden": integers(8), "minus_one": scalar(-1, np.int64)}
+    return w.model("""
+        torch_jit (float[batch,seq,6] input) => (float[batch,3] output)
         [Transpose_0] t0 = Transpose <perm = [1, 0, 2]> (input)
         [Shape_1] s1 = Shape (t0)
         [Gather_2] s2 = Gather <axis = 0> (s1, one)
@@ -29,33 +30,29 @@ def bilstm_last(w: Weights) -> ModelProto:
         [Transpose_9] t9 = Transpose <perm = [1, 0, 2]> (r8)
         [Gather_10] last = Gather <axis = 1> (t9, minus_one)
         [Gemm_11] output = Gemm <alpha = 1.0, beta = 1.0, transB = 1> (last, "fc.weight", "fc.bias")
-        """,
-        w.recurrent(4, 6, 8, directions=2)
-        | w.named("fc.weight 3x16, fc.bias 3")
-        | {"hidden": integers(8), "minus_one": scalar(-1, np.int64)},
-    )
+        """)
 
 
 @graph(81, "tf2onnx", 13, features=5, values="input_1")
 def gru_final_state(w: Weights) -> ModelProto:
     """Keras' GRU through tf2onnx: time first inside, its last state taken."""
     prefix = "StatefulPartitionedCall/model/"
+    w.recurrent(3, 5, 10)
+    w |= {
+        "const_axis0": integers(0),
+        f"{prefix}dense/kernel:0": w.normal(10, 4),
+        f"{prefix}dense/bias:0": w.normal(4),
+    }
     return w.model(
-        "tf2onnx (float[unk__1,unk__2,5] input_1) => (float[unk__1,4] dense)",
         """
+        tf2onnx (float[unk__1,unk__2,5] input_1) => (float[unk__1,4] dense)
         ["@gru/transpose"] "@gru/transpose:0" = Transpose <perm = [1, 0, 2]> (input_1)
         ["@gru/while"] "@gru/Y", "@gru/Y_h" = GRU <direction = "forward", hidden_size = 10, linear_before_reset = 1>
             ("@gru/transpose:0", W, R, B)
         ["@gru/Squeeze"] "@gru/Squeeze:0" = Squeeze ("@gru/Y_h", const_axis0)
         ["@dense/MatMul"] "@dense/MatMul:0" = MatMul ("@gru/Squeeze:0", "@dense/kernel:0")
         ["@dense/BiasAdd"] dense = Add ("@dense/MatMul:0", "@dense/bias:0")
-        """.replace("@", prefix),
-        w.recurrent(3, 5, 10)
-        | {
-            "const_axis0": integers(0),
-            f"{prefix}dense/kernel:0": w.normal(10, 4),
-            f"{prefix}dense/bias:0": w.normal(4),
-        },
+        """.replace("@", prefix)
     )
 
 
@@ -63,9 +60,11 @@ def gru_final_state(w: Weights) -> ModelProto:
 def conv1d_as_2d(w: Weights) -> ModelProto:
     """Keras' Conv1D through tf2onnx: an axis of height 1 in front of time, and the padding left to the runtime."""
     prefix = "model_1/"
+    w.named("kernel1 8x4x1x6, bias1 8, kernel2 8x8x1x3, bias2 8, V 8x3*1, C 3")
+    w |= {"const_axis1": integers(1)}
     return w.model(
-        "tf2onnx (float[unk__4,unk__5,4] input_1) => (float[unk__4,3] dense)",
         """
+        tf2onnx (float[unk__4,unk__5,4] input_1) => (float[unk__4,3] dense)
         ["@conv1d/ExpandDims"] e1 = Unsqueeze (input_1, const_axis1)
         ["@conv1d/Conv1D__6"] n1 = Transpose <perm = [0, 3, 1, 2]> (e1)
         ["@conv1d/Conv1D"] c1 = Conv <auto_pad = "SAME_UPPER", dilations = [1, 1], strides = [1, 1],
@@ -79,20 +78,18 @@ def conv1d_as_2d(w: Weights) -> ModelProto:
         ["@global_average_pooling1d/Mean"] m = ReduceMean <axes = [1], keepdims = 0> (a2)
         ["@dense/MatMul"] d = MatMul (m, V)
         ["@dense/BiasAdd"] dense = Add (d, C)
-        """.replace("@", prefix),
-        w.named("kernel1 8x4x1x6, bias1 8, kernel2 8x8x1x3, bias2 8, V 8x3*1, C 3") | {"const_axis1": integers(1)},
+        """.replace("@", prefix)
     )
 
 
 @graph(83, "pytorch", 11, features=3, channels_said=True, values="x")
 def conv_bn_global_average(w: Weights) -> ModelProto:
     """An FCN as torch's old exporter writes it, `[rows, features, width]`."""
-
-    norms = w.named(", ".join(f"bn{n}.weight 8+1, bn{n}.bias 8, bn{n}.running_mean 8" for n in (1, 2)))
-    spreads = {f"bn{n}.running_var": np.abs(w.normal(8)) + np.float32(0.5) for n in (1, 2)}
-    return w.model(
-        "torch_jit (float[batch,3,time] x) => (float[batch,4] logits)",
-        """
+    w.named(", ".join(f"bn{n}.weight 8+1, bn{n}.bias 8, bn{n}.running_mean 8" for n in (1, 2)))
+    w |= {f"bn{n}.running_var": np.abs(w.normal(8)) + np.float32(0.5) for n in (1, 2)}
+    w.named("conv1.weight 8x3x7, conv1.bias 8, conv2.weight 8x4x3, fc.weight 4x8*1, fc.bias 4")
+    return w.model("""
+        torch_jit (float[batch,3,time] x) => (float[batch,4] logits)
         [Conv_0] c0 = Conv <dilations = [1], group = 1, kernel_shape = [7], pads = [3, 3], strides = [1]>
             (x, "conv1.weight", "conv1.bias")
         [BatchNormalization_1] b1 = BatchNormalization <epsilon = 0.00001, momentum = 0.9>
@@ -106,17 +103,15 @@ def conv_bn_global_average(w: Weights) -> ModelProto:
         [GlobalAveragePool_6] g = GlobalAveragePool (r5)
         [Flatten_7] f = Flatten <axis = 1> (g)
         [Gemm_8] logits = Gemm <transB = 1> (f, "fc.weight", "fc.bias")
-        """,
-        w.named("conv1.weight 8x3x7, conv1.bias 8, conv2.weight 8x4x3, fc.weight 4x8*1, fc.bias 4") | norms | spreads,
-    )
+        """)
 
 
 @graph(84, "pytorch", 13, features=5, values="x")
 def max_pools(w: Weights) -> ModelProto:
     """A strided pool that rounds up, and the largest of all that is left."""
-    return w.model(
-        "main_graph (float[batch,time,5] x) => (float[batch,3] y)",
-        """
+    w.named("k1 8x5x3, b1 8, k2 8x8x3, b2 8, V 3x8, C 3")
+    return w.model("""
+        main_graph (float[batch,time,5] x) => (float[batch,3] y)
         ["/Transpose"] t = Transpose <perm = [0, 2, 1]> (x)
         ["/conv/Conv"] c = Conv <kernel_shape = [3], pads = [1, 1]> (t, k1, b1)
         ["/act/LeakyRelu"] a = LeakyRelu <alpha = 0.2> (c)
@@ -125,34 +120,30 @@ def max_pools(w: Weights) -> ModelProto:
         ["/GlobalMaxPool"] g = GlobalMaxPool (c2)
         ["/Squeeze"] s = Squeeze (g, axis2)
         ["/fc/Gemm"] y = Gemm <transB = 1> (s, V, C)
-        """,
-        w.named("k1 8x5x3, b1 8, k2 8x8x3, b2 8, V 3x8, C 3"),
-    )
+        """)
 
 
 @graph(85, "pytorch", 11, features=4, channels_said=True, values="x")
 def average_pools(w: Weights) -> ModelProto:
     """Averages over windows that count what lies outside, and over windows that do not."""
-    return w.model(
-        "torch_jit (float[batch,4,time] x) => (float[batch,2] y)",
-        """
+    w.named("k1 8x4x5, b1 8, V 8x2")
+    return w.model("""
+        torch_jit (float[batch,4,time] x) => (float[batch,2] y)
         [Conv_0] c = Conv <kernel_shape = [5], pads = [2, 2]> (x, k1, b1)
         [Sigmoid_1] a = Sigmoid (c)
         [AveragePool_2] p1 = AveragePool <count_include_pad = 1, kernel_shape = [3], pads = [1, 1], strides = [2]> (a)
         [AveragePool_3] p2 = AveragePool <count_include_pad = 0, kernel_shape = [3], pads = [1, 1], strides = [1]> (p1)
         [ReduceSum_4] s = ReduceSum <axes = [2], keepdims = 0> (p2)
         [MatMul_5] y = MatMul (s, V)
-        """,
-        w.named("k1 8x4x5, b1 8, V 8x2"),
-    )
+        """)
 
 
 @graph(86, "pytorch", features=4, values="series")
 def instance_norm(w: Weights) -> ModelProto:
     """Statistics over each row's whole width, twice."""
-    return w.model(
-        "main_graph (float[N,T,4] series) => (float[N,3] y)",
-        """
+    w.named("kernel 4x8, scale 8+1, shift 8, k 8x8x3, classifier 8x3")
+    return w.model("""
+        main_graph (float[N,T,4] series) => (float[N,3] y)
         [project] h = MatMul (series, kernel)
         [channels_first] c = Transpose <perm = [0, 2, 1]> (h)
         [inorm] n = InstanceNormalization <epsilon = 0.001> (c, scale, shift)
@@ -161,17 +152,16 @@ def instance_norm(w: Weights) -> ModelProto:
         [inorm_1] m = InstanceNormalization <epsilon = 0.001> (d, scale, shift)
         [pool] p = ReduceMax <axes = [2], keepdims = 0> (m)
         [out] y = MatMul (p, classifier)
-        """,
-        w.named("kernel 4x8, scale 8+1, shift 8, k 8x8x3, classifier 8x3"),
-    )
+        """)
 
 
 @graph(87, "pytorch", features=5, values="x")
 def group_norm(w: Weights) -> ModelProto:
     """`nn.GroupNorm` in exported form: groups are folded into the time, normalised, and unfolded."""
-    return w.model(
-        "main_graph (float[batch,time,5] x) => (float[batch,4] y)",
-        """
+    w.named("k 12x5x3, b 12, gain 12x1+1, shift 12x1, V 4x12, C 4")
+    w |= {"groups": integers(0, 3, -1), "ones": np.ones(3, dtype=np.float32), "zeros": np.zeros(3, dtype=np.float32)}
+    return w.model("""
+        main_graph (float[batch,time,5] x) => (float[batch,4] y)
         ["/Transpose"] t = Transpose <perm = [0, 2, 1]> (x)
         ["/conv/Conv"] c = Conv <kernel_shape = [3], pads = [1, 1]> (t, k, b)
         ["/norm/Reshape"] r = Reshape (c, groups)
@@ -183,18 +173,16 @@ def group_norm(w: Weights) -> ModelProto:
         ["/relu/Relu"] z = Relu (a)
         ["/ReduceMean"] p = ReduceMean <axes = [-1], keepdims = 0> (z)
         ["/fc/Gemm"] y = Gemm <transB = 1> (p, V, C)
-        """,
-        w.named("k 12x5x3, b 12, gain 12x1+1, shift 12x1, V 4x12, C 4")
-        | {"groups": integers(0, 3, -1), "ones": np.ones(3, dtype=np.float32), "zeros": np.zeros(3, dtype=np.float32)},
-    )
+        """)
 
 
 @graph(88, "pytorch", 20, features=6, values="x")
 def encoder_block(w: Weights) -> ModelProto:
     """A transformer's block as torch's new exporter writes it, its mean over the time."""
-    return w.model(
-        "main_graph (float[s0,s1,6] x) => (float[s0,4] logits)",
-        """
+    w.named("inp 6x12, inp_bias 12, gain 12+1, shift 12, wq 12x12, wk 12x12, wv 12x12, w1 12x24, w2 24x12, V 4x12, C 4")
+    w |= {"heads": integers(3), "size": integers(4), "dim": integers(12), "scale": scalar(0.5)}
+    return w.model("""
+        main_graph (float[s0,s1,6] x) => (float[s0,4] logits)
         [node_linear] val_0 = MatMul (x, inp)
         [node_add] linear = Add (val_0, inp_bias)
         [node_layer_norm] norm = LayerNormalization <axis = -1, epsilon = 0.00001> (linear, gain, shift)
@@ -224,21 +212,17 @@ def encoder_block(w: Weights) -> ModelProto:
         [node_add_2] out = Add (res, down)
         [node_mean] mean = ReduceMean <keepdims = 0, noop_with_empty_axes = 0> (out, axis1)
         [node_linear_6] logits = Gemm <transB = 1> (mean, V, C)
-        """,
-        w.named(
-            "inp 6x12, inp_bias 12, gain 12+1, shift 12, wq 12x12, wk 12x12, wv 12x12, w1 12x24, w2 24x12, V 4x12, C 4"
-        )
-        | {"heads": integers(3), "size": integers(4), "dim": integers(12), "scale": scalar(0.5)},
-    )
+        """)
 
 
 @graph(89, "keras2onnx", 13, features=4, values="input_1")
 def last_step_sliced(w: Weights) -> ModelProto:
     """The last step by a Slice from -1, after two RNNs."""
-    second = {f"{name}2": array for name, array in w.recurrent(1, 8, 8).items()}
-    return w.model(
-        "keras (float[N,T,4] input_1) => (float[N,3] dense)",
-        """
+    w.named("W2 1x8x8, R2 1x8x8, B2 1x16*0.2")
+    w.recurrent(1, 4, 8).named("V 8x3")
+    w |= {"largest": integers(LARGEST), "one": integers(1)}
+    return w.model("""
+        keras (float[N,T,4] input_1) => (float[N,3] dense)
         [time_first] x = Transpose <perm = [1, 0, 2]> (input_1)
         [simple_rnn] y1 = RNN <hidden_size = 8, activations = ["Tanh"]> (x, W, R, B)
         [squeeze] h1 = Squeeze (y1, axis1)
@@ -249,17 +233,15 @@ def last_step_sliced(w: Weights) -> ModelProto:
         [strided_slice] l = Slice (r, minus_one, largest, axis1, one)
         [drop_time] z = Squeeze (l, axis1)
         [dense_matmul] dense = MatMul (z, V)
-        """,
-        w.recurrent(1, 4, 8) | second | w.named("V 8x3") | {"largest": integers(LARGEST), "one": integers(1)},
-    )
+        """)
 
 
 @graph(90, "skl2onnx", 11, features=4)
 def mean_max_attributes(w: Weights) -> ModelProto:
     """Mean and maximum with their axes as attributes, counted from the end."""
-    return w.model(
-        "pool (float[N,T,4] values) => (float[N,2] logits)",
-        """
+    w.named("kernel 4x6, bias 6, V 18x2")
+    return w.model("""
+        pool (float[N,T,4] values) => (float[N,2] logits)
         [dense_0] h = MatMul (values, kernel)
         [bias_0] b = Add (h, bias)
         [act] a = Tanh (b)
@@ -269,17 +251,15 @@ def mean_max_attributes(w: Weights) -> ModelProto:
         [join] j = Concat <axis = -1> (m, x, n)
         [squeeze] s = Squeeze <axes = [1]> (j)
         [classify] logits = MatMul (s, V)
-        """,
-        w.named("kernel 4x6, bias 6, V 18x2"),
-    )
+        """)
 
 
 @graph(91, "onnxscript", 20, features=4)
 def mean_max_inputs(w: Weights) -> ModelProto:
     """The same with axes as inputs, as from opset 18 on."""
-    return w.model(
-        "pool (float[N,T,4] values) => (float[N,2] logits)",
-        """
+    w.named("kernel 4x6, bias 6, V 24x2")
+    return w.model("""
+        pool (float[N,T,4] values) => (float[N,2] logits)
         [dense_0] h = MatMul (values, kernel)
         [bias_0] b = Add (h, bias)
         [act] a = Tanh (b)
@@ -289,17 +269,16 @@ def mean_max_inputs(w: Weights) -> ModelProto:
         [square] q = ReduceSumSquare <keepdims = 0> (a, axis1)
         [join] j = Concat <axis = 1> (m, x, n, q)
         [classify] logits = MatMul (j, V)
-        """,
-        w.named("kernel 4x6, bias 6, V 24x2"),
-    )
+        """)
 
 
 @graph(92, "pytorch", 11, features=5, shortest=2, values="x")
 def deviation(w: Weights) -> ModelProto:
     """`x.std(1)` as torch's old exporter takes it apart: the number of steps is counted, one is taken off."""
-    return w.model(
-        "torch_jit (float[batch,time,5] x) => (float[batch,3] y)",
-        """
+    w.named("kernel 5x8, V 3x8, C 3")
+    w |= {"dims": integers(1), "one": scalar(1.0)}
+    return w.model("""
+        torch_jit (float[batch,time,5] x) => (float[batch,3] y)
         [MatMul_0] h = MatMul (x, kernel)
         [Tanh_1] a = Tanh (h)
         [ReduceMean_2] m = ReduceMean <axes = [1], keepdims = 1> (a)
@@ -315,49 +294,45 @@ def deviation(w: Weights) -> ModelProto:
         [Div_12] var = Div (total, less)
         [Sqrt_13] std = Sqrt (var)
         [Gemm_14] y = Gemm <transB = 1> (std, V, C)
-        """,
-        w.named("kernel 5x8, V 3x8, C 3") | {"dims": integers(1), "one": scalar(1.0)},
-    )
+        """)
 
 
 @graph(93, "espnet_onnx", 14, features=5, time_first=True, values="frames")
 def gru_max_time_first(w: Weights) -> ModelProto:
     """Steps as [time, rows, features]; the largest state of each direction."""
-    return w.model(
-        "gru (float[time,batch,5] frames) => (float[batch,4] scores)",
-        """
+    w.recurrent(3, 5, 6, directions=2).named("V 12x4*1, C 4")
+    return w.model("""
+        gru (float[time,batch,5] frames) => (float[batch,4] scores)
         [gru_0] y, y_h = GRU <hidden_size = 6, linear_before_reset = 1, direction = "bidirectional"> (frames, W, R, B)
         [max_0] m = ReduceMax <axes = [0], keepdims = 0> (y)
         [transpose_0] t = Transpose <perm = [1, 0, 2]> (m)
         [flatten_0] f = Flatten <axis = 1> (t)
         [gemm_0] scores = Gemm (f, V, C)
-        """,
-        w.recurrent(3, 5, 6, directions=2) | w.named("V 12x4*1, C 4"),
-    )
+        """)
 
 
 @graph(94, "tf2onnx", features=3, values="x")
 def reversed_rnn(w: Weights) -> ModelProto:
     """A backward RNN by hand: the steps are flipped by a Slice with a step of -1."""
-    return w.model(
-        "backward (float[N,T,3] x) => (float[N,2] y)",
-        """
+    w.recurrent(4, 3, 6).named("V 6x2")
+    w |= {"lowest": integers(np.iinfo(np.int64).min + 1)}
+    return w.model("""
+        backward (float[N,T,3] x) => (float[N,2] y)
         ["flip/Slice"] flipped = Slice (x, minus_one, lowest, axis1, minus_one)
         ["rnn/Transpose"] t = Transpose <perm = [1, 0, 2]> (flipped)
         ["rnn/LSTM"] states, h, c = LSTM <hidden_size = 6> (t, W, R, B)
         ["rnn/Squeeze"] s = Squeeze (h, axis0)
         ["out/MatMul"] y = MatMul (s, V)
-        """,
-        w.recurrent(4, 3, 6) | w.named("V 6x2") | {"lowest": integers(np.iinfo(np.int64).min + 1)},
-    )
+        """)
 
 
 @graph(95, "optimum", 14, vocabulary=40, longest=128, values="input_ids")
 def small_bert(w: Weights) -> ModelProto:
     """Tokens, learned positions cut to the width, one head, the answer read off at the first token."""
-    return w.model(
-        "bert (int64[batch,sequence] input_ids) => (float[batch,3] logits)",
-        """
+    w.named("table 40x8*1, positions 128x8, wq 8x8, wk 8x8, wv 8x8, V 3x8*1, C 3")
+    w |= {"position_ids": np.arange(128, dtype=np.int64)[None], "root": scalar(math.sqrt(8))}
+    return w.model("""
+        bert (int64[batch,sequence] input_ids) => (float[batch,3] logits)
         ["/embeddings/Gather"] words = Gather (table, input_ids)
         ["/embeddings/Shape"] s = Shape (input_ids)
         ["/embeddings/Gather_1"] t = Gather <axis = 0> (s, one)
@@ -377,35 +352,30 @@ def small_bert(w: Weights) -> ModelProto:
         ["/pooler/Gather"] first = Gather <axis = 1> (h, zero)
         ["/pooler/Tanh"] pooled = Tanh (first)
         ["/classifier/Gemm"] logits = Gemm <transB = 1> (pooled, V, C)
-        """,
-        w.named("table 40x8*1, positions 128x8, wq 8x8, wk 8x8, wv 8x8, V 3x8*1, C 3")
-        | {"position_ids": np.arange(128, dtype=np.int64)[None], "root": scalar(math.sqrt(8))},
-    )
+        """)
 
 
 @graph(96, "pytorch", 20, features=4, per_step=True, values="x")
 def step_tagger(w: Weights) -> ModelProto:
     """An answer for each step, each of which has heard the whole sequence."""
-    return w.model(
-        "main_graph (float[s77,s27,4] x) => (float[s77,s27,3] linear)",
-        """
+    w.recurrent(4, 4, 6, directions=2).named("V 12x3, C 3")
+    return w.model("""
+        main_graph (float[s77,s27,4] x) => (float[s77,s27,3] linear)
         [node_transpose] val_0 = Transpose <perm = [1, 0, 2]> (x)
         [node_lstm] val_1, val_2, val_3 = LSTM <direction = "bidirectional", hidden_size = 6> (val_0, W, R, B)
         [node_transpose_1] val_4 = Transpose <perm = [2, 0, 1, 3]> (val_1)
         [node_view] val_5 = Reshape (val_4, flat)
         [node_matmul] val_6 = MatMul (val_5, V)
         [node_linear] linear = Add (val_6, C)
-        """,
-        w.recurrent(4, 4, 6, directions=2) | w.named("V 12x3, C 3"),
-    )
+        """)
 
 
 @graph(97, "tf2onnx", 15, features=5, values="inputs")
 def attention_pool(w: Weights) -> ModelProto:
     """A Keras attention layer: a softmax along the time, a weighted sum."""
-    return w.model(
-        "tf2onnx (float[N,T,5] inputs) => (float[N,3] Identity)",
-        """
+    w.named("kernel 5x8, context 8x1, V 5x3")
+    return w.model("""
+        tf2onnx (float[N,T,5] inputs) => (float[N,3] Identity)
         ["attention/MatMul"] u = MatMul (inputs, kernel)
         ["attention/Tanh"] a = Tanh (u)
         ["attention/MatMul_1"] s = MatMul (a, context)
@@ -413,17 +383,16 @@ def attention_pool(w: Weights) -> ModelProto:
         ["attention/mul"] weighted = Mul (inputs, p)
         ["attention/Sum"] z = ReduceSum <keepdims = 0> (weighted, axis1)
         ["dense/MatMul"] Identity = MatMul (z, V)
-        """,
-        w.named("kernel 5x8, context 8x1, V 5x3"),
-    )
+        """)
 
 
 @graph(98, "pytorch", 13, features=4, channels_said=True, values="x")
 def squeeze_excite(w: Weights) -> ModelProto:
     """A gate of each channel from its mean over time, in the middle; reflected edges in front."""
-    return w.model(
-        "main_graph (float[batch,4,time] x) => (float[batch,3] y)",
-        """
+    w.named("k 8x4x5, b 8, down 2x8x1*1, down_bias 2, up 8x2x1*1, up_bias 8, k2 8x8x3, b2 8, V 3x8, C 3")
+    w |= {"pads": integers(0, 0, 2, 0, 0, 2)}
+    return w.model("""
+        main_graph (float[batch,4,time] x) => (float[batch,3] y)
         ["/pad/Pad"] padded = Pad <mode = "edge"> (x, pads)
         ["/conv/Conv"] c = Conv <kernel_shape = [5]> (padded, k, b)
         ["/act/Elu"] a = Elu (c)
@@ -437,34 +406,31 @@ def squeeze_excite(w: Weights) -> ModelProto:
         ["/GlobalMaxPool"] p = GlobalMaxPool (c2)
         ["/Flatten"] f = Flatten (p)
         ["/fc/Gemm"] y = Gemm <transB = 1> (f, V, C)
-        """,
-        w.named("k 8x4x5, b 8, down 2x8x1*1, down_bias 2, up 8x2x1*1, up_bias 8, k2 8x8x3, b2 8, V 3x8, C 3")
-        | {"pads": integers(0, 0, 2, 0, 0, 2)},
-    )
+        """)
 
 
 @graph(99, "pytorch", 11, features=4, shortest=3, values="x")
 def top_three(w: Weights) -> ModelProto:
     """The three largest of each channel."""
-    return w.model(
-        "torch_jit (float[batch,time,4] x) => (float[batch,3] y)",
-        """
+    w.named("kernel 4x6, V 18x3*1")
+    w |= {"three": integers(3)}
+    return w.model("""
+        torch_jit (float[batch,time,4] x) => (float[batch,3] y)
         [MatMul_0] h = MatMul (x, kernel)
         [Sigmoid_1] a = Sigmoid (h)
         [TopK_2] top, where = TopK <axis = 1, largest = 1, sorted = 1> (a, three)
         [Flatten_3] f = Flatten <axis = 1> (top)
         [MatMul_4] y = MatMul (f, V)
-        """,
-        w.named("kernel 4x6, V 18x3*1") | {"three": integers(3)},
-    )
+        """)
 
 
 @graph(100, "tf2onnx", 15, features=4)
 def scanned_rnn(w: Weights) -> ModelProto:
     """A recurrent cell of its own, in a Scan over the time."""
-    return w.model(
-        "scan (float[N,T,4] values) => (float[N,2] logits)",
-        """
+    w.named("inner 4x6, outer 6x6, V 6x2")
+    w |= {"zero1": integers(0), "one1": integers(1), "six": integers(6)}
+    return w.model("""
+        scan (float[N,T,4] values) => (float[N,2] logits)
         [time_first] x = Transpose <perm = [1, 0, 2]> (values)
         [shape] s = Shape (values)
         [rows] b = Slice (s, zero1, one1)
@@ -480,9 +446,7 @@ def scanned_rnn(w: Weights) -> ModelProto:
                 shown = Identity (after)
             }> (h0, x)
         [dense] logits = MatMul (h, V)
-        """,
-        w.named("inner 4x6, outer 6x6, V 6x2") | {"zero1": integers(0), "one1": integers(1), "six": integers(6)},
-    )
+        """)
 
 
 @graph(None, features=3, values="keras_tensor")

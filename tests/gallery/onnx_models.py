@@ -6,7 +6,7 @@ exporters of torch and TensorFlow write them.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -32,37 +32,35 @@ def model(signature: str, body: str, weights: dict[str, Array], *, producer: str
     return built
 
 
-class Weights:
-    """Small seeded weights, in the layouts that ONNX wants, and the exporter that would have written the model."""
+class Weights(dict[str, Array]):
+    """Small seeded weights of a model, in the layouts that ONNX wants, and the exporter that would have written it."""
 
     def __init__(self, seed: int, producer: str = "test", opset: int = 17) -> None:
+        super().__init__()
         self._random = np.random.default_rng(seed)
         self._written: dict[str, Any] = {"producer": producer, "opset": opset}
 
-    def model(self, signature: str, body: str, weights: dict[str, Array]) -> ModelProto:
-        """A checked model of that exporter."""
-        return model(signature, body, weights, **self._written)
+    def model(self, text: str) -> ModelProto:
+        """A checked model of that exporter, with the weights so far; the text is its signature, then its body."""
+        end = text.index(")", text.index("=>")) + 1
+        return model(text[:end], text[end:], self, **self._written)
 
     def normal(self, *shape: int, scale: float = 0.4) -> Array:
         return self._random.normal(scale=scale, size=shape).astype(np.float32)
 
-    def named(self, shapes: str) -> dict[str, Array]:
+    def named(self, shapes: str) -> Self:
         """Normal weights by name, as `"kernel 5x8, bias 8*0.2, gain 8+1"`: the shape, and another scale or mean."""
-        found = {}
         for name, shape in map(str.split, shapes.split(",")):
             shape, _, mean = shape.partition("+")
             sizes, _, scale = shape.partition("*")
             drawn = self.normal(*map(int, sizes.split("x")), scale=float(scale or 0.4))
-            found[name] = drawn + np.float32(mean or 0)
-        return found
+            self[name] = drawn + np.float32(mean or 0)
+        return self
 
-    def recurrent(self, gates: int, features: int, hidden: int, directions: int = 1) -> dict[str, Array]:
+    def recurrent(self, gates: int, features: int, hidden: int, directions: int = 1) -> Self:
         """`W`, `R` and `B` of an LSTM (4 gates), a GRU (3) or a plain RNN (1)."""
-        return {
-            "W": self.normal(directions, gates * hidden, features),
-            "R": self.normal(directions, gates * hidden, hidden),
-            "B": self.normal(directions, 2 * gates * hidden, scale=0.2),
-        }
+        size = f"{directions}x{gates * hidden}"
+        return self.named(f"W {size}x{features}, R {size}x{hidden}, B {directions}x{2 * gates * hidden}*0.2")
 
 
 def graph(
