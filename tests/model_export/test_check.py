@@ -14,7 +14,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.check import check
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_torch import TorchSubject
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector
+from lengthwise_export.tracing.call_signature import CallSignature, Second, output_selector
 from tests.gallery.index import TORCH_LEAKING
 from tests.gallery.torch_models import network
 from tests.support.users_models import Unpadded
@@ -67,17 +67,15 @@ class Positions(Base):
         return super().pool(h + self.table(torch.arange(h.size(1))), valid, lengths)
 
 
-class Refuses(Base):
+def refusing(unwanted) -> nn.Module:
     """Raises for the batches that it is told to."""
 
-    def __init__(self, unwanted) -> None:
-        super().__init__()
-        self.unwanted = unwanted
-
     def forward(self, x, lengths):
-        if self.unwanted(x, lengths):
+        if unwanted(x, lengths):
             raise ValueError("not this one")
-        return super().forward(x, lengths)
+        return Base.forward(self, x, lengths)
+
+    return forwarding(forward)
 
 
 def judged(module: nn.Module, **options: object) -> Report:
@@ -134,7 +132,7 @@ def test_a_table_of_positions_says_how_wide_the_model_goes(table: int) -> None:
 
 
 def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide() -> None:
-    report = judged(Refuses(lambda x, lengths: x.size(1) < 2))
+    report = judged(refusing(lambda x, lengths: x.size(1) < 2))
     assert report.verdict == "sound"
     assert any("unbatched, the model raises at 1 steps" in note and "not this one" in note for note in report.notes)
 
@@ -208,7 +206,7 @@ def test_a_leak_is_found_where_it_begins(module: nn.Module, operators: str, sour
 
 
 def test_a_model_that_raises_for_poison_reads_it() -> None:
-    report = judged(Refuses(lambda x, lengths: not x.isfinite().all()))
+    report = judged(refusing(lambda x, lengths: not x.isfinite().all()))
     assert report.verdict == "warning"
     assert any(outcome.raised is not None for outcome in report.trials)
 
@@ -322,7 +320,7 @@ def test_a_very_small_max_length_is_tried_as_well_as_it_goes(longest: int) -> No
     ],
 )
 def test_a_model_that_raises_is_told_from_what_it_runs_with(unwanted, why: str) -> None:
-    report = judged(Refuses(unwanted))
+    report = judged(refusing(unwanted))
     assert report.verdict == "uncheckable"
     assert why in report.reason
     assert "not this one" in report.reason
@@ -396,7 +394,7 @@ def test_a_sound_report_lists_what_really_ran() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 3, 6, 12])
 def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: int) -> None:
-    report = judged(Refuses(lambda x, lengths: x.size(1) > most))
+    report = judged(refusing(lambda x, lengths: x.size(1) > most))
     assert (report.verdict, report.exit_code()) == ("uncheckable", 2)
     assert f"past a width of {most}" in report.reason
     assert "not this one" in report.reason
@@ -405,27 +403,25 @@ def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: 
 
 @pytest.mark.parametrize("most", [3, 6, 12])
 def test_it_is_judged_where_the_caller_says_that_it_ends_there(most: int) -> None:
-    report = judged(Refuses(lambda x, lengths: x.size(1) > most), max_length=most)
+    report = judged(refusing(lambda x, lengths: x.size(1) > most), max_length=most)
     assert report.verdict == "sound"
     assert max(report.ran.widths) == most
     assert len(report.ran.lengths) > 1
 
 
 def test_a_limit_past_the_trials_is_a_note_with_the_exception() -> None:
-    report = judged(Refuses(lambda x, lengths: x.size(1) > 100))
+    report = judged(refusing(lambda x, lengths: x.size(1) > 100))
     assert report.verdict == "sound"
     assert "not this one" in report.notes[0]
     assert report.max_length == max(report.ran.widths) == 100
 
 
-def test_another_reading_that_does_not_leak_is_said() -> None:
-    class Inverted(Base):
-        def forward(self, x, mask):
-            return super().forward(x.masked_fill(mask[..., None], 0.0), (~mask).sum(1))
-
-    for second, expected in (("mask", {"leak", "warning", "uncheckable"}), ("padding-mask", {"sound"})):
-        subject = TorchSubject(Inverted(), STEPS, CallSignature(second), output_selector(None))
-        assert check(subject).verdict in expected
+@pytest.mark.parametrize(
+    ("second", "expected"), [("mask", {"leak", "warning", "uncheckable"}), ("padding-mask", {"sound"})]
+)
+def test_a_mask_is_read_the_way_round_that_is_said(second: Second, expected: set[str]) -> None:
+    module = forwarding(lambda self, x, mask: Base.forward(self, x.masked_fill(mask[..., None], 0.0), (~mask).sum(1)))
+    assert check(TorchSubject(module, STEPS, CallSignature(second), output_selector(None))).verdict in expected
 
 
 class Guarded(Unpadded):
@@ -482,7 +478,7 @@ def test_the_shortest_sequence_may_be_nearly_the_longest(longest: int) -> None:
     ids=["1 and 3", "odd", "4", "long ones", "below 4, and 15"],
 )
 def test_lengths_that_raise_with_others_between_are_noted_and_set_no_bound(unwanted) -> None:
-    report = judged(Refuses(unwanted))
+    report = judged(refusing(unwanted))
     assert (report.verdict, report.min_length) == ("sound", 1)
     assert any("unbatched, the model raises at" in note for note in report.notes)
     assert not any("needs at least" in note for note in report.notes)

@@ -34,7 +34,6 @@ from tests.support.keras_models import (
     two_lstms,
     weights_of,
 )
-from tests.support.long import long_but
 
 LENGTHS = (9, 6, 3, 1)
 WIDTH = 12
@@ -165,16 +164,9 @@ def difference(target: Target, model: Any, subject: Any = None) -> float:
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SOUND)
-def test_a_sequence_in_a_batch_gets_the_answer_of_keras_alone(name: str) -> None:
+def test_each_model_is_sound_and_answers_as_keras_alone_itself_and_as_a_graph(name: str) -> None:
     model, target = target_of(SOUND[name])
     assert difference(target, model) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "name", long_but(SOUND, {"LSTM gives zeros", "GRU backwards sigmoid"}.__contains__, long=lambda _: False)
-)
-def test_each_model_is_sound_and_its_graph_answers_as_keras_alone(name: str) -> None:
-    model, target = target_of(SOUND[name])
     assert check(target.subject, max_length=30).verdict == "sound"
     graph = target.build("model", 18)
     external = ExternalGraph(graph, target.steps, target.names, len(target.labels), per_step=target.per_step)

@@ -85,20 +85,18 @@ def deviation(self, x, lengths):
     return self.head((apart.square().sum(1) / (count - 1)).sqrt() + mean)
 
 
-def test_nan_below_a_number_of_steps_becomes_the_shortest_length(tmp_path: Path) -> None:
-    published = lengthwise_export.export(deviation(), tmp_path / "m", max_length=40)
-    assert published.manifest.min_length == 2
-
-
 @network(0, lambda: {"head": nn.Linear(FEATURES, CLASSES)})
 def sign_changes(self, x):
     """Counts changes of sign: none in one step."""
     return self.head((x[:, 1:].sign() != x[:, :-1].sign()).float().sum(1) / 10 + x.mean(1))
 
 
-def test_one_step_is_kept_where_the_original_answers_it(tmp_path: Path) -> None:
-    published = lengthwise_export.export(sign_changes(), tmp_path / "m", mend=True, max_length=40)
-    assert published.manifest.min_length == 1
+@pytest.mark.parametrize(("kind", "mend", "shortest"), [(deviation, False, 2), (sign_changes, True, 1)])
+def test_nan_below_a_number_of_steps_becomes_the_shortest_length(
+    kind: Factory, mend: bool, shortest: int, tmp_path: Path
+) -> None:
+    published = lengthwise_export.export(kind(), tmp_path / "m", mend=mend, max_length=40)
+    assert published.manifest.min_length == shortest
 
 
 def layers() -> dict[str, nn.Module]:
