@@ -3,9 +3,9 @@
 import builtins
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,42 +14,36 @@ from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import ExportError
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
+from lengthwise_export.targets import targets
 from lengthwise_export.tracing import graph
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, output_selector, without_fast_path
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support.long import long_but
+from tests.support.operator_forms import same_bits, sequences
 
 STEPS = StepInput(features=4)
 IN_EVERY_RUN = {
-    "cnn_lstm",
-    "sorted_and_unsorted",
-    "token_cnn",
-    "transformer_mean",
+    *("cnn_lstm", "sorted_and_unsorted", "token_cnn", "transformer_mean"),
+    *("masked_mean", "logsumexp_pool", "channels_first_fcn"),
 }
-"""One module of each kind; the others are long, like the trace of each."""
+"""Modules of each kind; the others are long, like the trace of each."""
 NO_GRAPH = {"cell_loop": "a Python loop", "projected_lstm": "no projection"}
 
 
-def exported(
-    module: nn.Module, signature: CallSignature | None = None, steps: StepInput = STEPS, output: str | None = None
-):
-    proto = graph.build(
-        module.eval(),
-        steps,
-        name="m",
-        labels="ab",
-        signature=signature or CallSignature(),
-        select_output=output_selector(output),
-    )
+def exported(module: nn.Module, signature: CallSignature | None = None) -> onnx.ModelProto:
+    return graph.build(module.eval(), STEPS, name="m", labels="ab", signature=signature or CallSignature())
+
+
+def worst(subject: TorchSubject, proto: onnx.ModelProto) -> float:
+    """The largest difference over ragged batches, the graph's padded wider than the module's."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def worst(module: nn.Module, session, signature: CallSignature, steps: StepInput, output: str | None = None) -> float:
-    """The largest difference over ragged batches, the graph's padded wider than the module's."""
-    differences = []
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    signature, steps, differences = subject.signature, subject.steps, []
     for rows, width, extra in ((3, 7, 0), (1, 1, 3), (5, 12, 1), (4, 33, 5)):
         lengths = torch.randint(1, width + 1, (rows,))
         lengths[0] = width
@@ -59,8 +53,8 @@ def worst(module: nn.Module, session, signature: CallSignature, steps: StepInput
             values, fill = torch.randn(rows, width, steps.features), 3.0
         with without_fast_path(), torch.no_grad():
             mask = torch.arange(width) < lengths[:, None]
-            answer = signature.call(module, signature.given(values, lengths, mask))
-            expected = signature.rows_first(output_selector(output)(answer)["logits"]).numpy()
+            answer = signature.call(subject.module, signature.given(values, lengths, mask))
+            expected = signature.rows_first(subject.select_output(answer)["logits"]).numpy()
         wider = torch.full((rows, width + extra, *values.shape[2:]), fill, dtype=values.dtype)
         wider[:, :width] = values
         feed = {session.get_inputs()[0].name: wider.numpy(), "lengths": lengths.int().numpy()}
@@ -73,34 +67,33 @@ def worst(module: nn.Module, session, signature: CallSignature, steps: StepInput
 
 @pytest.mark.parametrize(
     "exhibit",
-    long_but(
-        (exhibit for exhibit in TORCH_SOUND if exhibit.name not in NO_GRAPH),
-        lambda one: one.name in IN_EVERY_RUN,
-        long=lambda one: TORCH_SOUND.index(one) % 2 == 1,  # test_steady_bits has the other half
-    ),
+    long_but((each for each in TORCH_SOUND if each.name not in NO_GRAPH), lambda one: one.name in IN_EVERY_RUN),
     ids=lambda one: one.name,
 )
-def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph(exhibit: Exhibit) -> None:
-    torch.manual_seed(0)
-    if exhibit.features is None:
-        steps = StepInput(kind="tokens", vocabulary=exhibit.vocabulary)
-    else:
-        steps = StepInput(features=exhibit.features)
-    output = None if exhibit.output is None else str(exhibit.output)
-    module = exhibit.make().eval()
-    said = read_signature(
-        module, second=exhibit.second, time_first=exhibit.time_first, channels_first=exhibit.channels_first
+def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph_that_keeps_its_bits(exhibit: Exhibit) -> None:
+    options = TargetOptions(
+        features=exhibit.features,
+        vocabulary=exhibit.vocabulary,
+        output=None if exhibit.output is None else str(exhibit.output),
+        time_first=exhibit.time_first,
+        channels_first=exhibit.channels_first,
+        second=exhibit.second if exhibit.named else None,
     )
-    classes_first = exhibit.channels_first and exhibit.per_step
-    signature = replace(said, features_axis=not exhibit.raw, classes_first=classes_first)
-    assert worst(module, exported(module, signature, steps, output), signature, steps, output) < 1e-5
+    target = targets.read(exhibit.target, options)
+    before, manifest = target.build("m", 18), target.described(max_length=200)
+    assert worst(target.subject, before) < 1e-5
+    after, _ = with_steady_bits(before, manifest)
+    assert largest_difference(before, after, manifest) < 1e-5
+    lengths = np.random.default_rng(5).integers(exhibit.shortest, 150, size=200).tolist()
+    members = sequences(lengths, manifest)
+    assert same_bits(after, members, manifest) == len(members)
 
 
 @pytest.mark.parametrize("name", NO_GRAPH)
 def test_what_no_graph_can_do_is_told_with_its_line(name: str) -> None:
     (exhibit,) = (exhibit for exhibit in TORCH_SOUND if exhibit.name == name)
     with pytest.raises(ExportError, match=NO_GRAPH[name]) as caught:
-        exported(exhibit.make(), CallSignature(exhibit.second), StepInput(features=exhibit.features))
+        targets.read(exhibit.target, TargetOptions(features=exhibit.features)).build("m", 18)
     assert f"{exhibit.file.name}:" in str(caught.value)
 
 
@@ -251,13 +244,13 @@ LAYERS: dict[Forward, dict[str, nn.Module]] = {
 def test_sizes_and_lengths_asked_of_python_stay_open(forward: Forward) -> None:
     module = made(forward, **LAYERS.get(forward, {}))
     signature = CallSignature("mask" if forward in (from_mask, mask_of_mask) else "lengths")
-    assert worst(module, exported(module, signature), signature, STEPS) < 1e-5
+    subject = TorchSubject(module, STEPS, signature, output_selector(None))
+    assert worst(subject, exported(module, signature)) < 1e-5
 
 
 @pytest.mark.parametrize("forward", [guarded, from_mask])
 def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(forward: Forward) -> None:
-    signature = CallSignature("mask" if forward is from_mask else "lengths")
-    proto = graph.build(made(forward), STEPS, name="m", labels="ab", signature=signature)
+    proto = exported(made(forward), CallSignature("mask" if forward is from_mask else "lengths"))
     assert [node.input[4] for node in proto.graph.node if node.op_type == "GRU"] == ["lengths"]
 
 
@@ -367,5 +360,5 @@ class ProductSoFar(Small):
 def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module], name: str) -> None:
     why = f"`return .*{name}.*`: {name} has no translation to ONNX: write it with operators"
     with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}") as caught:
-        graph.build(kind().eval(), STEPS, name="m", labels="ab")
+        exported(kind())
     assert caught.value.step == "translate"

@@ -1,4 +1,4 @@
-"""Rewrites of operators whose bits depend on the batch: each operator alone, and the gallery's sound models."""
+"""Rewrites of operators whose bits depend on the batch, each alone; `test_capture` has whole models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lengthwise.runtime.session import Session
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.exporting.flow import publish
-from lengthwise_export.options import ExportOptions, TargetOptions
+from lengthwise_export.options import ExportOptions
 from lengthwise_export.steady_bits import rewriting
 from lengthwise_export.steady_bits.rewriting import (
     REWRITES,
@@ -24,10 +24,7 @@ from lengthwise_export.steady_bits.rewriting import (
     rewrite,
     with_steady_bits,
 )
-from lengthwise_export.targets import targets
-from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.onnx_models import Weights, integers, model
-from tests.support.long import long_but
 from tests.support.operator_forms import (
     FORMS,
     LARGEST,
@@ -232,36 +229,3 @@ def test_an_export_keeps_bits_but_for_a_tolerance_and_a_graph_made_elsewhere(
     assert ("ReduceSum" in kinds(graph)) == (not rewritten)
     assert published.manifest.promises[0].bits == rewritten
     assert len(published.notices) == rewritten
-
-
-NO_GRAPH = {"cell_loop", "projected_lstm"}
-"""Sound models that have no graph; `docs/masking.md` says why."""
-IN_EVERY_RUN = {"masked_mean", "logsumexp_pool", "channels_first_fcn"}
-
-
-@pytest.mark.parametrize(
-    "exhibit",
-    long_but(
-        (each for each in TORCH_SOUND if each.name not in NO_GRAPH),
-        lambda one: one.name in IN_EVERY_RUN,
-        long=lambda one: TORCH_SOUND.index(one) % 2 == 0,  # test_capture has the other half
-    ),
-    ids=lambda exhibit: exhibit.name,
-)
-def test_every_sound_model_of_the_gallery_keeps_its_bits(exhibit: Exhibit) -> None:
-    options = TargetOptions(
-        features=exhibit.features,
-        vocabulary=exhibit.vocabulary,
-        output=None if exhibit.output is None else str(exhibit.output),
-        time_first=exhibit.time_first,
-        channels_first=exhibit.channels_first,
-        second=exhibit.second if exhibit.named else None,
-    )
-    target = targets.read(exhibit.target, options)
-    manifest = target.described(max_length=200)
-    before = target.build("m", 18)
-    after, _ = with_steady_bits(before, manifest)
-    assert rewriting.largest_difference(before, after, manifest) < 1e-5
-    lengths = np.random.default_rng(5).integers(exhibit.shortest, 150, size=200).tolist()
-    members = sequences(lengths, manifest)
-    assert same_bits(after, members, manifest) == len(members)
