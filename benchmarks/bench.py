@@ -71,10 +71,10 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
     }
     half: dict[str, list[Any]] = {contender.name: [] for contender in CONTENDERS}
     with ExitStack() as stack:
-        running: dict[str, _Running] = {}
+        running: dict[str, RunningContender] = {}
         for contender in everyone:
             show(f"starting {contender.title}")
-            running[contender.name] = stack.enter_context(_Running(contender, work, server_cores))
+            running[contender.name] = stack.enter_context(RunningContender(contender, work, server_cores))
         for number in range(plan.rounds):
             show("the graph alone")
             for kernels, batches in best.items():
@@ -128,7 +128,7 @@ class NoAnswer(click.ClickException):
     """A server answered nothing, although it was asked several times."""
 
 
-class _Running:
+class RunningContender:
     """A contender's server, which is started anew if it hangs: some do when a request was lost."""
 
     def __init__(self, contender: Contender, work: Work, cores: Sequence[int]) -> None:
@@ -154,7 +154,8 @@ class _Running:
         """The figures of one load; see `measure_load`."""
         try:
             return measure_load(self._trial, self._pid, load)
-        except NoAnswer:
+        except NoAnswer as error:
+            click.echo(f"{self._contender.name} is started anew: {error.message}", err=True)
             self._server.close()
             self._start()
         figures = measure_load(self._trial, self._pid, load)

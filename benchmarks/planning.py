@@ -23,10 +23,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from benchmarks import machine, output, pages, processes
-from benchmarks.bench import measure_load
+from benchmarks.bench import RunningContender
 from benchmarks.contenders import ARRIVAL, MOSEC_SORTED, SERVICE, Contender
 from benchmarks.workloads import CACHE, Work, exported, japanese_vowels, lognormal
-from lengthwise.bench.trial import LoadSpec, prepare
+from lengthwise.bench.trial import LoadSpec
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.commands.command import Command
 
@@ -109,14 +109,13 @@ def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, 
     load = LoadSpec(concurrency=case.connections, seconds=seconds, warmup_seconds=0.3)
     found: dict[str, list[tuple[float, float]]] = {each.name: [] for each in CONTENDERS}
     with ExitStack() as stack:
-        trials = {}
+        running = {}
         for each in CONTENDERS:
             contender = each if each.is_peer else replace(each, module=(*each.module, *case.options))
-            running = stack.enter_context(contender.running(work, [core]))
-            trials[each.name] = prepare(running.target, work.sequences, check=False), running.pid
+            running[each.name] = stack.enter_context(RunningContender(contender, work, [core]))
         for _ in track(range(rounds), case.title, console=Console(stderr=True)):
-            for name, trial in trials.items():
-                seen: Any = measure_load(*trial, load)
+            for name, server in running.items():
+                seen = server.measure(load)
                 found[name].append((seen["requests_per_second"], seen["latency_ms"]["p99"]))
     return found
 
