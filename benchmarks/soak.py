@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import numpy as np
 import pyarrow.parquet
 
@@ -76,10 +77,19 @@ class Watch:
     versions: int = 1  # how many versions were published
     stops: int = 0  # how many times the process was stopped
     started: float = field(default_factory=time.monotonic)
+    answered: dict[str, float] = field(default_factory=dict)  # answers of 200 by series: those of old versions end
+
+    def scrape(self) -> None:
+        """Keeps what each series has counted."""
+        for name, number in self.server.figures().items():
+            if 'requests_total{code="200"' in name:
+                self.answered[name] = max(number, self.answered.get(name, 0))
 
     async def sample(self) -> None:
-        """Samples the memory until it is cancelled."""
+        """Samples the memory and the counts until it is cancelled."""
         while True:
+            with suppress(OSError, httpx.HTTPError):  # no worker answers now
+                await asyncio.to_thread(self.scrape)
             with suppress(OSError):  # one of them has just ended
                 held = [proc.resident_bytes(pid) for pid in proc.serving(self.server.process.pid)]
                 self.resident.append(sum(held) / 2**20)
@@ -235,9 +245,9 @@ async def _soaked(
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
     lost_records = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
-    counts = server.figures()
-    restarts = counts["lengthwise_worker_restarts_total"]
-    answered = sum(number for sample, number in counts.items() if 'requests_total{code="200"' in sample)
+    restarts = server.figures()["lengthwise_worker_restarts_total"]
+    watch.scrape()
+    answered = sum(watch.answered.values())
     got = sum(count for end, count in chaos.ends.items() if end.endswith((": 200", ": OK")))
     lost = [each for each in chaos.wrong if restarts and any(sign in each for sign in _LOST)]
     connections_after, files_after, threads_after = _held(server)
