@@ -24,7 +24,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final
 
 from lengthwise.batching.cost import Column, CostTable
@@ -159,6 +159,8 @@ def _by_length(
     else:
         count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
     near = list(islice(pending.near(), count))
+    if exact and all(one.width >= other.width for one, other in pairwise(near)):  # more, since nobody is passed over
+        near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
         near.append(anchor)
     widths = sorted([each.width for each in near])
