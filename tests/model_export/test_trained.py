@@ -31,8 +31,6 @@ pooling = "mean"
 [output]
 labels = ["a", "b"]
 """
-
-
 made = Spec.from_toml
 
 
@@ -129,11 +127,7 @@ def test_labels_beside_weights_are_held_against_those_of_the_target(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
 def test_a_checkpoint_that_says_nothing_is_noticed(name: str, tmp_path: Path) -> None:
-    held = SequenceClassifier(made(SPEC)).state_dict()
-    if name == "m.pt":
-        torch.save(held, tmp_path / name)
-    else:
-        save_file(held, tmp_path / name)
+    (torch.save if name == "m.pt" else save_file)(SequenceClassifier(made(SPEC)).state_dict(), tmp_path / name)
     _, (notice,) = trained.load(made(SPEC), tmp_path / name)
     assert "does not record its spec" in notice
 
@@ -212,12 +206,18 @@ def test_a_runs_folder_is_a_checkpoint_beside_a_spec_whose_policy_may_differ(fil
 
 
 def test_a_folder_without_a_checkpoint_says_what_is_missing(tmp_path: Path) -> None:
-    for said in (r"a folder with neither manifest\.json", "an unfinished training run"):
+    member = tmp_path / "members" / "0"
+    member.mkdir(parents=True)
+    for said, written in (
+        (r"a folder with neither manifest\.json", member / "state.safetensors"),
+        (f"an unfinished training run.* --out {tmp_path} --resume", tmp_path / "model.safetensors"),
+        (f"one member of an ensemble: pass {tmp_path},", tmp_path / "more"),
+    ):
         with pytest.raises(ConfigurationError, match=said):
-            targets.read(str(tmp_path), TargetOptions())
+            targets.read(str(member), TargetOptions())
         with pytest.raises(CheckpointError):
-            trained.checkpoint_file(tmp_path)
-        checkpoint.write(tmp_path / "state.safetensors", {"x": torch.zeros(1)}, {"run": "x"})
+            trained.checkpoint_file(member)
+        checkpoint.write(written, {"x": torch.zeros(1)}, {"run": "x"})
 
 
 def test_a_checkpoint_of_nobody_knows_which_spec_or_none_at_all_asks_for_it(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE: Final = "model.safetensors"  # written at the end of a training run
 STATE_FILE: Final = "state.safetensors"  # of a training run, for a resume
+MEMBERS: Final = "members"  # the folder with one folder for each member of an ensemble
 
 # Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none
 MAY_DIFFER: Final = {
@@ -75,12 +76,20 @@ def checkpoint_file(path: Path) -> Path:
         return path
     if (path / WEIGHTS_FILE).is_file():
         return path / WEIGHTS_FILE
+    whole = _whole_run(path)
+    if whole != path and (whole / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{path} is one member of an ensemble: pass {whole}, the folder of the ensemble")
     if (path / STATE_FILE).is_file():
         raise CheckpointError(
             f"{path} holds an unfinished training run, and no {WEIGHTS_FILE} yet: finish it with "
-            f"`lengthwise train ... --out {path} --resume`"
+            f"`lengthwise train ... --out {whole} --resume`"
         )
     raise CheckpointError(f"{path} is a folder without a {WEIGHTS_FILE}: pass the checkpoint file")
+
+
+def _whole_run(folder: Path) -> Path:
+    """The folder of a training run: that of the ensemble, if this is the folder of a member."""
+    return folder.parents[1] if folder.parent.name == MEMBERS and folder.name.isdigit() else folder
 
 
 def read_record(path: Path) -> TrainingRecord:
@@ -89,9 +98,10 @@ def read_record(path: Path) -> TrainingRecord:
 
     state = checkpoint.state(path)
     if "run" in state:
+        whole = _whole_run(path.parent)
         raise CheckpointError(
-            f"{path} is the state of a training run, not its result: pass {path.with_name(WEIGHTS_FILE)}, which "
-            f"`lengthwise train ... --out {path.parent} --resume` writes at its end"
+            f"{path} is the state of a training run, not its result: pass {whole / WEIGHTS_FILE}, which "
+            f"`lengthwise train ... --out {whole} --resume` writes at its end"
         )
     if state.get("format", 1) != 1:
         raise CheckpointError(f"{path} was written by a later version of lengthwise: export it with that one")

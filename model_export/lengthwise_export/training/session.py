@@ -29,14 +29,14 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.architecture.trained import MEMBERS, STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import check, examples, missing_is_open
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
-from lengthwise_export.training.train import MEMBERS, Epoch, TrainingResult, train
+from lengthwise_export.training.train import Epoch, TrainingResult, train
 
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
 SPEC_FILE: Final = "spec.toml"

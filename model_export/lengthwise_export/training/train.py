@@ -29,14 +29,13 @@ from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture import checkpoint, temperature, trained
 from lengthwise_export.architecture.model import Classifier, Ensemble, SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, BuiltInModel
+from lengthwise_export.architecture.trained import MEMBERS, STATE_FILE, WEIGHTS_FILE, BuiltInModel
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import scores
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import EvaluationScores
 
-MEMBERS: Final = "members"  # the folder with one folder for each member of an ensemble
 WARM_UP: Final = 0.1  # share of the training during which the learning rate rises
 AVERAGE: Final = 0.99  # decay of the running average of the weights, which is the result
 LABEL_SMOOTHING: Final = 0.1  # share of the target of a sequence with one label that is spread over all labels
