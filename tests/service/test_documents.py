@@ -108,10 +108,10 @@ async def test_every_answer_that_is_no_inference_is_as_the_document_says(models:
 @pytest.mark.parametrize("path", CALLS)
 async def test_every_status_of_a_call_is_documented(path: str) -> None:
     responses = (await document(manifest()))["paths"][path]["post"]["responses"]
-    # 401 and 403 are said before a call gets to it.
-    wrong = "422" if path == "/predict" else "400"
+    wrong = "422" if path == "/predict" else "400"  # 401 and 403 are said before a call gets to it
     statuses = {str(kind.status) for kind in _all(RequestError)} - {"401", "403", "422"} | {wrong}
     assert statuses | {"200"} == set(responses)
+    assert path != "/predict" or responses["200"]["description"] == "One prediction for each sequence"
 
 
 async def test_a_refusal_is_as_the_document_says(service: Service) -> None:

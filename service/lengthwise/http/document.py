@@ -25,7 +25,7 @@ JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 TEXT: Final = {"schema": {"type": "string"}}
-OR_A_PAGE: Final[Responses] = {200: {"description": "For a browser, a page", "content": {"text/html": TEXT}}}
+OR_A_PAGE: Final[Responses] = {200: {"description": "JSON; for a browser, a page", "content": {"text/html": TEXT}}}
 REASONS: Final[dict[int | str, str]] = {
     400: "The body is wrong, or that is no version",
     403: "It is off",

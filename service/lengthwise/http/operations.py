@@ -93,7 +93,8 @@ def add_predict(router: APIRouter, endpoint: Predict) -> None:
             *document.query(bodies.RawOptions),
         ),
     )
-    router.post("/predict", description=_PREDICT, **told)(Inference(endpoint))
+    said = "One prediction for each sequence"
+    router.post("/predict", description=_PREDICT, response_description=said, **told)(Inference(endpoint))
 
 
 def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
