@@ -142,10 +142,10 @@ def test_ts_holds_features_apart_by_colons(tmp_path: Path) -> None:
     assert isinstance(first, Record)
     assert isinstance(bad, BadRecord)
     assert isinstance(second, Record)
-    expected = np.array([[1, 4], [2, np.nan], [3, np.nan]], dtype=np.float32)
-    np.testing.assert_array_equal(first.steps, expected)
+    np.testing.assert_array_equal(first.steps, np.array([[1, 4], [2, np.nan], [3, np.nan]], dtype=np.float32))
     assert (first.label, second.label, second.steps.tolist()) == ("up", "down", [[5.0, 6.0]])
     assert (bad.id, second.id, second.place[-6:]) == ("1", "2", "d.ts:9")
+    assert str(bad.error).endswith("d.ts:7: sequence 1: 'x' is not a number")
 
 
 def test_ts_without_labels_has_none(tmp_path: Path) -> None:

@@ -130,14 +130,18 @@ def _series(text: str, index: int, labelled: bool, place: str) -> Record:
     label = channels.pop().strip() if labelled else None
     if label == "" or not channels:
         raise RecordError(f"{place}: the label is missing")
-    try:
-        columns = [[float("nan" if word.strip() == "?" else word) for word in one.split(",")] for one in channels]
-    except ValueError as error:
-        raise RecordError(f"{place}: {error}") from error
+    columns = [[_number(word.strip(), f"{place}: sequence {index}") for word in one.split(",")] for one in channels]
     for feature, column in enumerate(columns):
         if len(column) != len(columns[0]):
             raise RecordError(f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}")
     return Record(str(index), as_float32(list(zip(*columns, strict=True)), place), label, place)
+
+
+def _number(word: str, place: str) -> float:
+    try:
+        return float("nan" if word == "?" else word)
+    except ValueError as error:
+        raise RecordError(f"{place}: {word[:40]!r} is not a number") from error
 
 
 class TextColumns(NamedTuple):
