@@ -97,7 +97,7 @@ class TestTheFile:
         assert aliases.set_alias(tmp_path, "candidate", 4) == {"champion": 3, "candidate": 4}
         assert aliases.set_alias(tmp_path, "candidate", None) == {"champion": 3}
         assert aliases.read(tmp_path) == {"champion": 3}
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ConfigurationError, match="no version 5; it has 3, 4"):
             aliases.set_alias(tmp_path, "champion", 5)
         with pytest.raises(ConfigurationError):
             aliases.set_alias(tmp_path, "candidate", None)
