@@ -88,12 +88,14 @@ def test_of_a_folder_without_a_version_is_said_once_what_it_should_hold(
     assert folder.found.reason is None
 
 
-@pytest.mark.parametrize("named", ["models", "models/1"])
-def test_a_model_in_the_place_of_a_repository_is_refused(folder: Folder, named: str) -> None:
-    place(folder.path.parent, folder.path.name)
-    with pytest.raises(ConfigurationError, match="--versions"):
-        repository_folder.check_readable(folder.path.parent / named)
-    repository_folder.check_readable(folder.path.parent)
+@pytest.mark.parametrize(("named", "command"), [("models", "."), ("models/1", ". --versions models/1")])
+def test_a_model_in_the_place_of_a_repository_is_refused_with_the_command_that_serves_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, named: str, command: str
+) -> None:
+    monkeypatch.chdir(place(folder.path.parent, folder.path.name).parents[1])
+    with pytest.raises(ConfigurationError, match=f": lengthwise serve {command}$"):
+        repository_folder.check_readable(Path(named))
+    repository_folder.check_readable(Path())
 
 
 def test_all_good_versions_are_served_where_that_is_wanted(folder: Folder) -> None:
@@ -319,14 +321,11 @@ def test_the_files_of_a_version_one_level_too_high_are_told_once_with_the_cure(
     assert "move them to 'gestures/1'" in in_a_folder
     folder.scan()
     assert misplaced(caplog) == []
-    (folder.path / "gestures").rename(folder.path / "shapes")
-    folder.scan()
-    (again,) = misplaced(caplog)
-    assert "'shapes'" in again
-    (folder.path / "shapes").rename(folder.path / "3")
-    folder.scan()
-    (again,) = misplaced(caplog)
-    assert "move them to 'NAME/3'" in again
+    for before, now, said in (("gestures", "shapes", "'shapes'"), ("shapes", "3", "move them to 'NAME/3'")):
+        (folder.path / before).rename(folder.path / now)
+        folder.scan()
+        (again,) = misplaced(caplog)
+        assert said in again
 
 
 def test_a_version_that_was_copied_beside_the_others_is_told(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,13 +29,22 @@ class FolderContent(NamedTuple):
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read, and that it is no version or model itself."""
+    """Checks that a folder can be read, and that it is no version or model itself: then says how to serve it."""
     content = read(folder)
-    if not content.directories and any(name == "" or is_version(name) for name in content.ignored):
-        raise ConfigurationError(
-            f"{folder} is one model or a version of one, and a folder of models is served: name the folder that holds "
-            "NAME/VERSION, and with --versions NAME/VERSION this one alone"
-        )
+    inside = Path(os.path.abspath(folder))
+    if content.directories or not any(name == "" or is_version(name) for name in content.ignored):
+        return
+    if any(map(is_version, content.ignored)):
+        what, repository, only = "one model", inside.parent, ""
+    elif is_version(inside.name):
+        what, repository = "one version of a model", inside.parent.parent
+        only = f" --versions {shlex.quote(f'{inside.parent.name}/{inside.name}')}"
+    else:
+        raise ConfigurationError(f"{folder} holds the files of a version: move them to NAME/VERSION in it")
+    shown = shlex.quote(str(repository) if folder.is_absolute() else os.path.relpath(repository))
+    raise ConfigurationError(
+        f"{folder} is {what}, and a folder of models (NAME/VERSION) is served: lengthwise serve {shown}{only}"
+    )
 
 
 def read(folder: Path) -> FolderContent:
