@@ -169,7 +169,7 @@ class _AnyClient(Generic[Transport]):
         if isinstance(error, self._httpx.InvalidURL):
             raise ConfigurationError(f"the path is not valid, got {step.path!r}: {error}") from error
         if isinstance(error, self._httpx.TimeoutException):
-            return DeadlineExceeded(f"no answer came within the timeout{self._via}")
+            return DeadlineExceeded(f"no answer came within {step.deadline.timeout:g} s{self._via}")
         return ServerUnreachable(f"{self._address}: {error or type(error).__name__}{self._via}{self._hint(error)}")
 
     def _hint(self, error: Exception) -> str:

@@ -46,11 +46,12 @@ class Deadline:
 
     at: float
     retries: int
+    timeout: float  # the seconds that the whole call may take
 
     @classmethod
     def after(cls, seconds: float, retries: int) -> Deadline:
         """The deadline that many seconds from now."""
-        return cls(time.monotonic() + seconds, retries)
+        return cls(time.monotonic() + seconds, retries, seconds)
 
     @property
     def seconds(self) -> float:
@@ -71,7 +72,7 @@ class Send:
     def in_time(self, part: bytes) -> bytes:
         """A part of the answer; DeadlineExceeded if it is late: httpx limits the time between two, not that of all."""
         if self.deadline.seconds < -GRACE_SECONDS:
-            raise DeadlineExceeded("the answer did not arrive within the timeout")
+            raise DeadlineExceeded(f"the answer did not arrive within {self.deadline.timeout:g} s")
         return part
 
 
