@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -111,18 +112,6 @@ async def test_one_callers_poison_opens_no_breaker() -> None:
         assert (await service.predict(GOOD)).status_code == 200
 
 
-async def test_another_model_keeps_the_service_ready() -> None:
-    switch = Switch()
-    models = [model(manifest(name="broken"), switch), model(manifest(name="whole"))]
-    async with serving(*models, breaker_retry_seconds=3600) as service:
-        switch.on = True
-        await fail(service, model="broken")
-        await until(lambda: service.serving.served[0].queue.breaker.open)
-        assert (await service.client.get("/readyz")).status_code == 200
-        assert (await service.predict({**GOOD, "model": "broken"})).status_code == 503
-        assert (await service.predict({**GOOD, "model": "whole"})).status_code == 200
-
-
 async def test_a_request_that_names_no_version_goes_to_one_that_works() -> None:
     switch = Switch()
     models = [model(manifest(version=1)), model(manifest(version=2), switch)]
@@ -162,6 +151,16 @@ async def test_golden_sequences_with_other_answers_keep_the_breaker_open() -> No
             await until(lambda: breaker.closed or breaker.open)  # noqa: B023
             assert breaker.open is opens
             assert not opens or "golden sequence 0" in breaker.reason
+
+
+async def test_a_probe_that_raises_is_tried_again_and_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe, switch = Mock(side_effect=[ERROR, None] * 2), Switch()
+    monkeypatch.setattr("lengthwise.repository.probing.probe", probe)
+    async with serving(model(manifest(), switch), breaker_retry_seconds=0.05) as service:
+        breaker, switch.on = service.serving.served[0].queue.breaker, True
+        for count in (2, 4):
+            await fail(service)
+            await until(lambda: breaker.closed and probe.call_count == count)  # noqa: B023
 
 
 async def test_a_service_stops_while_a_probe_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,18 +62,28 @@ class Probing:
         breaker, key = served.queue.breaker, served.manifest.key
         try:
             while not breaker.closed and served in self.served():
-                error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
-                if breaker.probed(error, time.monotonic(), self.retry_seconds):
-                    if error is None:
-                        log.warning("%s works again: its golden sequences pass", key)
-                    else:
-                        said = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
-                        log.error(said, key, breaker.reason, self.retry_seconds)
-                    await self.changed()
+                try:
+                    error = await self._probe_once(served)
+                except Exception as raised:  # as where no thread starts: only another probe closes the breaker
+                    log.exception("the probe of %s failed: it is tried again after %g s", key, self.retry_seconds)
+                    error = raised
                 if error is not None:
                     await asyncio.sleep(self.retry_seconds)
         finally:
             del self._probes[served]  # from now on it can be asked again
+
+    async def _probe_once(self, served: ServedModel) -> Exception | None:
+        """Probes a model, and says whether it stopped or works again; returns why it is broken."""
+        breaker, key = served.queue.breaker, served.manifest.key
+        error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
+        if breaker.probed(error, time.monotonic(), self.retry_seconds):
+            if error is None:
+                log.warning("%s works again: its golden sequences pass", key)
+            else:
+                said = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
+                log.error(said, key, breaker.reason, self.retry_seconds)
+            await self.changed()
+        return error
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
