@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lengthwise.batching.batcher import Batcher
 from lengthwise.datasets import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
@@ -123,17 +124,6 @@ class TestBuffers:
         assert not looked.wait(0.1)
         thread.offer(answered())
         assert looked.wait(PATIENCE_SECONDS)
-        thread.stop(PATIENCE_SECONDS)
-
-    async def test_nothing_is_rerun_while_callers_wait(self) -> None:
-        consumer, at_rest = Counting(), threading.Event()
-        thread = ConsumerThread(consumer, at_rest.is_set)
-        thread.start()
-        thread.offer(answered())
-        await asyncio.sleep(0.5)  # more than two periods
-        assert consumer.seen == 0
-        at_rest.set()
-        await until(lambda: consumer.seen)
         thread.stop(PATIENCE_SECONDS)
 
 
@@ -380,6 +370,19 @@ class TestInAService:
             await until(lambda: number(service, "verified_answers_total") == 5)
             assert number(service, "verify_mismatches_total") == 0
 
+    async def test_nothing_is_rerun_while_callers_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, second = bound(manifest(version=1)), bound(manifest(version=2))
+        async with serving(first, second, verify_share=1, shadow="sums/2", shadow_share=1) as service:
+            with monitoring.RUNNING:  # as by another thread that reruns, while a caller comes
+                await service.predict(BODY | {"version": "1"})
+                await asyncio.sleep(0.5)  # more than two periods
+                monkeypatch.setattr(Batcher, "at_rest", False)
+            await asyncio.sleep(0.5)
+            assert number(service, "verified_answers_total") == number(service, "shadow_sequences_total") == 0
+            monkeypatch.setattr(Batcher, "at_rest", True)
+            for name in ("verified_answers_total", "shadow_sequences_total"):
+                await until(lambda: number(service, name) == 1)  # noqa: B023
+
     async def test_an_answer_that_is_another_one_alone_is_counted_and_logged(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -436,10 +439,8 @@ class TestInAService:
         assert window.counts.sequences == 53
 
     async def test_a_shadow_answers_beside_and_its_page_compares(self) -> None:
-        first, second = (
-            bound(manifest(version=1)),
-            bound(manifest(version=2).model_copy(update={"labels": ("c", "b", "a")})),
-        )
+        other = manifest(version=2).model_copy(update={"labels": ("c", "b", "a")})
+        first, second = bound(manifest(version=1)), bound(other)
         async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
             for _ in range(4):
                 answer = (await service.predict(BODY | {"version": "1"})).json()

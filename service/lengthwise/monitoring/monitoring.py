@@ -38,7 +38,7 @@ PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answ
 _REST_SECONDS: Final = 0.002  # to the next look if runners are at rest; then twice, up to `PERIOD_SECONDS`
 _COUNTED: int = 64  # calls of one turn: little enough that no thread waits long for the interpreter
 _STOP_SECONDS = 10.0
-_RUNNING: Final = threading.Lock()  # of the models that are run for the monitoring
+RUNNING: Final = threading.Lock()  # of the models that are run for the monitoring
 
 
 class Monitoring:
@@ -194,7 +194,7 @@ class ConsumerThread(threading.Thread):
             return self.consume()
         pause = _REST_SECONDS
         while True:
-            with _RUNNING:
+            with RUNNING:
                 if self._at_rest():
                     return self.consume()
             if self._ending.wait(pause):
