@@ -42,7 +42,7 @@ UNSAID = re.compile(
             r"row \d+: a length is from 1 to the width",
             r"must have one entry for each of the \d+ rows",
             r"row \d+: step \d+ (lacks a value|is not a token id|holds a number that is not finite)",
-            r"/outputs/\d+/name: must be a string, and stand once",
+            r"/outputs/\d+: stands twice",
             r"^the deadline ",
             r"^a request may (have|ask for) ",
             # What only one model refuses.
