@@ -125,6 +125,14 @@ def truth(stack: Stack, seed: int) -> Truth:
         else generator.standard_normal((length, FEATURES)).astype(np.float32)
         for length in LENGTHS
     ]
+    alone, worst = _answers(stack, sequences)
+    if not stack.tokens:  # the padded steps' zeros are the largest only beside values below them
+        worst = max(worst, _answers(stack, [steps - 1000 for steps in sequences])[1])
+    return Truth(sequences, alone, worst)
+
+
+def _answers(stack: Stack, sequences: list[NDArray[Any]]) -> tuple[list[NDArray[Any]], float]:
+    """Those to each sequence alone, and how far those to padded batches are from them."""
     alone = [np.asarray(stack.model.predict_on_batch(steps[None]))[0] for steps in sequences]
     worst = 0.0
     for width in WIDTHS:
@@ -133,7 +141,7 @@ def truth(stack: Stack, seed: int) -> Truth:
             row[: len(steps)] = steps
         answers = stack.model.predict_on_batch(batch)
         worst = max(worst, *(apart(answer, right) for answer, right in zip(answers, alone, strict=True)))
-    return Truth(sequences, alone, worst)
+    return alone, worst
 
 
 def apart(answer: NDArray[Any], right: NDArray[Any]) -> float:
