@@ -135,7 +135,7 @@ async def test_empty_lines_between_known_requests_do_not_add_up(made: Net, line:
         line.writer.write(b"\r\n" * 1000)
         await line.writer.drain()
         connection = connection_of(made)
-        await until(lambda connection=connection: connection.unparsed_bytes >= 2000)
+        await until(lambda connection=connection: connection.bytes_since_progress >= 2000)
 
 
 # Trailers

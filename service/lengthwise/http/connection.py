@@ -82,7 +82,7 @@ class Connection(TimedConnection):
         super().__init__(server_state, Inflight(0) if fast_path is None else fast_path.inflight)
         self.state = IDLE  # what is read next
         self.newest: Any = None  # the request that was read last
-        self.unparsed_bytes = 0  # since the end of a header block or the last byte of a body
+        self.bytes_since_progress = 0  # fed to the parser since a header block ended or a part of a body came
         self.keep_alive_seconds = config.timeout_keep_alive
         self._app = config.loaded_app
         self._app_state = app_state
@@ -93,7 +93,7 @@ class Connection(TimedConnection):
         self._kept_alive = kept_alive
         self._fast_path = fast_path
         self._known: KnownHead | None = None
-        self._begun: FastRequest | None = None  # by the data that are being parsed
+        self._begun: FastRequest | None = None  # the fast request that this call of data_received began
         self._reader = RequestReader(self)
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
         self._answered_at = 0.0
@@ -103,7 +103,7 @@ class Connection(TimedConnection):
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._parts = 0  # of bodies, parsed in this turn of the event loop
         self._rest = b""  # was read, and is parsed in the next turns of the event loop
-        self._ended_early = False  # the client sends nothing behind it
+        self._ended_early = False  # the client's EOF came while _rest was still unparsed
 
     @property
     def owes(self) -> bool:
@@ -182,7 +182,7 @@ class Connection(TimedConnection):
         self._kept_alive.pop(self, None)
         if self._timer is not None:
             self._stop_timer()
-        self.unparsed_bytes = 0
+        self.bytes_since_progress = 0
         self.newest = self._answering = request = FastRequest(self, known.endpoint, known.headers, known.scope)
         request.answer(body, known=True)
         return True
@@ -196,9 +196,9 @@ class Connection(TimedConnection):
         size = self._reader.piece_bytes(data)
         for start in range(0, len(data), size):
             part = data[start : start + size]
-            self.unparsed_bytes += len(part)
+            self.bytes_since_progress += len(part)
             self._reader.feed(part)
-            if self.state in ENDED or self.unparsed_bytes > MAX_HEADER_BYTES:
+            if self.state in ENDED or self.bytes_since_progress > MAX_HEADER_BYTES:
                 break
             if self._parts > MOST_PARTS and self.state is BODY and self._reader.in_chunks:
                 self._rest = data[start + size :]
@@ -218,12 +218,12 @@ class Connection(TimedConnection):
             self.transport.close()
 
     def _limit_time(self) -> None:
-        if self.unparsed_bytes > MAX_HEADER_BYTES:
+        if self.bytes_since_progress > MAX_HEADER_BYTES:
             self.refuse(431)
         elif self._timer is None and not self.transport.is_closing():
             if self.state is BODY:
                 self._watch_body()
-            elif self.state is HEAD or (self.state is IDLE and self.unparsed_bytes):
+            elif self.state is HEAD or (self.state is IDLE and self.bytes_since_progress):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
     def eof_received(self) -> bool:
@@ -245,8 +245,8 @@ class Connection(TimedConnection):
     def request_begins(self, head: Head) -> None:
         """A header block within bounds is complete: starts its request, or queues it behind the one before it.
 
-        One that does without ASGI is the first of its data: it is answered at once where it is wrong, and hundreds of
-        those in a row would block the event loop. Through ASGI each has its own turn.
+        Only the first request in a piece of data may skip ASGI: refusing hundreds at once would block the event loop.
+        Through ASGI each has its own turn.
         """
         self._stop_timer()
         if len(self._waiting) > MAX_PIPELINED:
@@ -266,11 +266,11 @@ class Connection(TimedConnection):
             else:
                 self._start(request)
         self.state = BODY
-        self.unparsed_bytes = 0
+        self.bytes_since_progress = 0
 
     def body_part(self, body: bytes) -> None:
         """A part of the body of the newest request is here."""
-        self.unparsed_bytes = 0
+        self.bytes_since_progress = 0
         self._parts += 1
         self.newest.body_part(body)
         if self._waiting:
@@ -279,7 +279,7 @@ class Connection(TimedConnection):
     def body_complete(self) -> None:
         """The body of the newest request is complete."""
         self._stop_timer()
-        self.unparsed_bytes = 0
+        self.bytes_since_progress = 0
         self.newest.body_complete()
 
     def _start(self, request: AsgiRequest) -> None:
@@ -326,7 +326,7 @@ class Connection(TimedConnection):
         else:
             if self._keep_alive_timer is None:
                 self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
-            if self.state is IDLE and not self.unparsed_bytes:  # else the beginning of the next request is here
+            if self.state is IDLE and not self.bytes_since_progress:  # else the beginning of the next request is here
                 self._kept_alive[self] = self._answered_at
         if self.flow.read_paused:
             self.flow.resume_reading()
@@ -334,7 +334,7 @@ class Connection(TimedConnection):
     # How the connection ends.
 
     def refuse(self, status: int | None, detail: str = "") -> None:
-        """Reads no more; ends the connection behind the answers to earlier requests, with a status by a refusal."""
+        """Reads no more. Earlier requests are answered; if there is a `status`, a refusal is written last."""
         if self.state in ENDED or self.transport.is_closing():
             return
         self._stop_timer()
@@ -391,7 +391,7 @@ class Connection(TimedConnection):
             self._start_timer(self._header_timeout, self._head_is_late)
         elif has_arrived(self.transport):
             self._start_timer(UNREAD_SECONDS, self._head_is_late)
-        elif self.state is IDLE and not self.unparsed_bytes:
+        elif self.state is IDLE and not self.bytes_since_progress:
             self.transport.abort()  # nothing was sent, so there is nothing to answer, and nothing to wait for
         else:
             self.refuse(408)
