@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         description="Run LSTM and GRU layers on the CPU in Lengthwise's kernels, which compute valid steps only; "
         "off: in onnxruntime's kernels. By default each model is timed in both when it is loaded.",
     )
-    quick_path: bool = Field(
+    quick_path: bool = Field(  # the fast path, `http.fast_path`
         True,
         description="Answer an ordinary POST /predict before the application, unless that was given middleware, "
         "dependencies or instrumentation.",
@@ -364,7 +364,7 @@ def open_telemetry_variables() -> dict[str, str]:
 
 
 def prefer_polling_by_callers() -> None:
-    """Has gRPC's core read sockets where events are waited for: a thread of its own costs a fifth of a call's time."""
+    """Makes gRPC read sockets in the waiting thread; its own thread costs a fifth of a call."""
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
@@ -374,8 +374,8 @@ def passed_to_children() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name in passed or name.startswith(("CUDA_", "NVIDIA_"))}
 
 
-def mapping_is_set() -> bool:
-    """Whether the user has set which blocks the C library maps by themselves, from glibc's own variables."""
+def mmap_threshold_is_set() -> bool:
+    """Whether glibc's own variables set from which size on a block of memory gets a mapping of its own (mmap)."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     return "glibc.malloc.mmap_" in tunables or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
 

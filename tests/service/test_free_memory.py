@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lengthwise.settings import mapping_is_set
+from lengthwise.settings import mmap_threshold_is_set
 
 PROGRAM = """
 import ctypes, sys
@@ -60,6 +60,6 @@ def test_what_the_user_has_set_stays(name: str, text: str, expected: bool, monke
     for known in os.environ:
         if known.startswith(("MALLOC_", "GLIBC_")):
             monkeypatch.delenv(known)
-    assert not mapping_is_set()
+    assert not mmap_threshold_is_set()
     monkeypatch.setenv(name, text)
-    assert mapping_is_set() is expected
+    assert mmap_threshold_is_set() is expected

@@ -37,7 +37,7 @@ from lengthwise.http.worker import Worker
 from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
-from lengthwise.settings import Settings, flag, mapping_is_set, open_telemetry_variables
+from lengthwise.settings import Settings, flag, mmap_threshold_is_set, open_telemetry_variables
 from lengthwise.telemetry.call_record import configured_tracer
 
 log = logging.getLogger("lengthwise.server")
@@ -258,7 +258,7 @@ def _listener(
 def _tune() -> None:
     """Sets up the interpreter for a server; see the constants."""
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    if not mapping_is_set():
+    if not mmap_threshold_is_set():
         map_large_blocks()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
