@@ -43,7 +43,7 @@ _FIXED: Final = {1: 8, 5: 4}  # bytes of a field, by the wire types of a fixed s
 
 M = TypeVar("M", bound=Message)
 EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
-"""Writes the bytes of an answer; runs in a runner thread."""
+"""Writes the bytes of an answer; runs in the thread that ran the last batch."""
 
 
 class MessageParts(NamedTuple):

@@ -1,8 +1,8 @@
 """An inference call without ASGI: the ordinary request, from the parser's callbacks to one write.
 
 A small JSON request on a connection that stays open does not need ASGI. A `FastRequest` gets its bytes from the
-connection, drives the same `InferenceCall` as every other request, and writes the answer, which
-the runner thread has encoded as a whole, header block included, without a task or a future. Every other request (a
+connection, drives the same `InferenceCall` as every other request, and writes the answer, which the thread of the batch
+has encoded as a whole, header block included, without a task or a future. Every other request (a
 large or chunked body, a content encoding, HTTP/1.0, a path that is no inference call's) goes through ASGI.
 """
 
@@ -90,7 +90,7 @@ class FastRequest(DirectCall):
         self._end(200, answer)
 
     def write(self, encoded: tuple[bytes, Headers], timing: Timing) -> bytes:
-        """Builds the whole response from an answer, in a runner thread."""
+        """Builds the whole response from an answer, in the thread that ran the last batch."""
         body, headers = encoded
         return self._response(200, body, [*headers, server_timing(self.call.decode_seconds, timing)])
 

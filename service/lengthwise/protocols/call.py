@@ -11,7 +11,7 @@ open ──> admit ──> decode ──> submit ──> finish ──> close
 | `admit` | key and headers are checked, before the body is read | event loop |
 | `decode` | the body is read: `decode_quickly` on the event loop, or `decode_slowly` in a thread | both |
 | `submit` | its sequences are queued, if there is memory for them and for the answer | event loop |
-| finish | the model's results become the answer, encoded | runner |
+| finish | the model's results become the answer, encoded | the one that ran the last batch |
 | `fail` | any step may fail: an error becomes the refusal that the client gets | event loop |
 | `close` | its record ends: counted, logged, traced | event loop |
 
@@ -46,7 +46,7 @@ from lengthwise.runtime.answers import Answer
 log = logging.getLogger("lengthwise.call")
 
 Write: TypeAlias = Callable[[Any, Timing], Any]
-"""Turns an encoded answer into what its transport sends. It runs in a runner thread."""
+"""Turns an encoded answer into what its transport sends. It runs in the thread that ran the last batch."""
 
 PRIORITY: Final = b"priority"  # a body without this name has none: every protocol has the option under it
 TIMEOUT: Final = b"x-lengthwise-timeout-ms"  # the header with a call's deadline, known before its body is read
@@ -192,7 +192,7 @@ class InferenceCall:
         results: list[Answer | None],
         timing: Timing,
     ) -> Any:
-        """Encodes the answer for the transport, in the runner thread that computed the last result.
+        """Encodes the answer for the transport, in the thread that ran the last batch: a runner, or the event loop.
 
         The batcher calls it with the last two arguments, once the results of all sequences are there.
         """
@@ -300,7 +300,7 @@ class DirectCall(ABC):
 
     @abstractmethod
     def write(self, encoded: Any, timing: Timing) -> bytes:
-        """Turns an encoded answer into what is sent; runs in a runner thread."""
+        """Turns an encoded answer into what is sent; runs in the thread that ran the last batch."""
 
     @abstractmethod
     def set_result(self, answer: bytes) -> None:

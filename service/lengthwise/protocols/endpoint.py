@@ -26,9 +26,9 @@ JSON: Final = (b"content-type", b"application/json")
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
-"""Writes the body of a 200 and the headers that it needs. It runs in a runner thread."""
+"""Writes the body of a 200 and the headers that it needs. It runs in the thread that ran the last batch."""
 Decoded: TypeAlias = tuple[Call, Callable[[list[Answer]], Any]]
-"""The call of a request, and the function that encodes its answer in a runner thread; over HTTP an `Encode`."""
+"""The call of a request, and the function that encodes its answer (over HTTP an `Encode`), in the thread that ran the last batch."""
 
 
 class Received(NamedTuple):
