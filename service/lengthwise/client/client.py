@@ -1,4 +1,4 @@
-"""The clients: `Client`, and `AsyncClient` for asyncio. They send what an `exchange` says, and do nothing else."""
+"""The clients: `Client`, and `AsyncClient` for asyncio. All I/O is here; the protocol is in `exchange`."""
 
 from __future__ import annotations
 

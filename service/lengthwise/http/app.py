@@ -105,8 +105,8 @@ class Application(FastAPI):
     """The application around a service; `renew` makes another one when the lifespan is entered again.
 
     With `on_failure`, which is called if the service cannot be started, it answers while models load, with 503 until it
-    is ready; without it the lifespan waits until they are loaded, and raises the error. `places` are addresses to try
-    when it is ready, by what is there.
+    is ready; without it the lifespan waits until they are loaded, and raises the error. `places`: addresses to log when
+    it is ready, keyed by what they offer.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ _SIZES: Final = {_FIXED32: 4, _FIXED64: 8}
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, each as its number and its content; `ValueError` if it is none."""
+    """The fields of a message, as numbers and contents; `ValueError` if the bytes are not a valid message."""
     place, end = 0, len(message)
     while place < end:
         tag, place = varint(message, place)
@@ -263,7 +263,7 @@ class Graph:
 
 
 def read(model: bytes) -> Graph:
-    """Reads an ONNX file (`ModelProto`); `ValueError` if it is none, or nested too deeply."""
+    """Reads an ONNX file (`ModelProto`); `ValueError` if the bytes are not a valid message, or nested too deeply."""
     graph = Graph()
     for number, value in fields(memoryview(model)):
         if number == _MODEL_GRAPH and isinstance(value, memoryview):
