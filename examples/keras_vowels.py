@@ -7,7 +7,7 @@ lengthwise serve runs/keras
 python examples/keras_vowels.py compare runs/vowels.keras http://localhost:8000
 
 JapaneseVowels (in the package aeon): 270 recordings for training and 370 for the test, 7 to 29 steps of 12 numbers.
-Needs `pip install 'lengthwise[keras,demo]'`. Keras runs on torch here; what it saves is the same on every backend.
+Needs `pip install '.[keras,demo]'`. Keras runs on torch here; what it saves is the same on every backend.
 """
 
 from __future__ import annotations
