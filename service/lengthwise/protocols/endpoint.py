@@ -28,7 +28,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
 """Writes the body of a 200 and the headers that it needs. It runs in the thread that ran the last batch."""
 Decoded: TypeAlias = tuple[Call, Callable[[list[Answer]], Any]]
-"""The call of a request, and the function that encodes its answer (over HTTP an `Encode`), in the thread that ran the last batch."""
+"""The call of a request, and what encodes its answer in the thread that ran the last batch; over HTTP an `Encode`."""
 
 
 class Received(NamedTuple):
