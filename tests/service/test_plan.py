@@ -149,7 +149,8 @@ def saturating_table(*, valid_steps_only: bool) -> CostTable:
     st.integers(4, 4096),
     st.sampled_from([FOREVER, 0.01, 0.001]),
 )
-def test_where_a_row_costs_its_own_steps_sequences_run_in_order_of_arrival_as_many_as_the_limits_allow(
+@example([1] * 80, 64, 4096, FOREVER)
+def test_where_a_row_costs_its_own_steps_enough_run_or_a_third_of_those_that_wait_in_order_of_arrival(
     lengths: list[int], rows: int, padded_steps: int, seconds: float
 ):
     pool, places = pool_of([Spec(length) for length in lengths])
@@ -157,10 +158,12 @@ def test_where_a_row_costs_its_own_steps_sequences_run_in_order_of_arrival_as_ma
 
     def allowed(of_width: list[int]) -> bool:
         steps = (len(of_width), max(of_width), sum(of_width))
-        return len(of_width) <= rows and steps[0] * steps[1] <= padded_steps and cost.predict(*steps) <= seconds
+        most = min(rows, max(4, min(16, -(-waiting // 3))))
+        return len(of_width) <= most and steps[0] * steps[1] <= padded_steps and cost.predict(*steps) <= seconds
 
     ran = 0
     while pool:
+        waiting = len(pool)
         chosen = [places[one] for one in plan(pool, cost, limits, now=0.0)]
         assert chosen == list(range(ran, ran + len(chosen)))
         assert len(chosen) == 1 or allowed(lengths[ran : ran + len(chosen)])

@@ -5,7 +5,7 @@ kernels (`CostTable.valid_steps_only`):
 
 | a row costs | the batch |
 |---|---|
-| its own steps | the anchor and the most urgent others, as many as are cheap and the limits allow |
+| its own steps | the anchor and the most urgent others: enough rows to be cheap, or a third of all that wait |
 | the steps of the longest row, too | the one with the anchor in it, of a cheapest partition by length |
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
@@ -32,6 +32,7 @@ from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_STA
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
 _ENOUGH_TIMES: Final = 4  # by arrival, at most so many times the rows that are enough: more gain 1 %, and wait longer
+_ARRIVAL_SHARE: Final = 3  # and past enough rows at most one of so many that wait: the rest keeps other runners busy
 _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8
 _MOST_NEAR: Final = 64
@@ -119,7 +120,9 @@ def _by_arrival(
     chosen, shapes = [anchor], [(1, anchor.width, anchor.width, seconds)]  # of each prefix: rows, width, steps, longest
 
     def most_rows(width: int) -> int:
-        return min(limits.most_rows(width), _ENOUGH_TIMES * cost.column(width, limits.rows).enough_rows)
+        enough = cost.column(width, limits.rows).enough_rows
+        share = max(enough, -(-len(pending) // _ARRIVAL_SHARE))
+        return min(limits.most_rows(width), share, _ENOUGH_TIMES * enough)
 
     width, valid, most = anchor.width, anchor.width, most_rows(anchor.width)
     for waiting in islice(pending.near(), limits.rows):
