@@ -206,7 +206,7 @@ def main(
     shown = {count: {name: median(one[name] for one in turns) for name in names} for count, turns in found.items()}
     lines = [[name, *(f"{shown[count][name]:.4g}" for count in shown)] for name in names]
     rpc_lines = [
-        [f"{count} workers on {cores} cores", *(f"{median(one[name] for one in turns):.4g}" for name in turns[0])]
+        [f"{count} on {cores}", *(f"{median(one[name] for one in turns):.4g}" for name in turns[0])]
         for (count, cores), turns in rpc.items()
     ]
     ways = {way: spread(before, times) for way, before in WAYS.items()}
@@ -219,7 +219,7 @@ def main(
         "proportional, of parent and workers together.",
         pages.table(("", "1 worker", f"{workers} workers"), lines),
         f"A BiLSTM of 128 at int8 over gRPC, {CALLERS} callers, {STEPS} steps each, the load on the same cores:",
-        pages.table(("", *calls[0]), rpc_lines),
+        pages.table(("workers on cores", *calls[0]), rpc_lines),
         f"How many of four connections the busier of two workers had, {times} times each:",
         pages.table(("connections are taken by", "2", "3", "4"), taken),
     )
