@@ -61,7 +61,6 @@ class Serving:
     ) -> None:
         self.settings = settings
         self.worker = worker  # where several processes serve together
-        self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
         self.choice = choose(
             settings.provider,
             memory_limit_bytes=settings.gpu_memory_bytes,
@@ -69,6 +68,9 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
+        # One part more than runners: a runner that has taken all that waits leaves the next one a single sequence.
+        parts = 1 if self.runners == 1 or settings.max_wait_ms else self.runners + 1
+        self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, parts=parts)
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,

@@ -148,17 +148,19 @@ def saturating_table(*, valid_steps_only: bool) -> CostTable:
     st.integers(1, 64),
     st.integers(4, 4096),
     st.sampled_from([FOREVER, 0.01, 0.001]),
+    st.integers(1, 4),
 )
-@example([1] * 80, 64, 4096, FOREVER)
-def test_where_a_row_costs_its_own_steps_enough_run_or_a_third_of_those_that_wait_in_order_of_arrival(
-    lengths: list[int], rows: int, padded_steps: int, seconds: float
+@example([1] * 80, 64, 4096, FOREVER, 1)
+@example([1] * 80, 64, 4096, FOREVER, 10)
+def test_where_a_row_costs_its_own_steps_enough_run_or_a_part_of_those_that_wait_in_order_of_arrival(
+    lengths: list[int], rows: int, padded_steps: int, seconds: float, parts: int
 ):
     pool, places = pool_of([Spec(length) for length in lengths])
-    limits, cost = BatchLimits(rows, padded_steps, seconds), saturating_table(valid_steps_only=True)
+    limits, cost = BatchLimits(rows, padded_steps, seconds, parts=parts), saturating_table(valid_steps_only=True)
 
     def allowed(of_width: list[int]) -> bool:
         steps = (len(of_width), max(of_width), sum(of_width))
-        most = min(rows, max(4, min(16, -(-waiting // 3))))
+        most = min(rows, max(4, min(16, -(-waiting // parts))))
         return len(of_width) <= most and steps[0] * steps[1] <= padded_steps and cost.predict(*steps) <= seconds
 
     ran = 0

@@ -5,7 +5,7 @@ kernels (`CostTable.valid_steps_only`):
 
 | a row costs | the batch |
 |---|---|
-| its own steps | the anchor and the most urgent others: enough rows to be cheap, or a third of all that wait |
+| its own steps | the anchor and the most urgent others: as many as are cheap and the limits allow |
 | the steps of the longest row, too | the one with the anchor in it, of a cheapest partition by length |
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
@@ -32,7 +32,6 @@ from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_STA
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
 _ENOUGH_TIMES: Final = 4  # by arrival, at most so many times the rows that are enough: more gain 1 %, and wait longer
-_ARRIVAL_SHARE: Final = 3  # and past enough rows at most one of so many that wait: the rest keeps other runners busy
 _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8
 _MOST_NEAR: Final = 64
@@ -49,6 +48,7 @@ class BatchLimits:
     seconds: float = float("inf")  # longest predicted run
     turn_seconds: float = float("inf")  # the same past `Column.enough_rows`, which gain little while others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
+    parts: int = 1  # by arrival, past `Column.enough_rows`: of so many parts of what waits one, others run the rest
 
     def most_rows(self, width: int) -> int:
         """Most rows of a batch of this width, in steps; at least 1."""
@@ -121,7 +121,7 @@ def _by_arrival(
 
     def most_rows(width: int) -> int:
         enough = cost.column(width, limits.rows).enough_rows
-        share = max(enough, -(-len(pending) // _ARRIVAL_SHARE))
+        share = max(enough, -(-len(pending) // limits.parts))
         return min(limits.most_rows(width), share, _ENOUGH_TIMES * enough)
 
     width, valid, most = anchor.width, anchor.width, most_rows(anchor.width)
