@@ -68,8 +68,8 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
-        # One part more than runners: a runner that has taken all that waits leaves the next one a single sequence.
-        parts = 1 if self.runners == 1 or settings.max_wait_ms else self.runners + 1
+        # One part more than runners: after a batch of all that waits, the next one is the first request that comes.
+        parts = 1 if settings.max_wait_ms else self.runners + 1
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, parts=parts)
         self.batcher = Batcher(
             runners=self.runners,
