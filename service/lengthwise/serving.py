@@ -68,9 +68,9 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
-        # One part more than runners: after a batch of all that waits, the next one is the first request that comes.
-        parts = 1 if settings.max_wait_ms else self.runners + 1
-        self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, parts=parts)
+        # Two thirds of a runner's part: after a batch of all that waits, the next one is the first request that comes.
+        share = 1.0 if settings.max_wait_ms else 2 / (3 * self.runners)
+        self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,

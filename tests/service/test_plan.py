@@ -1,5 +1,6 @@
 """What every plan holds, whatever waits."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,19 +149,19 @@ def saturating_table(*, valid_steps_only: bool) -> CostTable:
     st.integers(1, 64),
     st.integers(4, 4096),
     st.sampled_from([FOREVER, 0.01, 0.001]),
-    st.integers(1, 4),
+    st.sampled_from([1.0, 2 / 3, 1 / 3]),
 )
-@example([1] * 80, 64, 4096, FOREVER, 1)
-@example([1] * 80, 64, 4096, FOREVER, 10)
+@example([1] * 80, 64, 4096, FOREVER, 1.0)
+@example([1] * 80, 64, 4096, FOREVER, 0.1)
 def test_where_a_row_costs_its_own_steps_enough_run_or_a_part_of_those_that_wait_in_order_of_arrival(
-    lengths: list[int], rows: int, padded_steps: int, seconds: float, parts: int
+    lengths: list[int], rows: int, padded_steps: int, seconds: float, share: float
 ):
     pool, places = pool_of([Spec(length) for length in lengths])
-    limits, cost = BatchLimits(rows, padded_steps, seconds, parts=parts), saturating_table(valid_steps_only=True)
+    limits, cost = BatchLimits(rows, padded_steps, seconds, share=share), saturating_table(valid_steps_only=True)
 
     def allowed(of_width: list[int]) -> bool:
         steps = (len(of_width), max(of_width), sum(of_width))
-        most = min(rows, max(4, min(16, -(-waiting // parts))))
+        most = min(rows, max(4, min(16, math.ceil(share * waiting))))
         return len(of_width) <= most and steps[0] * steps[1] <= padded_steps and cost.predict(*steps) <= seconds
 
     ran = 0

@@ -20,6 +20,7 @@ Either way the most urgent sequence is left out at most `MAX_LEFT_OUT` times in 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class BatchLimits:
     seconds: float = float("inf")  # longest predicted run
     turn_seconds: float = float("inf")  # the same past `Column.enough_rows`, which gain little while others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
-    parts: int = 1  # by arrival, past `Column.enough_rows`: of so many parts of what waits one, others run the rest
+    share: float = 1.0  # of what waits, by arrival past `Column.enough_rows`: the rest is for the next batch
 
     def most_rows(self, width: int) -> int:
         """Most rows of a batch of this width, in steps; at least 1."""
@@ -121,7 +122,7 @@ def _by_arrival(
 
     def most_rows(width: int) -> int:
         enough = cost.column(width, limits.rows).enough_rows
-        share = max(enough, -(-len(pending) // limits.parts))
+        share = max(enough, math.ceil(limits.share * len(pending)))
         return min(limits.most_rows(width), share, _ENOUGH_TIMES * enough)
 
     width, valid, most = anchor.width, anchor.width, most_rows(anchor.width)
