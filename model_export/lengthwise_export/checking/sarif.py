@@ -22,10 +22,10 @@ SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
 
 
-def _rule(key: str, name: str, level: str, short: str, full: str) -> dict[str, Any]:
+def _rule(key: str, level: str, short: str, full: str) -> dict[str, Any]:
     return {
         "id": key,
-        "name": name,
+        "name": key.title().replace("-", ""),
         "shortDescription": {"text": short},
         "fullDescription": {"text": full},
         "help": {"text": f"{full} The page docs/masking.md of Lengthwise says what to write instead."},
@@ -37,7 +37,6 @@ def _rule(key: str, name: str, level: str, short: str, full: str) -> dict[str, A
 _RULES: Final[dict[Verdict, dict[str, Any]]] = {
     "leak": _rule(
         "padding-leak",
-        "PaddingLeak",
         "error",
         "Padding, or another row of the batch, changes an answer",
         "The answer to a sequence is not the same in every padded batch. The result is at the first operator whose "
@@ -45,7 +44,6 @@ _RULES: Final[dict[Verdict, dict[str, Any]]] = {
     ),
     "warning": _rule(
         "padding-not-finite",
-        "PaddingNotFinite",
         "warning",
         "NaN, infinity or 1e30 in the padding, or values past a mask's number, change an answer",
         "Finite padding changes no answer to values of an ordinary size. Lengthwise pads with zeros, so NaN in the "
@@ -53,7 +51,6 @@ _RULES: Final[dict[Verdict, dict[str, Any]]] = {
     ),
     "uncheckable": _rule(
         "padding-not-checked",
-        "PaddingNotChecked",
         "warning",
         "Whether padding changes an answer could not be checked",
         "The model cannot be run on padded batches, or takes neither lengths nor a mask. The message says why.",
@@ -95,14 +92,9 @@ def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     known = (target, leak.place or leak.operator) if found is None else (relative_path(found.file), found.source)
     place = _physical(file) if found is None else _physical(found.file, found.line, found.source)
     named = {"name": leak.operator, "fullyQualifiedName": leak.place or leak.operator, "kind": "operator"}
-    properties = {
-        "operator": leak.operator,
-        "kind": leak.kind,
-        "trial": leak.trial,
-        "difference": finite(leak.difference),
-    }
+    properties = {key: getattr(leak, key) for key in ("operator", "kind", "trial")}
     told = _told(said, {**place, "logicalLocations": [named]}, (*known, leak.kind))
-    return {**told, "properties": properties}
+    return {**told, "properties": {**properties, "difference": finite(leak.difference)}}
 
 
 def _told(said: str, place: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
@@ -115,9 +107,7 @@ def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
     relative = relative_path(file)
     path = PurePath(relative)
     where = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(path.as_posix()), "uriBaseId": ROOT}
-    region: dict[str, Any] = {"startLine": line}
-    if source:
-        region["snippet"] = {"text": source}
+    region = {"startLine": line} | ({"snippet": {"text": source}} if source else {})
     return {"physicalLocation": {"artifactLocation": where, "region": region}}
 
 
