@@ -90,6 +90,7 @@ def test_a_sound_model_passes_every_trial_and_takes_every_length_from_1_alone() 
     alone = [name for name in names if not name.endswith(")")]  # those of raw values say their kind
     assert len(names) > len(alone) >= 12
     assert alone[-2:] == ["unbatched, 2 steps", "unbatched, 1 step"]
+    assert judged(Base(), max_length=1).verdict == "sound"
 
 
 def test_only_poison_is_a_warning_and_bad_under_strict() -> None:
@@ -103,8 +104,7 @@ def test_a_leak_names_operator_line_cause_and_mend_and_shows_what_moves() -> Non
     report = judged(MeanOverWidth())
     (leak,) = report.leaks
     assert (report.verdict, report.min_length, leak.operator) == ("leak", 1, "mean")
-    assert leak.location is not None
-    assert leak.location.source == "return h.mean(1)"
+    assert getattr(leak.location, "source", None) == "return h.mean(1)"
     assert "divides by the width" in leak.cause.why
     assert "lengths[:, None]" in leak.cause.fix
     spread = {line.operator: line.along for line in leak.spread}
@@ -294,11 +294,6 @@ def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_take
     assert any("the model raises at 1, 2, 3" in note for note in report.notes)
 
 
-@pytest.mark.parametrize("longest", [1, 2, 5])
-def test_a_very_small_max_length_is_tried_as_well_as_it_goes(longest: int) -> None:
-    assert judged(Base(), max_length=longest).verdict == "sound"
-
-
 @pytest.mark.parametrize(
     ("unwanted", "why"),
     [
@@ -401,7 +396,7 @@ def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: 
     assert f"--max-length {most}" in report.reason
 
 
-@pytest.mark.parametrize("most", [3, 6, 12])
+@pytest.mark.parametrize("most", [2, 3, 5, 6, 12])
 def test_it_is_judged_where_the_caller_says_that_it_ends_there(most: int) -> None:
     report = judged(refusing(lambda x, lengths: x.size(1) > most), max_length=most)
     assert report.verdict == "sound"

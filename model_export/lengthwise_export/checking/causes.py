@@ -4,7 +4,8 @@ The key is the operator (a torch function or an ONNX operator type, in lower cas
 moved its output. The first entry that matches is used, so specific entries come before general ones.
 
 The code in the table contains `$inputs` (the operator's input), `$layer` (the layer that it is in), `$lengths`,
-`$width` and `$valid` (a mask of valid steps). `explain` replaces them with the names in the user's module.
+`$width` and `$valid` (a mask of valid steps). `explain` replaces them with the names in the user's module. Where a mask
+is the fix, and the user's statement is known, `masked_statement.py` writes the fix instead.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from string import Template
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from lengthwise_export.checking.trials import Change
+from lengthwise_export.checking.masked_statement import axes_of_steps, write_masked
+from lengthwise_export.checking.trials import Change, Geometry
+
+if TYPE_CHECKING:
+    from lengthwise_export.checking.recording import Operation
 
 SecondRole = Literal["lengths", "mask", "padding-mask"]  # As `Role` in `tracing.call_signature`
 
 _MASK: Final = "valid = $valid  # [rows, width], true at valid steps\n"
+_SHAPE: Final = "  # for $inputs [rows, width, features]"
 _MODULES: Final = frozenset({"F", "functional", "nn", "self", "torch"})  # No names of tensors
 
 
@@ -55,7 +61,7 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r".* when poison",
         "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",
-        _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)  # selects instead of computing",
+        _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)" + _SHAPE,
     ),
     (
         r"sort|argsort|topk_rows when order",
@@ -91,7 +97,7 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r"group_?norm.*|instance_?norm.*|groupnormalization|instancenormalization",
         "The mean and the variance are computed over all steps of a row, padding included.",
-        _MASK + "n = $lengths[:, None, None]\n"
+        _MASK + "n = $lengths[:, None, None]" + _SHAPE + "\n"
         "mean = ($inputs * valid[..., None]).sum(1, keepdim=True) / n  # the variance in the same way\n"
         "# or nn.LayerNorm over the features of each step",
     ),
@@ -116,8 +122,8 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
         r"(log_?)?soft(max|min)|logsumexp|reducelogsumexp",
         "Padded steps take part in the softmax: it runs before the mask, or the masked scores are not low enough (a "
         "product with 0 gives a score of 0, which is not low).",
-        _MASK
-        + "$inputs = $inputs.masked_fill(~valid, torch.finfo($inputs.dtype).min)\nweights = $inputs.softmax(dim=1)",
+        _MASK + "$inputs = $inputs.masked_fill(~valid, torch.finfo($inputs.dtype).min)  # for $inputs [rows, width]\n"
+        "weights = $inputs.softmax(dim=1)",
     ),
     (
         r"conv.*|unfold|(quantized_)?conv.*",
@@ -130,26 +136,27 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r"adaptive_.*pool.*|interpolate|upsample.*|resize",
         "It divides the whole width, padding included, into equal parts.",
-        _MASK + "pooled = $inputs.masked_fill(~valid[..., None], 0.0).sum(1) / $lengths[:, None]"
-        "  # or resample each sequence before it is padded",
+        _MASK + "pooled = $inputs.masked_fill(~valid[:, None, :], 0.0).sum(2) / $lengths[:, None]"
+        "  # for $inputs [rows, channels, width]; or resample each sequence before it is padded",
     ),
     (
         r"(global)?(max|avg|average|lp).*pool.*",
         "The last window contains both valid steps and padding.",
-        _MASK + "$inputs = $inputs.masked_fill(~valid[:, None, :], float('-inf'))  # before a max pooling\n"
+        _MASK + "$inputs = $inputs.masked_fill(~valid[:, None, :], float('-inf'))"
+        "  # before a max pooling, for $inputs [rows, channels, width]\n"
         "# an average pooling: sum over the window, and divide by the number of valid steps in it",
     ),
     (
         r"flip|fliplr|reversesequence|roll",
         "The order of the steps is reversed over the whole width, so padding comes first.",
-        "t = torch.arange($width, device=$inputs.device)\n"
+        "t = torch.arange($width, device=$inputs.device)" + _SHAPE + "\n"
         "index = torch.where(t < $lengths[:, None], $lengths[:, None] - 1 - t, t)  # each row within its own length\n"
         "$inputs = $inputs.gather(1, index[..., None].expand_as($inputs))",
     ),
     (
         r"cum(sum|prod|max|min)|logcumsumexp",
         "A cumulative sum runs from the end, or its total is used, so it includes the padding.",
-        _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], 0.0)\ntotal = $inputs.cumsum(1)",
+        _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], 0.0)" + _SHAPE + "\ntotal = $inputs.cumsum(1)",
     ),
     (
         r"(r|i|h|ir)?fft.*|(i)?stft|(i)?dft|stft",
@@ -174,29 +181,30 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r"max|amax|reducemax|aminmax|min|amin|reducemin|argmax|argmin|topk|kthvalue|median|quantile|sort|argsort|mode",
         "Padded steps compete with the valid ones for the largest (or middle) value.",
-        _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], torch.finfo($inputs.dtype).min)\n"
+        _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], torch.finfo($inputs.dtype).min)" + _SHAPE + "\n"
         "top = $inputs.max(dim=1).values",
     ),
     (
         r"mean|nanmean|reducemean|average|std|var.*|std_mean|cov|corrcoef",
         "The mean over the steps includes the padding, and divides by the width instead of the length.",
-        _MASK + "mean = $inputs.masked_fill(~valid[..., None], 0.0).sum(1) / $lengths[:, None]",
+        _MASK + "mean = $inputs.masked_fill(~valid[..., None], 0.0).sum(1) / $lengths[:, None]" + _SHAPE,
     ),
     (
         r"(nan)?sum|count_nonzero|prod|reducesum.*|reduceprod|any|all",
         "The sum over the steps includes padding that is not 0, or the lengths are inferred from zeros.",
-        _MASK + "total = $inputs.masked_fill(~valid[..., None], 0.0).sum(1)",
+        _MASK + "total = $inputs.masked_fill(~valid[..., None], 0.0).sum(1)" + _SHAPE,
     ),
     (
         r"matmul|__r?matmul__|bmm|baddbmm|einsum|mm|addmm|mv|dot|inner|tensordot|linear|gemm",
         "The matrix product sums over the steps and includes padding: a weight or a value there is not 0.",
-        _MASK + "weights = weights.masked_fill(~valid, 0.0)  # and make values at padding finite, so 0 * value is 0",
+        _MASK + "weights = weights.masked_fill(~valid, 0.0)"
+        "  # for weights [rows, width]; and make values at padding finite, so 0 * value is 0",
     ),
     (
         r"__getitem__|select|index_select|gather.*|take.*|narrow|slice|split.*|chunk|unbind|clamp|clip",
         "It reads a step at a fixed position of the width, or one past the length: at the end of the width there is "
         "padding for every row but the longest.",
-        "last = $inputs[torch.arange(len($lengths), device=$lengths.device), $lengths - 1]  # [rows, features]",
+        "last = $inputs[torch.arange(len($lengths), device=$lengths.device), $lengths - 1]" + _SHAPE,
     ),
     (
         r"reshape|view|flatten|clone|contiguous|permute|transpose|squeeze|unflatten|t|swapaxes|movedim",
@@ -216,7 +224,7 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r".*",
         "It carries padding into valid steps.",
-        _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)  # before it",
+        _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)" + _SHAPE + ", before it",
     ),
 )
 
@@ -229,29 +237,31 @@ ANOTHER_WAY: Final = Cause(
 """The cause of a leak in a row alone that no operator of the usual way shows."""
 
 
-def explain(
-    kind: str, change: Change, names: ArgumentNames = DEFAULT_NAMES, operator: str = "", source: str = ""
-) -> Cause:
-    """The cause of a leak and a fix in the names of the user's module."""
+def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES, run: Geometry | None = None) -> Cause:
+    """The cause of a leak at an operation of a run, and a fix in the names of the user's module."""
+    axes = None if run is None else axes_of_steps(at, run)
+    if axes is not None and change in ("neighbours", "order", "lengths"):  # it reduces no rows, so the steps move it
+        change = "padding"
     parts = ((*operators.partition(" when "), why, fix) for operators, why, fix in _TABLE)
     why, fix = next(
         (why, fix)
         for kinds, _, changes, why, fix in parts
-        if (not changes or change in changes.split()) and re.fullmatch(kinds, kind.lower())
+        if (not changes or change in changes.split()) and re.fullmatch(kinds, at.kind.lower())
     )
     if names.fix is not None:
         return Cause(why, names.fix)
     # The layer of `encoder.rnns.0: lstm` is `self.rnns[0]` in the module
-    path, colon, _ = operator.partition(": ")
+    path, colon, _ = at.operator.partition(": ")
     *parents, own = path.split(".")
     called = f"self.{parents[-1]}[{own}]" if own.isdigit() and parents else f"self.{own}"
     layer = called if colon else None
-    inputs = _inputs(kind, layer, source)
-    lengths, before = names.second, ""
-    if names.role != "lengths":
-        lengths = "lengths"
-        if "$lengths" in fix:
-            before = f"lengths = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
+    written = write_masked(at, axes, names, layer or "") if axes and fix.startswith(_MASK) else None
+    if written is not None:
+        return Cause(why, written)
+    inputs = _inputs(at.kind, layer, "" if at.location is None else at.location.source)
+    lengths, before = "lengths" if names.role != "lengths" else names.second, ""
+    if names.role != "lengths" and "$lengths" in fix:
+        before = f"lengths = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
     if inputs is None and "$inputs" in fix:
         before = f"# inputs: the input of {layer or 'the operator'}\n{before}"
     words = {"lengths": lengths, "layer": layer or "layer", "inputs": inputs or "inputs", "width": names.width}
@@ -262,9 +272,8 @@ def _inputs(kind: str, layer: str | None, source: str) -> str | None:
     """The name of an operator's input in a line of code; None if it is no plain name, or of several such calls."""
     if len(re.findall(rf"\b{re.escape(kind)}\(", source)) > 1:
         return None
-    patterns = [rf"\b(\w+)\.{re.escape(kind)}\(", rf"\b{re.escape(kind)}\((\w+)\b(?![.(\[])"]
-    if layer is not None:
-        patterns.append(rf"{re.escape(layer)}\((\w+)\b(?![.(\[])")
+    called = re.escape(kind) if layer is None else f"(?:{re.escape(kind)}|{re.escape(layer)})"
+    patterns = [rf"(?<!\.)\b(\w+)\.{re.escape(kind)}\(", rf"\b{called}\((\w+)\b(?![.(\[=])"]
     if kind == "__getitem__":
         patterns.append(r"\b(\w+)\[")
     matches = (match[1] for pattern in patterns for match in re.finditer(pattern, source))

@@ -112,13 +112,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             location=first.location,
             cause=first.explained(change)
             if first.explained is not None
-            else explain(
-                first.kind,
-                change,
-                subject.names,
-                first.operator,
-                "" if first.location is None else first.location.source,
-            ),
+            else explain(first, change, subject.names, pairing.before),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
             trial=trial.name,

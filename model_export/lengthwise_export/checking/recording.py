@@ -37,6 +37,8 @@ class Operation:
     # Tells the cause of a leak here, if the model knows more than the table of causes
     explained: Callable[[Change], Cause] | None = None
     place: str = ""
+    shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
+    reduced: tuple[int, ...] = ()  # These axes, counted from the front
 
     @property
     def identity(self) -> tuple[str, str, CodeLocation | None]:

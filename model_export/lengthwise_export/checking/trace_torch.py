@@ -240,7 +240,8 @@ class _Recorder(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         self._seen += inputs + outputs
         path = self._stack[-1] if self._stack else ""
-        call = _operation(f"{path}: {name}" if path else name, name, current_location(), inputs, outputs)
+        at, reduced = current_location(), _reduced(name, *args, **(kwargs or {}))
+        call = _operation(f"{path}: {name}" if path else name, name, at, inputs, outputs, **reduced)
         # Torch's own code for packed sequences, and not a computation on packed values
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
         self._calls.append((call, file == packing.__file__ or (file == layers.__file__ and not is_layer)))
@@ -263,16 +264,22 @@ class _Recorder(TorchFunctionMode):
 
 
 def _operation(
-    operator: str,
-    kind: str,
-    location: CodeLocation | None,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    **more: Any,
+    operator: str, kind: str, location: CodeLocation | None, inputs: list[Tensor], outputs: list[Tensor], **more: Any
 ) -> Operation:
     values = [np.array(tensor.detach().resolve_conj().resolve_neg().cpu().numpy()) for tensor in outputs]
     given = tuple(zip(map(_storage, outputs), values, strict=True))
     return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=given, **more)
+
+
+def _reduced(name: str, tensor: Any = None, axes: Any = None, /, *_: Any, **given: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of the tensor of floats that a call reduces along axes, and these; empty for other calls."""
+    axes = given.get("dim", given.get("axis", axes))
+    if "pool" in name:  # the size of its output: a pooling to one step reduces all steps
+        axes = -1 if axes in (1, (1,), [1]) else None
+    axes = axes if isinstance(axes, (tuple, list)) else (axes,)
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or {*map(type, axes)} != {int}:
+        return {}
+    return {"shape": tuple(tensor.shape), "reduced": tuple(axis % max(tensor.ndim, 1) for axis in axes)}
 
 
 def _tensors(value: Any) -> list[Tensor]:
