@@ -443,18 +443,15 @@ async def test_what_asks_for_another_kind_of_call_is_refused_by_name(caller: Cal
         assert (await caller.call("ModelInfer", request(**taken))).model_name == "sums"
 
 
-@pytest.mark.parametrize(
-    ("method", "message", "said"),
-    [
-        ("RepositoryModelLoad", b"\x1a\x00" * 40_000, "a body may have 65536 bytes"),
-        ("ModelMetadata", b"\x0a\xff", "the message is no ModelMetadataRequest"),
-    ],
-)
-async def test_what_is_asked_beside_inference_is_small_and_a_message(method: str, message: bytes, said: str) -> None:
+async def test_what_is_asked_beside_inference_is_small_and_a_message() -> None:
     async with listening(model(manifest()), admin_calls=True) as caller:
-        error = await caller.refused(method, message)
-    assert error.code() == Code.INVALID_ARGUMENT
-    assert said in (error.details() or "")
+        for method, message, said in (
+            ("RepositoryModelLoad", b"\x1a\x00" * 40_000, "a body may have 65536 bytes"),
+            ("ModelMetadata", b"\x0a\xff", "the message is no ModelMetadataRequest"),
+        ):
+            error = await caller.refused(method, message)
+            assert error.code() == Code.INVALID_ARGUMENT
+            assert said in (error.details() or "")
 
 
 async def test_models_are_loaded_and_unloaded_where_that_is_turned_on() -> None:
@@ -469,8 +466,7 @@ async def test_models_are_loaded_and_unloaded_where_that_is_turned_on() -> None:
         assert unknown.code() is Code.NOT_FOUND
         strange = pb.RepositoryModelLoadRequest(model_name="sums")
         strange.parameters["config"].string_param = "{}"
-        refused = await caller.refused("RepositoryModelLoad", strange)
-        assert refused.code() is Code.INVALID_ARGUMENT
+        assert (await caller.refused("RepositoryModelLoad", strange)).code() is Code.INVALID_ARGUMENT
 
 
 async def test_the_health_service_follows_the_service_and_tells_who_watches() -> None:
@@ -537,10 +533,15 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     assert "for gRPC" in str(failures[0])
 
 
-def test_without_the_extra_a_port_for_grpc_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lengthwise.grpc.server", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]', or in a checkout: make install"):
-        Application(Serving(Settings(grpc_port=8001)))
+def test_without_what_grpc_needs_its_port_is_a_wrong_option() -> None:
+    old = "import google.protobuf.runtime_version as its; its.MAJOR, its.MINOR, its.PATCH = 6, 33, 6"
+    for before, told in (
+        ("sys.modules['grpc'] = None", "not installed (grpc): pip install 'lengthwise[grpc]', or in a checkout: make"),
+        (old, "error: protobuf 6.33.6 is too old for gRPC: pip install 'protobuf>=7.35.1'"),
+    ):
+        program = f"import sys; {before}; from lengthwise.commands.cli import main; main(['serve', '--grpc-port', '1'])"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert (done.returncode, told in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
 
 
 async def test_tls_is_that_of_the_service_and_asks_for_a_certificate_where_it_does(tmp_path: Path) -> None:

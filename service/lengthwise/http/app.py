@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -343,13 +344,20 @@ async def _left(*_: object) -> Response:
 
 
 def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
-    """The server for gRPC; ConfigurationError if its extra is not installed."""
+    """The server for gRPC; ConfigurationError if its extra is not installed, or protobuf is too old."""
     prefer_polling_by_callers()
     try:
         from lengthwise.grpc.server import GrpcServer
     except ImportError as error:
         raise ConfigurationError(
             f"--grpc-port needs gRPC, which is not installed ({error.name}): {how_to_install('grpc')}"
+        ) from error
+    except Exception as error:  # protobuf's VersionError, a class that an old one does not have
+        versions = re.search(r"gencode (\S+) runtime (\d[\d.]*\d)", str(error))
+        if versions is None:
+            raise
+        raise ConfigurationError(
+            f"protobuf {versions[2]} is too old for gRPC: pip install 'protobuf>={versions[1]}'"
         ) from error
     return GrpcServer(serving, large_bodies, connections)
 
