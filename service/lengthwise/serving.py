@@ -112,6 +112,7 @@ class Serving:
         self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self.created = time.time()
+        self.begun = False  # whether anything starts it
         self.started = False  # whether the first scan is over
         self._stopping: asyncio.Future[None] | None = None
         if worker is not None:
@@ -138,6 +139,7 @@ class Serving:
 
     async def start(self) -> None:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready."""
+        self.begun = True
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
             log.info("the C module that reads JSON was not built (no compiler or headers): reading bodies takes longer")

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import lengthwise
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import Application
+from lengthwise.http.gate import NO_LIFESPAN
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.http_lines import BEARER, GOOD, net
@@ -119,10 +120,16 @@ async def test_a_lifespan_of_its_user_runs_while_models_are_there_and_it_drains_
     assert (ready, made.serving.ready, made.serving.batcher.draining) == ([True, True], False, True)
 
 
-async def test_mounted_it_answers_as_it_does_alone(keys: Path) -> None:
+async def test_mounted_it_says_that_its_lifespan_is_missing_or_answers_as_it_does_alone(
+    keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     inner = served(keys)
     outer = FastAPI(lifespan=inner.router.lifespan_context)
     outer.mount("/models", inner)
+    async with client(outer) as caller:
+        for call in (("GET", "/models/readyz"), ("POST", "/models/predict"), ("GET", "/models/healthz")):
+            assert NO_LIFESPAN in (await caller.request(*call, content=GOOD, headers=BEARER)).text
+    assert caplog.messages.count(NO_LIFESPAN) == 1
     async with outer.router.lifespan_context(outer), client(outer) as caller:
         assert (await caller.post("/models/predict", content=GOOD)).status_code == 401
         assert (await caller.post("/models/predict", content=GOOD, headers=BEARER)).status_code == 200
@@ -130,8 +137,8 @@ async def test_mounted_it_answers_as_it_does_alone(keys: Path) -> None:
         assert (await caller.get("/models/v2")).json().keys() == {"error"}
         assert (await caller.get("/models/v2", headers=BEARER)).json()["name"] == "lengthwise"
         assert (await caller.get("/models/v1/nothing", headers=BEARER)).json().keys() == {"error"}
-        nothing = await caller.get("/models/nothing", headers=BEARER)
-        assert nothing.headers["content-type"] == "application/problem+json"
+        nothing = (await caller.get("/models/nothing", headers=BEARER)).headers
+        assert nothing["content-type"] == "application/problem+json"
         document = (await caller.get("/models/openapi.json", headers=BEARER)).json()
         assert document["servers"] == [{"url": "/models"}]
 
@@ -197,26 +204,23 @@ async def no_path(_: Request, error: Exception) -> Response:
     return Response("mine", 404)
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status"),
-    [
-        ("/predict", {"sequences": [[[0.5, 0.5]] * 3]}, 200),
-        ("/v1/models/sums:predict", {"instances": [[[0.5, 0.5]] * 3]}, 200),
-        ("/v2/repository/index", {"ready": True}, 200),
-        ("/v2/repository/models/sums/unload", {"parameters": {}}, 403),
-    ],
-)
-async def test_a_dependency_may_read_the_body(path: str, body: Any, status: int) -> None:
+async def test_a_dependency_may_read_the_body() -> None:
     app = served(dependencies=[Depends(signed)])
     async with app.router.lifespan_context(app), client(app) as caller:
-        assert (await asyncio.wait_for(caller.post(path, json=body), 30)).status_code == status
+        for path, body, status in (
+            ("/predict", {"sequences": [[[0.5, 0.5]] * 3]}, 200),
+            ("/v1/models/sums:predict", {"instances": [[[0.5, 0.5]] * 3]}, 200),
+            ("/v2/repository/index", {"ready": True}, 200),
+            ("/v2/repository/models/sums/unload", {"parameters": {}}, 403),
+        ):
+            assert (await asyncio.wait_for(caller.post(path, json=body), 30)).status_code == status
 
 
 async def test_the_document_has_the_parameters_of_its_users_routes() -> None:
     app = served()
     app.add_api_route("/mine/{place}", lambda place: place)
-    async with app.router.lifespan_context(app), client(app) as caller:
-        document = (await caller.get("/openapi.json")).json()
+    async with app.router.lifespan_context(app):
+        document = app.openapi()
     assert [one["name"] for one in document["paths"]["/mine/{place}"]["get"]["parameters"]] == ["place"]
     assert document["paths"]["/v2/models/{model}"]["get"]["parameters"][0]["examples"].keys() == {"sums"}
 
@@ -263,10 +267,7 @@ def test_a_route_of_its_user_for_the_same_call_is_not_gone_past(path: str) -> No
     assert not app.extended()
     app.router.routes.insert(1, Route(path, no_path, methods=["POST"]))
     assert app.extended()
-
-
-def test_a_route_that_its_user_took_away_is_not_answered_past_the_others() -> None:
-    app = served()
+    app = served()  # with one that its user took away
     app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") != "/v1/models/{model}:predict"]
     assert app.extended()
 
@@ -279,9 +280,8 @@ async def test_its_pages_can_be_switched_off() -> None:
 
 
 def test_settings_are_no_path() -> None:
-    models: Any = "models"
     with pytest.raises(TypeError):
-        lengthwise.make_app(models)
+        lengthwise.make_app("models")  # type: ignore[arg-type]
 
 
 def served(keys: Any = None, **options: Any) -> Application:

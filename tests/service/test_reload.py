@@ -20,6 +20,7 @@ import pytest
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import Application
+from lengthwise.http.gate import NO_LIFESPAN
 from lengthwise.repository import judging, registry
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
@@ -192,7 +193,7 @@ async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path)
     transport = httpx.ASGITransport(Application(serving))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         answer = await client.post("/v2/repository/models/vowels/load")
-        assert (answer.status_code, answer.json()) == (503, {"error": "the server is starting"})
+        assert (answer.status_code, answer.json()) == (503, {"error": NO_LIFESPAN})
     async with started(serving) as service:
         serving.batcher.begin_draining()
         answer = await call(service, "vowels", "unload")
@@ -306,8 +307,7 @@ async def test_the_end_of_the_service_ends_a_look_and_waits_for_none(leaves: boo
             serving.registry.stopping.check()
 
     async with started(serving) as service:
-        found.before = look
-        found.models = (model(manifest(version=2)),)
+        found.before, found.models = look, (model(manifest(version=2)),)
         loading = asyncio.create_task(call(service, "sums", "load"))
         assert await asyncio.to_thread(looking.wait, PATIENCE_SECONDS)
         assert [thread.daemon for thread in threading.enumerate() if thread.name == "rescan"] == [True]
@@ -350,8 +350,7 @@ async def test_a_load_whose_client_leaves_goes_on_alone_and_the_next_one_waits_f
     look, found = OneLook(), Next(model(manifest()))
     async with started(Serving(Settings(runners=1), found)) as service:
         registry = service.serving.registry
-        found.before = look
-        found.models = (model(manifest(version=2)),)
+        found.before, found.models = look, (model(manifest(version=2)),)
         left = asyncio.create_task(registry.load("sums"))
         await look.reached()
         left.cancel()

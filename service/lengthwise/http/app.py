@@ -203,6 +203,7 @@ class Application(FastAPI):
             self._begin_again()
         self._entered = True
         serving, rpc, failed = self.serving, self._rpc, self._on_failure
+        serving.begun = True
 
         def started(task: asyncio.Task[None]) -> None:
             error = None if task.cancelled() else task.exception()

@@ -23,6 +23,7 @@ from lengthwise.serving import Serving
 CONSOLE: Final = "/console/"
 """What the paths of the console begin with."""
 OPEN: Final = frozenset({"/livez", "/readyz"})
+NO_LIFESPAN: Final = "the lifespan of the application has not run: FastAPI(lifespan=app.router.lifespan_context)"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -49,6 +50,8 @@ class Gate:
             await self.app(scope, receive, send)
             return
         answer, serving = self.app, self._serving()
+        if not serving.begun:
+            serving.registry.explain(NO_LIFESPAN)
         if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference):
             try:
                 self._check(scope, serving)

@@ -168,7 +168,7 @@ def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: froze
     if serving.batcher.draining:
         raise Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started:
-        raise NotReady("the server is starting", retry_after_seconds=1)
+        raise NotReady(serving.repository.reason or "the server is starting", retry_after_seconds=1)
     unknown = sorted(parameters.keys() - known)
     if unknown:
         detail = "is not accepted: a model comes from the repository as it is"

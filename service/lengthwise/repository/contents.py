@@ -109,7 +109,7 @@ class Repository:
         if self.starting:
             left = len(self.unjudged)
             why = f": {left} version{'s' * (left != 1)} not verified yet; /healthz says which" if left else ""
-            return NotReady(f"the server is starting{why}", retry_after_seconds=1)
+            return NotReady(self.reason or f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 

@@ -120,6 +120,12 @@ class Registry:
             return (below or works or [found])[-1]
         return found
 
+    def explain(self, reason: str) -> None:
+        """Says in every refusal, and once in the log, why nothing is served before the first scan."""
+        if self.repository.reason is None:
+            log.error("%s", reason)
+            self._put(replace(self.repository, reason=reason))
+
     async def open(self) -> None:
         """Scans the folder for the first time, and then periodically; ConfigurationError if it cannot be read."""
         self._loop = asyncio.get_running_loop()
