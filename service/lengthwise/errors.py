@@ -42,6 +42,7 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 _VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # between messages of one cause
+IS_TRANSPOSED: Final = "; is it transposed?"  # asked of some sequences only, where others have the same error
 _LINE: Final = re.compile(r":((?:row )?\d+): ")
 _FEW_ALIKE: Final = 3  # up to so many messages of one cause are all shown
 _MOST_PLACES: Final = 6
@@ -271,7 +272,7 @@ class Causes:
     def add(self, message: str, place: str = "") -> None:
         """Adds a message; `place` is put before it, and listed where many are alike."""
         self.total += 1
-        key = _VARIES.sub("#", message)
+        key = _VARIES.sub("#", message.partition(IS_TRANSPOSED)[0])
         shown, places, count = self._alike.get(key, ([], [], 0))
         if len(self._alike) < _MOST_CAUSES or count:
             if len(shown) < _FEW_ALIKE:

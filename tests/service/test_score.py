@@ -85,12 +85,14 @@ def test_the_bad_records_behind_the_one_that_ends_the_run_are_told_too(tmp_path:
     bad = [10 + 4 * number for number in range(count)]
     for number in bad:
         lines[number - 1] = '{"steps": [[1, 2, 3]]}'
+    lines[bad[2] - 1] = '{"steps": [[1, 2, 3], [1, 2, 3]]}'
     source.write_text("\n".join(lines))
     with pytest.raises(RecordError) as raised:
         run(source, out, small())
     told = str(raised.value).splitlines()
     if count == 3:
         assert [said.split(": ")[0] for said in told] == [f"{source}:{number}" for number in bad]
+        assert told[2].endswith("this one has 3; is it transposed? (--channels-first)")
     else:  # one cause is one line
         assert [said.split(": ")[0] for said in told] == [f"{source}:{bad[0]}"]
         assert f"{count - 1} more like it: {bad[1]}, {bad[2]}" in told[0]

@@ -33,6 +33,7 @@ from lengthwise.wrong_values import counted
 
 __all__ = ["BadRecord", "ColumnNames", "Label", "Reading", "Record", "StepKind"]  # and the functions below
 MOST_TOLD: Final = 20  # bad records that one error names
+_SINGLE: Final = "give a single sequence a column id with one value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ def _long(
     """The records of a file with a row for each step."""
     columns, lines, wrong = cells if isinstance(cells, TextColumns) else (cells, None, {})
     try:
-        found, roles = long_table.sequences(columns, reading.columns, wrong, ids_are_needed=reading.ids_are_needed)
+        single = _SINGLE if reading.ids_are_needed else None
+        found, roles = long_table.sequences(columns, reading.columns, wrong, single=single)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
     reading.taken(roles)

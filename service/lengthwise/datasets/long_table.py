@@ -159,9 +159,12 @@ def sequences(
     given: ColumnNames,
     wrong: Mapping[int, str] | None = None,
     *,
-    ids_are_needed: bool = True,
+    single: str | None = "put the table of a single sequence in a list",
 ) -> tuple[list[LongSequence], Roles]:
-    """The sequences of a table, by their first rows, and what each column is; `wrong`: why rows cannot be read."""
+    """The sequences of a table, by their first rows, and what each column is; `wrong`: why rows cannot be read.
+
+    `single` says what to do with the table of a single sequence; None: a table without ids is one.
+    """
     names = [*columns]
     count = len(columns[names[0]]) if names else 0
     if not count:
@@ -169,10 +172,10 @@ def sequences(
     counting = [name for name in names if _counts_rows(name, columns[name], given)]
     found = roles([name for name in names if name not in counting], given)
     found = replace(found, left_out=(*counting, *found.left_out))
-    if found.id is None and ids_are_needed:
+    if found.id is None and single is not None:
         raise ConfigurationError(
-            f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or put "
-            "the table of a single sequence in a list"
+            f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
+            f"{single}"
         )
     is_guessed = given.id is None and count > 1
     if found.id is not None and is_guessed and len({*_ids(columns[found.id], found.id)}) == count:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.json_text import kind
-from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.errors import IS_TRANSPOSED, InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
@@ -24,7 +24,7 @@ NUMBER_BYTES: Final = 16  # memory of one number of an answer: as float32, and a
 ENTRY_BYTES: Final = 128  # memory of one prediction, or per-step entry, without its numbers: names, labels, lengths
 MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no longer than to parse the body
 
-TRANSPOSED: Final = "; is it transposed? (in Python: layout='channels-first')"  # ends a message about features
+TRANSPOSED: Final = f"{IS_TRANSPOSED} (in Python: layout='channels-first')"  # ends a message about features
 
 Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"  # raises `RequestError` where there is none
 
@@ -63,8 +63,11 @@ def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) ->
     return int(np.logical_or.reduce(np.isnan(steps), axis=1).argmax()), "missing"
 
 
-def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
-    """Why a model rejects the kept steps, as a sentence; None if not. `validation` names each wrong value instead."""
+def why_rejected(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) -> str | None:
+    """Why a model rejects the kept steps, as a sentence; None if not. `validation` names each wrong value instead.
+
+    `transposed` ends it where the other axis has as many values as the model takes features.
+    """
     if not len(steps):
         return "a sequence has at least one step"
     why = length_problem(len(steps), manifest)
@@ -73,7 +76,7 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
         said = f"the model takes {counted(step.features or 1, 'feature')} a step, this one has {steps.shape[1]}"
-        return said + (TRANSPOSED if len(steps) == step.features else "")
+        return said + (transposed if len(steps) == step.features else "")
     fault = first_fault(steps, vocabulary=step.vocabulary, takes_missing=manifest.missing != "refuse")
     if fault is None:
         return None

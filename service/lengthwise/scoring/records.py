@@ -10,7 +10,7 @@ from lengthwise.batching.pending import HORIZON
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item, make_item, why_rejected
-from lengthwise.errors import RecordError
+from lengthwise.errors import IS_TRANSPOSED, RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHUNK_RECORDS: Final = HORIZON  # what the planner considers together
 CHUNK_BYTES: Final = 33_554_432  # of steps at which a chunk is full
+_TRANSPOSED: Final = f"{IS_TRANSPOSED} (--channels-first)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
         if isinstance(record, BadRecord):
             yield record
             continue
-        reason = why_rejected(record.steps, manifest) or label_mismatch(record, manifest.task)
+        reason = why_rejected(record.steps, manifest, _TRANSPOSED) or label_mismatch(record, manifest.task)
         if reason is not None:
             yield BadRecord(record.id, RecordError(f"{record.place}: {reason}"))
             continue
