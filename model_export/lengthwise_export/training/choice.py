@@ -178,7 +178,7 @@ def _with(plan: Plan, name: str, why: str) -> Plan:
 
 
 def _listed(losses: dict[str, float]) -> str:
-    return ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(losses.items()))
+    return ", ".join(f"{name} {loss:.3g}" for name, loss in sorted(losses.items()))
 
 
 def _some(spec: Spec, records: Sequence[Record]) -> list[Record]:
