@@ -412,7 +412,8 @@ def test_by_length_is_no_slower_than_arrival_at_its_best_size_and_has_no_longer_
     of_width = np.clip(LENGTHS[lengths](np.random.default_rng(0), 4000), 1, LONGEST).astype(int).tolist()
     per_second, tail = closed_loop(lambda pool: plan(pool, cost, BatchLimits(), now=0.0), of_width, 64, cost)
     best = max(closed_loop(of_arrival(rows), of_width, 64, cost) for rows in (1, 2, 4, 8, 16, 32, 64))
-    assert per_second >= 0.999 * best[0]
+    saves_much = lengths in ("lognormal", "bimodal", "zipf") and cost is TABLES["best in many rows"]
+    assert per_second >= (1.5 if saves_much else 0.999) * best[0]
     assert tail <= 1.1 * best[1]
 
 
