@@ -20,14 +20,12 @@ from tests.fuzz.cases import MODELS, cases
 from tests.fuzz.decoders import DECODERS, Report, fuzz
 from tests.support.numpy_models import model, serving
 
-PAGE = pages.RESULTS / "fuzz.md"
-
 
 @click.command()
 @click.option("--bodies", type=click.IntRange(2), default=10_000, show_default=True, help="For each decoder.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--only", type=click.Choice([one.name for one in DECODERS]), multiple=True, help="[default: all]")
-@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help="Page to write, runs/fuzz.md for one.")
 def main(bodies: int, seed: int, only: tuple[str, ...], out: Path | None) -> None:
     """Fuzzes the decoders."""
     facts = machine.facts()
