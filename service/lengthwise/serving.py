@@ -68,8 +68,7 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
-        # Two thirds of a runner's part: after a batch of all that waits, the next one is the first request that comes.
-        share = 1.0 if settings.max_wait_ms else 2 / (3 * self.runners)
+        share = 1.0 if settings.max_wait_ms else 1 / self.runners
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
         self.batcher = Batcher(
             runners=self.runners,

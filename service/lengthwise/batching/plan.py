@@ -33,7 +33,7 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
-_ENOUGH_TIMES: Final = 4  # by arrival, at most so many times the rows that are enough: more gain 1 %, and wait longer
+_MOST_BY_ARRIVAL: Final = 32  # rows, unless more are needed to be cheap: more gain 1 %, and all wait for the batch
 _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8
 _PAYS: Final = 1.5  # a row alone costs so many times as much as in the best batch: then twice as many may be chosen
@@ -51,7 +51,7 @@ class BatchLimits:
     seconds: float = float("inf")  # longest predicted run
     turn_seconds: float = float("inf")  # the same past `Column.enough_rows`, which gain little while others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
-    share: float = 1.0  # of what waits, by arrival past `Column.enough_rows`: the rest is for the next batch
+    share: float = 1.0  # of what waits, by arrival past `Column.enough_rows`: the rest is for the other runners
 
     def most_rows(self, width: int) -> int:
         """Most rows of a batch of this width, in steps; at least 1."""
@@ -124,8 +124,8 @@ def _by_arrival(
 
     def most_rows(width: int) -> int:
         enough = cost.column(width, limits.rows).enough_rows
-        share = max(enough, math.ceil(limits.share * len(pending)))
-        return min(limits.most_rows(width), share, _ENOUGH_TIMES * enough)
+        share = min(math.ceil(limits.share * len(pending)), _MOST_BY_ARRIVAL)
+        return min(limits.most_rows(width), max(enough, share))
 
     width, valid, most = anchor.width, anchor.width, most_rows(anchor.width)
     for waiting in islice(pending.near(), limits.rows):
