@@ -68,7 +68,8 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
-        share = 1.0 if settings.max_wait_ms else 1 / self.runners
+        # Of what waits: one runner takes all, several leave the one that is done next as much as they take.
+        share = 1.0 if settings.max_wait_ms or self.runners == 1 else 1 / (self.runners + 1)
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
         self.batcher = Batcher(
             runners=self.runners,
