@@ -238,7 +238,7 @@ async def _soaked(
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS), troubles:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
-                wrong = f"{len(chaos.wrong)} wrong {chaos.wrong[-1:]}"
+                wrong = f"{len(chaos.wrong)} lost or wrong {chaos.wrong[-1:]}"
                 click.echo(f"{left / 60:.1f} min left, {chaos.ends.total()} requests, {wrong}", err=True)
                 await asyncio.sleep(min(left, 30.0))
             faults.unlink(missing_ok=True)
