@@ -45,11 +45,17 @@ class SharedCounts:
 
     def models(self) -> Iterator[ModelMetrics]:
         """What was counted, by whichever process."""
+        for (name, version), place in self.places().items():
+            yield ModelMetrics(name, version, cells=list(self._cells(place)))
+
+    def places(self) -> dict[tuple[str, str], int]:
+        """The place of each model, a name and a version, that is counted, by whichever process."""
+        found = {}
         for place in range(_PLACES):
-            label = bytes(self._label(place)).rstrip(b"\0").decode()
-            if label:
+            if label := bytes(self._label(place)).rstrip(b"\0").decode():
                 name, _, version = label.partition("\n")
-                yield ModelMetrics(name, version, cells=list(self._cells(place)))
+                found[name, version] = place
+        return found
 
     def clear(self) -> None:
         """Makes all of it zero, for the next process."""

@@ -7,7 +7,7 @@ and labels as JSON. Counters and histograms add up, and so do gauges, but for th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 from prometheus_client.core import Metric
@@ -59,6 +59,19 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
 def lasting(snapshot: Snapshot) -> Snapshot:
     """What stays of a process that has ended: what it counted."""
     return {name: family for name, family in snapshot.items() if family[0] in _ADDED and name not in _LARGEST}
+
+
+def without(snapshot: Snapshot, models: Collection[tuple[str, str]]) -> Snapshot:
+    """A snapshot without the samples of some models, each a name and a version."""
+
+    def stays(key: str) -> bool:
+        labels = json.loads(key)[1]
+        return (labels.get("model"), labels.get("version")) not in models
+
+    return {
+        name: [kind, told, {key: number for key, number in samples.items() if stays(key)}]
+        for name, (kind, told, samples) in snapshot.items()
+    }
 
 
 class Sum(Collector):
