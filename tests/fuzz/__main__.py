@@ -9,13 +9,12 @@ import asyncio
 import resource
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from benchmarks import machine, output, pages
+from benchmarks import machine, pages
 from tests.fuzz.cases import MODELS, cases
 from tests.fuzz.decoders import DECODERS, Report, fuzz
 from tests.support.numpy_models import model, serving
@@ -25,19 +24,15 @@ from tests.support.numpy_models import model, serving
 @click.option("--bodies", type=click.IntRange(2), default=10_000, show_default=True, help="For each decoder.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--only", type=click.Choice([one.name for one in DECODERS]), multiple=True, help="[default: all]")
-@click.option("--out", type=output.PagePath(dir_okay=False), help="Page to write, runs/fuzz.md for one.")
-def main(bodies: int, seed: int, only: tuple[str, ...], out: Path | None) -> None:
+def main(bodies: int, seed: int, only: tuple[str, ...]) -> None:
     """Fuzzes the decoders."""
     facts = machine.facts()
     console = Console()
     reports = asyncio.run(_all(bodies, seed, only, Console(stderr=True)))
-    text = page(facts, reports, seed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
-    console.print(text, markup=False)
+    console.print(page(facts, reports, seed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10), markup=False)
     for one in reports:
         for case, why in one.failures[:5]:
             console.print(f"{one.decoder}: {why}\n  {case!r}"[:2000], markup=False, style="red")
-    if out is not None:
-        pages.write(out, text)
     sys.exit(not all(one.good for one in reports))
 
 
