@@ -95,7 +95,8 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
         monkeypatch.setattr(Slot, "run", noted)
         given = sequences(41)
         for part in (given[:1], given[1:]):  # a sequence alone is always filled up, the others perhaps
-            (await client.post("/predict", json={"sequences": part})).raise_for_status()
+            answer = await client.post("/predict", json={"sequences": part})
+            assert answer.status_code == 200, answer.text
         page = (await client.get("/metrics")).text
         (served,) = serving.served
         assert served.model.buckets is not None

@@ -21,7 +21,7 @@ from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 from lengthwise.telemetry.shared_counts import SharedCounts
-from lengthwise.telemetry.snapshots import added, lasting
+from lengthwise.telemetry.snapshots import Ended, added, lasting
 from tests.support.numpy_models import manifest, samples
 
 
@@ -87,13 +87,17 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     assert processes[0].exposition("application/openmetrics-text", [processes[1].snapshot()])[0].endswith(b"# EOF\n")
 
 
-def test_of_a_process_that_has_ended_only_counters_stay() -> None:
-    process = metrics(memory())
-    process.model("m", "1").request(200, 0.003)
+def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_the_last_others() -> None:
+    ended, process = Ended(), metrics(memory())
+    for version in "12345":
+        process.model("m", version).request(200, 0.003)
+        ended.add(process.snapshot(), [("m", version)])
     left = lasting(process.snapshot())
     assert "lengthwise_requests" in left
     assert "lengthwise_ready" not in left
-    assert sum(added([left, left])["lengthwise_requests"][2].values()) == 2
+    assert sum(added([left, left])["lengthwise_requests"][2].values()) == 10
+    ended.forget([("m", "1")], 2)
+    assert {key[-4] for key in ended.snapshot["lengthwise_sequences"][2] if '"m"' in key} == set("145")
 
 
 @pytest.fixture

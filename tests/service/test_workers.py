@@ -193,27 +193,19 @@ def test_a_parent_that_is_killed_takes_its_workers_along() -> None:
             assert time.monotonic() < deadline
 
 
-def test_what_a_killed_worker_counted_stays_as_long_as_its_model_is_served(tmp_path: Path) -> None:
-    for name in ("kept", "left"):
-        manifest = shutil.copytree(bundled_models() / "japanese-vowels", tmp_path / name) / "1" / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"japanese-vowels"', f'"{name}"'))
-    with started(str(tmp_path), "--workers", "2") as server:
+def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(bundled_models(), models)
+    with started(str(models), "--workers", "2") as server:
         workers = Workers(server)
         workers.ready()
-        until_said(server, "is ready on", 4)
-        for name in ("kept", "left") * 10:
-            server.client.post(f"/v1/models/{name}:predict", json={"instances": GOOD["sequences"]}).raise_for_status()
-        gone = workers()[0]["pid"]
-        os.kill(gone, signal.SIGKILL)
-        workers.replaced(gone)
-        assert answered(server) == 20
-        shutil.rmtree(tmp_path / "left")
+        until_said(server, "is ready on", 2)
+        assert server.text.count("is ready on") == 2
+        assert not re.search(r"is refused|cannot", server.text)
+        shutil.rmtree(models / "japanese-vowels")
         server.process.send_signal(signal.SIGHUP)
         until_said(server, "is no longer served", 2)
-        for worker in workers.ready():  # a worker keeps what it counted of models that it served
-            os.kill(worker["pid"], signal.SIGKILL)
-            workers.replaced(worker["pid"])
-        assert answered(server) == 10
+        assert {server.predict(GOOD).status_code for _ in range(8)} == {503}
 
 
 def test_five_early_deaths_of_one_place_end_the_service() -> None:

@@ -33,8 +33,8 @@ from lengthwise.connections.places import announce
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.worker import ABSENT, READY, STARTING, Channel, SharedMemory
 from lengthwise.settings import Settings, flag, passed_to_worker
-from lengthwise.telemetry.metrics import Bounds, Metrics
-from lengthwise.telemetry.snapshots import Snapshot, added, lasting, taken, without
+from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Metrics
+from lengthwise.telemetry.snapshots import Ended, Snapshot, taken
 
 log = logging.getLogger("lengthwise.workers")
 
@@ -69,8 +69,7 @@ class Supervisor:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - until the process ends
         self._memory = SharedMemory(self._file.fileno(), settings.workers)
         self._places = [Place(number) for number in range(settings.workers)]
-        self._ended: Snapshot = {}
-        self._models_of_ended: set[tuple[str, str]] = set()
+        self._ended = Ended()
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
         self._announced = False
@@ -230,26 +229,18 @@ class Supervisor:
         asked = {asyncio.ensure_future(ask(place, place.channel)) for place in others if place.channel is not None}
         if asked:
             await asyncio.wait(asked, timeout=_ANSWER_SECONDS)
-        self._forget()
+        if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
+            self._ended.forget({model for counts in self._memory.counts for model in counts.places()}, KEPT_GONE)
         # One that has ended meanwhile is among the ended, and one that does not answer has its last answer.
-        return [*(place.last for place in others if place.up), self._ended]
+        return [*(place.last for place in others if place.up), self._ended.snapshot]
 
     def _bury(self, place: Place) -> None:
         """Adds what an ended worker has counted to that of all before it: from its memory what is exact there."""
         counts = self._memory.counts[place.number]
         exact = taken(Metrics(dict, lambda: Bounds(0, 0, 0, 0, 0), models=counts.models()).collect())
-        self._ended = added([self._ended, lasting(place.last | exact)])
-        self._models_of_ended |= counts.places().keys()
+        self._ended.add(place.last | exact, counts.places())
         counts.clear()
         place.last = {}
-
-    def _forget(self) -> None:
-        """Drops what ended workers counted of models that no worker counts any more."""
-        if (self._memory.table["state"] == READY).all():  # one that starts may be about to serve them
-            served = set().union(*(counts.places() for counts in self._memory.counts))
-            if gone := self._models_of_ended - served:
-                self._ended = without(self._ended, gone)
-                self._models_of_ended &= served
 
 
 def _told(code: int) -> str:

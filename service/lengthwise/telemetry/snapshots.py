@@ -14,6 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 Snapshot = dict[str, Any]
+Model = tuple[str, str]  # name and version
 
 _ADDED: Final = frozenset({"counter", "histogram"})
 _LARGEST: Final = frozenset(
@@ -61,17 +62,25 @@ def lasting(snapshot: Snapshot) -> Snapshot:
     return {name: family for name, family in snapshot.items() if family[0] in _ADDED and name not in _LARGEST}
 
 
-def without(snapshot: Snapshot, models: Collection[tuple[str, str]]) -> Snapshot:
-    """A snapshot without the samples of some models, each a name and a version."""
+class Ended:
+    """What processes that have ended counted: of models that another process still counts, and of a few others."""
 
-    def stays(key: str) -> bool:
-        labels = json.loads(key)[1]
-        return (labels.get("model"), labels.get("version")) not in models
+    def __init__(self) -> None:
+        self.snapshot: Snapshot = {}
+        self._models: list[Model] = []  # those that ended last at the end
 
-    return {
-        name: [kind, told, {key: number for key, number in samples.items() if stays(key)}]
-        for name, (kind, told, samples) in snapshot.items()
-    }
+    def add(self, snapshot: Snapshot, models: Collection[Model]) -> None:
+        """Adds the last snapshot of a process that counted these models."""
+        self.snapshot = added([self.snapshot, lasting(snapshot)])
+        self._models = [each for each in self._models if each not in models] + [*models]
+
+    def forget(self, counted: Collection[Model], kept: int) -> None:
+        """Drops the models that nobody counts any more, but for the last `kept` of them."""
+        gone = [each for each in self._models if each not in counted][:-kept]
+        if gone:
+            self._models = [each for each in self._models if each not in gone]
+            for family in self.snapshot.values():
+                family[2] = {key: number for key, number in family[2].items() if _model(key) not in gone}
 
 
 class Sum(Collector):
@@ -96,3 +105,8 @@ class Sum(Collector):
 
 def _key(name: str, labels: dict[str, str]) -> str:
     return json.dumps([name, labels])
+
+
+def _model(key: str) -> Model:
+    labels = json.loads(key)[1]
+    return labels.get("model", ""), labels.get("version", "")
