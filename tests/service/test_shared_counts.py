@@ -21,7 +21,7 @@ from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 from lengthwise.telemetry.shared_counts import SharedCounts
-from lengthwise.telemetry.snapshots import Ended, added, lasting
+from lengthwise.telemetry.snapshots import EndedCounts, added, lasting
 from tests.support.numpy_models import manifest, samples
 
 
@@ -88,7 +88,7 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
 
 
 def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_the_last_others() -> None:
-    ended, process = Ended(), metrics(memory())
+    ended, process = EndedCounts(), metrics(memory())
     for version in "12345":
         process.model("m", version).request(200, 0.003)
         ended.add(process.snapshot(), [("m", version)])

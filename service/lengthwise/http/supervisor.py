@@ -34,7 +34,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.http.worker import ABSENT, READY, STARTING, Channel, SharedMemory
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Metrics
-from lengthwise.telemetry.snapshots import Ended, Snapshot, taken
+from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, taken
 
 log = logging.getLogger("lengthwise.workers")
 
@@ -69,7 +69,7 @@ class Supervisor:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - until the process ends
         self._memory = SharedMemory(self._file.fileno(), settings.workers)
         self._places = [Place(number) for number in range(settings.workers)]
-        self._ended = Ended()
+        self._ended = EndedCounts()
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
         self._announced = False

@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 Snapshot = dict[str, Any]
-Model = tuple[str, str]  # name and version
+NameAndVersion = tuple[str, str]  # of a model
 
 _ADDED: Final = frozenset({"counter", "histogram"})
 _LARGEST: Final = frozenset(
@@ -62,19 +62,19 @@ def lasting(snapshot: Snapshot) -> Snapshot:
     return {name: family for name, family in snapshot.items() if family[0] in _ADDED and name not in _LARGEST}
 
 
-class Ended:
+class EndedCounts:
     """What processes that have ended counted: of models that another process still counts, and of a few others."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot = {}
-        self._models: list[Model] = []  # those that ended last at the end
+        self._models: list[NameAndVersion] = []  # those that ended last at the end
 
-    def add(self, snapshot: Snapshot, models: Collection[Model]) -> None:
+    def add(self, snapshot: Snapshot, models: Collection[NameAndVersion]) -> None:
         """Adds the last snapshot of a process that counted these models."""
         self.snapshot = added([self.snapshot, lasting(snapshot)])
         self._models = [each for each in self._models if each not in models] + [*models]
 
-    def forget(self, counted: Collection[Model], kept: int) -> None:
+    def forget(self, counted: Collection[NameAndVersion], kept: int) -> None:
         """Drops the models that nobody counts any more, but for the last `kept` of them."""
         gone = [each for each in self._models if each not in counted][:-kept]
         if gone:
@@ -107,6 +107,6 @@ def _key(name: str, labels: dict[str, str]) -> str:
     return json.dumps([name, labels])
 
 
-def _model(key: str) -> Model:
+def _model(key: str) -> NameAndVersion:
     labels = json.loads(key)[1]
     return labels.get("model", ""), labels.get("version", "")
