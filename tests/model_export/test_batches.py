@@ -6,15 +6,7 @@ from hypothesis import strategies as st
 
 from lengthwise.datasets.dataset import Label, Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.training.batches import (
-    NO_TARGET,
-    Example,
-    batches,
-    check,
-    examples,
-    stratified_split,
-    stratum,
-)
+from lengthwise_export.training.batches import NO_TARGET, Example, batches, check, examples, stratified_split, stratum
 from tests.support.specs import spec
 
 

@@ -18,10 +18,12 @@ from lengthwise.runtime.manifest import Manifest, StepInput
 
 # Ignores the request to end for long enough to be noticed, when it is told to be stubborn.
 SERVER = """
-import http.server, signal, sys
+import http.server, os, signal, sys
 port, stubborn = int(sys.argv[1]), len(sys.argv) > 2
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/die":
+            print("no more", flush=True); os._exit(3)
         self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
     def log_message(self, *_): pass
 if stubborn:
@@ -70,6 +72,16 @@ def test_a_server_that_will_not_be_ready_is_given_up_with_its_last_words(
         monkeypatch.setattr("lengthwise.bench.launch.READY_SECONDS", 0.2)
     with pytest.raises(ConfigurationError, match=said), running([sys.executable, "-c", program], silent_port):
         pass
+
+
+def test_a_server_that_ends_under_load_is_named_with_its_last_words():
+    port = free_port()
+    command = [sys.executable, "-c", SERVER, str(port)]
+    with (
+        pytest.raises(ConfigurationError, match="ended with code 3 under load:\nno more"),
+        running(command, port) as it,
+    ):
+        get(it.target, "/die")
 
 
 def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):

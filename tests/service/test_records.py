@@ -10,14 +10,7 @@ from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Task
 from lengthwise.scoring import records
 from lengthwise.scoring.offline import ScoredBatch
-from lengthwise.scoring.records import (
-    Chunk,
-    Summary,
-    ValidRecord,
-    chunked,
-    right,
-    validated,
-)
+from lengthwise.scoring.records import Chunk, Summary, ValidRecord, chunked, right, validated
 from tests.support.numpy_models import manifest
 
 

@@ -21,6 +21,7 @@ from lengthwise.runtime.manifest import MANIFEST_FILE, Manifest
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
+_DYING_SECONDS = 0.5  # its sockets are closed before it has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,12 @@ def running(
     has the end of its output.
     """
     with tempfile.TemporaryFile() as output:
+
+        def last_words(state: str) -> ConfigurationError:
+            output.seek(0)
+            text = output.read()[-2000:].decode(errors="replace").strip()
+            return ConfigurationError(f"{' '.join(command)} {state}:\n{text}")
+
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -116,11 +123,16 @@ def running(
                 if state is None and time.monotonic() > deadline:
                     state = f"was not ready within {READY_SECONDS:.0f} s"
                 if state is not None:
-                    output.seek(0)
-                    text = output.read()[-2000:].decode(errors="replace").strip()
-                    raise ConfigurationError(f"{' '.join(command)} {state}:\n{text}")
+                    raise last_words(state)
                 time.sleep(0.02)
-            yield Running(target, process.pid)
+            try:
+                yield Running(target, process.pid)
+            except ConfigurationError as error:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_DYING_SECONDS)
+                if process.returncode is None:
+                    raise
+                raise last_words(f"ended with code {process.returncode} under load") from error
         finally:
             _stop(process)
 
