@@ -1,8 +1,9 @@
 """Batches as the service forms them beside batches in order of arrival. `python -m benchmarks.planning`.
 
 For each model every server runs on the first core, and the load comes from another one. The servers take turns: the
-service, the service in order of arrival with at most 4, 16 and 64 rows a batch, and mosec with sorting by hand, which
-runs onnxruntime's kernels. The convolutional model is the Inception of examples/mending.py, mended.
+service, the service in order of arrival with at most 4, 16 and 64 rows a batch, mosec with sorting by hand, which runs
+onnxruntime's kernels, and the service once more: what that differs by is noise, also between two processes of one
+program, so all are started anew every few turns. The convolutional model is examples/mending.py's Inception, mended.
 """
 
 from __future__ import annotations
@@ -100,7 +101,15 @@ def by_arrival(rows: int) -> Contender:
     )
 
 
-CONTENDERS = (SERVICE, by_arrival(4), by_arrival(16), by_arrival(64), replace(MOSEC_SORTED, title="mosec, sorted"))
+CONTENDERS = (
+    SERVICE,
+    by_arrival(4),
+    by_arrival(16),
+    by_arrival(64),
+    replace(MOSEC_SORTED, title="mosec, sorted"),
+    replace(SERVICE, name="itself", title="itself"),
+)
+_TURNS_A_START = 3
 
 
 def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, list[tuple[float, float]]]:
@@ -108,15 +117,18 @@ def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, 
     work = case.work()
     load = LoadSpec(concurrency=case.connections, seconds=seconds, warmup_seconds=0.3)
     found: dict[str, list[tuple[float, float]]] = {each.name: [] for each in CONTENDERS}
+    running: dict[str, RunningContender] = {}
     with ExitStack() as stack:
-        running = {}
-        for each in CONTENDERS:
-            contender = each if each.is_peer else replace(each, module=(*each.module, *case.options))
-            running[each.name] = stack.enter_context(RunningContender(contender, work, [core]))
-        for _ in track(range(rounds), case.title, console=Console(stderr=True)):
-            for name, server in running.items():
-                seen = server.measure(load)
-                found[name].append((seen["requests_per_second"], seen["latency_ms"]["p99"]))
+        for number in track(range(rounds), case.title, console=Console(stderr=True)):
+            if number % _TURNS_A_START == 0:
+                stack.close()
+                for each in CONTENDERS:
+                    contender = each if each.is_peer else replace(each, module=(*each.module, *case.options))
+                    running[each.name] = stack.enter_context(RunningContender(contender, work, [core]))
+            first = number % len(CONTENDERS)  # none has always the same one before it
+            for each in (*CONTENDERS[first:], *CONTENDERS[:first]):
+                seen = running[each.name].measure(load)
+                found[each.name].append((seen["requests_per_second"], seen["latency_ms"]["p99"]))
     return found
 
 
@@ -158,8 +170,8 @@ def main(cases: Sequence[str], seconds: float, rounds: int, out: Path) -> None:
     table = pages.table(heads, lines)
     said = (
         "`python -m benchmarks.planning`: lognormal lengths (median 50, sigma 0.7), JapaneseVowels its own; one core; "
-        f"medians of {rounds} turns of {seconds:g} s. Behind each other server: the service's throughput over its, "
-        "and the service's 99th percentile over its, within a turn."
+        f"medians of {rounds} turns of {seconds:g} s, all started anew every {_TURNS_A_START}. Behind each other "
+        "server: the service's throughput over its, and the service's 99th percentile over its, within a turn."
     )
     pages.write(out, pages.page(facts, "Which sequences run together", said, table))
     click.echo(table)
