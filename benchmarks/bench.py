@@ -141,8 +141,8 @@ class RunningContender:
         self._start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.close()
+    def __exit__(self, *error: Any) -> None:
+        self._server.__exit__(*error)  # which says what a server printed that has ended
 
     def _start(self) -> None:
         server = self._server.enter_context(self._contender.running(self._work, self._cores))
