@@ -95,8 +95,8 @@ def running(
 ) -> Iterator[Running]:
     """Runs a server's command while the block runs, and yields the server once `ready_path` answers 200.
 
-    `cores` it may use, and its children. ConfigurationError (it ended, has no model to serve, or was not ready in time)
-    has the end of its output.
+    `cores` it may use, and its children. ConfigurationError (it ended, has no model to serve, or was not ready in time;
+    or it ended while the block used it) has the end of its output.
     """
     with tempfile.TemporaryFile() as output:
 
