@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -316,7 +317,8 @@ async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.Monk
     async with listening(model(manifest(max_length=long, task="per-step"))) as caller:
         call = stream(caller)
         values, ends = np.ones((32, long, 2), "<f4"), np.full(32, long, "<i4")
-        for number in range(40):  # their answers are larger than what is sent ahead
-            await call.write(request(id=str(number), values=values, ends=ends))
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # a busy machine ends it before the last
+            for number in range(40):  # their answers are larger than what is sent ahead
+                await call.write(request(id=str(number), values=values, ends=ends))
         await until(lambda: not caller.service.serving.openings.streams()["infer"])
         await until(lambda: caller.service.serving.inflight.bytes == 0)
