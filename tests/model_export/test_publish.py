@@ -189,10 +189,7 @@ def test_a_place_without_locks_is_named_and_left_as_it_was(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "vowels").write_text("a file in the way")
-    with (
-        pytest.raises(PublishError),
-        model_files.staging_folder(tmp_path / "vowels" / "1"),
-    ):
+    with pytest.raises(PublishError), model_files.staging_folder(tmp_path / "vowels" / "1"):
         pass
 
 

@@ -89,10 +89,7 @@ def test_the_fill_of_a_graph_is_named_too(tmp_path: Path) -> None:
     assert "-10000" in report.leaks[0].cause.why
 
 
-@network(
-    0,
-    lambda: {"norm": nn.InstanceNorm1d(3), "gru": nn.GRU(3, 8, batch_first=True), "head": nn.Linear(8, 2)},
-)
+@network(0, lambda: {"norm": nn.InstanceNorm1d(3), "gru": nn.GRU(3, 8, batch_first=True), "head": nn.Linear(8, 2)})
 def normalised(self, x: Tensor) -> Tensor:
     """A GRU behind a normalisation over the steps, which is ill-conditioned for a flat sequence."""
     return self.head(self.gru(self.norm(x.transpose(1, 2)).transpose(1, 2))[1][-1])

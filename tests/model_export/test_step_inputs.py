@@ -168,10 +168,7 @@ def misspelt(self, x, mask):
 
 @pytest.mark.parametrize(
     ("module", "why", "advice"),
-    [
-        (broken, "no weights yet", "cannot be read off"),
-        (misspelt, "name 'valid' is not defined", "--vocabulary"),
-    ],
+    [(broken, "no weights yet", "cannot be read off"), (misspelt, "name 'valid' is not defined", "--vocabulary")],
 )
 def test_what_raises_whatever_a_step_is_gets_no_advice_about_steps(module: Factory, why: str, advice: str) -> None:
     with pytest.raises(ConfigurationError, match=why) as raised:

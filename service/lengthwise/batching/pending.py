@@ -118,6 +118,10 @@ class PendingSequences:
         """Whether a sequence is surely one of the near ones."""
         return waiting.urgency <= self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
 
+    def passed_over(self, waiting: WaitingSequence) -> int:
+        """How many that arrived after a waiting sequence wait no more; fewer, if others wait that arrived before it."""
+        return self._arrivals - len(self._waiting) - waiting.number + 1
+
     def earliest_deadline(self) -> WaitingSequence | None:
         """The sequence with the earliest deadline, or None if none has one."""
         return self.deadlines.first(self._waiting)
