@@ -34,10 +34,7 @@ async def test_an_exception_in_the_lengths_fails_one_call_and_not_the_loop(monke
 
 async def test_the_queue_is_limited_by_default() -> None:
     defaults = Settings()
-    limits = {
-        "max_queue_cost_steps": defaults.max_queue_cost_steps,
-        "max_queue_seconds": defaults.longest_wait_seconds,
-    }
+    limits = {"max_queue_cost_steps": defaults.max_queue_cost_steps, "max_queue_seconds": defaults.longest_wait_seconds}
     async with held(**limits) as (batcher, only, gate, first):
         many = [sequence(1, 1024)] * 16
         while not only.closed_to_new:

@@ -32,6 +32,7 @@ class WaitingSequence:
     priority: int = 0
     urgency: int = field(default=0, init=False)  # the number less the head start; lower runs sooner
     number: Number = field(default=0, init=False)  # of arrival
+    turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
@@ -66,6 +67,7 @@ class PendingSequences:
         self.horizon = horizon
         self.left_out = 0  # plans in a row without the most urgent sequence; counted by the planner
         self._arrivals = 0
+        self._ran = 0
         self._waiting: dict[Number, WaitingSequence] = {}
         self.urgent = _Order()
         self.deadlines = _Order()
@@ -82,6 +84,7 @@ class PendingSequences:
         number = self._arrivals = self._arrivals + 1
         waiting.number = number
         waiting.urgency = number - PRIORITY_HEAD_START * waiting.priority
+        waiting.turn = self._ran + len(self._waiting)
         waiting.waits = True
         self._waiting[number] = waiting
         self.urgent.add((waiting.urgency, number))
@@ -92,11 +95,13 @@ class PendingSequences:
         """Removes a sequence whose answer is no longer wanted. False if it did not wait."""
         if not waiting.waits:
             return False
+        self._ran -= 1  # which `take` adds
         self.take([waiting])
         return True
 
     def take(self, batch: Sequence[WaitingSequence]) -> None:
-        """Removes the sequences of a batch."""
+        """Removes the sequences of a batch, which run."""
+        self._ran += len(batch)
         for waiting in batch:
             waiting.waits = False
             del self._waiting[waiting.number]
@@ -119,8 +124,8 @@ class PendingSequences:
         return waiting.urgency <= self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
 
     def passed_over(self, waiting: WaitingSequence) -> int:
-        """How many that arrived after a waiting sequence wait no more; fewer, if others wait that arrived before it."""
-        return self._arrivals - len(self._waiting) - waiting.number + 1
+        """How many more have run than would have before it in order of arrival; negative before its turn."""
+        return self._ran - waiting.turn
 
     def earliest_deadline(self) -> WaitingSequence | None:
         """The sequence with the earliest deadline, or None if none has one."""

@@ -10,10 +10,10 @@ kernels (`CostTable.valid_steps_only`):
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
 finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as TurboTransformers (Fang
-et al., PPoPP 2021) divides a queue. Here it divides the most urgent sixth of it, or third, where batches save much and
-the anchor has been passed over by few: what came last waits for its turn, so the longest wait stays near that of
+et al., PPoPP 2021) divides a queue. Here it divides the most urgent sixth of it, or third, while few have passed over
+the anchor (none, where batches save little): what came last waits for its turn, so the longest wait stays near that of
 batches in order of arrival, for some of the throughput. Who has all sequences beforehand (`scoring.offline`) adds them
-in order of their widths, and loses nothing.
+in order of their widths, and loses little.
 
 Either way the most urgent sequence is left out at most `MAX_LEFT_OUT` times in a row, so one is passed over at most
 `bypass_bound()` times, whatever arrives.
@@ -36,8 +36,8 @@ MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for 
 _MOST_BY_ARRIVAL: Final = 32  # rows, unless more are needed to be cheap: more gain 1 %, and all wait for the batch
 _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8
-_PAYS: Final = 1.5  # where a row alone costs so many times as much as in the best batch, twice as many may be chosen,
-_PASSED_SHARE: Final = 0.25  # until the anchor has been passed over by so many of those that wait; else until by one
+_PAYS: Final = 1.5  # batches save much where a row alone costs so many times as much as in the best batch: there,
+_PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was passed over by so much of the queue
 _MOST_NEAR: Final = 64
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
 _PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one
@@ -166,7 +166,7 @@ def _by_length(
     else:
         count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
     near = list(islice(pending.near(), count))
-    if exact and pending.passed_over(anchor) <= _passed_share(near, cost, limits.rows) * len(pending):
+    if exact and _may_be_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
         near.append(anchor)
@@ -182,10 +182,11 @@ def _by_length(
     return chosen
 
 
-def _passed_share(near: Sequence[WaitingSequence], cost: CostTable, rows: int) -> float:
-    """By what share of the queue the anchor may have been passed over for a choice of more: where batches save much."""
+def _may_be_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed: float) -> bool:
+    """Whether to choose from more, where the anchor was passed over by `passed` of the queue."""
     widest = cost.column(max(each.width for each in near), rows)
-    return _PASSED_SHARE if widest.seconds[1] >= _PAYS * widest.least_row_seconds else 0.0
+    saves_much = widest.seconds[1] >= _PAYS * widest.least_row_seconds
+    return passed <= _PASSED_SHARE if saves_much else passed == 0
 
 
 def _of_one_width(count: int, most: int, column: Column) -> int:
