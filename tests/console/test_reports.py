@@ -25,10 +25,7 @@ TRAINING = {
     "test": SCORES | {"by_length": [{"from": 1, "to": 9, "sequences": 40, "accuracy": 0.9}]},
     "epochs": [{"training_loss": 1.0, "validation_loss": 1.1}, {"training_loss": 0.4, "validation_loss": 0.6}],
 }
-REPORTS = {
-    "check": lambda: as_page(REPORT),
-    "training": lambda: training_page(TRAINING, "runs/vowels"),
-}
+REPORTS = {"check": lambda: as_page(REPORT), "training": lambda: training_page(TRAINING, "runs/vowels")}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from tests.gallery import index
-from tests.gallery.index import ONNX_LEAKING, ONNX_SOUND, TORCH_LEAKING, TORCH_SOUND, Exhibit
+from tests.gallery.index import (
+    ONNX_LEAKING,
+    ONNX_SOUND,
+    TORCH_LEAKING,
+    TORCH_SOUND,
+    Exhibit,
+)
 from tests.gallery.trials import TOLERANCE, finite_differences, poison_difference, run_of
 
 

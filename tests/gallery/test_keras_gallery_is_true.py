@@ -8,7 +8,16 @@ import pytest
 pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
 from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KERAS_REFUSED, KERAS_SOUND, KerasExhibit
-from tests.gallery.keras_trials import calm, keras_model, loaded, made, mask_differences, mask_padding, saved, sequences
+from tests.gallery.keras_trials import (
+    calm,
+    keras_model,
+    loaded,
+    made,
+    mask_differences,
+    mask_padding,
+    saved,
+    sequences,
+)
 from tests.gallery.trials import TOLERANCE, alone, padded
 
 BY_NAME = {exhibit.name: exhibit for exhibit in KERAS_REFUSED}

@@ -13,7 +13,12 @@ from tests.gallery.index import Exhibit
 
 TOLERANCE = 1e-5
 LENGTHS = (7, 1, 11, 4, 9, 2)
-ELEMENTS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+ELEMENTS = {
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 Array = NDArray[Any]
 Model = Callable[[Array, Array], Array]

@@ -193,8 +193,7 @@ def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) 
 
 
 @pytest.mark.parametrize(
-    ("target", "weights"),
-    [("tiny.toml", "untrained"), ("tests.support.users_models:mean", "the factory's own")],
+    ("target", "weights"), [("tiny.toml", "untrained"), ("tests.support.users_models:mean", "the factory's own")]
 )
 def test_an_export_without_weights_says_so_in_its_last_line_and_in_the_manifest(
     files: Path, target: str, weights: str

@@ -180,8 +180,7 @@ def test_wrong_labels_are_not_published(files: Path, tmp_path: Path) -> None:
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
-    "words",
-    [("run",), ("run/model.safetensors",), ("--checkpoint", "run"), ("--checkpoint", "run/model.safetensors")],
+    "words", [("run",), ("run/model.safetensors",), ("--checkpoint", "run"), ("--checkpoint", "run/model.safetensors")]
 )
 def test_a_checkpoint_or_its_run_is_exported_without_a_spec(
     words: tuple[str, ...], files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

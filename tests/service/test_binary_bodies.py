@@ -97,8 +97,7 @@ async def test_a_wrong_query_is_refused_with_the_names_of_its_parameters(query: 
 
 
 @pytest.mark.parametrize(
-    ("query", "detail"),
-    [("?id=" + "a" * 5000, "the query may have 4096 bytes"), ("?id=%ff", "the query is no text")],
+    ("query", "detail"), [("?id=" + "a" * 5000, "the query may have 4096 bytes"), ("?id=%ff", "the query is no text")]
 )
 async def test_what_is_no_query_is_refused_each_time(query: str, detail: str) -> None:
     async with asking(manifest()) as ask:

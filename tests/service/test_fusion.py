@@ -158,8 +158,7 @@ def test_of_no_rows_the_answers_are_empty(own: Session, rows: int, width: int):
 
 
 @pytest.mark.parametrize(
-    "lengths",
-    long_but([[400], [3, 0, 150, 1, 0, 90, 0], [128, 64], [1] * 130, [0, 0]], lambda lengths: 0 in lengths),
+    "lengths", long_but([[400], [3, 0, 150, 1, 0, 90, 0], [128, 64], [1] * 130, [0, 0]], lambda lengths: 0 in lengths)
 )
 def test_scores_of_two_threads_have_the_same_bits(own: Session, lengths: list[int]):
     steps = np.random.default_rng(0).normal(0, 1, (len(lengths), max(lengths) + 5, 12)).astype(np.float32)

@@ -156,8 +156,7 @@ PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
 
 @pytest.mark.parametrize("ask", PROTOCOLS.values(), ids=PROTOCOLS)
 async def test_a_rejected_call_gets_a_retry_time_and_is_counted(
-    service: Service,
-    ask: Callable[[Service], Awaitable[httpx.Response]],
+    service: Service, ask: Callable[[Service], Awaitable[httpx.Response]]
 ) -> None:
     inflight = service.serving.inflight
     inflight.bytes += inflight.max_bytes

@@ -96,8 +96,7 @@ def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
 
 def test_those_that_ran_have_passed_over_one_that_waits_and_those_that_were_withdrawn_have_not():
     pool, first, *others = PendingSequences(), *(WaitingSequence(4, priority=number // 5) for number in range(6))
-    for waiting in (first, *others):
-        pool.add(waiting)
+    list(map(pool.add, (first, *others)))
     assert pool.remove(others[0])
     assert (pool.passed_over(first), pool.passed_over(others[-1])) == (0, -5)
     pool.take(others[1:3])

@@ -28,9 +28,7 @@ from tests.support.numpy_models import manifest, samples
 def metrics(memory: memoryview, *, ready: bool = True) -> Metrics:
     """The metrics of one process, which has queued three sequences."""
     return Metrics(
-        lambda: {("m", "1"): Gauges(12, 3, 1, ready)},
-        lambda: Bounds(1, 1000, 0, 4, 100),
-        shared=SharedCounts(memory),
+        lambda: {("m", "1"): Gauges(12, 3, 1, ready)}, lambda: Bounds(1, 1000, 0, 4, 100), shared=SharedCounts(memory)
     )
 
 
