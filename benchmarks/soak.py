@@ -308,7 +308,7 @@ def shortcomings(figures: dict[str, Any]) -> list[str]:
     return lacking
 
 
-def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
+def page(facts: dict[str, Any], figures: dict[str, Any], workers: int) -> str:
     """The figures as a page."""
     growth = figures["late_mib"] / figures["early_mib"] - 1
     p99 = [each for _, each in figures["p99"]]
@@ -336,7 +336,8 @@ def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
     return pages.page(
         facts,
         "Chaos",
-        f"`python -m benchmarks.soak --minutes {figures['seconds'] / 60:g}`: what happens meanwhile is in its text.",
+        f"`python -m benchmarks.soak --minutes {figures['seconds'] / 60:g} --workers {workers}`: what happens "
+        "meanwhile is in its text.",
         pages.table(("", "value"), lines),
         *(f"    {each}" for each in figures["wrong"][:20]),
         "Passed: " + ("yes." if not lacking else f"no: {'; '.join(lacking)}."),
@@ -367,7 +368,7 @@ def main(minutes: float, pause: float, workers: int, grpc_cancels: bool, out: Pa
     """Lets chaos loose on the service, and checks what every caller got."""
     facts = machine.facts()
     figures = asyncio.run(soak(60 * minutes, pause, grpc_cancels=grpc_cancels, workers=workers))
-    text = page(facts, figures)
+    text = page(facts, figures, workers)
     pages.write(out, text)
     save(partial(_draw, figures=figures), out.with_suffix(".png"))
     click.echo(text)
