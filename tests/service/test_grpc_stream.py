@@ -313,12 +313,12 @@ async def test_a_call_that_closes_without_a_message_does_not_count_as_prompt(mon
 
 async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "PATIENCE_SECONDS", 0.2)
-    long = 1000
-    async with listening(model(manifest(max_length=long, task="per-step"))) as caller:
-        call = stream(caller)
-        values, ends = np.ones((32, long, 2), "<f4"), np.full(32, long, "<i4")
+    async with listening(model(manifest(max_length=1000, task="per-step"))) as caller:
+        call, values, ends = stream(caller), np.ones((32, 1000, 2), "<f4"), np.full(32, 1000, "<i4")
+        began = time.monotonic()
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # a busy machine ends it before the last
             for number in range(40):  # their answers are larger than what is sent ahead
                 await call.write(request(id=str(number), values=values, ends=ends))
         await until(lambda: not caller.service.serving.openings.streams()["infer"])
+        assert time.monotonic() - began >= transport.PATIENCE_SECONDS  # not ended for another reason
         await until(lambda: caller.service.serving.inflight.bytes == 0)
