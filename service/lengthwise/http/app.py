@@ -231,7 +231,7 @@ class Application(FastAPI):
 
     async def _start(self) -> None:
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
-        late = serving.worker is not None and serving.worker.beside_ready  # gRPC has no way to leave calls to others
+        late = serving.worker is not None  # others may be ready before it, and gRPC cannot leave connections to them
         if late:
             await serving.start()
         if rpc is not None and settings.grpc_port is not None:
