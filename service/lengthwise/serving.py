@@ -98,10 +98,7 @@ class Serving:
             self.judge = SharedJudge(self.judge, worker.judgements)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
-        unloaded = frozenset[str]() if worker is None else worker.unloaded
-        self.registry = Registry(
-            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, unloaded=unloaded
-        )
+        self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self.find = self.registry.find
         self.monitoring: Monitoring | None = None
         records = settings.record is not None and settings.record_share > 0
@@ -122,6 +119,7 @@ class Serving:
                 worker.ask,
                 worker.answers,
             )
+            self.registry.unloaded = lambda: worker.ask("unloaded")
             self.registry.listeners.append(self._note_readiness)
             worker.answers["metrics"] = self._snapshot
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from lengthwise.commands.command import Command
+from lengthwise.commands.command import INTERRUPTED, Command
 from lengthwise.commands.options import add_flags
-from lengthwise.settings import PREFIX, Settings
+from lengthwise.settings import PREFIX, Settings, worker_task
 
 
 @click.command(
@@ -30,11 +30,17 @@ def serve(**flags: Any) -> None:
       lengthwise serve models --port 8000
       curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
     """  # noqa: D301 - click wants a real backspace
-    settings = Settings.load(**flags)
-    configure_logging(settings)
-    from lengthwise.http.server import serve as run  # help needs no web server
+    try:
+        settings = Settings.load(**flags)
+        configure_logging(settings)
+        from lengthwise.http.server import serve as run  # help needs no web server
 
-    if code := run(settings):
+        code = run(settings)
+    except KeyboardInterrupt:
+        if worker_task() is None:
+            raise
+        code = INTERRUPTED  # the others have ended, and have said why
+    if code:
         raise click.exceptions.Exit(code)
 
 

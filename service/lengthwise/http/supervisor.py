@@ -55,6 +55,7 @@ class Place:
     process: asyncio.subprocess.Process | None = None
     channel: Channel | None = None
     up: bool = False  # it handles its signals
+    scans: bool = False  # it knows what is unloaded, and has to be told of changes
     early: int = 0  # processes in a row that ended early
     last: Snapshot = field(default_factory=dict)
 
@@ -72,7 +73,7 @@ class Supervisor:
         self._ended = EndedCounts()
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
-        self._announced = False
+        self._first_up = asyncio.Event()  # or the end
         self._code: int | None = None
         self._ending = asyncio.Event()
 
@@ -97,7 +98,8 @@ class Supervisor:
         self._file.close()
         for done in keeping:
             done.result()
-        log.info("stopped, with all workers")
+        if self._code != _NOT_STARTED:
+            log.info("stopped, with all workers")
         return 1 if late else self._code or 0
 
     def _handle_exit(self, number: int) -> None:
@@ -111,6 +113,7 @@ class Supervisor:
         if self._code is None:
             self._code = code
         self._ending.set()
+        self._first_up.set()
 
     def _kill(self) -> None:
         for place in self._places:
@@ -127,7 +130,9 @@ class Supervisor:
         return [place.channel for place in self._places if place.up and place.channel is not None]
 
     async def _keep(self, place: Place) -> None:
-        """Has a worker in a place until the service ends."""
+        """Has a worker in a place until the service ends; the first one finds alone what keeps them from starting."""
+        if place.number:
+            await self._first_up.wait()
         while not self._ending.is_set():
             started = time.monotonic()
             self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time())
@@ -179,7 +184,6 @@ class Supervisor:
                 "memory": self._file.fileno(),
                 "sockets": self._sockets,
                 "judgements": str(self._folder),
-                "unloaded": sorted(self._unloaded),
                 "settings": self._settings.of_worker(),
             }
             place.process = process = await asyncio.create_subprocess_exec(
@@ -189,30 +193,41 @@ class Supervisor:
             theirs.close()
             answers: dict[str, Callable[..., Any]] = {
                 "metrics": partial(self._metrics_beside, place),
-                "change": self._change,
+                "change": partial(self._change, place),
+                "unloaded": partial(self._unloaded_before, place),
             }
             told = {"up": partial(self._is_up, place), "last": partial(setattr, place, "last")}
             place.channel = channel = Channel(answers, told)
             await channel.listen(await channel.open(ours))
             was_up = place.up
             code = await process.wait()
-            place.up = False
+            place.up = place.scans = False
             channel.close({"pid": process.pid, "error": "it has ended"})
             place.process = place.channel = None
         return was_up, code
 
     def _is_up(self, place: Place) -> None:
-        if not self._announced:  # until now connections wait
-            self._announced = True
+        if not self._first_up.is_set():  # until now connections wait
+            self._first_up.set()
+            share = {name: value for name, value in self._settings.of_worker().items() if name.startswith("max_")}
+            each = ", ".join(f"{name} {share[name]}" for name in share)
+            log.info("%d workers, each with %s", self._settings.workers, each)
             announce(self._settings)
         place.up = True
         if self._ending.is_set() and place.channel is not None:
             place.channel.tell("drain")
 
-    async def _change(self, change: str, name: str, call: str) -> list[Any]:
-        """Has all workers make a change, one change after the other."""
+    async def _unloaded_before(self, asking: Place) -> list[str]:
+        """What is unloaded before the first scan of a worker, which takes part in all later changes."""
         async with self._changing:
-            found = await asyncio.gather(*[channel.call("change", change, name, call) for channel in self._up()])
+            asking.scans = True
+            return sorted(self._unloaded)
+
+    async def _change(self, asking: Place, change: str, name: str, call: str) -> list[Any]:
+        """Has all workers make a change, one change after the other; those that start ask for it later."""
+        async with self._changing:
+            channels = [place.channel for place in self._places if place.scans or place is asking]
+            found = await asyncio.gather(*[one.call("change", change, name, call) for one in channels if one])
             if all(one["error"] is None for one in found):
                 (self._unloaded.add if change == "unload" else self._unloaded.discard)(name)
         return found
@@ -262,8 +277,6 @@ def supervise(settings: Settings) -> int:
             stack.enter_context(_reserved(settings.host, settings.grpc_port))
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lengthwise-", dir=memory)))
-        share = {name: value for name, value in settings.of_worker().items() if name.startswith("max_")}
-        log.info("%d workers, each with %s", settings.workers, ", ".join(f"{name} {share[name]}" for name in share))
         files = {name: one.fileno() for name, one in sockets.items()}
         return asyncio.run(Supervisor(settings, files, folder).run())
 

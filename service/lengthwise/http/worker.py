@@ -163,7 +163,6 @@ class Worker:
         self.place: int = task["place"]
         self._sockets: dict[str, int] = task["sockets"]
         self.judgements = Path(task["judgements"])
-        self.unloaded = frozenset(task["unloaded"])
         self.memory = SharedMemory(task["memory"], task["workers"])
         self.counts = self.memory.counts[self.place]  # the memory of its counts
         self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # what it does when all are called, by name
@@ -188,11 +187,6 @@ class Worker:
     def first(self) -> bool:
         """Whether it says what all of them do."""
         return self.place == 0 and not self.memory.table["restarts"][0]
-
-    @property
-    def beside_ready(self) -> bool:
-        """Whether another is ready."""
-        return READY in self._others("state")
 
     @property
     def restarts(self) -> int:
@@ -254,6 +248,9 @@ class Worker:
         self._channel.tell("last", last)
         await self._channel.drain()
 
-    async def ask(self, call: str, *given: Any) -> list[dict[str, Any]]:
-        """What the parent answers: of `metrics`, those of all others; of a `change`, what came of it at each worker."""
+    async def ask(self, call: str, *given: Any) -> list[Any]:
+        """What the parent answers.
+
+        `metrics`: those of all others; `change`: what came of it at each worker; `unloaded`: the names, before a scan.
+        """
         return list(await self._channel.call(call, *given))

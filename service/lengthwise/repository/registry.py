@@ -82,16 +82,16 @@ class Registry:
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
-        unloaded: frozenset[str] = frozenset(),
     ) -> None:
         self.everywhere = self.change_here  # where others serve the same, it reaches them too
+        self.unloaded: Callable[[], Awaitable[list[str]]] | None = None  # by them, before the first scan
         self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
         self.stopping = Stopping()  # stops a scan early, when the registry is closed
         self._rescan = rescan
         self._add = add
         self._remove = remove
         self._period = period_seconds
-        self.repository = Repository(starting=True, unloaded=unloaded)  # the result of the last scan
+        self.repository = Repository(starting=True)  # the result of the last scan
         self.served: Sequence[ServedModel] = ()  # by name and ascending version
         self._snapshot = _RegistrySnapshot(self.repository)
         self._changing = asyncio.Lock()
@@ -130,7 +130,11 @@ class Registry:
         """Scans the folder for the first time, and then periodically; ConfigurationError if it cannot be read."""
         self._loop = asyncio.get_running_loop()
         try:
-            await self.refresh()
+            async with self._changing:
+                before = self.repository
+                if self.unloaded is not None:
+                    before = replace(before, unloaded=before.unloaded | {*await self.unloaded()})
+                await self._look(before)
         except Draining:  # closed meanwhile
             raise asyncio.CancelledError from None
         self._watcher = asyncio.create_task(self._watch())
