@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long nightly truth gallery hostile arm sanitize floors soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile arm sanitize floors soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,10 @@ quick: .venv/.development ## The tests of the service that start no process: a f
 test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
 	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE))
 
-nightly: lint cover test-long gallery fuzz arm ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
+test-workers: .venv/.development ## The tests of the service once more, where two workers serve instead of one process
+	LENGTHWISE_WORKERS=2 $(BIN)/python -m pytest tests/service -q $(PARALLEL)
+
+nightly: lint cover test-workers test-long gallery fuzz arm ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
 
 # A copy of the sources, so that the modules in use stay as they are.
 SANITIZED := runs/sanitized
