@@ -113,9 +113,10 @@ async def round_of(
     assert outcomes.counted["after"].keys() <= {"200", "503", "refused"}, outcomes.counted
 
 
-def test_nobody_is_reset_at_a_signal() -> None:
-    with started("--runners", "1", "--drain-seconds", "10") as server:
-        asyncio.run(round_of(server, ORDINARY, 50, 300))
+@pytest.mark.parametrize(("workers", "answers"), [(1, 300), (2, 150)])  # so soon the second worker still starts
+def test_nobody_is_reset_at_a_signal(workers: int, answers: int) -> None:
+    with started("--workers", str(workers), "--runners", "1", "--drain-seconds", "10") as server:
+        asyncio.run(round_of(server, ORDINARY, 50, answers))
         assert server.end() == 0
 
 
@@ -159,9 +160,8 @@ async def test_grpc_calls_are_answered_or_told() -> None:
     with started("--grpc-port", str(port), "--runners", "1", "--drain-seconds", "10") as server:
         async with asyncio.timeout(180), AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             for _ in range(20):
-                group.create_task(
-                    calls(await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
-                )
+                channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+                group.create_task(calls(channel))
             await signalled.wait()
             server.terminate()
         assert await asyncio.to_thread(server.end) == 0

@@ -31,7 +31,7 @@ from typing import Any, Final
 from lengthwise.connections.listener import listening
 from lengthwise.connections.places import announce
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.worker import ABSENT, READY, STARTING, Channel, SharedMemory
+from lengthwise.http.worker import ABSENT, ENDING, READY, STARTING, Channel, SharedMemory
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Metrics
 from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, taken
@@ -85,11 +85,13 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tell("reload"))
         keeping = [asyncio.ensure_future(self._keep(place)) for place in self._places]
         await self._ending.wait()
-        self._tell("drain")
         for place in self._places:
-            if not place.up and place.process is not None:
-                with suppress(ProcessLookupError):
-                    place.process.terminate()
+            if not place.up:
+                self._memory.put(place.number, state=ENDING)  # the last of the others takes the connections that wait
+                if place.process is not None:
+                    with suppress(ProcessLookupError):
+                        place.process.terminate()
+        self._tell("drain")
         _, late = await asyncio.wait(keeping, timeout=self._settings.drain_seconds + _END_SECONDS)
         if late:
             log.error("%d workers have not ended within the time of the drain, and are killed", len(late))
