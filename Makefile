@@ -57,8 +57,8 @@ quick: .venv/.development ## The tests of the service that start no process: a f
 test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
 	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE))
 
-test-workers: .venv/.development ## The tests of the service once more, where two workers serve instead of one process
-	LENGTHWISE_WORKERS=2 $(BIN)/python -m pytest tests/service -q $(PARALLEL)
+test-workers: .venv/.development ## The tests of the service once more, the long ones too, where two workers serve instead of one process
+	LENGTHWISE_WORKERS=2 $(BIN)/python -m pytest tests/service -m "not gallery" -q $(PARALLEL)
 
 nightly: lint cover test-workers test-long gallery fuzz arm ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
 
