@@ -14,10 +14,11 @@ import pytest
 
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
-from tests.hostile.watched import MEBIBYTE, until
+from tests.hostile.watched import MEBIBYTE
 from tests.support import http2, proc
 from tests.support.doors import HEALTH, Door, Doors, opened
 from tests.support.numpy_models import samples
+from tests.support.waiting import wait_until
 
 HEAD_SECONDS = 1
 FILES = 256
@@ -86,9 +87,9 @@ def test_connections_without_a_call_give_their_places_back_and_cost_the_other_do
         crowd(doors.of[name], way, stack)
         assert all(door.answers(seconds=10) for door in doors.of.values() if door.name != name)
         began = time.monotonic()
-        until(doors.of[name].answers, "no place is free", 30)
+        wait_until(doors.of[name].answers, "no place is free", 30)
         assert time.monotonic() - began < 15  # one that waits for the end of its client takes 20
-    until(lambda: proc.open_files(doors.server.process.pid) <= files, "files stay open")
+    wait_until(lambda: proc.open_files(doors.server.process.pid) <= files, "files stay open")
     assert "Traceback" not in doors.server.text
 
 
@@ -110,12 +111,12 @@ def test_open_connections_are_counted_by_door(plain: Doors) -> None:
             "most": found['lengthwise_max_connections{door="grpc"}']
         }
 
-    until(lambda: figures() == {"http": 0, "grpc": 0, "admin": 1, "most": 20}, "connections stay")
+    wait_until(lambda: figures() == {"http": 0, "grpc": 0, "admin": 1, "most": 20}, "connections stay")
     with ExitStack() as stack:
         for door, count in (("http", 3), ("grpc", 5)):
             for _ in range(count):
                 stack.enter_context(plain.of[door].connect())
-        until(lambda: figures() == {"http": 3, "grpc": 5, "admin": 1, "most": 20}, "they are not counted", 5)
+        wait_until(lambda: figures() == {"http": 3, "grpc": 5, "admin": 1, "most": 20}, "they are not counted", 5)
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def test_watches_of_health_are_few_and_the_rest_is_refused(plain: Doors) -> None
         with door.connect() as wire:
             one_more = http2.Connection(wire)
             one_more.ended(one_more.begin("/grpc.health.v1.Health/Watch", http2.message(b"")))
-    until(door.answers, "the watches stay")
+    wait_until(door.answers, "the watches stay")
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
@@ -205,4 +206,4 @@ def test_idle_connections_over_grpc_make_room_for_new_ones() -> None:
         door = made.of["grpc"]
         crowd(door, "a whole head", stack)
         assert not door.answers()
-        until(door.answers, "no place is free", 20)
+        wait_until(door.answers, "no place is free", 20)

@@ -17,10 +17,11 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
-from tests.hostile.watched import MEBIBYTE, STEP, until
+from tests.hostile.watched import MEBIBYTE, STEP
 from tests.support import proc
 from tests.support.numpy_models import idle
 from tests.support.server_process import ServerProcess, Wire, started
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -41,15 +42,15 @@ class Attacked:
     def __init__(self, server: ServerProcess, grpc_port: int) -> None:
         self.server = server
         self.grpc_port = grpc_port
-        until(self.answers, "it does not answer")
+        wait_until(self.answers, "it does not answer")
         self.before = proc.resident_bytes(server.process.pid)
 
     def stays_within_the_bound(self) -> None:
         """Its peak was near the bound, it answers, and in the end nothing is in hand."""
         assert self.server.peak_bytes() - self.before < BOUND_BYTES + BESIDE_BYTES
-        until(lambda: idle(self.server.figures()), "something waits")
-        until(lambda: self.server.figures()["lengthwise_inflight_bytes"] == 0, "bytes are in hand")
-        until(self.answers, "it does not answer")
+        wait_until(lambda: idle(self.server.figures()), "something waits")
+        wait_until(lambda: self.server.figures()["lengthwise_inflight_bytes"] == 0, "bytes are in hand")
+        wait_until(self.answers, "it does not answer")
 
     def answers(self) -> bool:
         """Whether a small call is answered; on a busy machine one may miss its deadline, which ended its wait."""
@@ -138,7 +139,7 @@ def test_a_waiting_sequence_keeps_only_its_own_bytes_and_frees_them_with_its_cal
     waiting = 'lengthwise_queue_sequences{model="japanese-vowels",version="1"}'
     for number, wire in enumerate(wires, 1):
         wire.send(request)
-        until(lambda number=number: attacked.server.figures()[waiting] >= number, "it does not wait")
+        wait_until(lambda number=number: attacked.server.figures()[waiting] >= number, "it does not wait")
     assert attacked.server.figures()["lengthwise_inflight_bytes"] < 60 * 32_768  # with room for the answers
     for wire in wires:
         wire.__exit__()

@@ -18,9 +18,10 @@ from typing import Final, NamedTuple
 import orjson
 import pytest
 
-from tests.hostile.watched import STEP, until
+from tests.hostile.watched import STEP
 from tests.support import proc
 from tests.support.server_process import ServerProcess, started
+from tests.support.waiting import wait_until
 
 CONCURRENT: Final = 48  # connections at once
 PATIENCE_SECONDS: Final = 180.0
@@ -320,7 +321,7 @@ def compared(server: ServerProcess, seed: int, pieces: int, pipelines: int) -> R
     assert report.failures == []
     assert report.pipelines == pipelines
     assert {200, 400, 401, 404, 405, 415, 422} <= set(report.statuses)  # it did meet them all
-    until(lambda: proc.open_files(pid) <= files, "files stay open")
+    wait_until(lambda: proc.open_files(pid) <= files, "files stay open")
     return report
 
 

@@ -14,9 +14,10 @@ from lengthwise.connections.draining import UNREAD_SECONDS
 from lengthwise.connections.unread import PATIENCE_SECONDS as UNREAD_PATIENCE_SECONDS
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
-from tests.hostile.watched import GOOD, MEBIBYTE, STEP, narrow, stuff, unharmed, until
+from tests.hostile.watched import GOOD, MEBIBYTE, STEP, narrow, stuff, unharmed
 from tests.support import http2, proc
 from tests.support.server_process import PATIENCE_SECONDS, request, started
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -45,7 +46,7 @@ def test_the_memory_of_large_answers_that_nobody_reads_is_let_go_of() -> None:
         held = proc.resident_bytes(server.process.pid)
         print(f"held {(held - before) / MEBIBYTE:.1f} MiB")
         for wire in wires:  # each is cut off: what it has not read does not come
-            until(lambda wire=wire: ended(wire.socket), "the connection stays", 3 * UNREAD_PATIENCE_SECONDS + 30)
+            wait_until(lambda wire=wire: ended(wire.socket), "the connection stays", 3 * UNREAD_PATIENCE_SECONDS + 30)
 
 
 def ended(connection: socket.socket) -> bool:
@@ -83,15 +84,15 @@ def test_answers_over_grpc_that_nobody_reads_are_counted_and_given_up() -> None:
             return server.figures()["lengthwise_inflight_bytes"] > 0
 
         def answered(count: int) -> None:
-            until(lambda: server.figures().get(name, 0) >= count, "they are not answered", 3 * PATIENCE_SECONDS)
+            wait_until(lambda: server.figures().get(name, 0) >= count, "they are not answered", 3 * PATIENCE_SECONDS)
 
         deaf = [ask_without_reading(port) for _ in range(CALLS)]
         answered(CALLS)
-        until(in_hand, "no answer is in hand", 1)
-        until(lambda: not in_hand(), "they stay in hand", 3 * PATIENCE_SECONDS)
+        wait_until(in_hand, "no answer is in hand", 1)
+        wait_until(lambda: not in_hand(), "they stay in hand", 3 * PATIENCE_SECONDS)
         again = ask_without_reading(port)
         answered(CALLS + 1)
         assert "Traceback" not in server.text
         for connection in (*deaf, again):
             connection.close()
-        until(lambda: not in_hand(), "the last one stays", PATIENCE_SECONDS)
+        wait_until(lambda: not in_hand(), "the last one stays", PATIENCE_SECONDS)

@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from lengthwise.bench.launch import free_port
-from tests.hostile.watched import GOOD, KEY, MEBIBYTE, unharmed, until
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, unharmed
 from tests.support.server_process import ServerProcess, Wire, started
+from tests.support.waiting import wait_until
 
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
 MUCH = 40 * MEBIBYTE
@@ -82,5 +83,5 @@ def test_a_flood_of_malformed_requests_costs_little_and_writes_a_line_a_second(s
     with unharmed(server, AUTHORIZED):
         for _ in range(1500):
             malformed()
-    until(told, "no line says how many there were")
+    wait_until(told, "no line says how many there were")
     assert server.text[said:].count("malformed request") <= 2 + time.monotonic() - began

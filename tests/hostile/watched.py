@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from tests.support import proc
 from tests.support.server_process import ServerProcess, Wire, request
+from tests.support.waiting import wait_until
 
 MEBIBYTE = 1 << 20
 STEP = [0.5] * 12
@@ -59,15 +60,7 @@ def unharmed(
     assert growth < growth_bytes
     assert statuses == {200}
     assert max(worked) < longest_seconds
-    until(lambda: proc.open_files(pid) <= files, f"{files} files open")
-
-
-def until(true: object, what: str, seconds: float = 60.0) -> None:
-    """Waits until something is true."""
-    deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    wait_until(lambda: proc.open_files(pid) <= files, f"{files} files open")
 
 
 def narrow(port: int) -> Wire:

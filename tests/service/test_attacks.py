@@ -35,7 +35,7 @@ from tests.support import proc
 from tests.support.arrow_streams import ARROW, Form, with_buffer, written
 from tests.support.arrow_streams import batches as arrow_batches
 from tests.support.numpy_models import manifest, model, serving
-from tests.support.server_process import ServerProcess, started
+from tests.support.server_process import ServerProcess, started, well_afterwards
 
 ROOT = Path(__file__).parents[2]
 STEP = [0.5] * 12
@@ -52,11 +52,7 @@ def server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(autouse=True)
 def _well_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "server" in request.fixturenames:
-        shared: ServerProcess = request.getfixturevalue("server")
-        assert shared.predict(GOOD).status_code == 200
-        shared.wait_until_idle()
+    yield from well_afterwards(request, GOOD)
 
 
 def post(path: bytes, body: bytes = BODY, *headers: bytes) -> bytes:

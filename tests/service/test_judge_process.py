@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from lengthwise.versions import Policy
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import place_graph
 from tests.support.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
+from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS = 180.0
 MEBIBYTE = 2**20
@@ -46,14 +46,6 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
     return started
 
 
-def until(what: Callable[[], bool]) -> None:
-    """Waits for something that no event tells of."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @contextmanager
 def judging_endlessly(
     folder: Path, processes: Started, stopping: Stopping, judge_process: JudgeProcess | None = None
@@ -70,7 +62,7 @@ def judging_endlessly(
     thread = threading.Thread(target=judge)
     thread.start()
     try:
-        until(lambda: bool(processes))
+        wait_until(lambda: bool(processes))
         yield raised
     finally:
         stopping.stop()
@@ -236,7 +228,7 @@ def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_j
 ):
     with judging_endlessly(tmp_path / "models", processes, Stopping()) as raised:
         os.kill(processes[0].pid, signal.SIGKILL)
-        until(lambda: bool(raised))
+        wait_until(lambda: bool(raised))
     assert isinstance(raised[0], NotJudged)
     assert "killed from outside, by SIGKILL" in str(raised[0])
 
@@ -264,7 +256,7 @@ def test_a_stop_ends_the_process_long_before_its_time(tmp_path: Path, processes:
     stopping = Stopping()
     with judging_endlessly(tmp_path, processes, stopping) as raised:
         stopping.stop()
-        until(lambda: bool(raised))
+        wait_until(lambda: bool(raised))
     assert isinstance(raised[0], Stopped)
     assert not proc.is_there(processes[0].pid)
 
@@ -287,7 +279,7 @@ def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
         os.set_inheritable(secret.fileno(), True)
         with judging_endlessly(tmp_path, processes, Stopping()):
             about = proc.of(processes[0].pid)
-            until(lambda: "1000" in (about / "oom_score_adj").read_text())  # it has begun
+            wait_until(lambda: "1000" in (about / "oom_score_adj").read_text())  # it has begun
             assert b"a-secret" not in (about / "environ").read_bytes()
             held = {os.readlink(file) for file in (about / "fd").iterdir()}
             nice = int(proc.fields(processes[0].pid)[16])
@@ -310,11 +302,11 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        until(lambda: "judge_child" in (proc.of(pid) / "cmdline").read_text())
-        until(lambda: "1000" in (proc.of(pid) / "oom_score_adj").read_text())
+        wait_until(lambda: "judge_child" in (proc.of(pid) / "cmdline").read_text())
+        wait_until(lambda: "1000" in (proc.of(pid) / "oom_score_adj").read_text())
         assert proc.is_there(pid)
         parent.kill()
-    until(lambda: not proc.is_there(pid))
+    wait_until(lambda: not proc.is_there(pid))
 
 
 def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,8 @@ from lengthwise.http.app import Application
 from lengthwise.http.server import Server, serve
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started
+from tests.support.server_process import ServerProcess, request, started, well_afterwards
+from tests.support.waiting import wait_until
 
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP, STEP, STEP]]}
@@ -47,12 +47,7 @@ def server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(autouse=True)
 def _well_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test did to the shared process: the next good request is answered, and nothing waits."""
-    yield
-    if "server" in request.fixturenames:
-        shared: ServerProcess = request.getfixturevalue("server")
-        assert shared.predict(GOOD).status_code == 200
-        shared.wait_until_idle()  # a withdrawn request's batch may still run
+    yield from well_afterwards(request, GOOD)
 
 
 def records() -> list[Any]:
@@ -157,9 +152,7 @@ def test_an_answer_names_no_software_and_no_path(server: ServerProcess) -> None:
 def accepted(server: ServerProcess, sequences: int) -> None:
     """Returns once so many sequences were read from requests."""
     name = 'lengthwise_sequences_total{model="japanese-vowels",version="1"}'
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (figures := server.figures()).get(name, 0) < sequences:
-        assert time.monotonic() < deadline, figures
+    wait_until(lambda: server.figures().get(name, 0) >= sequences, server.figures)
 
 
 def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exits_0() -> None:

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +17,12 @@ from typing import Any
 
 import httpx
 import orjson
+import pytest
 
 from lengthwise.bench.launch import free_port
 from tests.support import prepared, proc
 from tests.support.numpy_models import idle, samples
+from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS = 180.0
 KEPT = ("LENGTHWISE_WORKERS",)
@@ -127,9 +128,7 @@ class ServerProcess:
 
     def wait_until_idle(self) -> None:
         """Returns once nothing waits, runs or is in hand: a caller has its answer before the server lets go of it."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not idle(figures := self.figures()):
-            assert time.monotonic() < deadline, figures
+        wait_until(lambda: idle(self.figures()), self.figures, PATIENCE_SECONDS)
 
     def peak_bytes(self) -> int:
         """The most memory that the process has held so far."""
@@ -207,12 +206,20 @@ def started(
     )
     try:
         server.wait_for(r"is ready on|no model is ready")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while "the server is starting" in server.get("/readyz").text:  # the last model's line comes a little before
-            assert time.monotonic() < deadline, server.text
+        # The last model's line comes a little before.
+        wait_until(lambda: "the server is starting" not in server.get("/readyz").text, lambda: server.text)
         yield server
     finally:
         server.kill()
+
+
+def well_afterwards(test: pytest.FixtureRequest, good: Any) -> Iterator[None]:
+    """Whatever a test did to the shared process: the next good request is answered, and nothing waits."""
+    yield
+    if "server" in test.fixturenames:
+        shared: ServerProcess = test.getfixturevalue("server")
+        assert shared.predict(good).status_code == 200
+        shared.wait_until_idle()  # a withdrawn request's batch may still run
 
 
 def exit_of(*arguments: str, files: int | None = None, **variables: str) -> tuple[int, str]:

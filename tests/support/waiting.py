@@ -1,6 +1,7 @@
 """Waiting for what has no event of its own."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -9,3 +10,11 @@ async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(180):
         while not true():
             await asyncio.sleep(0.001)
+
+
+def wait_until(true: Callable[[], object], what: str | Callable[[], object] = "", seconds: float = 180) -> None:
+    """Returns once that is so, outside an event loop; where it does not come, that is said, or what it returns."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.01)
