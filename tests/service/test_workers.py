@@ -24,6 +24,7 @@ from lengthwise.http.supervisor import EARLY_SECONDS, MOST_EARLY
 from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
 from tests.support import proc
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
+from tests.support.waiting import wait_until
 
 GOOD = {"sequences": [[[0.5] * 12] * 3]}
 
@@ -47,10 +48,8 @@ class Workers:
 
     def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """The workers, once they are as they should be."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not good(found := self()):
-            assert time.monotonic() < deadline, (found, self.server.text)
-        return found
+        wait_until(lambda: good(self()), lambda: (self(), self.server.text))
+        return self()
 
     def ready(self) -> list[dict[str, Any]]:
         return self.when(lambda found: all(one["ready"] for one in found))
@@ -62,9 +61,7 @@ class Workers:
 
 def until_said(server: ServerProcess, words: str, times: int) -> None:
     """Waits until the log has these words so often: a worker may be ready before its line has come here."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while server.text.count(words) < times:
-        assert time.monotonic() < deadline, server.text
+    wait_until(lambda: server.text.count(words) >= times, lambda: server.text)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +150,23 @@ def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers
 def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:
     server = workers.server
     path = "/v2/repository/models/japanese-vowels/"
-    os.kill(pid := workers()[0]["pid"], signal.SIGKILL)
-    workers.when(lambda found: found[0]["pid"] not in (pid, 0))  # that starts, and is told before its first scan
+    first, second = (one["pid"] for one in workers())
+    os.kill(second, signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx.post, f"{server.url}{path}unload", timeout=PATIENCE_SECONDS, trust_env=False)
+        until_said(server, "is unloaded", 1)
+        os.kill(first, signal.SIGKILL)  # another one starts all the same, and has been told
+        until_said(server, "no model is ready", 1)
+        os.kill(second, signal.SIGCONT)
+        until_said(server, "is unloaded", 2)
+        assert isinstance(asked.exception(), httpx.TransportError)
+    assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
+    assert server.client.post(f"{path}load").status_code == 200
+    os.kill(pid := workers()[1]["pid"], signal.SIGKILL)
+    workers.when(lambda found: found[1]["pid"] not in (pid, 0))  # that starts, and is told before its first scan
     assert server.client.post(f"{path}unload").status_code == 200
     assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
-    until_said(server, "no model is ready", 1)
+    until_said(server, "no model is ready", 2)
     assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
     assert server.client.post(f"{path}load").status_code == 200
     assert {server.predict(GOOD).status_code for _ in range(12)} == {200}
@@ -171,9 +180,7 @@ def test_the_drain_answers_what_was_accepted_and_ends_with_0() -> None:
         wires = [server.connect() for _ in range(6)]
         for wire in wires:
             wire.send(request({"sequences": [[[0.5] * 12] * 200] * 64}))
-        time_of_arrival = time.monotonic() + PATIENCE_SECONDS
-        while sum(number for name, number in server.figures().items() if "_sequences_total{" in name) < 6 * 64:
-            assert time.monotonic() < time_of_arrival
+        wait_until(lambda: sum(n for name, n in server.figures().items() if "_sequences_total{" in name) >= 6 * 64)
         server.terminate()
         assert [wire.answer()[0] for wire in wires] == [200] * 6
         for wire in wires:
@@ -187,9 +194,7 @@ def test_a_parent_that_is_killed_takes_its_workers_along() -> None:
         pids = [one["pid"] for one in Workers(server).ready()]
         server.process.kill()
         server.end()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while any(map(proc.is_there, pids)):
-            assert time.monotonic() < deadline
+        wait_until(lambda: not any(map(proc.is_there, pids)))
 
 
 def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:

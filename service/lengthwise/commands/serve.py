@@ -39,7 +39,7 @@ def serve(**flags: Any) -> None:
     except KeyboardInterrupt:
         if worker_task() is None:
             raise
-        code = INTERRUPTED  # the others have ended, and have said why
+        code = INTERRUPTED  # it has answered nothing, and its parent says what happens
     if code:
         raise click.exceptions.Exit(code)
 

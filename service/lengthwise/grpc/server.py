@@ -75,7 +75,7 @@ class GrpcServer:
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listens and answers; until the models are ready, calls are refused as not ready.
+        """Listens and answers; calls of models that are not ready are refused as such.
 
         Returns the port, which may be any where 0 is given. Raises `ConfigurationError` where the server cannot listen
         on the address, or the TLS files cannot be read.

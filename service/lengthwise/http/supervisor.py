@@ -132,7 +132,10 @@ class Supervisor:
         return [place.channel for place in self._places if place.up and place.channel is not None]
 
     async def _keep(self, place: Place) -> None:
-        """Has a worker in a place until the service ends; the first one finds alone what keeps them from starting."""
+        """Has a worker in a place until the service ends.
+
+        The first starts alone until it handles signals, so that what keeps all from starting is mostly said once.
+        """
         if place.number:
             await self._first_up.wait()
         while not self._ending.is_set():
@@ -195,7 +198,7 @@ class Supervisor:
             theirs.close()
             answers: dict[str, Callable[..., Any]] = {
                 "metrics": partial(self._metrics_beside, place),
-                "change": partial(self._change, place),
+                "change": self._change,
                 "unloaded": partial(self._unloaded_before, place),
             }
             told = {"up": partial(self._is_up, place), "last": partial(setattr, place, "last")}
@@ -204,7 +207,7 @@ class Supervisor:
             was_up = place.up
             code = await process.wait()
             place.up = place.scans = False
-            channel.close({"pid": process.pid, "error": "it has ended"})
+            channel.close(None)
             place.process = place.channel = None
         return was_up, code
 
@@ -221,17 +224,19 @@ class Supervisor:
 
     async def _unloaded_before(self, asking: Place) -> list[str]:
         """What is unloaded before the first scan of a worker, which takes part in all later changes."""
-        async with self._changing:
-            asking.scans = True
-            return sorted(self._unloaded)
+        asking.scans = True
+        return sorted(self._unloaded)
 
-    async def _change(self, asking: Place, change: str, name: str, call: str) -> list[Any]:
-        """Has all workers make a change, one change after the other; those that start ask for it later."""
+    async def _change(self, change: str, name: str, call: str) -> list[Any]:
+        """Has all workers make a change, one change after the other; one that starts asks for what is unloaded."""
         async with self._changing:
-            channels = [place.channel for place in self._places if place.scans or place is asking]
-            found = await asyncio.gather(*[one.call("change", change, name, call) for one in channels if one])
-            if all(one["error"] is None for one in found):
-                (self._unloaded.add if change == "unload" else self._unloaded.discard)(name)
+            before = self._unloaded
+            self._unloaded = before | {name} if change == "unload" else before - {name}
+            channels = [place.channel for place in self._places if place.scans and place.channel is not None]
+            all_found = await asyncio.gather(*[channel.call("change", change, name, call) for channel in channels])
+            found = [one for one in all_found if one is not None]  # the successor of one that ended asks
+            if any(one["error"] is not None for one in found):
+                self._unloaded = before
         return found
 
     async def _metrics_beside(self, asking: Place) -> list[Snapshot]:
@@ -239,7 +244,7 @@ class Supervisor:
 
         async def ask(place: Place, channel: Channel) -> None:
             found = await channel.call("metrics")
-            if "error" not in found:
+            if found is not None and "error" not in found:
                 place.last = found
 
         others = [place for place in self._places if place is not asking and place.up]
