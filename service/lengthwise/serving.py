@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +135,11 @@ class Serving:
         others = [] if self.worker is None else await self.worker.ask("metrics")
         return self.metrics.exposition(accept, others)
 
-    async def start(self) -> None:
-        """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready."""
+    async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready.
+
+        Awaits `listen` when all are loaded, and before it is ready.
+        """
         self.begun = True
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
@@ -151,6 +154,10 @@ class Serving:
         await self.registry.open()
         if self.monitoring is not None and self.monitoring.shadow is not None:
             self.monitoring.shadow.served()  # logs a warning if it is not
+        if self.worker is not None:
+            await self.worker.together()
+        if listen is not None:
+            await listen()
         self.started = True
         await self._note_readiness()
         if not self.registry.served:

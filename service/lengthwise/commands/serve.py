@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import signal
 import time
+import zlib
+from pathlib import Path
 from typing import Any
 
 import click
 
-from lengthwise.commands.command import INTERRUPTED, Command
+from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
 from lengthwise.settings import PREFIX, Settings, worker_task
 
@@ -30,18 +33,36 @@ def serve(**flags: Any) -> None:
       lengthwise serve models --port 8000
       curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
     """  # noqa: D301 - click wants a real backspace
+    if worker_task() is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves, it has nothing to end, and nothing to say
     try:
         settings = Settings.load(**flags)
         configure_logging(settings)
         from lengthwise.http.server import serve as run  # help needs no web server
 
         code = run(settings)
-    except KeyboardInterrupt:
-        if worker_task() is None:
+    except (KeyboardInterrupt, Exception) as error:
+        if not _is_said_elsewhere(error):
             raise
-        code = INTERRUPTED  # it has answered nothing, and its parent says what happens
+        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else NOT_CHECKED
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _is_said_elsewhere(error: BaseException) -> bool:
+    """Whether this is a worker, and what ends it needs no words of its own: the parent, or another worker, has said it.
+
+    It makes a file for each error of its kind in the folder that all share.
+    """
+    task = worker_task()
+    if task is None or isinstance(error, KeyboardInterrupt):
+        return task is not None
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
+    try:
+        Path(task["judgements"], f"said-{zlib.crc32(repr(error).encode())}").touch(exist_ok=False)
+    except OSError:  # another was first; or the parent is gone, with the folder
+        return True
+    return False
 
 
 class JsonLines(logging.Formatter):

@@ -231,14 +231,17 @@ class Application(FastAPI):
 
     async def _start(self) -> None:
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
-        late = serving.worker is not None  # others may be ready before it, and gRPC cannot leave connections to them
-        if late:
+
+        async def listen() -> None:
+            if rpc is not None and settings.grpc_port is not None:
+                await rpc.start(settings.host, settings.grpc_port)
+                serving.registry.listeners.append(rpc.report_health)
+
+        if serving.worker is None:
+            await listen()
             await serving.start()
-        if rpc is not None and settings.grpc_port is not None:
-            await rpc.start(settings.host, settings.grpc_port)
-            serving.registry.listeners.append(rpc.report_health)
-        if not late:
-            await serving.start()
+        else:  # others may be ready before it, and gRPC cannot leave connections to them
+            await serving.start(listen)
         if serving.ready and self._places():
             log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._places().items()))
         if rpc is not None:

@@ -73,7 +73,7 @@ class Supervisor:
         self._ended = EndedCounts()
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
-        self._first_up = asyncio.Event()  # or the end
+        self._announced = False
         self._code: int | None = None
         self._ending = asyncio.Event()
 
@@ -85,17 +85,15 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tell("reload"))
         keeping = [asyncio.ensure_future(self._keep(place)) for place in self._places]
         await self._ending.wait()
-        for place in self._places:
-            if not place.up:
-                self._memory.put(place.number, state=ENDING)  # the last of the others takes the connections that wait
-                if place.process is not None:
-                    with suppress(ProcessLookupError):
-                        place.process.terminate()
+        starting = [place for place in self._places if not place.up]
+        for place in starting:
+            self._memory.put(place.number, state=ENDING)  # the last of the others takes the connections that wait
+        self._signal(starting, signal.SIGTERM)
         self._tell("drain")
         _, late = await asyncio.wait(keeping, timeout=self._settings.drain_seconds + _END_SECONDS)
         if late:
             log.error("%d workers have not ended within the time of the drain, and are killed", len(late))
-            self._kill()
+            self._signal(self._places, signal.SIGKILL)
             await asyncio.wait(late)
         self._file.close()
         for done in keeping:
@@ -107,7 +105,7 @@ class Supervisor:
     def _handle_exit(self, number: int) -> None:
         """The first signal begins the drain; the second ends all at once."""
         if self._ending.is_set():
-            self._kill()
+            self._signal(self._places, signal.SIGKILL)
             os._exit(128 + number)
         self._end(0)
 
@@ -115,13 +113,12 @@ class Supervisor:
         if self._code is None:
             self._code = code
         self._ending.set()
-        self._first_up.set()
 
-    def _kill(self) -> None:
-        for place in self._places:
+    def _signal(self, places: list[Place], number: signal.Signals) -> None:
+        for place in places:
             if place.process is not None:
                 with suppress(ProcessLookupError):
-                    place.process.kill()
+                    os.kill(place.process.pid, number)  # asyncio's own may take its exit code away
 
     def _tell(self, what: str) -> None:
         for channel in self._up():  # one that is not reads everything anew
@@ -132,12 +129,7 @@ class Supervisor:
         return [place.channel for place in self._places if place.up and place.channel is not None]
 
     async def _keep(self, place: Place) -> None:
-        """Has a worker in a place until the service ends.
-
-        The first starts alone until it handles signals, so that what keeps all from starting is mostly said once.
-        """
-        if place.number:
-            await self._first_up.wait()
+        """Has a worker in a place until the service ends."""
         while not self._ending.is_set():
             started = time.monotonic()
             self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time())
@@ -212,8 +204,8 @@ class Supervisor:
         return was_up, code
 
     def _is_up(self, place: Place) -> None:
-        if not self._first_up.is_set():  # until now connections wait
-            self._first_up.set()
+        if not self._announced:  # until now connections wait
+            self._announced = True
             share = {name: value for name, value in self._settings.of_worker().items() if name.startswith("max_")}
             each = ", ".join(f"{name} {share[name]}" for name in share)
             log.info("%d workers, each with %s", self._settings.workers, each)

@@ -35,7 +35,8 @@ from lengthwise.telemetry.snapshots import Snapshot
 
 GIVE_WAY_SECONDS: Final = 0.005  # the loop of a worker that is busy takes milliseconds to look at its socket
 NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
-ABSENT, STARTING, READY, ENDING = range(4)
+TOGETHER_SECONDS: Final = 5.0  # that a worker waits for others that start as it does
+ABSENT, STARTING, LOADED, READY, ENDING = range(5)
 _PR_SET_PDEATHSIG: Final = 1
 _ROW: Final = np.dtype([(name, "f8") for name in ("pid", "state", "connections", "started", "restarts")])
 _LINE_BYTES: Final = 2**26  # of a line of a channel: the metrics of one worker
@@ -204,7 +205,16 @@ class Worker:
     def is_ready(self, ready: bool) -> None:
         """Notes whether it would answer."""
         if self._state != ENDING:
-            self.memory.put(self.place, state=READY if ready else STARTING)
+            self.memory.put(self.place, state=READY if ready else min(self._state, LOADED))
+
+    async def together(self) -> None:
+        """Returns when all have loaded their models, so that connections are spread from the first one on."""
+        if self._state != ENDING:
+            self.memory.put(self.place, state=LOADED)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOGETHER_SECONDS):
+                while STARTING in self._others("state"):
+                    await asyncio.sleep(0.002)
 
     def turn(self, connections: int) -> float:
         """How many seconds it leaves a new connection to others, with so many of its own; see `Listener`."""
@@ -223,7 +233,7 @@ class Worker:
     def ends(self) -> bool:
         """Notes that it accepts no more; whether it is the last."""
         self.memory.put(self.place, state=ENDING)
-        return not np.isin(self._others("state"), (STARTING, READY)).any()
+        return not np.isin(self._others("state"), (STARTING, LOADED, READY)).any()
 
     async def open(self) -> None:
         """Listens to the parent, and says that it does; without a parent this process ends."""
