@@ -106,7 +106,7 @@ def test_it_is_there_until_the_drain_has_ended() -> None:
 
 @pytest.mark.long
 def test_callers_who_hold_every_connection_leave_the_admin_port_its_own() -> None:
-    with with_admin_port("--max-connections", "1") as (server, admin), server.connect() as first:
+    with with_admin_port("--max-connections", "1", "--workers", "1") as (server, admin), server.connect() as first:
         first.send(request(GOOD))
         assert first.answer()[0] == 200
         with server.connect() as second:
