@@ -115,7 +115,10 @@ class Serving:
         if worker is not None:
             self.registry.everywhere = EveryWorker(
                 self.registry.change_here,
-                lambda: [served.manifest.key for served in self.served],
+                lambda: {
+                    "serves": [served.manifest.key for served in self.served],
+                    "unloaded": sorted(self.repository.unloaded),
+                },
                 worker.ask,
                 worker.answers,
             )

@@ -52,16 +52,20 @@ def serve(**flags: Any) -> None:
 def _is_said_elsewhere(error: BaseException) -> bool:
     """Whether this is a worker, and what ends it needs no words of its own: the parent, or another worker, has said it.
 
-    It makes a file for each error of its kind in the folder that all share.
+    At the first start, it makes a file for each error of its kind in the folder that all share.
     """
     task = worker_task()
     if task is None or isinstance(error, KeyboardInterrupt):
         return task is not None
+    if task["restarts"]:
+        return False
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
     try:
         Path(task["judgements"], f"said-{zlib.crc32(repr(error).encode())}").touch(exist_ok=False)
-    except OSError:  # another was first; or the parent is gone, with the folder
+    except FileExistsError:  # another was first
         return True
+    except OSError:  # no descriptors, no room
+        return False
     return False
 
 

@@ -141,7 +141,7 @@ class Supervisor:
             self._memory.put(place.number, pid=0, state=ABSENT, connections=0)
             self._bury(place)
             if self._ending.is_set():
-                if was_up and code:
+                if was_up and code not in (0, self._code):
                     log.error("a worker ended with %s instead of draining", _told(code))
                     self._code = self._code or 1
                 return
@@ -180,6 +180,7 @@ class Supervisor:
                 "channel": theirs.fileno(),
                 "memory": self._file.fileno(),
                 "sockets": self._sockets,
+                "restarts": int(self._memory.table["restarts"][place.number]),
                 "judgements": str(self._folder),
                 "settings": self._settings.of_worker(),
             }
@@ -227,8 +228,9 @@ class Supervisor:
             channels = [place.channel for place in self._places if place.scans and place.channel is not None]
             all_found = await asyncio.gather(*[channel.call("change", change, name, call) for channel in channels])
             found = [one for one in all_found if one is not None]  # the successor of one that ended asks
-            if any(one["error"] is not None for one in found):
-                self._unloaded = before
+            if found:  # as they have it now: a load whose highest version is refused has been made all the same
+                is_unloaded = all(name in one.get("unloaded", ()) for one in found)
+                self._unloaded = before | {name} if is_unloaded else before - {name}
         return found
 
     async def _metrics_beside(self, asking: Place) -> list[Snapshot]:

@@ -208,7 +208,10 @@ class Worker:
             self.memory.put(self.place, state=READY if ready else min(self._state, LOADED))
 
     async def together(self) -> None:
-        """Returns when all have loaded their models, so that connections are spread from the first one on."""
+        """Returns when all have loaded their models, so that connections are spread from the first one on.
+
+        It waits for `TOGETHER_SECONDS` at most.
+        """
         if self._state != ENDING:
             self.memory.put(self.place, state=LOADED)
         with suppress(TimeoutError):

@@ -271,7 +271,7 @@ class EveryWorker:
     """Makes changes at every worker before they are answered: `here`, whoever was asked, and at all if asked here."""
 
     here: Callable[[str, str], Awaitable[Refusal | None]]
-    served: Callable[[], list[str]]  # here
+    state: Callable[[], dict[str, list[str]]]  # here: what it serves, and what is unloaded
     ask: Callable[..., Awaitable[list[dict[str, Any]]]]  # calls one of the answers of every worker
     answers: MutableMapping[str, Callable[..., Awaitable[Any]]]
     _own: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)
@@ -305,4 +305,4 @@ class EveryWorker:
         if call.split()[0] == str(os.getpid()):
             self._own[call] = found
         why = found.reason if isinstance(found, Refusal) else None if found is None else str(found)
-        return {"pid": os.getpid(), "error": why, "serves": self.served()}
+        return {"pid": os.getpid(), "error": why, **self.state()}
