@@ -218,7 +218,7 @@ async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:
         if name == "absent":
             raise ModelNotFound("no such model")
 
-    every = EveryWorker(here, lambda: ["sums/2"], ask, answers)
+    every = EveryWorker(here, lambda: {"serves": ["sums/2"]}, ask, answers)
     assert await every("load", "sums") is None
     other["error"] = "its digest differs"
     with pytest.raises(WorkersDiffer, match=r"7 failed .its digest differs.*sums/1") as raised:
