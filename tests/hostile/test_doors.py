@@ -89,7 +89,7 @@ def test_connections_without_a_call_give_their_places_back_and_cost_the_other_do
         began = time.monotonic()
         wait_until(doors.of[name].answers, "no place is free", 30)
         assert time.monotonic() - began < 15  # one that waits for the end of its client takes 20
-    wait_until(lambda: proc.open_files(doors.server.process.pid) <= files, "files stay open")
+    wait_until(lambda: proc.open_files(doors.server.process.pid) <= files, "files stay open", 60)
     assert "Traceback" not in doors.server.text
 
 
@@ -111,7 +111,7 @@ def test_open_connections_are_counted_by_door(plain: Doors) -> None:
             "most": found['lengthwise_max_connections{door="grpc"}']
         }
 
-    wait_until(lambda: figures() == {"http": 0, "grpc": 0, "admin": 1, "most": 20}, "connections stay")
+    wait_until(lambda: figures() == {"http": 0, "grpc": 0, "admin": 1, "most": 20}, "connections stay", 60)
     with ExitStack() as stack:
         for door, count in (("http", 3), ("grpc", 5)):
             for _ in range(count):
@@ -154,7 +154,7 @@ def test_watches_of_health_are_few_and_the_rest_is_refused(plain: Doors) -> None
         with door.connect() as wire:
             one_more = http2.Connection(wire)
             one_more.ended(one_more.begin("/grpc.health.v1.Health/Watch", http2.message(b"")))
-    wait_until(door.answers, "the watches stay")
+    wait_until(door.answers, "the watches stay", 60)
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)

@@ -42,15 +42,15 @@ class Attacked:
     def __init__(self, server: ServerProcess, grpc_port: int) -> None:
         self.server = server
         self.grpc_port = grpc_port
-        wait_until(self.answers, "it does not answer")
+        wait_until(self.answers, "it does not answer", 60)
         self.before = proc.resident_bytes(server.process.pid)
 
     def stays_within_the_bound(self) -> None:
         """Its peak was near the bound, it answers, and in the end nothing is in hand."""
         assert self.server.peak_bytes() - self.before < BOUND_BYTES + BESIDE_BYTES
-        wait_until(lambda: idle(self.server.figures()), "something waits")
-        wait_until(lambda: self.server.figures()["lengthwise_inflight_bytes"] == 0, "bytes are in hand")
-        wait_until(self.answers, "it does not answer")
+        wait_until(lambda: idle(self.server.figures()), "something waits", 60)
+        wait_until(lambda: self.server.figures()["lengthwise_inflight_bytes"] == 0, "bytes are in hand", 60)
+        wait_until(self.answers, "it does not answer", 60)
 
     def answers(self) -> bool:
         """Whether a small call is answered; on a busy machine one may miss its deadline, which ended its wait."""
@@ -139,7 +139,7 @@ def test_a_waiting_sequence_keeps_only_its_own_bytes_and_frees_them_with_its_cal
     waiting = 'lengthwise_queue_sequences{model="japanese-vowels",version="1"}'
     for number, wire in enumerate(wires, 1):
         wire.send(request)
-        wait_until(lambda number=number: attacked.server.figures()[waiting] >= number, "it does not wait")
+        wait_until(lambda number=number: attacked.server.figures()[waiting] >= number, "it does not wait", 60)
     assert attacked.server.figures()["lengthwise_inflight_bytes"] < 60 * 32_768  # with room for the answers
     for wire in wires:
         wire.__exit__()

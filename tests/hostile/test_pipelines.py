@@ -321,7 +321,7 @@ def compared(server: ServerProcess, seed: int, pieces: int, pipelines: int) -> R
     assert report.failures == []
     assert report.pipelines == pipelines
     assert {200, 400, 401, 404, 405, 415, 422} <= set(report.statuses)  # it did meet them all
-    wait_until(lambda: proc.open_files(pid) <= files, "files stay open")
+    wait_until(lambda: proc.open_files(pid) <= files, "files stay open", 60)
     return report
 
 

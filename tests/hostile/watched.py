@@ -60,7 +60,7 @@ def unharmed(
     assert growth < growth_bytes
     assert statuses == {200}
     assert max(worked) < longest_seconds
-    wait_until(lambda: proc.open_files(pid) <= files, f"{files} files open")
+    wait_until(lambda: proc.open_files(pid) <= files, f"{files} files open", 60)
 
 
 def narrow(port: int) -> Wire:

@@ -48,8 +48,10 @@ class Workers:
 
     def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """The workers, once they are as they should be."""
-        wait_until(lambda: good(self()), lambda: (self(), self.server.text))
-        return self()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not good(found := self()):
+            assert time.monotonic() < deadline, (found, self.server.text)
+        return found
 
     def ready(self) -> list[dict[str, Any]]:
         return self.when(lambda found: all(one["ready"] for one in found))

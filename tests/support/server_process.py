@@ -217,9 +217,8 @@ def well_afterwards(test: pytest.FixtureRequest, good: Any) -> Iterator[None]:
     """Whatever a test did to the shared process: the next good request is answered, and nothing waits."""
     yield
     if "server" in test.fixturenames:
-        shared: ServerProcess = test.getfixturevalue("server")
-        assert shared.predict(good).status_code == 200
-        shared.wait_until_idle()  # a withdrawn request's batch may still run
+        assert test.getfixturevalue("server").predict(good).status_code == 200
+        test.getfixturevalue("server").wait_until_idle()  # a withdrawn request's batch may still run
 
 
 def exit_of(*arguments: str, files: int | None = None, **variables: str) -> tuple[int, str]:
