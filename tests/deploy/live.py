@@ -5,7 +5,6 @@ import http.client
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ import yaml
 from lengthwise.runtime.data_profile import DataProfile
 from tests.deploy.tools import DEPLOY, RULES, loaded, program
 from tests.support.model_directories import place
+from tests.support.waiting import wait_until
 
 asked = loaded(DEPLOY / "grafana" / "picture.py").asked
 
 
 def until(what: str, seconds: float, holds: Callable[[], bool], logs: Callable[[], str] = str) -> None:
     """Waits until something outside holds, which tells of it by no event; where it does not, its logs are shown."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{logs()}"
-        time.sleep(0.1)
+    wait_until(holds, lambda: f"not within {seconds} s: {what}\n{logs()}", seconds)
 
 
 def answers(port: int, path: str) -> bool:

@@ -352,9 +352,6 @@ async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch
     assert await outcome(request) == [0]
 
 
-# The end
-
-
 async def test_a_drain_answers_what_was_accepted_and_refuses_what_comes():
     gate = Gate()
     only = model_queue(gate, rows=1)

@@ -146,9 +146,6 @@ def test_an_answer_names_no_software_and_no_path(server: ServerProcess) -> None:
     assert str(Path.cwd()) not in answer.text + server.get("/healthz").text
 
 
-# What follows ends its server.
-
-
 def accepted(server: ServerProcess, sequences: int) -> None:
     """Returns once so many sequences were read from requests."""
     name = 'lengthwise_sequences_total{model="japanese-vowels",version="1"}'
