@@ -31,11 +31,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.server_process.PATIENCE_SECONDS", PATIENCE_SECONDS)
-
-
 def serve(folder: Path, *options: str) -> tuple[str, ...]:
     return (str(folder), "--runners", "1", "--admin-calls", "--max-batch-rows", "4", *options)
 

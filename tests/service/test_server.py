@@ -229,13 +229,15 @@ def test_a_signal_ends_both_ports_and_the_traces_and_leaves_the_signals_as_they_
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     port, admin_port = free_port(), free_port()
 
+    def is_ready(client: httpx.Client) -> bool:
+        with contextlib.suppress(httpx.ConnectError):
+            return client.get(f"http://127.0.0.1:{admin_port}/readyz").is_success
+        return False
+
     def call_and_end() -> list[int]:
         try:
             with httpx.Client(trust_env=False) as client:
-                ready = 0
-                while ready != 200:
-                    with contextlib.suppress(httpx.ConnectError):
-                        ready = client.get(f"http://127.0.0.1:{admin_port}/readyz").status_code
+                wait_until(lambda: is_ready(client))
                 answered = client.post(f"http://127.0.0.1:{port}/predict", json=GOOD)
                 return [answered.status_code, client.get(f"http://127.0.0.1:{admin_port}/metrics").status_code]
         finally:

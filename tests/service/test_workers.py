@@ -39,12 +39,9 @@ class Workers:
     def __call__(self) -> list[dict[str, Any]]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            try:
-                found: list[dict[str, Any]] = self._get("/healthz").json()["workers"]
-            except httpx.TransportError:  # the connection was of a worker that has just ended: ask again, on a new one
-                assert time.monotonic() < deadline, self.server.text
-            else:
-                return found
+            with suppress(httpx.TransportError):  # it was of a worker that has just ended: ask again, on a new one
+                return list(self._get("/healthz").json()["workers"])
+            assert time.monotonic() < deadline, self.server.text
 
     def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """The workers, once they are as they should be."""

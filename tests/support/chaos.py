@@ -32,6 +32,7 @@ from tests.support.bad_bodies import NOT_JSON
 from tests.support.model_directories import place
 from tests.support.numpy_models import idle
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess
+from tests.support.waiting import wait_until
 
 NAME = "vowels"
 FEATURES = 12
@@ -302,7 +303,4 @@ def is_idle(server: ServerProcess) -> bool:
 
 async def until(true: Any, what: str) -> None:
     """Waits until something is true."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await asyncio.to_thread(true):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.05)
+    await asyncio.to_thread(wait_until, true, what)

@@ -113,6 +113,7 @@ class ServerProcess:
         self.process.kill()
         self.end()
         if self.process.stderr is not None:
+            assert not self._reader.is_alive(), "a process that it started lives, and has its stderr"
             self.process.stderr.close()
 
     def get(self, path: str) -> httpx.Response:
