@@ -62,10 +62,8 @@ def _is_said_elsewhere(error: BaseException) -> bool:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
     try:
         Path(task["judgements"], f"said-{zlib.crc32(repr(error).encode())}").touch(exist_ok=False)
-    except FileExistsError:  # another was first
-        return True
-    except OSError:  # no descriptors, no room
-        return False
+    except OSError as failed:
+        return isinstance(failed, FileExistsError)  # another was first; where there is no room, each says it
     return False
 
 
