@@ -7,8 +7,9 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from tests.deploy.live import answers, until
+from tests.deploy.live import until
 from tests.deploy.tools import PIP, ROOT, program
+from tests.support.waiting import answers
 
 SERVICES = ("lengthwise", "prometheus")
 

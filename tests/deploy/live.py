@@ -1,7 +1,6 @@
 """Real programs for a while: Prometheus, nginx, Envoy, and load on the service."""
 
 import contextlib
-import http.client
 import json
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import yaml
 from lengthwise.runtime.data_profile import DataProfile
 from tests.deploy.tools import DEPLOY, RULES, loaded, program
 from tests.support.model_directories import place
-from tests.support.waiting import wait_until
+from tests.support.waiting import answers, wait_until
 
 asked = loaded(DEPLOY / "grafana" / "picture.py").asked
 
@@ -23,18 +22,6 @@ asked = loaded(DEPLOY / "grafana" / "picture.py").asked
 def until(what: str, seconds: float, holds: Callable[[], bool], logs: Callable[[], str] = str) -> None:
     """Waits until something outside holds, which tells of it by no event; where it does not, its logs are shown."""
     wait_until(holds, lambda: f"not within {seconds} s: {what}\n{logs()}", seconds)
-
-
-def answers(port: int, path: str) -> bool:
-    """Whether a port answers 200 to a GET."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tests.deploy.live import answers, started, until
+from tests.deploy.live import started, until
 from tests.deploy.tools import ROOT
+from tests.support.waiting import answers
 
 
 def served(line: str, asking: list[str]) -> Any:

@@ -15,8 +15,9 @@ import pytest
 
 from lengthwise.bench.exposition import Samples
 from lengthwise.bench.launch import free_port, serve_command
-from tests.deploy.live import answers, started, until
+from tests.deploy.live import started, until
 from tests.deploy.tools import DEPLOY, PIP, program, run
+from tests.support.waiting import answers
 
 CONNECTIONS = 16
 BODIES = [json.dumps({"sequences": [[[0.1] * 12] * length]}).encode() for length in (3, 9, 17, 40, 120)]

@@ -11,8 +11,9 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.runtime.installation import ask_driver
-from tests.deploy.live import answers, started, until
+from tests.deploy.live import started, until
 from tests.deploy.tools import ROOT, run
+from tests.support.waiting import answers
 
 pytestmark = [
     pytest.mark.deploy,

@@ -29,8 +29,9 @@ from lengthwise.bench.launch import free_port
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.runtime import recurrent_kernels
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
-from tests.deploy.live import answers, started, until
+from tests.deploy.live import started, until
 from tests.deploy.tools import CHART, DEPLOY, ROOT, chart_engine, objects
+from tests.support.waiting import answers
 
 pytestmark = pytest.mark.deploy
 

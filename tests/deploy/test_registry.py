@@ -8,8 +8,9 @@ import yaml
 
 from lengthwise.bench.launch import free_port
 from tests.deploy.container import engine
-from tests.deploy.live import answers, started, until
+from tests.deploy.live import started, until
 from tests.deploy.tools import CHART, ROOT, chart_engine, objects, program, run
+from tests.support.waiting import answers
 
 pytestmark = pytest.mark.deploy
 

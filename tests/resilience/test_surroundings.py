@@ -20,7 +20,7 @@ from tests.support.chaos import is_idle, publish, until
 from tests.support.model_directories import place
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started
-from tests.support.waiting import wait_until
+from tests.support.waiting import answers, wait_until
 
 GOOD = {"sequences": [[[0.5] * 12] * 5]}
 FULL = Path("/dev/full")
@@ -40,12 +40,6 @@ def ask(port: int) -> int:
     return status
 
 
-def is_ready(port: int) -> bool:
-    with suppress(OSError, http.client.HTTPException):
-        return ask(port) == 200
-    return False
-
-
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 def test_a_full_disk_under_the_log_costs_no_answer() -> None:
     port = free_port()
@@ -53,7 +47,8 @@ def test_a_full_disk_under_the_log_costs_no_answer() -> None:
     with FULL.open("wb") as full:
         process = subprocess.Popen(command, stdout=full, stderr=full, stdin=subprocess.DEVNULL)
         try:
-            wait_until(lambda: process.poll() is not None or is_ready(port))
+            wait_until(lambda: process.poll() is not None or answers(port, "/readyz"))
+            assert process.poll() is None
             assert [ask(port) for _ in range(20)] == [200] * 20
             process.terminate()
             assert process.wait(PATIENCE_SECONDS) == 0

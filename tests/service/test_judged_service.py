@@ -19,9 +19,8 @@ from lengthwise.settings import Settings
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import Made, place_graph
 from tests.support.model_directories import place
-from tests.support.server_process import ServerProcess, started
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
 
-PATIENCE_SECONDS = 180.0
 BODY = {"sequences": [[[0.5] * 12] * 3], "model": "vowels"}
 
 

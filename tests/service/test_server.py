@@ -1,5 +1,4 @@
 import asyncio
-import contextlib
 import gc
 import os
 import random
@@ -30,7 +29,7 @@ from lengthwise.http.server import Server, serve
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.server_process import ServerProcess, request, started, well_afterwards
-from tests.support.waiting import wait_until
+from tests.support.waiting import answers, wait_until
 
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP, STEP, STEP]]}
@@ -229,15 +228,10 @@ def test_a_signal_ends_both_ports_and_the_traces_and_leaves_the_signals_as_they_
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     port, admin_port = free_port(), free_port()
 
-    def is_ready(client: httpx.Client) -> bool:
-        with contextlib.suppress(httpx.ConnectError):
-            return client.get(f"http://127.0.0.1:{admin_port}/readyz").is_success
-        return False
-
     def call_and_end() -> list[int]:
         try:
             with httpx.Client(trust_env=False) as client:
-                wait_until(lambda: is_ready(client))
+                wait_until(lambda: answers(admin_port, "/readyz"))
                 answered = client.post(f"http://127.0.0.1:{port}/predict", json=GOOD)
                 return [answered.status_code, client.get(f"http://127.0.0.1:{admin_port}/metrics").status_code]
         finally:

@@ -1,6 +1,7 @@
 """Waiting for what has no event of its own."""
 
 import asyncio
+import http.client
 import time
 from collections.abc import Callable
 
@@ -18,3 +19,15 @@ def wait_until(true: Callable[[], object], what: str | Callable[[], object] = ""
     while not true():
         assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(0.01)
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether a port answers 200 to a GET."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
