@@ -1,6 +1,7 @@
 """What the project may grow to: the figures that need no run, against the bounds in `benchmarks/size.toml`."""
 
 from graphlib import CycleError
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,25 @@ from benchmarks import size
 
 
 def test_no_figure_is_above_its_bound() -> None:
-    bounds = size.bounds()
-    assert {name: value for name, value in size.figures().items() if value > bounds[name]} == {}
+    found = size.figures()
+    assert {name: found[name] for name, most in size.bounds().items() if found.get(name, 0) > most} == {}
+
+
+def test_every_bound_but_those_of_the_paths_has_a_figure() -> None:
+    counted = {name for name in size.bounds() if not name.startswith(("files of one", "calls of one"))}
+    assert counted <= {*size.figures()}
+    assert not any(name.startswith("lines of") for name in counted)
+
+
+def test_docstrings_and_comments_are_no_statements(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text('"""Head."""\n\n# Why.\ndef f() -> int:\n    """Doc."""\n    x = 1\n    return x\n', "utf-8")
+    assert size.statements([file]) == 3
+
+
+def test_a_bound_is_only_lowered_and_keeps_its_reason() -> None:
+    text = '# Head.\n"a" = 5  # why\n"b" = 2\n'
+    assert size.tightened(text, {"a": 3, "b": 4}) == '# Head.\n"a" = 3  # why\n"b" = 2\n'
 
 
 def test_the_annexes_are_read_from_the_page() -> None:
