@@ -198,6 +198,13 @@ def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, gr
     assert np.array_equal(together, alone)
 
 
+@pytest.mark.parametrize("biases", [55, 70])
+def test_biases_that_are_compared_in_parts_are_recognised_whatever_the_sizes_of_the_parts(biases: int) -> None:
+    """The exporter writes no sizes where all parts are equal."""
+    graph, manifest = exported("features = 1", 84 * biases)
+    assert Session(graph, manifest).kernels == f"fixed {fixed_kernels.INSTRUCTION_SETS[0]}"
+
+
 def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
     graph, manifest = exported("features = 3")
     own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))

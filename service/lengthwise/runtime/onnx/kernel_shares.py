@@ -175,7 +175,11 @@ class _Finder(Pattern):
         split = self.makers.get(given)
         if split is None or split.operator != "Split":
             return self.numbers(given, KERNELS, -1, 1)[:, :, 0], total.outputs[0]
-        sizes, whole = self.numbers(split.inputs[1], -1).tolist(), self.numbers(split.inputs[0], KERNELS, -1, 1)
+        whole = self.numbers(split.inputs[0], KERNELS, -1, 1)
+        count, size = len(split.outputs), -(-whole.shape[1] // len(split.outputs))
+        sizes = [size] * (count - 1) + [whole.shape[1] - size * (count - 1)]  # as for an operator without sizes
+        if any(split.inputs[1:]):
+            sizes = self.numbers(split.inputs[1], -1).tolist()
         place = split.outputs.index(given)
         begin = sum(sizes[:place])
         require(split.attributes.get("axis") == 1 and sum(sizes) == whole.shape[1])
