@@ -42,6 +42,7 @@ PAGES = {
     "docs/keras.md": Page(here=True),
     "docs/masking.md": Page(here=True),
     "docs/mending.md": Page(here=True),
+    "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
     "docs/targets.md": Page(here=True),
@@ -49,7 +50,7 @@ PAGES = {
     "docs/tutorial-keras.md": Page(tolerance=0.15),
     "docs/tutorial-torch.md": Page(tolerance=0.15),
 }
-SLOW = {f"docs/{name}.md" for name in ("keras", "coming-from", "masking", "python", "tutorial-keras")}
+SLOW = {f"docs/{name}.md" for name in ("keras", "coming-from", "masking", "own-code", "python", "tutorial-keras")}
 """Pages that `make test-long` runs: they train, or call what a change of the service does not touch."""
 LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]
 ELSEWHERE = ("docs/deployment.md", "docs/measuring.md")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
@@ -23,7 +24,8 @@ from lengthwise.http.gate import NO_LIFESPAN
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.http_lines import BEARER, GOOD, net
-from tests.support.numpy_models import Service, manifest, model, repository, serving
+from tests.support.numpy_models import Service, held_batch, manifest, model, repository, samples, serving
+from tests.support.waiting import wait_until
 
 BODY = {"sequences": [[[0.5] * 12] * 3]}
 
@@ -277,6 +279,40 @@ async def test_its_pages_can_be_switched_off() -> None:
     async with app.router.lifespan_context(app), client(app) as caller:
         assert {(await caller.get(path)).status_code for path in ("/docs", "/openapi.json")} == {404}
         assert not {"docs", "openapi"} & (await caller.get("/")).json().keys()
+
+
+async def test_a_route_around_the_model_batches_and_refuses_as_the_model_does() -> None:
+    """As docs/own-code.md has it: a client of the application in the same process, and its handlers of errors."""
+    release, running, wait = held_batch()
+    settings = Settings(runners=1, max_batch_cost_steps=64, max_queue_cost_steps=64)
+    inner = Application(Serving(settings, lambda *_: repository(model(manifest(), wait))))
+    outer = FastAPI(lifespan=inner.router.lifespan_context, exception_handlers=inner.exception_handlers)
+    own = lengthwise.AsyncClient("http://model", transport=httpx.ASGITransport(inner), retries=0)
+
+    @outer.post("/mine")
+    async def mine(steps: int, seconds: float = 60) -> str:
+        [prediction] = await own.predict([np.ones((steps, 2))], timeout=seconds)
+        return prediction.label
+
+    outer.mount("/", inner)
+    async with outer.router.lifespan_context(outer), client(outer) as caller:
+        first = asyncio.create_task(caller.post("/mine?steps=3"))
+        await running.wait()
+        late = await caller.post("/mine?steps=3&seconds=0.05")
+        waiting = [asyncio.create_task(caller.post("/mine?steps=4")) for _ in range(4)]
+        queues = inner.serving.batcher.queues
+        await asyncio.to_thread(wait_until, lambda: sum(len(queue.pending) for queue in queues) == 4)
+        full = await caller.post("/mine?steps=60")
+        wrong = await caller.post("/predict", json={"sequences": []})
+        release.set()
+        answers = [await one for one in (first, *waiting)]
+    assert [one.status_code for one in answers] == [200] * 5
+    assert (late.status_code, late.json()["title"]) == (504, "Deadline exceeded")
+    assert (full.status_code, int(full.headers["retry-after"]) >= 1) == (429, True)
+    assert (wrong.status_code, wrong.headers["content-type"]) == (422, "application/problem+json")
+    figures = samples(inner.serving.metrics.exposition("", [])[0].decode())
+    batches = sum(value for name, value in figures.items() if name.startswith("lengthwise_batch_rows_count"))
+    assert batches == 2  # the four ran together
 
 
 def test_settings_are_no_path() -> None:
