@@ -40,12 +40,12 @@ MOST = 700
 """Modules that help may import: well under a second of processor time."""
 
 
-def imported(*words: str) -> set[str]:
+def imported(*words: str, ends: int = 0) -> set[str]:
     told = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(words)], capture_output=True, text=True, cwd=ROOT, check=True
     )
     code, modules = json.loads(told.stdout.splitlines()[-1])
-    assert code == 0, told.stdout + told.stderr
+    assert code == ends, told.stdout + told.stderr
     return set(modules)
 
 
@@ -74,6 +74,12 @@ def test_a_check_of_a_graph_needs_no_torch(tmp_path: Path) -> None:
 def test_a_check_of_a_model_directory_needs_no_torch() -> None:
     modules = imported("check", "service/lengthwise/models/japanese-vowels/1", "--max-length", "40")
     assert modules.isdisjoint(NEVER)
+
+
+def test_a_column_that_is_not_there_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("id,t,x,label\na,0,0.5,calm\na,1,0.7,calm\nb,0,0.1,storm\n")
+    words = ("train", str(tmp_path / "d.csv"), "--column", "label=state", "--out", str(tmp_path / "run"))
+    assert imported(*words, ends=2).isdisjoint(NEVER)
 
 
 def test_a_check_of_a_module_needs_no_exporter() -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lengthwise.datasets.dataset import Label, Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.training.batches import NO_TARGET, Example, batches, check, examples, stratified_split, stratum
+from lengthwise_export.training.batches import NO_TARGET, Example, batches, examples, stratified_split, stratum
+from lengthwise_export.training.record_checks import check
 from tests.support.specs import spec
 
 

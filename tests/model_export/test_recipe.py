@@ -12,8 +12,8 @@ from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.training import choice, recipe, rocket, session
-from lengthwise_export.training.batches import check, lenient
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
+from lengthwise_export.training.record_checks import check, lenient
 from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
 

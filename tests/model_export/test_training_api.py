@@ -97,11 +97,19 @@ def test_other_sequences_choose_the_epoch_and_others_are_scored(tmp_path: Path) 
     assert ensemble.report["validation"]["answers"] == 10
 
 
-def test_a_label_for_each_step_or_several_need_the_task() -> None:
+def test_the_task_is_read_off_the_labels_and_a_list_of_one_is_asked_about() -> None:
     sequences, labels = in_memory(8)
     several = [[label] for label in labels]
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match="a list of one"):
         lengthwise_export.train(TINY, sequences, several, **QUICK)
+    some = [*([["a", "b"], []] * 4)]
+    run = lengthwise_export.train(TINY, sequences, some, **QUICK)
+    assert (run.report["task"], run.reasons[0]) == ("multi-label", 'task = "multi-label": by the labels')
+    steps = [["a"] * (len(one) - 1) + ["b"] for one in sequences]
+    assert lengthwise_export.train(TINY, sequences, steps, **QUICK).report["task"] == "per-step"
+    steps[1:] = [["a"] * len(one) for one in sequences[1:]]  # in a table, one cell that is wrong
+    with pytest.raises(ConfigurationError, match="sequence '0' have the labels a, b"):
+        lengthwise_export.train(TINY, sequences, steps, **QUICK)
     task = {**TINY, "output": {"task": "multi-label"}}
     assert lengthwise_export.train(task, sequences, several, **QUICK).report["task"] == "multi-label"
     task = {**TINY, "output": {"task": "per-step"}}

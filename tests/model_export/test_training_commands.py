@@ -103,6 +103,102 @@ def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path
     assert exported.exit_code == 0, exported.output
 
 
+def table(path: Path, *, label: str = "label", seed: int = 0) -> Path:
+    """A CSV file with a row for each step of `separable` records."""
+    rows = [f"id,t,x,y,z,{label}"]
+    for record in separable(24, seed=seed):
+        values = (",".join(map(str, step)) for step in record.steps.tolist())
+        rows += [f"s{record.id},{t},{step},{record.label}" for t, step in enumerate(values)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("words", [(), ("auto",), ("rocket",)], ids=["no spec", "auto", "rocket"])
+def test_data_without_a_spec_is_trained_and_the_spec_of_the_run_trains_the_same(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = table(tmp_path / "data.csv")
+    first = run("train", *words, data, "--out", tmp_path / "run")
+    assert first.exit_code == 0, first.output
+    assert "[input]\nfeatures = 3\n" in first.stderr
+    assert 'labels = ["a", "b"]' in first.stderr
+    assert ('kind = "rocket"' in first.stderr.partition("\nchosen: ")[0]) == (words == ("rocket",))
+    again = run("train", tmp_path / "run" / SPEC_FILE, data, "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert "[input]" not in again.stderr
+    assert Spec.read(tmp_path / "again" / SPEC_FILE).resolved() == Spec.read(tmp_path / "run" / SPEC_FILE).resolved()
+    weights = [load_file(tmp_path / name / WEIGHTS_FILE) for name in ("run", "again")]
+    assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_spec_file_may_leave_open_what_the_data_says(tmp_path: Path) -> None:
+    data = table(tmp_path / "data.csv")
+    (tmp_path / "s.toml").write_text('[model]\npreset = "rocket"\n')
+    ended = run("train", tmp_path / "s.toml", data, "--test", data, "--out", tmp_path / "run", "--json")
+    assert ended.exit_code == 0, ended.output
+    content = json.loads(ended.stdout)
+    assert (content["spec"]["model"]["kind"], content["spec"]["input"]["features"]) == ("rocket", 3)
+    assert content["test"]["answers"] == 24
+
+
+def test_several_files_are_trained_on_as_one(tmp_path: Path) -> None:
+    files = [table(tmp_path / f"{seed}.csv", seed=seed) for seed in (0, 1)]
+    assert run("train", "rocket", *files, "--out", tmp_path / "run").exit_code == 0
+    assert report(tmp_path / "run")["made"]["records"] == 48
+    assert report(tmp_path / "run")["made"]["data"] == "0.csv, 1.csv"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rokcet", "DATA"], "rokcet: there is no such file, and no such preset; did you mean rocket?"),
+        (["rocket", "auto", "DATA"], "rocket auto DATA.csv: give one SPEC at most"),
+        (["rocket"], "rocket: give one SPEC at most, and the files of the DATA"),
+        (["nothing.csv"], "nothing.csv: there is no such file"),
+        (["nothing.toml", "DATA"], "nothing.toml cannot be read"),
+        (["wrong.toml", "DATA"], "wrong.toml: model.presett: unknown key; did you mean preset?"),
+        (["DATA", "--column", "label=state"], "there is no column 'state'"),
+    ],
+)
+def test_words_that_are_no_spec_and_no_data_are_told_apart(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path / "DATA.csv")
+    (tmp_path / "wrong.toml").write_text('[model]\npresett = "auto"\n')
+    ended = run("train", *("DATA.csv" if word == "DATA" else word for word in words), "--out", "run")
+    assert (ended.exit_code, (tmp_path / "run").exists()) == (2, False)
+    assert said in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "said"),
+    [
+        (["10", "9"], "single-label", 'labels = ["9", "10"]'),
+        ([["a", "b"], []], "multi-label", 'labels = ["a", "b"]'),
+        ([["a", "b", "b"], ["b", "a", "a"]], "per-step", 'labels = ["a", "b"]'),
+    ],
+)
+def test_the_task_is_read_off_the_labels_of_a_file(labels: list[Any], task: str, said: str, tmp_path: Path) -> None:
+    records = [{"steps": [[n], [-n], [0.5]], "label": labels[n % 2]} for n in range(24)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
+    ended = run("train", tmp_path / "d.jsonl", "--epochs", "1", "--out", tmp_path / "run")
+    assert ended.exit_code == 0, ended.output
+    assert report(tmp_path / "run")["task"] == task
+    assert said in ended.stderr
+
+
+def test_whole_numbers_that_may_be_token_ids_are_asked_about(tmp_path: Path) -> None:
+    records = [{"steps": [n, 3, 5], "label": "ab"[n % 2]} for n in range(24)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
+    ended = run("train", "rocket", tmp_path / "d.jsonl", "--out", tmp_path / "run")
+    assert "if they are token ids, say so with vocabulary = N in [input]" in ended.stderr
+    (tmp_path / "s.toml").write_text("[input]\nvocabulary = 24\n")
+    ended = run("train", tmp_path / "s.toml", tmp_path / "d.jsonl", "--epochs", "1", "--out", tmp_path / "tokens")
+    assert ended.exit_code == 0, ended.output
+    assert "token ids, say so" not in ended.stderr
+
+
 def written(folder: Path, accuracy: float, answers: int = 100, **more: Any) -> Path:
     folder.mkdir()
     content = {"labels": ["a", "b"], "task": "single-label", "test": {"accuracy": accuracy, "answers": answers}} | more

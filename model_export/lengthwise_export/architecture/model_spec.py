@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lengthwise.wrong_values import no_booleans_for_numbers
 
-Preset = Literal["auto", "rnn", "conv", "conv-rnn", "transformer"]
+Preset = Literal["auto", "rocket", "rnn", "conv", "conv-rnn", "transformer"]
+
+ROCKET: Final = "rocket"  # the kind, and the name of the preset
 
 # Features of an attention head. For larger heads, onnxruntime's CPU kernel sums a score in blocks whose size depends on
 # the width, so the bits of an answer would depend on the batch
@@ -198,6 +200,8 @@ WITHOUT_DATA: Final = "rnn"  # the preset of `auto` where there is no data to ch
 def expanded(model: dict[str, Any], task: object) -> dict[str, Any]:
     """The table `[model]` with the keys of its preset, where it does not give them itself; it may be wrong."""
     name = model.get("preset")
+    if name == ROCKET:  # another kind of model, which has none of the keys of layers, nor a preset
+        return {"kind": ROCKET} | {key: value for key, value in model.items() if key != "preset"}
     keys = PRESETS.get(name, {}) if isinstance(name, str) else {}
     if task == "per-step":
         keys = {key: value for key, value in keys.items() if key not in ("pooling", "sequence_features")}

@@ -129,11 +129,7 @@ class Spec(SpecTable):
     @classmethod
     def from_toml(cls, text: str, *, source: str = "spec") -> Spec:
         """Reads a spec; SpecError if it is not TOML or not a spec."""
-        try:
-            table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SpecError(f"{source}: not TOML: {error}") from error
-        return cls.from_table(table, source=source)
+        return cls.from_table(_parsed(text, source), source=source)
 
     @classmethod
     def from_table(cls, table: object, *, source: str = "spec") -> Spec:
@@ -165,11 +161,7 @@ class Spec(SpecTable):
     @classmethod
     def read(cls, path: Path) -> Spec:
         """Reads a `.toml` file; SpecError if it cannot be read, or is not a spec."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} cannot be read: {error}") from error
-        return cls.from_toml(text, source=str(path))
+        return cls.from_table(tables_of(path), source=str(path))
 
     def manifest(
         self,
@@ -213,6 +205,22 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:
     """The keys of the table at a path."""
     return TABLES[tuple(part for part in place if isinstance(part, str))].model_fields
+
+
+def tables_of(path: Path) -> dict[str, Any]:
+    """The tables of a `.toml` file, which may leave keys open; SpecError if it cannot be read, or is not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} cannot be read: {error}") from error
+    return _parsed(text, str(path))
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{source}: not TOML: {error}") from error
 
 
 def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE: Final = "model.safetensors"  # written at the end of a training run
 STATE_FILE: Final = "state.safetensors"  # of a training run, for a resume
 MEMBERS: Final = "members"  # the folder with one folder for each member of an ensemble
+SEEDS: Final = "seeds"  # the folder with one folder for each run of `--seeds`
 
 # Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none
 MAY_DIFFER: Final = {
@@ -68,6 +70,18 @@ def record_of(spec: Spec, **known: Any) -> dict[str, Any]:
     """The record that `train` writes next to the weights, with fields of `TrainingRecord`; `read_record` reads it."""
     record = TrainingRecord(labels=spec.output.labels, trained=datetime.now(UTC).date().isoformat(), **known)
     return record.model_dump(mode="json") | {"spec": spec.resolved()}
+
+
+def run_files(out: Path) -> list[Path]:
+    """The weights and the states of all runs in a folder."""
+    patterns = [f"{runs}{name}" for runs in ("", f"{MEMBERS}/*/", f"{SEEDS}/*/") for name in (WEIGHTS_FILE, STATE_FILE)]
+    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
+
+
+def refuse_to_overwrite(out: Path, instead: str) -> None:
+    """Makes sure that a folder holds no run; the ConfigurationError ends with `instead`."""
+    for path in run_files(out):
+        raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
 
 
 def checkpoint_file(path: Path) -> Path:

@@ -1,39 +1,49 @@
-"""Records and a spec from a Python caller's sequences and labels, in the place of a file and a TOML file.
+"""Records and a spec, from a Python caller's sequences and labels or from data files.
 
 ```
 spec, sequences, labels -> the kind of a step -> arrays -> records -> what the spec leaves open
+spec, files --------------------------------------------> records -> what the spec leaves open
 ```
-One error names every sequence and label that cannot be used, by its place in the list.
+One error names every sequence and label that cannot be used, by its place in the list; of files the first ones.
+Nothing here imports torch, so that wrong data is told at once.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
 
+from lengthwise.datasets import dataset
 from lengthwise.datasets import given as forms
 from lengthwise.datasets.arrays import as_steps, kept_steps
-from lengthwise.datasets.dataset import Label, Record
+from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
 from lengthwise.datasets.given import GivenSequence, GivenSequences, Layout
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import nearest
-from lengthwise_export.architecture.model_spec import PRESETS
-from lengthwise_export.architecture.spec import InputSpec, Spec
+from lengthwise_export.architecture.model_spec import Preset
+from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training.batches import lenient, why_unfit
+from lengthwise_export.training.record_checks import check, lenient, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
 GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
 
-ROCKET: Final = "rocket"
-NAMES: Final = ("auto", ROCKET, *PRESETS)  # the specs that have a name
+NAMES: Final = get_args(Preset)  # the specs that have a name
+MAY_BE_IDS: Final = (
+    "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say so with "
+    "{}"
+)
+_MOST_SHOWN: Final = 5  # labels in a message
 _DEFAULT_LONGEST: Final = InputSpec.model_fields["max_length"].default
 
 
@@ -45,6 +55,7 @@ class LabelledSequences:
     records: list[Record]
     reasons: tuple[str, ...]  # one sentence for each key that was read off the sequences
     warnings: tuple[str, ...]  # what the user should know
+    is_inferred: bool = False  # whether the spec left open what a step is, or the labels
 
 
 def labelled(
@@ -63,13 +74,54 @@ def labelled(
         raise ConfigurationError("there is no sequence to train on")
     reasons, warnings = ([f"columns: {taken}"] if taken else []), []
     if not tokens and features is None and are_whole:
-        warnings.append(
-            "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say "
-            "so with spec={'input': {'vocabulary': N}}"
-        )
-    spec = Spec.from_table(_completed(said, records, reasons))
+        warnings.append(MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}"))
+    spec = Spec.from_table(completed(said, records, reasons))
     require_fit("", records, lenient(spec))
     return LabelledSequences(spec, records, tuple(reasons), tuple(warnings))
+
+
+def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Which of some words is the spec, a preset or a `.toml` file (`auto` without one); the others are data files.
+
+    ConfigurationError for two specs, for no data, and for a word that is neither.
+    """
+    specs = [word for word in words if word in NAMES or word.endswith(".toml")]
+    data = [word for word in words if word not in specs]
+    unknown = next((word for word in data if not (os.path.exists(word) or word.startswith("aeon:"))), None)
+    if unknown is not None:
+        hint = nearest(unknown, NAMES)
+        raise ConfigurationError(f"{unknown}: there is no such file{hint and f', and no such preset{hint}'}")
+    if len(specs) > 1 or not data:
+        raise ConfigurationError(f"{' '.join(words)}: give one SPEC at most, and the files of the DATA")
+    return (specs or ["auto"])[0], data
+
+
+def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
+    """The records of files to train on, and their spec.
+
+    One error names the first bad records, or the first that do not fit the spec; ConfigurationError for a wrong spec.
+    """
+    said, source = tables(given), "spec" if isinstance(given, Spec) or given in NAMES else given
+    is_open, step = _closed(said) != said, said.get("input", {})
+    reading = replace(reading, per_step=said.get("output", {}).get("task") == "per-step")
+    kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
+    of_each = (dataset.entries(dataset.locate(name), kind, reading=reading) for name in files)
+    every = chain.from_iterable(of_each)
+    records = [*(dataset.fitting(every) if is_open else fitting(every, Spec.from_table(said, source=source)))]
+    if not records:
+        raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
+    reasons: list[str] = []
+    spec = Spec.from_table(completed(said, records, reasons), source=source)
+    are_whole = spec.input.features == 1 and all(
+        (one.steps >= 0).all() and not (one.steps % 1).any() for one in records
+    )
+    warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
+    return LabelledSequences(spec, [*fitting(iter(records), spec)], tuple(reasons), tuple(warnings), is_open)
+
+
+def fitting(records: Iterator[Record | BadRecord], spec: Spec) -> Iterator[Record]:
+    """The same records; at their end, an error has the first that are bad, or do not fit the spec."""
+    return dataset.fitting(records, partial(check, spec=lenient(spec)))
 
 
 def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first") -> list[Record]:
@@ -188,17 +240,18 @@ def sorted_labels(labels: Iterable[Label]) -> list[str]:
     return sorted(each, key=lambda one: (int(one), one)) if numbers else sorted(each)
 
 
-def tables(given: GivenSpec) -> Mapping[str, Mapping[str, Any]]:
-    """The tables of a spec, maybe with open keys; ConfigurationError if it is none."""
+def tables(given: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
+    """The tables of a spec, maybe with open keys; ConfigurationError if it is none, which begins with `source`."""
     if isinstance(given, Spec):
         return given.model_dump(mode="json", exclude_unset=True)
     if isinstance(given, Mapping):
         wrong = [name for name, table in given.items() if not isinstance(table, Mapping)]
         if wrong:
             raise SpecError(
-                f"spec: {wrong[0]!r} must be a table: {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} with "
-                "the keys of docs/spec.md"
+                f"{source}: {wrong[0]!r} must be a table: {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} "
+                "with the keys of docs/spec.md"
             )
+        Spec.from_table(_closed(given), source=source)  # what is wrong is told before the data is read
         return given
     if not isinstance(given, str | os.PathLike):
         raise ConfigurationError(
@@ -207,13 +260,21 @@ def tables(given: GivenSpec) -> Mapping[str, Mapping[str, Any]]:
         )
     text = os.fspath(given)
     if text in NAMES:
-        return {"model": {"kind": ROCKET} if text == ROCKET else {"preset": text}}
+        return {"model": {"preset": text}}
     if isinstance(given, str) and not text.endswith(".toml"):
         raise ConfigurationError(
             f"spec={text!r}: there is no such preset{nearest(text, NAMES)}; there are {', '.join(NAMES)}. A path ends "
             "in .toml"
         )
-    return tables(Spec.read(Path(text)))
+    return tables(tables_of(Path(text)), text)
+
+
+def _closed(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tables, with anything in the place of what the data will say."""
+    step = dict(said.get("input", {}))
+    if step.get("vocabulary") is None:
+        step.setdefault("features", len(step.get("feature_names") or "1"))
+    return {**said, "input": step, "output": {"labels": ["1", "2"], **said.get("output", {})}}
 
 
 def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
@@ -231,8 +292,11 @@ def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
     return done
 
 
-def _completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
-    """The tables with what they leave open: features, labels, and the longest sequence."""
+def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
+    """The tables with what they leave open: features, task, labels, and the longest sequence.
+
+    ConfigurationError where the records do not say it: no record has a label, or a few have several.
+    """
     done = {name: dict(table) for name, table in said.items()}
     step, output = done.setdefault("input", {}), done.setdefault("output", {})
     if step.get("vocabulary") is None and "features" not in step:
@@ -242,10 +306,35 @@ def _completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list
         step["max_length"] = longest
         reasons.append(f"max_length = {longest}: the longest sequence")
     if "labels" not in output:
-        if any(isinstance(record.label, tuple) for record in records) and "task" not in output:
-            raise ConfigurationError(
-                "some sequences have several labels: say spec={'output': {'task': 'multi-label'}}, or 'per-step' for "
-                "one label a step"
-            )
+        if "task" not in output and (task := _task_of(records)) != "single-label":
+            output["task"] = task
+            reasons.append(f'task = "{task}": by the labels')
         output["labels"] = sorted_labels(record.label for record in records)
+        if not output["labels"]:
+            raise ConfigurationError(
+                f'{records[0].place}: no record has a label to train on: a record of JSON has it as "label"; of a '
+                "table, say which column it is (--column label=NAME)"
+            )
     return done
+
+
+def _task_of(records: Sequence[Record]) -> Task:
+    """The task by the form of the labels; ConfigurationError where the form may be a mistake."""
+    several = [record for record in records if isinstance(record.label, tuple)]
+    if not several:
+        return "single-label"
+    if len(several) < len(records) or any(len(one.label or ()) != len(one.steps) for one in several):
+        if all(len(one.label or ()) == 1 for one in several):
+            raise ConfigurationError(
+                f"{several[0].place}: its label is a list of one: write the label itself, or say task = "
+                '"multi-label" in [output] of the spec'
+            )
+        return "multi-label"
+    mixed = [one for one in several if len({*(one.label or ())}) > 1]
+    if 0 < 2 * len(mixed) < len(records):
+        shown = ", ".join([*dict.fromkeys(mixed[0].label or ())][:_MOST_SHOWN])
+        raise ConfigurationError(
+            f"{mixed[0].place}: the steps of sequence {mixed[0].id!r} have the labels {shown}, and most other "
+            'sequences have one: correct it, or say task = "per-step" in [output] of the spec'
+        )
+    return "per-step"

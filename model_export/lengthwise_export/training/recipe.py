@@ -25,9 +25,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, rocket
-from lengthwise_export.training.batches import examples, missing_is_open, stratified_split, stratum
+from lengthwise_export.training.batches import examples, stratified_split, stratum
 from lengthwise_export.training.choice import DataFacts, Plan
 from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions
+from lengthwise_export.training.record_checks import missing_is_open
 from lengthwise_export.training.train import TrainingRun
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything

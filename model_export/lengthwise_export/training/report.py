@@ -104,8 +104,9 @@ class RunReport(dict[str, Any]):
 
 
 def _source(records: Sequence[Record]) -> str:
-    """The name of the file that records were read from; they say `file:line`."""
-    return Path(records[0].place.rpartition(":")[0]).name or "a Python program"
+    """The names of the files that records were read from; they say `file:line`."""
+    names = dict.fromkeys(Path(record.place.rpartition(":")[0]).name for record in records)
+    return ", ".join(names) or "a Python program"
 
 
 def page(report: Mapping[str, Any], title: str) -> str:

@@ -29,11 +29,12 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.architecture.trained import MEMBERS, STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.architecture.trained import SEEDS, STATE_FILE, WEIGHTS_FILE, run_files
 from lengthwise_export.training import recipe, rocket
-from lengthwise_export.training.batches import check, examples, missing_is_open
+from lengthwise_export.training.batches import examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.record_checks import check, missing_is_open
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import Epoch, TrainingResult, train
@@ -41,7 +42,6 @@ from lengthwise_export.training.train import Epoch, TrainingResult, train
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
 SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
-SEEDS: Final = "seeds"  # the folder with one folder for each run of `--seeds`
 
 
 def check_all(name: str, records: Sequence[Record], spec: Spec) -> None:
@@ -80,7 +80,7 @@ class TrainingSession:
             for line in [*(f"chosen: {one}" for one in plan.reasons), *(f"warning: {one}" for one in plan.warnings)]:
                 self.tell(line)
             with _made_folder(out):
-                for path in () if self.resume else _results(out):
+                for path in () if self.resume else run_files(out):
                     path.unlink()
                 results = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
                 report, best = self._report(plan, results, held)
@@ -183,25 +183,13 @@ class TrainingSession:
         return report, best
 
 
-def refuse_to_overwrite(out: Path, instead: str) -> None:
-    """Makes sure that a folder holds no run; the ConfigurationError ends with `instead`."""
-    for path in _results(out):
-        raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
-
-
 def finished_epochs(out: Path) -> int:
     """The number of epochs that the states in a folder hold."""
     return sum(len(checkpoint.state(path)["epochs"]) for path in _state_files(out))
 
 
-def _results(out: Path) -> list[Path]:
-    """The weights and the states of all runs in a folder."""
-    patterns = [f"{runs}{name}" for runs in ("", f"{MEMBERS}/*/", f"{SEEDS}/*/") for name in (WEIGHTS_FILE, STATE_FILE)]
-    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
-
-
 def _state_files(out: Path) -> list[Path]:
-    return [path for path in _results(out) if path.name == STATE_FILE]
+    return [path for path in run_files(out) if path.name == STATE_FILE]
 
 
 def _folder(out: Path, plan: Plan, number: int) -> Path:

@@ -22,11 +22,11 @@ from lengthwise.datasets.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.reports.notebook import as_text
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import WEIGHTS_FILE
+from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, session
-from lengthwise_export.training.batches import lenient
 from lengthwise_export.training.options import TrainCallOptions
+from lengthwise_export.training.record_checks import lenient
 from lengthwise_export.training.report import RunReport, splits_of
 from lengthwise_export.training.session import ProgressTarget
 
@@ -168,7 +168,7 @@ def train(  # noqa: D417 - the decorator adds the options
         raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
     folder = None if options.out is None else Path(options.out)
     if folder is not None and not options.overwrite:
-        session.refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
+        refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
     held = None if isinstance(options.validation, int | float) else options.validation
     found = arrays.labelled(spec, sequences, labels, options.layout)
     open_spec = lenient(found.spec)  # what is wrong is found before the choice, which may take minutes

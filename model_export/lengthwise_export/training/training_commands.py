@@ -5,7 +5,6 @@ A command imports its libraries when it runs, because importing torch takes seco
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,9 @@ if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Reading
     from lengthwise_export.training.session import ProgressTarget
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 @click.command(cls=Command)
-@click.argument("spec_file", metavar="SPEC", type=_FILE)
-@click.argument("data")
+@click.argument("words", metavar="[SPEC] DATA...", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
 @click.option("--test", help="A test file. It is scored once, at the end.")
 @flags(TrainOptions)
@@ -35,8 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @data_options
 def train(
-    spec_file: Path,
-    data: str,
+    words: tuple[str, ...],
     out: Path,
     test: str | None,
     options: TrainOptions,
@@ -45,15 +40,15 @@ def train(
     as_json: bool,
     reading: Reading,
 ) -> None:
-    """Trains the built-in architecture of SPEC (a .toml file) on DATA.
+    """Trains the built-in architecture on DATA.
 
-    docs/spec.md lists the keys of a SPEC; `output.task` selects several labels for a sequence, or one for each step.
-    What a SPEC leaves open (normalisation, layers) is chosen from the data, and the reasons are printed. Do not
-    normalise values: the graph normalises.
+    SPEC is a .toml file, or a preset: auto (the default), rocket, rnn, conv, conv-rnn, transformer. docs/spec.md lists
+    its keys. What it leaves open is read off the data (features, labels, task) or chosen by it (normalisation, layers),
+    and is printed. Do not normalise values: the graph normalises.
 
     DATA is a .jsonl file (one {"id", "steps", "label"} in each line; .gz too), a .ts file of the UEA/UCR archive, a
     .csv or .parquet file with a row for each step (columns id, t, label, values; or name them with --column), a
-    .parquet file of lists, or aeon:NAME_TRAIN for a data set of the aeon package.
+    .parquet file of lists, or aeon:NAME_TRAIN for a data set of the aeon package. Several files are read as one.
 
     \b
     Files in --out afterwards:
@@ -65,35 +60,42 @@ def train(
 
     \b
     Example:
+      lengthwise train recordings.csv --out runs/first
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --ensemble --seeds 3 --out runs/three
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    from rich.console import Console
+    from lengthwise_export.architecture.spec import as_toml
+    from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
+    from lengthwise_export.training import arrays
+
+    given, files = arrays.spec_and_files(words)
+    if not resume and not overwrite:
+        refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
+    found = arrays.of_files(given, files, reading)
+    tested = arrays.of_files(found.spec, [test], reading).records if test else ()
+    tell = partial(click.echo, err=True)
+    if found.is_inferred:
+        tell(f"the spec, which {out} keeps with what is chosen:\n\n{as_toml(found.spec)}")
+
+    from rich.console import Console  # what follows imports torch
 
     from lengthwise.commands.progress import say
-    from lengthwise.datasets.dataset import read_all
-    from lengthwise_export.architecture.spec import Spec
-    from lengthwise_export.architecture.trained import WEIGHTS_FILE
     from lengthwise_export.training import session
-    from lengthwise_export.training.batches import check, lenient
 
-    if not resume and not overwrite:
-        session.refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
-    spec = Spec.read(spec_file)
-    fits = partial(check, spec=lenient(spec))
     errors = Console(stderr=True)
     progress: ProgressTarget = "auto" if errors.is_terminal else partial(say, errors)  # each line at once
-    reading = replace(reading, per_step=spec.output.task == "per-step")
     training = session.TrainingSession(
-        spec,
-        read_all(data, spec.input.kind, fits, reading),
+        found.spec,
+        found.records,
         options,
-        test=read_all(test, spec.input.kind, fits, reading) if test else (),
+        test=tested,
+        reasons=found.reasons,
+        warnings=found.warnings,
         resume=resume,
         progress=None if as_json else progress,
-        tell=partial(click.echo, err=True),
+        tell=tell,
     )
     try:
         report = training.run(out)

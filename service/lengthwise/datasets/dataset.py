@@ -77,8 +77,15 @@ def read(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record]:
-    """The records of a file in its order; at its end, an error has the first `MOST_TOLD` bad ones, by `check` too."""
-    checked = _checked(entries(path, kind, reading=reading), check)
+    """The records of a file in its order; errors as those of `fitting`."""
+    return fitting(entries(path, kind, reading=reading), check)
+
+
+def fitting(
+    found: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
+) -> Iterator[Record]:
+    """The same records; at their end, an error has the first `MOST_TOLD` bad ones, by `check` too."""
+    checked = _checked(found, check)
     for record in checked:
         if isinstance(record, BadRecord):
             raise with_those_behind(record.error, checked)

@@ -1,0 +1,46 @@
+"""Whether a record can be trained on, by the spec. Nothing here imports torch, so that data is judged at once."""
+
+from __future__ import annotations
+
+from lengthwise.datasets.dataset import Record
+from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
+from lengthwise.decoding.calls import first_fault
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.architecture.spec import Spec
+
+
+def check(record: Record, spec: Spec) -> None:
+    """Makes sure that a record fits the spec; the ConfigurationError names its file and line."""
+    wrong = why_unfit(record, spec)
+    if wrong:
+        raise ConfigurationError(f"{record.place}: {wrong}")
+
+
+def why_unfit(record: Record, spec: Spec) -> str | None:
+    """Why a record cannot be used for training; None or empty if it can."""
+    steps, takes = record.steps, spec.input
+    if takes.features is not None and steps.shape[1] != takes.features:
+        return f"{steps.shape[1]} features a step, the spec says {takes.features}"
+    fault = first_fault(steps, vocabulary=takes.vocabulary, takes_missing=takes.missing != "refuse")
+    if fault is not None and fault[1] == "no token":
+        return f"token {steps[fault[0]]} in a vocabulary of {takes.vocabulary}"
+    if fault is not None:
+        return (
+            "a value is missing (NaN), and input.missing = 'refuse'; to train on missing values, set it to 'zero', "
+            "'mean' or 'indicator'"
+        )
+    if len(steps) > takes.max_length and takes.long == "reject":
+        return f"{len(steps)} steps, and input.max_length = {takes.max_length}; raise it, or set input.long"
+    if record.label is None:
+        return 'there is no label to train on: "label" is missing'
+    return label_mismatch(record, spec.output.task) or unknown_labels(record, spec.output.labels, "output.labels")
+
+
+def lenient(spec: Spec) -> Spec:
+    """The spec that records are checked against: missing values are allowed where their policy is chosen later."""
+    return spec.with_keys(input={"missing": "indicator"}) if missing_is_open(spec) else spec
+
+
+def missing_is_open(spec: Spec) -> bool:
+    """Whether the policy for missing values is chosen: only where `preset = "auto"` is written, and no policy is."""
+    return spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.says("missing")
