@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from lengthwise.commands.data_options import ABOUT_COLUMNS, Columns
 from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
 from lengthwise.runtime.manifest import Precision
 
@@ -131,6 +132,14 @@ class ExportOptions(TargetOptions):
         default=None,
         description="Labelled sequences in the formats of train: reports the accuracy, and for fp16 and int8 how many "
         "labels change.",
+    )
+    columns: Columns = Field(default={}, description=ABOUT_COLUMNS + " Default: the columns of the training.")
+    feature_names: Annotated[Sequence[str] | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = (
+        Field(
+            default=None,
+            description="Names of the features of a step, in their order, by which callers and tables may give them. "
+            "Default: those of the spec.",
+        )
     )
     tolerance: float | None = Field(
         default=None,

@@ -306,9 +306,7 @@ def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) 
     def state(route: Any) -> None:
         answer = route.fetch()
         document = answer.json()
-        document["models"] = [
-            document["models"][0] | {"mean": None, "std": None, "feature_names": None, "examples": 0} | model
-        ]
+        document["models"] = [document["models"][0] | {"mean": None, "std": None, "names": None, "examples": 0} | model]
         route.fulfill(response=answer, json=document)
 
     def predict(route: Any) -> None:
@@ -439,7 +437,7 @@ def test_a_model_of_tokens_takes_ids(window: Window) -> None:
 
 def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(window: Window) -> None:
     names = [f"sensor {number}" for number in range(64)]
-    model = {"features": 64, "labels": ["1", "2"], "feature_names": names, "attention": False}
+    model = {"features": 64, "labels": ["1", "2"], "names": names, "attention": False}
     page = imagined(window, model, ANSWER)
     assert page.locator("#signal path.line").count() == 0
     assert page.locator("#signal image").count() == 1

@@ -132,7 +132,7 @@ async def test_the_state_says_what_is_served_refused_and_allowed() -> None:
     assert state["refused"] == [{"model": "broken/1", "reason": "its golden sequences do not hold"}]
     (served,) = state["models"]
     assert (served["model"], served["version"], served["features"], served["missing"]) == ("sums", "1", 2, "zero")
-    assert {"promise", "mean", "std", "feature_names", "threshold", "min_length", "max_length"} <= served.keys()
+    assert {"promise", "mean", "std", "names", "threshold", "min_length", "max_length"} <= served.keys()
     assert state["limits"]["max_sequences"] == 7
     assert (state["predict"], state["public_port"], state["keys"]) == ("predict", None, False)
 

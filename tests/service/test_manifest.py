@@ -21,7 +21,7 @@ def test_what_is_written_is_read_again():
     manifest = Manifest(
         name="m-1.x_y",
         version=3,
-        input=StepInput(features=2, feature_names=("x", "y"), mean=(0.0, 1.0), std=(1.0, 2.0)),
+        input=StepInput(features=2, names=("x", "y"), mean=(0.0, 1.0), std=(1.0, 2.0)),
         labels=("a", "b"),
         graph=GraphNames(lengths=None, mask="mask", mask_type="float32", attention="weights"),
         promises=(Promise(provider="CPUExecutionProvider", bits=True, tolerance=0),),
@@ -29,6 +29,14 @@ def test_what_is_written_is_read_again():
         made={"torch": "2", "seed": 0},
     )
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("old", "names"), [(["x", "y"], ("x", "y")), (None, None), (["x", "x"], None), (["x", ""], None), ("xy", None)]
+)
+def test_names_under_the_key_of_older_exporters_are_read_and_those_that_are_no_names_are_dropped(old, names):
+    manifest = Manifest.from_json(json.dumps(LEAST | {"input": {"features": 2, "feature_names": old}}))
+    assert manifest.input.names == names
 
 
 def test_what_it_says_of_itself_cannot_be_changed():
@@ -53,6 +61,11 @@ def test_what_it_says_of_itself_cannot_be_changed():
         ({"input": {"kind": "tokens", "features": 2}}, "'tokens' wants 'vocabulary' alone"),
         ({"input": {"kind": "values", "features": 2, "mean": [1.0]}}, "input.mean has 1 entries for 2 features"),
         ({"input": {"kind": "values", "features": 1, "std": [float("inf")]}}, "input.std"),
+        ({"input": {"kind": "values", "features": 2, "names": ["x"]}}, "input.names has 1 entries for 2 features"),
+        ({"input": {"kind": "values", "features": 2, "names": ["x", "x"]}}, "the name 'x' is there twice"),
+        ({"input": {"kind": "values", "features": 2, "names": ["x", " "]}}, "a name is empty"),
+        ({"input": {"kind": "values", "features": 1, "names": ["x" * 257]}}, "a name has at most 256"),
+        ({"input": {"kind": "tokens", "vocabulary": 2, "names": ["x"]}}, "input.names has 1 entries"),
         ({"graph": {"lengths": None}}, "one of 'lengths' and 'mask' must be named"),
         ({"promises": [{"provider": "CPU", "bits": True, "tolerance": -1}]}, "promises.0.tolerance"),
     ],

@@ -38,9 +38,12 @@ BLIND = -998.0
 def manifest(
     *, name: str = "sums", version: int = 1, features: int = 2, attention: bool = True, **fields: Any
 ) -> Manifest:
-    """A manifest with three labels; of one with `vocabulary`, a step is a token id."""
-    vocabulary = fields.pop("vocabulary", None)
-    step = StepInput(kind="tokens", vocabulary=vocabulary) if vocabulary else StepInput(features=features)
+    """A manifest with three labels; of one with `vocabulary`, a step is a token id; `inputs` names the features."""
+    vocabulary, inputs = fields.pop("vocabulary", None), fields.pop("inputs", None)
+    features = features if inputs is None else len(inputs)
+    step = StepInput(features=features, names=inputs)
+    if vocabulary:
+        step = StepInput(kind="tokens", vocabulary=vocabulary)
     names = GraphNames(attention="attention" if attention else None)
     return Manifest(name=name, version=version, input=step, labels=("a", "b", "c"), graph=names, **fields)
 

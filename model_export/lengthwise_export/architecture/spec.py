@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lengthwise.runtime.feature_names import names_problem
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StepInput, Task
 from lengthwise.wrong_values import all_wrong
 from lengthwise_export.architecture.model_spec import ROCKET_KEYS, WITHOUT_DATA, SpecTable, expanded
@@ -53,8 +54,12 @@ class InputSpec(SpecTable):
                 yield f"'padding_id' {self.padding_id} is not in a vocabulary of {self.vocabulary}"
         elif self.padding_id is not None:
             yield "'padding_id' is for token models: it needs 'vocabulary'"
-        elif self.feature_names is not None and len(self.feature_names) != self.features:
-            yield f"'feature_names' has {len(self.feature_names)} names for {self.features} features"
+        elif self.feature_names is not None:
+            problem = names_problem(self.feature_names)
+            if problem is not None:
+                yield f"'feature_names': {problem}"
+            elif len(self.feature_names) != self.features:
+                yield f"'feature_names' has {len(self.feature_names)} names for {self.features} features"
 
 
 class OutputSpec(SpecTable):
@@ -173,7 +178,7 @@ class Spec(SpecTable):
     ) -> Manifest:
         """The manifest of a graph of this spec, without promises, digests and `made`."""
         step = self.input
-        known = step.model_dump(include={"features", "feature_names", "vocabulary", "padding_id"})
+        known = step.model_dump(include={"features", "vocabulary", "padding_id"}) | {"names": step.feature_names}
         return Manifest(
             name=name,
             version=version,

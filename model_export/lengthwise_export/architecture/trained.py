@@ -54,6 +54,9 @@ class TrainingRecord(BaseModel):
     temperature: float | None = Field(default=None, gt=0)  # by which the logits were divided to calibrate them
     trained: str | None = None  # the day, as in `2026-11-23`
     profile: DataProfile | None = None
+    columns: dict[
+        str, str
+    ] = {}  # of the table that was trained on: those of the ids, the times and the labels, by role
 
     @property
     def expected(self) -> float | None:
@@ -137,6 +140,8 @@ def settled(spec: Spec, path: Path) -> Spec:
     tables: dict[str, dict[str, Any]] = {"input": {}, "model": {}}
     chosen = record.resolved()
     if spec.input.kind == record.input.kind == "values":
+        if spec.input.feature_names is None and spec.input.features == record.input.features:
+            tables["input"]["feature_names"] = record.input.feature_names
         if spec.input.normalize == "auto":
             tables["input"]["normalize"] = chosen["input"]["normalize"]
         if spec.model.preset == "auto" and not spec.input.says("missing"):

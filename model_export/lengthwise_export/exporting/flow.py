@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.feature_names import listed, names_problem
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
+from lengthwise.wrong_values import counted
 from lengthwise_export.checking.check import check as judge
 from lengthwise_export.checking.report import Report, promise_text
 from lengthwise_export.errors import UncheckableError
@@ -76,8 +78,11 @@ def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell)
         read = targets.read(target, options, blind=options.mend)
         for notice in read.notices:
             tell(f"warning: {notice}")
-        records = _labelled(options, read)
+        names = _feature_names(options, read)
+        records = _labelled(options, read, names, tell)
         source = candidate_of(read, options, tell)
+        named = source.manifest.input.model_copy(update={"names": names})
+        source = replace(source, manifest=source.manifest.model_copy(update={"input": named}))
         for notice in source.notices:
             tell(f"notice: {notice}")
         if options.progress is not None:
@@ -208,13 +213,37 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
         yield from published.sample.notices(record.expected, record.expected_answers)
 
 
-def _labelled(options: ExportOptions, read: Target) -> list[Record] | None:
+def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
+    """The names of the features, from the option or the target; ConfigurationError where they do not fit it."""
+    if options.feature_names is None:
+        return read.steps.names
+    names, own = tuple(options.feature_names), read.steps.names
+    problem = names_problem(names)
+    if read.steps.features is None:
+        problem = "a step is a token id, which has no features to name"
+    elif len(names) != read.steps.features:
+        problem = f"{counted(len(names), 'name')}, {listed(names)}, but {read.text} has {read.steps.features} features"
+    elif own not in (None, names):
+        problem = f"{listed(names)} contradicts {read.text}, which has {listed(own or ())}"
+    if problem is not None:
+        raise ConfigurationError(f"--feature-names: {problem}")
+    return names
+
+
+def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
     """The records of --data; None without it."""
     if options.data is None:
         return None
+    from lengthwise.commands.data_options import reading_of
     from lengthwise.datasets import dataset
+    from lengthwise_export.architecture import trained
 
-    records = dataset.read_all(os.fspath(options.data), read.steps.kind)
+    weights = None if read.spec is None else read.checkpoint
+    earlier = {} if weights is None else trained.read_record(weights).columns
+    reading = reading_of(options.columns, inputs=names, defaults=earlier)
+    per_step = read.manifest.task == "per-step" if read.manifest else read.per_step
+    reading = replace(reading, per_step=per_step, say=lambda line: tell(f"notice: {line}"))
+    records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)
     if options.precision == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
             f"{options.data}: no record has a label, so there is nothing to compare answers with; without labels, "

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
@@ -25,6 +24,7 @@ from lengthwise.datasets import given as forms
 from lengthwise.datasets.arrays import as_steps, kept_steps
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
 from lengthwise.datasets.given import GivenSequence, GivenSequences, Layout
+from lengthwise.datasets.long_table import ColumnNames, Roles
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.padding import Steps
@@ -53,6 +53,7 @@ class LabelledSequences:
 
     spec: Spec  # with everything that was open and that the sequences and labels say
     records: list[Record]
+    columns: Mapping[str, str]  # those of a table that have a role, by role
     reasons: tuple[str, ...]  # one sentence for each key that was read off the sequences
     warnings: tuple[str, ...]  # what the user should know
     is_inferred: bool = False  # whether the spec left open what a step is, or the labels
@@ -69,15 +70,16 @@ def labelled(
     step, task = said.get("input", {}), said.get("output", {}).get("task")
     tokens, features = step.get("vocabulary") is not None, step.get("features")
     known = features if type(features) is int and not tokens else None
-    records, taken, are_whole = _read(sequences, labels, layout, tokens=tokens, features=known, task=task)
+    how: dict[str, Any] = {"tokens": tokens, "features": known, "task": task, "names": _names_of(step)}
+    records, roles, are_whole = _read(sequences, labels, layout, **how)
     if not records:
         raise ConfigurationError("there is no sequence to train on")
-    reasons, warnings = ([f"columns: {taken}"] if taken else []), []
+    reasons, warnings = ([] if roles is None else [f"columns: {roles}"]), []
     if not tokens and features is None and are_whole:
         warnings.append(MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}"))
     spec = Spec.from_table(completed(said, records, reasons))
     require_fit("", records, lenient(spec))
-    return LabelledSequences(spec, records, tuple(reasons), tuple(warnings))
+    return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
 
 
 def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -103,10 +105,11 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
     """
     said, source = tables(given), "spec" if isinstance(given, Spec) or given in NAMES else given
     is_open, step = _closed(said) != said, said.get("input", {})
-    reading = replace(reading, per_step=said.get("output", {}).get("task") == "per-step")
+    columns, taken = replace(reading.columns, inputs=_names_of(step)), list[Roles]()
+    per_step = said.get("output", {}).get("task") == "per-step"
+    reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append)
     kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
-    of_each = (dataset.entries(dataset.locate(name), kind, reading=reading) for name in files)
-    every = chain.from_iterable(of_each)
+    every = _entries(files, kind, reading)
     records = [*(dataset.fitting(every) if is_open else fitting(every, Spec.from_table(said, source=source)))]
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
@@ -116,7 +119,23 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
         (one.steps >= 0).all() and not (one.steps % 1).any() for one in records
     )
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
-    return LabelledSequences(spec, [*fitting(iter(records), spec)], tuple(reasons), tuple(warnings), is_open)
+    named = taken[0].named if taken else {}
+    return LabelledSequences(spec, [*fitting(iter(records), spec)], named, tuple(reasons), tuple(warnings), is_open)
+
+
+def _names_of(step: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of the features in the table `input` of a spec."""
+    names = step.get("feature_names")
+    return None if names is None else tuple(names)
+
+
+def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator[Record | BadRecord]:
+    """The records of files; where the names of the features are not known, they are those of the first record."""
+    for name in files:
+        for record in dataset.entries(dataset.locate(name), kind, reading=reading):
+            if isinstance(record, Record) and record.names is not None and reading.columns.inputs is None:
+                reading = replace(reading, columns=replace(reading.columns, inputs=record.names))
+            yield record
 
 
 def fitting(records: Iterator[Record | BadRecord], spec: Spec) -> Iterator[Record]:
@@ -126,8 +145,9 @@ def fitting(records: Iterator[Record | BadRecord], spec: Spec) -> Iterator[Recor
 
 def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first") -> list[Record]:
     """The records of a validation or test split, for a spec that is complete; errors as `labelled` raises them."""
-    tokens, features = spec.input.kind == "tokens", spec.input.features
-    records, _, _ = _read(sequences, labels, layout, tokens=tokens, features=features, task=spec.output.task)
+    step = spec.input
+    how: dict[str, Any] = {"tokens": step.kind == "tokens", "features": step.features, "names": step.feature_names}
+    records, _, _ = _read(sequences, labels, layout, task=spec.output.task, **how)
     require_fit("", records, spec)
     return records
 
@@ -148,17 +168,18 @@ def _read(
     *,
     tokens: bool,
     features: int | None,
+    names: tuple[str, ...] | None,
     task: str | None,
-) -> tuple[list[Record], str, bool]:
+) -> tuple[list[Record], Roles | None, bool]:
     """The records of a call, which columns of a table were taken as what, and whether all are whole numbers."""
-    found, taken = forms.read(sequences, layout, ask=False)
+    found, roles = forms.read(sequences, layout, ColumnNames(inputs=names), ask=False)
     arrays: list[Steps] = []
     problems = []
     for place, one in enumerate(found):
         try:
             if isinstance(one, str):
                 raise ValueError(one)
-            steps = as_steps(one.steps, "tokens" if tokens else "values", features)
+            steps = as_steps(one.in_order(names).steps, "tokens" if tokens else "values", features)
             _require_features(steps, features, arrays[0] if arrays else steps)
             arrays.append(kept_steps(one, steps))
         except ValueError as error:
@@ -166,14 +187,15 @@ def _read(
     if problems:
         raise InvalidSequences(problems)
     given = GivenSequences(one for one in found if isinstance(one, GivenSequence))
-    names = [as_label(label, place) for place, label in enumerate(_labels(labels, given, arrays, taken, task))]
-    if len(names) != len(arrays):
-        raise ConfigurationError(f"{len(arrays)} sequences and {len(names)} labels: each sequence needs one")
+    taken = "" if roles is None else str(roles)
+    found_labels = [as_label(label, place) for place, label in enumerate(_labels(labels, given, arrays, taken, task))]
+    if len(found_labels) != len(arrays):
+        raise ConfigurationError(f"{len(arrays)} sequences and {len(found_labels)} labels: each sequence needs one")
     records = [
-        Record(str(place) if one.id is None else one.id, steps, label, f"sequence {place}")
-        for place, (one, steps, label) in enumerate(zip(given, arrays, names, strict=True))
+        Record(str(place) if one.id is None else one.id, steps, label, f"sequence {place}", names or one.names)
+        for place, (one, steps, label) in enumerate(zip(given, arrays, found_labels, strict=True))
     ]
-    return records, taken, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given)
+    return records, roles, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given)
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
@@ -273,7 +295,8 @@ def _closed(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any
     """The tables, with anything in the place of what the data will say."""
     step = dict(said.get("input", {}))
     if step.get("vocabulary") is None:
-        step.setdefault("features", len(step.get("feature_names") or "1"))
+        names = step.get("feature_names")
+        step.setdefault("features", (isinstance(names, list | tuple) and len(names)) or 1)
     return {**said, "input": step, "output": {"labels": ["1", "2"], **said.get("output", {})}}
 
 
@@ -301,6 +324,8 @@ def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[
     step, output = done.setdefault("input", {}), done.setdefault("output", {})
     if step.get("vocabulary") is None and "features" not in step:
         step["features"] = int(records[0].steps.shape[1])
+    if step.get("vocabulary") is None and step.get("feature_names") is None and records[0].names is not None:
+        step["feature_names"] = list(records[0].names)
     longest = max(len(record.steps) for record in records)
     if "max_length" not in step and "long" not in step and longest > _DEFAULT_LONGEST:
         step["max_length"] = longest

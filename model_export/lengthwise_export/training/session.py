@@ -13,7 +13,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -59,6 +59,7 @@ class TrainingSession:
     options: TrainOptions  # the user's
     test: Sequence[Record] = ()  # scored once, at the end
     validation: Sequence[Record] = ()  # the validation split, in the place of a share of `records`
+    columns: Mapping[str, str] = field(default_factory=dict)  # of the table of the records, by role
     reasons: tuple[str, ...] = ()  # why what was chosen while the records were read was chosen
     warnings: tuple[str, ...] = ()  # what the user should know about the records
     resume: bool = False  # whether to continue from the states in the folder of the run
@@ -86,6 +87,9 @@ class TrainingSession:
                 report, best = self._report(plan, results, held)
                 if plan.runs > 1:
                     shutil.copyfile(_folder(out, plan, best) / WEIGHTS_FILE, out / WEIGHTS_FILE)
+                if self.columns:  # so that an export reads other tables of this kind
+                    weights, state = checkpoint.read(out / WEIGHTS_FILE)
+                    checkpoint.write(out / WEIGHTS_FILE, weights, state | {"columns": dict(self.columns)})
         endings = _endings(results[best], plan)
         for line in endings:
             self.tell(f"warning: {line}")

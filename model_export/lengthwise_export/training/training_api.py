@@ -178,6 +178,7 @@ def train(  # noqa: D417 - the decorator adds the options
         options if held is None else options.model_copy(update={"validation": None}),
         test=_read("test", options.test, open_spec, options.layout),
         validation=_read("validation", held, open_spec, options.layout),
+        columns=found.columns,
         reasons=found.reasons,
         warnings=found.warnings,
         recheck=arrays.require_fit,

@@ -91,6 +91,7 @@ def train(
         found.records,
         options,
         test=tested,
+        columns=found.columns,
         reasons=found.reasons,
         warnings=found.warnings,
         resume=resume,

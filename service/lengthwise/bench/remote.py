@@ -24,6 +24,7 @@ class RemoteModel:
     step: Input
     max_length: int
     min_length: int = 1
+    names: tuple[str, ...] | None = None  # of the features, in their order, if it has names
 
 
 def get(
@@ -76,7 +77,8 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
             stated = {key: value["string_value"] for key, value in config["parameters"].items()}
             values = Input("values", int(config["input"][0]["dims"][-1]))
             step = Input("tokens", int(stated["vocabulary"])) if "vocabulary" in stated else values
-            return RemoteModel(name, str(version), step, int(stated["max_length"]), int(stated["min_length"]))
+            own = tuple(map(str, orjson.loads(stated["names"]))) if "names" in stated else None
+            return RemoteModel(name, str(version), step, int(stated["max_length"]), int(stated["min_length"]), own)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{target.url}/v2/repository/index (status {status}) does not list models: is it a Lengthwise server?"

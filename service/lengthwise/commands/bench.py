@@ -22,6 +22,7 @@ from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.trial import LoadSpec, LoadTest, RequestFormat, json_requests, prepare
 from lengthwise.bench.workload import draw_lengths, make_sequences
 from lengthwise.commands.command import Command
+from lengthwise.commands.data_options import ABOUT_COLUMNS, Columns, reading_of
 from lengthwise.commands.options import Flag, Options, flags, pairs
 from lengthwise.commands.progress import progress_bar, ticker
 from lengthwise.datasets import dataset
@@ -65,8 +66,9 @@ class BenchOptions(Options):
         " histogram:PATH (a saved /metrics page).",
     )
     data: Annotated[str | None, Flag(metavar="FILE")] = Field(
-        default=None, description="Send the sequences of this .jsonl, .ts or .parquet file instead."
+        default=None, description="Send the sequences of this .jsonl, .ts, .csv or .parquet file instead."
     )
+    columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
     replay: Path | None = Field(
         default=None,
         description="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, "
@@ -96,7 +98,10 @@ class BenchOptions(Options):
     def sequences_for(self, model: RemoteModel) -> list[Steps]:
         """The sequences that are sent: of the file, or random ones."""
         if self.data is not None:
-            return [record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind)]
+            reading = reading_of(self.columns, inputs=model.names)
+            return [
+                record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
+            ]
         random = np.random.default_rng(self.seed)
         count = min(_DISTINCT, self.request_count or _DISTINCT)
         lengths = draw_lengths(self.lengths, count, model.max_length, random, min_length=model.min_length)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import click
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import Flag, Options, add_flags, pairs
 from lengthwise.datasets.dataset import Reading
@@ -17,36 +17,38 @@ _ROLES: Final = ("id", "time", "label", "values")
 _HOW: Final = " (--column id=NAME, time=NAME, label=NAME or values=NAME,... name columns)"
 
 
-def _columns(texts: Sequence[str]) -> dict[str, str]:
-    named = pairs(texts)
-    wrong = named.keys() - {*_ROLES}
+def _of_roles(columns: dict[str, str]) -> dict[str, str]:
+    wrong = columns.keys() - {*_ROLES}
     if wrong:
-        raise ValueError(f"a column must be one of {', '.join(_ROLES)}, got {', '.join(sorted(wrong))}")
-    return named
+        raise ValueError(f"must name a column that is one of {', '.join(_ROLES)}, not {', '.join(sorted(wrong))}")
+    return columns
+
+
+Columns = Annotated[dict[str, str], AfterValidator(_of_roles), Flag("--column", "ROLE=NAME", pairs, several=True)]
+ABOUT_COLUMNS: Final = (
+    "Of a file with a row for each step: the column that is its id, time, label or values (values=x,y in this order), "
+    "where its name does not say so. May be repeated."
+)
 
 
 class DataOptions(Options):
     """How a file of sequences is read."""
 
-    columns: Annotated[dict[str, str], Flag("--column", "ROLE=NAME", _columns, several=True)] = Field(
-        default={},
-        description="Of a file with a row for each step: the column that is its id, time, label or values (values=x,y "
-        "in this order), where its name does not say so. May be repeated.",
-    )
+    columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
     channels_first: bool = Field(default=False, description="The steps of a record are [features, length].")
 
     @property
     def reading(self) -> Reading:
         """How the file is read; what is taken as what is told on stderr."""
-        values = self.columns.get("values")
-        columns = ColumnNames(
-            self.columns.get("id"),
-            self.columns.get("time"),
-            self.columns.get("label"),
-            None if values is None else tuple(name.strip() for name in values.split(",")),
-        )
-        say = functools.partial(click.echo, err=True)
-        return Reading(columns, self.channels_first, say=say, how_to_name=_HOW)
+        return reading_of(self.columns, channels_first=self.channels_first)
+
+
+def reading_of(columns: Mapping[str, str], *, channels_first: bool = False, **more: Any) -> Reading:
+    """How a file is read whose columns are named by role; `more` are other fields of `ColumnNames`."""
+    values = columns.get("values")
+    names = None if values is None else tuple(name.strip() for name in values.split(","))
+    named = ColumnNames(columns.get("id"), columns.get("time"), columns.get("label"), names, **more)
+    return Reading(named, channels_first, say=functools.partial(click.echo, err=True), how_to_name=_HOW)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:

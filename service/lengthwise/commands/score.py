@@ -166,7 +166,9 @@ class ScoringRun:
                 nonlocal read
                 read = share
 
-            how = replace(reading or dataset.Reading(), per_step=manifest.task == "per-step")
+            how = reading or dataset.Reading()
+            columns = replace(how.columns, inputs=manifest.input.names)
+            how = replace(how, per_step=manifest.task == "per-step", columns=columns)
             entries = validated(dataset.entries(source, manifest.input.kind, advance, how), manifest)
             if resume:
                 self._pass_over(entries, scored, summary)

@@ -92,17 +92,16 @@ def _input(served: ServedModel) -> dict[str, Any]:
     """The part of a model's input that helps to draw and to invent sequences."""
     step, training = served.manifest.input, served.manifest.training
     return {
-        **step.model_dump(include={"feature_names", "mean", "std"}),
+        **step.model_dump(include={"mean", "std"}),
         "threshold": served.manifest.threshold,
         "examples": (served.model.examples or b"").count(b"\n"),
         "usual_lengths": None if training is None else training.lengths.edges,
     }
 
 
-def _columns(query: QueryParams) -> ColumnNames | None:
-    given = {role: query.get(role) for role in ("id", "time", "label")}
-    values = tuple(query.getlist("values"))
-    return ColumnNames(**given, values=values or None) if values or any(given.values()) else None
+def _columns(query: QueryParams) -> ColumnNames:
+    values = tuple(query.getlist("values")) or None
+    return ColumnNames(query.get("id"), query.get("time"), query.get("label"), values)
 
 
 def _json(body: bytes) -> Response:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lengthwise.datasets import given as forms
 from lengthwise.datasets.given import GivenSequence, Layout
+from lengthwise.datasets.long_table import ColumnNames
 from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_rejected
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -25,7 +26,8 @@ def items_or_reasons(
     sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True
 ) -> list[Item | str]:
     """The item of each sequence, or why the model rejects it; `ask` and what is raised: see `given.read`."""
-    found, _ = forms.read(sequences, layout, features=manifest.input.features or 0, ask=ask)
+    columns = ColumnNames(inputs=manifest.input.names)
+    found, _ = forms.read(sequences, layout, columns, features=manifest.input.features or 0, ask=ask)
     return [one if isinstance(one, str) else item(one, manifest) for one in found]
 
 
@@ -33,6 +35,7 @@ def item(given: GivenSequence, manifest: Manifest) -> Item | str:
     """The item of one sequence, or why the model rejects it, as a sentence."""
     features = manifest.input.features
     try:
+        given = given.in_order(manifest.input.names)
         steps = kept = as_steps(given.steps, manifest.input.kind, features)
         has_mask = not given.is_plain and (steps.ndim == 1 or steps.shape[1] == features)
         if has_mask:

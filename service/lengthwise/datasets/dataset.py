@@ -194,7 +194,7 @@ def _long(
                 steps = steps.astype(np.int64)
             else:
                 steps = as_float32(steps, place)
-            yield Record(one.id, steps, label_of(label, place), place)
+            yield Record(one.id, steps, label_of(label, place), place, roles.names)
         except RecordError as error:
             yield BadRecord(one.id, error)
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -24,6 +24,7 @@ from lengthwise.datasets.long_table import Cells, ColumnNames, LongSequence, Rol
 from lengthwise.datasets.tables import columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+from lengthwise.runtime.feature_names import why_other
 
 T = TypeVar("T")
 
@@ -41,19 +42,40 @@ class GivenSequence:
     step_mask: list[bool] | None = None  # False for each step to leave out
     feature_mask: list[bool] | None = None  # False for each feature that is missing in every step
     label: Any = None  # or a list with one for each step
+    names: tuple[str, ...] | None = None  # of the features, in their order, if it came with names
 
     @property
     def is_plain(self) -> bool:
         """Whether it has no mask."""
         return self.step_mask is None and self.feature_mask is None
 
+    def in_order(self, names: tuple[str, ...] | None, who: str = "the model takes") -> GivenSequence:
+        """With its features in the order of these names, the others left out; as it is, if either side has no names.
+
+        Raises:
+            ValueError: Some names are missing.
+        """
+        if names is None or self.names is None or names == self.names:
+            return self
+        why = why_other(self.names, names, who)
+        if why is not None:
+            raise ValueError(why)
+        places = {name: place for place, name in enumerate(self.names)}
+        columns = self.steps.reshape(len(self.steps), len(self.names))
+        return replace(self, steps=np.ascontiguousarray(columns[:, [places[name] for name in names]]), names=names)
+
 
 class GivenSequences(list[GivenSequence]):
     """Sequences that were read; `taken` says which columns of a table were taken as what."""
 
-    def __init__(self, found: Iterable[GivenSequence] = (), taken: str = "") -> None:
+    def __init__(self, found: Iterable[GivenSequence] = (), roles: Roles | None = None) -> None:
         super().__init__(found)
-        self.taken = taken
+        self.roles = roles
+
+    @property
+    def taken(self) -> str:
+        """What each column of a table was taken as, as a line; empty for what is no table."""
+        return "" if self.roles is None else str(self.roles)
 
     @property
     def labels(self) -> list[Any]:
@@ -115,8 +137,8 @@ def sequences_of(
     given: Any, layout: Layout = "steps-first", columns: ColumnNames | None = None, *, ask: bool = True
 ) -> GivenSequences:
     """The sequences of a caller, in order; raises as `sequences`."""
-    found, taken = read(given, layout, columns, ask=ask)
-    return GivenSequences(good(found), taken)
+    found, roles = read(given, layout, columns, ask=ask)
+    return GivenSequences(good(found), roles)
 
 
 def good(found: Iterable[T | str]) -> list[T]:
@@ -140,16 +162,17 @@ def read(
     *,
     features: int | None = None,
     ask: bool = True,
-) -> tuple[list[GivenSequence | str], str]:
+) -> tuple[list[GivenSequence | str], Roles | None]:
     """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
 
-    `features` of a step are 0 for token ids, None if not known; `ask`: whether numbers that may be one sequence, or
-    many of one step, are refused.
+    Where the names of the features are not known (`ColumnNames.inputs`), they are those of the first table. `features`
+    of a step are 0 for token ids, None if not known; `ask`: whether numbers that may be one sequence, or many of one
+    step, are refused.
     """
     if layout not in get_args(Layout):
         raise ConfigurationError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
     if isinstance(given, GivenSequences):
-        return [*given], given.taken
+        return [*given], given.roles
     names = columns or ColumnNames()
     table = columns_of(given)
     entries: Iterable[Any]
@@ -160,11 +183,13 @@ def read(
     else:
         entries = ({"id": one.id, "steps": one} for one in long_table.sequences(table, names)[0])
     made: list[GivenSequence | str] = []
-    taken = ""
+    taken: Roles | None = None
+    inputs, who = names.inputs, "the model takes" if names.inputs else "the sequences before have"
     for entry in entries:
         try:
             one, roles = _sequence(entry, layout, names)
-            taken = taken or str(roles or "")
+            taken, inputs = taken or roles, inputs or one.names
+            one = one.in_order(inputs, who)
         except (ValueError, ConfigurationError) as error:
             made.append(str(error))
         else:
@@ -266,7 +291,8 @@ def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSe
         array = steps_array(steps)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return GivenSequence(array, _identifier(fields.get("id")), *masks, label), roles
+    names = None if roles is None else roles.names
+    return GivenSequence(array, _identifier(fields.get("id")), *masks, label, names), roles
 
 
 def _identifier(given: Any) -> str | None:

@@ -13,7 +13,7 @@ Where two columns may be the same thing, or none is left for the values, the err
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lengthwise.datasets.tables import as_array
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.feature_names import why_other
 from lengthwise.wrong_values import nearest
 
 Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, `Texts`, or objects with None where one is missing
@@ -41,6 +42,7 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
 }  # that say what a column is; every name that ends in `_id` is one of ids
 _INDEX: Final = frozenset(("", "unnamed: 0", "__index_level_0__"))  # what pandas calls an index in a file
 _OF_ROWS: Final = frozenset(("index", "level_0", "row", "row_nr"))  # left out if it counts the rows
+NO_HEADER: Final = "column "  # begins the names of columns that have none, before their number
 _MOST_LISTED: Final = 20
 _MOST_SHOWN: Final = 40
 
@@ -51,12 +53,18 @@ class Texts(list[str]):
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """The columns that a caller names; what is None is found by its name, and `values` are all others."""
+    """The columns that a caller names; what is None is found by its name, and `values` are all others.
+
+    `inputs` are the names of the model's features, if it has names: these columns, in this order, are then the values.
+    `defaults` are columns by their roles, such as those of a training, for tables that have them.
+    """
 
     id: str | None = None
     time: str | None = None
     label: str | None = None
     values: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all(self) -> list[str]:
@@ -74,9 +82,19 @@ class Roles:
     values: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the features; None of a file without a header, whose columns have numbers only."""
+        return None if all(map(_is_numbered, self.values)) else self.values
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The columns with a role, by role."""
+        return {role: name for role in _NAMES if (name := getattr(self, role)) is not None}
+
     def __str__(self) -> str:
         """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
-        named = [f"{role} {getattr(self, role)!r}" for role in _NAMES if getattr(self, role)]
+        named = [f"{role} {name!r}" for role, name in self.named.items()]
         text = ", ".join([*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"])
         return f"{text}; ignored: {listed(self.left_out)}" if self.left_out else text
 
@@ -106,7 +124,8 @@ def roles(names: Sequence[str], given: ColumnNames) -> Roles:
             raise ConfigurationError(
                 f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
             )
-    of_role = {role: _found(role, names, given) for role in _NAMES}
+    inputs = {*(given.inputs or ())}  # these are features, also where their names are those of a role
+    of_role = {role: _found(role, [name for name in names if name not in inputs], given) for role in _NAMES}
     taken = {name for name in of_role.values() if name is not None}
     others = [name for name in names if name not in taken]
     values = tuple(others) if given.values is None else given.values
@@ -117,11 +136,32 @@ def roles(names: Sequence[str], given: ColumnNames) -> Roles:
     both = taken.intersection(values)
     if both:
         raise ConfigurationError(f"the column {min(both)!r} cannot be a feature and something else at once")
+    values = _of_inputs(values, given)
     return Roles(of_role["id"], of_role["time"], of_role["label"], values, tuple(n for n in others if n not in values))
+
+
+def _of_inputs(values: tuple[str, ...], given: ColumnNames) -> tuple[str, ...]:
+    """The values in the order of the model's features; ConfigurationError where they are others, or no names at all."""
+    is_numbered = all(map(_is_numbered, values))
+    if given.inputs is None or (is_numbered and given.values is not None):  # no header: the caller says the order
+        return values
+    why = why_other(values, given.inputs)
+    if why is None:
+        return given.inputs
+    hint = "Rename the columns, or give arrays, which are taken in that order"
+    if is_numbered:
+        hint = "The first line names no columns: say the order of the features (values)"
+    raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")
+
+
+def _is_numbered(name: str) -> bool:
+    return name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal()
 
 
 def _found(role: ColumnRole, names: Sequence[str], given: ColumnNames) -> str | None:
     own: str | None = getattr(given, role)
+    if own is None and given.defaults.get(role) in names:
+        own = given.defaults[role]
     if own is not None:
         return own
     alike = [name for name in names if name not in given.all and _may_be(role, name)]
@@ -146,7 +186,7 @@ def _may_be(role: ColumnRole, name: str) -> bool:
 def one_sequence(columns: Mapping[str, Cells], given: ColumnNames, key: Sequence[str] = ()) -> LongSequence:
     """A table of one sequence: all rows, in the order of its times. Columns in `key` are left out, as is an id."""
     used = {name: cells for name, cells in columns.items() if name not in key}
-    chosen = ColumnNames(given.id if given.id in used else None, given.time, given.label, given.values)
+    chosen = replace(given, id=given.id if given.id in used else None)
     found = roles([*used], chosen)
     ids = set() if found.id is None else {*map(str, used[found.id])}
     if len(ids) > 1:

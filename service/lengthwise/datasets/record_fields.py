@@ -36,6 +36,7 @@ class Record:
     steps: Steps  # `[length, features]` float32, NaN if missing, or `[length]` ids
     label: Label  # several if multi-label or per-step
     place: str  # `file:line`, for messages
+    names: tuple[str, ...] | None = None  # of the features, in their order, if they came with names
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lengthwise.datasets.long_table import MISSING, Texts
+from lengthwise.datasets.long_table import MISSING, NO_HEADER, Texts
 from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, judged
 from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
@@ -169,7 +169,7 @@ def read_csv(path: Path) -> TextColumns:
     head = [cell.strip() for cell in rows[0][1]]
     width = len(head)
     if all(map(_is_number, head)):
-        head = [f"column {place}" for place in range(1, width + 1)]
+        head = [f"{NO_HEADER}{place}" for place in range(1, width + 1)]
     else:
         rows = rows[1:]
     twice = sorted({name for name in head if head.count(name) > 1})

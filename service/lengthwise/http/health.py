@@ -106,7 +106,7 @@ def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "trained": made.get("trained"),
         "exported": made.get("exported"),
         "input": manifest.input.kind,
-        **manifest.input.model_dump(include={"features", "vocabulary"}),
+        **manifest.input.model_dump(include={"features", "names", "vocabulary"}),
         **manifest.model_dump(include=_OF_MANIFEST),
         "attention": manifest.graph.attention is not None,
         "provider": served.model.session.provider,

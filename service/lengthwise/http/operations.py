@@ -145,7 +145,9 @@ def _add_models(router: APIRouter, infer: Infer, path: str, name: str, *refused:
         _add_get(router, path + end, make, f"{name}_{end[1:] or 'metadata'}", summary, answer, told)
 
     def metadata(request: Request) -> Any:
-        return inventory.model(serving, _model_of(serving, request))
+        served = _model_of(serving, request)
+        names = served.manifest.input.names
+        return inventory.model(serving, served) | ({} if names is None else {"parameters": {"names": names}})
 
     def config(request: Request) -> Any:
         return inventory.config(serving, _model_of(serving, request))

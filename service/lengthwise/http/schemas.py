@@ -118,6 +118,7 @@ class ModelHealth(Schema):
     exported: str | None
     input: Literal["values", "tokens"]
     features: int | None
+    names: list[str] | None = Field(description="Of the features, in their order; null if the model has none.")
     vocabulary: int | None
     labels: list[str]
     task: Literal["single-label", "multi-label", "per-step"]
@@ -218,6 +219,7 @@ class ModelMetadata(Schema):
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    parameters: dict[str, list[str]] = Field(ABSENT, description="`names`, of the features, if the model has names.")
 
 
 class OutputTensor(TensorMetadata):

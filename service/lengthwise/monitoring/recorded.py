@@ -34,7 +34,7 @@ class DriftReport:
 
     def name_of(self, what: str) -> str:
         """What is compared, with a feature's own name if it has one."""
-        names = self.manifest.input.feature_names
+        names = self.manifest.input.names
         if names is None or not what.startswith(FEATURE):
             return what
         return f"{what} ({names[int(what.removeprefix(FEATURE))]})"

@@ -111,9 +111,8 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
 def _parameters(manifest: Manifest) -> dict[str, str]:
     """Fields of the manifest that a configuration does not have otherwise, by name; values as JSON."""
     names = ("task", "labels", "min_length", "max_length", "long", "missing")
-    fields = {name: getattr(manifest, name) for name in names}
-    if manifest.input.vocabulary is not None:
-        fields["vocabulary"] = manifest.input.vocabulary
+    step = manifest.input.model_dump(include={"vocabulary", "names"}, exclude_none=True)
+    fields = {name: getattr(manifest, name) for name in names} | step
     return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
 
 

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -29,6 +29,7 @@ from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
 from lengthwise.runtime.data_profile import DataProfile
+from lengthwise.runtime.feature_names import names_problem
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.wrong_values import all_wrong
 
@@ -69,21 +70,35 @@ class StepInput(_ManifestPart):
     # `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1
     kind: Literal["values", "tokens"] = "values"
     features: int | None = Field(default=None, ge=1)  # numbers per step; for `values` only
-    feature_names: tuple[str, ...] | None = None  # their names, in order, if the spec gives them
+    names: tuple[str, ...] | None = None  # of the features, in order, if they are known
     # Of each feature over the valid, present values of the training split; used inside the graph
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     vocabulary: int | None = Field(default=None, ge=1)  # number of token ids; for `tokens` only
     padding_id: int | None = Field(default=None, ge=0)  # the token id that the model itself treats as padding
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names_of_old(cls, table: Any) -> Any:
+        """The names under the key of older exporters, which did not check them; those that are no names are dropped."""
+        if not isinstance(table, dict) or "feature_names" not in table:
+            return table
+        names = table["feature_names"]
+        is_good = isinstance(names, list) and all(isinstance(name, str) for name in names) and not names_problem(names)
+        rest = {key: value for key, value in table.items() if key != "feature_names"}
+        return {"names": names if is_good else None, **rest}
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         if (self.features is None) == (self.kind == "values") or (self.vocabulary is None) == (self.kind == "tokens"):
             raise ValueError("input.kind 'values' wants 'features' alone, 'tokens' wants 'vocabulary' alone")
-        for field in ("feature_names", "mean", "std"):
+        for field in ("names", "mean", "std"):
             given = getattr(self, field)
             if given is not None and len(given) != self.features:
                 raise ValueError(f"input.{field} has {len(given)} entries for {self.features} features")
+        problem = names_problem(self.names or ())
+        if problem is not None:
+            raise ValueError(f"input.names: {problem}")
         return self
 
 

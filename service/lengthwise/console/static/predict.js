@@ -173,7 +173,7 @@ export class Predict {
 
   use(sequence) {
     this.sequence = sequence;
-    const names = sequence.featureMask.map((_, i) => this.model?.feature_names?.[i] ?? sequence.names?.[i] ?? `feature ${i}`);
+    const names = sequence.featureMask.map((_, i) => this.model?.names?.[i] ?? sequence.names?.[i] ?? `feature ${i}`);
     this.signal.names = names;
     offer(byId("drawn"), names.map((name, i) => [i, name]));
     byId("drawn-label").hidden = sequence.features < 2;
