@@ -102,11 +102,16 @@ async def test_the_metrics_of_a_page_are_those_that_there_are(tmp_path: Path) ->
     assert table("observability", "## Metrics") == own
 
 
-async def test_a_line_of_the_access_log_has_the_fields_that_its_page_shows(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_line_of_the_access_log_has_the_fields_that_its_page_shows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, key = tmp_path / "keys", "a-key-of-sixteen-characters"
+    keys.write_text(f"team-a: {key}")
     shown = json.loads(re.findall(r"```json\n(.*?)\n```", PAGES["observability"], re.S)[0])
     caplog.set_level(logging.INFO, "lengthwise.access")
-    async with serving(model(manifest()), access_log=1) as service:
-        await service.predict({"sequences": [[[1, 3], [1, 3]], [[1, 3]]]}, x_request_id=shown["request_id"])
+    async with serving(model(manifest()), access_log=1, api_keys_file=keys) as service:
+        sent = {"x_request_id": shown["request_id"], "authorization": f"Bearer {key}"}
+        await service.predict({"sequences": [[[1, 3], [1, 3]], [[1, 3]]]}, **sent)
     (record,) = (record for record in caplog.records if record.name == "lengthwise.access")
     real = json.loads(JsonLines().format(record))
     varying = {"time", "message", "duration_ms", "model"}

@@ -34,7 +34,7 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
 from lengthwise.settings import Settings, bundled_models
-from lengthwise.telemetry.call_record import AccessLog, CallRecorder
+from lengthwise.telemetry.call_record import ANYBODY, AccessLog, Caller, CallRecorder
 from lengthwise.telemetry.families import Family, Openings
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 from lengthwise.telemetry.snapshots import Snapshot
@@ -87,16 +87,17 @@ class Serving:
         self.metrics = Metrics(
             self._gauges, self._bounds, self._families, shared=None if worker is None else worker.counts
         )
+        self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
-        self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
+        caller = ANYBODY if self.keys is None else Caller()
+        self.call_records = CallRecorder(self.metrics.unknown, access, tracer, caller)
         # Anyone who can change the bundled models can change the program too.
         bundled = settings.models.resolve() == bundled_models().resolve()
         process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.judge: Judge = judge or process or judging.judge
         if worker is not None:
             self.judge = SharedJudge(self.judge, worker.judgements)
-        self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self.find = self.registry.find

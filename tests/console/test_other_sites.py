@@ -92,7 +92,9 @@ def test_a_page_of_another_site_neither_reads_nor_changes_anything(
     assert served.client.get(f"/v2/models/{NAME}/ready").status_code == 200  # it is still loaded
     assert not [line for line in served.text.splitlines() if "unload" in line]
     figures = served.figures()
-    assert figures['lengthwise_requests_total{code="403",model="",version=""}'] >= 2  # its calls of /predict arrived
+    assert (
+        figures['lengthwise_requests_total{code="403",key="-",model="",version=""}'] >= 2
+    )  # its calls of /predict arrived
 
 
 def test_a_page_whose_name_becomes_the_services_address_reads_nothing(served: ServerProcess, visited: Any) -> None:

@@ -77,7 +77,7 @@ def ask_without_reading(port: int) -> socket.socket:
 
 def test_answers_over_grpc_that_nobody_reads_are_counted_and_given_up() -> None:
     port = free_port()
-    name = 'lengthwise_requests_total{code="200",model="japanese-vowels",version="1"}'
+    name = 'lengthwise_requests_total{code="200",key="-",model="japanese-vowels",version="1"}'
     with started("--grpc-port", str(port)) as server:
 
         def in_hand() -> bool:

@@ -43,7 +43,7 @@ OF_MODEL = 'model="sums",version="1"'
 async def left(service: Service, *, freed: int) -> dict[str, float]:
     """The figures, once one call is counted as left; `freed` of its sequences did not run."""
     async with asyncio.timeout(180):
-        while (figures := await service.figures())[f'lengthwise_requests_total{{code="499",{OF_MODEL}}}'] != 1:
+        while (figures := await service.figures())[f'lengthwise_requests_total{{code="499",key="-",{OF_MODEL}}}'] != 1:
             await asyncio.sleep(0)
     assert figures[f"lengthwise_cancelled_sequences_total{{{OF_MODEL}}}"] == freed
     return figures

@@ -90,7 +90,7 @@ async def test_of_three_times_too_much_everything_is_answered_once_and_nothing_r
         tries = await asyncio.gather(*[until_accepted(number) for number in range(300)])
         assert max(tries) > 1, "it was too much"
         figures = await caller.service.figures()
-        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 300
+        assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == 300
         assert idle(figures)
 
 

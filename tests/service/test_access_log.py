@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,24 @@ async def test_a_call_for_nothing_that_is_served_names_no_model(caplog: pytest.L
     (line,) = lines(caplog)
     assert "status=404" in line
     assert "model=" not in line
+
+
+async def test_a_line_has_the_name_of_the_key_and_never_the_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("team-a: the-key-of-the-first-team\nthe-key-of-nobody\n")
+    async with serving(model(manifest()), access_log=1, api_keys_file=keys) as service:
+        for key in ("the-key-of-the-first-team", "the-key-of-nobody", "a-key-that-is-not-known"):
+            await service.predict(GOOD, authorization=f"Bearer {key}")
+    first, second, unknown = lines(caplog)
+    assert " key=team-a model=sums" in first
+    assert " key=- model=sums" in second
+    assert unknown.endswith(" key=-")
+    assert "status=401" in unknown
+    named = next(record for record in caplog.records if record.name == "lengthwise.access")
+    assert vars(named)["fields"]["key"] == "team-a"
+    assert "the-key-of" not in caplog.text
 
 
 async def test_by_default_no_call_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -80,7 +80,7 @@ def test_nothing_else_is_on_the_admin_port(both: tuple[ServerProcess, httpx.Clie
 
 def test_its_figures_count_what_the_other_port_answers(both: tuple[ServerProcess, httpx.Client]) -> None:
     server, admin = both
-    name = 'lengthwise_requests_total{code="200",model="japanese-vowels",version="1"}'
+    name = 'lengthwise_requests_total{code="200",key="-",model="japanese-vowels",version="1"}'
     before = samples(admin.get("/metrics").text).get(name, 0)
     assert server.predict(GOOD).status_code == 200
     assert samples(admin.get("/metrics").text)[name] == before + 1

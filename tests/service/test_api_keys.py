@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise.connections.api_keys import Keys
+from lengthwise.connections.api_keys import OTHER, Keys
 from lengthwise.errors import ConfigurationError, Unauthorized
 
 FIRST, SECOND = b"a-key-of-some-length", b"another-key-of-some-length"
@@ -44,6 +44,53 @@ def test_nothing_else_passes(path: Path, authorization: bytes | None) -> None:
         Keys(path).check(authorization)
 
 
+NAMED = (
+    b"team-a: " + FIRST + b"\r\n# a comment: with a colon\r\n\r\n" + SECOND + b"\r\nteam.B_2 :\t" + b"k" * 16 + b"\r\n"
+)
+
+
+@pytest.mark.parametrize(("key", "name"), [(FIRST, ("team-a",) * 2), (SECOND, None), (b"k" * 16, ("team.B_2",) * 2)])
+def test_a_key_may_have_a_name_and_others_none_in_one_file(
+    path: Path, key: bytes, name: tuple[str, str] | None
+) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + NAMED)
+    assert Keys(path).check(b"Bearer " + key) == name
+
+
+def test_two_keys_may_have_one_name_so_that_one_can_be_replaced(path: Path) -> None:
+    path.write_bytes(b"team-a: " + FIRST + b"\nteam-a: " + SECOND)
+    keys = Keys(path)
+    assert keys.check(b"Bearer " + FIRST) == keys.check(b"Bearer " + SECOND) == ("team-a", "team-a")
+
+
+def test_a_colon_without_a_space_is_part_of_the_key_which_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_bytes(b"team-a:" + FIRST)
+    assert Keys(path).check(b"Bearer team-a:" + FIRST) is None
+    assert f"{path}:1: the key has a ':'" in caplog.text
+    assert FIRST.decode() not in caplog.text
+
+
+def test_names_past_the_first_hundred_of_the_file_are_counted_together_and_logged_by_name(path: Path) -> None:
+    path.write_bytes(b"".join(b"team-%d: key-of-team-number-%d\n" % (number, number) for number in range(101)))
+    now = [0.0]
+    keys = Keys(path, lambda: now[0], patience_seconds=60)
+    assert keys.check(b"Bearer key-of-team-number-99") == ("team-99", "team-99")
+    assert keys.check(b"Bearer key-of-team-number-100") == ("team-100", OTHER)
+    rewrite(path, b"newcomer: " + FIRST + b"\nteam-7: key-of-team-number-7\nteam-100: key-of-team-number-100")
+    now[0] = 1.0
+    assert keys.check(b"Bearer key-of-team-number-7") == ("team-7", "team-7")
+    assert keys.check(b"Bearer " + FIRST) == ("newcomer", OTHER)  # a name keeps its series as long as the process lives
+
+
+def test_a_key_gets_another_name_when_the_file_says_so(path: Path) -> None:
+    now = [0.0]
+    keys = Keys(path, lambda: now[0], patience_seconds=60)
+    assert keys.check(b"Bearer " + FIRST) is None
+    rewrite(path, b"team-a: " + FIRST)
+    now[0] = 1.0
+    assert keys.check(b"Bearer " + FIRST) == ("team-a", "team-a")
+
+
 def test_a_changed_file_is_read_again_within_a_second(path: Path) -> None:
     now = [0.0]
     keys = Keys(path, lambda: now[0], patience_seconds=60)
@@ -73,7 +120,23 @@ def test_a_file_that_was_spoilt_or_went_away_changes_nothing_and_is_logged_witho
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "has no key"), (b"short", ":1: a key has at least 16"), (b"a key with spaces in it", ":1:")],
+    [
+        (b"", "has no key"),
+        (b"short", ":1: a key has at least 16"),
+        (b"a key with spaces in it", ":1:"),
+        (b"team-a: short", ":1: a key has at least 16"),
+        (b"a-name-of-sixteen:", ":1: a key has at least 16"),
+        (b"team-a: " + FIRST + b": " + SECOND, ":1: a key has .* and no space"),
+        (b"my team: " + FIRST, ":1: a key has .* 'name: KEY'"),
+        (b"-: " + FIRST, ":1: before the colon stands a name"),
+        (b": " + FIRST, ":1: before the colon stands a name"),
+        (b"other: " + FIRST, ":1: before the colon stands a name"),
+        (b'te"am: ' + FIRST, ":1: before the colon stands a name"),
+        (b"n" * 65 + b": " + FIRST, ":1: before the colon stands a name: up to 64"),
+        ("équipe: ".encode() + FIRST, ":1: before the colon stands a name"),
+        (b"a: " + FIRST + b"\nb: " + FIRST, ":2: the same key stands above with another name"),
+        (FIRST + b"\n\nb: " + FIRST, ":3: the same key stands above with another name, or without"),
+    ],
 )
 def test_a_file_without_good_keys_is_refused_at_the_start_by_line(path: Path, content: bytes, said: str) -> None:
     path.write_bytes(content)

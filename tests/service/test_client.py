@@ -107,7 +107,7 @@ async def test_sequences_are_split_by_the_limits_and_put_together_in_order() -> 
             assert [one.id for one in found] == list(sequences)
             assert list(map(fields, found)) == list(map(fields, expected))
         samples = (await few.client.get("/metrics")).text
-    assert 'lengthwise_requests_total{code="200",model="sums",version="1"} 16.0' in samples
+    assert 'lengthwise_requests_total{code="200",key="-",model="sums",version="1"} 16.0' in samples
 
 
 @pytest.mark.parametrize("encoding", ["json", "arrow"])

@@ -48,8 +48,8 @@ async def test_its_answers_may_be_read_and_so_may_its_refusals() -> None:
     assert (refused.status_code, refused.headers[ALLOWED]) == (422, PAGE)
     assert stranger.status_code == 403
     assert ALLOWED not in stranger.headers
-    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
-    assert figures['lengthwise_requests_total{code="403",model="",version=""}'] == 1
+    assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == 1
+    assert figures['lengthwise_requests_total{code="403",key="-",model="",version=""}'] == 1
 
 
 async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(keys: Path) -> None:

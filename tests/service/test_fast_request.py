@@ -63,7 +63,7 @@ async def test_a_repeated_header_block_is_parsed_once(
             k: v for k, v in alone[1].items() if k not in unlike
         }
     figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 6
+    assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == 6
 
 
 async def test_a_head_that_differs_is_parsed_and_then_known_itself(line: Line, parsed: list[bytes]) -> None:
@@ -274,7 +274,7 @@ async def test_a_client_that_leaves_is_counted_and_its_sequences_not_run_and_not
         release.set()
         assert (await first.answer())[0] == 200
         figures = await made.service.figures()
-        assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
+        assert figures['lengthwise_requests_total{code="499",key="-",model="sums",version="1"}'] == 1
         assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1
         assert idle(figures)
 

@@ -58,7 +58,7 @@ async def test_many_requests_of_one_stream_are_answered_as_single_calls_are(call
         assert found[one.id].infer_response == alone
         assert found[one.id].error_message == ""
     figures = await caller.service.figures()
-    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 152
+    assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == 152
     await until(lambda: caller.service.serving.inflight.bytes == 0)
 
 
@@ -128,7 +128,7 @@ async def test_a_stream_that_ends_early_lets_go_of_all_of_its_requests(
         for number in range(4):
             await call.write(request(id=str(number)))
         await running.wait()
-        name = f'lengthwise_requests_total{{code="{code}",model="sums",version="1"}}'
+        name = f'lengthwise_requests_total{{code="{code}",key="-",model="sums",version="1"}}'
         if end == "cancel":  # what has not arrived by then never does
             await until(lambda: caller.service.serving.batcher.unanswered == 4)
             call.cancel()
@@ -253,7 +253,7 @@ async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> 
         assert not (await ask(good, id="a")).error_message
         headers = {"authorization": "Bearer good-key-of-sixteen"}
         figures = (await caller.service.client.get("/metrics", headers=headers)).text
-        assert 'lengthwise_requests_total{code="401",model="",version=""} 1.0' in figures
+        assert 'lengthwise_requests_total{code="401",key="-",model="",version=""} 1.0' in figures
 
 
 async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_stream_is_told() -> None:

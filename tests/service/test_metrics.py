@@ -29,7 +29,7 @@ OF_THE_PROCESS = (
 FAMILIES = {
     **dict.fromkeys(OF_MODELS, OWN),
     **dict.fromkeys(OF_THE_PROCESS, frozenset[str]()),
-    "requests": OWN | {"code"},
+    "requests": OWN | {"code", "key"},
     "steps": OWN | {"kind"},
     "rejected": OWN | {"reason"},
     "model_info": OWN | {"provider", "digest"},
@@ -82,13 +82,27 @@ def test_every_reason_is_there_before_it_occurs_and_no_other():
 
 def test_calls_are_counted_by_code_and_refusals_by_reason():
     made = used()
-    assert value(made, "requests_total", code="200") == 1
-    assert value(made, "requests_total", code="429") == 1
+    assert value(made, "requests_total", code="200", key="-") == 1
+    assert value(made, "requests_total", code="429", key="-") == 1
     assert value(made, "rejected_total", reason="queue_full") == 1
     assert value(made, "request_duration_seconds_count") == 2
     assert value(made, "batch_failures_total") == 1
     made.unknown.request(404, 0.001)  # for nothing that is served
-    assert value(made, "requests_total", model="", version="", code="404") == 1
+    assert value(made, "requests_total", model="", version="", code="404", key="-") == 1
+
+
+def test_calls_are_counted_once_each_by_the_name_of_their_key():
+    made = metrics()
+    model = made.model("m", "1", INFO)
+    for key in ("team-a", "team-a", "other", "-"):
+        model.request(200, 0.001, key=key)
+    model.request(429, 0.001, "queue_full", key="team-a")
+    found = {key: value(made, "requests_total", code="200", key=key) for key in ("team-a", "other", "-")}
+    assert found == {"team-a": 2, "other": 1, "-": 1}
+    assert value(made, "requests_total", code="429", key="team-a") == 1
+    assert value(made, "requests_total", code="429", key="-") == 0
+    assert value(made, "requests_total", code="503", key="team-a") == 0  # from the first call on, so that it has a rate
+    assert (model.codes[200], model.codes[429]) == (4, 1)
 
 
 def test_gauges_are_read_at_each_scrape():

@@ -86,8 +86,8 @@ async def test_every_bad_body_is_refused_with_its_pointer_and_the_next_good_one_
         assert problem["errors_total"] == len(problem["errors"]) == 1
         await still_well(service)
     figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="422",model="",version=""}'] == len(BAD_BODIES)
-    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == len(BAD_BODIES)
+    assert figures['lengthwise_requests_total{code="422",key="-",model="",version=""}'] == len(BAD_BODIES)
+    assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == len(BAD_BODIES)
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == len(BAD_BODIES)
 
 
@@ -123,7 +123,7 @@ async def test_what_cannot_be_taken_is_refused_by_its_status(
         assert answer.headers.get("connection") == ("close" if status == 413 else None)
         await still_well(service)
         figures = await service.figures()
-    assert figures[f'lengthwise_requests_total{{code="{status}",model="",version=""}}'] == 1
+    assert figures[f'lengthwise_requests_total{{code="{status}",key="-",model="",version=""}}'] == 1
     assert not any(value for name, value in figures.items() if name.startswith("lengthwise_rejected_total"))
 
 
@@ -265,7 +265,7 @@ async def test_a_failed_batch_is_500_for_those_in_it_and_says_nothing_of_why(cap
         await still_well(service)
         figures = await service.figures()
     assert figures['lengthwise_batch_failures_total{model="sums",version="1"}'] == 1
-    assert figures['lengthwise_requests_total{code="500",model="sums",version="1"}'] == 1
+    assert figures['lengthwise_requests_total{code="500",key="-",model="sums",version="1"}'] == 1
 
 
 async def test_a_defect_of_the_service_is_500_and_says_nothing_of_why(
@@ -316,7 +316,7 @@ async def test_a_client_that_leaves_before_its_body_ends_is_499(service: Service
     await call.task
     assert call.sent == []
     figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="499",model="",version=""}'] == 1
+    assert figures['lengthwise_requests_total{code="499",key="-",model="",version=""}'] == 1
 
 
 async def test_an_answered_call_leaves_no_task_behind(service: Service) -> None:
@@ -342,7 +342,7 @@ async def test_a_cancelled_request_is_counted_and_its_work_withdrawn() -> None:
         assert (await first).status_code == 200
         await still_well(service)
         figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
+    assert figures['lengthwise_requests_total{code="499",key="-",model="sums",version="1"}'] == 1
 
 
 async def test_several_names_want_one_said_and_the_highest_version_is_the_default() -> None:
@@ -354,7 +354,7 @@ async def test_several_names_want_one_said_and_the_highest_version_is_the_defaul
         assert (await service.predict(GOOD | {"model": "sums", "version": "1"})).json()["version"] == "1"
         await service.predict(GOOD | {"model": "sums", "version": "2"})
         figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="404",model="",version=""}'] == 2
+    assert figures['lengthwise_requests_total{code="404",key="-",model="",version=""}'] == 2
 
 
 async def test_a_draining_service_refuses_and_ends_connections(service: Service) -> None:

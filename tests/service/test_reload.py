@@ -101,7 +101,7 @@ async def test_a_new_version_answers_once_it_is_loaded(folder: Path) -> None:
     assert figures['lengthwise_ready{model="vowels",version="2"}'] == 1
     assert 'lengthwise_ready{model="vowels",version="1"}' not in figures
     assert [name for name in figures if name.startswith("lengthwise_model_info") and 'version="1"' in name] == []
-    assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 1
+    assert figures['lengthwise_requests_total{code="200",key="-",model="vowels",version="1"}'] == 1
 
 
 async def test_an_unloaded_model_is_not_found_until_it_is_loaded_again(folder: Path) -> None:
@@ -444,7 +444,7 @@ async def test_the_figures_of_a_version_that_is_replaced_in_place_go_on(
         await service.serving.registry.refresh()
         assert await version(service) == "1"
         figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 2
+    assert figures['lengthwise_requests_total{code="200",key="-",model="vowels",version="1"}'] == 2
     assert [value for name, value in figures.items() if name.startswith("lengthwise_model_info")] == [1]
     assert "vowels/1 is no longer served" in caplog.text
 

@@ -62,7 +62,31 @@ async def test_an_inference_call_is_answered_with_a_key_and_without_one_401_unde
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert "x-request-id" in answer.headers
     assert "key" in (answer.json()["error"] if path.startswith("/v") else answer.json()["detail"])
-    assert figures['lengthwise_requests_total{code="401",model="",version=""}'] == 1
+    assert figures['lengthwise_requests_total{code="401",key="-",model="",version=""}'] == 1
+
+
+@pytest.mark.parametrize(("path", "body"), INFERENCE)
+async def test_a_call_is_counted_under_the_name_of_its_key_whatever_its_status(
+    tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"team-a: {KEY}\nanother-key-of-some-length\n")
+    async with serving(model(manifest()), api_keys_file=keys) as service:
+        for headers in (BEARER, WRONG, {}):
+            await service.client.post(path, json=body, headers=headers)
+        await service.client.post(path, json={}, headers=BEARER)
+        await service.client.post(path, content=b"{}", headers=BEARER | {"content-type": "text/plain"})
+        figures = samples((await service.client.get("/metrics", headers=BEARER)).text)
+    bad = 422 if path == "/predict" else 400
+    counted = {name: value for name, value in figures.items() if name.startswith("lengthwise_requests_total") and value}
+    of_calls = 'lengthwise_requests_total{code="%s",key="%s",model="%s",version="%s"}'
+    assert counted == {
+        of_calls % (200, "team-a", "sums", "1"): 1,
+        of_calls % (200, "-", "sums", "1"): 1,
+        of_calls % (401, "-", "", ""): 1,
+        of_calls % (bad, "team-a", "", ""): 1,
+        of_calls % (415, "team-a", "", ""): 1,
+    }
 
 
 @pytest.mark.parametrize(("method", "path"), OTHERS)
@@ -116,7 +140,7 @@ def test_keys_that_cannot_be_read_are_told_before_anything_listens(tmp_path: Pat
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     path = tmp_path_factory.mktemp("keys") / "keys"
-    path.write_text(f"{KEY}\n")
+    path.write_text(f"team-a: {KEY}\r\n")
     with started("--runners", "1", "--api-keys-file", str(path), "--grpc-port", str(free_port())) as process:
         yield process
 
@@ -124,13 +148,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def test_a_socket_is_asked_for_a_key_on_the_way_past_asgi_too(server: ServerProcess) -> None:
     good = {"sequences": [[[0.5] * 12]]}
     with server.connect() as wire:
-        for headers, expected in [({}, 401), (WRONG, 401), (BEARER, 200), ({}, 401)]:
+        for headers, expected in [({}, 401), (WRONG, 401), (BEARER, 200), (BEARER, 200), ({}, 401)]:
             wire.send(request(good, **headers))
             status, answered, _ = wire.answer()
             assert status == expected
             assert answered.get("www-authenticate") == ("Bearer" if status == 401 else None)
     figures = samples(httpx.get(f"{server.url}/metrics", headers=BEARER).text)
-    assert figures['lengthwise_requests_total{code="401",model="",version=""}'] == 3
+    assert figures['lengthwise_requests_total{code="401",key="-",model="",version=""}'] == 3
+    assert figures['lengthwise_requests_total{code="200",key="team-a",model="japanese-vowels",version="1"}'] == 2
 
 
 @pytest.mark.parametrize("method", ["ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "RepositoryIndex"])
@@ -147,13 +172,14 @@ async def test_grpc_wants_a_key(keys: Path, method: str) -> None:
 
 
 async def test_a_grpc_inference_call_without_a_key_is_counted_and_with_one_answered(keys: Path) -> None:
+    keys.write_text(f"team-a: {KEY}\n")
     async with listening(model(manifest()), api_keys_file=keys) as caller:
         error = await caller.refused("ModelInfer", infer())
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
         await caller.call("ModelInfer", infer(), metadata=tuple(BEARER.items()))
         wanted = {
-            'lengthwise_requests_total{code="401",model="",version=""}': 1.0,
-            'lengthwise_requests_total{code="200",model="sums",version="1"}': 1.0,
+            'lengthwise_requests_total{code="401",key="-",model="",version=""}': 1.0,
+            'lengthwise_requests_total{code="200",key="team-a",model="sums",version="1"}': 1.0,
         }
         async with asyncio.timeout(180):  # the caller may have its answer before the server has counted it
             while not wanted.items() <= samples(caller.service.serving.metrics.text().decode()).items():

@@ -19,7 +19,7 @@ from lengthwise.repository.judge_process import SharedJudge
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
-from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
+from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics
 from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import EndedCounts, added, lasting
 from tests.support.numpy_models import manifest, samples
@@ -67,6 +67,37 @@ def test_a_place_is_used_again_with_nothing_in_it() -> None:
     assert None in full
 
 
+def test_the_calls_of_a_key_with_a_name_outlive_their_process_too() -> None:
+    shared = memory()
+    counting = metrics(shared)
+    for name in ("m", "n"):
+        for key in ("team-a", "team-b", "-"):
+            counting.model(name, "1").request(200, 0.003, key=key)
+    _, found, other = SharedCounts(shared).models()
+    assert {key: codes[200] for key, codes in found.codes_by_key.items()} == {"team-a": 1, "team-b": 1, "-": 1}
+    assert {key: codes[200] for key, codes in other.codes_by_key.items()} == {"team-a": 1, "team-b": 1, "-": 1}
+    for number in range(KEPT_GONE + 1):
+        counting.remove(counting.model(f"gone {number}", "1"))
+    counting.remove(counting.model("m", "1"))
+    for number in range(KEPT_GONE):
+        counting.remove(counting.model(f"later {number}", "1"))
+    assert sum(model.labels == ("m", "1") for model in SharedCounts(shared).models()) == 0
+    counting.model("m", "1").request(200, 0.003)
+    again = next(model for model in SharedCounts(shared).models() if model.labels == ("m", "1"))
+    assert set(again.codes_by_key) == {"-"}  # its rows were freed with it
+    SharedCounts(shared).clear()
+    assert not any(shared)
+
+
+def test_names_beyond_the_memory_are_counted_by_their_own_process() -> None:
+    counting = metrics(memory())
+    for number in range(1100):
+        counting.model("m", "1").request(200, 0.003, key=f"team-{number}")
+    found = samples(counting.text().decode())
+    assert found['lengthwise_requests_total{code="200",key="team-1099",model="m",version="1"}'] == 1
+    assert found['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 0
+
+
 def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> None:
     processes = [metrics(memory(), ready=False), metrics(memory())]
     for number, process in enumerate(processes, 1):
@@ -74,7 +105,7 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
             process.model("m", "1").request(200, 0.003)
     page, _ = processes[0].exposition("", [processes[1].snapshot()])
     found = samples(page.decode())
-    assert found['lengthwise_requests_total{code="200",model="m",version="1"}'] == 3
+    assert found['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 3
     assert found['lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"}'] == 3
     assert found['lengthwise_request_duration_seconds_sum{model="m",version="1"}'] == pytest.approx(0.009)
     assert found['lengthwise_queue_sequences{model="m",version="1"}'] == 6

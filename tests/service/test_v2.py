@@ -151,7 +151,7 @@ async def test_what_is_wrong_is_said_with_its_place(service: Service, changes: d
     assert answer.json()["error"].startswith(f"{place}: ")
     assert (await infer(service, request())).status_code == 200
     figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="400",model="",version=""}'] == 1
+    assert figures['lengthwise_requests_total{code="400",key="-",model="",version=""}'] == 1
     assert idle(figures)
 
 

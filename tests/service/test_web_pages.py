@@ -53,7 +53,7 @@ async def test_a_page_of_another_site_is_refused(headers: dict[str, str]) -> Non
     async with serving(model(manifest())) as service:
         assert {call: await asked(service, call, headers) for call in CALLS} == dict.fromkeys(CALLS, 403)
         figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="403",model="",version=""}'] == 4
+    assert figures['lengthwise_requests_total{code="403",key="-",model="",version=""}'] == 4
 
 
 @pytest.mark.parametrize("headers", OWN, ids=str)

@@ -284,7 +284,7 @@ def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -
     from lengthwise.grpc import open_inference_pb2 as pb
 
     keys = tmp_path / "keys"
-    keys.write_text("a-key-of-many-characters")
+    keys.write_text("team-a: a-key-of-many-characters")
     key = {"authorization": "Bearer a-key-of-many-characters"}
     port, admin = free_port(), free_port()
     options = ("--grpc-port", str(port), "--admin-port", str(admin), "--api-keys-file", str(keys))
@@ -309,11 +309,13 @@ def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -
             for _ in range(6):
                 assert server.client.post("/predict", json=GOOD, headers=key).status_code == 200
             text = of_admin.get("/metrics").text
-            assert 'lengthwise_requests_total{code="200",model="japanese-vowels",version="1"} 6.0' in text
+            six = 'lengthwise_requests_total{code="200",key="team-a",model="japanese-vowels",version="1"} 6.0'
+            assert six in text
             os.kill(found[0]["pid"], signal.SIGKILL)
             assert all(live() for _ in range(6))
             assert server.get("/metrics").status_code == 401
             # The parent has seen it: a worker that is killed in the drain is an end with 1.
             Workers(server, of_admin.get).when(lambda found: found[0]["restarts"] == 1)
+            assert six in of_admin.get("/metrics").text  # by whichever worker they were counted
         server.terminate()
         assert server.end() == 0

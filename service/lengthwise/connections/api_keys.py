@@ -1,7 +1,7 @@
 """API keys: which clients may call, from a file that is read again when it changes, in a thread.
 
 The file, one key a line, may be on a network and not answer for minutes: until then the old keys hold. Only digests are
-in memory, compared in constant time. No key is ever logged.
+in memory, compared in constant time. No key is ever logged; the name before it is (`team-a: KEY`), and is counted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,13 @@ from lengthwise.errors import ConfigurationError, Unauthorized
 log = logging.getLogger("lengthwise.keys")
 
 SHORTEST: Final = 16  # characters of a valid key: shorter ones can be guessed
+MOST_NAMES: Final = 100  # that are counted by themselves
+OTHER: Final = "other"  # the label of all further names
+_NAMED: Final = re.compile(rb"([^:\s]*)\s*:(?:\s+(.*))?")  # a name, a colon, and a key after a space
+_WITHOUT_SPACE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9._-]*:\S{%d,}" % SHORTEST)
+_NAME: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SAID: Final = "up to 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit, and not 'other'"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _CHECK_SECONDS: Final = 1.0  # between two checks of the file, at least
 _READ_SECONDS: Final = 0.1  # that a caller waits for that; while it takes longer, no other check begins
 
@@ -34,21 +42,32 @@ class Keys:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._checked = clock()
-        self._stamp, self._digests = _read(path)
+        self._labels: dict[str, str] = {}  # of the names so far, in the order of the file, as in every process
+        self._use(*_read(path))
         self._reading = threading.Thread()
 
-    def check(self, authorization: bytes | None) -> None:
-        """Returns if the client sent one of the keys as `Bearer KEY`; raises Unauthorized if not."""
+    def check(self, authorization: bytes | None) -> tuple[str, str] | None:
+        """The name of the key that the client sent as `Bearer KEY`, and its label in the metrics; None without a name.
+
+        Raises:
+            Unauthorized: The client sent none of the keys.
+        """
         self._reload()
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key:
             raise Unauthorized("a key is needed: send it as 'authorization: Bearer KEY'")
         sent_digest = hashlib.sha256(key.strip()).digest()
-        known = False
-        for digest in self._digests:  # all of them, so that the time does not depend on which one matches
-            known |= hmac.compare_digest(sent_digest, digest)
-        if not known:
+        # All of them are compared, so that the time does not depend on which one matches.
+        callers = [caller for digest, caller in self._callers if hmac.compare_digest(sent_digest, digest)]
+        if not callers:
             raise Unauthorized("the key is not known")
+        return callers[0]
+
+    def _use(self, stamp: tuple[int, int], names: dict[bytes, str]) -> None:
+        for name in filter(None, names.values()):
+            self._labels.setdefault(name, name if len(self._labels) < MOST_NAMES else OTHER)
+        self._callers = [(digest, (name, self._labels[name]) if name else None) for digest, name in names.items()]
+        self._stamp = stamp
 
     def _reload(self) -> None:
         """Reads the file again if it changed, in a thread; the old keys stay valid until it is read."""
@@ -67,25 +86,42 @@ class Keys:
     def _read_again(self) -> None:
         try:
             if _stamp(self._path) != self._stamp:
-                self._stamp, self._digests = _read(self._path)
-                log.info("the API keys were read again: there are %d", len(self._digests))
+                self._use(*_read(self._path))
+                log.info("the API keys were read again: there are %d", len(self._callers))
         except (OSError, ConfigurationError) as error:
             log.error("the API keys could not be read again, the old keys stay valid: %s", error)
 
 
-def _read(path: Path) -> tuple[tuple[int, int], tuple[bytes, ...]]:
+def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
+    """The stamp of the file, and the digest of each key with its name, which may be empty."""
     try:
         stamp = _stamp(path)
-        lines = [line.strip() for line in path.read_bytes().splitlines()]
+        lines = [line.strip() for line in path.read_bytes().removeprefix(_BYTE_ORDER_MARK).splitlines()]
     except OSError as error:
         raise ConfigurationError(f"the API keys {path} cannot be read: {error.strerror}") from error
-    keys = [(number, line) for number, line in enumerate(lines, start=1) if line and not line.startswith(b"#")]
-    if not keys:
-        raise ConfigurationError(f"{path} has no key: one a line")
-    for number, key in keys:
-        if len(key) < SHORTEST or b" " in key:
-            raise ConfigurationError(f"{path}:{number}: a key has at least {SHORTEST} characters, and no space")
-    return stamp, tuple(hashlib.sha256(key).digest() for _, key in keys)
+    names: dict[bytes, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith(b"#"):
+            name, key = _name_and_key(line, f"{path}:{number}")
+            if names.setdefault(hashlib.sha256(key).digest(), name) != name:
+                raise ConfigurationError(f"{path}:{number}: the same key stands above with another name, or without")
+    if not names:
+        raise ConfigurationError(f"{path} has no key: one a line, with a name as 'name: KEY'")
+    return stamp, names
+
+
+def _name_and_key(line: bytes, at: str) -> tuple[str, bytes]:
+    """The name of a line's key, and the key; neither stands in what is raised."""
+    named = _NAMED.fullmatch(line)
+    name, key = (b"", line) if named is None else (named[1], named[2] or b"")
+    if named is not None and (not _NAME.fullmatch(name) or name.decode() == OTHER):
+        raise ConfigurationError(f"{at}: before the colon stands a name: {_SAID}")
+    if _WITHOUT_SPACE.fullmatch(key) and named is None:
+        log.warning("%s: the key has a ':' in it; if a name stands before it, write a space after the ':'", at)
+    if len(key) < SHORTEST or b" " in key or b"\t" in key:
+        form = "a line is KEY, or 'name: KEY' with a space after the colon"
+        raise ConfigurationError(f"{at}: a key has at least {SHORTEST} characters, and no space; {form}")
+    return name.decode(), key
 
 
 def _stamp(path: Path) -> tuple[int, int]:

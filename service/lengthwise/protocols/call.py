@@ -42,6 +42,7 @@ from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
 from lengthwise.protocols.windows import Windows
 from lengthwise.runtime.answers import Answer
+from lengthwise.telemetry.call_record import Caller
 
 log = logging.getLogger("lengthwise.call")
 
@@ -84,10 +85,14 @@ class InferenceCall:
 
         Of headers that are `known`, because they were admitted before, only the key is checked: it may be withdrawn.
         """
+        protocol = self._protocol
         if not known:
-            self._protocol.admit(self.headers)
-        elif (keys := self._protocol.serving.keys) is not None:
-            keys.check(self.headers.get(b"authorization"))
+            protocol.check_page(self.headers)
+        if (keys := protocol.serving.keys) is not None:
+            name = keys.check(self.headers.get(b"authorization"))
+            self.record.caller = self.record.caller if name is None else Caller(*name)
+        if not known:
+            protocol.check(self.headers)
         if TIMEOUT in self.headers:
             self.limit(self.record.arrived + timeout_of(self.headers[TIMEOUT]) / 1000)
 

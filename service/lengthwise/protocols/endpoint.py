@@ -54,11 +54,8 @@ class InferenceProtocol(ABC):
         self.serving = serving
         self.large_bodies = large_bodies
 
-    def admit(self, headers: dict[bytes, bytes]) -> None:
-        """Checks who calls, and what the headers alone show; raises `RequestError`."""
-        if self.serving.keys is not None:
-            self.serving.keys.check(headers.get(b"authorization"))
-        self.check(headers)
+    def check_page(self, headers: dict[bytes, bytes]) -> None:  # noqa: B027 - only browsers have pages
+        """Raises `RequestError` for a call of a web page that may not."""
 
     @abstractmethod
     def check(self, headers: dict[bytes, bytes]) -> None:
@@ -85,10 +82,9 @@ class Endpoint(InferenceProtocol):
     path: ClassVar[re.Pattern[bytes]]
     """Its path as an ordinary request writes it, with what it names as groups. A router reads all other ways."""
 
-    def admit(self, headers: dict[bytes, bytes]) -> None:
-        """Checks which web page calls, too; see `InferenceProtocol.admit` and `WebPages.check`."""
+    def check_page(self, headers: dict[bytes, bytes]) -> None:
+        """See `WebPages.check`."""
         self.serving.web_pages.check(headers)
-        super().admit(headers)
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:

@@ -6,10 +6,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lengthwise.errors import ConfigurationError, Refused, RequestError
-from lengthwise.telemetry.metrics import ModelMetrics
+from lengthwise.telemetry.metrics import NO_NAME, ModelMetrics
 
 if TYPE_CHECKING:
     from lengthwise.batching.queues import Timing
@@ -21,10 +21,24 @@ log = logging.getLogger("lengthwise.access")
 MOST_LENGTHS: Final = 20  # that a line shows; the number of sequences is always shown
 
 
+class Caller(NamedTuple):
+    """Who calls, by the name of the key that was sent."""
+
+    name: str = NO_NAME  # for the access log
+    label: str = NO_NAME  # for the metrics: one of a bounded number of names, or `other`
+
+
+ANYBODY: Final = Caller(name="")
+"""The caller where no keys are set."""
+
+
 class CallRecord:
     """The record of one call."""
 
-    __slots__ = ("_decode_seconds", "_lengths", "_metrics", "_name", "_recorder", "arrived", "request_id", "trace")
+    __slots__ = (
+        *("_decode_seconds", "_lengths", "_metrics", "_name", "_recorder"),
+        *("arrived", "caller", "request_id", "trace"),
+    )
 
     def __init__(
         self, recorder: CallRecorder, name: str, request_id: bytes, trace: Trace | None, arrived: float
@@ -32,6 +46,7 @@ class CallRecord:
         self.arrived = arrived  # on the clock of `time.monotonic`
         self.request_id = request_id  # safe to echo and to log
         self.trace = trace  # None where it is not traced
+        self.caller = recorder.caller  # until the key is checked
         self._recorder = recorder
         self._name = name
         self._metrics = recorder.unknown
@@ -70,23 +85,37 @@ class CallRecord:
         stages = None if timing is None else (timing.queue, timing.inference)
         trace, access = self.trace, self._recorder.access
         trace_id = None if trace is None else trace.id
-        self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds)
+        self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds, key=self.caller.label)
         if trace is None and access is None:
             return
         model, request_id = self._metrics.labels, self.request_id.decode()
         if access is not None:
             access.note(
-                request_id, self._name, status, seconds, model, lengths=self._lengths, reason=reason, trace_id=trace_id
+                *(request_id, self._name, status, seconds, model),
+                key=self.caller.name,
+                lengths=self._lengths,
+                reason=reason,
+                trace_id=trace_id,
             )
         if trace is not None:
             trace.end(status, request_id, model, self._lengths, reason)
 
 
 class CallRecorder:
-    """Opens the records; `unknown` counts the calls whose model is not served, or not known yet."""
+    """Opens the records; `unknown` counts the calls whose model is not served, or not known yet.
 
-    def __init__(self, unknown: ModelMetrics, access: AccessLog | None = None, tracer: Tracer | None = None) -> None:
+    `caller` is who calls as long as no key is checked.
+    """
+
+    def __init__(
+        self,
+        unknown: ModelMetrics,
+        access: AccessLog | None = None,
+        tracer: Tracer | None = None,
+        caller: Caller = ANYBODY,
+    ) -> None:
         self.unknown = unknown
+        self.caller = caller
         self.access = access
         self._tracer = tracer
 
@@ -113,10 +142,14 @@ class AccessLog:
         model: Sequence[str],
         *,
         lengths: Sequence[int],
+        key: str = "",
         reason: str | None = None,
         trace_id: str | None = None,
     ) -> None:
-        """Writes a call's line, if it is in the random share; `model` is name and version, or two empty texts."""
+        """Writes a call's line, if it is in the random share.
+
+        `model` is name and version, or two empty texts; `key` is the name of the caller's key, empty without keys.
+        """
         if self._draw() >= self._share:
             return
         name, version = model
@@ -126,6 +159,8 @@ class AccessLog:
             "status": status,
             "duration_ms": round(seconds * 1000, 3),
         }
+        if key:
+            fields["key"] = key
         if name:
             fields |= {"model": name, "version": version}
         if lengths:

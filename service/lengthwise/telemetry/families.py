@@ -52,13 +52,16 @@ _NUMBERS: Final = {
     "cancelled_sequences": "Sequences whose client left before their batch began.",
     "clipped_values": "Values that were clipped at the grid of a model.",
 }
+_REQUESTS: Final = "Inference calls under any protocol, by status and by the name of the caller's key."
 _STEPS: Final = "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped."
 _KERNELS: Final = "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime."
 _REJECTED: Final = "Calls rejected although nothing was wrong with them, by reason."
 OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], LabelledNumbers]], ...]] = (
     (
-        *("counter", "requests", "Inference calls under any protocol, by status.", ("code",)),
-        lambda model: [((str(code),), count) for code, count in sorted(model.codes.items())],
+        *("counter", "requests", _REQUESTS, ("code", "key")),
+        lambda model: [
+            ((str(code), key), count) for key, codes in model.codes_by_key.items() for code, count in codes.items()
+        ],
     ),
     (
         *("counter", "rejected", _REJECTED, ("reason",)),

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Final, get_type_hints
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)  # 0 from the start: a counter that appears later has no rate
-_STATUSES: Final = (200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504)
+STATUSES: Final = (200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504)
 
 KEPT_GONE = 4  # removed versions that stay on the page: their counts since the last scrape are not lost
 
@@ -119,7 +120,8 @@ class _CountOf:
         return int(metrics.cells[self.cell])
 
 
-_CODE: Final = {code: cell for cell, code in enumerate(_STATUSES)}
+NO_NAME: Final = "-"  # the label `key` of calls whose key has no name, or that sent no valid one
+_CODE: Final = {code: cell for cell, code in enumerate(STATUSES)}
 _REASON: Final = {reason: cell for cell, reason in enumerate(REASONS, len(_CODE))}
 _NUMBERS: Final = len(_CODE) + len(_REASON)
 _SEQUENCES, _VALID, _PADDING, _COMPUTED, _FAILED, _OVERDUE, _CANCELLED, _CLIPPED, _HISTOGRAMS = range(
@@ -147,11 +149,14 @@ class ModelMetrics:
         version: str = "",
         info: dict[str, str] | None = None,
         cells: MutableSequence[float] | None = None,
+        claim: Callable[[str], MutableSequence[float] | None] = lambda _: None,
     ) -> None:
         self.labels = (name, version)
         self.info = info  # labels of `model_info`; None for no such metric
         self.lock = threading.Lock()
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
+        self.named: dict[str, MutableSequence[float]] = {}  # calls of keys that have a name, by status
+        self._claim = claim  # shared memory for the calls of a name, if there is any
         self.computes_padding = True  # as its graph runs now
         self.answered = Sums()
         first, histograms = _HISTOGRAMS, []
@@ -166,7 +171,14 @@ class ModelMetrics:
     @property
     def codes(self) -> dict[int, int]:
         """Inference calls by status: those of `CODES`, and those that were counted."""
-        return {code: int(self.cells[cell]) for code, cell in _CODE.items() if self.cells[cell] or code in CODES}
+        return _by_status(self.cells)
+
+    @property
+    def codes_by_key(self) -> dict[str, dict[int, int]]:
+        """The same calls by the name of the caller's key, then by status; those without a name are the rest."""
+        named = {key: _by_status(cells) for key, cells in self.named.items()}
+        rest = {code: count - sum(each.get(code, 0) for each in named.values()) for code, count in self.codes.items()}
+        return {NO_NAME: rest, **named}
 
     @property
     def rejected(self) -> dict[str, int]:
@@ -181,10 +193,16 @@ class ModelMetrics:
         stages: tuple[float, float] | None = None,
         trace_id: str | None = None,
         decode_seconds: float = 0.0,
+        key: str = NO_NAME,
     ) -> None:
         """Counts an inference call that has ended; `stages` are its seconds in the queue and the runtime."""
+        cell = _CODE.get(code, _CODE[500])
         with self.lock:
-            self.cells[_CODE.get(code, _CODE[500])] += 1
+            self.cells[cell] += 1
+            if key != NO_NAME:
+                if key not in self.named:
+                    self.named[key] = self._claim(key) or [0] * len(STATUSES)
+                self.named[key][cell] += 1
             self.request_seconds.observe(seconds, trace_id)
             if stages is not None:
                 answered = self.answered
@@ -241,6 +259,10 @@ class ModelMetrics:
         """Adds to `batch_failures`, `overdue_batches`, `cancelled_sequences` or `clipped_values`."""
         with self.lock:
             self.cells[vars(ModelMetrics)[name].cell] += number
+
+
+def _by_status(cells: MutableSequence[float]) -> dict[int, int]:
+    return {code: int(cells[cell]) for code, cell in _CODE.items() if cells[cell] or code in CODES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +322,11 @@ class Metrics(Collector):
         self._gone.pop((name, version), None)
         metrics = self._models.get((name, version))
         if metrics is None:
-            cells = None if self._shared is None else self._shared.claim(name, version)
-            metrics = self._models[name, version] = ModelMetrics(name, version, cells=cells)
+            metrics = ModelMetrics(name, version)
+            if (shared := self._shared) is not None:
+                claim = partial(shared.claim, name, version)
+                metrics = ModelMetrics(name, version, cells=claim(), claim=claim)
+            self._models[name, version] = metrics
         metrics.info = info
         return metrics
 
