@@ -99,7 +99,11 @@ class Serving:
         if worker is not None:
             self.judge = SharedJudge(self.judge, worker.judgements)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
-        self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
+        shadow = None if settings.shadow is None else Key.parse(settings.shadow)
+        self._shadows = [] if shadow is None else [shadow]
+        self.registry = Registry(
+            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, shadow=shadow
+        )
         self.find = self.registry.find
         self.monitoring: Monitoring | None = None
         records = settings.record is not None and settings.record_share > 0
@@ -107,7 +111,6 @@ class Serving:
             from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
 
             self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
-        self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self.created = time.time()
         self.begun = False  # whether anything starts it
@@ -164,7 +167,7 @@ class Serving:
             await listen()
         self.started = True
         await self._note_readiness()
-        if not self.registry.served:
+        if not self.registry.answering:
             log.error("no model is ready: every request is answered with 503 until %s has one", self.settings.models)
 
     async def stop(self) -> None:
@@ -197,7 +200,7 @@ class Serving:
     def ready(self) -> bool:
         """Whether all good models are served, and at least one of them works."""
         starting = not self.started or self.repository.starting
-        works = any(not served.queue.breaker.open for served in self.registry.served)
+        works = any(not served.queue.breaker.open for served in self.registry.answering)
         return not starting and works and not self.batcher.draining
 
     @property
@@ -276,7 +279,7 @@ class Serving:
             most_bytes=settings.judge_memory_bytes,
             stopping=self.registry.stopping,
             publish=publish,
-            kept=self._kept,
+            shadows=self._shadows,
         ).run()
 
     def _add(self, model: LoadedModel) -> ServedModel:

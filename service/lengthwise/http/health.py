@@ -122,7 +122,8 @@ def _why_not_ready(serving: Serving) -> RequestError:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started and not serving.repository.starting:
         return NotReady("the server is starting", retry_after_seconds=1)
-    broken = [served.manifest.key for served in serving.served if served.queue.breaker.open]
-    if broken and len(broken) == len(serving.served):
+    answering = serving.registry.answering
+    broken = [served.manifest.key for served in answering if served.queue.breaker.open]
+    if broken and len(broken) == len(answering):
         return NotReady(f"no model works: {listed(broken)}; /healthz says why", retry_after_seconds=5)
     return serving.repository.none_ready()

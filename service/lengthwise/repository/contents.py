@@ -46,6 +46,7 @@ class Repository:
     unjudged: Sequence[Key] = ()  # by the running scan, so far
     starting: bool = False  # a model that is missing here may still come
     aliases: Mapping[str, Aliases] = field(default_factory=dict)  # by name
+    shadow: Key | None = None  # served, but no call without a version gets it
 
     @classmethod
     def of(cls, models: Iterable[LoadedModel], refused: Sequence[Refusal] = (), **more: Any) -> Repository:
@@ -62,7 +63,10 @@ class Repository:
                 yield self.models[name][version]
 
     def find(self, name: str | None, version: str | None) -> LoadedModel:
-        """The model that a request means (`version`: digits or an alias); NotReady, NoSuchAlias or ModelNotFound."""
+        """The model that a request means (`version`: digits or an alias); NotReady, NoSuchAlias or ModelNotFound.
+
+        NotReady also where no version is named and only the shadow works.
+        """
         if not self.models:
             raise self.none_ready()
         name = self.unnamed if name is None else name
@@ -70,39 +74,53 @@ class Repository:
             if len(self.models) > 1:
                 raise ModelNotFound(f"say which 'model': {listed(sorted(self.models))}")
             name = next(iter(self.models))
-        versions = self.models.get(name, {}) if name is not None else {}
-        if version is None:
-            model = self._unversioned(name, versions)
-        elif is_alias(version):
-            pointed = self.aliases.get(name or "", {}).get(version)
-            if versions and pointed is None:
-                known = listed(sorted(self.aliases.get(name or "", {}))) or "it has none"
-                what = "a version is ASCII digits that do not start with 0, or an alias of the model"
-                raise NoSuchAlias([Problem("", f"{what}: {known}")])
-            model = versions.get(pointed or 0)
-        else:
-            # With 20 digits or more it is not a version, and int() could be slow or raise.
-            model = versions.get(int(version)) if len(version) < 20 else None
+        versions = self.models.get(name or "", {})
+        model = versions.get(self._number(name or "", version) or 0)
         if model is not None:
             return model
         if self.starting:
             raise self.none_ready()
         if not versions:
             raise ModelNotFound(f"no such model is served; served are {listed(sorted(self.models))}")
+        if version is None:
+            why = "of it only the shadow works, which answers no call; /healthz says why"
+            raise NotReady(f"the model {name!r} is not ready: {why}", retry_after_seconds=5)
         numbers = listed([str(number) for number in sorted(versions, reverse=True)])
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
-    def _unversioned(self, name: str | None, versions: Mapping[int, LoadedModel]) -> LoadedModel | None:
-        """The model for a request without a version: the champion, or the version that is nearest to it.
+    def _number(self, name: str, version: str | None) -> int | None:
+        """The version that a request means, whether it is served or not; None if it can be none."""
+        if version is None:
+            return self.default(name)
+        if not is_alias(version):
+            return int(version) if len(version) < 20 else None  # with 20 digits or more int() could be slow or raise
+        pointed = self.aliases.get(name, {})
+        if version not in pointed and name in self.models:
+            what = "a version is ASCII digits that do not start with 0, or an alias of the model"
+            raise NoSuchAlias([Problem("", f"{what}: {listed(sorted(pointed)) or 'it has none'}")])
+        return pointed.get(version)
+
+    def default(self, name: str) -> int | None:
+        """The version for a request without one: the champion, or the version that is nearest to it; None for none.
 
         If the champion is not served, this is the next lower version, which was in use before; without one the highest.
-        While the service starts, nothing stands in for a champion that is still to be verified.
+        A shadow never stands in. While the service starts, nothing stands in for a champion that is still to be
+        verified.
         """
-        champion = self.aliases.get(name or "", {}).get(CHAMPION)
-        if self.starting and name is not None and champion is not None and Key(name, champion) in self.unjudged:
-            return versions.get(champion)
+        champion = self.champion(name)
+        versions = [version for version in self.models.get(name, ()) if not self.is_shadow(Key(name, version))]
+        if self.starting and champion is not None and Key(name, champion) in self.unjudged:
+            return None
         below = [version for version in versions if champion is not None and version <= champion]
-        return versions[max(below or versions)] if versions else None
+        return max(below or versions, default=None)
+
+    def champion(self, name: str) -> int | None:
+        """The version of a name that the alias `champion` points to, whether it is served or not."""
+        return self.aliases.get(name, {}).get(CHAMPION)
+
+    def is_shadow(self, key: Key) -> bool:
+        """Whether a version only runs beside others: the shadow, as long as it is not the champion."""
+        return key == self.shadow and self.champion(key.name) != key.version
 
     def none_ready(self) -> NotReady:
         """The error of a request while there is no model, or while the first scan runs."""

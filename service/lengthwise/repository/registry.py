@@ -31,6 +31,7 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.free_memory import return_free_memory
 from lengthwise.telemetry.metrics import ModelMetrics
+from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.registry")
 
@@ -71,6 +72,11 @@ class _RegistrySnapshot:
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
     found: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)
 
+    @property
+    def answering(self) -> list[ServedModel]:
+        """All but the shadow."""
+        return [one for one in self.served.values() if not self.repository.is_shadow(one.model.key)]
+
 
 class Registry:
     """The models that are served; `add` makes the queue and metrics of a new one, `remove` gets one that is gone."""
@@ -82,6 +88,7 @@ class Registry:
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
+        shadow: Key | None = None,
     ) -> None:
         self.everywhere = self.change_here  # where others serve the same, it reaches them too
         self.unloaded: Callable[[], Awaitable[list[str]]] | None = None  # by them, before the first scan
@@ -91,6 +98,8 @@ class Registry:
         self._add = add
         self._remove = remove
         self._period = period_seconds
+        self._shadow = shadow
+        self._defaults: Mapping[str, int | None] = {}  # by name: which version answers calls without one
         self.repository = Repository(starting=True)  # the result of the last scan
         self.served: Sequence[ServedModel] = ()  # by name and ascending version
         self._snapshot = _RegistrySnapshot(self.repository)
@@ -105,7 +114,7 @@ class Registry:
         """The model for a name and a version, as a request gives them; see `Repository.find`.
 
         If the default version does not work, it is the next lower one that works, which was in use before, or else the
-        highest one that works.
+        highest one that works, but never the shadow.
         """
         snapshot = self._snapshot
         found = snapshot.found.get((name, version))
@@ -114,11 +123,16 @@ class Registry:
             if len(snapshot.found) < _MOST_FOUND:
                 snapshot.found[name, version] = found
         if version is None and found.queue.breaker.open:
-            same = [other for other in snapshot.served.values() if other.manifest.name == found.manifest.name]
+            same = [other for other in snapshot.answering if other.manifest.name == found.manifest.name]
             works = [other for other in same if not other.queue.breaker.open]
             below = [other for other in works if other.manifest.version < found.manifest.version]
             return (below or works or [found])[-1]
         return found
+
+    @property
+    def answering(self) -> Sequence[ServedModel]:
+        """The models that answer calls without a version: all that are served, but the shadow."""
+        return self._snapshot.answering
 
     def explain(self, reason: str) -> None:
         """Says in every refusal, and once in the log, why nothing is served before the first scan."""
@@ -246,6 +260,7 @@ class Registry:
             await listener()
 
     def _put(self, result: Repository) -> None:
+        result = replace(result, shadow=self._shadow)
         for name in sorted({*self.repository.aliases, *result.aliases}):
             pointed = result.aliases.get(name, {})
             if pointed != self.repository.aliases.get(name, {}):
@@ -256,6 +271,8 @@ class Registry:
         unnamed = (None, None) in self._snapshot.found
         self._snapshot = _RegistrySnapshot(result, served)
         self.repository, self.served = result, list(served.values())
+        if not result.starting:
+            self._log_defaults(result)
         with suppress(RequestError):  # such a request will get this error
             self.find(None, None)
         if unnamed and (None, None) not in self._snapshot.found and len(result.models) > 1:
@@ -264,6 +281,19 @@ class Registry:
             if model not in served:
                 self._remove(gone)
                 self._has_removed = True
+
+    def _log_defaults(self, result: Repository) -> None:
+        """Says which version answers calls without one: where that is not the champion, and where it changes."""
+        defaults = {name: result.default(name) for name in result.models}
+        for name, version in defaults.items():
+            champion = result.champion(name)
+            stands_in = version is None or version != (champion or version)
+            if version != self._defaults.get(name, champion or version) or (stands_in and name not in self._defaults):
+                what = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
+                why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
+                level = logging.WARNING if stands_in else logging.INFO
+                log.log(level, "calls of %s without a version are %s%s", name, what, why)
+        self._defaults = defaults
 
 
 @dataclass

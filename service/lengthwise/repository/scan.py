@@ -55,7 +55,7 @@ class Scan:
     most_bytes: int = MOST_BYTES  # of the files of one version
     stopping: Stopping = field(default_factory=Stopping)
     publish: Callable[[Repository], object] = lambda _: None  # called with what may be served already
-    kept: Collection[Key] = ()  # served beside the highest of their names
+    shadows: Collection[Key] = ()  # served beside the highest other version of their names
     _directories: dict[Key, Path] = field(init=False)
     _state: ScanState = field(init=False)
     _running: dict[Key, tuple[DirectoryState, Future[_Result]]] = field(init=False, default_factory=dict)
@@ -95,7 +95,7 @@ class Scan:
                 log.error("the aliases of %s stay as they were: %s", name, error)
                 pointed[name] = before.aliases.get(name, {})
         named = {Key(name, version) for name, of in pointed.items() for version in of.values()}
-        self._state = ScanState(before, self.policy, wanted, frozenset({*self.kept, *named}), pointed)
+        self._state = ScanState(before, self.policy, wanted, frozenset({*self.shadows, *named}), pointed, self.shadows)
         for absent in self.policy.absent(self._directories):
             if absent.name not in before.unloaded:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
@@ -173,6 +173,7 @@ class ScanState:
     left: list[Key]  # to be settled
     kept: frozenset[Key]  # served in any case
     aliases: Mapping[str, Aliases]
+    shadows: Collection[Key] = ()  # which answer nothing, so the highest version is another one
     first: bool = field(init=False)
     running: dict[Key, LoadedModel] = field(init=False)  # served before
     known: dict[Key, str] = field(init=False)  # rejected before
@@ -272,5 +273,6 @@ class ScanState:
         return {
             key.name
             for key in self._models
-            if all(other.name != key.name or other.version < key.version for other in self.left)
+            if key not in self.shadows
+            and all(other.name != key.name or other.version < key.version for other in self.left)
         }
