@@ -40,6 +40,8 @@ _ODD = (
     *(b"\x00", b"\xff", b"", b"[1}", b'{"a":[1}', b'{"a":[1]]', b"[1,]", b"{1:2}"),
 )
 _ODD_ITEMS = (b"5", b"null", b'"x"', b"{}", b'{"id":"a"}', b'{"steps":5}', b'{"a":1,"a":2}', b"[]")
+_NAMES = (b'"a"', b'"b/c~"')  # of the named manifests
+_ODD_NAMES = (b'"\\u0061"', b'"b"', b'"A"', b'""', b'"\\ud800"', b'"' + b"x" * 300 + b'"', b"a", b"1")
 _RECORD_FIELDS = (
     *(b'"label":"a"', b'"label":["]]","],["]', b'"label":5', b'"label":null', b'"label":{"a":1,"a":2}', b'"odd":[[1]]'),
     *(b'"id":"\\"steps\\":[[1]]"', b'"id":"12:30"', b'"id":"]]"', b'"id":7', b'"steps":1', b'"label":"a:b"'),
@@ -78,11 +80,15 @@ def body(rng: random.Random, kind: str) -> bytes:
 def _sequence(rng: random.Random, kind: str, odd: float) -> bytes:
     bare = kind == "tokens" or (kind == "one feature" and rng.random() < 0.5)
     features = 1 if kind == "one feature" else 2
+    by_names = rng.random() < (0.5 if kind.startswith("named") else odd / 10)
     steps = []
     for _ in range(rng.randint(rng.random() >= odd / 4, 2 if kind == "short" else 3)):
         size = rng.randint(0, 3) if rng.random() < odd / 4 else features
         values = [_number(rng, kind, odd) for _ in range(1 if bare else size)]
         is_odd = rng.random() < odd / 10
+        if by_names and rng.random() >= odd / 10:
+            steps.append(b"{%s}" % _joined(rng, _named(rng, values, odd)))
+            continue
         steps.append(rng.choice(_WRONG) if is_odd else values[0] if bare else b"[%s]" % _joined(rng, values))
     text = b"[%s]" % _joined(rng, steps)
     if rng.random() < 0.6:
@@ -96,6 +102,13 @@ def _sequence(rng: random.Random, kind: str, odd: float) -> bytes:
         )
     rng.shuffle(fields)
     return b"{%s}" % _joined(rng, fields)
+
+
+def _named(rng: random.Random, values: list[bytes], odd: float) -> list[bytes]:
+    """The entries of an object with these values, in any order; some are left out."""
+    names = [rng.choice(_ODD_NAMES) if rng.random() < odd / 4 else name for name in _NAMES]
+    entries = [b"%s:%s" % pair for pair in zip(names, values, strict=False) if rng.random() < 0.95]
+    return rng.sample(entries, len(entries))
 
 
 def record(rng: random.Random, kind: str) -> bytes:

@@ -198,7 +198,7 @@ def test_tables_of_one_list_are_read_in_the_order_of_the_first():
     ax_ay = pandas.DataFrame({"ax": [1.0], "ay": [2.0]})
     found = lengthwise.sequences([ax_ay, ax_ay[["ay", "ax"]]])
     assert [one.steps.tolist() for one in found] == [[[1.0, 2.0]], [[1.0, 2.0]]]
-    with pytest.raises(InvalidSequences, match="the sequences before have ax, ay; missing: ax"):
+    with pytest.raises(InvalidSequences, match="the model takes ax, ay; missing: ax"):
         lengthwise.sequences([ax_ay, ax_ay.rename(columns={"ax": "foo"})])
 
 

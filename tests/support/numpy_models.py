@@ -56,6 +56,8 @@ MANIFESTS = {
     "head": manifest(long="head", max_length=2, missing="indicator"),
     "short": manifest(max_length=2, attention=False),
     "not too short": manifest(min_length=3, max_length=9, missing="zero"),
+    "named": manifest(inputs=("a", "b/c~")),
+    "named, takes missing": manifest(inputs=("a", "b/c~"), missing="zero"),
 }
 """One for each way that a body is read."""
 

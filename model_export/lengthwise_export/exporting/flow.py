@@ -240,7 +240,7 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
 
     weights = None if read.spec is None else read.checkpoint
     earlier = {} if weights is None else trained.read_record(weights).columns
-    reading = reading_of(options.columns, inputs=names, defaults=earlier)
+    reading = reading_of(options.columns, inputs=names or (), defaults=earlier)
     per_step = read.manifest.task == "per-step" if read.manifest else read.per_step
     reading = replace(reading, per_step=per_step, say=lambda line: tell(f"notice: {line}"))
     records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)

@@ -324,8 +324,13 @@ def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[
     step, output = done.setdefault("input", {}), done.setdefault("output", {})
     if step.get("vocabulary") is None and "features" not in step:
         step["features"] = int(records[0].steps.shape[1])
-    if step.get("vocabulary") is None and step.get("feature_names") is None and records[0].names is not None:
-        step["feature_names"] = list(records[0].names)
+    names = records[0].names
+    if names is None and any(record.names is not None for record in records):
+        raise ConfigurationError(
+            f"{records[0].place}: its features have no names, and those of other sequences have: give all in one form"
+        )
+    if step.get("vocabulary") is None and step.get("feature_names") is None and names is not None:
+        step["feature_names"] = list(names)
     longest = max(len(record.steps) for record in records)
     if "max_length" not in step and "long" not in step and longest > _DEFAULT_LONGEST:
         step["max_length"] = longest

@@ -98,7 +98,7 @@ class BenchOptions(Options):
     def sequences_for(self, model: RemoteModel) -> list[Steps]:
         """The sequences that are sent: of the file, or random ones."""
         if self.data is not None:
-            reading = reading_of(self.columns, inputs=model.names)
+            reading = reading_of(self.columns, inputs=model.names or ())
             return [
                 record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
             ]

@@ -167,7 +167,7 @@ class ScoringRun:
                 read = share
 
             how = reading or dataset.Reading()
-            columns = replace(how.columns, inputs=manifest.input.names)
+            columns = replace(how.columns, inputs=manifest.input.names or ())
             how = replace(how, per_step=manifest.task == "per-step", columns=columns)
             entries = validated(dataset.entries(source, manifest.input.kind, advance, how), manifest)
             if resume:

@@ -26,7 +26,7 @@ def items_or_reasons(
     sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True
 ) -> list[Item | str]:
     """The item of each sequence, or why the model rejects it; `ask` and what is raised: see `given.read`."""
-    columns = ColumnNames(inputs=manifest.input.names)
+    columns = ColumnNames(inputs=manifest.input.names or ())
     found, _ = forms.read(sequences, layout, columns, features=manifest.input.features or 0, ask=ask)
     return [one if isinstance(one, str) else item(one, manifest) for one in found]
 

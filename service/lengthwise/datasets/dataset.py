@@ -144,7 +144,7 @@ def entries(
     """The records of a file, with a `BadRecord` for each bad one; features may differ, as the first may be wrong."""
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")):
-        found = json_lines(path, kind, advance)
+        found = json_lines(path, kind, advance, reading.columns.inputs)
     elif name.endswith(CSV_SUFFIXES):
         found = _long(path, kind, read_csv(path), reading)
     elif name.endswith(".ts"):
@@ -216,5 +216,5 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():
             advance(index / file.metadata.num_rows)
-            yield judged(fields, index, f"{path}:row {index + 1}", kind)
+            yield judged(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
             index += 1

@@ -24,7 +24,7 @@ from lengthwise.datasets.long_table import Cells, ColumnNames, LongSequence, Rol
 from lengthwise.datasets.tables import columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
-from lengthwise.runtime.feature_names import why_other
+from lengthwise.runtime.feature_names import rows_of, why_other
 
 T = TypeVar("T")
 
@@ -49,15 +49,15 @@ class GivenSequence:
         """Whether it has no mask."""
         return self.step_mask is None and self.feature_mask is None
 
-    def in_order(self, names: tuple[str, ...] | None, who: str = "the model takes") -> GivenSequence:
+    def in_order(self, names: tuple[str, ...] | None) -> GivenSequence:
         """With its features in the order of these names, the others left out; as it is, if either side has no names.
 
         Raises:
             ValueError: Some names are missing.
         """
-        if names is None or self.names is None or names == self.names:
+        if not names or self.names is None or names == self.names:
             return self
-        why = why_other(self.names, names, who)
+        why = why_other(self.names, names)
         if why is not None:
             raise ValueError(why)
         places = {name: place for place, name in enumerate(self.names)}
@@ -184,12 +184,11 @@ def read(
         entries = ({"id": one.id, "steps": one} for one in long_table.sequences(table, names)[0])
     made: list[GivenSequence | str] = []
     taken: Roles | None = None
-    inputs, who = names.inputs, "the model takes" if names.inputs else "the sequences before have"
     for entry in entries:
         try:
             one, roles = _sequence(entry, layout, names)
-            taken, inputs = taken or roles, inputs or one.names
-            one = one.in_order(inputs, who)
+            taken, names = taken or roles, replace(names, inputs=names.inputs or one.names)
+            one = one.in_order(names.inputs)
         except (ValueError, ConfigurationError) as error:
             made.append(str(error))
         else:
@@ -280,18 +279,21 @@ def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSe
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
-    steps, label, roles = fields["steps"], fields.get("label"), None
+    steps, label, roles, names = fields["steps"], fields.get("label"), None, None
     table = None if isinstance(steps, np.ndarray | list) else columns_of(steps)
     if table is not None:
         steps = long_table.one_sequence(table, columns)
-    if isinstance(steps, LongSequence):
+    if isinstance(steps, list | tuple) and steps and isinstance(steps[0], Mapping):
+        steps, names = rows_of(steps, columns.inputs)
+        array = steps_array(steps)
+    elif isinstance(steps, LongSequence):
         array, roles = steps_array(steps.steps), steps.roles
+        names = None if roles is None else roles.names
         label = steps.label if label is None else label
     else:
         array = steps_array(steps)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    names = None if roles is None else roles.names
     return GivenSequence(array, _identifier(fields.get("id")), *masks, label, names), roles
 
 

@@ -55,7 +55,8 @@ class Texts(list[str]):
 class ColumnNames:
     """The columns that a caller names; what is None is found by its name, and `values` are all others.
 
-    `inputs` are the names of the model's features, if it has names: these columns, in this order, are then the values.
+    `inputs` are the names of the model's features: these columns, in this order, are then the values. They are empty
+    if the model has no names, and None if no model is known, as in a training.
     `defaults` are columns by their roles, such as those of a training, for tables that have them.
     """
 
@@ -143,7 +144,7 @@ def roles(names: Sequence[str], given: ColumnNames) -> Roles:
 def _of_inputs(values: tuple[str, ...], given: ColumnNames) -> tuple[str, ...]:
     """The values in the order of the model's features; ConfigurationError where they are others, or no names at all."""
     is_numbered = all(map(_is_numbered, values))
-    if given.inputs is None or (is_numbered and given.values is not None):  # no header: the caller says the order
+    if not given.inputs or (is_numbered and given.values is not None):  # no header: the caller says the order
         return values
     why = why_other(values, given.inputs)
     if why is None:

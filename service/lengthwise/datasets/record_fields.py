@@ -15,6 +15,7 @@ from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.json_text import kind as kind_of
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
+from lengthwise.runtime.feature_names import rows_of
 from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import counted, nearest
 
@@ -47,8 +48,10 @@ class BadRecord:
     error: RecordError
 
 
-def judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadRecord:
-    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong."""
+def judged(
+    fields: Any, index: int, place: str, kind: StepKind, names: tuple[str, ...] | None = None
+) -> Record | BadRecord:
+    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong. `names`: see `rows_of`."""
     name = fields.get("id") if isinstance(fields, dict) else None
     try:
         if not isinstance(fields, dict):
@@ -61,12 +64,15 @@ def judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadR
             raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
         if name is not None and not isinstance(name, (str, int)):
             raise RecordError(f"{place}: id must be a string")
-        steps = fields["steps"]
+        steps, own = fields["steps"], None
+        if isinstance(steps, list) and steps and isinstance(steps[0], dict):
+            steps, own = rows_of(steps, () if kind == "tokens" else names)
         if not isinstance(steps, np.ndarray):
             steps = _tokens(steps, place) if kind == "tokens" else _values(steps, place)
-        return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place)
-    except RecordError as error:
-        return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
+        return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place, own)
+    except (RecordError, ValueError) as error:
+        wrong = error if isinstance(error, RecordError) else RecordError(f"{place}: {error}")
+        return BadRecord(str(name if isinstance(name, (str, int)) else index), wrong)
 
 
 def label_of(label: Any, place: str) -> Label:

@@ -52,8 +52,10 @@ def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
-    """The records of JSON Lines."""
+def json_lines(
+    path: Path, kind: StepKind, advance: Advance, names: tuple[str, ...] | None = None
+) -> Iterator[Record | BadRecord]:
+    """The records of JSON Lines; where the names of the features are not known, they are those of the first objects."""
     for index, (number, line) in enumerate(lines(path, advance)):
         place = f"{path}:{number}"
         if not index and line.startswith(b"["):
@@ -66,7 +68,9 @@ def json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record 
             said = error.problems[0].detail.replace("at line 1, column", "at column")
             yield BadRecord(str(index), RecordError(f"{place}: {said}"))
         else:
-            yield judged(fields, index, place, kind)
+            record = judged(fields, index, place, kind, names)
+            names = names or getattr(record, "names", None)
+            yield record
 
 
 def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import IS_TRANSPOSED, InvalidRequest, Problem
 from lengthwise.padding import Steps
+from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
@@ -75,8 +76,7 @@ def why_rejected(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED)
         return why
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
-        said = f"the model takes {counted(step.features or 1, 'feature')} a step, this one has {steps.shape[1]}"
-        return said + (transposed if len(steps) == step.features else "")
+        return features_message(steps.shape[1], manifest) + (transposed if len(steps) == step.features else "")
     fault = first_fault(steps, vocabulary=step.vocabulary, takes_missing=manifest.missing != "refuse")
     if fault is None:
         return None
@@ -85,7 +85,18 @@ def why_rejected(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED)
         "not finite": "holds a number that is not finite as float32",
         "missing": f"lacks a value: {missing_message(manifest)}",
     }
-    return f"step {fault[0]} {messages[fault[1]]}"
+    named = ""
+    if step.names is not None:
+        is_wrong = np.isnan if fault[1] == "missing" else np.isinf
+        named = f" ({step.names[int(is_wrong(steps[fault[0]]).argmax())]})"
+    return f"step {fault[0]}{named} {messages[fault[1]]}"
+
+
+def features_message(count: int, manifest: Manifest) -> str:
+    """The message of a step with so many values where the model takes another number."""
+    step = manifest.input
+    names = "" if step.names is None else f" ({listed(step.names)})"
+    return f"the model takes {counted(step.features or 1, 'feature')} a step{names}, this one has {count}"
 
 
 def token_message(manifest: Manifest) -> str:
@@ -192,6 +203,7 @@ class Problems:
     most_listed: int = 20
     first: list[Problem] = field(default_factory=list)
     total: int = 0
+    left_out: int = 0  # values that steps with names leave out
 
     @property
     def listing(self) -> bool:
@@ -215,16 +227,22 @@ class Problems:
         return InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
 
 
-def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, problems: Problems) -> None:
-    """Adds a problem for each field that is not known; long names are cut, so that answers stay short."""
+def unknown_fields(
+    document: Mapping[str, Any],
+    known: frozenset[str],
+    at: str,
+    problems: Problems,
+    explain: Callable[[str], str] | None = None,
+) -> None:
+    """Adds a problem for each field that is not known, as `explain` says; long names are cut: answers stay short."""
     if document.keys() <= known:
         return
-    detail = f"unknown field; known are {', '.join(sorted(known))}"
     for name in document:
         if name in known:
             continue
         if problems.listing:
             shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
+            detail = explain(name) if explain else f"unknown field; known are {', '.join(sorted(known))}"
             problems.add(f"{at}/{shown.replace('~', '~0').replace('/', '~1')}", detail)
         else:
             problems.count()

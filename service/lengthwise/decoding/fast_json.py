@@ -195,7 +195,7 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
         with suppress(RequestError):
             manifest = find(asked.model, asked.version).manifest
         found = _read(body, start, end, max_sequences, manifest, in_detail=True)
-        sequences = None if found is None or document[layout.root] is not None else _sequences(body, found[2])
+        sequences = None if found is None or document[layout.root] is not None else _sequences(body, found[2], manifest)
     except (RequestError, UnicodeDecodeError):
         return
     if sequences is None:
@@ -208,9 +208,16 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
     validation.read_document({**document, layout.root: sequences}, find, max_sequences=max_sequences, layout=layout)
 
 
-def _sequences(body: bytes, found: list[Any]) -> list[Any] | None:
-    """The items, their steps checked and everything else parsed; None where it is too long or has masks."""
+def _is_object(body: bytes, item: _Checked) -> bool:
+    """Whether the first step of an item is an object."""
+    return bool(item.told) and item.told[0][0] == 0 and body[item.told[0][2]] == ord("{")
+
+
+def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list[Any] | None:
+    """The items, their steps checked and everything else parsed; None where it is too long, has masks or names."""
     items = [_Checked(*item) for item in found]
+    if manifest is not None and manifest.input.names is not None and any(_is_object(body, item) for item in items):
+        return None
     texts = [
         body[item.start : item.end]
         if item.steps_start < 0

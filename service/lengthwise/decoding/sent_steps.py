@@ -10,11 +10,21 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import TRANSPOSED, Problems, missing_message, rounded, token_message, why_rejected
-from lengthwise.decoding.json_text import kind
+from lengthwise.decoding.calls import (
+    TRANSPOSED,
+    Problems,
+    features_message,
+    missing_message,
+    rounded,
+    token_message,
+    unknown_fields,
+    why_rejected,
+)
+from lengthwise.decoding.json_text import MAX_PARTS, kind
+from lengthwise.errors import TooLarge
 from lengthwise.padding import Steps
+from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.wrong_values import counted
 
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the least number that rounds to infinity
 _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
@@ -36,6 +46,7 @@ class SentWhere(NamedTuple):
     manifest: Manifest
     problems: Problems  # what is wrong is added here
     feature_mask: NDArray[np.bool_] | None = None  # true for each feature that is kept
+    keys: Sequence[str] | None = None  # of the features in a pointer, where the steps are objects
 
 
 class SentSteps(ABC):
@@ -66,11 +77,45 @@ class JsonSteps(SentSteps):
     def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """See `SentSteps.read`."""
         entries = self._entries if len(kept) == len(self) else [self._entries[place] for place in kept]
+        names = where.manifest.input.names
+        if names is not None and isinstance(entries[0], dict):
+            before = where.problems.total
+            entries = _by_names(entries, kept, names, where)
+            if where.problems.total > before:
+                return None
+            where = where._replace(keys=[_escaped(name) for name in names])
         array = _array(entries, where.manifest.input.features)
         if array is None or why_rejected(array, where.manifest) is not None:
             has_list = any(isinstance(entry, list) for entry in entries)
             explain_steps(zip(kept, entries, strict=True), where, count=len(entries), has_list=has_list)
         return array
+
+
+def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
+    """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
+
+    Adds a problem for each step that is none, and for each key that is no name. TooLarge if more values are left out
+    than a body may have parts: an empty object is as many values as the model has features.
+    """
+    known, problems = frozenset(names), where.problems
+    for place, step in zip(kept, steps, strict=True):
+        if isinstance(step, dict):
+            unknown_fields(step, known, f"{where.at}/{place}", problems, lambda name: _no_name(name, names))
+        else:
+            problems.add(f"{where.at}/{place}", f"must be an object, as step {kept[0]} is, got {kind(step)}")
+    objects = [step for step in steps if isinstance(step, dict)]
+    problems.left_out += len(names) * len(objects) - sum(map(len, objects))
+    if problems.left_out > MAX_PARTS:
+        raise TooLarge(f"the steps of a body may leave out {MAX_PARTS} values")
+    return [[step.get(name) for name in names] for step in objects]
+
+
+def _no_name(name: str, names: tuple[str, ...]) -> str:
+    return f"unknown name{similar(name, names)}; the model takes {listed(names)}"
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _array(entries: list[Any], features: int | None) -> Steps | None:
@@ -118,18 +163,17 @@ def explain_steps(
         _explain_values(steps, where, features, count)
     else:
         place, step = next(iter(steps), (0, None))
-        problems.add(
-            f"{where.at}/{place}",
-            f"a step must be an array of {features} numbers, and none here is an array: the first is {kind(step)}; a "
-            "level of brackets may be missing",
-        )
+        hint = "" if isinstance(step, dict) else "; a level of brackets may be missing"
+        said = f"and none here is an array: the first is {_kind(step, where.manifest)}{hint}"
+        problems.add(f"{where.at}/{place}", f"a step must be an array of {features} numbers, {said}")
         return
     if faults is not None:
         problems.count(faults - (problems.total - before))
 
 
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
-    at, manifest, problems, feature_mask = where
+    at, manifest, problems, feature_mask, keys = where
+    names = manifest.input.names
     takes_missing = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
         takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask.tolist(), strict=True)]
@@ -138,7 +182,7 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
         step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
             if problems.listing:
-                problems.add(f"{at}/{place}", _no_step(step, features, count))
+                problems.add(f"{at}/{place}", _no_step(step, manifest, count))
             else:
                 problems.count()
             continue
@@ -146,7 +190,8 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
             if takes_missing[i] if value is None else fits_float32(value):
                 continue
             if problems.listing:
-                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{i}", _no_number(value, manifest))
+                said = _no_number(value, manifest) + ("" if names is None or keys else f" ({names[i]})")
+                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{keys[i] if keys else i}", said)
             else:
                 problems.count()
             if value is not None:
@@ -154,24 +199,28 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
 
 
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
-    at, manifest, problems, _ = where
+    at, manifest, problems, *_ = where
     vocabulary = manifest.input.vocabulary or 1
     for place, token in steps:
         if type(token) is int and 0 <= token < vocabulary:
             continue
         if problems.listing:
             is_whole = type(token) is int
-            said = token_message(manifest) if is_whole else f"must be a token id, a whole number, got {kind(token)}"
+            said = (
+                token_message(manifest)
+                if is_whole
+                else f"must be a token id, a whole number, got {_kind(token, manifest)}"
+            )
             problems.add(f"{at}/{place}", said)
         else:
             problems.count()
 
 
-def _no_step(step: Any, features: int, steps: int) -> str:
+def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
+    features = manifest.input.features or 1
     if not isinstance(step, list):
-        return f"a step must be an array of {features} numbers, got {kind(step)}"
-    said = f"the model takes {counted(features, 'feature')} a step, this one has {len(step)}"
-    return said + (TRANSPOSED if steps == features else "")
+        return f"a step must be an array of {features} numbers, got {_kind(step, manifest)}"
+    return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
 
 
 def _no_number(value: Any, manifest: Manifest) -> str:
@@ -179,7 +228,16 @@ def _no_number(value: Any, manifest: Manifest) -> str:
         return missing_message(manifest)
     if type(value) is float or type(value) is int:
         return "is beyond the range of float32"
-    return f"must be a number or null, got {kind(value)}"
+    return f"must be a number or null, got {_kind(value, manifest)}"
+
+
+def _kind(value: Any, manifest: Manifest) -> str:
+    """The JSON type of a value in the place of a step or of a number; of an object also why it is none."""
+    if not isinstance(value, dict):
+        return kind(value)
+    if manifest.input.names is not None:
+        return "an object, and the first step is none"
+    return f"an object: the features of {manifest.key} have no names (export --feature-names), so a step is an array"
 
 
 def fits_float32(value: Any) -> bool:

@@ -52,8 +52,11 @@ class RawOptions(Schema):
     priority: Priority = Field(ABSENT, description="With a binary body: 0 (default) to 9, higher first.")
 
 
-class Steps(RootModel[Annotated[list[Annotated[list[Number], SOME] | Number], SOME]]):
-    """A step is a list of its features, or one number: of a model of one feature, or the id of a token."""
+class Steps(RootModel[Annotated[list[Annotated[list[Number], SOME] | Number | dict[str, Number]], SOME]]):
+    """A step is a list of its features, or one number: of a model of one feature, or the id of a token.
+
+    Of a model with `names`, the steps of a sequence may be objects: each has the features by their names.
+    """
 
 
 class SequenceWithMasks(Closed):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from itertools import islice
-from typing import Final
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, Final
 
 from lengthwise.wrong_values import nearest
 
@@ -30,7 +30,7 @@ def names_problem(names: Sequence[str]) -> str | None:
     return None
 
 
-def why_other(columns: Sequence[str], names: Sequence[str], who: str = "the model takes") -> str | None:
+def why_other(columns: Sequence[str], names: Sequence[str]) -> str | None:
     """Why columns are not the features with these names, as a sentence; None if all are there, in any order."""
     there = set(columns)
     missing = [name for name in names if name not in there]
@@ -43,7 +43,35 @@ def why_other(columns: Sequence[str], names: Sequence[str], who: str = "the mode
         hint = f"; did you mean {others[0][:_MOST_SHOWN]}?"
     elif not hint and others:
         hint = f"; there are also {listed(others)}"
-    return f"{who} {listed(names)}; missing: {listed(missing)}{hint}"
+    return f"the model takes {listed(names)}; missing: {listed(missing)}{hint}"
+
+
+def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[list[Any]], tuple[str, ...]]:
+    """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
+
+    Args:
+        steps: The steps, the first of which is an object.
+        names: The names of the model's features; empty: it has none; None: those that the steps have, in their order.
+
+    Returns:
+        `[length, features]` values, and the names.
+
+    Raises:
+        ValueError: A step is no object, or has another name; or the model has no names.
+    """
+    if names == ():
+        raise ValueError("its steps are objects, and the features of the model have no names: give arrays")
+    odd = next((place for place, step in enumerate(steps) if not isinstance(step, Mapping)), None)
+    if odd is not None:
+        raise ValueError(f"step {odd} is no object, and the first step is one")
+    names = names or tuple(dict.fromkeys(chain.from_iterable(steps)))
+    known = {*names}
+    for place, step in enumerate(steps):
+        if not known.issuperset(step):
+            name = str(next(name for name in step if name not in known))
+            said = f"{similar(name, names)}; the model takes {listed(names)}"
+            raise ValueError(f"step {place} has a value of {shown(name)}, which is no name of a feature{said}")
+    return [[step.get(name) for name in names] for step in steps], names
 
 
 def similar(name: str, names: Sequence[str]) -> str:
