@@ -23,7 +23,7 @@ EXPORTED = {
 OF_CLASSES = {
     lengthwise.Model: [
         *("features", "has_attention", "labels", "loaded", "long", "max_length", "min_length", "missing", "name"),
-        *("predict", "provider", "task", "version", "vocabulary"),
+        *("names", "predict", "provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
         *("assigned", "attention", "id", "label", "length", "probabilities", "score", "step_labels", "step_scores"),

@@ -105,6 +105,7 @@ class Model:
         labels: Its classes, in the order of `Prediction.probabilities`.
         task: `single-label`, `multi-label` or `per-step`.
         features: Number of values of a step; None for a token model.
+        names: The names of the features, in their order; None if they have none.
         vocabulary: Number of token ids; None for a model of values.
         min_length: Fewest steps of a sequence; a shorter one is an error.
         max_length: Most steps of a sequence.
@@ -124,6 +125,7 @@ class Model:
         self.labels: tuple[str, ...] = manifest.labels
         self.task: Task = manifest.task
         self.features: int | None = manifest.input.features
+        self.names: tuple[str, ...] | None = manifest.input.names
         self.vocabulary: int | None = manifest.input.vocabulary
         self.min_length: int = manifest.min_length
         self.max_length: int = manifest.max_length

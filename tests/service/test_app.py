@@ -145,6 +145,7 @@ async def test_the_root_names_pages_that_are_there() -> None:
         places = (await service.client.get("/")).json()
         assert (places.pop("service"), places.pop("predict")) == ("lengthwise", "/predict")
         assert {"limits", "media_types"} <= places.keys()
+        assert places.pop("names") == {"sums": {"1": None}}
         del places["limits"], places["media_types"]
         assert sorted(places.values()) == ["/docs", "/healthz", "/openapi.json"]
         for path in places.values():

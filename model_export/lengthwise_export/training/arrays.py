@@ -179,7 +179,7 @@ def _read(
         try:
             if isinstance(one, str):
                 raise ValueError(one)
-            steps = as_steps(one.in_order(names).steps, "tokens" if tokens else "values", features)
+            steps = as_steps(one.steps, "tokens" if tokens else "values", features)
             _require_features(steps, features, arrays[0] if arrays else steps)
             arrays.append(kept_steps(one, steps))
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final, Literal
@@ -32,6 +32,16 @@ class ServerLimits:
     max_sequences: int = 1024
     max_queue_cost_steps: int = 1_000_000  # for all requests together
     media_types: tuple[str, ...] = (JSON,)
+    names: Mapping[str, Mapping[str, Sequence[str] | None]] | None = None  # by model and version, if the server says
+
+    def versions(self, model: str | None) -> Mapping[str, Sequence[str] | None]:
+        """The names of the features of each version of a model, by default of the only one."""
+        models = self.names or {}
+        return next(iter(models.values())) if model is None and len(models) == 1 else models.get(model or "", {})
+
+    def knows(self, model: str, versions: Set[str]) -> bool:
+        """Whether the names of these versions were said, or the server says none at all."""
+        return self.names is None or versions <= self.versions(model).keys()
 
     @classmethod
     def of(cls, document: Any) -> ServerLimits:
@@ -44,7 +54,8 @@ class ServerLimits:
             for name in ("max_body_bytes", "max_sequences", "max_queue_cost_steps")
             if isinstance(limits.get(name), int) and limits[name] > 0
         }
-        return cls(**numbers, media_types=tuple(map(str, document.get("media_types", (JSON,)))))
+        media_types = tuple(map(str, document.get("media_types", (JSON,))))
+        return cls(**numbers, media_types=media_types, names=document.get("names"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ class PreparedSequences:
     """Sequences whose bodies are encoded; `predict` takes them any number of times."""
 
     bodies: tuple[RequestBody, ...]
+    names: tuple[str, ...] | None = None  # of the features, in their order, if the sequences came with names
 
     def __len__(self) -> int:
         return sum(body.count for body in self.bodies)
@@ -82,7 +94,7 @@ def prepare(sequences: Sequence[GivenSequence], limits: ServerLimits, encoding: 
     for first, count in _parts(sequences, limits):
         part = sequences[first : first + count]
         bodies += _arrow_bodies(part, first, limits) if as_arrow else _json_bodies(part, first, limits)
-    return PreparedSequences(tuple(bodies))
+    return PreparedSequences(tuple(bodies), next((one.names for one in sequences if one.names is not None), None))
 
 
 def _parts(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, get_args
 
 from lengthwise.client.answers import Predictions
@@ -22,6 +23,7 @@ from lengthwise.client.exchange import (
 )
 from lengthwise.client.proxies import is_loopback, proxy_of
 from lengthwise.datasets.given import Layout, sequences_of
+from lengthwise.datasets.long_table import ColumnNames, listed
 from lengthwise.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -114,13 +116,45 @@ class _AnyClient(Generic[Transport]):
         address = self._connections.base_url
         return f"{address.scheme}://{address.netloc.decode()}"
 
-    def _prepared(self, sequences: Any, layout: Layout, deadline: Deadline) -> Exchange:
-        """The bodies of some sequences, by the limits of the server, which is asked for them once."""
-        if isinstance(sequences, PreparedSequences):
-            return sequences
+    def _prepared(
+        self, sequences: Any, layout: Layout, model: str | None, version: str | None, deadline: Deadline
+    ) -> Exchange:
+        """Sequences, in the order of the names of a model, and their bodies, by the limits of the server.
+
+        The server is asked once. For an alias the names of the newest version are taken: the answer says which it is.
+        """
         if self._limits is None:
             self._limits = yield from server_limits(deadline)
-        return prepare(sequences_of(sequences, layout), self._limits, self._encoding)
+        versions = self._limits.versions(model)
+        names = versions.get(str(version) if version in versions else max(versions, key=int, default=""))
+        found = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())))
+        return found, prepare(found, self._limits, self._encoding)
+
+    def _encoded(self, sequences: Any, layout: Layout) -> Exchange:
+        """The bodies of sequences, for the client's own model."""
+        version = None if self._version is None else str(self._version)
+        return (yield from self._prepared(sequences, layout, self._model, version, self._deadline(None)))[1]
+
+    def _answered(self, sequences: Any, layout: Layout, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
+        """The predictions; sequences with names are sent again if a version answered that has them in another order."""
+        model, version, prepared = options.get("model"), options.get("version"), sequences
+        while True:
+            if not isinstance(sequences, PreparedSequences):
+                sequences, prepared = yield from self._prepared(sequences, layout, model, version, deadline)
+            found: Predictions = yield from predict(prepared, options, deadline)
+            if prepared.names is None:
+                return found
+            model, version, answered = found.model, found.version, {str(one.version) for one in found}
+            if self._limits is None or not self._limits.knows(model, answered):
+                self._limits = yield from server_limits(deadline)
+            versions = self._limits.versions(model)
+            wanted = {tuple(versions.get(one) or prepared.names) for one in answered}
+            if wanted == {prepared.names}:
+                return found
+            if prepared is sequences:
+                other = next(names for names in wanted if names != prepared.names)
+                why = f"the sequences were prepared for {listed(prepared.names)}, and {model} takes {listed(other)}"
+                raise ConfigurationError(f"{why}: prepare them again")
 
     def _predicted(
         self,
@@ -141,8 +175,7 @@ class _AnyClient(Generic[Transport]):
             "priority": priority or None,
         }
         options = {name: value for name, value in options.items() if value is not None}
-        prepared = yield from self._prepared(sequences, layout, deadline)
-        return (yield from predict(prepared, options, deadline))
+        return (yield from self._answered(sequences, layout, options, deadline))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
         """The answer of any path. httpx would follow a whole URL, and send the key along."""
@@ -261,7 +294,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
 
     def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        found: PreparedSequences = self._run(self._prepared(sequences, layout, self._deadline(None)))
+        found: PreparedSequences = self._run(self._encoded(sequences, layout))
         return found
 
     def get(self, path: str) -> Any:
@@ -348,7 +381,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
 
     async def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
-        found: PreparedSequences = await self._run(self._prepared(sequences, layout, self._deadline(None)))
+        found: PreparedSequences = await self._run(self._encoded(sequences, layout))
         return found
 
     async def get(self, path: str) -> Any:

@@ -35,7 +35,6 @@ def item(given: GivenSequence, manifest: Manifest) -> Item | str:
     """The item of one sequence, or why the model rejects it, as a sentence."""
     features = manifest.input.features
     try:
-        given = given.in_order(manifest.input.names)
         steps = kept = as_steps(given.steps, manifest.input.kind, features)
         has_mask = not given.is_plain and (steps.ndim == 1 or steps.shape[1] == features)
         if has_mask:

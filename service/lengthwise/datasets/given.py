@@ -171,8 +171,6 @@ def read(
     """
     if layout not in get_args(Layout):
         raise ConfigurationError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
-    if isinstance(given, GivenSequences):
-        return [*given], given.roles
     names = columns or ColumnNames()
     table = columns_of(given)
     entries: Iterable[Any]
@@ -183,7 +181,7 @@ def read(
     else:
         entries = ({"id": one.id, "steps": one} for one in long_table.sequences(table, names)[0])
     made: list[GivenSequence | str] = []
-    taken: Roles | None = None
+    taken = given.roles if isinstance(given, GivenSequences) else None
     for entry in entries:
         try:
             one, roles = _sequence(entry, layout, names)
@@ -193,7 +191,7 @@ def read(
             made.append(str(error))
         else:
             made.append(one)
-    if ask:
+    if ask and not isinstance(given, GivenSequences):
         _refuse_doubt(given, made, features)
     return made, taken
 

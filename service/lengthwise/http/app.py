@@ -176,7 +176,7 @@ class Application(FastAPI):
             operations.add_changes(self.router, serving)
             health.add_state(self.router, serving)
             paths["health"] = "/healthz"
-        _add_index(self.router, settings, paths, console=self._console)
+        _add_index(self.router, serving, paths, console=self._console)
         if self._console:
             from lengthwise.console import routes
 
@@ -281,7 +281,7 @@ def make_admin_app(serving: Serving) -> FastAPI:
         from lengthwise.console import routes
 
         places = {"predict": CONSOLE_PREDICT, "health": "/healthz", "metrics": "/metrics"}
-        _add_index(app.router, serving.settings, places, console=True)
+        _add_index(app.router, serving, places, console=True)
         endpoint = operations.Inference(Predict(serving, Turns()))
         app.router.add_api_route(CONSOLE_PREDICT, endpoint, methods=["POST"], include_in_schema=False)
         app.router.routes += routes.routes(serving, health.described, predict=CONSOLE_PREDICT[1:])
@@ -289,8 +289,9 @@ def make_admin_app(serving: Serving) -> FastAPI:
     return app
 
 
-def _add_index(router: APIRouter, settings: Settings, places: Mapping[str, str], *, console: bool) -> None:
-    """Adds `GET /`: paths and the limits of a request; for a browser, the console, or a page of the paths."""
+def _add_index(router: APIRouter, serving: Serving, places: Mapping[str, str], *, console: bool) -> None:
+    """Adds `GET /`: paths, limits and names; for a browser, the console, or a page of the paths."""
+    settings = serving.settings
     keys = settings.api_keys_file is not None  # a link cannot send a key
     links = tuple((path[1:], path) for name, path in places.items() if name != "predict" and not keys)
     limits = {name: getattr(settings, name) for name in schemas.Limits.model_fields}
@@ -305,7 +306,10 @@ def _add_index(router: APIRouter, settings: Settings, places: Mapping[str, str],
                 return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), places)
         found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
-        return document.answer(found, headers={"vary": "accept"})
+        names: dict[str, dict[str, Any]] = {}
+        for manifest in (served.manifest for served in serving.served):
+            names.setdefault(manifest.name, {})[str(manifest.version)] = manifest.input.names
+        return document.answer({**found, "names": names}, headers={"vary": "accept"})
 
 
 def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:

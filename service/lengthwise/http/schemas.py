@@ -101,6 +101,9 @@ class Places(Schema):
     health: str = ABSENT
     media_types: list[str] = Field(description="Bodies of /predict.")
     limits: Limits
+    names: dict[str, dict[str, list[str] | None]] = Field(
+        description="Of the features of each model and version; null of one without names."
+    )
 
 
 class ModelHealth(Schema):
