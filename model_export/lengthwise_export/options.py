@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lengthwise.commands.data_options import ABOUT_COLUMNS, Columns
+from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut
 from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
 from lengthwise.runtime.manifest import Precision
 
@@ -134,6 +134,7 @@ class ExportOptions(TargetOptions):
         "labels change.",
     )
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS + " Default: the columns of the training.")
+    padding: PaddingCut = Field(default=None, description=ABOUT_PADDING + " Default: that of the training.")
     feature_names: Annotated[Sequence[str] | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = (
         Field(
             default=None,

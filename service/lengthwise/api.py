@@ -22,7 +22,7 @@ from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
-    from lengthwise.datasets.given import Layout
+    from lengthwise.datasets.given import Layout, Padding
     from lengthwise.decoding.calls import Item
     from lengthwise.repository.loading import LoadedModel
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
@@ -162,7 +162,12 @@ class Model:
         return counted(self.features or 0, "feature") if of_values else f"{self.vocabulary} token ids"
 
     def predict(
-        self, sequences: Any, *, attention: bool = False, layout: Layout = "steps-first"
+        self,
+        sequences: Any,
+        *,
+        attention: bool = False,
+        layout: Layout = "steps-first",
+        padding: Padding | None = None,
     ) -> notebook.PredictionList:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
@@ -175,6 +180,8 @@ class Model:
                 docs/data.md has all forms. `lengthwise.sequences` names the columns of a table.
             attention: Whether to return the attention weights.
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+            padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence first.
+                Without it, a warning (logger `lengthwise.data`) says what looks like padding.
 
         Returns:
             One prediction for each sequence, in a list that a notebook shows as a table.
@@ -199,7 +206,7 @@ class Model:
         manifest = self.loaded.manifest
         if attention and not self.has_attention:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
-        items = arrays.items(sequences, manifest, layout)
+        items = arrays.items(sequences, manifest, layout, padding=padding)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         answers = [result for result in results if not isinstance(result, str)]
         if len(answers) < len(results):

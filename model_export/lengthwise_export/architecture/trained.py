@@ -31,6 +31,7 @@ SEEDS: Final = "seeds"  # the folder with one folder for each run of `--seeds`
 
 # Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none
 MAY_DIFFER: Final = {
+    "input.padding": "it says how data files are read",
     "input.max_length": "which sequences are accepted is a policy of serving",
     "input.long": "the handling of longer sequences is a policy of serving",
     "model.dropout": "it is used in training only",

@@ -236,14 +236,18 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
         return None
     from lengthwise.commands.data_options import reading_of
     from lengthwise.datasets import dataset
+    from lengthwise.datasets.tails import doubts
     from lengthwise_export.architecture import trained
 
     weights = None if read.spec is None else read.checkpoint
     earlier = {} if weights is None else trained.read_record(weights).columns
-    reading = reading_of(options.columns, inputs=names or (), defaults=earlier)
+    padding = options.padding or (None if read.spec is None else read.spec.input.padding)
+    reading = reading_of(options.columns, padding=padding, inputs=names or (), defaults=earlier)
     per_step = read.manifest.task == "per-step" if read.manifest else read.per_step
     reading = replace(reading, per_step=per_step, say=lambda line: tell(f"notice: {line}"))
     records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)
+    for doubt in doubts([record.steps for record in records]):
+        tell(f"warning: {options.data}: {doubt}")
     if options.precision == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
             f"{options.data}: no record has a label, so there is nothing to compare answers with; without labels, "

@@ -23,8 +23,9 @@ from lengthwise.datasets import dataset
 from lengthwise.datasets import given as forms
 from lengthwise.datasets.arrays import as_steps, kept_steps
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
-from lengthwise.datasets.given import GivenSequence, GivenSequences, Layout
+from lengthwise.datasets.given import GivenSequence, GivenSequences, Layout, Padding
 from lengthwise.datasets.long_table import ColumnNames, Roles
+from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.padding import Steps
@@ -60,18 +61,22 @@ class LabelledSequences:
 
 
 def labelled(
-    given: GivenSpec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first"
+    given: GivenSpec,
+    sequences: Any,
+    labels: Iterable[Any] | None,
+    layout: Layout = "steps-first",
+    padding: Padding | None = None,
 ) -> LabelledSequences:
     """The records of a training, and their spec; without `labels`, those that the sequences have.
 
     InvalidSequences names all sequences that cannot be used; a wrong spec or label is a ConfigurationError.
     """
-    said = tables(given)
+    said = _with_padding(tables(given), padding)
     step, task = said.get("input", {}), said.get("output", {}).get("task")
     tokens, features = step.get("vocabulary") is not None, step.get("features")
     known = features if type(features) is int and not tokens else None
     how: dict[str, Any] = {"tokens": tokens, "features": known, "task": task, "names": _names_of(step)}
-    records, roles, are_whole = _read(sequences, labels, layout, **how)
+    records, roles, are_whole = _read(sequences, labels, layout, padding=step.get("padding"), **how)
     if not records:
         raise ConfigurationError("there is no sequence to train on")
     reasons, warnings = ([] if roles is None else [f"columns: {roles}"]), []
@@ -103,11 +108,12 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
 
     One error names the first bad records, or the first that do not fit the spec; ConfigurationError for a wrong spec.
     """
-    said, source = tables(given), "spec" if isinstance(given, Spec) or given in NAMES else given
+    said = _with_padding(tables(given), reading.padding)
+    source = "spec" if isinstance(given, Spec) or given in NAMES else given
     is_open, step = _closed(said) != said, said.get("input", {})
     columns, taken = replace(reading.columns, inputs=_names_of(step)), list[Roles]()
     per_step = said.get("output", {}).get("task") == "per-step"
-    reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append)
+    reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append, padding=step.get("padding"))
     kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
     every = _entries(files, kind, reading)
     records = [*(dataset.fitting(every) if is_open else fitting(every, Spec.from_table(said, source=source)))]
@@ -120,7 +126,13 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
     )
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
     named = taken[0].named if taken else {}
-    return LabelledSequences(spec, [*fitting(iter(records), spec)], named, tuple(reasons), tuple(warnings), is_open)
+    if is_open:
+        records = [*fitting(iter(records), spec)]
+    return LabelledSequences(spec, records, named, tuple(reasons), tuple(warnings), is_open)
+
+
+def _with_padding(said: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
+    return said if padding is None else {**said, "input": {**said.get("input", {}), "padding": padding}}
 
 
 def _names_of(step: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -147,7 +159,7 @@ def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layou
     """The records of a validation or test split, for a spec that is complete; errors as `labelled` raises them."""
     step = spec.input
     how: dict[str, Any] = {"tokens": step.kind == "tokens", "features": step.features, "names": step.feature_names}
-    records, _, _ = _read(sequences, labels, layout, task=spec.output.task, **how)
+    records, _, _ = _read(sequences, labels, layout, task=spec.output.task, padding=step.padding, **how)
     require_fit("", records, spec)
     return records
 
@@ -170,6 +182,7 @@ def _read(
     features: int | None,
     names: tuple[str, ...] | None,
     task: str | None,
+    padding: Padding | None,
 ) -> tuple[list[Record], Roles | None, bool]:
     """The records of a call, which columns of a table were taken as what, and whether all are whole numbers."""
     found, roles = forms.read(sequences, layout, ColumnNames(inputs=names), ask=False)
@@ -195,6 +208,7 @@ def _read(
         Record(str(place) if one.id is None else one.id, steps, label, f"sequence {place}", names or one.names)
         for place, (one, steps, label) in enumerate(zip(given, arrays, found_labels, strict=True))
     ]
+    records = forms.good(without_padding(record, padding) for record in records)
     return records, roles, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given)
 
 

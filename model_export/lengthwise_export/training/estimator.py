@@ -22,9 +22,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from lengthwise.datasets.arrays import items
-from lengthwise.datasets.given import GivenSequences, Layout, sequences_of
+from lengthwise.datasets.given import GivenSequences, Layout, Padding, sequences_of
 from lengthwise.datasets.long_table import has_ids
 from lengthwise.datasets.tables import columns_of
+from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import of_each
@@ -53,6 +54,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         random_state: The seed: a whole number, a RandomState of NumPy, or None for another one at each fit.
         verbose: Whether a fit shows its progress.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+        padding: `zeros` or `nan` cuts such steps off the end of each sequence, in `fit` and `predict`.
         epochs, batch_rows, learning_rate, weight_decay, validation, budget_minutes, class_weights, calibration, seeds,
             ensemble, threads: As for `lengthwise_export.train`.
 
@@ -90,6 +92,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         threads: int = 1,
         verbose: bool = False,
         layout: Layout = "steps-first",
+        padding: Padding | None = None,
     ) -> None:
         self.spec = spec
         self.epochs = epochs
@@ -106,6 +109,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.threads = threads
         self.verbose = verbose
         self.layout = layout
+        self.padding = padding
 
     def fit(self, X: Any, y: Any = None) -> LengthwiseClassifier:
         """Trains on sequences and one label for each; default: those of a table.
@@ -138,6 +142,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             sequences,
             [names[place] for place in places],
             **{name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()},
+            padding=self.padding,
             seed=int(seed),
             progress="auto" if self.verbose else None,
         )
@@ -160,9 +165,13 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
-        given = _read(X, self.layout)
+        given = _read(X, self.layout, self.spec_["input"].get("padding"))
         lacking = [
-            Problem(f"/sequences/{place}", f"step {step} lacks a value (NaN), and input.missing = 'refuse'")
+            Problem(
+                f"/sequences/{place}",
+                f"step {step} lacks a value (NaN), and input.missing = 'refuse'"
+                + (f"; {ADVICE_ON_TAILS}" if is_tail(one.steps, step) else ""),
+            )
             for place, one in enumerate(given)
             for step in np.argwhere(np.isnan(one.steps))[:1, 0]
         ]
@@ -226,7 +235,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return bool(given.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
-def _read(X: Any, layout: Layout) -> GivenSequences:
+def _read(X: Any, layout: Layout, padding: Padding | None = None) -> GivenSequences:
     """The sequences, with the errors that scikit-learn asks for: TypeError for a sparse matrix, or ValueError."""
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
@@ -235,7 +244,7 @@ def _read(X: Any, layout: Layout) -> GivenSequences:
     table = columns_of(X)
     is_rows = table is not None and "steps" not in table and not has_ids([*table])  # a matrix, as for other estimators
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
-    return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, ask=False)
+    return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, padding=padding, ask=False)
 
 
 def _labels(y: Any) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import PYTHON_ONLY, Options
-from lengthwise.datasets.given import Layout
+from lengthwise.datasets.given import Layout, Padding
 from lengthwise_export.options import StrPath
 
 ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
@@ -81,6 +81,11 @@ class TrainCallOptions(TrainOptions):
     layout: Layout = Field(
         default="steps-first",
         description="`channels-first` for arrays `[features, length]`, such as those of aeon and sktime.",
+    )
+    padding: Padding | None = Field(
+        default=None,
+        description="`zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence; default: "
+        "that of the spec.",
     )
     test: Any = Field(
         default=None,

@@ -21,6 +21,7 @@ from typing import Any, Final
 import torch
 
 from lengthwise.datasets.dataset import Record
+from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
@@ -250,6 +251,7 @@ def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     if twice := [name for name, count in Counter(record.id for record in records).items() if count > 1]:
         yield f"several records have the id {_first(twice)}: if they are copies, validation measures what was learned"
     yield from _axes(records)
+    yield from doubts([record.steps for record in records])
 
 
 def _axes(records: Sequence[Record]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
-from lengthwise.decoding.calls import first_fault
+from lengthwise.decoding.calls import ADVICE_ON_TAILS, first_fault, is_tail
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 
@@ -25,10 +25,10 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
     if fault is not None and fault[1] == "no token":
         return f"token {steps[fault[0]]} in a vocabulary of {takes.vocabulary}"
     if fault is not None:
-        return (
-            "a value is missing (NaN), and input.missing = 'refuse'; to train on missing values, set it to 'zero', "
-            "'mean' or 'indicator'"
-        )
+        cure = "to train on missing values, set it to 'zero', 'mean' or 'indicator'"
+        if is_tail(steps, fault[0]):
+            cure = f"from step {fault[0]} on there is none: {ADVICE_ON_TAILS}"
+        return f"a value is missing (NaN), and input.missing = 'refuse'; {cure}"
     if len(steps) > takes.max_length and takes.long == "reject":
         return f"{len(steps)} steps, and input.max_length = {takes.max_length}; raise it, or set input.long"
     if record.label is None:

@@ -170,7 +170,7 @@ def train(  # noqa: D417 - the decorator adds the options
     if folder is not None and not options.overwrite:
         refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
     held = None if isinstance(options.validation, int | float) else options.validation
-    found = arrays.labelled(spec, sequences, labels, options.layout)
+    found = arrays.labelled(spec, sequences, labels, options.layout, options.padding)
     open_spec = lenient(found.spec)  # what is wrong is found before the choice, which may take minutes
     training = session.TrainingSession(
         found.spec,

@@ -22,7 +22,7 @@ from lengthwise.client.exchange import (
     server_limits,
 )
 from lengthwise.client.proxies import is_loopback, proxy_of
-from lengthwise.datasets.given import Layout, sequences_of
+from lengthwise.datasets.given import Layout, Padding, sequences_of
 from lengthwise.datasets.long_table import ColumnNames, listed
 from lengthwise.errors import (
     ConfigurationError,
@@ -117,7 +117,13 @@ class _AnyClient(Generic[Transport]):
         return f"{address.scheme}://{address.netloc.decode()}"
 
     def _prepared(
-        self, sequences: Any, layout: Layout, model: str | None, version: str | None, deadline: Deadline
+        self,
+        sequences: Any,
+        layout: Layout,
+        padding: Padding | None,
+        model: str | None,
+        version: str | None,
+        deadline: Deadline,
     ) -> Exchange:
         """Sequences, in the order of the names of a model, and their bodies, by the limits of the server.
 
@@ -127,20 +133,28 @@ class _AnyClient(Generic[Transport]):
             self._limits = yield from server_limits(deadline)
         versions = self._limits.versions(model)
         names = versions.get(str(version) if version in versions else max(versions, key=int, default=""))
-        found = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())))
+        found = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
         return found, prepare(found, self._limits, self._encoding)
 
-    def _encoded(self, sequences: Any, layout: Layout) -> Exchange:
+    def _encoded(self, sequences: Any, layout: Layout, padding: Padding | None) -> Exchange:
         """The bodies of sequences, for the client's own model."""
         version = None if self._version is None else str(self._version)
-        return (yield from self._prepared(sequences, layout, self._model, version, self._deadline(None)))[1]
+        deadline = self._deadline(None)
+        return (yield from self._prepared(sequences, layout, padding, self._model, version, deadline))[1]
 
-    def _answered(self, sequences: Any, layout: Layout, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
+    def _answered(
+        self,
+        sequences: Any,
+        layout: Layout,
+        padding: Padding | None,
+        options: Mapping[str, Any],
+        deadline: Deadline,
+    ) -> Exchange:
         """The predictions; sequences with names are sent again if a version answered that has them in another order."""
         model, version, prepared = options.get("model"), options.get("version"), sequences
         while True:
             if not isinstance(sequences, PreparedSequences):
-                sequences, prepared = yield from self._prepared(sequences, layout, model, version, deadline)
+                sequences, prepared = yield from self._prepared(sequences, layout, padding, model, version, deadline)
             found: Predictions = yield from predict(prepared, options, deadline)
             if prepared.names is None:
                 return found
@@ -160,6 +174,7 @@ class _AnyClient(Generic[Transport]):
         self,
         sequences: Any,
         layout: Layout,
+        padding: Padding | None,
         attention: bool,
         model: str | None,
         version: str | int | None,
@@ -175,7 +190,7 @@ class _AnyClient(Generic[Transport]):
             "priority": priority or None,
         }
         options = {name: value for name, value in options.items() if value is not None}
-        return (yield from self._answered(sequences, layout, options, deadline))
+        return (yield from self._answered(sequences, layout, padding, options, deadline))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
         """The answer of any path. httpx would follow a whole URL, and send the key along."""
@@ -255,6 +270,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         timeout: float | None = None,
         priority: int = 0,
         layout: Layout = "steps-first",
+        padding: Padding | None = None,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order.
 
@@ -271,6 +287,8 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             timeout: Seconds that the call may take; default: that of the client.
             priority: 0 to 9; higher runs first.
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+            padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence first.
+                Without it, a warning (logger `lengthwise.data`) says what looks like padding.
 
         Returns:
             One prediction for each sequence; a list with `model`, `version` and `labels`.
@@ -289,12 +307,16 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """
-        found: Predictions = self._run(self._predicted(sequences, layout, attention, model, version, timeout, priority))
+        found: Predictions = self._run(
+            self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
+        )
         return found
 
-    def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
+    def prepare(
+        self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
+    ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        found: PreparedSequences = self._run(self._encoded(sequences, layout))
+        found: PreparedSequences = self._run(self._encoded(sequences, layout, padding))
         return found
 
     def get(self, path: str) -> Any:
@@ -352,6 +374,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         timeout: float | None = None,
         priority: int = 0,
         layout: Layout = "steps-first",
+        padding: Padding | None = None,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order; see `Client.predict`.
 
@@ -363,6 +386,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
             timeout: Seconds that the call may take.
             priority: 0 to 9; higher runs first.
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+            padding: `zeros` or `nan` cuts such steps off the end of each sequence.
 
         Returns:
             One prediction for each sequence.
@@ -375,13 +399,15 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
             ...     predictions = await client.predict([np.zeros((19, 12))])
         """
         found: Predictions = await self._run(
-            self._predicted(sequences, layout, attention, model, version, timeout, priority)
+            self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
         )
         return found
 
-    async def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
+    async def prepare(
+        self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
+    ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
-        found: PreparedSequences = await self._run(self._encoded(sequences, layout))
+        found: PreparedSequences = await self._run(self._encoded(sequences, layout, padding))
         return found
 
     async def get(self, path: str) -> Any:

@@ -22,10 +22,11 @@ from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.trial import LoadSpec, LoadTest, RequestFormat, json_requests, prepare
 from lengthwise.bench.workload import draw_lengths, make_sequences
 from lengthwise.commands.command import Command
-from lengthwise.commands.data_options import ABOUT_COLUMNS, Columns, reading_of
+from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut, reading_of
 from lengthwise.commands.options import Flag, Options, flags, pairs
 from lengthwise.commands.progress import progress_bar, ticker
 from lengthwise.datasets import dataset
+from lengthwise.datasets.tails import doubts
 from lengthwise.padding import Steps
 
 _DISTINCT: Final = 500  # random sequences
@@ -69,6 +70,7 @@ class BenchOptions(Options):
         default=None, description="Send the sequences of this .jsonl, .ts, .csv or .parquet file instead."
     )
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
+    padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
     replay: Path | None = Field(
         default=None,
         description="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, "
@@ -98,10 +100,12 @@ class BenchOptions(Options):
     def sequences_for(self, model: RemoteModel) -> list[Steps]:
         """The sequences that are sent: of the file, or random ones."""
         if self.data is not None:
-            reading = reading_of(self.columns, inputs=model.names or ())
-            return [
-                record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
-            ]
+            reading = reading_of(self.columns, padding=self.padding, inputs=model.names or ())
+            records = dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
+            sequences = [record.steps for record in records]
+            for doubt in doubts(sequences):
+                click.echo(f"warning: {self.data}: {doubt}", err=True)
+            return sequences
         random = np.random.default_rng(self.seed)
         count = min(_DISTINCT, self.request_count or _DISTINCT)
         lengths = draw_lengths(self.lengths, count, model.max_length, random, min_length=model.min_length)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import Flag, Options, add_flags, pairs
 from lengthwise.datasets.dataset import Reading
+from lengthwise.datasets.given import Padding
 from lengthwise.datasets.long_table import ColumnNames
 
 _ROLES: Final = ("id", "time", "label", "values")
@@ -29,6 +30,8 @@ ABOUT_COLUMNS: Final = (
     "Of a file with a row for each step: the column that is its id, time, label or values (values=x,y in this order), "
     "where its name does not say so. May be repeated."
 )
+PaddingCut = Padding | None
+ABOUT_PADDING: Final = "Cut steps of zeros, or steps without values (nan), off the end of each sequence of the data."
 
 
 class DataOptions(Options):
@@ -36,19 +39,23 @@ class DataOptions(Options):
 
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
     channels_first: bool = Field(default=False, description="The steps of a record are [features, length].")
+    padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
 
     @property
     def reading(self) -> Reading:
         """How the file is read; what is taken as what is told on stderr."""
-        return reading_of(self.columns, channels_first=self.channels_first)
+        return reading_of(self.columns, channels_first=self.channels_first, padding=self.padding)
 
 
-def reading_of(columns: Mapping[str, str], *, channels_first: bool = False, **more: Any) -> Reading:
+def reading_of(
+    columns: Mapping[str, str], *, channels_first: bool = False, padding: Padding | None = None, **more: Any
+) -> Reading:
     """How a file is read whose columns are named by role; `more` are other fields of `ColumnNames`."""
     values = columns.get("values")
     names = None if values is None else tuple(name.strip() for name in values.split(","))
     named = ColumnNames(columns.get("id"), columns.get("time"), columns.get("label"), names, **more)
-    return Reading(named, channels_first, say=functools.partial(click.echo, err=True), how_to_name=_HOW)
+    say = functools.partial(click.echo, err=True)
+    return Reading(named, channels_first, say=say, how_to_name=_HOW, padding=padding)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:

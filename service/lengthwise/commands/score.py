@@ -21,6 +21,7 @@ from lengthwise.commands.options import Flag, flags
 from lengthwise.commands.progress import progress_bar
 from lengthwise.datasets import dataset
 from lengthwise.datasets.dataset import BadRecord, Label
+from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.files import available_cores
 from lengthwise.scoring.opened import ModelOptions, OpenModel
@@ -199,6 +200,9 @@ class ScoringRun:
                 planned=partial(spent, "planning"),
             )
             for chunk, results in answered:
+                if summary.records == summary.resumed:  # the first chunk
+                    for doubt in doubts([item.steps for item in chunk.items]):
+                        console.print(f"warning: {source}: {doubt}", markup=False, highlight=False, soft_wrap=True)
                 began = time.thread_time()
                 self._write(chunk, results, scored, summary, entries)
                 spent("writing", time.thread_time() - began)

@@ -18,6 +18,7 @@ import orjson
 
 from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries
 from lengthwise.datasets.long_table import ColumnNames, Roles
+from lengthwise.datasets.tails import doubts
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
 
@@ -53,6 +54,7 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         "sequences": sequences,
         "left_out": left_out,
         "problems": problems.lines(MOST_PROBLEMS),
+        "doubts": [*doubts([one["steps"] for one in sequences])],
         "taken": said,
         "columns": asdict(found[0]) if found else None,
     }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import given as forms
-from lengthwise.datasets.given import GivenSequence, Layout
+from lengthwise.datasets.given import GivenSequence, Layout, Padding
 from lengthwise.datasets.long_table import ColumnNames
 from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_rejected
 from lengthwise.padding import Steps
@@ -17,17 +17,23 @@ from lengthwise.runtime.manifest import Manifest
 _INT64: Final = np.iinfo(np.int64)
 
 
-def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True) -> list[Item]:
-    """Converts and validates sequences in any form that `given` reads; InvalidSequences names each that is wrong."""
-    return forms.good(items_or_reasons(sequences, manifest, layout, ask=ask))
+def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **how: Any) -> list[Item]:
+    """Converts and validates as `items_or_reasons`; InvalidSequences names each that is wrong."""
+    return forms.good(items_or_reasons(sequences, manifest, layout, **how))
 
 
 def items_or_reasons(
-    sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True
+    sequences: Any,
+    manifest: Manifest,
+    layout: Layout = "steps-first",
+    *,
+    padding: Padding | None = None,
+    ask: bool = True,
 ) -> list[Item | str]:
     """The item of each sequence, or why the model rejects it; `ask` and what is raised: see `given.read`."""
     columns = ColumnNames(inputs=manifest.input.names or ())
-    found, _ = forms.read(sequences, layout, columns, features=manifest.input.features or 0, ask=ask)
+    features = manifest.input.features or 0
+    found, _ = forms.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
     return [one if isinstance(one, str) else item(one, manifest) for one in found]
 
 

@@ -24,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table
+from lengthwise.datasets.given import Padding
 from lengthwise.datasets.long_table import Cells, ColumnNames, Roles
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, judged, label_of
 from lengthwise.datasets.tables import columns_of
+from lengthwise.datasets.tails import without_padding
 from lengthwise.datasets.text_files import CSV_SUFFIXES, Advance, TextColumns, json_lines, read_csv, time_series
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.wrong_values import counted
@@ -46,6 +48,7 @@ class Reading:
     ids_are_needed: bool = True  # by a file with a row for each step
     say: Callable[[str], object] = lambda _line: None  # called with what the columns were taken as, as a line
     how_to_name: str = ""  # ends an error about columns
+    padding: Padding | None = None  # which tails are cut off
     taken: Callable[[Roles], object] = lambda _roles: None  # called with what the columns were taken as
 
 
@@ -156,14 +159,18 @@ def entries(
     else:
         endings = ", ".join((".jsonl", ".jsonl.gz", ".ts", ".parquet", *CSV_SUFFIXES))
         raise ConfigurationError(f"{path}: the name must end in one of {endings}")
-    return map(_transposed, found) if reading.channels_first else found
+    return (_arranged(record, reading) for record in found)
 
 
-def _transposed(record: Record | BadRecord) -> Record | BadRecord:
-    if isinstance(record, BadRecord) or record.steps.ndim == 1:
+def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
+    """A record with its steps first, and without padding."""
+    if isinstance(record, BadRecord):
         return record
-    steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
-    return replace(record, steps=steps)
+    if reading.channels_first and record.steps.ndim == 2:
+        steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
+        record = replace(record, steps=steps)
+    kept = without_padding(record, reading.padding)
+    return BadRecord(record.id, RecordError(f"{record.place}: {kept}")) if isinstance(kept, str) else kept
 
 
 def _long(

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,16 +20,19 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets import long_table
+from lengthwise.datasets import long_table, tails
 from lengthwise.datasets.long_table import Cells, ColumnNames, LongSequence, Roles
 from lengthwise.datasets.tables import columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.runtime.feature_names import rows_of, why_other
 
+log = logging.getLogger("lengthwise.data")
+
 T = TypeVar("T")
 
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
+Padding = Literal["zeros", "nan"]  # what all values of a padded step are: 0, or missing
 
 _FIELDS: Final = ITEM_FIELDS | {"label"}
 
@@ -99,6 +103,7 @@ def sequences(
     time: str | None = None,
     label: str | None = None,
     values: str | Iterable[str] | None = None,
+    padding: Padding | None = None,
 ) -> GivenSequences:
     """Reads sequences, for a table whose columns have other names than those that are found by themselves.
 
@@ -113,6 +118,7 @@ def sequences(
         time: The column that orders the rows of a sequence.
         label: The column of the label.
         values: The columns of the features; default: all others.
+        padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence.
 
     Returns:
         The sequences; `taken` says which columns were taken as what, and `labels` are their labels.
@@ -130,14 +136,19 @@ def sequences(
         ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
     """
     names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
-    return sequences_of(given, layout, ColumnNames(id, time, label, names))
+    return sequences_of(given, layout, ColumnNames(id, time, label, names), padding=padding)
 
 
 def sequences_of(
-    given: Any, layout: Layout = "steps-first", columns: ColumnNames | None = None, *, ask: bool = True
+    given: Any,
+    layout: Layout = "steps-first",
+    columns: ColumnNames | None = None,
+    *,
+    padding: Padding | None = None,
+    ask: bool = True,
 ) -> GivenSequences:
     """The sequences of a caller, in order; raises as `sequences`."""
-    found, roles = read(given, layout, columns, ask=ask)
+    found, roles = read(given, layout, columns, padding=padding, ask=ask)
     return GivenSequences(good(found), roles)
 
 
@@ -161,16 +172,18 @@ def read(
     columns: ColumnNames | None = None,
     *,
     features: int | None = None,
+    padding: Padding | None = None,
     ask: bool = True,
 ) -> tuple[list[GivenSequence | str], Roles | None]:
     """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
 
     Where the names of the features are not known (`ColumnNames.inputs`), they are those of the first table. `features`
-    of a step are 0 for token ids, None if not known; `ask`: whether numbers that may be one sequence, or many of one
-    step, are refused.
+    of a step are 0 for token ids, None if not known; `padding` behind each is cut off; `ask`: whether numbers that may
+    be one sequence, or many of one step, are refused, and what looks like padding is logged as a warning.
     """
-    if layout not in get_args(Layout):
-        raise ConfigurationError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
+    for name, word, words in (("layout", layout, get_args(Layout)), ("padding", padding, (*get_args(Padding), None))):
+        if word not in words:
+            raise ConfigurationError(f"{name} must be one of {', '.join(map(str, words))}, got {word!r}")
     names = columns or ColumnNames()
     table = columns_of(given)
     entries: Iterable[Any]
@@ -186,18 +199,20 @@ def read(
         try:
             one, roles = _sequence(entry, layout, names)
             taken, names = taken or roles, replace(names, inputs=names.inputs or one.names)
-            one = one.in_order(names.inputs)
+            kept = tails.without_padding(one.in_order(names.inputs), padding)
         except (ValueError, ConfigurationError) as error:
             made.append(str(error))
         else:
-            made.append(one)
+            made.append(kept)
     if ask and not isinstance(given, GivenSequences):
         _refuse_doubt(given, made, features)
     return made, taken
 
 
 def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | None) -> None:
-    """Refuses numbers that may be one sequence, or many of one step."""
+    """Warns of what looks like padding; refuses numbers that may be one sequence, or many of one step."""
+    for doubt in tails.doubts([one.steps for one in made if isinstance(one, GivenSequence)]):
+        log.warning("%s", doubt)
     if len(made) < 2 or features not in (None, 1) or isinstance(given, Mapping):
         return
     for one in made:

@@ -27,6 +27,10 @@ MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no 
 
 TRANSPOSED: Final = f"{IS_TRANSPOSED} (in Python: layout='channels-first')"  # ends a message about features
 
+ADVICE_ON_TAILS: Final = (
+    "steps of null behind the sequence are padding: leave them out (in Python: padding='nan'; of a file: --padding nan)"
+)
+
 Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"  # raises `RequestError` where there is none
 
 
@@ -83,7 +87,7 @@ def why_rejected(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED)
     messages: dict[StepFault, str] = {
         "no token": token_message(manifest),
         "not finite": "holds a number that is not finite as float32",
-        "missing": f"lacks a value: {missing_message(manifest)}",
+        "missing": f"lacks a value: {missing_message(manifest, in_tail=is_tail(steps, fault[0]))}",
     }
     named = ""
     if step.names is not None:
@@ -122,9 +126,15 @@ def length_problem(length: int, manifest: Manifest) -> str | None:
     return None
 
 
-def missing_message(manifest: Manifest) -> str:
-    """The message of a missing value if the model does not accept any."""
-    return f"the model {manifest.key} refuses missing values; export it with another missing policy to allow them"
+def is_tail(steps: Steps, first: int) -> bool:
+    """Whether no step from this one on has a value."""
+    return bool(np.isnan(steps[first:]).all())
+
+
+def missing_message(manifest: Manifest, *, in_tail: bool = False) -> str:
+    """The message of a missing value if the model does not accept any; `in_tail`: behind it there are no values."""
+    cure = ADVICE_ON_TAILS if in_tail else "export it with another missing policy to allow them"
+    return f"the model {manifest.key} refuses missing values; {cure}"
 
 
 def make_item(

@@ -190,7 +190,8 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
             if takes_missing[i] if value is None else fits_float32(value):
                 continue
             if problems.listing:
-                said = _no_number(value, manifest) + ("" if names is None or keys else f" ({names[i]})")
+                said = _no_number(value, manifest, is_empty=all(one is None for one in step))
+                said += "" if names is None or keys else f" ({names[i]})"
                 problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{keys[i] if keys else i}", said)
             else:
                 problems.count()
@@ -223,7 +224,9 @@ def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
     return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
 
 
-def _no_number(value: Any, manifest: Manifest) -> str:
+def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
+    if value is None and is_empty:  # whether others with values follow is not known here
+        return missing_message(manifest, in_tail=True) + "; within it, export the model with another missing policy"
     if value is None:
         return missing_message(manifest)
     if type(value) is float or type(value) is int:

@@ -56,7 +56,7 @@ export async function predict(path, body) {
   return { ...document, milliseconds: performance.now() - started, timing: answer.headers.get("server-timing") };
 }
 
-/** The sequences of a file that the server reads: {sequences, left_out, problems, taken, columns}; see `console.file_reader`. */
+/** The sequences of a file that the server reads: {sequences, left_out, problems, doubts, taken, columns}; see `console.file_reader`. */
 export async function readFile(file, kind, { values = [], ...roles }) {
   const query = new URLSearchParams({ name: file.name, kind, ...roles });
   for (const name of values) query.append("values", name);

@@ -53,7 +53,7 @@ export class Upload {
       const left = read.left_out ? [`${read.left_out} more were left out`] : [];
       const wrong = read.problems.length ? [`not read: ${read.problems.slice(0, 3).join("; ")}`] : [];
       byId("taken").textContent = `Taken as ${[read.taken, ...wrong].join("; ")}.`;
-      this.use(found, [`${found.length} sequences`, ...left, ...(taken ? [] : wrong)].join("; "));
+      this.use(found, [`${found.length} sequences`, ...left, ...(taken ? [] : wrong), ...read.doubts].join("; "));
     } catch (error) {
       if (byId("columns").hidden && TABLE.test(file.name)) await this.offerHeader();
       this.refuse(`${file.name} cannot be read: ${error.message}.`.replace("..", "."));

@@ -1,0 +1,87 @@
+"""Padding in what comes: steps of zeros, or without values, behind sequences that all have one length.
+
+Only a length says where a sequence ends, and a step of zeros is data. So `doubts` says what looks like padding, and
+`without_padding` takes it off only where the caller names it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.padding import Steps
+
+if TYPE_CHECKING:
+    from lengthwise.datasets.given import GivenSequence, Padding
+    from lengthwise.datasets.record_fields import Record
+
+T = TypeVar("T", "Record", "GivenSequence")
+
+_MOST_VALUES: Final = 4_000_000  # that are looked at, and
+_MOST_SEQUENCES: Final = 1000
+_NEARLY_ALL: Final = 0.9  # of the sequences, which have one length
+_LONGER: Final = 4  # times as long as tails of such steps would be by chance, are those of padding
+
+
+def without_padding(one: T, padding: Padding | None) -> T | str:
+    """A sequence without its tail of padding; or why nothing is left of it: a sequence has at least one step."""
+    if padding is None:
+        return one
+    has_value = ~np.isnan(one.steps) if padding == "nan" else one.steps != 0
+    kept = np.flatnonzero(has_value if has_value.ndim == 1 else has_value.any(axis=1))
+    if not len(kept):
+        return f"each of its {len(one.steps)} steps is padding ({padding}), so no step is left: leave the sequence out"
+    of_steps: dict[str, Any] = {
+        name: value[: kept[-1] + 1]  # a mask, and labels of the steps
+        for name in ("label", "step_mask")
+        if isinstance(value := getattr(one, name, None), list | tuple) and len(value) == len(one.steps)
+    }
+    return replace(one, steps=one.steps[: kept[-1] + 1], **of_steps)
+
+
+def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
+    """What looks like padding, as a sentence: most sequences end in equal steps, and nearly all are equally long.
+
+    Nothing where the lengths without these steps would be equal too, and where such steps are frequent before the tail.
+    """
+    few = sequences[:_MOST_SEQUENCES]
+    shape, count = Counter(one.shape for one in few).most_common(1)[0] if len(few) > 1 else ((0,), 0)
+    if not shape[0] or count < max(2, _NEARLY_ALL * len(few)):
+        return
+    alike = [one for one in few if one.shape == shape][: 2 + _MOST_VALUES // max(1, few[0].size)]
+    block = np.stack(alike).reshape(len(alike), shape[0], -1)
+    for where, turned in (("end in", block), ("begin with", block[:, ::-1])):
+        step, number = _padded(turned)
+        name = "zeros" if not step.any() else "missing values" if np.isnan(step).all() else f"{step[0]:g}"
+        word = {"zeros": "zeros", "missing values": "nan"}.get(name if turned is block else "")
+        cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
+        if word is None:
+            cure = "Leave such steps out: only its length says where a sequence ends"
+        if number:
+            which = "every" if count == len(few) else "nearly every"
+            said = f"{which} sequence has {shape[0]} steps, and {number} of {len(alike)} {where} {name}"
+            yield f"{said}: is this padding? {cure}"
+
+
+def _padded(block: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """The last step of most of `[rows, length, features]`, and how many rows end in it; 0 if it is no padding."""
+    last = block[:, -1:] + 0.0  # -0.0 is 0.0
+    texts = [row.tobytes() for row in last]
+    text, number = Counter(texts).most_common(1)[0]
+    padded, step = block[[one == text for one in texts]], last[texts.index(text), 0]
+    is_blank = not step.any() or bool(np.isnan(step).all())
+    is_filler = is_blank or block.dtype.kind in "iu" or bool((step == step[0]).all() and step[0] < 0)
+    if 2 * number <= len(block) or not is_filler:
+        return step, 0
+    same = ((padded == step) | (np.isnan(padded) & np.isnan(step))).all(axis=2)  # [rows, length]
+    tails = np.where(same.all(axis=1), same.shape[1], same[:, ::-1].argmin(axis=1))
+    # The share of such steps before the tails: where they are frequent, tails of some steps are nothing special
+    frequent = float(same.sum() - tails.sum()) / max(1, int((same.shape[1] - tails).sum()))
+    by_chance = frequent > 0 and (not is_blank or tails.mean() * (1 - frequent) <= _LONGER * frequent)
+    are_alike = number == len(block) and len({*tails.tolist()}) == 1
+    return step, 0 if by_chance or are_alike or tails.max() == 1 else number

@@ -1,0 +1,287 @@
+"""Padding in what comes is noticed at every way in, and cut off only where the caller names it."""
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from rich.console import Console
+
+import lengthwise
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.commands.bench import bench
+from lengthwise.commands.score import ScoringRun
+from lengthwise.console import file_reader
+from lengthwise.datasets import dataset
+from lengthwise.datasets.given import GivenSequence, Padding
+from lengthwise.datasets.tails import doubts, without_padding
+from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise.scoring.opened import OpenModel
+from lengthwise.scoring.prediction_file import PredictionFile
+from tests.support.numpy_models import manifest, model, serving
+from tests.support.small_server import SmallServer
+from tests.support.small_server import serving as small_serving
+
+WIDTH = 20
+SAID = "every sequence has 20 steps, and 36 of 40 end in zeros: is this padding?"
+random = np.random.default_rng(0)
+LENGTHS = [WIDTH] * 4 + random.integers(5, WIDTH - 1, 36).tolist()
+SEQUENCES = [random.integers(1, 99, (length, 2)).astype(np.float32) / 100 for length in LENGTHS]
+
+
+def padded(fill: float = 0.0, *, left: bool = False, sequences: Any = SEQUENCES) -> list[np.ndarray]:
+    whole = [np.full((WIDTH, *one.shape[1:]), fill, dtype=one.dtype) for one in sequences]
+    for array, one in zip(whole, sequences, strict=True):
+        array[WIDTH - len(one) :] = one
+        if not left:
+            array[:] = np.roll(array, len(one), axis=0)
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("sequences", "said"),
+    [
+        (padded(), f"{SAID} Such steps count as data: padding='zeros' (--padding zeros) cuts these tails off"),
+        (padded(-0.0), "36 of 40 end in zeros"),
+        (padded(np.nan), "36 of 40 end in missing values: is this padding? Such steps count as data: padding='nan'"),
+        (padded(-1), "36 of 40 end in -1: is this padding? Leave such steps out"),
+        (padded(left=True), "36 of 40 begin with zeros: is this padding? Leave such steps out"),
+        (padded(sequences=[(100 * one[:, 0]).astype(np.int64) for one in SEQUENCES]), "36 of 40 end in zeros"),
+        (padded(7, sequences=[(100 + 100 * one[:, 0]).astype(np.int64) for one in SEQUENCES]), "36 of 40 end in 7"),
+        ([*padded(), SEQUENCES[9]], "nearly every sequence has 20 steps, and 36 of 40 end in zeros"),
+        (padded(sequences=[np.round(one[:, :1]) for one in SEQUENCES]), "of 40 end in zeros"),  # half of them inside
+    ],
+    ids=["zeros", "minus zero", "nan", "filler", "left", "id 0", "another id", "one of another length", "counts"],
+)
+def test_a_tail_of_padding_is_noticed(sequences: Any, said: str) -> None:
+    (found,) = doubts(sequences)
+    assert said in found
+
+
+def at_rest(count: int) -> list[np.ndarray]:
+    """Recordings of which some end in a few zeros."""
+    found = [random.normal(size=(WIDTH, 2)) for _ in range(40)]
+    for place in range(count):
+        found[place][WIDTH - 1 - place % 5 :] = 0
+    return found
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        SEQUENCES,
+        at_rest(0),
+        at_rest(20),
+        [np.vstack([random.normal(size=(WIDTH - 1, 2)), np.zeros((1, 2))]) for _ in range(40)],
+        [np.vstack([random.normal(size=(WIDTH - 4, 2)), np.zeros((4, 2))]) for _ in range(40)],
+        [random.random((365, 1)) * (random.random((365, 1)) < 0.1) for _ in range(60)],  # rain
+        [np.eye(3)[np.sort(random.integers(0, 3, WIDTH))] for _ in range(40)],  # states, the last one stays
+        [np.zeros((WIDTH, 2))] * 9,
+        [np.zeros((0, 2))] * 9,
+        padded()[-1:],
+        [],
+    ],
+    ids=["lengths", "none", "half", "one each", "four each", "rain", "states", "zeros", "no steps", "one", "nothing"],
+)
+def test_real_sequences_are_no_padding(sequences: Any) -> None:
+    assert [*doubts(sequences)] == []
+
+
+@given(
+    arrays.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 3)), elements=st.floats(-9, 9, width=32)),
+    st.integers(0, 9),
+    st.sampled_from(["zeros", "nan"]),
+)
+def test_what_is_cut_off_is_exactly_the_tail(steps: np.ndarray, more: int, padding: Padding) -> None:
+    steps[-1, 0] = 1
+    fill = 0 if padding == "zeros" else np.nan
+    whole = np.vstack([steps, np.full((more, steps.shape[1]), fill, np.float32)])
+    mask, labels = [True] * len(whole), [*range(len(whole))]
+    found = without_padding(GivenSequence(whole, step_mask=mask, label=labels), padding)
+    assert isinstance(found, GivenSequence)
+    np.testing.assert_array_equal(found.steps, steps)
+    assert (found.step_mask, found.label) == (mask[: len(steps)], labels[: len(steps)])
+    other: Padding = "nan" if padding == "zeros" else "zeros"
+    assert isinstance(kept := without_padding(GivenSequence(whole), other), GivenSequence)
+    assert len(kept.steps) == len(whole)
+
+
+def loaded(**rules: Any) -> lengthwise.Model:
+    return lengthwise.Model(model(manifest(**rules)), BatchLimits(), 1)
+
+
+def table(sequences: Any) -> pandas.DataFrame:
+    steps = [pandas.DataFrame(one, columns=["x", "y"]).assign(id=f"s{n:02}") for n, one in enumerate(sequences)]
+    return pandas.concat(steps)
+
+
+@pytest.mark.parametrize("form", [list, np.stack, table, lengthwise.sequences], ids=["list", "array", "table", "read"])
+def test_predict_warns_once_and_cuts_where_it_is_told(
+    form: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = form(padded())  # what was read is not said again
+    loaded().predict(given)
+    assert [one.getMessage().partition(" Such")[0] for one in caplog.records] == [SAID]
+    caplog.clear()
+    answers = loaded().predict(given, padding="zeros", attention=True)
+    assert caplog.records == []
+    plain = loaded().predict(SEQUENCES, attention=True)
+    assert [one.length for one in answers] == LENGTHS
+    for one, other in zip(answers, plain, strict=True):
+        assert one.probabilities.tobytes() == other.probabilities.tobytes()
+        assert one.attention.tobytes() == other.attention.tobytes()  # type: ignore[union-attr]  # both have it
+
+
+def test_a_sequence_of_padding_alone_is_named() -> None:
+    with pytest.raises(InvalidSequences) as told:
+        loaded().predict([*padded(), np.zeros((WIDTH, 2))], padding="zeros")
+    assert told.value.indices == (40,)
+    assert "each of its 20 steps is padding (zeros), so no step is left" in str(told.value)
+
+
+@pytest.mark.parametrize("call", [lengthwise.sequences, loaded().predict], ids=["sequences", "predict"])
+def test_another_word_for_padding_is_refused(call: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="padding must be one of zeros, nan, None, got 'zero'"):
+        call(padded(), padding="zero")
+
+
+def test_missing_values_behind_a_sequence_are_told_from_a_gap() -> None:
+    with pytest.raises(InvalidSequences, match="behind the sequence are padding: leave them out"):
+        loaded().predict(padded(np.nan))
+    assert [one.length for one in loaded().predict(padded(np.nan), padding="nan")] == LENGTHS
+    with pytest.raises(InvalidSequences, match="export it with another missing policy") as told:
+        loaded().predict([[[1, 2], [None, None], [3, 4]]])
+    assert "padding" not in str(told.value)
+
+
+@pytest.mark.parametrize("beside", [1, 100], ids=["small", "large"])  # a large body is read in C
+async def test_the_service_says_what_rows_of_null_behind_a_sequence_are(beside: int) -> None:
+    steps = [[1.0, 2.0], [None, None], [None, None]]
+    async with serving(model(manifest())) as service:
+        answer = await service.predict({"sequences": [steps, *[[[0.25, 0.5]] * 900] * beside]})
+    assert answer.status_code == 422
+    told = {one["pointer"]: one["detail"] for one in answer.json()["errors"]}
+    assert [*told] == [f"/sequences/0/{step}/{value}" for step in (1, 2) for value in (0, 1)]
+    assert all("steps of null behind the sequence are padding: leave them out" in detail for detail in told.values())
+    assert all("within it, export the model with another missing policy" in detail for detail in told.values())
+    async with serving(model(manifest())) as service:
+        answer = await service.predict({"sequences": [[[1.0, None], [1.0, 2.0]]]})
+    assert "padding" not in answer.text
+
+
+async def test_a_step_of_zeros_is_data_for_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "lengthwise.data")
+    async with serving(model(manifest())) as service:
+        answer = await service.predict({"sequences": [one.tolist() for one in padded()]})
+    assert {one["length"] for one in answer.json()["predictions"]} == {WIDTH}
+    assert not [one for one in caplog.records if one.name == "lengthwise.data"]
+
+
+async def test_a_client_warns_and_cuts(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(model(manifest())) as service:
+        transport = httpx.ASGITransport(service.app)
+        async with lengthwise.AsyncClient("http://service", transport=transport) as client:
+            warned = await client.predict(padded())
+            said = [one.getMessage() for one in caplog.records if one.name == "lengthwise.data"]
+            assert [one.partition(" Such")[0] for one in said] == [SAID]
+            caplog.clear()
+            cut = await client.predict(padded(), padding="zeros")
+            again = await client.predict(await client.prepare(padded(), padding="zeros"))
+    assert "padding" not in caplog.text
+    assert {one.length for one in warned} == {WIDTH}
+    assert [one.length for one in cut] == [one.length for one in again] == LENGTHS
+
+
+def json_lines(path: Path, sequences: Any) -> Path:
+    lines = (json.dumps({"id": f"r{n}", "steps": one.tolist()}) for n, one in enumerate(sequences))
+    path.write_text("\n".join(lines).replace("NaN", "null"))
+    return path
+
+
+def parquet(path: Path, sequences: Any) -> Path:
+    columns = {"id": [f"r{n}" for n in range(len(sequences))], "steps": [one.tolist() for one in sequences]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def long_csv(path: Path, sequences: Any) -> Path:
+    rows = [f"r{n},{t},{x:.2f},{y:.2f}" for n, one in enumerate(sequences) for t, (x, y) in enumerate(one)]
+    path.write_text("\n".join(["id,t,x,y", *rows]))
+    return path
+
+
+def time_series(path: Path, sequences: Any) -> Path:
+    lines = (":".join(",".join(map(str, row)) for row in one.T) for one in sequences)
+    path.write_text("\n".join(["@classLabel false", "@data", *lines]).replace("nan", "NaN"))
+    return path
+
+
+FILES = pytest.mark.parametrize(
+    ("write", "name"),
+    [(json_lines, "d.jsonl"), (parquet, "d.parquet"), (long_csv, "d.csv"), (time_series, "d.ts")],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+
+
+@FILES
+@pytest.mark.parametrize("fill", [0.0, np.nan], ids=["zeros", "nan"])
+def test_score_warns_and_cuts_files_of_every_kind(
+    write: Callable[[Path, Any], Path], name: str, fill: float, tmp_path: Path
+) -> None:
+    padding: Padding = "nan" if np.isnan(fill) else "zeros"
+
+    def lines(data: Path, said: io.StringIO, how: Padding | None = None) -> list[bytes]:
+        opened = OpenModel(model(manifest(missing="zero")), BatchLimits(), 1)
+        out = data.with_suffix(f".{how}.out")
+        with PredictionFile(out, exact=False) as scored:
+            run = ScoringRun(opened, attention=True, stop=True)
+            run.score(data, scored, Console(file=said), resume=False, reading=dataset.Reading(padding=how))
+        return out.read_bytes().splitlines()
+
+    data, said, quiet = write(tmp_path / name, padded(fill)), io.StringIO(), io.StringIO()
+    lines(data, said)
+    assert said.getvalue().count("warning: ") == said.getvalue().count("36 of 40 end in") == 1
+    (tmp_path / "plain").mkdir()
+    plain = lines(write(tmp_path / "plain" / name, SEQUENCES), quiet)
+    assert lines(data, quiet, padding) == plain
+    assert quiet.getvalue() == ""
+
+
+def test_a_record_of_padding_alone_is_named_by_its_line(tmp_path: Path) -> None:
+    data = json_lines(tmp_path / "d.jsonl", [*padded(), np.zeros((WIDTH, 2))])
+    with pytest.raises(ConfigurationError, match=r"d\.jsonl:41: each of its 20 steps is padding"):
+        [*dataset.read(data, reading=dataset.Reading(padding="zeros"))]
+
+
+@FILES
+def test_the_console_says_what_looks_like_padding(
+    write: Callable[[Path, Any], Path], name: str, tmp_path: Path
+) -> None:
+    found = file_reader.read(write(tmp_path / name, padded()), "values", 10_000_000)
+    assert [one.partition(" Such")[0] for one in found["doubts"]] == [SAID]
+    (tmp_path / "plain").mkdir()
+    assert file_reader.read(write(tmp_path / "plain" / name, SEQUENCES), "values", 10_000_000)["doubts"] == []
+
+
+def test_bench_warns_and_cuts(tmp_path: Path) -> None:
+    server = SmallServer()
+    data = json_lines(tmp_path / "d.jsonl", padded())
+    with small_serving(server) as address:
+        words = [address.url, "--data", str(data), "--request-count", "40", "--warmup-seconds", "0"]
+        warned = CliRunner().invoke(bench, words)
+        assert SAID in warned.stderr, warned.output
+        assert {len(json.loads(body)["sequences"][0]) for body in server.bodies} == {WIDTH}
+        server.bodies.clear()
+        assert "padding" not in CliRunner().invoke(bench, [*words, "--padding", "zeros"]).stderr
+    assert {len(json.loads(body)["sequences"][0]) for body in server.bodies} == {*LENGTHS}
