@@ -32,6 +32,7 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.grpc.server import GrpcServer
 from lengthwise.http.app import Application
+from lengthwise.protocols.endpoint import MAX_FIELDS
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -197,6 +198,16 @@ async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal(caller
     assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
     error = await caller.refused("ModelInfer", request(model_name="none"), metadata=(("x-request-id", "b c"),))
     assert dict(error.trailing_metadata())["x-request-id"] not in ("", "b c")
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ServerLive"])
+async def test_the_metadata_of_a_call_has_a_bounded_number_of_fields(caller: Caller, method: str) -> None:
+    message = request() if method == "ModelInfer" else None
+    fields = [(f"x{number}", "v") for number in range(MAX_FIELDS + 1)]
+    await caller.call(method, message, metadata=fields[:100])
+    error = await caller.refused(method, message, metadata=fields)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"{MAX_FIELDS} fields" in (error.details() or "")
 
 
 async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lengthwise.http.fast_path import KnownHead
+from lengthwise.http.fast_path import MAX_KNOWN_BYTES, MAX_KNOWN_FIELDS, KnownHead
 from lengthwise.http.fast_request import FastRequest
 
 HEADERS = {b"host": b"x", b"content-type": b"application/json", b"content-length": b"4"}
@@ -72,6 +72,17 @@ def test_any_other_request_is_for_the_parser(request_: bytes):
 )
 def test_a_head_whose_length_does_not_stand_in_it_plainly_is_not_kept(first: bytes, headers: dict[bytes, bytes]):
     assert kept(first, headers) is None
+
+
+def test_a_large_head_is_not_kept():
+    def first(fields: int, size: int) -> KnownHead | None:
+        more = [(b"x%d" % number, b"v" * size) for number in range(fields - len(HEADERS))]
+        lines = b"".join(b"%s: %s\r\n" % field for field in more)
+        return kept(FIRST.replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"), HEADERS | dict(more))
+
+    assert first(MAX_KNOWN_FIELDS, 10) is not None
+    assert first(MAX_KNOWN_FIELDS + 1, 10) is None
+    assert first(10, MAX_KNOWN_BYTES // 7) is None
 
 
 class Parsed:

@@ -16,6 +16,7 @@ from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
 from lengthwise.http.framing import ENDED
 from lengthwise.http.request_reader import MAX_HEADER_BYTES
+from lengthwise.protocols.endpoint import MAX_FIELDS
 from tests.support.http_lines import (
     BEARER,
     CHUNKED,
@@ -71,7 +72,9 @@ BROKEN = {
     "a large head": b"GET /livez HTTP/1.1\r\nhost: x\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n",
     "a long path": b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     "many headers": b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 6000 + b"\r\n",
-    "large trailers": chunked("direct", b"a: b\r\n" * 6000),
+    "more headers than are taken": b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n",
+    "large trailers": chunked("direct", b"a: " + b"b" * MAX_HEADER_BYTES + b"\r\n"),
+    "many trailers": chunked("direct", b"a: b\r\n" * 6000),
 }
 
 
@@ -162,6 +165,27 @@ async def test_head_and_trailers_are_bounded_together(line: Line, head: int, tra
     sent = chunked("direct", b"t: " + b"t" * trailers + b"\r\n")
     line.writer.write(sent.replace(b"host: x", b"host: x\r\nh: " + b"h" * head))
     assert (await line.answer())[0] == status
+
+
+@WAYS
+@pytest.mark.parametrize(("trailers", "status"), [(0, 200), (20, 200), (21, 431)])
+async def test_the_number_of_headers_and_trailers_is_bounded_together(
+    line: Line, way: str, trailers: int, status: int
+) -> None:
+    headers = b"h:\r\n" * (MAX_FIELDS - 22 + (20 if not trailers else 0))
+    sent = chunked(way, b"t:\r\n" * trailers).replace(b"host: x\r\n", b"host: x\r\n" + headers)
+    for _ in range(2):  # those of one request do not count for the next
+        line.writer.write(sent)
+        told, answered, _ = await line.answer()
+        assert told == status
+        if status != 200:
+            assert answered["connection"] == "close"
+            break
+
+
+async def test_headers_are_counted_as_they_arrive(line: Line) -> None:
+    line.writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * (MAX_FIELDS + 2))
+    assert (await line.answer())[0] == 431
 
 
 # Bodies that are slow

@@ -13,7 +13,7 @@ in `calls`, connections in `connections`. It needs the extra `grpc`, so it is im
 | a client that is not there any more | `_PING_SECONDS`, and `PATIENCE_SECONDS` to answer the ping |
 | calls of a connection, and of all | `_CALLS_OF_A_CONNECTION`, `MAX_CALLS` |
 | a message, inflated too | `max_body_bytes`; received with memory for it |
-| metadata | gRPC's own 16 KiB |
+| metadata | gRPC's own 16 KiB, and `MAX_FIELDS` |
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lengthwise.grpc.infer import INFER, STREAM, ModelInfer, headers_of, refuse_
 from lengthwise.grpc.receiving import Receiving
 from lengthwise.grpc.stream import StreamInference
 from lengthwise.grpc.transport import Handler, RpcCall, RpcServer
+from lengthwise.protocols.endpoint import MAX_FIELDS
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -126,6 +127,8 @@ class GrpcServer:
         handler = self._handlers.get(rpc.method)
         if self._connections.calls >= MAX_CALLS:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are open")
+        elif len(rpc.metadata) > MAX_FIELDS:
+            rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a call may have {MAX_FIELDS} fields of metadata")
         elif (refusal := self._without_key(rpc)) is not None:
             refuse_unread(rpc, refusal)
         elif handler is None:

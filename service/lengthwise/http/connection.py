@@ -6,7 +6,7 @@ nearly all do, starts no timer.
 | what | answer |
 |---|---|
 | no HTTP, or a header block that two programs could read differently (`http.framing`) | 400, and the connection ends |
-| more than `MAX_HEADER_BYTES` of request line, headers and trailers | 431, and the connection ends |
+| more than `MAX_HEADER_BYTES` of request line, headers and trailers, or `MAX_FIELDS` | 431, and the connection ends |
 | a header block that is not complete in `header_timeout_seconds` | 408, and the connection ends |
 | a body of which fewer than `MIN_BODY_BYTES_PER_SECOND` arrive | 408, and the connection ends |
 | more than `max_connections` connections, of which none has been idle for long | 503, and the connection ends |
@@ -37,6 +37,9 @@ What is read next is the connection's `State`:
 
 Requests are read while earlier ones are answered (`is_answering`). One that arrives whole, with the header block of the
 one before it (`fast_path.KnownHead`), is answered without the parser: the state stays IDLE.
+
+Between two requests a connection keeps nothing of the last one but a small `KnownHead`: thousands of connections may be
+idle, and a request may have 32 KiB of headers, which take a multiple of that once they are parsed.
 """
 
 from __future__ import annotations
@@ -81,7 +84,7 @@ class Connection(TimedConnection):
     ) -> None:
         super().__init__(server_state, Inflight(0) if fast_path is None else fast_path.inflight)
         self.state = IDLE  # what is read next
-        self.newest: Any = None  # the request that was read last
+        self.newest: Any = None  # the request that was read last, until it has its answer
         self.bytes_since_progress = 0  # fed to the parser since a header block ended or a part of a body came
         self.keep_alive_seconds = config.timeout_keep_alive
         self._app = config.loaded_app
@@ -281,6 +284,8 @@ class Connection(TimedConnection):
         self._stop_timer()
         self.bytes_since_progress = 0
         self.newest.body_complete()
+        if not self.is_answering() and not self._waiting:  # it was answered before its end
+            self.newest = self._answering = None
 
     def _start(self, request: AsgiRequest) -> None:
         self._answering = request
@@ -328,6 +333,8 @@ class Connection(TimedConnection):
                 self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
             if self.state is IDLE and not self.bytes_since_progress:  # else the beginning of the next request is here
                 self._kept_alive[self] = self._answered_at
+            if self.state is not BODY:
+                self.newest = self._answering = None
         if self.flow.read_paused:
             self.flow.resume_reading()
 
@@ -363,7 +370,7 @@ class Connection(TimedConnection):
     def keep_alive_is_over(self) -> None:
         """Closes the connection if it had no request for long enough; the timer may be that of an earlier answer."""
         self._keep_alive_timer = None
-        if self.newest is None or self.is_answering() or self.transport.is_closing():
+        if self.state is CLOSED or self.is_answering() or self.transport.is_closing():
             return  # it is lost, or the answer will set a timer
         left = self._answered_at + self.keep_alive_seconds - self.loop.time()
         if left <= 0 and has_arrived(self.transport):

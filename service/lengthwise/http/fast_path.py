@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
 MAX_DIGITS: Final = 7  # of a content length; a request with more goes through ASGI
+# Larger header blocks are parsed each time: every idle connection keeps its known one, as bytes and as objects.
+MAX_KNOWN_BYTES: Final = 2048
+MAX_KNOWN_FIELDS: Final = 32
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 _PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")  # one that ends where the URL ends
@@ -83,9 +86,11 @@ class KnownHead:
 
     @classmethod
     def of(cls, request: bytes, begun: FastRequest) -> KnownHead | None:
-        """The header block of a request, which was parsed; None if the content length is not in it once and plainly."""
+        """The header block of a request, which was parsed; None if it is large, or has no plain content length."""
         headers = begun.headers
         end = request.find(_END) + len(_END)
+        if end > MAX_KNOWN_BYTES or len(headers) > MAX_KNOWN_FIELDS:
+            return None
         lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))
         if len(lengths) != 1:
             return None

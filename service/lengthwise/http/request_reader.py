@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from lengthwise.http.framing import BODY, ENDED, HEAD, IDLE, UPGRADE, fault
+from lengthwise.protocols.endpoint import MAX_FIELDS
 
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
@@ -36,6 +37,10 @@ class Head:
     keep_alive: bool = False  # the connection stays open after the answer
 
 
+class TooManyFields(Exception):
+    """A request has more than `MAX_FIELDS`."""
+
+
 class RequestReader:
     """What the parser calls; the connection gets the requests, the parts of their bodies, and the refusals."""
 
@@ -46,6 +51,7 @@ class RequestReader:
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._head = Head()
         self._bytes = 0  # of the header block and the trailers, as far as they are parsed
+        self._fields = 0  # their number
 
     @property
     def in_chunks(self) -> bool:
@@ -86,6 +92,7 @@ class RequestReader:
         head = self._head
         lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), head.url, self._parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in head.headers if header[0] != b"upgrade"]
+        self._head = Head()
         return b"\r\n".join([*lines, b"", b""])
 
     # What the parser calls.
@@ -94,15 +101,20 @@ class RequestReader:
         """The first byte of a request is here."""
         if self._connection.state not in ENDED:
             self._connection.state = HEAD
-        self._head = Head()
+        self._fields = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
-        self._head.url += url
+        if self._connection.state is HEAD:
+            self._head.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; or a trailer, which is counted and dropped."""
         state = self._connection.state
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            self._connection.refuse(431, f"headers and trailers may have {MAX_FIELDS} fields together")
+            raise TooManyFields  # the parser stops here: thousands may stand behind it
         if state is HEAD:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -144,4 +156,5 @@ class RequestReader:
         """The body is complete; the next header block may begin."""
         if self._connection.state is BODY:
             self._connection.state = IDLE
+            self._head = Head()  # now, and not at the next request: that may come in a minute
             self._connection.body_complete()

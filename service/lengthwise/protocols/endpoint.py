@@ -22,6 +22,9 @@ from lengthwise.serving import Serving
 LARGE_BODY_BYTES: Final = 65_536
 CAREFUL_BYTES: Final = 4096  # the same for those that need the validating reader, many times slower than the fast one
 TENSORS_BYTES: Final = 32_768  # the same for tensors: their JSON is read by Python's own reader
+# Headers and trailers of a request together, or the metadata of a call over gRPC: each costs some hundred bytes of
+# objects, however short it is.
+MAX_FIELDS: Final = 128
 JSON: Final = (b"content-type", b"application/json")
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
