@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +17,8 @@ from hypothesis import strategies as st
 from lengthwise.decoding import json_body
 from lengthwise.errors import DeadlineExceeded
 from lengthwise.protocols.call import timeout_of
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Received
-from lengthwise.protocols.turns import Turns, patience
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
+from lengthwise.protocols.turns import Turns
 from tests.support.numpy_models import Service, idle, manifest, model, serving
 
 SEQUENCES = b'"sequences": [[[1, 3]]]' + b" " * LARGE_BODY_BYTES + b"}"
@@ -184,35 +183,6 @@ async def test_a_header_that_is_no_timeout_is_refused(service: Service, text: st
             path, content=b"{}", headers=[(b"x-lengthwise-timeout-ms", text.encode("latin-1"))]
         )
         assert answer.status_code == status, answer.text
-
-
-@pytest.mark.parametrize(
-    ("body", "query", "expected"),
-    [
-        (b'{"sequences": []}', b"", (1.0, False)),
-        (b'{"timeout_ms": 2500}', b"", (2.5, True)),
-        (b'{"timeout_ms"\n:\t2500.5 }', b"", (2.5005, True)),
-        (b'{"timeout_ms": 25e2}', b"", (60.0, False)),  # not read here
-        (b'{"timeout_ms": 0}', b"", (60.0, False)),
-        (b'{"timeout_ms": 1, "timeout_ms": 2}', b"", (60.0, False)),
-        (b'{"parameters": {"timeout": 5}}', b"", (60.0, False)),
-        (b'{"id": "\\"timeout_ms\\": 5"}', b"", (60.0, False)),
-        (b"\0\0", b"timeout_ms=700&model=x", (0.7, True)),
-        (b"\0\0", b"model=x&timeout_ms=99999999999", (86_400.0, True)),
-    ],
-)
-def test_a_timeout_is_seen_in_a_body_that_is_not_read_yet(
-    body: bytes, query: bytes, expected: tuple[float, bool]
-) -> None:
-    assert patience(Received({"query_string": query}, {}, body), 1.0) == expected
-
-
-@given(st.integers(1, 10**12), st.text(max_size=20))
-def test_what_stands_in_a_text_is_no_timeout(number: int, text: str) -> None:
-    within = orjson.dumps({"id": f'{text}"timeout_ms": {number},'})
-    assert patience(Received({}, {}, within), 1.0) == (60.0, False)
-    beside = orjson.dumps({"id": text, "timeout_ms": number})
-    assert patience(Received({}, {}, beside), 1.0) == (min(number / 1000, 86_400.0), True)
 
 
 async def test_the_header_holds_for_a_call_that_is_read_at_once_and_is_clipped_to_a_day(service: Service) -> None:

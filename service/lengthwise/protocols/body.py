@@ -104,6 +104,11 @@ class Inflating:
         self._pieces: list[bytes] = []
         self.size = 0
 
+    @property
+    def beginning(self) -> bytes:
+        """What is inflated so far."""
+        return self._whole()
+
     def at_once(self) -> bytes | None:
         """The inflated body where that is one piece, inflated on the event loop; None where it is more.
 

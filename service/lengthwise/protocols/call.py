@@ -37,8 +37,9 @@ from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Problem, RequestError
-from lengthwise.protocols import turns, windows
+from lengthwise.protocols import windows
 from lengthwise.protocols.body import ClientLeft
+from lengthwise.protocols.body_deadline import patience
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
 from lengthwise.protocols.windows import Windows
 from lengthwise.runtime.answers import Answer
@@ -138,17 +139,19 @@ class InferenceCall:
         return decoded
 
     @asynccontextmanager
-    async def place(self, size: int, request: Received | None = None) -> AsyncIterator[None]:
+    async def place(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[None]:
         """One of the few places where large bodies are inflated and decoded in threads, when it is this call's turn.
 
-        The body has about `size` bytes when it is inflated. If it needs no inflating, `request` may name another
-        deadline than the default. Raises `DeadlineExceeded` if its turn does not come before its deadline.
+        The body has about `size` bytes when it is inflated, and may name another deadline than the default; `request`
+        has it, or its beginning if that is not the `whole`. Raises `DeadlineExceeded` if its turn does not come before
+        its deadline.
         """
         until, certain = self.deadline, self.has_deadline
         places = self._protocol.large_bodies
         if not certain and not places.free:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
-            seconds, certain = turns.patience(request, default)
+            options = self._protocol.options_of(request)
+            seconds, certain = patience(options._replace(whole=whole), default)
             until = self.record.arrived + seconds
         async with places.turn(self.peer, size, until, certain=certain):
             yield

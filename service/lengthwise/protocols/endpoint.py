@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import RequestError
+from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
@@ -70,6 +71,10 @@ class InferenceProtocol(ABC):
 
         Raises `RequestError` if the request is wrong, or its model is not served.
         """
+
+    def options_of(self, request: Received) -> OptionsText:
+        """Where a request has its options; its body may be the beginning of one."""
+        return OptionsText(document=request.body)
 
     def decode(self, request: Received) -> Decoded:
         """Decodes a body, however long that takes; raises as `read` does."""

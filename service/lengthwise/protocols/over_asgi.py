@@ -70,7 +70,8 @@ class OverAsgi:
             inflating = Inflating(body, most, hold)
             inflated = inflating.at_once()
             if inflated is None:
-                async with call.place(inflated_bytes(body, most)):
+                beginning = Received(scope, headers, inflating.beginning)
+                async with call.place(inflated_bytes(body, most), beginning, whole=False):
                     call.begin_decoding()
                     body = await inflating.inflated()
                     del inflating

@@ -15,6 +15,7 @@ from lengthwise.decoding.calls import Call
 from lengthwise.errors import UnsupportedMedia, how_to_install
 from lengthwise.protocols import binary_bodies, problems
 from lengthwise.protocols.binary_bodies import ARROW, OCTETS
+from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
     JSON,
@@ -55,6 +56,11 @@ class Predict(Endpoint):
             )
         if not arrow_stream.installed():
             raise UnsupportedMedia(f"{ARROW.decode()} needs pyarrow on the server: {how_to_install('arrow')}")
+
+    def options_of(self, request: Received) -> OptionsText:
+        """The options of a binary body are in the query; see `InferenceProtocol.options_of`."""
+        binary = media_type(request.headers) in (OCTETS, ARROW)
+        return OptionsText(query=request.query) if binary else super().options_of(request)
 
     def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
         """Decodes a body by its media type: quickly a short one, a raw tensor, ordinary JSON or Arrow."""

@@ -5,8 +5,9 @@ There are few places, and reading a body may take most of a second. So those tha
 read first comes first. A short body therefore waits for those that are being read, and not behind all the long ones; a
 long one waits for no more bytes of any other connection than it has itself.
 
-A body names its deadline itself (`timeout_ms`), and the default holds only for one that names none. So a body that
-waits to be read is not ended by the default while it may name a longer one (`patience`).
+A body that will not be read before its deadline is refused as soon as that is seen: when it comes, and again at some
+moments of its first half. How long reading takes is measured; before the first body is read, those that are being read
+show how long it takes at least.
 """
 
 from __future__ import annotations
@@ -14,27 +15,19 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from lengthwise.decoding.calls import MAX_TIMEOUT_MS
 from lengthwise.errors import DeadlineExceeded
-
-if TYPE_CHECKING:
-    from lengthwise.protocols.endpoint import Received
 
 # Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size.
 LARGE_BODIES_AT_ONCE: Final = 2
-UNKNOWN_SECONDS: Final = 60.0  # that a body waits whose deadline is not known before, unless the default is longer
 _MOST_PEERS: Final = 1024  # whose shares are kept; beyond, those are dropped that have no debt
 _KEPT: Final = 0.9  # share of the older measurements in the rate of reading, at each further body
-_NAME: Final = b"timeout"
-# In JSON this can only be a key: a quotation mark within a text is written with a backslash before it.
-_IN_JSON: Final = re.compile(rb'"timeout_ms"[ \t\r\n]*:[ \t\r\n]*([0-9]{1,20}(?:\.[0-9]{1,20})?)(?=[ \t\r\n,}])')
-_IN_QUERY: Final = re.compile(rb"(?:^|&)timeout_ms=([0-9]{1,20}(?:\.[0-9]{1,20})?)(?=&|$)")
+# When a body that waits is looked at whether it still may be read in time, in shares of the time that it has.
+_LOOKS: Final = (1 / 8, 1 / 4, 3 / 8, 1.0)
 
 
 class Turns:
@@ -49,6 +42,7 @@ class Turns:
         self._now = 0.0  # virtual time: bytes that each connection could have had read
         self._finishes: dict[object, float] = {}  # of each connection's last body, in virtual time
         self._read_bytes = self._read_seconds = 0.0
+        self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a place: their size, and since when
 
     @asynccontextmanager
     async def turn(self, peer: object, size: int, until: float, *, certain: bool = False) -> AsyncIterator[None]:
@@ -63,40 +57,54 @@ class Turns:
             self.free -= 1
         else:
             await self._wait(finish, size, until, certain=certain)
-        began = time.monotonic()
+        began, number = time.monotonic(), next(self._order)
+        self._reading[number] = size, began
         try:
             yield
         finally:
+            del self._reading[number]
             self._read_bytes = _KEPT * self._read_bytes + size
             self._read_seconds = _KEPT * self._read_seconds + time.monotonic() - began
             self.release()
 
-    def predicted_seconds(self, finish: float = float("inf")) -> float:
-        """How long a body waits whose finish this is: for the bytes of those whose turn comes before it."""
-        ahead = sum(size for other, _, size, place in self._queue if other <= finish and not place.done())
-        return ahead / self._places * self._read_seconds / self._read_bytes if self._read_bytes else 0.0
+    def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
+        """How long it takes until a body of this size is read whose turn this is (finish, order).
+
+        That is the time of the bodies that are being read, of those whose turn comes before, and its own.
+        """
+        now = time.monotonic()
+        running = [(one, now - began) for one, began in self._reading.values()]
+        if self._read_bytes:
+            rate = self._read_seconds / self._read_bytes
+        else:
+            rate = sum(seconds for _, seconds in running) / max(1, sum(one for one, _ in running))
+        ahead = rate * sum(one for *other, one, place in self._queue if tuple(other) < turn and not place.done())
+        ahead += sum(max(0.0, one * rate - seconds) for one, seconds in running)
+        return ahead / self._places + size * rate
 
     async def _wait(self, finish: float, size: int, until: float, *, certain: bool) -> None:
-        left = until - time.monotonic()
-        if certain and (needed := self.predicted_seconds(finish)) > left:
-            raise DeadlineExceeded(
-                f"the deadline cannot be met: bodies that came before take about {needed:.1f} s to read"
-            )
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, (finish, next(self._order), size, place))
-        self.waiting += 1
+        turn, began = (finish, next(self._order)), time.monotonic()
+        place: asyncio.Future[None] | None = None
         try:
-            async with asyncio.timeout(max(0.0, left)):
-                await place
-        except BaseException as error:
-            if place.done() and not place.cancelled():
+            for look in _LOOKS if certain else (1.0,):
+                if certain and (needed := self.predicted_seconds(turn, size)) > until - time.monotonic():
+                    raise DeadlineExceeded(
+                        f"the deadline cannot be met: it takes about {needed:.1f} s to read this body"
+                    )
+                if place is None:
+                    place = asyncio.get_running_loop().create_future()
+                    heapq.heappush(self._queue, (*turn, size, place))
+                    self.waiting += 1
+                await asyncio.wait((place,), timeout=max(0.0, began + look * (until - began) - time.monotonic()))
+                if place.done():
+                    return
+            raise DeadlineExceeded("the deadline passed before the body could be read")
+        except BaseException:
+            if place is not None and not place.cancel():
                 self.release()  # it was given in the same moment
-            place.cancel()
-            if isinstance(error, TimeoutError):
-                raise DeadlineExceeded("the deadline passed before the body could be read") from None
             raise
         finally:
-            self.waiting -= 1
+            self.waiting -= place is not None
 
     def release(self) -> None:
         """Gives a place back: to the body whose turn is next."""
@@ -113,19 +121,3 @@ class Turns:
             self._now = 0.0
         elif len(self._finishes) > _MOST_PEERS:
             self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._now}
-
-
-def patience(request: Received | None, default_seconds: float) -> tuple[float, bool]:
-    """How long a body may wait to be read, in seconds from its arrival, and whether its caller says so.
-
-    There is no request if its body is not inflated yet. A caller that does not say how long waits `default_seconds`.
-    """
-    unknown = max(default_seconds, UNKNOWN_SECONDS), False
-    if request is None:
-        return unknown
-    if _NAME not in request.query and _NAME not in request.body:
-        return default_seconds, False
-    named = _IN_QUERY.findall(request.query) or _IN_JSON.findall(request.body)
-    if len(named) != 1 or not float(named[0]):
-        return unknown
-    return min(float(named[0]), MAX_TIMEOUT_MS) / 1000, True

@@ -17,6 +17,7 @@ from lengthwise.decoding.calls import Call, Problems, id_problem, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, UnsupportedMedia
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensor_text, tensors
+from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
     JSON,
@@ -64,6 +65,12 @@ class Infer(Endpoint):
                 "content-type must be application/json; application/octet-stream needs the header "
                 "Inference-Header-Content-Length"
             )
+
+    def options_of(self, request: Received) -> OptionsText:
+        """They are its parameters, in the JSON before any tensors; see `InferenceProtocol.options_of`."""
+        length = request.headers.get(HEADER_LENGTH, b"")
+        document = request.body[: int(length[:20])] if length.isdigit() else request.body
+        return OptionsText(document=document, within=("parameters",))
 
     def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
         """Decodes a body; one whose head is known is decoded by its elements alone, which is quick."""

@@ -1,0 +1,81 @@
+"""The deadline that a body names, found before the body is read: it may wait for that, longer than its caller does.
+
+Clients write the options of a request before its sequences, or behind them. So JSON is looked at by its edges:
+
+```
+{"model": "m", "timeout_ms": 1000, "sequences": [[[0.5, ...      up to the key and closed there, it is JSON
+                        ...]]], "timeout_ms": 1000, "priority": 1}   from the key on and opened there, it is JSON
+```
+
+Either shows that the key is one of the object with the options, and not of another, or a part of a text: the deadline
+is the one that the reader of the body takes. Where the key stands elsewhere, or twice, the deadline is not known, and
+the body waits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS
+
+EDGE_BYTES: Final = 16_384  # of either end of a body
+UNKNOWN_SECONDS: Final = 60.0  # that a body waits whose deadline is not known before, unless the default is longer
+_NAME: Final = b"timeout"
+_KEY: Final = b'"timeout_ms"'
+_MEMBER: Final = re.compile(rb'"timeout_ms"[ \t\r\n]*:[ \t\r\n]*([0-9.eE+-]{1,40})[ \t\r\n]*[,}]')
+_IN_QUERY: Final = re.compile(rb"(?:^|&)timeout_ms=([0-9]{1,20}(?:\.[0-9]{1,20})?)(?=&|$)")
+
+
+class OptionsText(NamedTuple):
+    """Where a request has its options."""
+
+    query: bytes = b""  # of its URL
+    document: bytes = b""  # JSON, or the beginning of it
+    within: tuple[str, ...] = ()  # the names of the objects around the options, from the outermost on
+    whole: bool = True  # whether the document does not end early
+
+
+def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]:
+    """How long a body may wait to be read, in seconds from its arrival, and whether its caller says so.
+
+    A caller that does not say how long waits `default_seconds`.
+    """
+    unknown = max(default_seconds, UNKNOWN_SECONDS), False
+    named = _IN_QUERY.findall(options.query)
+    milliseconds = float(named[0]) if len(named) == 1 else _timeout_ms(options)
+    if 0 < milliseconds < math.inf:
+        return min(milliseconds, MAX_TIMEOUT_MS) / 1000, True
+    document = options.document
+    names_none = options.whole and not named and _NAME not in options.query
+    if names_none and _NAME not in document and b"\\" not in document:  # which may hide a letter of the name
+        return default_seconds, False
+    return unknown
+
+
+def _timeout_ms(options: OptionsText) -> float:
+    """The number of the one key at an edge of a document; NaN if there is none, or it may not be an option."""
+    text, within = options.document, options.within
+    head, tail = text[:EDGE_BYTES], text[max(EDGE_BYTES, len(text) - EDGE_BYTES) :] if options.whole else b""
+    edge = head if _KEY in head else tail
+    at = edge.find(_KEY)
+    member = _MEMBER.match(edge, at) if head.count(_KEY) + tail.count(_KEY) == 1 else None
+    if member is None:
+        return math.nan
+    if edge is head:
+        document = head[:at] + _KEY + b":0}" + b"}" * len(within)
+    else:
+        start = tail.rfind(b'"%s"' % within[0].encode(), 0, at) if within else at
+        if tail[start - 1 : start] not in (b",", b"{", b" ", b"\t", b"\r", b"\n"):  # else it may be within a text
+            return math.nan
+        document = b"{" + tail[start:]
+    try:
+        found: Any = orjson.loads(document)
+        for name in within:
+            found = found[name]
+        return float(member[1]) if "timeout_ms" in found and isinstance(found, dict) else math.nan
+    except (ValueError, TypeError, KeyError):
+        return math.nan
