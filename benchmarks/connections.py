@@ -45,21 +45,12 @@ def _lines(first: bytes, body: bytes = b"") -> bytes:
     return first + b" HTTP/1.1" + named + b"\r\n" + body
 
 
-def _wide(request: bytes) -> bytes:
-    """The same request with as many header fields as a request may have, nearly as long as they may be."""
+def _wide(request: bytes, fields: int = MAX_FIELDS, size: int = MAX_HEADER_BYTES) -> bytes:
+    """The same request with so many header fields, by default as many as it may have, of about so many bytes."""
     head, body = request.split(b"\r\n\r\n", 1)
-    free = MAX_FIELDS - head.count(b"\r\n")
-    size = (MAX_HEADER_BYTES - len(head) - 64) // free - len(b"x000: \r\n")
-    fields = [b"x%03d: %s" % (number, b"v" * size) for number in range(free)]
-    return b"\r\n".join([head, *fields, b"", body])
-
-
-def _known(request: bytes) -> bytes:
-    """The same request with as many header fields, and as long ones, as a connection remembers."""
-    head, body = request.split(b"\r\n\r\n", 1)
-    free = MAX_KNOWN_FIELDS - head.count(b"\r\n")
-    size = (MAX_KNOWN_BYTES - len(head) - 4) // free - len(b"x000: \r\n")
-    return b"\r\n".join([head, *(b"x%03d: %s" % (number, b"v" * size) for number in range(free)), b"", body])
+    free = fields - head.count(b"\r\n")
+    value = b"v" * ((size - len(head) - 64) // free - len(b"x000: \r\n"))
+    return b"\r\n".join([head, *(b"x%03d: %s" % (number, value) for number in range(free)), b"", body])
 
 
 _LIVEZ: Final = _lines(b"GET /livez")
@@ -140,7 +131,9 @@ KINDS: Final = {
     "HTTP, `GET /livez`": Kind("http", asks(_LIVEZ)),
     "HTTP, `GET /livez`, all header fields": Kind("http", asks(_wide(_LIVEZ))),
     "HTTP, `POST /predict`": Kind("http", asks(_PREDICT)),
-    "HTTP, `POST /predict`, a head that is remembered": Kind("http", asks(_known(_PREDICT))),
+    "HTTP, `POST /predict`, a head that is remembered": Kind(
+        "http", asks(_wide(_PREDICT, MAX_KNOWN_FIELDS, MAX_KNOWN_BYTES))
+    ),
     "HTTP, `POST /predict`, all header fields": Kind("http", asks(_wide(_PREDICT))),
     "HTTP, `POST /predict`, 1 MB": Kind("http", asks(_LARGE)),
     "HTTP, 401, all header fields": Kind("http", asks(_wide(_REFUSED), 401), keys=True),
