@@ -545,3 +545,23 @@ def test_the_accuracy_of_a_file_counts_steps_and_sets(
     page.set_input_files("#file", tmp_path / "a.jsonl")
     page.click("#answer-all")
     page.locator("#file-note", has_text=right).wait_for()
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"), [([f"sensor {n}" for n in range(20)], ["sensor 0", "sensor 2"]), (None, ["0", "2"])]
+)
+def test_the_rows_of_a_heat_map_have_the_names_of_features_or_their_numbers_from_0(
+    window: Window, names: list[str] | None, rows: list[str]
+) -> None:
+    page = imagined(window, {"features": 20, "labels": ["1", "2"], "names": names}, ANSWER)
+    assert page.locator("#signal text").all_text_contents()[:2] == rows
+
+
+def test_pasted_objects_are_read_by_the_names_of_the_model(window: Window) -> None:
+    page = imagined(window, {"features": 2, "labels": ["1", "2"], "names": ["ax", "ay"]}, ANSWER)
+    assert page.locator("#features button").all_inner_texts() == ["ax", "ay"]
+    with page.expect_request("**/predict") as sent:
+        pasted(page, '[{"ay": 2, "ax": 1}, {"ax": 3}]')
+    assert sent.value.post_data_json["sequences"] == [[[1, 2], [3, None]]]
+    pasted(page, '[{"a_y": 2, "ax": 1}]')
+    assert "The model has no feature “a_y”. It takes ax, ay." in page.locator("#sequence-note").inner_text()

@@ -254,3 +254,32 @@ async def test_the_columns_that_a_query_names_are_taken(service: Service) -> Non
     assert [each["steps"] for each in chosen["sequences"]] == [[[20], [10]]]
     assert wrong.status_code == 422
     assert "--values" not in wrong.text
+
+
+NAMED = manifest(inputs=("x", "y"))
+
+
+async def test_a_table_is_read_by_the_names_of_the_model_that_the_query_names() -> None:
+    text = b"id,t,y,note,x\na,1,10,n,1\na,2,20,n,2\n"
+    many = manifest(version=2, inputs=tuple(f"{'n' * 100}{place}" for place in range(5000)))
+    async with serving(model(NAMED), model(many)) as service:
+        path = "/console/sequences?name=a.csv&model=sums&version=1"
+        found = (await service.client.post(path, content=text)).json()
+        refused = await service.client.post(path, content=text.replace(b",x", b",ex"))
+        unknown = await service.client.post(path.replace("sums", "others"), content=text)
+        records = b'{"steps": [{"y": 2, "x": 1}]}\n'
+        by_name = (await service.client.post(path.replace("csv", "jsonl"), content=records)).json()
+        other = await service.client.post("/console/sequences?name=a.csv&model=sums&version=2", content=text)
+    assert found["sequences"] == [{"id": "a", "label": None, "steps": [[1, 10], [2, 20]]}]
+    assert found["columns"]["left_out"] == ["note"]
+    assert (refused.status_code, unknown.status_code) == (422, 404)
+    assert "missing: x; did you mean ex?" in refused.json()["errors"][0]["detail"]
+    assert by_name["sequences"] == [{"id": "0", "label": None, "steps": [[1, 2]]}]
+    assert "and 4992 more" in other.json()["errors"][0]["detail"]
+
+
+async def test_objects_in_a_file_are_refused_for_a_model_without_names() -> None:
+    async with serving(model(manifest())) as service:
+        path = "/console/sequences?name=a.jsonl&model=sums&version=1"
+        found = (await service.client.post(path, content=b'{"steps": [{"y": 2, "x": 1}]}\n')).json()
+    assert "have no names" in found["problems"][0]

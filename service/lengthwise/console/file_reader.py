@@ -1,16 +1,17 @@
 """Reads an uploaded file in a process of its own, which `console.uploads` starts.
 
-    python -m lengthwise.console.file_reader TASK
+    python -m lengthwise.console.file_reader
 
-A file of kilobytes can describe gigabytes, so the process has limits of memory and of processor time. It writes one
-JSON object to stdout; what the columns of a table were `taken` as is for people, `columns` for the page.
+The task is a JSON object on stdin. A file of kilobytes can describe gigabytes, so the process has limits of memory and
+of processor time. It writes one JSON object to stdout; what the columns of a table were `taken` as is for people,
+`columns` for the page.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,13 +80,15 @@ def _check_groups(path: Path) -> None:
 
 def main() -> None:
     """Reads the file of a task in JSON; exit code 1, with the reason on stdout, if it cannot be read."""
-    task = orjson.loads(sys.argv[1])
+    task = orjson.loads(sys.stdin.buffer.read())
     path, seconds, memory = Path(task["path"]), task["seconds"], task["memory_bytes"]
     modest.be_modest(task["parent"], seconds)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        columns = ColumnNames(**task["columns"]) if task["columns"] else None
+        columns = ColumnNames(**task["columns"])
+        if columns.inputs is not None:  # as JSON they were a list
+            columns = replace(columns, inputs=tuple(columns.inputs))
         result = read(path, task["kind"], task["most_values"], columns)
     except (ConfigurationError, MemoryError) as error:
         told = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error  # without options' names

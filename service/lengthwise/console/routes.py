@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +57,11 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     async def sequences(request: Request) -> Response:
         query, headers = request.query_params, headers_of(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
-        return _json(await uploads().read(name, kind, headers, request.receive, _columns(query)))
+        columns = _columns(query)
+        if "model" in query:
+            step = serving.find(query["model"], query.get("version")).manifest.input
+            columns = replace(columns, inputs=step.names or ())
+        return _json(await uploads().read(name, kind, headers, request.receive, columns))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),

@@ -38,6 +38,7 @@ READ_SECONDS: Final = 20.0
 MOST_VALUES: Final = 500_000  # of all sequences in the answer
 MEMORY_BYTES: Final = 2**30  # address space of the process that reads a file
 _MEMORY_FACTOR: Final = 12  # bytes of an answer for each of its values, about
+_ANY: Final = ColumnNames()
 
 
 _ENVIRONMENT: Final = {
@@ -58,7 +59,7 @@ class Uploads:
         self._one = asyncio.Lock()
 
     async def read(
-        self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames | None = None
+        self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY
     ) -> bytes:
         """The sequences of a file, as the JSON that `file_reader` writes; the end of its name is its format."""
         suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
@@ -89,7 +90,7 @@ class Uploads:
             return await read_in_process(path, kind, columns)
 
 
-async def read_in_process(path: Path, kind: str, columns: ColumnNames | None = None) -> bytes:
+async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) -> bytes:
     """The sequences of a file as JSON, read in a process of its own."""
     memory_bytes = share_of_memory(MEMORY_BYTES)
     if memory_bytes < LEAST_BYTES:
@@ -97,7 +98,7 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames | None = N
     task: dict[str, Any] = {
         "path": str(path),
         "kind": kind,
-        "columns": None if columns is None else asdict(columns),
+        "columns": asdict(columns),
         "most_values": MOST_VALUES,
         "memory_bytes": memory_bytes,
         "seconds": math.ceil(READ_SECONDS),
@@ -106,8 +107,8 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames | None = N
     try:
         process = await asyncio.create_subprocess_exec(
             # -P: nothing is imported from the folder in which the service was started
-            *(sys.executable, "-P", "-m", "lengthwise.console.file_reader", orjson.dumps(task)),
-            stdin=asyncio.subprocess.DEVNULL,
+            *(sys.executable, "-P", "-m", "lengthwise.console.file_reader"),
+            stdin=asyncio.subprocess.PIPE,  # names of columns may be more than an argument can have
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env={**passed_to_children(), **_ENVIRONMENT},
@@ -116,7 +117,7 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames | None = N
         raise NotReady(f"the server cannot start a process for the file: {error.strerror}") from error
     try:
         async with asyncio.timeout(READ_SECONDS):
-            said, _ = await process.communicate()
+            said, _ = await process.communicate(orjson.dumps(task))
     except TimeoutError:
         raise DeadlineExceeded(f"the file could not be read within {READ_SECONDS:g} s") from None
     finally:

@@ -84,7 +84,7 @@ export const flat = (prediction) => prediction.probabilities.flat().filter((valu
 /** The element of a refusal. */
 export function refusalOf(model, error) {
   const causes = new Map(); // one line for each cause, with its first place
-  for (const { pointer, detail } of error.errors ?? []) causes.set(detail, [...(causes.get(detail) ?? []), placeOf(pointer)]);
+  for (const { pointer, detail } of error.errors ?? []) causes.set(detail, [...(causes.get(detail) ?? []), placeOf(pointer, model.names)]);
   const told = [...causes].filter(([detail, [first]]) => first + detail !== error.message);
   const places = told.slice(0, 5).map(([detail, [first, ...others]]) => make("li", { text: `${others.length ? `${first.replace(": ", "")} and ${others.length} more places: ` : first}${detail}` }));
   const more = (error.total ?? 0) - (error.errors ?? []).length;
@@ -99,9 +99,9 @@ export function refusalOf(model, error) {
   );
 }
 
-/** `/sequences/0/steps/3/1` as "step 4, feature 1: ", with features counted as in every other message. */
-function placeOf(pointer) {
+/** `/sequences/0/steps/3/1` as "step 4, feature 1: ", with features counted as in every other message, or by their names. */
+function placeOf(pointer, names) {
   const numbers = pointer.split("/").slice(2).filter((part) => /^\d+$/.test(part)).map(Number).slice(1);
   if (!numbers.length) return "";
-  return `step ${numbers[0] + 1}${numbers.length > 1 ? `, feature ${numbers[1]}` : ""}: `;
+  return `step ${numbers[0] + 1}${numbers.length > 1 ? `, ${names?.[numbers[1]] ?? `feature ${numbers[1]}`}` : ""}: `;
 }

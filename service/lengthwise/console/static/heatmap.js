@@ -3,9 +3,16 @@
 import { draw } from "./dom.js";
 
 const NAME_PIXELS = 13;
+const MOST_CHARACTERS = 8;
+
+/** A name as it fits beside its row; a feature without one has its number, from 0 as everywhere. */
+function label(name) {
+  const short = name.replace(/^feature (\d+)$/, "$1");
+  return short.length > MOST_CHARACTERS ? `${short.slice(0, MOST_CHARACTERS - 1)}…` : short;
+}
 
 /** The elements in a place {x, y, width, height}: each row from its lowest value (light) to its highest; a missing value has no colour. */
-export function heatMap(sequence, place, colour) {
+export function heatMap(sequence, names, place, colour) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [sequence.length, sequence.features];
   const pen = canvas.getContext("2d");
@@ -24,7 +31,7 @@ export function heatMap(sequence, place, colour) {
     });
     const top = place.y + feature * row;
     parts.push(draw("rect", { class: "row", "data-feature": feature, x: place.x, y: top, width: place.width, height: row }));
-    if (feature % Math.ceil(NAME_PIXELS / row) === 0) parts.push(draw("text", { x: place.x - 6, y: top + row / 2 + 4, "text-anchor": "end", text: feature + 1 }));
+    if (feature % Math.ceil(NAME_PIXELS / row) === 0) parts.push(draw("text", { x: place.x - 6, y: top + row / 2 + 4, "text-anchor": "end", text: label(names[feature]) }));
   }
   return [draw("image", { href: canvas.toDataURL(), preserveAspectRatio: "none", ...place }), ...parts];
 }

@@ -123,7 +123,7 @@ export class Predict {
   }
 
   paste() {
-    this.take(() => parse(byId("pasted").value, this.model?.input === "tokens"), () => this.openPaste(false));
+    this.take(() => parse(byId("pasted").value, this.model), () => this.openPaste(false));
   }
 
   take(read, then = () => {}) {

@@ -62,11 +62,14 @@ const MOST = 3.4028235e38;
 const isValue = (value) => value === null || typeof value === "number";
 const isStep = (value) => Array.isArray(value) && value.length > 0 && value.every(isValue);
 
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
 /** The sequences in a text: JSON in any of the usual forms, or a step a line. Throws an Error that says what is wrong. */
-export function parse(text, tokens) {
+export function parse(text, model) {
+  const tokens = model?.input === "tokens";
   const trimmed = text.trim();
   if (!trimmed) throw new Error("There is nothing in it.");
-  if (!/^[[{]/.test(trimmed)) return [one(plain(trimmed, tokens), tokens)];
+  if (!/^[[{]/.test(trimmed)) return [one(plain(trimmed, tokens), model)];
   let value;
   try {
     value = JSON.parse(trimmed);
@@ -75,14 +78,27 @@ export function parse(text, tokens) {
   }
   const list = Array.isArray(value?.sequences) ? value.sequences : Array.isArray(value?.instances) ? value.instances : null;
   if (list && !list.length) throw new Error("There is no sequence in it.");
-  if (list) return list.map((each) => one(each, tokens));
-  if (Array.isArray(value) && !isStep(value) && !value.every(isStep)) return value.map((each) => one(each, tokens));
-  return [one(value, tokens)];
+  if (list) return list.map((each) => one(each, model));
+  const areSteps = Array.isArray(value) && (isStep(value) || value.every((each) => isStep(each) || (isObject(each) && !Array.isArray(each.steps))));
+  return Array.isArray(value) && !areSteps ? value.map((each) => one(each, model)) : [one(value, model)];
 }
 
-function one(value, tokens) {
-  const steps = Array.isArray(value) ? value : value?.steps;
-  if (!Array.isArray(steps) || !steps.length) throw new Error("A sequence is an array of steps, or an object with steps, and has at least one.");
+/** Steps that are objects, as arrays in the order of the model's names. */
+function byNames(steps, names) {
+  if (!steps.some(isObject)) return steps;
+  if (!names) throw new Error("The steps are objects, and the features of this model have no names: give arrays.");
+  if (!steps.every(isObject)) throw new Error("The steps must all be objects, or all be arrays.");
+  const known = new Set(names);
+  const other = steps.flatMap(Object.keys).find((name) => !known.has(name));
+  if (other !== undefined) throw new Error(`The model has no feature “${other.slice(0, 40)}”. It takes ${names.join(", ")}.`);
+  return steps.map((step) => names.map((name) => step[name] ?? null));
+}
+
+function one(value, model) {
+  const tokens = model?.input === "tokens";
+  const given = Array.isArray(value) ? value : value?.steps;
+  if (!Array.isArray(given) || !given.length) throw new Error("A sequence is an array of steps, or an object with steps, and has at least one.");
+  const steps = byNames(given, model?.names);
   const found = new Sequence(tokens ? steps : steps.map((step) => (Array.isArray(step) ? [...step] : [step])), value);
   if (tokens && !steps.every((token) => Number.isInteger(token) && token >= 0)) throw new Error("A token is a whole number from 0.");
   if (steps.flat().some((each) => Math.abs(each) > MOST)) throw new Error("A number is too large for float32.");

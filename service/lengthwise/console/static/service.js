@@ -57,8 +57,8 @@ export async function predict(path, body) {
 }
 
 /** The sequences of a file that the server reads: {sequences, left_out, problems, doubts, taken, columns}; see `console.file_reader`. */
-export async function readFile(file, kind, { values = [], ...roles }) {
-  const query = new URLSearchParams({ name: file.name, kind, ...roles });
+export async function readFile(file, model, { values = [], ...roles }) {
+  const query = new URLSearchParams({ name: file.name, kind: model.input, model: model.model, version: model.version, ...roles });
   for (const name of values) query.append("values", name);
   const answer = await call(`console/sequences?${query}`, {
     method: "POST",

@@ -98,7 +98,7 @@ export class Signal {
       parts.push(draw("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: this.y(value), y2: this.y(value) }));
       parts.push(draw("text", { x: LEFT - 6, y: this.y(value) + 4, "text-anchor": "end", text: short(value) }));
     }
-    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.isMap ? heatMap(sequence, { x: LEFT, y: TOP, width: this.inner, height: this.plot }, getComputedStyle(this.place).outlineColor) : this.lines()));
+    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.isMap ? heatMap(sequence, this.names, { x: LEFT, y: TOP, width: this.inner, height: this.plot }, getComputedStyle(this.place).outlineColor) : this.lines()));
     sequence.stepMask.forEach((kept, i) => {
       if (!kept) parts.push(draw("rect", { fill: "url(#hatch)", x: this.x(i) - slot / 2, y: TOP, width: slot, height: this.plot }));
     });

@@ -40,10 +40,10 @@ export class Upload {
     try {
       if (file.size > limits.max_body_bytes) throw new Error(`it has ${file.size.toLocaleString("en")} bytes, and the server takes ${limits.max_body_bytes.toLocaleString("en")}`);
       if (READ_HERE.test(file.name)) {
-        const found = parse(await file.text(), model.input === "tokens");
+        const found = parse(await file.text(), model);
         return this.use(found, `${found.length} sequences`);
       }
-      const read = await readFile(file, model.input, columns);
+      const read = await readFile(file, model, columns);
       const taken = read.columns;
       if (taken) this.offerColumns([...ROLES.map((role) => taken[role]).filter(Boolean), ...taken.values, ...taken.left_out], taken);
       if (!read.sequences.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
