@@ -1,5 +1,6 @@
 """What people do with the console, in a real browser."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -97,7 +98,7 @@ def test_everything_at_the_picture_can_be_done_with_keys(page: Any) -> None:
     page.keyboard.press("Space")
     page.keyboard.press("Delete")
     page.locator(".answer .problem").wait_for()  # the model refuses missing values
-    assert "1 values missing, which this model refuses" in page.locator("#sequence-note").inner_text()
+    assert "1 value missing, which this model refuses" in page.locator("#sequence-note").inner_text()
     assert "step 2, feature 0" in page.locator(".answer .facts").inner_text()
 
 
@@ -151,7 +152,7 @@ def test_the_slider_shows_that_the_answer_stays(window: Window, added: str) -> N
     assert page.locator("#padding-picture circle").count() == 9
     assert page.locator("#padding-picture circle.moved").count() == 0
     page.click("#invent")
-    page.locator("#padding-verdict", has_text="Move the slider").wait_for()
+    page.locator("#padding-verdict.good", has_text="with 1, 16, 63 ").wait_for()  # again by itself
 
 
 def test_the_slider_tells_an_answer_that_moves(window: Window) -> None:
@@ -328,7 +329,14 @@ def centre(page: Any, place: str) -> tuple[float, float]:
 
 def test_an_answer_to_an_earlier_sequence_is_not_shown(page: Any, window: Window) -> None:
     held: list[Any] = []
-    page.route("**/predict", lambda route: held.append(route))
+
+    def hold(route: Any) -> None:
+        if "step_mask" in route.request.post_data:  # the same with padding
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/predict", hold)
 
     def answer(number: int) -> None:
         for _ in range(3000):
@@ -417,6 +425,40 @@ def test_a_model_with_an_answer_for_each_step_shows_them_along_the_steps(window:
     assert window.violations() == []
 
 
+def test_the_labels_of_steps_stand_above_those_that_are_answered_and_widen_nothing(
+    window: Window, tmp_path: Path
+) -> None:
+    labels = ["rest, lying", "walk"] * 150
+    prediction = {
+        "step_labels": ["rest, lying"] * 300,
+        "step_scores": [0.9] * 300,
+        "probabilities": [[0.9, 0.1]] * 300,
+        "length": 300,
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "long", "steps": [[1.0]] * 300, "label": labels}))
+    model = {"task": "per-step", "features": 1, "labels": ["rest, lying", "walk"], "attention": False}
+    page = imagined(window, model, prediction)
+    page.set_input_files("#file", tmp_path / "a.jsonl")
+    page.locator(".answer .facts li", has_text="150 of 300 steps as the data says").wait_for()
+    true, found = page.locator("#signal rect.true-label"), page.locator("#signal rect.step-label")
+    assert true.count() == found.count() == 300
+    assert true.nth(1).bounding_box()["y"] < found.nth(1).bounding_box()["y"]
+    assert true.nth(0).get_attribute("fill") == found.nth(0).get_attribute("fill")
+    assert true.nth(1).get_attribute("fill") != found.nth(1).get_attribute("fill")
+    texts = page.locator("#signal text").all_text_contents()
+    assert {"true", "answered"} <= set(texts)
+    assert "1 feature ·" in page.locator("#sequence-note").inner_text()
+    for width in (360, 768, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert window.violations() == []
+
+
+def test_a_model_without_attention_has_no_strip(window: Window) -> None:
+    page = imagined(window, {"features": 2, "labels": ["1", "2"], "attention": False}, ANSWER)
+    assert page.locator("#signal rect.strip").count() == 0
+
+
 def test_a_model_of_tokens_takes_ids(window: Window) -> None:
     prediction = {"label": "a", "score": 0.6, "probabilities": [0.6, 0.4], "length": 3, "attention": [0.2, 0.3, 0.5]}
     model = {"input": "tokens", "features": None, "vocabulary": 100, "labels": ["a", "b"]}
@@ -446,6 +488,11 @@ def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(windo
     page.locator("#signal .row.near").wait_for()
     assert page.locator("#near").inner_text().startswith("sensor ")
     assert page.locator("#features button").count() == 64
+    assert page.locator("#features").is_hidden()  # they would push the answer off a narrow screen
+    assert page.locator("#features-sum").inner_text() == "64 features"
+    page.click("#features-sum")
+    page.locator("#features button").nth(3).click()
+    page.locator("#features-sum", has_text="64 features, 1 sent as missing").wait_for()
     assert page.locator("#features").evaluate("each => each.scrollHeight <= each.clientHeight + 1")
     assert window.violations() == []
 
@@ -468,6 +515,87 @@ def test_a_file_gets_a_table_with_its_accuracy_and_a_download(window: Window, tm
     assert window.violations() == []
     page.locator("#file-table button").nth(3).click()
     assert page.locator("#chosen").input_value() == "3"
+
+
+def test_labels_with_commas_and_of_many_steps_are_compared_whole_and_downloaded_whole(
+    window: Window, tmp_path: Path
+) -> None:
+    labels = ["rest, lying", "walk"] * 50
+    prediction = {
+        "step_labels": [*labels[:-1], "rest, lying"],
+        "step_scores": [0.9] * 100,
+        "probabilities": [[0.9, 0.1]] * 100,
+        "length": 100,
+    }
+    rows = [f'{name},{step},"{labels[step]}"' for name in ("a", "b") for step in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(["id,x,label", *rows]))
+    model = {"task": "per-step", "features": 1, "labels": ["rest, lying", "walk"], "attention": False}
+    page = imagined(window, model, prediction)
+    page.set_input_files("#file", tmp_path / "a.csv")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="accuracy 0.9900: 198 of 200 answers").wait_for()
+    with page.expect_download() as downloading:
+        page.click("#download")
+    with Path(downloading.value.path()).open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert json.loads(first["label"]) == json.loads(second["label"]) == labels
+    assert json.loads(first["answer"]) == prediction["step_labels"]
+    label, found = (page.locator("#file-table tbody td").nth(column).inner_text() for column in (2, 3))
+    assert len(label) <= 80
+    assert found.endswith("… (99 of 100)")
+    assert page.locator("#file-table .bad-text").count() == 0
+
+
+def test_labels_of_another_kind_than_the_answers_are_not_counted_as_wrong(window: Window, tmp_path: Path) -> None:
+    lines = [json.dumps({"steps": [[1.0]] * 3, "label": label}) for label in (["1", "1", "1"], "1")]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
+    page.set_input_files("#file", tmp_path / "a.jsonl")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="1 of 1").wait_for()
+
+
+def test_another_model_shows_its_own_example_and_no_label_of_the_one_before(window: Window) -> None:
+    def state(route: Any) -> None:
+        document = route.fetch().json()
+        (first, *_) = document["models"]
+        events = first | {"model": "events", "version": "7", "task": "per-step", "labels": ["rest", "walk"]}
+        route.fulfill(json=document | {"models": [events, first]})
+
+    def examples(route: Any) -> None:
+        name = "events" if "model=events" in route.request.url else "vowels"
+        label = ["rest", "walk", "walk"] if name == "events" else "1"
+        route.fulfill(body=json.dumps({"id": f"of {name}", "steps": [[0.5] * 12] * 3, "label": label}) + "\n")
+
+    def predict(route: Any) -> None:
+        of_events = json.loads(route.request.post_data)["model"] == "events"
+        of_steps = {
+            "step_labels": ["rest"] * 3,
+            "step_scores": [0.9] * 3,
+            "probabilities": [[0.9, 0.1]] * 3,
+            "length": 3,
+        }
+        labels = ["rest", "walk"] if of_events else ["1", "2"]
+        route.fulfill(json={"labels": labels, "predictions": [of_steps if of_events else ANSWER]})
+
+    for path, answers in {"**/console/state": state, "**/console/examples*": examples, "**/predict": predict}.items():
+        window.page.route(path, answers)
+    page = answered(window)
+    note, facts = page.locator("#sequence-note"), page.locator(".answer .facts")
+    facts.locator("li", has_text="1 of 3 steps as the data says").wait_for()
+    page.select_option("#model", "japanese-vowels")
+    facts.locator("li", has_text="the data says: 1").wait_for()
+    assert "recording of vowels of the data of japanese-vowels" in note.inner_text()
+    page.click("#fewer")
+    facts.locator("li", has_text="3 steps computed").wait_for()
+    page.locator("#signal").focus()
+    page.keyboard.press("ArrowUp")
+    page.locator("#sequence-note", has_text="changed").wait_for()
+    page.select_option("#model", "events")  # what the user has changed stays, without a label
+    page.locator("#answers h3", has_text="events").wait_for()
+    assert "the data of japanese-vowels, changed" in note.inner_text()
+    assert "the data says" not in facts.inner_text()
+    assert page.locator("#signal rect.true-label").count() == 0
 
 
 def test_the_default_version_is_tried_first_and_its_aliases_are_seen(browser: Any, tmp_path: Path) -> None:

@@ -81,10 +81,25 @@ def test_of_a_file_with_too_many_values_the_first_sequences_are_read(tmp_path: P
     assert found["left_out"] == 3
 
 
-def test_long_ids_and_labels_are_cut(tmp_path: Path) -> None:
-    lines = json.dumps({"id": "i" * 5000, "steps": [[1]], "label": ["l" * 5000, "m"]})
+def test_long_ids_are_cut_and_labels_are_whole_each_by_itself(tmp_path: Path) -> None:
+    labels = ["walk, fast", "l" * 500, *["rest"] * 200]
+    lines = json.dumps({"id": "i" * 5000, "steps": [[1]] * 202, "label": labels})
     (one,) = read(tmp_path, "a.jsonl", lines)["sequences"]
-    assert len(one["id"]) == len(one["label"]) == file_reader.MOST_CHARACTERS
+    assert len(one["id"]) == file_reader.MOST_CHARACTERS
+    assert list(one["label"]) == labels
+
+
+def test_labels_of_steps_in_a_table_are_an_array_too(tmp_path: Path) -> None:
+    rows = "".join(f'a,{2 * pair},"walk, fast"\na,{2 * pair + 1},rest\n' for pair in range(50))
+    (one,) = read(tmp_path, "a.csv", f"id,x,label\n{rows}")["sequences"]
+    assert list(one["label"]) == ["walk, fast", "rest"] * 50
+
+
+def test_labels_count_as_values_by_their_length(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"id": str(i), "steps": [[1, 2]] * 3, "label": "l" * 118}) for i in range(5))
+    found = read(tmp_path, "a.jsonl", lines, most=2 * (6 + 10))
+    assert [each["id"] for each in found["sequences"]] == ["0", "1"]
+    assert found["left_out"] == 3
 
 
 async def upload(service: Service, name: str, content: bytes, kind: str = "values", **headers: str) -> Any:

@@ -25,12 +25,13 @@ from lengthwise.repository import modest
 
 MOST_SEQUENCES: Final = 1000
 MOST_PROBLEMS: Final = 20
-MOST_CHARACTERS: Final = 200  # of an id, a label or a problem: in a Parquet file, a thousand long ones may be one
+MOST_CHARACTERS: Final = 200  # of an id or a problem: in a Parquet file, a thousand long ones may be one
+_VALUE_BYTES: Final = 12  # labels count as values, by their bytes in the answer: they are whole, and of any length
 MOST_GROUP_VALUES: Final = 2**22  # of one row group of a Parquet file, which says so before they are read
 
 
 def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None) -> dict[str, Any]:
-    """The sequences of a file, as many as the limits allow."""
+    """The sequences of a file, as many as the limits allow; a label is a string, or of several an array of them."""
     if path.suffix == ".parquet":
         _check_groups(path)
     taken: list[str] = []
@@ -43,13 +44,11 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         if isinstance(record, BadRecord):
             problems.add(str(record.error).replace(f"{path.parent}/", "")[:MOST_CHARACTERS])
             continue
-        values += record.steps.size
+        values += record.steps.size + len(orjson.dumps(record.label)) // _VALUE_BYTES
         if values > most_values or len(sequences) == MOST_SEQUENCES:
             left_out += 1
         else:
-            label = record.label if isinstance(record.label, str | None) else ", ".join(record.label)
-            shown = None if label is None else label[:MOST_CHARACTERS]
-            sequences.append({"id": record.id[:MOST_CHARACTERS], "label": shown, "steps": record.steps})
+            sequences.append({"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps})
     said = "".join(taken).removeprefix(f"{path}: ")
     return {
         "sequences": sequences,

@@ -1,6 +1,6 @@
 // An answer as people read it: the label, probabilities as bars, what was missing, and refusals with their places.
 
-import { duration, labelColour, make, short, swatch } from "./dom.js";
+import { counted, cut, duration, labelColour, make, short, swatch } from "./dom.js";
 
 const MOST_BARS = 12;
 
@@ -59,16 +59,39 @@ function stepLabels(prediction, labels) {
 }
 
 function facts(prediction, answer, sequence, beside) {
-  const lines = [`${prediction.length} ${prediction.length === 1 ? "step" : "steps"} computed`];
+  const lines = [`${counted(prediction.length, "step")} computed`];
   if (sequence.leftOut) lines[0] += `, ${sequence.leftOut} left out`;
-  if (sequence.missing) lines.push(`${sequence.missing} values were missing`);
-  if (prediction.windows) lines.push(`answered in ${prediction.windows.length} windows`);
+  if (sequence.missing) lines.push(`${counted(sequence.missing, "value")} ${sequence.missing === 1 ? "was" : "were"} missing`);
+  if (prediction.windows) lines.push(`answered in ${counted(prediction.windows.length, "window")}`);
   const stages = Object.fromEntries([...(answer.timing ?? "").matchAll(/([\w-]+);dur=([\d.]+)/g)].map((part) => [part[1], Number(part[2])]));
   const told = Object.entries(stages).map(([stage, ms]) => `${stage} ${duration(ms / 1000)}`);
   lines.push(`${duration(answer.milliseconds / 1000)} here${told.length ? ` (${told.join(", ")})` : ""}`);
-  if (sequence.label !== null && sequence.label !== undefined) lines.push(`the data says: ${sequence.label}`);
+  lines.push(...truth(prediction, answer.labels, sequence));
   if (beside) lines.push(comparison(prediction, beside));
   return make("ul", { class: "facts" }, ...lines.map((text) => make("li", { text })));
+}
+
+/** What the data says, where it can be compared: the label, or of a model with an answer for each step how many are right. */
+function truth(prediction, labels, sequence) {
+  const { label } = sequence;
+  const [right, compared] = hits(sequence, prediction);
+  if (prediction.step_labels) return compared ? [`${right} of ${counted(compared, "step")} as the data says`] : [];
+  if (!compared) return [];
+  const known = [label].flat().every((each) => labels.includes(each));
+  return [`the data says: ${cut([label].flat().join(", ") || "none")}${known ? "" : ", which is no label of this model"}`];
+}
+
+/** How many answers are the label, and how many were compared: one, or of a model with an answer for each step one a step. */
+export function hits(sequence, prediction) {
+  const { label } = sequence;
+  if (label === null || label === undefined || prediction.error) return [0, 0];
+  if (prediction.label !== undefined) return Array.isArray(label) ? [0, 0] : [Number(prediction.label === label), 1];
+  const sorted = (labels) => JSON.stringify([labels].flat().toSorted());
+  if (prediction.assigned) return [Number(sorted(prediction.assigned) === sorted(label)), 1];
+  const wanted = sequence.stepLabels;
+  if (!wanted) return [0, 0];
+  const pairs = prediction.step_labels.map((found, i) => [found, wanted[i]]).filter(([found]) => found !== null);
+  return [pairs.filter(([found, each]) => found === each).length, pairs.length];
 }
 
 function comparison(prediction, beside) {

@@ -32,6 +32,12 @@ export function offer(select, pairs) {
   if (pairs.some(([value]) => value === before)) select.value = before;
 }
 
+/** `1 step`, `2 steps`. */
+export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+/** The start of a long text. */
+export const cut = (text, most = 80) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
 /** A number for people: three digits that matter. */
 export function short(value, unit = "") {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";

@@ -1,6 +1,7 @@
 // The answers to all sequences of a file: a table with the accuracy, and a download.
 
-import { byId, make } from "./dom.js";
+import { hits } from "./answers.js";
+import { byId, counted, cut, make } from "./dom.js";
 
 const HEADS = ["Sequence", "Steps", "Label", "Answer", "Probability"];
 const AT_ONCE = 64;
@@ -50,23 +51,25 @@ export class FileTable {
     const sum = (name) => this.rows.reduce((total, row) => total + row[name], 0);
     const [right, compared] = [sum("right"), sum("compared")];
     const failed = this.rows.filter((row) => row.error).length;
-    const said = [`${this.rows.length} sequences by ${name}`];
+    const said = [`${counted(this.rows.length, "sequence")} by ${name}`];
     if (compared) said.push(`accuracy ${(right / compared).toFixed(4)}: ${right} of ${compared} answers are the label`);
     if (failed) said.push(`${failed} without an answer`);
     byId("file-note").textContent = `${said.join("; ")}.`;
-    const cells = (row) => [row.id, row.steps, row.label ?? "", row.error ?? row.answer, row.probability?.toFixed(4) ?? ""];
+    const hit = (row) => (row.compared > 1 ? ` (${row.right} of ${row.compared})` : "");
+    const cells = (row) => [row.id, row.steps, shown(row.label), row.error ?? shown(row.answer) + hit(row), row.probability?.toFixed(4) ?? ""];
     const lines = this.rows.map((row, place) => {
       const [first, ...rest] = cells(row);
       const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(place) });
-      return make("tr", { class: row.error || row.right < row.compared ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
+      return make("tr", { class: row.error || 2 * row.right < row.compared ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
     });
     byId("file-table").replaceChildren(make("thead", {}, make("tr", {}, ...HEADS.map((text) => make("th", { text, scope: "col" })))), make("tbody", {}, ...lines));
   }
 
-  /** The table as a CSV file. */
+  /** The table as a CSV file; several labels of a row are a JSON array, so that a comma in one of them splits nothing. */
   download() {
     const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-    const lines = this.rows.map((row) => [row.id, row.steps, row.label, row.answer, row.probability, row.error].map(quoted).join(","));
+    const whole = (labels) => (Array.isArray(labels) ? JSON.stringify(labels) : labels);
+    const lines = this.rows.map((row) => [row.id, row.steps, whole(row.label), whole(row.answer), row.probability, row.error].map(quoted).join(","));
     const file = new Blob([`id,steps,label,answer,probability,error\n${lines.join("\n")}\n`], { type: "text/csv" });
     const link = make("a", { href: URL.createObjectURL(file), download: "answers.csv" });
     link.click();
@@ -74,26 +77,26 @@ export class FileTable {
   }
 }
 
+/** Labels for people: of the same ones in a row, how many they are. */
+function shown(labels) {
+  const runs = [];
+  for (const label of [labels ?? ""].flat()) {
+    if (runs.length && runs.at(-1).label === label) runs.at(-1).count += 1;
+    else runs.push({ label, count: 1 });
+  }
+  return cut(runs.map(({ label, count }) => `${label ?? "–"}${count > 1 ? ` × ${count}` : ""}`).join(", "));
+}
+
 function rowOf(sequence, place, prediction) {
-  const [right, compared] = hits(sequence.label, prediction);
+  const [right, compared] = hits(sequence, prediction);
   return {
     id: sequence.id || String(place + 1),
     steps: sequence.length,
-    label: Array.isArray(sequence.label) ? sequence.label.join(", ") : sequence.label,
-    answer: prediction.label ?? (prediction.assigned ?? prediction.step_labels)?.join(", ") ?? null,
+    label: sequence.label,
+    answer: prediction.label ?? prediction.assigned ?? prediction.step_labels ?? null,
     probability: prediction.score ?? null,
     error: prediction.error ?? null,
     right,
     compared,
   };
-}
-
-/** How many answers are the label, and how many were compared: one, or of a model with an answer for each step one a step. */
-function hits(label, prediction) {
-  if (label === null || label === undefined || prediction.error) return [0, 0];
-  if (prediction.label !== undefined) return [Number(prediction.label === label), 1];
-  const wanted = Array.isArray(label) ? label : label.split(", ");
-  if (prediction.assigned) return [Number(prediction.assigned.toSorted().join() === wanted.toSorted().join()), 1];
-  const pairs = prediction.step_labels.map((found, i) => [found, wanted[i]]).filter(([found]) => found !== null);
-  return [pairs.filter(([found, each]) => found === each).length, pairs.length];
 }

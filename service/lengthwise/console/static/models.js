@@ -1,6 +1,6 @@
 // What is served, what each version promises, and what is refused and why.
 
-import { byId, make, short } from "./dom.js";
+import { byId, counted, make, short } from "./dom.js";
 
 const HEADS = ["Model", "State", "Version", "Accuracy", "Takes", "Answers", "Missing values", "Runs on", "Promises"];
 
@@ -40,7 +40,7 @@ function accuracyOf(model) {
   return said.join("; ") || "not known";
 }
 
-const takes = (model) => (model.input === "tokens" ? `tokens of ${model.vocabulary}` : `${model.features} ${model.features === 1 ? "feature" : "features"}`);
+const takes = (model) => (model.input === "tokens" ? `tokens of ${model.vocabulary}` : counted(model.features, "feature"));
 
 function answersOf(model) {
   const count = model.labels.length;

@@ -1,11 +1,13 @@
 // The slider that adds padding, junk or neighbours, and compares each answer with the first one, digit by digit.
 
-import { byId, draw, short } from "./dom.js";
+import { byId, counted, draw, short } from "./dom.js";
 import { flat } from "./answers.js";
 import { invent, usualLength, normal } from "./sequence.js";
 
 /** How much is added at each place of the slider. */
 export const AMOUNTS = [0, 1, 2, 4, 8, 16, 32, 48, 63];
+
+const GLANCE = [0, 1, 5, 8]; // places that are tried without being asked
 
 const NOTES = {
   padding: "Steps of zeros behind the sequence, with step_mask false: the way to send a rectangle to this server.",
@@ -25,7 +27,10 @@ export class PaddingTrial {
     this.slider.addEventListener("input", () => this.label());
     this.slider.addEventListener("change", () => this.run([0, Number(this.slider.value)]));
     byId("sweep").addEventListener("click", () => this.run(AMOUNTS.keys()));
-    for (const radio of document.querySelectorAll("input[name=added]")) radio.addEventListener("change", () => this.reset());
+    for (const radio of document.querySelectorAll("input[name=added]")) radio.addEventListener("change", () => {
+      this.reset();
+      this.glance();
+    });
     new ResizeObserver(() => this.paint()).observe(byId("padding-picture"));
     this.reset();
   }
@@ -39,7 +44,7 @@ export class PaddingTrial {
     this.seen = new Map();
     this.turn = (this.turn ?? 0) + 1;
     byId("added-note").textContent = NOTES[this.kind];
-    this.verdict("", "Move the slider: the answer is asked for again and compared digit by digit.");
+    this.verdict("", "Once there is an answer, it is asked for again with more and more of it, and compared digit by digit.");
     this.label();
     this.paint();
   }
@@ -47,18 +52,31 @@ export class PaddingTrial {
   label() {
     const amount = AMOUNTS[this.slider.value];
     const unit = this.kind === "neighbours" ? "neighbour" : "step";
-    byId("amount-text").textContent = `${amount} ${unit}${amount === 1 ? "" : "s"}`;
+    byId("amount-text").textContent = counted(amount, unit);
     this.slider.setAttribute("aria-valuetext", byId("amount-text").textContent);
   }
 
+  /** Tries a few places by itself. */
+  glance() {
+    return this.try(GLANCE, () => {});
+  }
+
+  /** Tries places, and moves the slider along. */
   async run(places) {
-    const turn = this.turn;
     const button = byId("sweep");
     button.disabled = true;
+    await this.try(places, (place) => {
+      this.slider.value = place;
+      this.label();
+    });
+    button.disabled = false;
+  }
+
+  async try(places, show) {
+    const turn = this.turn;
     try {
       for (const place of places) {
-        this.slider.value = place;
-        this.label();
+        show(place);
         if (!this.seen.has(place)) {
           const answer = await this.ask(this.body(AMOUNTS[place]));
           if (turn !== this.turn) return;
@@ -68,9 +86,7 @@ export class PaddingTrial {
         this.judge();
       }
     } catch (error) {
-      this.verdict("bad", error.message);
-    } finally {
-      button.disabled = false;
+      if (turn === this.turn) this.verdict("bad", error.message);
     }
   }
 

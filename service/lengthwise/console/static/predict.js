@@ -1,7 +1,7 @@
 // The part "Predict": a sequence, its answer, another version beside it, padding, and the call elsewhere.
 
 import { answerOf, refusalOf } from "./answers.js";
-import { byId, colourOf, draw, make, offer } from "./dom.js";
+import { byId, colourOf, counted, cut, draw, make, offer } from "./dom.js";
 import { FileTable } from "./file_table.js";
 import { PaddingTrial } from "./padding.js";
 import { Sequence, invent, parse, usualLength } from "./sequence.js";
@@ -87,12 +87,18 @@ export class Predict {
     }
     this.offerVersions();
     for (const each of document.querySelectorAll(".of-features")) each.hidden = this.model.input === "tokens";
+    const { sequence } = this;
+    if (sequence?.of && sequence.of !== this.model.model) {
+      if (!sequence.edited) return this.example(); // it shows what another model knows, and its labels are not this one's
+      sequence.label = null;
+    }
     const fits = this.sequence && this.sequence.isTokens === (this.model.input === "tokens") && (this.sequence.isTokens || this.sequence.features === this.model.features);
     return fits ? this.use(this.sequence) : this.example();
   }
 
   chooseVersion() {
     this.offerVersions();
+    this.signal.show(this.sequence, this.model);
     this.changed("version");
   }
 
@@ -111,9 +117,9 @@ export class Predict {
     this.upload.forget();
     const real = this.kept[this.shownExamples++ % this.kept.length];
     this.offerMany([]);
-    if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up" }));
+    if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up", of: model.model }));
     const steps = real.steps.map((step) => (Array.isArray(step) || model.input === "tokens" ? step : [step]));
-    this.use(new Sequence(steps, { ...real, origin: `recording ${real.id} of the model's data` }));
+    this.use(new Sequence(steps, { ...real, origin: `recording ${real.id} of the data of ${model.model}`, of: model.model }));
   }
 
   openPaste(open) {
@@ -130,7 +136,7 @@ export class Predict {
     try {
       const found = read();
       this.upload.forget();
-      this.useMany(found, `${found.length} sequences`);
+      this.useMany(found, counted(found.length, "sequence"));
       then();
     } catch (error) {
       this.refuse(error.message);
@@ -160,7 +166,7 @@ export class Predict {
     this.table.clear();
     byId("choice").hidden = sequences.length < 2;
     byId("choice-note").textContent = note;
-    offer(byId("chosen"), sequences.map((each, i) => [i, `${each.id || i + 1}: ${each.length} steps${each.label ? `, label ${each.label}` : ""}`]));
+    offer(byId("chosen"), sequences.map((each, i) => [i, `${each.id || i + 1}: ${counted(each.length, "step")}${typeof each.label === "string" ? `, label ${cut(each.label)}` : ""}`]));
     byId("chosen").value = "0";
   }
 
@@ -208,6 +214,7 @@ export class Predict {
         button.setAttribute("aria-pressed", String(!this.sequence.featureMask[i]));
         this.signal.forget();
         this.signal.paint();
+        this.sumUp(names);
         this.changed("mask");
       });
       button.addEventListener("pointerenter", () => this.signal.near(i));
@@ -216,7 +223,18 @@ export class Predict {
     });
     byId("features").classList.toggle("many", this.signal.isMap);
     byId("features").replaceChildren(...chips);
-    byId("features").hidden = !chips.length;
+    const part = byId("features-part");
+    part.hidden = !chips.length;
+    if (part.count !== chips.length) part.open = !this.signal.isMap; // many would push the answer off the screen
+    part.count = chips.length;
+    part.firstElementChild.hidden = !this.signal.isMap;
+    this.sumUp(names);
+  }
+
+  /** What stands for the features while they are hidden. */
+  sumUp(names) {
+    const missing = this.sequence.featureMask.filter((kept) => !kept).length;
+    byId("features-sum").textContent = `${counted(names.length, "feature")}${missing ? `, ${missing} sent as missing` : ""}`;
   }
 
   note(text, wrong = false) {
@@ -227,11 +245,12 @@ export class Predict {
   changed(what) {
     this.turn += 1; // an answer that is on its way is of what was there before
     const { sequence } = this;
-    if (what === "values" && sequence.origin && !sequence.origin.endsWith("changed")) sequence.origin += ", changed";
+    if (what === "values" && sequence.origin && !sequence.edited) sequence.origin += ", changed";
+    sequence.edited ||= what === "values";
     byId("signal").classList.remove("stale");
-    const parts = [`${sequence.length} ${sequence.length === 1 ? "step" : "steps"}${sequence.isTokens ? " (tokens)" : ` × ${sequence.features} features`}`];
+    const parts = [`${counted(sequence.length, "step")}${sequence.isTokens ? " (tokens)" : ` × ${counted(sequence.features, "feature")}`}`];
     if (sequence.leftOut) parts.push(`${sequence.leftOut} left out`);
-    if (sequence.missing) parts.push(`${sequence.missing} values missing${this.model?.missing === "refuse" ? ", which this model refuses" : ""}`);
+    if (sequence.missing) parts.push(`${counted(sequence.missing, "value")} missing${this.model?.missing === "refuse" ? ", which this model refuses" : ""}`);
     if (sequence.origin) parts.push(sequence.origin);
     this.note(parts.join(" · "));
     byId("length").value = sequence.length;
@@ -268,6 +287,7 @@ export class Predict {
     byId("answers").replaceChildren(...elements);
     if (predictions[0]?.step_labels) this.signal.showStepLabels(predictions[0].step_labels, answers[0].labels);
     else if (predictions[0]?.attention) this.signal.showAttention(predictions[0].attention);
+    if (predictions[0]) this.padding.glance();
   }
 
   // The call elsewhere.

@@ -2,11 +2,12 @@
 
 /** One sequence: `steps` are arrays of numbers and nulls, or token ids. */
 export class Sequence {
-  /** `origin` says where it comes from; `names` are those of its features. */
-  constructor(steps, { id = "", label = null, origin = "", names = null } = {}) {
+  /** `origin` says where it comes from; `of` is the model whose example it is; `names` are those of its features. */
+  constructor(steps, { id = "", label = null, origin = "", of = null, names = null } = {}) {
     this.steps = steps;
     this.names = names;
     this.origin = origin;
+    this.of = of;
     this.id = id;
     this.label = label;
     this.stepMask = steps.map(() => true);
@@ -34,6 +35,12 @@ export class Sequence {
     if (this.isTokens) return 0;
     const masked = (value, feature) => value === null || !this.featureMask[feature];
     return this.steps.reduce((sum, step, i) => sum + (this.stepMask[i] ? step.filter(masked).length : 0), 0);
+  }
+
+  /** The label of each step, for a model that answers each step; null without labels. One label is that of all steps. */
+  get stepLabels() {
+    if (typeof this.label === "string") return this.steps.map(() => this.label);
+    return Array.isArray(this.label) && this.label.length >= this.length ? this.label.slice(0, this.length) : null;
   }
 
   /** Makes the sequence longer, by its last step again, or shorter. */

@@ -11,7 +11,7 @@ const LEFT = 62;
 const RIGHT = 8;
 const TOP = 10;
 const STRIP = 16;
-const BOTTOM = 50;
+const BOTTOM = 32; // without strips
 
 export class Signal {
   /** `changed(what)` is called after each change of the sequence: "mask" or "values". */
@@ -42,7 +42,14 @@ export class Signal {
   }
 
   get plot() {
-    return this.height - TOP - BOTTOM;
+    return this.height - TOP - BOTTOM - this.strips.length * (STRIP + 2);
+  }
+
+  /** What stands below the curves, of this model and sequence: the true labels, and what is answered for each step. */
+  get strips() {
+    const { task, attention } = this.model ?? {};
+    if (task === "per-step") return this.sequence.stepLabels ? ["true", "answered"] : ["label"];
+    return attention ? ["attention"] : [];
   }
 
   get inner() {
@@ -146,27 +153,33 @@ export class Signal {
     ]);
   }
 
-  /** Attention, the warmer the more of it a step had; or the label of each step. */
+  /** The strips: attention, the warmer the more of it a step had; or the labels of each step. */
   strip(slot) {
-    const y = TOP + this.plot + 16 - (this.sequence.isTokens ? 0 : 8);
-    const parts = [draw("rect", { class: "strip", x: LEFT, y, width: this.inner, height: STRIP })];
-    const cell = (i, options, text) => {
-      const made = draw("rect", { x: this.x(i) - slot / 2, y, width: slot, height: STRIP, ...options });
-      made.append(draw("title", { text: `step ${i + 1}: ${text}` }));
-      return made;
-    };
-    if (this.stepLabels) {
-      const { labels, names } = this.stepLabels;
-      const fill = (label) => (label === null ? "none" : labelColour(names.indexOf(label), names.length));
-      parts.push(...labels.map((label, i) => cell(i, { class: "step-label", fill: fill(label) }, label ?? "left out")));
-    } else if (this.attention) {
+    const top = TOP + this.plot + 16 - (this.sequence.isTokens ? 0 : 8);
+    return this.strips.flatMap((name, place) => {
+      const y = top + place * (STRIP + 2);
+      const frame = draw("rect", { class: "strip", x: LEFT, y, width: this.inner, height: STRIP });
+      const cells = this.cells(name);
+      if (!cells) return [frame];
+      const drawn = cells.map(({ text, ...options }, i) => {
+        const made = draw("rect", { x: this.x(i) - slot / 2, y, width: slot, height: STRIP, ...options });
+        made.append(draw("title", { text: `step ${i + 1}: ${text}` }));
+        return made;
+      });
+      return [frame, ...drawn, draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: name })];
+    });
+  }
+
+  /** The cells of a strip, one a step; null while they are not known. */
+  cells(strip) {
+    if (strip === "attention") {
       const share = 1 / Math.max(this.sequence.length - this.sequence.leftOut, 1);
-      parts.push(...this.attention.map((weight, i) => cell(i, { class: "attention", "fill-opacity": Math.min(weight / share / STRONG, 1).toFixed(3) }, `attention ${short(weight)}`)));
-    } else {
-      return parts;
+      return this.attention?.map((weight) => ({ class: "attention", "fill-opacity": Math.min(weight / share / STRONG, 1).toFixed(3), text: `attention ${short(weight)}` }));
     }
-    parts.push(draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: this.stepLabels ? "label" : "attention" }));
-    return parts;
+    const { labels: names } = this.model;
+    const fill = (label) => (names.includes(label) ? labelColour(names.indexOf(label), names.length) : "none");
+    if (strip === "true") return this.sequence.stepLabels.map((label) => ({ class: "true-label", fill: fill(label), text: `the data says ${label}` }));
+    return this.stepLabels?.map((label) => ({ class: "step-label", fill: fill(label), text: label ?? "left out" }));
   }
 
   showAttention(weights) {
@@ -180,8 +193,9 @@ export class Signal {
 
   /** Shows the label of each step; `names` are all labels. */
   showStepLabels(labels, names) {
-    this.stepLabels = { labels, names };
-    byId("strip-legend").replaceChildren("Label of each step:", ...names.map((name, i) => swatch(labelColour(i, names.length), name)));
+    this.stepLabels = labels;
+    const which = this.strips.includes("true") ? "Label of each step, the data's above the answer's:" : "Label of each step:";
+    byId("strip-legend").replaceChildren(which, ...names.map((name, i) => swatch(labelColour(i, names.length), name)));
     this.paint();
   }
 

@@ -1,6 +1,6 @@
 // Files: small ones of JSON are read here, all others by the server; of a table, the user may choose the columns.
 
-import { byId, make, offer } from "./dom.js";
+import { byId, counted, make, offer } from "./dom.js";
 import { Sequence, parse } from "./sequence.js";
 import { readFile } from "./service.js";
 
@@ -41,19 +41,19 @@ export class Upload {
       if (file.size > limits.max_body_bytes) throw new Error(`it has ${file.size.toLocaleString("en")} bytes, and the server takes ${limits.max_body_bytes.toLocaleString("en")}`);
       if (READ_HERE.test(file.name)) {
         const found = parse(await file.text(), model);
-        return this.use(found, `${found.length} sequences`);
+        return this.use(found, counted(found.length, "sequence"));
       }
       const read = await readFile(file, model, columns);
       const taken = read.columns;
       if (taken) this.offerColumns([...ROLES.map((role) => taken[role]).filter(Boolean), ...taken.values, ...taken.left_out], taken);
       if (!read.sequences.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
       const count = read.sequences[0].steps[0].length;
-      if (model.input === "values" && count !== model.features) throw new Error(`the model takes ${model.features} ${model.features === 1 ? "feature" : "features"} a step, and it has ${count}${taken ? `: ${taken.values.join(", ")}. Choose the columns` : ""}`);
+      if (model.input === "values" && count !== model.features) throw new Error(`the model takes ${counted(model.features, "feature")} a step, and it has ${count}${taken ? `: ${taken.values.join(", ")}. Choose the columns` : ""}`);
       const found = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name, names: taken?.values }));
-      const left = read.left_out ? [`${read.left_out} more were left out`] : [];
+      const left = read.left_out ? [`${read.left_out} more ${read.left_out === 1 ? "was" : "were"} left out`] : [];
       const wrong = read.problems.length ? [`not read: ${read.problems.slice(0, 3).join("; ")}`] : [];
       byId("taken").textContent = `Taken as ${[read.taken, ...wrong].join("; ")}.`;
-      this.use(found, [`${found.length} sequences`, ...left, ...(taken ? [] : wrong), ...read.doubts].join("; "));
+      this.use(found, [counted(found.length, "sequence"), ...left, ...(taken ? [] : wrong), ...read.doubts].join("; "));
     } catch (error) {
       if (byId("columns").hidden && TABLE.test(file.name)) await this.offerHeader();
       this.refuse(`${file.name} cannot be read: ${error.message}.`.replace("..", "."));
