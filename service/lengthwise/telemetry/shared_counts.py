@@ -4,6 +4,9 @@ The memory has a row for each model, its labels and the cells of its `ModelMetri
 that called it. A cell is written where a list would be, at the end of each call and batch, so of a process that is
 killed only those counts are missing that it had not made yet. (The multiprocess mode of prometheus-client looks up and
 packs a value and its time for each count.)
+
+The first byte of a label is written last and cleared first: a process that is killed meanwhile leaves no half of one.
+Before the rows stands how many were ever in use, so that whoever reads them touches no others.
 """
 
 from __future__ import annotations
@@ -13,22 +16,23 @@ from typing import Final, cast
 
 from lengthwise.telemetry.metrics import CELLS, STATUSES, ModelMetrics
 
-_LABEL_BYTES: Final = 336
+LABEL_BYTES: Final = 336
 """A folder's name of 255 bytes, the digits of a version, and the name of a key."""
 _MODELS: Final = 512
-"""Models at once. Memory that was never written takes none."""
+"""Models at once."""
 _NAMES: Final = 1024
 """Names of keys, each for every model that was called with it."""
-_MODELS_BYTES: Final = _MODELS * (_LABEL_BYTES + 8 * CELLS)
-BYTES: Final = _MODELS_BYTES + _NAMES * (_LABEL_BYTES + 8 * len(STATUSES))
+HEAD_BYTES: Final = 8
+MODELS_BYTES: Final = HEAD_BYTES + _MODELS * (LABEL_BYTES + 8 * CELLS)
+BYTES: Final = MODELS_BYTES + HEAD_BYTES + _NAMES * (LABEL_BYTES + 8 * len(STATUSES))
 
 
 class SharedCounts:
     """The rows of one process in `[BYTES]` of shared memory, all zero at first."""
 
     def __init__(self, memory: memoryview) -> None:
-        self._models = _Rows(memory[:_MODELS_BYTES], CELLS)
-        self._names = _Rows(memory[_MODELS_BYTES:], len(STATUSES))
+        self._models = _Rows(memory[:MODELS_BYTES], CELLS)
+        self._names = _Rows(memory[MODELS_BYTES:], len(STATUSES))
 
     def claim(self, name: str, version: str, *key: str) -> MutableSequence[float] | None:
         """The cells of a model, or of a key that called it; all zero. None if no row is left."""
@@ -63,9 +67,10 @@ class _Rows:
     """Rows of labels and as many `cells` each, as many as the memory has room for."""
 
     def __init__(self, memory: memoryview, cells: int) -> None:
-        self._memory = memory
-        self._bytes = _LABEL_BYTES + 8 * cells
-        self._places = range(len(memory) // self._bytes)
+        self._used = memory[:HEAD_BYTES].cast("q")  # rows that were ever in use
+        self._memory = memory[HEAD_BYTES:]
+        self._bytes = LABEL_BYTES + 8 * cells
+        self._places = range(len(self._memory) // self._bytes)
         self._claimed: dict[tuple[str, ...], int] = {}
 
     def claim(self, labels: tuple[str, ...]) -> MutableSequence[float] | None:
@@ -73,10 +78,12 @@ class _Rows:
         claimed = set(self._claimed.values())
         free = next((place for place in self._places if place not in claimed), None)
         label = "\n".join(labels).encode()
-        if free is None or len(label) >= _LABEL_BYTES:
+        if free is None or len(label) >= LABEL_BYTES:
             return None
         self._claimed[labels] = free
-        self._label(free)[: len(label)] = label
+        self._used[0] = max(self._used[0], free + 1)
+        self._label(free)[1 : len(label)] = label[1:]
+        self._label(free)[0] = label[0]
         return self.cells(free)
 
     def release(self, first: tuple[str, ...]) -> None:
@@ -86,24 +93,25 @@ class _Rows:
 
     def places(self) -> dict[tuple[str, ...], int]:
         """The row of each labels, by whichever process."""
-        written = ((place, bytes(self._label(place)).rstrip(b"\0")) for place in self._places)
-        return {tuple(label.decode().split("\n")): place for place, label in written if label}
+        written = ((place, bytes(self._label(place)).rstrip(b"\0")) for place in self._places[: self._used[0]])
+        return {tuple(label.decode().split("\n")): place for place, label in written if label and label[0]}
 
     def clear(self) -> None:
         """Makes all rows zero."""
-        for place in self._places:
-            if self._label(place)[0]:
-                self._clear(place)
+        for place in self._places[: self._used[0]]:
+            self._clear(place)
+        self._used[0] = 0
 
     def cells(self, place: int) -> MutableSequence[float]:
         """The cells of a row."""
         first = place * self._bytes
-        return cast("MutableSequence[float]", self._memory[first + _LABEL_BYTES : first + self._bytes].cast("d"))
+        return cast("MutableSequence[float]", self._memory[first + LABEL_BYTES : first + self._bytes].cast("d"))
 
     def _clear(self, place: int) -> None:
         first = place * self._bytes
+        self._memory[first] = 0
         self._memory[first : first + self._bytes] = bytes(self._bytes)
 
     def _label(self, place: int) -> memoryview:
         first = place * self._bytes
-        return self._memory[first : first + _LABEL_BYTES]
+        return self._memory[first : first + LABEL_BYTES]
