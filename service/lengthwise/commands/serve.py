@@ -7,12 +7,11 @@ import logging
 import logging.config
 import signal
 import time
-import zlib
-from pathlib import Path
 from typing import Any
 
 import click
 
+from lengthwise.commands import HELD
 from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
 from lengthwise.settings import PREFIX, Settings, worker_task
@@ -40,6 +39,7 @@ def serve(**flags: Any) -> None:
         configure_logging(settings)
         from lengthwise.http.server import serve as run  # help needs no web server
 
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
         code = run(settings)
     except (KeyboardInterrupt, Exception) as error:
         if not _is_said_elsewhere(error):
@@ -52,7 +52,7 @@ def serve(**flags: Any) -> None:
 def _is_said_elsewhere(error: BaseException) -> bool:
     """Whether this is a worker, and what ends it needs no words of its own: the parent, or another worker, has said it.
 
-    At the first start, it makes a file for each error of its kind in the folder that all share.
+    At the first start, the first worker with an error says it for all.
     """
     task = worker_task()
     if task is None or isinstance(error, KeyboardInterrupt):
@@ -60,11 +60,9 @@ def _is_said_elsewhere(error: BaseException) -> bool:
     if task["restarts"]:
         return False
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
-    try:
-        Path(task["judgements"], f"said-{zlib.crc32(repr(error).encode())}").touch(exist_ok=False)
-    except OSError as failed:
-        return isinstance(failed, FileExistsError)  # another was first; where there is no room, each says it
-    return False
+    from lengthwise.http.worker import SharedMemory
+
+    return not SharedMemory(task["memory"], task["workers"]).is_first(task["place"], repr(error))
 
 
 class JsonLines(logging.Formatter):

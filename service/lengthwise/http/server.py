@@ -152,6 +152,7 @@ class Server(_PortServer):
         """Handles signals while serving; unlike uvicorn's, does not raise them again after a good end."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.ask())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*before])  # they were held until now
         try:
             yield
         finally:
