@@ -37,7 +37,7 @@ from lengthwise.settings import Settings, bundled_models
 from lengthwise.telemetry.call_record import ANYBODY, AccessLog, Caller, CallRecorder
 from lengthwise.telemetry.families import Family, Openings
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
-from lengthwise.telemetry.snapshots import Snapshot
+from lengthwise.telemetry.snapshots import Snapshot, taken
 from lengthwise.versions import Key, Policy
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Serving:
         )
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
-        self.inflight = Inflight(settings.max_inflight_bytes)
+        self.inflight = Inflight(settings.max_inflight_bytes, None if worker is None else worker.inflight)
         caller = ANYBODY if self.keys is None else Caller()
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer, caller)
         # Anyone who can change the bundled models can change the program too.
@@ -97,7 +97,7 @@ class Serving:
         process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.judge: Judge = judge or process or judging.judge
         if worker is not None:
-            self.judge = SharedJudge(self.judge, worker.judgements)
+            self.judge = SharedJudge(self.judge, worker.judging, worker.ask_from_thread)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         shadow = None if settings.shadow is None else Key.parse(settings.shadow)
         self._shadows = [] if shadow is None else [shadow]
@@ -129,6 +129,7 @@ class Serving:
             self.registry.unloaded = lambda: worker.ask("unloaded")
             self.registry.listeners.append(self._note_readiness)
             worker.answers["metrics"] = self._snapshot
+            worker.lives = lambda: self.alive
 
     async def _snapshot(self) -> Snapshot:
         return self.metrics.snapshot()
@@ -139,8 +140,10 @@ class Serving:
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its media type: of all processes that serve together."""
-        others = [] if self.worker is None else await self.worker.ask("metrics")
-        return self.metrics.exposition(accept, others)
+        if self.worker is None:
+            return self.metrics.exposition(accept)
+        own = self.metrics.collected()  # told to the parent before it is shown, so that nothing shown is lost
+        return self.metrics.exposition(accept, await self.worker.ask("metrics", taken(own)), own)
 
     async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready.

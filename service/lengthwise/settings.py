@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         ge=1,
         le=86_400,
         description="A batch that runs for longer than this, and for many times longer than predicted, hangs: /livez "
-        "then fails.",
+        "then fails. Of several workers, one whose event loop does not run for so long is replaced.",
     )
     header_timeout_seconds: float = Field(
         10, gt=0, le=3600, description="Longest time for a request's headers to arrive."

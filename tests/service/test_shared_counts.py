@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import tempfile
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.http.worker import ENDING, GIVE_WAY_SECONDS, NOT_READY_SECONDS, Worker
-from lengthwise.repository.judge_process import SharedJudge
+from lengthwise.http.worker import (
+    ENDING,
+    GIVE_WAY_SECONDS,
+    NOT_READY_SECONDS,
+    SILENT_SECONDS,
+    Worker,
+    shared_file,
+)
+from lengthwise.repository import judge_process
+from lengthwise.repository.judge_process import SharedJudge, Verdicts
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
@@ -51,6 +60,29 @@ def test_what_a_process_has_counted_is_read_when_it_is_gone() -> None:
     assert (found.valid_steps, found.padding_steps, found.sequence_length.total) == (75, 69, 75)
     SharedCounts(shared).clear()
     assert not any(shared)
+
+
+def test_of_a_place_that_was_being_labelled_or_freed_at_a_kill_nothing_is_read() -> None:
+    shared = memory()
+    label = shared_counts.HEAD_BYTES
+
+    SharedCounts(shared).claim("a-long-name", "1")
+    for first in (0, ord("a")):
+        shared[label] = first
+        assert list(SharedCounts(shared).places()) == ([] if not first else [("a-long-name", "1")])
+    shared[label : label + 2] = b"\0\xff"  # half of a character
+    assert list(SharedCounts(shared).models()) == []
+    SharedCounts(shared).clear()
+    assert not any(shared)
+
+
+def test_only_places_that_were_in_use_are_read() -> None:
+    shared = memory()
+    counts = SharedCounts(shared)
+    counts.claim("m", "1")
+    end = shared_counts.HEAD_BYTES + shared_counts.LABEL_BYTES + 8 * shared_counts.CELLS
+    shared[end : shared_counts.MODELS_BYTES] = b"x" * (shared_counts.MODELS_BYTES - end)  # whatever is there
+    assert list(SharedCounts(shared).places()) == [("m", "1")]
 
 
 def test_a_place_is_used_again_with_nothing_in_it() -> None:
@@ -132,12 +164,13 @@ def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_
 @pytest.fixture
 def pair() -> Iterator[list[Worker]]:
     """Two workers without a parent."""
-    with tempfile.TemporaryFile() as file:
+    with shared_file(2) as file:
         channels = [socket.socketpair() for _ in range(2)]
         made = []
         for place, (channel, _) in enumerate(channels):
-            task: dict[str, Any] = {"place": place, "workers": 2, "judgements": "", "unloaded": [], "sockets": {}}
+            task: dict[str, Any] = {"place": place, "workers": 2, "unloaded": [], "sockets": {}}
             made.append(Worker(task | {"memory": file.fileno(), "channel": channel.fileno()}))
+            made[-1].memory.put(place, beat=time.monotonic())
         yield made
         for one, other in channels:
             one.close()
@@ -159,6 +192,15 @@ def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -
     assert one.turn(2) == 0  # it was told that the other has two
     one.is_ready(False)
     assert other.turn(9) == 0
+
+
+def test_nothing_is_left_to_a_worker_that_hangs_nor_waited_for(pair: list[Worker]) -> None:
+    one, other = pair
+    other.is_ready(True)
+    other.memory.put(other.place, beat=time.monotonic() - SILENT_SECONDS - 1)
+    assert one.turn(7) == 0  # not ready itself, and with more connections
+    assert [worker["ready"] for worker in one.memory.described()] == [False, False]
+    assert one.ends()
 
 
 def test_the_last_worker_that_ends_is_told(pair: list[Worker]) -> None:
@@ -186,9 +228,20 @@ class Counting:
         return outcome
 
 
-def judged(tmp_path: Path, judge: Counting, name: str = "sums") -> Any:
-    model: Any = type("Task", (), {"manifest": manifest(name=name), "limits": None, "devices": ()})
-    return SharedJudge(judge, tmp_path)(model, Stopping())
+class Parent:
+    """What the parent of several workers keeps of judgements, and the lock of each."""
+
+    def __init__(self) -> None:
+        self._verdicts = Verdicts()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def ask(self, _: Stopping, call: str, *given: Any) -> Any:
+        answers = {"judgement": self._verdicts.find, "judged": self._verdicts.keep}
+        return asyncio.run(answers[call](*orjson.loads(orjson.dumps(given))))
+
+    def judged(self, judge: Counting, name: str = "sums") -> Any:
+        model: Any = type("Task", (), {"manifest": manifest(name=name), "limits": None, "devices": ()})
+        return SharedJudge(judge, lambda digest: self._locks[digest], self.ask)(model, Stopping())
 
 
 def verdict() -> Any:
@@ -205,34 +258,41 @@ def verdict() -> Any:
     )
 
 
-def test_a_model_is_judged_once_for_all_also_while_others_wait_for_it(tmp_path: Path) -> None:
-    judge = Counting(verdict(), verdict())
-    first, second = judged(tmp_path, judge), judged(tmp_path, judge)
+def test_a_model_is_judged_once_for_all_also_while_others_wait_for_it() -> None:
+    judge, parent = Counting(verdict(), verdict()), Parent()
+    first, second = parent.judged(judge), parent.judged(judge)
     assert judge.calls == 1
     assert (first.promise, first.costs, first.kernels) == (second.promise, second.costs, second.kernels)
     assert (first.measured, second.measured, second.cases, second.choice) == ({"b": 2}, None, (), None)  # kept once
     with ThreadPoolExecutor(4) as pool:
-        found = [*pool.map(lambda _: judged(tmp_path, judge, "other"), range(4))]
+        found = [*pool.map(lambda _: parent.judged(judge, "other"), range(4))]
     assert (judge.calls, len(found)) == (2, 4)
 
 
 @pytest.mark.parametrize("kind", [ModelError, VerificationError])
-def test_a_refusal_counts_for_those_that_ask_soon(kind: type[ModelError], tmp_path: Path) -> None:
-    judge = Counting(kind("no good"), verdict())
+def test_a_refusal_counts_for_those_that_ask_soon(kind: type[ModelError], monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, parent = Counting(kind("no good"), verdict()), Parent()
     for _ in range(2):
         with pytest.raises(kind, match="no good"):
-            judged(tmp_path, judge)
+            parent.judged(judge)
     assert judge.calls == 1
-    (kept,) = (path for path in tmp_path.iterdir() if path.suffix != ".lock")
-    os.utime(kept, (0, 0))
-    assert judged(tmp_path, judge).kernels == "avx2"
+    monkeypatch.setattr(judge_process, "REFUSED_SECONDS", -1.0)
+    assert parent.judged(judge).kernels == "avx2"
 
 
-def test_what_was_not_judged_is_tried_again(tmp_path: Path) -> None:
-    judge = Counting(NotJudged("no memory"), verdict())
+def test_what_was_not_judged_is_tried_again() -> None:
+    judge, parent = Counting(NotJudged("no memory"), verdict()), Parent()
     with pytest.raises(NotJudged):
-        judged(tmp_path, judge)
-    assert judged(tmp_path, judge).kernels == "avx2"
+        parent.judged(judge)
+    assert parent.judged(judge).kernels == "avx2"
+
+
+def test_of_judgements_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_process, "MOST_VERDICTS", 2)
+    judge, parent = Counting(*[verdict()] * 4), Parent()
+    for name in ("a", "b", "c", "b", "a"):
+        parent.judged(judge, name)
+    assert judge.calls == 4
 
 
 async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:

@@ -7,14 +7,12 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 from lengthwise.bench.launch import free_port
@@ -25,42 +23,7 @@ from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
 from tests.support import proc
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 from tests.support.waiting import wait_until
-
-GOOD = {"sequences": [[[0.5] * 12] * 3]}
-
-
-class Workers:
-    """A service of two workers, and what `/healthz` says of them."""
-
-    def __init__(self, server: ServerProcess, get: Callable[[str], httpx.Response] | None = None) -> None:
-        self.server = server
-        self._get = get or server.get
-
-    def __call__(self) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            with suppress(httpx.TransportError):  # it was of a worker that has just ended: ask again, on a new one
-                return list(self._get("/healthz").json()["workers"])
-            assert time.monotonic() < deadline, self.server.text
-
-    def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-        """The workers, once they are as they should be."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not good(found := self()):
-            assert time.monotonic() < deadline, (found, self.server.text)
-        return found
-
-    def ready(self) -> list[dict[str, Any]]:
-        return self.when(lambda found: all(one["ready"] for one in found))
-
-    def replaced(self, pid: int) -> list[dict[str, Any]]:
-        """The workers, once another one has the place of this one and all are ready."""
-        return self.when(lambda found: all(one["ready"] and one["pid"] != pid for one in found))
-
-
-def until_said(server: ServerProcess, words: str, times: int) -> None:
-    """Waits until the log has these words so often: a worker may be ready before its line has come here."""
-    wait_until(lambda: server.text.count(words) >= times, lambda: server.text)
+from tests.support.workers import GOOD, Workers, until_said
 
 
 @pytest.fixture(scope="module")
@@ -211,26 +174,19 @@ def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
         assert {server.predict(GOOD).status_code for _ in range(8)} == {503}
 
 
-def test_five_early_deaths_of_one_place_end_the_service() -> None:
+def test_five_early_deaths_of_each_worker_end_the_service() -> None:
     with started("--workers", "2") as server:
         Workers(server).ready()
         seen: set[int] = set()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while server.process.poll() is None and time.monotonic() < deadline:
             with suppress(OSError):  # one has just ended
-                for pid in proc.children(server.process.pid, "serve"):
-                    if pid not in seen and _is_worker(pid, place=1):
-                        seen.add(pid)
-                        os.kill(pid, signal.SIGKILL)
+                for pid in {*proc.children(server.process.pid, "serve")} - seen:
+                    seen.add(pid)
+                    os.kill(pid, signal.SIGKILL)
         assert server.end() == 1
-        assert len(seen) in (MOST_EARLY, MOST_EARLY + 1)  # the first one may have run for longer
-
-
-def _is_worker(pid: int, place: int) -> bool:
-    with suppress(OSError):  # it has just ended
-        task = proc.variables(pid).get("LENGTHWISE_WORKER")
-        return task is not None and orjson.loads(task)["place"] == place
-    return False
+        assert "no worker is ready, and each has ended 5 times early" in server.text
+        assert 2 * MOST_EARLY <= len(seen) <= 2 * MOST_EARLY + 4  # the first ones may have run for longer
 
 
 def test_a_worker_that_cannot_start_ends_it_with_its_reason(tmp_path: Path) -> None:

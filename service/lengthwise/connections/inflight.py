@@ -13,17 +13,20 @@ decoding a large body takes (`turns.LARGE_BODIES_AT_ONCE`), and the padded batch
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
+
 from lengthwise.errors import InflightFull, TooLarge
 
 
 class Inflight:
-    """Counts the bytes of all calls, and limits them."""
+    """Counts the bytes of all calls, and limits them; `cell` is where other processes see them too."""
 
-    __slots__ = ("bytes", "max_bytes")
+    __slots__ = ("bytes", "cell", "max_bytes")
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, cell: MutableSequence[float] | None = None) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
+        self.cell: MutableSequence[float] = [0] if cell is None else cell
 
     @property
     def free(self) -> int:
@@ -59,7 +62,7 @@ class Hold:
                 f"bodies and answers in memory take {inflight.bytes} bytes of {inflight.max_bytes}",
                 retry_after_seconds=1,
             )
-        inflight.bytes = held
+        inflight.bytes = inflight.cell[0] = held
         self.size = size
 
     def grow(self, more: int) -> None:
@@ -68,10 +71,12 @@ class Hold:
 
     def holds(self, size: int) -> None:
         """Changes the call's bytes to `size` without checking the bound: they are in memory already."""
-        self.inflight.bytes += size - self.size
+        inflight = self.inflight
+        inflight.bytes = inflight.cell[0] = inflight.bytes + size - self.size
         self.size = size
 
     def close(self) -> None:
         """Releases the call's bytes; may be called several times."""
-        self.inflight.bytes -= self.size
+        inflight = self.inflight
+        inflight.bytes = inflight.cell[0] = inflight.bytes - self.size
         self.size = 0

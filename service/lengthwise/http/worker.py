@@ -1,60 +1,132 @@
 """One of several processes that serve together: what it knows of the others, and says to them.
 
 ```
-shared memory: pid, state, connections, start, restarts of each ──> who accepts the next connection; /healthz
+shared memory: pid, state, beat, connections, ... of each ──> who accepts the next connection; /healthz; who hangs
 channel to the parent, JSON lines: ask ──> the parent calls all workers ──> answers of all
 ```
 
 Connections are taken from sockets that all share. The kernel wakes every worker for each, so without more one of them
 may take all of a few long-lived ones. So a worker that has more connections than another leaves a new one to that, for
-`GIVE_WAY_SECONDS`; one that is not ready leaves them to those that are.
+`GIVE_WAY_SECONDS`; one that is not ready leaves them to those that are. Nobody leaves any to a worker that hangs: whose
+event loop has noted no beat for `SILENT_SECONDS`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import itertools
 import json
+import logging
 import mmap
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final
+import tempfile
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Final
 
 import numpy as np
 
+from lengthwise.errors import ConfigurationError
+from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.settings import worker_task
 from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import Snapshot
 
+log = logging.getLogger("lengthwise.workers")
+
+BEAT_SECONDS: Final = 0.5
+SILENT_SECONDS: Final = 3.0  # without a beat: it is not ready for others
 GIVE_WAY_SECONDS: Final = 0.005  # the loop of a worker that is busy takes milliseconds to look at its socket
 NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
 TOGETHER_SECONDS: Final = 5.0  # that a worker waits for others that start as it does
 ABSENT, STARTING, LOADED, READY, ENDING = range(5)
 _PR_SET_PDEATHSIG: Final = 1
-_ROW: Final = np.dtype([(name, "f8") for name in ("pid", "state", "connections", "started", "restarts")])
+_ROW: Final = np.dtype(
+    [
+        (name, "f8")
+        for name in ("pid", "state", "beat", "connections", "inflight", "started", "restarts", "reason", "judging")
+    ]
+)
 _LINE_BYTES: Final = 2**26  # of a line of a channel: the metrics of one worker
 
 
+def shared_file(workers: int) -> IO[bytes]:
+    """A file for `SharedMemory`, open and without a name; ConfigurationError if there is no room for it.
+
+    On Linux it is in memory and in no mount, so a full or missing `/dev/shm` does not matter. All of it is allocated
+    now: memory that cannot be had at the first touch would end the process with SIGBUS.
+    """
+    size = (_ROW.itemsize + shared_counts.BYTES) * workers
+    try:
+        try:
+            file: IO[bytes] = os.fdopen(os.memfd_create("lengthwise"), "w+b")
+        except (AttributeError, OSError):  # another system, or it is forbidden
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        file.truncate(size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise ConfigurationError(
+            f"there is no room for the {size} bytes that {workers} workers share: {error.strerror}; --workers 1 needs "
+            "none"
+        ) from error
+    return file
+
+
 class SharedMemory:
-    """What all workers share, in a file that has zeros at first: a `table` with a row for each, and their counts."""
+    """What all workers share, in a `shared_file`: a `table` with a row for each, and their counts.
+
+    | number of a row | is |
+    |---|---|
+    | `pid`, `started`, `restarts` | of the process that has this place, by the parent |
+    | `state` | `ABSENT` to `ENDING` |
+    | `beat` | when its event loop ran last, on the clock of `time.monotonic`, which is one for all; 0 at first |
+    | `connections` | that are open |
+    | `inflight` | bytes of calls in hand: above 0 until the last is answered |
+    | `reason` | a digest of why it could not start |
+    | `judging` | whether it judges a model, or waits for another one that does |
+    """
 
     def __init__(self, file: int, workers: int) -> None:
+        self._file = file
         first = _ROW.itemsize * workers
         size = first + shared_counts.BYTES * workers
-        os.ftruncate(file, size)
         memory = memoryview(mmap.mmap(file, size))
         self.table: Any = np.frombuffer(memory, _ROW, workers)  # written by name and place
         self.counts = [
             SharedCounts(memory[place : place + shared_counts.BYTES])
             for place in range(first, size, shared_counts.BYTES)
         ]
+
+    def is_silent(self) -> Any:
+        """Of each worker, whether its event loop does not run."""
+        return time.monotonic() - self.table["beat"] > SILENT_SECONDS
+
+    def is_first(self, place: int, reason: str) -> bool:
+        """Whether no other worker has given this reason for its end; notes it."""
+        digest = zlib.crc32(reason.encode(errors="replace")) or 1
+        with self.locked(digest):
+            first = digest not in self.table["reason"]
+            self.put(place, reason=digest)
+        return bool(first)
+
+    @contextmanager
+    def locked(self, digest: int) -> Iterator[None]:
+        """Waits until no other process has the lock of a digest, and has it, until its end at most."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, digest)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, digest)
 
     def put(self, place: int, **numbers: float) -> None:
         """Sets numbers of one worker."""
@@ -66,11 +138,11 @@ class SharedMemory:
         return [
             {
                 "pid": int(row["pid"]),
-                "ready": bool(row["state"] == READY),
+                "ready": bool(row["state"] == READY and not silent),
                 "started": float(row["started"]),
                 "restarts": int(row["restarts"]),
             }
-            for row in self.table
+            for row, silent in zip(self.table, self.is_silent(), strict=True)
         ]
 
 
@@ -91,18 +163,23 @@ class Channel:
         return reader
 
     async def listen(self, reader: asyncio.StreamReader) -> None:
-        """Hears what comes, until the other end is closed."""
-        with suppress(ConnectionError):
-            while line := await reader.readline():
-                message = json.loads(line)
-                if "number" not in message:
-                    self._told[message["tell"]](*message["given"])
-                elif "call" in message:
-                    task = asyncio.ensure_future(self._answer(**message))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-                elif (asked := self._asked.get(message["number"])) is not None and not asked.done():
-                    asked.set_result(message["found"])
+        """Hears what comes, until the other end is closed: also in the middle of a line, if its process was killed."""
+        with suppress(ConnectionError, ValueError):  # ValueError: a line that has no end within `_LINE_BYTES`
+            while (line := await reader.readline()).endswith(b"\n"):
+                try:
+                    self._hear(json.loads(line))
+                except Exception:  # one message, or what it brought about, ends nothing
+                    log.exception("a message between the parent and a worker had no effect: %.200r", line)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "number" not in message:
+            self._told[message["tell"]](*message["given"])
+        elif "call" in message:
+            task = asyncio.ensure_future(self._answer(**message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif (asked := self._asked.get(message["number"])) is not None and not asked.done():
+            asked.set_result(message["found"])
 
     async def _answer(self, number: int, call: str, given: list[Any]) -> None:
         try:
@@ -128,12 +205,6 @@ class Channel:
     def _write(self, **message: Any) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
-
-    async def drain(self) -> None:
-        """Waits until all was sent."""
-        if self._writer is not None:
-            with suppress(ConnectionError):
-                await self._writer.drain()
 
     def close(self, found: Any) -> None:
         """Closes this end; whatever was asked is answered with this."""
@@ -162,8 +233,8 @@ class Worker:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.place: int = task["place"]
+        self._others = [place for place in range(task["workers"]) if place != self.place]
         self._sockets: dict[str, int] = task["sockets"]
-        self.judgements = Path(task["judgements"])
         self.memory = SharedMemory(task["memory"], task["workers"])
         self.counts = self.memory.counts[self.place]  # the memory of its counts
         self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # what it does when all are called, by name
@@ -171,6 +242,8 @@ class Worker:
         self._channel = Channel(self.answers, self.commands)
         self._end: int = task["channel"]
         self._listening: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self.lives: Callable[[], bool] = lambda: True  # whether it can heal itself, as its event loop runs
 
     @classmethod
     def of_this_process(cls) -> Worker | None:
@@ -194,9 +267,15 @@ class Worker:
         """How many workers were replaced."""
         return int(self.memory.table["restarts"].sum())
 
-    def _others(self, name: str) -> Any:
-        """A number of each other worker."""
-        return np.delete(self.memory.table[name], self.place)
+    @property
+    def inflight(self) -> Any:
+        """Where the bytes of its calls in hand are noted, in `[0]`."""
+        return memoryview(self.memory.table["inflight"])[self.place :]
+
+    def _states(self) -> Any:
+        """The state of each other worker; one that hangs counts as absent."""
+        states, silent = self.memory.table["state"][self._others], self.memory.is_silent()[self._others]
+        return np.where(silent & (states != STARTING), ABSENT, states)
 
     @property
     def _state(self) -> float:
@@ -216,13 +295,13 @@ class Worker:
             self.memory.put(self.place, state=LOADED)
         with suppress(TimeoutError):
             async with asyncio.timeout(TOGETHER_SECONDS):
-                while STARTING in self._others("state"):
+                while STARTING in self._states():
                     await asyncio.sleep(0.002)
 
     def turn(self, connections: int) -> float:
         """How many seconds it leaves a new connection to others, with so many of its own; see `Listener`."""
         self.memory.put(self.place, connections=connections)
-        counts = self._others("connections")[self._others("state") == READY]
+        counts = self.memory.table["connections"][self._others][self._states() == READY]
         if not len(counts):
             return 0.0
         if self._state != READY:
@@ -236,10 +315,17 @@ class Worker:
     def ends(self) -> bool:
         """Notes that it accepts no more; whether it is the last."""
         self.memory.put(self.place, state=ENDING)
-        return not np.isin(self._others("state"), (STARTING, LOADED, READY)).any()
+        return not np.isin(self._states(), (STARTING, LOADED, READY)).any()
+
+    def _beat(self) -> None:
+        if self.lives():
+            self.memory.put(self.place, beat=time.monotonic())
+        self._loop.call_later(BEAT_SECONDS, self._beat)
 
     async def open(self) -> None:
         """Listens to the parent, and says that it does; without a parent this process ends."""
+        self._loop = asyncio.get_running_loop()
+        self._beat()
         end = socket.socket(fileno=self._end)
         end.setblocking(False)
         reader = await self._channel.open(end)
@@ -258,12 +344,31 @@ class Worker:
 
     async def close(self, last: Snapshot) -> None:
         """Tells the parent what was counted in the end."""
-        self._channel.tell("last", last)
-        await self._channel.drain()
+        await self._channel.call("last", last)
 
     async def ask(self, call: str, *given: Any) -> list[Any]:
         """What the parent answers.
 
-        `metrics`: those of all others; `change`: what came of it at each worker; `unloaded`: the names, before a scan.
+        `metrics`, with its own: those of all others; `change`: what came of it at each worker; `unloaded`: the names,
+        before a scan.
         """
         return list(await self._channel.call(call, *given))
+
+    def ask_from_thread(self, stopping: Stopping, call: str, *given: Any) -> Any:
+        """The same in another thread than that of the event loop; Stopped if that is to stop."""
+        asked = asyncio.run_coroutine_threadsafe(self._channel.call(call, *given), self._loop)
+        try:
+            with stopping.ending(asked.cancel):
+                return asked.result()
+        except CancelledError:
+            raise Stopped from None
+
+    @contextmanager
+    def judging(self, digest: str) -> Iterator[None]:
+        """Waits until no other worker judges the model of a digest; see `SharedJudge`."""
+        try:
+            self.memory.put(self.place, judging=1)
+            with self.memory.locked(zlib.crc32(digest.encode())):
+                yield
+        finally:
+            self.memory.put(self.place, judging=0)

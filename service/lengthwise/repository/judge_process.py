@@ -21,13 +21,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import inf
 from typing import Any, Final
 
-from lengthwise import files
 from lengthwise.errors import ModelError, NotJudged
 from lengthwise.repository.judging import Judge, Judged, JudgeTask
 from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
@@ -37,8 +36,9 @@ from lengthwise.settings import flag, passed_to_children
 log = logging.getLogger("lengthwise.judging")
 
 REFUSED_SECONDS: Final = 60.0  # how long a refusal counts for others, which load the same version at about that time
+MOST_VERDICTS: Final = 1024  # of a few kilobytes each; the oldest are forgotten
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # killed, or no memory
-_SIGNALS: Final = {-number: number.name for number in signal.Signals}
+SIGNALS: Final = {-number: number.name for number in signal.Signals}
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
@@ -144,48 +144,65 @@ class JudgeProcess:
         log.error("%s: the process that verified it ended with %s\n%s", key, code, said[-4000:])
         if code in _FROM_OUTSIDE:
             raise NotJudged(
-                f"{key}: the process that verified it was killed from outside, by {_SIGNALS[code]}; if nobody did "
+                f"{key}: the process that verified it was killed from outside, by {SIGNALS[code]}; if nobody did "
                 f"that, the machine ran out of memory ({_LIMITS[0]} limits the process)"
             )
-        ended = f"was ended by {_SIGNALS.get(code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
+        ended = f"was ended by {SIGNALS.get(code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
         raise ModelError(
             f"{key}: the process that verified it {ended}: its graph crashes the process that runs it. {last}"
         )
+
+
+class Verdicts:
+    """What several processes have found of models, kept by their parent, by the digest of all that it depends on."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # with the time of each
+
+    async def find(self, digest: str) -> dict[str, Any] | None:
+        """What `Judged.of_verdict` reads; None if a process that asks is to judge."""
+        since, verdict = self._verdicts.get(digest, (-inf, {}))
+        return verdict if "judged" in verdict or time.monotonic() - since < REFUSED_SECONDS else None
+
+    async def keep(self, digest: str, verdict: dict[str, Any]) -> None:
+        """Keeps what a process has found."""
+        self._verdicts[digest] = time.monotonic(), verdict
+        if len(self._verdicts) > MOST_VERDICTS:
+            del self._verdicts[next(iter(self._verdicts))]
 
 
 @dataclass
 class SharedJudge:
     """A `Judge` that asks another one, if no other process that serves the same has done so.
 
-    What was found is kept in a folder of their parent under the digest of all that the judgement depends on, so a
-    worker that is started later, or a reload that reaches all of them, verifies nothing again, and all have the same
-    kernels, promise and costs. Not even the model directory needs to be writable.
+    What was found is kept in the memory of their parent (`Verdicts`), so a worker that is started later, or a reload
+    that reaches all of them, verifies nothing again, and all have the same kernels, promise and costs. No folder needs
+    to be writable.
     """
 
     judge: Judge
-    folder: Path
+    judging: Callable[[str], AbstractContextManager[None]]
+    """Waits until no other process judges what has a digest, and has others wait."""
+    ask: Callable[..., Any]
+    """Asks the parent: `judgement` of a digest finds a verdict, `judged` keeps one."""
 
     def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
         """Judges a model; arguments and errors are those of `judging.judge`."""
         on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
-        depends = repr((task.manifest.to_json(), task.limits, on)).encode()
-        path = self.folder / hashlib.sha256(depends).hexdigest()
-        with path.with_suffix(".lock").open("w") as lock:
-            files.lock(lock.fileno(), wait=True)
+        digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()
+        with self.judging(digest):
             stopping.check()
-            with suppress(FileNotFoundError):
-                found = json.loads(path.read_bytes())
-                if "judged" in found or time.time() - path.stat().st_mtime < REFUSED_SECONDS:
-                    return Judged.of_verdict(found)
+            if found := self.ask(stopping, "judgement", digest):
+                return Judged.of_verdict(found)
             try:
                 judged = self.judge(task, stopping)
             except NotJudged:
                 raise
             except ModelError as error:
-                files.replace(path, json.dumps({"refused": str(error), "kind": type(error).__name__}).encode())
+                self.ask(stopping, "judged", digest, {"refused": str(error), "kind": type(error).__name__})
                 raise
             # The first one stores the rest beside the model.
             others = judged.model_copy(update={"cases": (), "measured": None, "choice": None})
-            files.replace(path, json.dumps({"judged": others.model_dump()}).encode())
+            self.ask(stopping, "judged", digest, {"judged": others.model_dump()})
             return judged

@@ -313,14 +313,18 @@ class EveryWorker:
     async def __call__(self, change: str, name: str) -> Refusal | None:
         """Makes a change everywhere; what came of it here, or WorkersDiffer if it was made at some workers only."""
         call = f"{os.getpid()} {next(self._numbers)}"
-        found = await self.ask("change", change, name, call)
-        own = self._own.pop(call)
-        if len({one["error"] is None for one in found}) > 1:
+        self._own[call] = None
+        try:
+            found = await self.ask("change", change, name, call)
+        finally:
+            own = self._own.pop(call)
+        silent = [one for one in found if "serves" not in one]  # they have not answered, so nobody knows
+        if silent or len({one["error"] is None for one in found}) > 1:
             told = []
             for one in found:
                 outcome = "made" if one["error"] is None else f"failed ({one['error']})"
-                serves = ", ".join(one.get("serves", ())) or "nothing"
-                told.append(f"worker {one['pid']} {outcome}, and serves {serves}")
+                serves = "" if one in silent else f", and serves {', '.join(one['serves']) or 'nothing'}"
+                told.append(f"worker {one['pid']} {outcome}{serves}")
             raise WorkersDiffer(f"{change} of {name} was not made at every worker: {'; '.join(told)}")
         if isinstance(own, LengthwiseError):
             raise own
@@ -332,7 +336,7 @@ class EveryWorker:
             found = await self.here(change, name)
         except LengthwiseError as error:
             found = error
-        if call.split()[0] == str(os.getpid()):
+        if call in self._own:
             self._own[call] = found
         why = found.reason if isinstance(found, Refusal) else None if found is None else str(found)
         return {"pid": os.getpid(), "error": why, **self.state()}

@@ -36,7 +36,7 @@ class Stopping:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.stopped = False
-        self._ends: list[Callable[[], None]] = []
+        self._ends: list[Callable[[], object]] = []
 
     def stop(self) -> None:
         """Sets the signal and calls the registered callbacks."""
@@ -51,7 +51,7 @@ class Stopping:
             raise Stopped
 
     @contextmanager
-    def ending(self, end: Callable[[], None]) -> Iterator[None]:
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
         """Registers a short callback, run by the thread that stops, for a block; called at once if it is set."""
         with self._lock:
             self._ends.append(end)

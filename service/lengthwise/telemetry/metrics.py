@@ -341,18 +341,24 @@ class Metrics(Collector):
             if self._shared is not None:
                 self._shared.release(*longest_gone)
 
-    def exposition(self, accept: str = "", others: Sequence[Snapshot] = ()) -> tuple[bytes, str]:
+    def exposition(
+        self, accept: str = "", others: Sequence[Snapshot] = (), own: Iterable[Metric] | None = None
+    ) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its media type: OpenMetrics, with exemplars, if `accept` asks for it.
 
-        With snapshots of other processes it is the sum of all.
+        With snapshots of other processes it is the sum of all, and of `own`: what this one had `collected`.
         """
         encode, media_type = choose_encoder(accept)
-        registry = Sum(self._registry.collect(), others) if others else self._registry
+        registry = Sum(self.collected() if own is None else own, others) if others else self._registry
         return encode(registry), media_type
 
-    def snapshot(self) -> Snapshot:
+    def collected(self) -> list[Metric]:
         """What this process has counted, and its gauges."""
-        return taken(self._registry.collect())
+        return list(self._registry.collect())
+
+    def snapshot(self) -> Snapshot:
+        """The same as plain data."""
+        return taken(self.collected())
 
     def text(self) -> bytes:
         """The exposition as Prometheus's own text format."""
