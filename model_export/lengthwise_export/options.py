@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut
 from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
+from lengthwise.runtime.feature_names import FeatureNames
 from lengthwise.runtime.manifest import Precision
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
@@ -135,7 +136,7 @@ class ExportOptions(TargetOptions):
     )
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS + " Default: the columns of the training.")
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING + " Default: that of the training.")
-    feature_names: Annotated[Sequence[str] | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = (
+    feature_names: Annotated[FeatureNames | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = (
         Field(
             default=None,
             description="Names of the features of a step, in their order, by which callers and tables may give them. "

@@ -53,6 +53,7 @@ async def test_programs_get_json_at_the_root(console: bool) -> None:
                 "predict": "/predict",
                 "docs": "/docs",
                 "openapi": "/openapi.json",
+                "names": {"sums": {"1": None}},
                 "health": "/healthz",
                 "media_types": media_types(),
                 "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from lengthwise.runtime.feature_names import names_problem
+from lengthwise.runtime.feature_names import FeatureNames
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StepInput, Task
 from lengthwise.wrong_values import all_wrong
 from lengthwise_export.architecture.model_spec import ROCKET_KEYS, WITHOUT_DATA, SpecTable, expanded
@@ -30,7 +30,7 @@ class InputSpec(SpecTable):
     """The input: each step is `features` numbers, or one of `vocabulary` token ids."""
 
     features: int | None = Field(default=None, ge=1)
-    feature_names: tuple[str, ...] | None = None
+    feature_names: FeatureNames | None = None
     vocabulary: int | None = Field(default=None, ge=1)
     padding_id: int | None = Field(default=None, ge=0)
     padding: Literal["zeros", "nan"] | None = None  # of the data files, as `datasets.given` says
@@ -55,12 +55,8 @@ class InputSpec(SpecTable):
                 yield f"'padding_id' {self.padding_id} is not in a vocabulary of {self.vocabulary}"
         elif self.padding_id is not None:
             yield "'padding_id' is for token models: it needs 'vocabulary'"
-        elif self.feature_names is not None:
-            problem = names_problem(self.feature_names)
-            if problem is not None:
-                yield f"'feature_names': {problem}"
-            elif len(self.feature_names) != self.features:
-                yield f"'feature_names' has {len(self.feature_names)} names for {self.features} features"
+        elif self.feature_names is not None and len(self.feature_names) != self.features:
+            yield f"'feature_names' has {len(self.feature_names)} names for {self.features} features"
 
 
 class OutputSpec(SpecTable):

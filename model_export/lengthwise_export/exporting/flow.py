@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.feature_names import listed, names_problem
+from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.check import check as judge
@@ -214,20 +214,14 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
 
 
 def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
-    """The names of the features, from the option or the target; ConfigurationError where they do not fit it."""
-    if options.feature_names is None:
-        return read.steps.names
-    names, own = tuple(options.feature_names), read.steps.names
-    problem = names_problem(names)
-    if read.steps.features is None:
-        problem = "a step is a token id, which has no features to name"
-    elif len(names) != read.steps.features:
-        problem = f"{counted(len(names), 'name')}, {listed(names)}, but {read.text} has {read.steps.features} features"
-    elif own not in (None, names):
-        problem = f"{listed(names)} contradicts {read.text}, which has {listed(own or ())}"
-    if problem is not None:
-        raise ConfigurationError(f"--feature-names: {problem}")
-    return names
+    """The names of the features, from the option or the target; ConfigurationError where these differ."""
+    names, own = options.feature_names, read.steps.names
+    if names is not None and (len(names) != read.steps.features or own not in (None, names)):
+        has = "token ids" if read.steps.features is None else counted(read.steps.features, "feature")
+        raise ConfigurationError(
+            f"--feature-names {listed(names)} contradicts {read.text}, which has {listed(own or [has])}"
+        )
+    return names or own
 
 
 def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
@@ -239,12 +233,10 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
     from lengthwise.datasets.tails import doubts
     from lengthwise_export.architecture import trained
 
-    weights = None if read.spec is None else read.checkpoint
+    weights = read.checkpoint if read.spec is not None else None
     earlier = {} if weights is None else trained.read_record(weights).columns
-    padding = options.padding or (None if read.spec is None else read.spec.input.padding)
-    reading = reading_of(options.columns, padding=padding, inputs=names or (), defaults=earlier)
-    per_step = read.manifest.task == "per-step" if read.manifest else read.per_step
-    reading = replace(reading, per_step=per_step, say=lambda line: tell(f"notice: {line}"))
+    reading = reading_of(options.columns, inputs=names or (), defaults=earlier)
+    reading = replace(reading, per_step=read.per_step, say=lambda line: tell(f"notice: {line}"))
     records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)
     for doubt in doubts([record.steps for record in records]):
         tell(f"warning: {options.data}: {doubt}")

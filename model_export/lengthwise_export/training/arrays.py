@@ -75,7 +75,12 @@ def labelled(
     step, task = said.get("input", {}), said.get("output", {}).get("task")
     tokens, features = step.get("vocabulary") is not None, step.get("features")
     known = features if type(features) is int and not tokens else None
-    how: dict[str, Any] = {"tokens": tokens, "features": known, "task": task, "names": _names_of(step)}
+    how: dict[str, Any] = {
+        "tokens": tokens,
+        "features": known,
+        "task": task,
+        "names": tuple(step.get("feature_names") or ()) or None,
+    }
     records, roles, are_whole = _read(sequences, labels, layout, padding=step.get("padding"), **how)
     if not records:
         raise ConfigurationError("there is no sequence to train on")
@@ -111,7 +116,7 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
     said = _with_padding(tables(given), reading.padding)
     source = "spec" if isinstance(given, Spec) or given in NAMES else given
     is_open, step = _closed(said) != said, said.get("input", {})
-    columns, taken = replace(reading.columns, inputs=_names_of(step)), list[Roles]()
+    columns, taken = replace(reading.columns, inputs=tuple(step.get("feature_names") or ()) or None), list[Roles]()
     per_step = said.get("output", {}).get("task") == "per-step"
     reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append, padding=step.get("padding"))
     kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
@@ -133,12 +138,6 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
 
 def _with_padding(said: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
     return said if padding is None else {**said, "input": {**said.get("input", {}), "padding": padding}}
-
-
-def _names_of(step: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of the features in the table `input` of a spec."""
-    names = step.get("feature_names")
-    return None if names is None else tuple(names)
 
 
 def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator[Record | BadRecord]:

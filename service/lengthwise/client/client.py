@@ -122,7 +122,7 @@ class _AnyClient(Generic[Transport]):
         layout: Layout,
         padding: Padding | None,
         model: str | None,
-        version: str | None,
+        version: str | int | None,
         deadline: Deadline,
     ) -> Exchange:
         """Sequences, in the order of the names of a model, and their bodies, by the limits of the server.
@@ -132,15 +132,9 @@ class _AnyClient(Generic[Transport]):
         if self._limits is None:
             self._limits = yield from server_limits(deadline)
         versions = self._limits.versions(model)
-        names = versions.get(str(version) if version in versions else max(versions, key=int, default=""))
+        names = versions.get(str(version) if str(version) in versions else max(versions, key=int, default=""))
         found = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
         return found, prepare(found, self._limits, self._encoding)
-
-    def _encoded(self, sequences: Any, layout: Layout, padding: Padding | None) -> Exchange:
-        """The bodies of sequences, for the client's own model."""
-        version = None if self._version is None else str(self._version)
-        deadline = self._deadline(None)
-        return (yield from self._prepared(sequences, layout, padding, self._model, version, deadline))[1]
 
     def _answered(
         self,
@@ -162,13 +156,12 @@ class _AnyClient(Generic[Transport]):
             if self._limits is None or not self._limits.knows(model, answered):
                 self._limits = yield from server_limits(deadline)
             versions = self._limits.versions(model)
-            wanted = {tuple(versions.get(one) or prepared.names) for one in answered}
-            if wanted == {prepared.names}:
+            others = {tuple(versions.get(one) or prepared.names) for one in answered} - {prepared.names}
+            if not others:
                 return found
             if prepared is sequences:
-                other = next(names for names in wanted if names != prepared.names)
-                why = f"the sequences were prepared for {listed(prepared.names)}, and {model} takes {listed(other)}"
-                raise ConfigurationError(f"{why}: prepare them again")
+                told = f"prepared for {listed(prepared.names)}, and {model} takes {listed(others.pop())}"
+                raise ConfigurationError(f"the sequences were {told}: prepare them again")
 
     def _predicted(
         self,
@@ -316,8 +309,10 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        found: PreparedSequences = self._run(self._encoded(sequences, layout, padding))
-        return found
+        prepared: tuple[Any, PreparedSequences] = self._run(
+            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
+        )
+        return prepared[1]
 
     def get(self, path: str) -> Any:
         """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
@@ -407,8 +402,10 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
-        found: PreparedSequences = await self._run(self._encoded(sequences, layout, padding))
-        return found
+        prepared: tuple[Any, PreparedSequences] = await self._run(
+            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
+        )
+        return prepared[1]
 
     async def get(self, path: str) -> Any:
         """`GET` of any path of the server; see `Client.get`."""

@@ -64,9 +64,8 @@ class GivenSequence:
         why = why_other(self.names, names)
         if why is not None:
             raise ValueError(why)
-        places = {name: place for place, name in enumerate(self.names)}
-        columns = self.steps.reshape(len(self.steps), len(self.names))
-        return replace(self, steps=np.ascontiguousarray(columns[:, [places[name] for name in names]]), names=names)
+        columns = dict(zip(self.names, self.steps.reshape(len(self.steps), len(self.names)).T, strict=True))
+        return replace(self, steps=np.stack([columns[name] for name in names], axis=1), names=names)
 
 
 class GivenSequences(list[GivenSequence]):

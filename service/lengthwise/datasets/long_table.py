@@ -147,12 +147,11 @@ def _of_inputs(values: tuple[str, ...], given: ColumnNames) -> tuple[str, ...]:
     if not given.inputs or (is_numbered and given.values is not None):  # no header: the caller says the order
         return values
     why = why_other(values, given.inputs)
-    if why is None:
-        return given.inputs
-    hint = "Rename the columns, or give arrays, which are taken in that order"
-    if is_numbered:
-        hint = "The first line names no columns: say the order of the features (values)"
-    raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")
+    if why is not None:
+        no_header = "The first line names no columns: say the order of the features (values)"
+        hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
+        raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")
+    return given.inputs
 
 
 def _is_numbered(name: str) -> bool:

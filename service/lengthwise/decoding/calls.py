@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import IS_TRANSPOSED, InvalidRequest, Problem
 from lengthwise.padding import Steps
-from lengthwise.runtime.feature_names import listed
+from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
@@ -89,18 +89,15 @@ def why_rejected(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED)
         "not finite": "holds a number that is not finite as float32",
         "missing": f"lacks a value: {missing_message(manifest, in_tail=is_tail(steps, fault[0]))}",
     }
-    named = ""
-    if step.names is not None:
-        is_wrong = np.isnan if fault[1] == "missing" else np.isinf
-        named = f" ({step.names[int(is_wrong(steps[fault[0]]).argmax())]})"
+    is_wrong = np.isnan if fault[1] == "missing" else np.isinf
+    named = "" if step.names is None else f" ({step.names[int(is_wrong(steps[fault[0]]).argmax())]})"
     return f"step {fault[0]}{named} {messages[fault[1]]}"
 
 
 def features_message(count: int, manifest: Manifest) -> str:
     """The message of a step with so many values where the model takes another number."""
-    step = manifest.input
-    names = "" if step.names is None else f" ({listed(step.names)})"
-    return f"the model takes {counted(step.features or 1, 'feature')} a step{names}, this one has {count}"
+    names = f" ({listed(manifest.input.names)})" if manifest.input.names else ""
+    return f"the model takes {counted(manifest.input.features or 1, 'feature')} a step{names}, this one has {count}"
 
 
 def token_message(manifest: Manifest) -> str:
@@ -237,14 +234,13 @@ class Problems:
         return InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
 
 
-def unknown_fields(
-    document: Mapping[str, Any],
-    known: frozenset[str],
-    at: str,
-    problems: Problems,
-    explain: Callable[[str], str] | None = None,
-) -> None:
-    """Adds a problem for each field that is not known, as `explain` says; long names are cut: answers stay short."""
+def escaped(name: str) -> str:
+    """A name as a part of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, problems: Problems) -> None:
+    """Adds a problem for each field that is not known; long names are cut, so that answers stay short."""
     if document.keys() <= known:
         return
     for name in document:
@@ -252,8 +248,8 @@ def unknown_fields(
             continue
         if problems.listing:
             shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
-            detail = explain(name) if explain else f"unknown field; known are {', '.join(sorted(known))}"
-            problems.add(f"{at}/{shown.replace('~', '~0').replace('/', '~1')}", detail)
+            names = sorted(known)
+            problems.add(f"{at}/{escaped(shown)}", f"unknown field{similar(name, names)}; known are {listed(names)}")
         else:
             problems.count()
 

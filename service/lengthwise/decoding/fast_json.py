@@ -208,16 +208,10 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
     validation.read_document({**document, layout.root: sequences}, find, max_sequences=max_sequences, layout=layout)
 
 
-def _is_object(body: bytes, item: _Checked) -> bool:
-    """Whether the first step of an item is an object."""
-    return bool(item.told) and item.told[0][0] == 0 and body[item.told[0][2]] == ord("{")
-
-
 def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list[Any] | None:
     """The items, their steps checked and everything else parsed; None where it is too long, has masks or names."""
     items = [_Checked(*item) for item in found]
-    if manifest is not None and manifest.input.names is not None and any(_is_object(body, item) for item in items):
-        return None
+    first = b"".join(body[told[0][2] :][:1] for item in items if (told := item.told) and not told[0][0])
     texts = [
         body[item.start : item.end]
         if item.steps_start < 0
@@ -226,7 +220,8 @@ def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list
         if item.start >= 0
     ]
     text = b"[%s]" % b",".join(texts)
-    if len(text) > _MOST_PARSED_BYTES or b"_mask" in text:
+    has_names = manifest is not None and manifest.input.names is not None
+    if len(text) > _MOST_PARSED_BYTES or b"_mask" in text or (has_names and b"{" in first):
         return None
     parsed: Iterator[Any] = iter(json_text.parse(text))
     sequences: list[Any] = []

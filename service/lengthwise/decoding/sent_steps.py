@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding.calls import (
     TRANSPOSED,
     Problems,
+    escaped,
     features_message,
     missing_message,
     rounded,
@@ -23,7 +24,6 @@ from lengthwise.decoding.calls import (
 from lengthwise.decoding.json_text import MAX_PARTS, kind
 from lengthwise.errors import TooLarge
 from lengthwise.padding import Steps
-from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest
 
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the least number that rounds to infinity
@@ -83,7 +83,7 @@ class JsonSteps(SentSteps):
             entries = _by_names(entries, kept, names, where)
             if where.problems.total > before:
                 return None
-            where = where._replace(keys=[_escaped(name) for name in names])
+            where = where._replace(keys=[escaped(name) for name in names])
         array = _array(entries, where.manifest.input.features)
         if array is None or why_rejected(array, where.manifest) is not None:
             has_list = any(isinstance(entry, list) for entry in entries)
@@ -100,7 +100,7 @@ def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], whe
     known, problems = frozenset(names), where.problems
     for place, step in zip(kept, steps, strict=True):
         if isinstance(step, dict):
-            unknown_fields(step, known, f"{where.at}/{place}", problems, lambda name: _no_name(name, names))
+            unknown_fields(step, known, f"{where.at}/{place}", problems)
         else:
             problems.add(f"{where.at}/{place}", f"must be an object, as step {kept[0]} is, got {kind(step)}")
     objects = [step for step in steps if isinstance(step, dict)]
@@ -108,14 +108,6 @@ def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], whe
     if problems.left_out > MAX_PARTS:
         raise TooLarge(f"the steps of a body may leave out {MAX_PARTS} values")
     return [[step.get(name) for name in names] for step in objects]
-
-
-def _no_name(name: str, names: tuple[str, ...]) -> str:
-    return f"unknown name{similar(name, names)}; the model takes {listed(names)}"
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _array(entries: list[Any], features: int | None) -> Steps | None:
@@ -236,11 +228,9 @@ def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
 
 def _kind(value: Any, manifest: Manifest) -> str:
     """The JSON type of a value in the place of a step or of a number; of an object also why it is none."""
-    if not isinstance(value, dict):
-        return kind(value)
-    if manifest.input.names is not None:
-        return "an object, and the first step is none"
-    return f"an object: the features of {manifest.key} have no names (export --feature-names), so a step is an array"
+    no_names = f": the features of {manifest.key} have no names (export --feature-names), so a step is an array"
+    why = ", and the first step is none" if manifest.input.names is not None else no_names
+    return kind(value) + (why if isinstance(value, dict) else "")
 
 
 def fits_float32(value: Any) -> bool:

@@ -29,7 +29,7 @@ from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
 from lengthwise.runtime.data_profile import DataProfile
-from lengthwise.runtime.feature_names import names_problem
+from lengthwise.runtime.feature_names import FeatureNames, are_names
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.wrong_values import all_wrong
 
@@ -70,7 +70,7 @@ class StepInput(_ManifestPart):
     # `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1
     kind: Literal["values", "tokens"] = "values"
     features: int | None = Field(default=None, ge=1)  # numbers per step; for `values` only
-    names: tuple[str, ...] | None = None  # of the features, in order, if they are known
+    names: FeatureNames | None = None  # of the features, in order, if they are known
     # Of each feature over the valid, present values of the training split; used inside the graph
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -80,13 +80,14 @@ class StepInput(_ManifestPart):
     @model_validator(mode="before")
     @classmethod
     def _with_names_of_old(cls, table: Any) -> Any:
-        """The names under the key of older exporters, which did not check them; those that are no names are dropped."""
+        """The names under the key of older exporters, which did not check them: those that are no names are dropped."""
         if not isinstance(table, dict) or "feature_names" not in table:
             return table
-        names = table["feature_names"]
-        is_good = isinstance(names, list) and all(isinstance(name, str) for name in names) and not names_problem(names)
-        rest = {key: value for key, value in table.items() if key != "feature_names"}
-        return {"names": names if is_good else None, **rest}
+        old = table["feature_names"]
+        is_good = isinstance(old, list) and all(isinstance(name, str) for name in old) and are_names(old)
+        return {key: value for key, value in table.items() if key != "feature_names"} | {
+            "names": (is_good and old) or None
+        }
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -96,9 +97,6 @@ class StepInput(_ManifestPart):
             given = getattr(self, field)
             if given is not None and len(given) != self.features:
                 raise ValueError(f"input.{field} has {len(given)} entries for {self.features} features")
-        problem = names_problem(self.names or ())
-        if problem is not None:
-            raise ValueError(f"input.names: {problem}")
         return self
 
 
