@@ -89,6 +89,15 @@ def test_what_leaves_it_open_or_takes_too_little_or_too_much_is_refused(
         read_signature(taking(signature), **options)
 
 
+@pytest.mark.parametrize("name", ["hidden", "h", "h0", "hx", "state", "labels", "y"])
+def test_an_argument_that_is_something_else_is_told_what_to_do_with_it(name: str) -> None:
+    for default, words in (("=None", "it keeps its default value"), ("", f"give it a default value ({name}=None)")):
+        with pytest.raises(ConfigurationError) as refused:
+            read_signature(taking(f"x, {name}{default}"))
+        assert f"{words}, and --second none --mend" in str(refused.value)
+        assert "--second padding-mask" in str(refused.value)
+
+
 def test_embeddings_are_the_steps_where_steps_are_numbers() -> None:
     signature = "input_ids=None, attention_mask=None, inputs_embeds=None"
     expected = (("mask", "attention_mask"), ("steps", "inputs_embeds"))

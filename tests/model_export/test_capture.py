@@ -3,6 +3,7 @@
 import builtins
 import sys
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -294,6 +295,26 @@ def loops_to_longest(self, x, lengths):
 
 def lists_as_long_as_the_width(self, x, lengths):
     return self.last(x * torch.tensor([1.0] * x.size(1))[:, None], lengths)
+
+
+LISTS = {
+    "list": list,
+    "tuple": tuple,
+    "numbers": lambda lengths: [int(length) for length in lengths],
+    "items": lambda lengths: [length.item() for length in lengths.cpu()],
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("second", ["lengths", "mask"])
+def test_a_list_of_the_lengths_is_told_to_be_a_tensor(name: str, second: Literal["lengths", "mask"]) -> None:
+    def listed(self, x, given):
+        lengths = LISTS[name](given if second == "lengths" else given.sum(1))
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.rnn(packed)[1][-1])
+
+    with pytest.raises(ExportError, match=r"pass the tensor .*lengths.tolist\(\)"):
+        exported(made(listed), CallSignature(second))
 
 
 def raises(self, x, lengths):

@@ -50,21 +50,18 @@ PADDING = ArgumentNames("x.size(1)", "pad", "padding-mask")
 
 
 @pytest.mark.parametrize(
-    ("operator", "source", "names", "fix"),
+    ("operator", "names", "fix"),
     [
         (
             "encoder.rnns.0: lstm",
-            "out, _ = self.rnns[0](h)",
             LENGTHS,
-            "packed = pack_padded_sequence(h, seq_len.cpu(), batch_first=True, enforce_sorted=False)\n"
+            "packed = pack_padded_sequence(inputs, seq_len.cpu(), batch_first=True, enforce_sorted=False)\n"
             "packed, state = self.rnns[0](packed)\n"
             "outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=x.size(1))  # ONNX: sequence_lens",
         ),
         (
             "gru: gru",
-            "return self.head(self.gru(self.embed(seq))[0])",
             PADDING,
-            "# inputs: the input of self.gru\n"
             "lengths = (~pad.bool()).sum(1)\n"
             "packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)\n"
             "packed, state = self.gru(packed)\n"
@@ -72,15 +69,19 @@ PADDING = ArgumentNames("x.size(1)", "pad", "padding-mask")
         ),
         (
             "__getitem__",
-            "return h[:, -1]",
             LENGTHS,
-            "last = h[torch.arange(len(seq_len), device=seq_len.device), seq_len - 1]  # for h [rows, width, features]",
+            "last = inputs[torch.arange(len(seq_len), device=seq_len.device), seq_len - 1]"
+            "  # for inputs [rows, width, features]",
         ),
     ],
 )
-def test_a_mend_is_written_in_the_modules_own_names(operator: str, source: str, names: ArgumentNames, fix: str) -> None:
-    at = Operation(operator, operator.rpartition(": ")[2], CodeLocation("", 1, source, "forward"))
-    assert explain(at, "padding", names).fix == fix
+def test_what_cannot_be_pasted_says_so_and_has_the_modules_own_names(
+    operator: str, names: ArgumentNames, fix: str
+) -> None:
+    at = Operation(operator, operator.rpartition(": ")[2], CodeLocation("", 1, "", "forward"))
+    first, _, others = explain(at, "padding", names).fix.partition("\n")
+    assert first.startswith("# to adapt, not to paste")
+    assert others == fix
 
 
 @pytest.mark.parametrize("names", [LENGTHS, MASK, PADDING, ArgumentNames()])

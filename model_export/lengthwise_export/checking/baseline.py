@@ -58,6 +58,11 @@ class Baseline:
         """The largest difference over all or some rows, for a batch that holds the same sequences in the same order."""
         return max(self.moved_by(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
 
+    def is_finite(self, row: int) -> bool:
+        """Whether the answer to a row is finite, at valid steps."""
+        logits = self.answer.logits[row]
+        return bool(np.isfinite(logits[: len(self.sequences[row])] if logits.ndim == 2 else logits).all())
+
     def kind(self, row: int) -> str | None:
         """The kind of raw values of a row; None if they are ordinary."""
         return self.kinds[row] if self.kinds else None

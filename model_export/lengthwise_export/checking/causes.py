@@ -11,11 +11,11 @@ is the fix, and the user's statement is known, `masked_statement.py` writes the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Template
 from typing import TYPE_CHECKING, Final, Literal
 
-from lengthwise_export.checking.masked_statement import axes_of_steps, write_masked
+from lengthwise_export.checking.masked_statement import NAN, axes_of_steps, called_as, write_masked
 from lengthwise_export.checking.trials import Change, Geometry
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ SecondRole = Literal["lengths", "mask", "padding-mask"]  # As `Role` in `tracing
 
 _MASK: Final = "valid = $valid  # [rows, width], true at valid steps\n"
 _SHAPE: Final = "  # for $inputs [rows, width, features]"
-_MODULES: Final = frozenset({"F", "functional", "nn", "self", "torch"})  # No names of tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +228,12 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
 )
 
 
+_TO_ADAPT: Final = "# to adapt, not to paste: more than this statement has to change; inputs: what the operator gets\n"
+_NAN_BEGINS: Final = (
+    "Padded steps become NaN here, although the sequence alone is finite, and no product with a mask removes that: "
+    "0 * NaN is NaN."
+)
+
 ANOTHER_WAY: Final = Cause(
     "A sequence alone goes another way through the code, by a branch on the number of rows or on the whole mask, and "
     "gets another answer than in a batch.",
@@ -237,10 +242,21 @@ ANOTHER_WAY: Final = Cause(
 """The cause of a leak in a row alone that no operator of the usual way shows."""
 
 
+def explain_nan(at: Operation, names: ArgumentNames, run: Geometry) -> Cause:
+    """The cause of a leak at an operation that gives NaN in a padded run, and a fix."""
+    shape = at.outputs[0][1].shape
+    rows, steps = ([axis for axis, size in enumerate(shape) if size == own] for own in (run.rows, run.width))
+    written = None
+    if rows and steps:  # of the scores [rows, width, width] of an attention, whole steps
+        written = write_masked(replace(at, shape=shape, reduced=(steps[0],)), (rows[0], steps[0]), names, NAN)
+    return Cause(_NAN_BEGINS, explain(at, "poison", names).fix if written is None else written)
+
+
 def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES, run: Geometry | None = None) -> Cause:
     """The cause of a leak at an operation of a run, and a fix in the names of the user's module."""
     axes = None if run is None else axes_of_steps(at, run)
-    if axes is not None and change in ("neighbours", "order", "lengths"):  # it reduces no rows, so the steps move it
+    reduces_rows = axes is None or axes[0] in at.reduced
+    if not reduces_rows and change in ("neighbours", "order", "lengths"):  # so the steps move it
         change = "padding"
     parts = ((*operators.partition(" when "), why, fix) for operators, why, fix in _TABLE)
     why, fix = next(
@@ -250,31 +266,12 @@ def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES,
     )
     if names.fix is not None:
         return Cause(why, names.fix)
-    # The layer of `encoder.rnns.0: lstm` is `self.rnns[0]` in the module
-    path, colon, _ = at.operator.partition(": ")
-    *parents, own = path.split(".")
-    called = f"self.{parents[-1]}[{own}]" if own.isdigit() and parents else f"self.{own}"
-    layer = called if colon else None
-    written = write_masked(at, axes, names, layer or "") if axes and fix.startswith(_MASK) else None
+    written = write_masked(at, axes, names) if axes else None
     if written is not None:
         return Cause(why, written)
-    inputs = _inputs(at.kind, layer, "" if at.location is None else at.location.source)
-    lengths, before = "lengths" if names.role != "lengths" else names.second, ""
+    before = "" if at.location is None else _TO_ADAPT
     if names.role != "lengths" and "$lengths" in fix:
-        before = f"lengths = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
-    if inputs is None and "$inputs" in fix:
-        before = f"# inputs: the input of {layer or 'the operator'}\n{before}"
-    words = {"lengths": lengths, "layer": layer or "layer", "inputs": inputs or "inputs", "width": names.width}
-    return Cause(why, Template(before + fix).substitute(words, valid=names.valid))
-
-
-def _inputs(kind: str, layer: str | None, source: str) -> str | None:
-    """The name of an operator's input in a line of code; None if it is no plain name, or of several such calls."""
-    if len(re.findall(rf"\b{re.escape(kind)}\(", source)) > 1:
-        return None
-    called = re.escape(kind) if layer is None else f"(?:{re.escape(kind)}|{re.escape(layer)})"
-    patterns = [rf"(?<!\.)\b(\w+)\.{re.escape(kind)}\(", rf"\b{called}\((\w+)\b(?![.(\[=])"]
-    if kind == "__getitem__":
-        patterns.append(r"\b(\w+)\[")
-    matches = (match[1] for pattern in patterns for match in re.finditer(pattern, source))
-    return next((name for name in matches if name not in _MODULES and not name.isdigit()), None)
+        before += f"lengths = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
+    words = {"lengths": names.second if names.role == "lengths" else "lengths", "width": names.width}
+    layer = min((name for name in called_as(at) if name.startswith("self.")), key=len, default="layer")
+    return Cause(why, Template(before + fix).substitute(words, valid=names.valid, layer=layer, inputs="inputs"))

@@ -85,19 +85,22 @@ class _Check:
         self.notes += [] if accepted.note is None else [accepted.note]
         self._leave_out_kinds(sizes)
         first = self._first(sizes)
-        for trial in trials.trials(first.sequences, sizes, self.sampler):
-            self._try(first, trial)
-        self._try_unbatched(sizes, accepted.too_short)
-        self._try(first, trials.beside_the_longest(first.sequences, self.sampler.sequence(widest)))
-        self._try_odd_batches(first, sizes, widest)
+        if is_answered := is_finite(first.answer, first.batch):
+            for trial in trials.trials(first.sequences, sizes, self.sampler):
+                self._try(first, trial)
+            self._try_unbatched(sizes, accepted.too_short)
+            self._try(first, trials.beside_the_longest(first.sequences, self.sampler.sequence(widest)))
+            self._try_odd_batches(first, sizes, widest)
+        else:
+            self._try_alone(first, "")
         if self.steadiness is not None:
             self.steadiness.ask_again()
         finite = [moved for moved in self.failed if moved.trial.change != "poison"]
-        if finite:
+        if finite and is_answered:
             moved = [moved.trial for moved in finite]
             limits.require_service_contract(self.subject, first, moved, sizes, self.sampler, self.tolerance)
             self._note_other_readings(first, finite)
-        else:
+        elif not finite:
             self._require_meaningful_trials(first, min(2, widest - sizes.shortest + 1))
         self._note_fast_path(first)
         for kind, (by_ulps, apart) in self.ill_conditioned.items():
@@ -123,6 +126,8 @@ class _Check:
         every = [moved.trial.name for moved in finite or self.failed]
         more = f"; and {len(every) - _MAX_NAMED} more" if len(every) > _MAX_NAMED else ""
         names = "; ".join(every[:_MAX_NAMED]) + more
+        if finite and all(moved.is_nan for moved in finite):
+            return "leak", f"the answer to a sequence is finite alone, and not finite in a padded batch: {names}"
         if finite:
             return "leak", f"the answer to a sequence changes with: {names}"
         warnings = [filled] if filled else []
@@ -137,12 +142,14 @@ class _Check:
         """Leaves out the kinds of raw values for which the model raises, or has no finite answer."""
 
         def is_answered(sequences: Sequence[Steps]) -> bool:
-            batch = pad(sequences, width=sizes.width)
-            try:
-                return is_finite(self.subject.answer(batch), batch)
-            except (RunError, IndexError):  # an answer of another shape may lack these rows
-                return False
+            return self._is_answered(pad(sequences, width=sizes.width))
 
+        probe = Sampler(self.subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
+        alone = [probe.sequence(sizes.longest), probe.fill((sizes.longest,), 1.0)]
+        zeros, others = (self._is_answered(pad([steps], multiple=1)) for steps in alone)
+        if others and not zeros:
+            self.sampler.zeros = False
+            self.notes.append("no trial has a step of zeros: the answer to a sequence alone is not finite there")
         tried = {kind: self.sampler.sequence(sizes.longest, kind) for kind in self.sampler.kinds}
         if not tried or is_answered([*tried.values()]):
             return
@@ -152,6 +159,13 @@ class _Check:
         left = [kind for kind in tried if kind not in self.sampler.kinds]
         if left:
             self.notes.append(f"no trial has {', '.join(left)}: the model raises there, or its answer is not finite")
+
+    def _is_answered(self, batch: PaddedBatch) -> bool:
+        """Whether a batch runs, and its answer is finite."""
+        try:
+            return is_finite(self.subject.answer(batch), batch)
+        except (RunError, IndexError):  # an answer of another shape may lack these rows
+            return False
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch and adds its sizes to the report."""
@@ -169,6 +183,7 @@ class _Check:
                 f"sequences of {as_ranges(lengths)} steps"
             )
         others = Sampler(self.subject.steps, seed=len(first.sequences) + 1)
+        others.zeros = self.sampler.zeros
         replaced = pad([others.sequence(len(steps)) for steps in first.sequences], width=first.batch.width)
         moved = first.largest_difference(self.subject.answer(replaced))
         if moved <= self.tolerance:
@@ -213,20 +228,13 @@ class _Check:
             raise limits.why_it_raises(self.subject, sequences, sizes.width, error) from error
         shape = first.answer.logits.shape
         if shape[:-1] not in ((batch.rows,), (batch.rows, batch.width)):
-            raise UncheckableError(
-                f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, but must be "
-                "[rows, classes] or [rows, width, classes]: choose the right output with --output"
-            )
+            raise limits.of_another_form(self.subject, batch)
+        first = self._without_unanswered(first)
         if not is_finite(first.answer, batch):
-            raise UncheckableError(
-                "the answers to finite sequences are not finite: train the model, or pass its weights with --checkpoint"
-            )
+            return first
         wider = pad(sequences, width=sizes.wider)
         if limits.runs(self.subject, wider) and self.subject.answer(wider).logits.shape[-1] != shape[-1]:
-            raise UncheckableError(
-                "the last axis of the output grows with the width, but the output must be [rows, classes] or "
-                "[rows, width, classes]: choose the right output with --output"
-            )
+            raise limits.of_another_form(self.subject, batch)
         self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
         self.steadiness.require()
         allowed = first.allowed_rounding(self.subject, self.tolerance)
@@ -237,8 +245,39 @@ class _Check:
             )
         return first
 
-    def _baseline(self, sequences: Sequence[Steps], batch: PaddedBatch) -> Baseline:
-        return Baseline(sequences, batch, self._answer(batch), trials.kinds_of_rows(len(sequences), self.sampler))
+    def _baseline(
+        self, sequences: Sequence[Steps], batch: PaddedBatch, kinds: Sequence[str | None] | None = None
+    ) -> Baseline:
+        kinds = trials.kinds_of_rows(len(sequences), self.sampler) if kinds is None else kinds
+        return Baseline(sequences, batch, self._answer(batch), kinds)
+
+    def _without_unanswered(self, base: Baseline) -> Baseline:
+        """The same with ordinary values for those of the raw sequences whose answers are not finite even alone."""
+        rows = [] if is_finite(base.answer, base.batch) else range(base.batch.rows)
+        left = [row for row in rows if base.kind(row) and not self._is_answered(pad([base.sequences[row]], multiple=1))]
+        if not left:
+            return base
+        shown = ", ".join(dict.fromkeys(str(base.kind(row)) for row in left))
+        self.notes.append(f"some sequences of {shown} are left out: the answer to them alone is not finite")
+        sequences, kinds = [*base.sequences], [*base.kinds]
+        for row in left:
+            sequences[row], kinds[row] = self.sampler.sequence(len(sequences[row])), None
+        return self._baseline(sequences, pad(sequences, width=base.batch.width), kinds)
+
+    def _try_alone(self, base: Baseline, where: str) -> None:
+        """Tries alone the sequences of a batch whose answers are not finite in it: if those are, it is a leak."""
+        alone = [
+            trial
+            for trial in trials.lone_trials(base.sequences, [base.kind(row) for row in range(base.batch.rows)])
+            if not base.is_finite(trial.rows[0][0]) and self._is_answered(trial.batch)
+        ]
+        if not alone:
+            raise UncheckableError(
+                f"the answers to finite sequences are not finite{where}, not even to one alone and without padding: "
+                "train the model, or pass its weights with --checkpoint"
+            )
+        for trial in alone:
+            self._try(base, trial)
 
     def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:
         """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch."""
@@ -250,14 +289,18 @@ class _Check:
             self.sampler.sequence(int(length), kind) for length, kind in zip((*lengths, *short), kinds, strict=True)
         ]
         batch = pad(sequences, width=sizes.wider)
-        together = Baseline(sequences, batch, self._answer(batch), kinds)
-        rows = zip(together.answer.logits, map(len, sequences), strict=True)
-        bad = sorted(length for row, length in rows if not np.isfinite(row[:length] if row.ndim == 2 else row).all())
+        together = self._without_unanswered(self._baseline(sequences, batch, kinds))
+        alone = [*trials.lone_trials(together.sequences, together.kinds)]
+        # What is not finite in this batch only, is a leak
+        bad = [
+            trial for row, trial in enumerate(alone) if not (together.is_finite(row) or self._is_answered(trial.batch))
+        ]
         if bad:
-            raise UncheckableError(f"the answers to finite sequences of {as_ranges(bad)} steps are not finite")
+            shown = as_ranges(sorted({trial.batch.width for trial in bad}))
+            raise UncheckableError(f"the answers to finite sequences of {shown} steps are not finite, alone too")
         raised = {
-            len(sequence): error
-            for sequence, trial in zip(sequences, trials.lone_trials(sequences, kinds), strict=True)
+            trial.batch.width: error
+            for trial in alone
             if (error := self._try(together, trial, may_raise=True)) is not None
         }
         if len(raised) == len(lengths) and not any(moved.trial.change != "poison" for moved in self.failed):
@@ -284,14 +327,15 @@ class _Check:
             self._try(first, trial)
         for name, sequences, batch in trials.odd_batches(sizes, widest, self.sampler):
             try:
-                base = self._baseline(sequences, batch)
+                base = self._without_unanswered(self._baseline(sequences, batch))
             except RunError as error:
                 if batch.rows == 1:  # already noted by the unbatched trials
                     continue
                 raise UncheckableError(f"the model raises for a batch {name}: {error}") from error
-            if not is_finite(base.answer, batch):
-                raise UncheckableError(f"the answers to finite sequences are not finite in a batch {name}")
-            for trial in trials.padding_changed(name, sequences, batch, self.sampler):
+            if not is_finite(base.answer, base.batch):
+                self._try_alone(base, f" in a batch {name}")
+                continue
+            for trial in trials.padding_changed(name, base.sequences, base.batch, self.sampler):
                 self._try(base, trial)
 
     def _try(self, first: Baseline, trial: CheckTrial, *, may_raise: bool = False) -> RunError | None:
@@ -314,9 +358,11 @@ class _Check:
             # Where ordinary values show it, they show best where it begins.
             failed = [pair for pair in trial.rows if not apart[pair] <= self.tolerance]
             ordinary = [pair for pair in trial.rows if first.kind(pair[0]) is None]
-            rows = tuple(ordinary if set(ordinary) & set(failed) else failed)
+            is_ordinary = bool(set(ordinary) & set(failed))
+            rows = tuple(ordinary if is_ordinary else failed)
             worst = max(rows, key=lambda pair: apart[pair])
-            self.failed.append(FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst)))
+            moved = FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
+            self.failed.append(replace(moved, is_nan=trial.change == "batch" and not first.is_finite(worst[0])))
         return None
 
     def _note_fast_path(self, first: Baseline) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import gap
-from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
+from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain, explain_nan
 from lengthwise_export.checking.recording import Operation, Recording, Subject
 from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Geometry, Pairing, Sampler, geometry
 from lengthwise_export.errors import RunError
@@ -31,6 +33,8 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 _MORE_ROWS, _LONGER = 2, 3  # Extra rows, and extra steps per sequence, of a larger batch that tells axes apart
 _WIDER = (41, 7)  # Extra width of it: more than the chunks of most models; or what fits small tables
 
+_AMPLIFIED: Final = 100  # A difference that padding makes in a weight may be so much larger in the sum that it is in
+_HIDDEN: Final = 10  # As many times less than the tolerance, and more than rounding: a leak that is known already
 _MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
 
@@ -41,6 +45,8 @@ class FailedTrial:
     base: PaddedBatch
     trial: CheckTrial
     row: int  # An index into `trial.rows`: the pair of rows whose answers differ most
+    is_ordinary: bool = True  # Whether rows of ordinary values show it
+    is_nan: bool = False  # Whether the answer is not finite in the batch `base`, and finite alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,9 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     for change in trials.CHANGES:
         if located and change in explained:
             continue
-        for chosen in (one for one in moved if one.trial.change == change):
+        # Ordinary values show best where it begins: in raw ones, weights may be all 0 or 1
+        alike = sorted((one for one in moved if one.trial.change == change), key=lambda one: not one.is_ordinary)
+        for chosen in alike:
             with contextlib.suppress(RunError):
                 after = subject.record(chosen.trial.batch)
                 break
@@ -92,13 +100,20 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             for mine, other in aligned(before.operations, after.operations)
         ]
         pairing = replace(pairing, chunks=_chunks(pairs, pairing))
+        # In batches of the same sizes nothing is rounded otherwise: what moves there by little may be made large later.
+        least = tolerance / _AMPLIFIED if pairing.before == pairing.after else tolerance
         # If nothing differs, try again without assuming sorted rows: the model may sort them and never sort back.
-        differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
-            pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
+        differing = _leading(pairs, pairing, least, before.answers) or _leading(
+            pairs, replace(pairing, may_be_sorted=False), least, before.answers
         )
-        if not differing and not located and (another := _another_way(before, after)) is not None:
-            differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _answer_moves(subject, chosen))]
-        if not differing or any(operation.identity in located for operation, _ in differing):
+        if chosen.is_nan and (nan := next((one.before for one in pairs if one.becomes_nan), None)) is not None:
+            cause = explain_nan(nan, subject.names, pairing.before)
+            differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
+        elif not differing and not located and (another := _another_way(before, after)) is not None:
+            differing = [
+                (replace(another, explained=functools.partial(_always, ANOTHER_WAY)), _answer_moves(subject, chosen))
+            ]
+        if not differing or any(one.before.identity in located and one.moves(pairing, tolerance) for one in pairs):
             continue
         # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
         sizes = {base.rows, base.width, pairing.before.longest} if change == "width" else set()
@@ -115,7 +130,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             else explain(first, change, subject.names, pairing.before),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
-            trial=trial.name,
+            trial=f"padding, and is finite {trial.name}" if chosen.is_nan else trial.name,
             spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
             place=first.place,
@@ -157,6 +172,15 @@ class _Pair:
     after: Operation
     larger: tuple[tuple[int, ...] | None, ...]
 
+    def moves(self, pairing: Pairing, tolerance: float) -> bool:
+        """Whether it may be the cause of a difference of more than `tolerance`."""
+        return (self.apart(pairing) or 0.0) > tolerance / _HIDDEN
+
+    @property
+    def becomes_nan(self) -> bool:
+        """Whether it gives NaN in the first run, and none in the second."""
+        return _has_nan(self.before) and not _has_nan(self.after)
+
     def apart(self, pairing: Pairing) -> float | None:
         """The largest difference of its outputs at valid steps; None if they cannot be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
@@ -166,6 +190,14 @@ class _Pair:
             for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
         ]
         return max((apart for apart in differences if apart is not None), default=None)
+
+
+def _always(cause: Cause, _: Change) -> Cause:
+    return cause
+
+
+def _has_nan(operation: Operation) -> bool:
+    return any(value.dtype.kind == "f" and bool(np.isnan(value).any()) for _, value in operation.outputs)
 
 
 def _shapes_in_a_larger_batch(

@@ -129,6 +129,50 @@ def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
     )
 
 
+_FORMS: Final[Mapping[str, str]] = {
+    "rows, longest, classes": "it ends at the longest row of the batch: pass total_length=x.size(1) to "
+    "pad_packed_sequence, and do not cut x at lengths.max()",
+    "longest, rows, classes": "it ends at the longest row of the batch: pass total_length=x.size(0) to "
+    "pad_packed_sequence, and do not cut x at lengths.max()",
+    "width, rows, classes": "steps come before rows: return it with .transpose(0, 1); or, if steps come so too, pass "
+    "--time-first",
+    "rows, width, classes": "with --time-first steps come before rows in it too, [width, rows, classes]: return it "
+    "with .transpose(0, 1), or leave --time-first out if steps come as [rows, width, features]",
+    "rows, classes, width": "classes come before steps: return it with .transpose(1, 2)",
+    "1, rows, classes": "an axis of 1 stands before the rows, as in the state of a recurrent layer: return state[-1], "
+    "or squeeze(0)",
+    "classes, rows, classes": "an axis of layers or directions stands before the rows, as in the state of a recurrent "
+    "layer: return state[-1], or of both directions torch.cat((state[-2], state[-1]), 1)",
+    "rows, 1, classes": "an axis of 1 stands between rows and classes: return it with squeeze(1)",
+    "width, classes": "the axis of the rows is missing: out[0] is the answer to the first row only",
+    "1, classes": "it has one row, whatever the number of sequences: it is the first row, or a mean over all rows",
+    "longest, classes": "the axis of the rows is missing: out[0] is the answer to the first row only",
+    "rows, width": "it has one number for each step, and no axis of classes: return it with unsqueeze(-1)",
+    "rows, width, width": "it has a number for each pair of steps, as the weights of an attention",
+}
+"""What is said of an output by the names of its axes."""
+
+
+def of_another_form(subject: Subject, batch: PaddedBatch) -> UncheckableError:
+    """The error for an output that is neither `[rows, classes]` nor `[rows, width, classes]`."""
+    shape, outputs = subject.output_form(batch)
+    sizes = {1: "1", batch.width: "width", int(batch.lengths.max()): "longest", batch.rows: "rows"}
+    why = _FORMS.get(", ".join(sizes.get(size, "classes") for size in shape))
+    if why is None and len(shape) == 3 and shape[0] == batch.rows:
+        why = (
+            f"it has {shape[1]} steps in the place of {batch.width}, as behind a stride, a pooling or a convolution "
+            "without padding: answer each step (torch.repeat_interleave, padding='same'), or the sequence (a pooling)"
+        )
+    if why is None and len(shape) == 2 and shape[0] == batch.rows * batch.width:
+        why = "rows and steps are one axis: return it with unflatten(0, x.shape[:2])"
+    if outputs > 1:
+        why = f"{'' if why is None else why + '; '}if another of the {outputs} outputs is right, name it with --output"
+    return UncheckableError(
+        f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, but must be [rows, classes] "
+        f"or [rows, width, classes]{'' if why is None else ': ' + why}"
+    )
+
+
 def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> UncheckableError:
     """Explains why a trial raises although the baseline ran."""
     why = f"{trial.name}: the model raises: {error}"
@@ -166,22 +210,34 @@ def require_service_contract(
         )
 
 
+_APART: Final = 10  # A model that requires left padding differs by far more than rounding where the padding is behind
+
+
 def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler: Sampler, most: float) -> bool:
     """Whether left-padded sequences get their unbatched answers, and the answers depend on the lengths."""
     steps = sampler.fill((first.batch.rows, width), 3.0)
     for row, sequence in zip(steps, first.sequences, strict=True):
         row[width - len(sequence) :] = sequence
 
-    def apart(lengths: NDArray[np.int32]) -> float:
-        answers = subject.answer_left(PaddedBatch(steps, lengths)).logits
+    def apart(lengths: NDArray[np.int32], *, left: bool = True) -> float:
+        # On the right, the same padding stands behind the same steps.
+        right = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
+        batch = PaddedBatch(steps if left else right, lengths)
+        answers = (subject.answer_left if left else subject.answer)(batch).logits
         rows = zip(alone, answers, strict=True)
-        return max(gap(mine, answer[-len(mine) :] if mine.ndim == 2 else answer) for mine, answer in rows)
+        return max(
+            gap(mine, (answer[-len(mine) :] if left else answer[: len(mine)]) if mine.ndim == 2 else answer)
+            for mine, answer in rows
+        )
 
     try:
         alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]
         # One that ignores the lengths and reads backwards is right too, but other lengths do not change its answers.
         longer = np.minimum(first.batch.lengths + 2, width).astype(np.int32)
-        return apart(first.batch.lengths) <= most < apart(longer)
+        if not apart(first.batch.lengths) <= most < apart(longer):
+            return False
+        # One without positions is as right on the one side as on the other: its mask lets larger values through.
+        return apart(first.batch.lengths, left=False) > _APART * most
     except RunError:
         return False
 

@@ -97,6 +97,9 @@ class Subject(Protocol):
     def answer_left(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a left-padded batch: the sequences are at the end of their rows, and a mask marks them there."""
 
+    def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
+        """The shape of the answer as the model itself gives it, and how many outputs the model has."""
+
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the operations that the answer depends on."""
 

@@ -68,6 +68,11 @@ class OnnxSubject:
             inputs[names.mask] = np.ascontiguousarray(np.flip(inputs[names.mask], axis=0 if names.time_first else 1))
         return self._answer(inputs)
 
+    def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
+        """The shape of the answer as the graph gives it, and how many outputs the graph has."""
+        logits, *_ = self._run(self._session, self._outputs, self._inputs(batch))
+        return logits.shape, len(self._external.graph.graph.output)
+
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same graph, with its inputs interpreted in other ways that the user may have meant."""
         names = self._external.names

@@ -37,6 +37,7 @@ from lengthwise_export.tracing.call_signature import (
     OutputSelector,
     Role,
     in_evaluation,
+    outputs_by_name,
     without_fast_path,
 )
 from lengthwise_export.tracing.module_state import ModuleState
@@ -141,6 +142,12 @@ class TorchSubject:
         with without_fast_path():
             return self._answer(batch, left=True)
 
+    def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
+        """The shape of the answer as the module gives it, and how many outputs the module has."""
+        with torch.no_grad(), without_fast_path():
+            result = self.signature.call(self.module, self._inputs(batch))
+        return tuple(self.select_output(result)["logits"].shape), len(outputs_by_name(result))
+
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the calls."""
         recorder, inputs = _Recorder(self.module, self.whole), self._inputs(batch)
@@ -185,7 +192,8 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self._whole = whole
         self._inside: tuple[int, WholePart] | None = None
-        self._paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
+        self._parts = dict(module.named_modules(remove_duplicate=False))
+        self._paths = {id(part): path for path, part in self._parts.items()}
         self._stack: list[str] = []
         self._calls: list[tuple[Operation, bool]] = []  # with whether each belongs to torch's packing
         # Every tensor is kept until the end, so that no storage address is reused.
@@ -240,7 +248,8 @@ class _Recorder(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         self._seen += inputs + outputs
         path = self._stack[-1] if self._stack else ""
-        at, reduced = current_location(), _reduced(name, *args, **(kwargs or {}))
+        rows_first = getattr(self._parts.get(path), "batch_first", False)
+        at, reduced = current_location(), _reduced(name, *args, rows_first=rows_first, **(kwargs or {}))
         call = _operation(f"{path}: {name}" if path else name, name, at, inputs, outputs, **reduced)
         # Torch's own code for packed sequences, and not a computation on packed values
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
@@ -271,15 +280,51 @@ def _operation(
     return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=given, **more)
 
 
-def _reduced(name: str, tensor: Any = None, axes: Any = None, /, *_: Any, **given: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of the tensor of floats that a call reduces along axes, and these; empty for other calls."""
-    axes = given.get("dim", given.get("axis", axes))
-    if "pool" in name:  # the size of its output: a pooling to one step reduces all steps
-        axes = -1 if axes in (1, (1,), [1]) else None
-    axes = axes if isinstance(axes, (tuple, list)) else (axes,)
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or {*map(type, axes)} != {int}:
+_DIM_IS_THIRD: Final = frozenset({"norm", "normalize", "topk", "kthvalue", "quantile", "nanquantile", "roll"})
+
+_ALONG: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
+    **dict.fromkeys(("conv1d", "instance_norm", "group_norm", "max_pool1d", "matmul", "bmm"), lambda args, dim: -1),
+    "scaled_dot_product_attention": lambda args, dim: -2,
+    # A pooling to one step runs along all
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_max_pool1d"), lambda args, dim: -1 if dim in (1, [1]) else None),
+    "einsum": lambda args, dim: _summed(*args[0].replace(" ", "").partition("->")),
+    "__getitem__": lambda args, dim: _last_of(args[0].shape, [*args[1]] if isinstance(args[1], tuple) else [args[1]]),
+}
+"""The axes of its first tensor that an operator runs along, from its arguments, where `dim` does not say them."""
+
+
+def _reduced(name: str, *args: Any, rows_first: bool = False, **given: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of the first tensor of a call, and the axes that the call runs along; empty if these are not known."""
+    tensor = next((one for one in args if isinstance(one, Tensor)), None)
+    if tensor is None or tensor.is_complex():
         return {}
-    return {"shape": tuple(tensor.shape), "reduced": tuple(axis % max(tensor.ndim, 1) for axis in axes)}
+    shape = tuple(tensor.shape)
+    dim: Any = next(iter(args[2 if name in _DIM_IS_THIRD else 1 :]), range(len(shape)))
+    axes = next((given[word] for word in ("dim", "dims", "axis") if given.get(word) is not None), dim)
+    if name.startswith(("lstm", "gru", "rnn", "multi_head")):
+        axes = int(rows_first)
+        if rows_first and name.startswith("multi_head"):  # the layer has turned its input
+            shape = (shape[1], shape[0], *shape[2:])
+    axes = _ALONG[name](args, [*axes] if isinstance(axes, tuple) else axes) if name in _ALONG else axes
+    axes = [*axes] if isinstance(axes, (tuple, list, range)) else [axes]
+    if {*map(type, axes)} != {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
+        return {}
+    return {"shape": shape, "reduced": tuple(axis % len(shape) for axis in axes)}
+
+
+def _summed(operands: str, _: str, result: str) -> list[int]:
+    """The axes of the first operand of an einsum that its result lacks."""
+    return [axis for axis, letter in enumerate(operands.partition(",")[0]) if letter not in result]
+
+
+def _last_of(shape: Sequence[int], index: list[Any]) -> list[int]:
+    """The axes of which an index takes the last element, if it takes all of the others."""
+    if any(one is Ellipsis for one in index):
+        before = next(place for place, one in enumerate(index) if one is Ellipsis)
+        index[before : before + 1] = [slice(None)] * (len(shape) - len(index) + 1)
+    if not all(one == slice(None) if isinstance(one, slice) else type(one) is int for one in index):
+        return []
+    return [axis for axis, one in enumerate(index) if one in (-1, shape[axis] - 1)]
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -137,6 +137,7 @@ class Sampler:
     def __init__(self, steps: StepInput, seed: int) -> None:
         self._steps = steps
         self._random = np.random.default_rng(seed)
+        self.zeros = True  # Whether sequences have steps of zeros
         self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)
 
     def sequence(self, length: int, kind: str | None = None, *, scale: float = 1.0) -> Steps:
@@ -144,7 +145,7 @@ class Sampler:
         if kind is not None:
             return raw(kind, (length, self._steps.features or 0), self._random)
         values = self.fill((length,), scale)
-        if length >= 3:
+        if length >= 3 and self.zeros:
             values[length // 2] = 0
         return values
 
@@ -165,7 +166,7 @@ def base_sequences(sampler: Sampler, sizes: BatchSizes) -> list[Steps]:
     shares = np.linspace(sizes.longest, sizes.shortest, sizes.rows)
     kinds = kinds_of_rows(len(shares), sampler)
     sequences = [sampler.sequence(round(length), kind) for length, kind in zip(shares, kinds, strict=True)]
-    if len(sequences) > 3 and len(sequences[2]) > 1:
+    if len(sequences) > 3 and len(sequences[2]) > 1 and sampler.zeros:
         sequences[2][-1] = 0
     return sequences
 

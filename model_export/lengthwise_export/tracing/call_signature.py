@@ -272,7 +272,7 @@ def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
     for each in [each for each in telling if not _is_optional(each)] or may:
         meaning = _meaning(each.name)
         if meaning == "which way round":
-            raise _open(shown, each, "may be true at padding or at valid steps")
+            raise _open(shown, each, "may be true at padding or at valid steps;")
         if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
             raise ConfigurationError(
                 f"{shown}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
@@ -280,14 +280,23 @@ def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
             )
         chosen.setdefault("lengths" if meaning == "lengths" else "mask", each)
     if not chosen:
-        raise _open(shown, _wanted_first(others), "may be lengths or a mask")
+        name = (wanted := _wanted_first(others)).name
+        default = "it keeps its default value" if _is_optional(wanted) else f"give it a default value ({name}=None)"
+        raise _open(
+            shown,
+            wanted,
+            "is neither lengths nor a mask by its name; if it is one of them,",
+            f". If it is something else, such as a state, labels or a switch, the model does not know where a sequence "
+            f"ends: {default}, and --second none --mend makes the graph take lengths (check: --second none --suggest); "
+            "or add `lengths` or `mask` to forward",
+        )
     return chosen
 
 
-def _open(shown: str, parameter: Parameter, why: str) -> ConfigurationError:
+def _open(shown: str, parameter: Parameter, why: str, otherwise: str = "") -> ConfigurationError:
     return ConfigurationError(
-        f"{shown}: {parameter.name} {why}; say --second lengths, --second mask (true at valid steps) or --second "
-        "padding-mask (true at padding)"
+        f"{shown}: {parameter.name} {why} say --second lengths, --second mask (true at valid steps) or --second "
+        f"padding-mask (true at padding){otherwise}"
     )
 
 
@@ -323,7 +332,7 @@ def output_selector(output: str | int | None) -> OutputSelector:
 
 def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`."""
-    named = _named(answer)
+    named = outputs_by_name(answer)
     if output is None:
         fitting = (name for name, value in named.items() if _can_be_logits(value))
         output = "logits" if "logits" in named else next(fitting, None)
@@ -342,7 +351,7 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     return {"logits": logits, "attention": attention}
 
 
-def _named(answer: Any) -> dict[str, Any]:
+def outputs_by_name(answer: Any) -> dict[str, Any]:
     """A module's outputs by name, or by index if they have no names."""
     if isinstance(answer, Tensor):
         return {"0": answer}

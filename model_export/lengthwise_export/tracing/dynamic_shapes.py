@@ -37,6 +37,11 @@ LOOP: Final = (
     "nn.GRU instead of a cell in a loop (their weights have the same names and shapes, with _l0). Over the rows: write "
     "it for the whole batch, with pack_padded_sequence for a recurrent layer and a mask for the rest"
 )
+A_LIST: Final = (
+    "takes the lengths one by one, as list(lengths) or [int(n) for n in lengths] do, but a graph has them as a tensor: "
+    "pass the tensor to pack_padded_sequence, as in lengths.cpu(), or lengths.tolist(). Where the loop is over the "
+    "rows, write it for the whole batch, with a mask"
+)
 A_SIZE: Final = (
     "takes the number of steps or rows as a fixed Python number (a loop does, or a list of that many), but batches "
     "differ in size: compute with the size itself, as in torch.arange(x.shape[1]) or math.log(x.shape[1])"
@@ -107,7 +112,7 @@ class OpenSizes(TorchFunctionMode):
                 raise trace_error(location, BRANCH)
             return self._branches[location.file, location.line]
         if name in ("__iter__", "unbind"):
-            _require_fixed(LOOP, first, *args[1:2], **kwargs)
+            _require_fixed(A_LIST if first in self._as_lengths else LOOP, first, *args[1:2], **kwargs)
         if name in ("chunk", "tensor_split"):
             _require_fixed(PARTS, first, *args[2:3], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
