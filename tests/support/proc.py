@@ -41,6 +41,23 @@ def open_files(pid: int) -> int:
     return len(list((of(pid) / "fd").iterdir()))
 
 
+def files_in(pid: int, *folders: str) -> list[str]:
+    """Files of these folders that a process has open or mapped."""
+    mapped = (line.split(maxsplit=5)[-1] for line in (of(pid) / "maps").read_text().splitlines())
+    opened = []
+    for file in (of(pid) / "fd").iterdir():
+        with suppress(OSError):
+            opened.append(os.readlink(file))
+    return [path for path in (*mapped, *opened) if path.startswith(tuple(f"{folder}/" for folder in folders))]
+
+
+def holds(pid: int, number: int) -> bool:
+    """Whether a process blocks, ignores or handles a signal, which then does not end it at once."""
+    text = (of(pid) / "status").read_text()
+    masks = re.findall(r"Sig(?:Blk|Ign|Cgt):\s+([0-9a-f]+)", text)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 def connections(pid: int, port: int) -> int:
     """Established connections to a port that a process has."""
     held = set()

@@ -1,0 +1,240 @@
+"""What keeps workers from starting, and what they leave: causes that pass end nothing, and no file stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lengthwise.bench.launch import free_port
+from lengthwise.errors import ConfigurationError
+from lengthwise.http import worker
+from lengthwise.http.supervisor import MOST_EARLY, Place, Supervisor
+from lengthwise.http.worker import shared_file
+from lengthwise.settings import Settings, bundled_models
+from tests.support import proc
+from tests.support.doors import certificate
+from tests.support.numpy_models import samples
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
+from tests.support.waiting import answers, wait_until
+from tests.support.workers import GOOD, Workers
+
+KEY = "a-key-of-many-characters"
+
+
+class Trouble:
+    """A cause that keeps workers from starting: the options it needs, how it begins, and how it passes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.options: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.verify: ssl.SSLContext | None = None
+        self.models = folder / "models"
+        shutil.copytree(bundled_models(), self.models)
+
+    def keys(self) -> Callable[[ServerProcess], Any]:
+        """The file of keys is empty for a while."""
+        file = self.folder / "keys"
+        file.write_text(KEY)
+        self.options, self.headers = ["--api-keys-file", str(file)], {"authorization": f"Bearer {KEY}"}
+        return lambda _: (file.write_text(""), lambda: file.write_text(KEY))[1]
+
+    def folder_away(self) -> Callable[[ServerProcess], Any]:
+        """The folder of models is on a mount that is away."""
+        away = self.folder / "away"
+        return lambda _: (self.models.rename(away), lambda: away.rename(self.models))[1]
+
+    def certificate(self) -> Callable[[ServerProcess], Any]:
+        """A certificate is in the middle of its renewal."""
+        file, self.verify = certificate(self.folder)
+        text = file.read_text()
+        self.options = ["--tls-cert-file", str(file)]
+        return lambda _: (file.write_text(text[:200]), lambda: file.write_text(text))[1]
+
+    def descriptors(self) -> Callable[[ServerProcess], Any]:
+        """The parent has no descriptors left."""
+
+        def begin(server: ServerProcess) -> Callable[[], Any]:
+            pid = server.process.pid
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (proc.open_files(pid) - 4, before[1]))
+            return lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+        return begin
+
+
+@pytest.mark.parametrize(
+    "cause",
+    ["keys", *(pytest.param(each, marks=pytest.mark.long) for each in ("folder_away", "certificate", "descriptors"))],
+)
+def test_while_one_serves_another_that_cannot_start_is_tried_again(cause: str, tmp_path: Path) -> None:
+    trouble = Trouble(tmp_path)
+    begin = getattr(trouble, cause)()
+    with started(str(trouble.models), "--workers", "2", *trouble.options, verify=trouble.verify) as server:
+        server.client.headers.update(trouble.headers)
+        workers = Workers(server)
+        gone = workers.ready()[0]["pid"]
+        os.kill(gone, signal.SIGKILL) if cause == "descriptors" else None
+        end = begin(server)
+        if cause != "descriptors":
+            os.kill(gone, signal.SIGKILL)
+        try:
+            wait_until(lambda: server.text.count("another one starts in") > MOST_EARLY, lambda: server.text)
+            found = []
+            for _ in range(8):
+                with suppress(httpx.TransportError):
+                    found.append(server.predict(GOOD).status_code)
+            assert set(found) == {200}
+        finally:
+            end()
+        workers.replaced(gone)
+        assert server.figures()["lengthwise_worker_restarts_total"] > MOST_EARLY
+        server.terminate()
+        assert server.end() == 0
+
+
+def test_a_worker_that_is_dead_is_not_shown_as_ready_though_nobody_has_noticed() -> None:
+    with started("--workers", "2") as server:
+        workers = Workers(server)
+        gone = workers.ready()[1]["pid"]
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            os.kill(gone, signal.SIGKILL)
+            workers.when(lambda found: [one["ready"] for one in found] == [True, False])
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        workers.replaced(gone)
+
+
+def test_no_counter_goes_back_when_the_worker_that_showed_it_is_killed() -> None:
+    with started("--workers", "2", "--verify-share", "1") as server:
+        workers = Workers(server)
+        pids = [one["pid"] for one in workers.ready()]
+        for _ in range(20):
+            assert server.predict(GOOD).status_code == 200
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            before = samples(client.get("/metrics").text)
+            (asked,) = (pid for pid in pids if proc.connections(pid, server.port))
+        os.kill(asked, signal.SIGKILL)
+        workers.replaced(asked)
+        after = server.figures()
+        counters = [name for name in before if name.partition("{")[0].endswith(("_total", "_count", "_sum", "_bucket"))]
+        assert "process_cpu_seconds_total" in counters
+        assert [name for name in counters if after.get(name, 0) < before[name]] == []
+
+
+@pytest.fixture
+def open_signals() -> Iterator[None]:
+    """A supervisor leaves signals held, as the process ends."""
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGINT])
+
+
+def test_a_supervision_that_fails_ends_the_service_with_its_reason(
+    open_signals: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(_: Supervisor, place: Place) -> Any:
+        raise ZeroDivisionError(f"of place {place.number}")
+
+    monkeypatch.setattr(Supervisor, "_life", fails)
+    with shared_file(2) as file:
+        assert asyncio.run(Supervisor(Settings(workers=2, drain_seconds=0), {}, file).run()) == 1
+    assert "ZeroDivisionError: of place 0" in caplog.text
+
+
+def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.os, "memfd_create", full)
+    monkeypatch.setattr(worker.tempfile, "TemporaryFile", full)
+    with pytest.raises(ConfigurationError, match=r"no room for the \d+ bytes that 3 workers share: No space left"):
+        shared_file(3)
+
+
+@pytest.mark.parametrize("shared", ["size=64k", "ro", "noexec", None])
+def test_a_full_a_read_only_or_a_missing_place_for_shared_memory_changes_nothing(shared: str | None) -> None:
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this process may not mount")
+    of_shared = f"mount -t tmpfs -o {shared} shm /dev/shm" if shared else "mount -t tmpfs none /dev"
+    full = "dd if=/dev/zero of=/dev/shm/full bs=1k; " if shared == "size=64k" else ""
+    script = f'exec 3>/dev/null; {of_shared} && {{ {full} exec "$@" 2>&3 <&- ; }} 2>&3'
+    port = free_port()
+    command = [sys.executable, "-m", "lengthwise", "serve", "--workers", "2", "--port", str(port)]
+    process = subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", *command])
+    try:
+        wait_until(lambda: process.poll() is not None or answers(port, "/readyz"))
+        assert process.poll() is None
+        pids = proc.children(process.pid, "serve")
+        os.kill(pids[0], signal.SIGKILL)  # its counts are read by the parent
+        wait_until(lambda: len(proc.children(process.pid, "serve")) == 2 and pids[0] not in proc.serving(process.pid))
+        wait_until(lambda: answers(port, "/readyz"))
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("ends", ["second signal", "killed"])
+def test_nothing_that_the_workers_share_has_a_name(ends: str, tmp_path: Path) -> None:
+    with started("--workers", "2", "--drain-seconds", "600", TMPDIR=str(tmp_path)) as server:
+        pids = [server.process.pid, *(one["pid"] for one in Workers(server).ready())]
+        named = [path for pid in pids for path in proc.files_in(pid, "/dev/shm", str(tmp_path))]
+        assert named == []
+        if ends == "killed":
+            server.process.kill()
+        else:
+            with server.connect() as wire:
+                wire.send(b"POST /predict HTTP/1.1\r\n")
+                server.terminate()
+                server.wait_for("draining")
+                server.terminate()
+                server.end()
+        server.end()
+        wait_until(lambda: not any(map(proc.is_there, pids[1:])))
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".ses"] == []  # that one is onnxruntime's
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
+    server = ServerProcess("--workers", str(workers))
+    try:
+        wait_until(lambda: proc.holds(server.process.pid, signal.SIGHUP))
+        while not answers(server.port, "/readyz"):
+            for pid in {server.process.pid, *proc.serving(server.process.pid)}:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGHUP)
+            assert server.process.poll() is None, server.text
+        if workers > 1:
+            Workers(server).ready()
+            assert server.figures()["lengthwise_worker_restarts_total"] == 0
+        server.terminate()
+        assert server.end() == 0
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_to_end_during_the_imports_is_obeyed_after_them(workers: int, number: signal.Signals) -> None:
+    server = ServerProcess("--workers", str(workers))
+    try:
+        wait_until(lambda: proc.holds(server.process.pid, signal.SIGTERM))  # and SIGINT with it
+        server.process.send_signal(number)
+        assert (server.end(), server.text) == (130, "error: interrupted\n")
+    finally:
+        server.kill()
