@@ -28,6 +28,16 @@ TRAINING = {
 REPORTS = {"check": lambda: as_page(REPORT), "training": lambda: training_page(TRAINING, "runs/vowels")}
 
 
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_is_no_wider_than_a_telephone(browser: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "report.html").write_text(REPORTS[name]())
+    window = Window(browser, "", {"width": 360, "height": 800})
+    window.page.goto((tmp_path / "report.html").as_uri())
+    width = window.page.evaluate("document.documentElement.scrollWidth")
+    window.close()
+    assert width == 360
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", REPORTS)
 def test_axe_finds_nothing(browser: Any, tmp_path: Path, name: str, scheme: str) -> None:

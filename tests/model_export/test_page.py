@@ -76,7 +76,7 @@ def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> 
         *(TrialResult(f"unbatched, {steps} steps", "batch", 0.0, True) for steps in range(2, 31)),
     )
     page = as_page(replace(REPORT, trials=trials))
-    assert page.index(">Passed<") < page.index("pool: mean</h2>") < page.index(">Trials<")
+    assert page.index("pool: mean</h2>") < page.index(">Passed<") < page.index(">Trials<")
     assert "29 of 30 trials</b> moved no answer" in page
     summary, every = page[page.index(">Trials<") :].split("<details>")
     assert (summary.count("<tr"), every.count("<tr")) == (3, 31)

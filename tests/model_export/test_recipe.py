@@ -10,6 +10,7 @@ import torch
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise.reports.notebook import as_text
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.training import choice, recipe, rocket, session
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
@@ -283,5 +284,5 @@ def test_the_accuracy_of_the_folds_stands_beside_that_of_the_training(
     monkeypatch.setattr(recipe, "LEAST_STEPS", 5)
     report = session.TrainingSession(spec(), records, TrainOptions()).run(tmp_path)
     assert report["held_back"] == 0.8125
-    for said in (str(report.table("a").caption), (tmp_path / session.PAGE_FILE).read_text()):
+    for said in (as_text(report.table("a")), (tmp_path / session.PAGE_FILE).read_text()):
         assert "cross-validation, for the choice of the layers: accuracy 0.8125" in said

@@ -1,6 +1,7 @@
 """`train` with seeds, ensembles and budgets, and `compare`, as commands."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def test_a_spec_that_says_nothing_is_trained_and_agrees_with_its_checkpoint(file
         assert from_spec(Spec.read(described), files / "run" / WEIGHTS_FILE).manifest.labels == ("a", "b")
     assert "holds a run" in run(*words).output
     assert "left out" in run(*words, "--overwrite").output
+
+
+def test_how_a_training_ended_stands_below_the_table_as_text(files: Path) -> None:
+    ended = run("train", "rocket", files / "train.jsonl", "--out", files / "run")
+    assert re.search(r"^\d+\.\d s, ridge penalty [0-9.e-]+, temperature [0-9.]+; left out: ", ended.stdout, re.M)
+    assert '<div class="scrolls"><table>' in (files / "run" / "report.html").read_text()
 
 
 def test_options_of_gradient_descent_are_refused_for_fixed_kernels(files: Path) -> None:

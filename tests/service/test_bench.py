@@ -2,12 +2,16 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from lengthwise.bench import plots
+from lengthwise.bench.figures import Figures, Latency
 from lengthwise.commands.bench import bench, rates_of
 from tests.support.small_server import Reply, SmallServer, serving
 
@@ -40,6 +44,29 @@ def test_a_sweep_has_a_row_a_rate_and_draws_them(tmp_path: Path):
     result = call("--json", "--request-rate", "200:400:100", "--plot", str(plot))
     assert [load["offered_rate"] for load in json.loads(result.stdout)["loads"]] == [200, 300, 400]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("low", "high"), [(40, 80), (2, 900), (0.3, 7)])
+def test_the_marks_of_latency_are_plain_numbers(
+    low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    marks = []
+
+    def save(fill: Callable[[Axes], None], _: Path) -> None:
+        figure = Figure()
+        axes = figure.subplots()
+        fill(axes)
+        figure.draw_without_rendering()
+        marks.extend(one.get_text() for one in axes.get_yticklabels() + axes.get_yticklabels(minor=True))
+
+    monkeypatch.setattr(plots, "save", save)
+    latency = Latency(low, low, high, high, low, high)
+    nothing = dict.fromkeys((one.name for one in fields(Figures)), None)
+    plots.draw([Figures(**nothing | {"offered_rate": 5.0, "latency_ms": latency})], tmp_path / "p.png", title="")
+    assert len([float(mark) for mark in marks if mark]) >= 3
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

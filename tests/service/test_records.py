@@ -102,7 +102,8 @@ def test_figures_of_speed_are_of_this_run_alone():
     )
     assert summary.sequences_per_second == 5
     assert (summary.padding_share, summary.computed_padding_share) == (0.4, 0.2)
-    assert "20.0%" in summary.note()
+    assert summary.note() == "10 sequences, 5/s, 20.0% computed as padding"
+    assert Summary("m/1", records=20, resumed=20, rows=2, seconds=0.4).note().startswith("2 sequences, 0.0%")
     assert {name: summary.to_json()[name] for name in ("padding_share", "computed_padding_share")} == {
         "padding_share": 0.4,
         "computed_padding_share": 0.2,

@@ -17,6 +17,7 @@ from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import record_file, recorded
 from lengthwise.runtime.data_profile import DataProfile
+from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.small_server import SmallServer
 from tests.support.small_server import serving as small
@@ -151,6 +152,20 @@ class TestDriftCommand:
         }
         assert len(document["over_time"]) == 3
         assert result.exit_code == (1 if document["drifted"] else 0)
+
+    async def test_a_name_means_its_champion_and_the_versions_with_records_are_said(self, tmp_path: Path) -> None:
+        await record(tmp_path / "records")
+        folder = self.model(tmp_path).parent
+        other = Manifest.read(folder / "1").model_copy(update={"version": 2})
+        (folder / "2").mkdir()
+        (folder / "2" / "manifest.json").write_text(other.to_json())
+        result = command("drift", tmp_path / "records", "--model", folder)
+        assert result.exit_code == 2
+        assert "there are no records of sums/2; there are some of sums/1" in result.stderr
+        assert command("alias", folder, "champion", 1).exit_code == 0
+        assert (
+            json.loads(command("drift", tmp_path / "records", "--model", folder, "--json").stdout)["model"] == "sums/1"
+        )
 
     async def test_what_it_needs_is_said(self, tmp_path: Path) -> None:
         await record(tmp_path / "records")

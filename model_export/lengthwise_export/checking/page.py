@@ -1,4 +1,4 @@
-"""Formats a check's report as a self-contained HTML page: passed trials, each leak with a picture, all trials."""
+"""Formats a check's report as a self-contained HTML page: each leak with a picture, passed trials, all trials."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def as_page(report: Report) -> str:
         report.target,
         element("p", report.reason),
         bullets(report.notes),
-        _passed(report),
         *map(_section, report.leaks),
         "" if report.fix is None else report.fix.as_section(),
+        _passed(report),
         section("Trials", *_trials(report)),
         style=_STYLE,
         heading=joined(verdict, f" {report.target}"),

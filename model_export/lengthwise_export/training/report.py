@@ -10,7 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from lengthwise.reports import notebook
 from lengthwise.reports.chart import Chart
@@ -74,13 +76,13 @@ class RunReport(dict[str, Any]):
             chosen=list(plan.reasons),
         )
 
-    def table(self, title: str) -> Table:
-        """The scores of each split as a table for the terminal, with how the training ended."""
-        table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title, caption=self._ending())
+    def table(self, title: str) -> Group:
+        """The scores of each split as a table for the terminal, and below how the training ended."""
+        table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title)
         for name, scores in splits_of(self).items():
             figures = (f"{scores[figure]:.4f}" for figure in ("loss", "accuracy", "macro_f1"))
             table.add_row(name.replace("_", " "), str(scores["answers"]), *figures)
-        return table
+        return Group(table, Text(self._ending()))
 
     def _ending(self) -> str:
         if self.get("kind") == "rocket":
@@ -123,7 +125,7 @@ def page(report: Mapping[str, Any], title: str) -> str:
         [name, scores.get("answers", ""), *(_number(scores.get(figure)) for figure in _FIGURES)]
         for name, scores in splits.items()
     ]
-    parts.append(table(rows, ["split", "answers", *_FIGURES.values()]))
+    parts.append(section("Scores", table(rows, ["split", "answers", *_FIGURES.values()])))
     if report.get("held_back") is not None:
         parts.append(element("p", f"{HELD_BACK.capitalize()}: accuracy {_number(report['held_back'])}."))
     parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))

@@ -16,6 +16,8 @@ _COLORS = {"p50": "#3b6ea5", "p95": "#e08a1e", "p99": "#b8322a", "p99_9": "#6b2a
 
 def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
     """Latency percentiles of each load against its rate: the offered one, or of closed loops the answered one."""
+    from matplotlib.ticker import LogLocator
+
     answered = [row for row in rows if row.latency_ms is not None]
     rates = [row.offered_rate or row.requests_per_second for row in answered]
 
@@ -24,6 +26,9 @@ def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
             values = [getattr(row.latency_ms, name) for row in answered]
             axes.plot(rates, values, "o-", label=name.replace("_", "."), color=color)
         axes.set(xlabel="requests/s", ylabel="latency from the moment due, ms", yscale="log", title=title)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.legend(frameon=False)
 
     save(fill, path)

@@ -55,7 +55,7 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
     required=True,
     type=click.Path(path_type=Path),
     metavar="MODEL",
-    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.",
+    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its champion, else its highest version.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def drift(records: Path, model: Path, as_json: bool) -> None:
@@ -65,10 +65,12 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
     by the population stability index (PSI).
     """
     from lengthwise.monitoring import recorded
+    from lengthwise.repository import aliases
     from lengthwise.repository.folder import model_directory
     from lengthwise.runtime.manifest import Manifest
 
-    manifest = Manifest.read(model_directory(model))
+    champion = aliases.read(model).get(aliases.CHAMPION)
+    manifest = Manifest.read(model_directory(model if champion is None else model / str(champion)))
     found = recorded.report(records, manifest)
     if as_json:
         click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))

@@ -65,8 +65,11 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
     total: ProfileCounts | None = None
     part: ProfileCounts | None = None
     over_time = []
+    there: set[str] = set()  # the versions that were recorded
     for batch in record_file.batches(directory, ["model", "version", "steps", "answer"]):
-        rows = [row for row in batch.to_pylist() if f"{row['model']}/{row['version']}" == manifest.key]
+        every = [(f"{row['model']}/{row['version']}", row) for row in batch.to_pylist()]
+        there.update(key for key, _ in every)
+        rows = [row for key, row in every if key == manifest.key]
         if not rows:
             continue
         answers = [places[label] for row in rows for label in row["answer"] if label in places]
@@ -77,9 +80,10 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
             over_time.append(counter.drift(part))
             part = None
     if total is None:
+        others = f"; there are some of {', '.join(sorted(there))}" if there else ""
         raise ConfigurationError(
-            f"{directory}: there are no records of {manifest.key}; a file is read when it is complete: after minutes "
-            "or when the service stops"
+            f"{directory}: there are no records of {manifest.key}{others}; a file is read when it is complete: after "
+            "minutes or when the service stops"
         )
     return DriftReport(manifest, profile, total, counter.drift(total), over_time)
 

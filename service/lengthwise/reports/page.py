@@ -46,8 +46,8 @@ def bullets(lines: Iterable[object]) -> Html:
 
 
 def section(title: str, *content: object) -> Html:
-    """A part of a page under a title; wide content scrolls."""
-    return element("section", element("h2", title), element("div", *content, style="overflow-x: auto"))
+    """A part of a page under a title; wide content scrolls, and shadows at its sides show that there is more."""
+    return element("section", element("h2", title), element("div", *content, class_="scrolls"))
 
 
 @cache

@@ -166,9 +166,9 @@ class Summary:
         return {name: getattr(self, name) for name in _TOLD}
 
     def note(self) -> str:
-        """The text beside a progress bar."""
-        speed = self.rows / max(self.seconds, 1e-9)
-        return f"{self.rows:,} sequences, {speed:,.0f}/s, {self.computed_padding_share:.1%} computed as padding"
+        """The text beside a progress bar; the first batches are of the longest sequences, so they tell no speed."""
+        speed = f"{self.sequences_per_second:,.0f}/s, " if self.records > self.resumed else ""
+        return f"{self.rows:,} sequences, {speed}{self.computed_padding_share:.1%} computed as padding"
 
     def lines(self) -> Iterator[str]:
         """The figures for people."""
