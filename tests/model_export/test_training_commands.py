@@ -158,7 +158,7 @@ def test_several_files_are_trained_on_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["rokcet", "DATA"], "rokcet: there is no such file, and no such preset; did you mean rocket?"),
+        (["rokcet", "DATA"], "rokcet: there is no such file or preset; did you mean rocket?"),
         (["rocket", "auto", "DATA"], "rocket auto DATA.csv: give one SPEC at most"),
         (["rocket"], "rocket: give one SPEC at most, and the files of the DATA"),
         (["nothing.csv"], "nothing.csv: there is no such file"),

@@ -161,7 +161,7 @@ class TestDriftCommand:
         (folder / "2" / "manifest.json").write_text(other.to_json())
         result = command("drift", tmp_path / "records", "--model", folder)
         assert result.exit_code == 2
-        assert "there are no records of sums/2; there are some of sums/1" in result.stderr
+        assert "there are no records of sums/2, but of sums/1;" in result.stderr
         assert command("alias", folder, "champion", 1).exit_code == 0
         assert (
             json.loads(command("drift", tmp_path / "records", "--model", folder, "--json").stdout)["model"] == "sums/1"

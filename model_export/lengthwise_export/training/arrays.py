@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
@@ -34,7 +33,7 @@ from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.model_spec import Preset
 from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training.record_checks import check, lenient, why_unfit
+from lengthwise_export.training.record_checks import fitting, lenient, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
 GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
@@ -99,10 +98,9 @@ def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
     """
     specs = [word for word in words if word in NAMES or word.endswith(".toml")]
     data = [word for word in words if word not in specs]
-    unknown = next((word for word in data if not (os.path.exists(word) or word.startswith("aeon:"))), None)
-    if unknown is not None:
-        hint = nearest(unknown, NAMES)
-        raise ConfigurationError(f"{unknown}: there is no such file{hint and f', and no such preset{hint}'}")
+    for word in data:
+        if not (os.path.exists(word) or word.startswith("aeon:")):
+            raise ConfigurationError(f"{word}: there is no such file or preset{nearest(word, NAMES)}")
     if len(specs) > 1 or not data:
         raise ConfigurationError(f"{' '.join(words)}: give one SPEC at most, and the files of the DATA")
     return (specs or ["auto"])[0], data
@@ -132,7 +130,7 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
     named = taken[0].named if taken else {}
     if is_open:
-        records = [*fitting(iter(records), spec)]
+        records = [*fitting(records, spec)]
     return LabelledSequences(spec, records, named, tuple(reasons), tuple(warnings), is_open)
 
 
@@ -147,11 +145,6 @@ def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator
             if isinstance(record, Record) and record.names is not None and reading.columns.inputs is None:
                 reading = replace(reading, columns=replace(reading.columns, inputs=record.names))
             yield record
-
-
-def fitting(records: Iterator[Record | BadRecord], spec: Spec) -> Iterator[Record]:
-    """The same records; at their end, an error has the first that are bad, or do not fit the spec."""
-    return dataset.fitting(records, partial(check, spec=lenient(spec)))
 
 
 def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first") -> list[Record]:

@@ -34,7 +34,7 @@ from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
-from lengthwise_export.training.record_checks import check, missing_is_open
+from lengthwise_export.training.record_checks import fitting, missing_is_open
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import Epoch, TrainingResult, train
@@ -42,12 +42,6 @@ from lengthwise_export.training.train import Epoch, TrainingResult, train
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
 SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
-
-
-def check_all(name: str, records: Sequence[Record], spec: Spec) -> None:
-    """Makes sure that the records of a split fit a spec; raises ConfigurationError."""
-    for record in records:
-        check(record, spec)
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class TrainingSession:
     resume: bool = False  # whether to continue from the states in the folder of the run
     # Called with the name, the records and the chosen spec of another split, where the policy for missing values was
     # open when they were read
-    recheck: Callable[[str, Sequence[Record], Spec], None] = check_all
+    recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [*fitting(records, spec)]
     progress: ProgressTarget = None
     # Called with each reason and warning as soon as it is known, with `chosen: ` or `warning: ` before it
     tell: Callable[[str], None] = lambda _line: None

@@ -59,13 +59,12 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
         step, number = _padded(turned)
         name = "zeros" if not step.any() else "missing values" if np.isnan(step).all() else f"{step[0]:g}"
         word = {"zeros": "zeros", "missing values": "nan"}.get(name if turned is block else "")
-        cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
-        if word is None:
-            cure = "Leave such steps out: only its length says where a sequence ends"
+        cure = "Leave such steps out: only its length says where a sequence ends"
+        if word is not None:
+            cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
         if number:
-            which = "every" if count == len(few) else "nearly every"
-            said = f"{which} sequence has {shape[0]} steps, and {number} of {len(alike)} {where} {name}"
-            yield f"{said}: is this padding? {cure}"
+            which = f"{'every' if count == len(few) else 'nearly every'} sequence has {shape[0]} steps"
+            yield f"{which}, and {number} of {len(alike)} {where} {name}: is this padding? {cure}"
 
 
 def _padded(block: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -73,15 +72,15 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any], int]:
     last = block[:, -1:] + 0.0  # -0.0 is 0.0
     texts = [row.tobytes() for row in last]
     text, number = Counter(texts).most_common(1)[0]
-    padded, step = block[[one == text for one in texts]], last[texts.index(text), 0]
+    padded, step = block[np.equal(texts, text)], last[texts.index(text), 0]
     is_blank = not step.any() or bool(np.isnan(step).all())
-    is_filler = is_blank or block.dtype.kind in "iu" or bool((step == step[0]).all() and step[0] < 0)
-    if 2 * number <= len(block) or not is_filler:
+    is_filler = block.dtype.kind in "iu" or bool((step == step[0]).all() and step[0] < 0)
+    if 2 * number <= len(block) or not (is_blank or is_filler):
         return step, 0
     same = ((padded == step) | (np.isnan(padded) & np.isnan(step))).all(axis=2)  # [rows, length]
     tails = np.where(same.all(axis=1), same.shape[1], same[:, ::-1].argmin(axis=1))
     # The share of such steps before the tails: where they are frequent, tails of some steps are nothing special
     frequent = float(same.sum() - tails.sum()) / max(1, int((same.shape[1] - tails).sum()))
-    by_chance = frequent > 0 and (not is_blank or tails.mean() * (1 - frequent) <= _LONGER * frequent)
+    is_special = not frequent or (is_blank and tails.mean() * (1 - frequent) > _LONGER * frequent)
     are_alike = number == len(block) and len({*tails.tolist()}) == 1
-    return step, 0 if by_chance or are_alike or tails.max() == 1 else number
+    return step, number if is_special and not are_alike and tails.max() > 1 else 0

@@ -80,10 +80,9 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
             over_time.append(counter.drift(part))
             part = None
     if total is None:
-        others = f"; there are some of {', '.join(sorted(there))}" if there else ""
         raise ConfigurationError(
-            f"{directory}: there are no records of {manifest.key}{others}; a file is read when it is complete: after "
-            "minutes or when the service stops"
+            f"{directory}: there are no records of {manifest.key}, but of {', '.join(sorted(there)) or 'no other'}; a "
+            "file is read when it is complete: after minutes or when the service stops"
         )
     return DriftReport(manifest, profile, total, counter.drift(total), over_time)
 
