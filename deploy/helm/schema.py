@@ -40,6 +40,10 @@ def _value(field: dict[str, Any]) -> dict[str, Any]:
     if kind["type"] == "number":  # `helm --set` makes a text of 0.5
         made["type"].append("string")
         made["pattern"] = r"^[0-9]+(\.[0-9]+)?$"
+        if kind.get("maximum") == 1:  # a share; YAML reads a bare off as false
+            made["type"].append("boolean")
+            made["not"] = {"const": True}
+            made["pattern"] = r"^(off|false|0(\.[0-9]+)?|1(\.0+)?)$"
     if "enum" in made:
         made["enum"] = [*made["enum"], None]
     return {"description": field["description"], **made}

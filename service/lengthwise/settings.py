@@ -46,7 +46,7 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _share(value: Any) -> Any:
-    return 0.0 if value == "off" else value
+    return 0.0 if value in ("off", "false") else value  # YAML reads a bare off as false
 
 
 def _workers(value: Any) -> Any:
@@ -61,7 +61,7 @@ PREFIX: Final = "LENGTHWISE_"
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
 _WORKER_VARIABLE: Final = PREFIX + "WORKER"
 
-Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_share)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 

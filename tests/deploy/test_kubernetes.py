@@ -191,6 +191,26 @@ def test_values_that_contradict_each_other_are_refused_by_name(values: dict[str,
         _of_chart(values)
 
 
+SHARES = sorted(name for name, field in Settings.model_fields.items() if "off, or 0 to 1" in (field.description or ""))
+
+
+def test_the_shares_are_options_of_the_chart() -> None:
+    assert SHARES == ["access_log", "drift_share", "record_share", "shadow_share", "verify_share"]
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_share_is_off_or_0_to_1_as_in_the_command(name: str) -> None:
+    variable = f"LENGTHWISE_{name.upper()}"
+    for value, share in [(False, 0), ("off", 0), (0, 0), (0.25, 0.25), ("0.25", 0.25), (1, 1), ("1", 1)]:
+        (told,) = [one["value"] for one in _container({"settings": {name: value}})["env"] if one["name"] == variable]
+        assert getattr(Settings.model_validate({name: told}), name) == share, value
+    bare = yaml.safe_load(f"settings: {{{name}: off}}")  # as a file of values has it
+    assert variable in [one["name"] for one in _container(bare)["env"]]
+    for wrong in (2, -0.5, "2", "1.5", True, "on", "true", "-1", ""):
+        with pytest.raises(Exception, match=name):
+            _container({"settings": {name: wrong}})
+
+
 def test_a_release_may_have_no_settings_at_all() -> None:
     named = [entry["name"] for entry in _container({"settings": None})["env"]]
     assert named == ["LENGTHWISE_DRAIN_SECONDS", "LENGTHWISE_ADMIN_PORT"]
