@@ -1,3 +1,4 @@
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -44,6 +45,40 @@ def test_where_the_exporter_is_left_out_its_commands_are_one_line(monkeypatch: p
     assert result.exit_code == 2
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "lengthwise[export]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workers", "2"], "it is one of serve. Did you mean: lengthwise serve --workers 2"),
+        (["--port=80", "my models"], "Did you mean: lengthwise serve --port=80 'my models'"),
+        (["--max-length", "9"], "it is one of check, export"),
+        (["--wurkers", "2"], "No such option '--wurkers'."),
+    ],
+)
+def test_an_option_without_its_command_names_the_command(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, words, prog_name="lengthwise")
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_without_the_exporter_an_option_names_the_commands_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "lengthwise_export" else find_spec(name)
+    )
+    result = CliRunner().invoke(main, ["--json"], prog_name="lengthwise")
+    assert "it is one of score, bench, alias" in result.stderr
+
+
+def test_a_folder_in_the_place_of_a_command_is_what_serve_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my models").mkdir()
+    result = CliRunner().invoke(main, ["my models", "--port", "80"])
+    assert result.exit_code == 2
+    assert "To serve this folder: lengthwise serve 'my models'" in result.stderr
 
 
 @pytest.mark.parametrize("code", [0, None, 1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -52,9 +54,26 @@ class Lengthwise(click.Group):
         """All commands, in the order of the help."""
         return [*ROWS]
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """As click does it; the error for an option of a command says which command has it."""
+        words = [*args]
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            installed = [name for name in ROWS if importlib.util.find_spec(ROWS[name].module.partition(".")[0])]
+            options = {name: getattr(self.get_command(context, name), "params", []) for name in installed}
+            known = [name for name in installed if any(error.option_name in option.opts for option in options[name])]
+            if not known:
+                raise
+            line = shlex.join([context.info_name or "lengthwise", known[0], *words])
+            whose = f"it is one of {', '.join(known)}"
+            context.fail(f"No such option {error.option_name!r} before a command; {whose}. Did you mean: {line}")
+
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """A command by its name; the error for an unknown one names those that are spelled alike."""
         if name not in ROWS:
+            if os.path.isdir(name) and not context.resilient_parsing:
+                context.fail(f"No such command {name!r}. To serve this folder: lengthwise serve {shlex.quote(name)}")
             alike = difflib.get_close_matches(name, ROWS)
             if alike and not context.resilient_parsing:
                 context.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, alike))}?")
