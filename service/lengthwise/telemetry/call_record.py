@@ -153,22 +153,17 @@ class AccessLog:
         if self._draw() >= self._share:
             return
         name, version = model
-        fields: dict[str, Any] = {
-            "request_id": request_id,
-            "call": call,
-            "status": status,
-            "duration_ms": round(seconds * 1000, 3),
+        always = {"request_id": request_id, "call": call, "status": status, "duration_ms": round(seconds * 1000, 3)}
+        known: dict[str, Any] = {
+            "key": key,
+            "model": name,
+            "version": version,
+            "sequences": len(lengths),
+            "lengths": list(lengths[:MOST_LENGTHS]),
+            "reason": reason,
+            "trace_id": trace_id,
         }
-        if key:
-            fields["key"] = key
-        if name:
-            fields |= {"model": name, "version": version}
-        if lengths:
-            fields |= {"sequences": len(lengths), "lengths": list(lengths[:MOST_LENGTHS])}
-        if reason is not None:
-            fields["reason"] = reason
-        if trace_id is not None:
-            fields["trace_id"] = trace_id
+        fields = always | {name: value for name, value in known.items() if value}
         shown = {key: ",".join(map(str, one)) if isinstance(one, list) else str(one) for key, one in fields.items()}
         text = " ".join(f'{key}="{value}"' if " " in value else f"{key}={value}" for key, value in shown.items())
         log.info("%s", text, extra={"fields": fields})

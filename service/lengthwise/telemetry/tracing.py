@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -124,20 +124,19 @@ class Trace:
     ) -> None:
         """Ends the span of the call; for the arguments see `AccessLog.note`."""
         span = self._span
-        span.set_attribute("http.response.status_code", status)
-        span.set_attribute("lengthwise.request_id", request_id)
-        name, version = model
-        if name:
-            span.set_attributes({"lengthwise.model": name, "lengthwise.version": version})
-        if lengths:
-            span.set_attributes(
-                {"lengthwise.sequences": len(lengths), "lengthwise.lengths": list(lengths[:MOST_LENGTHS])}
-            )
-        if reason is not None:
-            span.set_attribute("lengthwise.rejected", reason)
+        known: dict[str, Any] = {
+            "http.response.status_code": status,
+            "lengthwise.request_id": request_id,
+            "lengthwise.model": model[0],
+            "lengthwise.version": model[1],
+            "lengthwise.sequences": len(lengths),
+            "lengthwise.lengths": list(lengths[:MOST_LENGTHS]),
+            "lengthwise.rejected": reason,
+            "error.type": str(status) if status >= 500 else None,
+        }
+        span.set_attributes({name: value for name, value in known.items() if value})
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
-            span.set_attribute("error.type", str(status))
         span.end()
 
 
