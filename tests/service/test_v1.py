@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from lengthwise.decoding import fast_json, json_body
+from lengthwise.protocols.v1 import PredictV1
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
@@ -54,7 +55,9 @@ async def test_every_bad_body_is_refused_in_one_sentence_and_the_next_good_one_i
 async def test_the_model_stands_in_the_path_alone() -> None:
     async with serving(model(manifest()), model(manifest(name="other"))) as service:
         answer = await ask(service, {"instances": [[[1, 3]]], "model": "other"})
-        assert answer.json() == {"error": "/model: unknown field; known are instances, outputs, priority, timeout_ms"}
+        assert answer.json() == {
+            "error": "/model: unknown field; known are instances, outputs, priority, signature_name, timeout_ms"
+        }
         assert (await ask(service, {"instances": [[[1, 3]]]}, "other")).status_code == 200
 
 
@@ -84,6 +87,51 @@ async def test_what_cannot_be_answered_is_refused_by_its_status(
     counted = {k: v for k, v in figures.items() if k.startswith("lengthwise_requests_total") and v}
     assert sum(counted.values()) == (0 if said.startswith("nothing is at") else 1)
     assert all(f'code="{status}"' in key for key in counted)
+
+
+@pytest.mark.parametrize("name", ["serving_default", "", "predict"])
+async def test_the_signature_of_tensorflow_servings_clients_changes_nothing(service: Service, name: str) -> None:
+    answer = await ask(service, {"signature_name": name, "instances": [[[1, 3]]]})
+    assert answer.status_code == 200
+    assert answer.json() == (await ask(service, {"instances": [[[1, 3]]]})).json()
+
+
+@pytest.mark.parametrize("name", [None, 1, ["serving_default"]])
+async def test_a_signature_is_a_text(service: Service, name: Any) -> None:
+    answer = await ask(service, {"signature_name": name, "instances": [[[1, 3]]]})
+    assert answer.status_code == 400
+    assert "/signature_name: must be a string" in answer.json()["error"]
+    assert (await service.predict({"signature_name": "", "sequences": [[[1, 3]]]})).status_code == 422
+
+
+async def test_columns_are_told_to_be_instances(service: Service) -> None:
+    answer = await ask(service, {"inputs": [[[1, 3]]]})
+    assert answer.status_code == 400
+    assert "columns as 'inputs' are not read: send 'instances', one for each sequence" in answer.json()["error"]
+
+
+async def test_a_path_may_name_a_version_or_an_alias() -> None:
+    aliases = {"sums": {"champion": 1, "canary": 2}}
+    wide = model(manifest(version=2, features=3))  # so that it is seen which one answers
+    async with serving(model(manifest()), wide, aliases=aliases) as service:
+        for place, features in (("", 2), ("/versions/1", 2), ("/versions/2", 3), ("/labels/canary", 3)):
+            body = {"instances": [[[1] * features]]}
+            answer = await service.client.post(f"/v1/models/sums{place}:predict", json=body)
+            assert answer.status_code == 200, place
+            state = await service.client.get(f"/v1/models/sums{place}")
+            assert state.json() == {"name": "sums", "ready": True}
+        for place, status in (("/versions/9", 404), ("/versions/01", 400), ("/labels/none", 400), ("/versions/", 404)):
+            answer = await service.client.post(f"/v1/models/sums{place}:predict", json={"instances": [[[1, 3]]]})
+            assert answer.status_code == status, place
+        figures = await service.figures()
+    assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="2"}'] == 2
+
+
+def test_a_version_in_the_path_takes_the_way_past_asgi_too() -> None:
+    (groups,) = (
+        match.groupdict() for match in [PredictV1.path.fullmatch(b"/v1/models/sums/versions/2:predict")] if match
+    )
+    assert groups == {"model": b"sums", "version": b"2"}
 
 
 async def test_models_are_listed_and_told_ready() -> None:

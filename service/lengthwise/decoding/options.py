@@ -37,6 +37,7 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
     before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
     named = problems.total == before
+    _string(document, "signature_name", problems, at)  # of TensorFlow Serving's clients: a model here has one function
     outputs = document.get("outputs", [])
     if not isinstance(outputs, list):
         problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(outputs)}")

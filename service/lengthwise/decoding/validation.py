@@ -41,6 +41,7 @@ class BodyLayout:
 
     root: str
     fields: frozenset[str]
+    instead: str = ""  # what is sent by mistake where the sequences are missing, and what to send
 
     @cached_property
     def pointer(self) -> str:
@@ -76,7 +77,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     root = f"/{layout.root}"
     sequences = document.get(layout.root, _ABSENT)
     if sequences is _ABSENT:
-        problems.add("", f"'{layout.root}' is missing")
+        problems.add("", f"'{layout.root}' is missing{layout.instead}")
     elif not isinstance(sequences, list):
         problems.add(root, f"must be an array, got {kind(sequences)}")
     elif not sequences:

@@ -98,6 +98,7 @@ class V1Request(Options):
     """Sequences to classify by the model of the path (KServe v1)."""
 
     instances: Sequences
+    signature_name: str = Field(ABSENT, description="Changes nothing: clients of TensorFlow Serving send it.")
 
 
 class Unshared(Schema):

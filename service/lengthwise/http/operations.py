@@ -36,6 +36,11 @@ _PREDICT: Final = (
     "binary body are in the query. The answer is JSON, or an Arrow stream if `accept` asks for one. To raw steps, if "
     "`accept` is `application/octet-stream`, it is the probabilities as float32."
 )
+_V1_PATHS: Final = {
+    "/v1/models/{model}/versions/{version}": "v1_version",
+    "/v1/models/{model}/labels/{version}": "v1_label",
+    "/v1/models/{model}": "v1",
+}
 _OF_CALLS: Final = (400, *(status for status in document.OF_CALLS if status != 422))
 
 
@@ -106,9 +111,10 @@ def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
 
     _add_get(router, "/v1/models", models, "v1_models", "The models that are served", schemas.ModelNames)
     what, refused = "Classifies sequences of different lengths (KServe v1)", errors(*_OF_CALLS)
-    told = operation("v1_predict", what, schemas.V1Answer, refused, body=bodies.V1Request)
-    router.post("/v1/models/{model}:predict", **told)(Inference(endpoint))
-    _add_state(router, serving, "/v1/models/{model}", "v1_model", 404)
+    for path, name in _V1_PATHS.items():
+        told = operation(f"{name}_predict", what, schemas.V1Answer, refused, body=bodies.V1Request) | {"tags": ["v1"]}
+        router.post(f"{path}:predict", **told)(Inference(endpoint))
+        _add_state(router, serving, path, f"{name}_model", 404)
 
 
 def add_v2(router: APIRouter, infer: Infer) -> None:

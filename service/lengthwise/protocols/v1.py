@@ -1,7 +1,8 @@
-"""KServe's protocol v1: `POST /v1/models/{model}:predict`.
+"""KServe's protocol v1: `POST /v1/models/{model}:predict`, also for a version or an alias of the model.
 
-Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body may also have `outputs`, `timeout_ms` and
-`priority`. Its predictions are the objects of `/predict`.
+The paths of versions and aliases (`labels`), and the field `signature_name`, which changes nothing, are those of
+TensorFlow Serving's clients. Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body may also
+have `outputs`, `timeout_ms` and `priority`. Its predictions are the objects of `/predict`.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ from lengthwise.protocols.endpoint import (
 from lengthwise.runtime.answers import Answer
 
 # The body; its model stands in the path.
-INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "timeout_ms", "priority"}))
+INSTANCES: Final = BodyLayout(
+    "instances",
+    frozenset({"instances", "outputs", "timeout_ms", "priority", "signature_name"}),
+    " (columns as 'inputs' are not read: send 'instances', one for each sequence)",
+)
 
 
 class PredictV1(Endpoint):
     """The endpoint `POST /v1/models/{model}:predict`."""
 
     name = "POST /v1/models/MODEL:predict"
-    path = re.compile(rb"/v1/models/(?P<model>[\w.-]+):predict")
+    path = re.compile(rb"/v1/models/(?P<model>[\w.-]+)(?:/(?:versions|labels)/(?P<version>[\w.-]+))?:predict")
     refuse = staticmethod(kserve.refusal)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
@@ -50,7 +55,8 @@ class PredictV1(Endpoint):
         size = len(request.body)
         if quick and size > LARGE_BODY_BYTES:
             return None
-        served = kserve.find(self.serving, request.scope["path_params"]["model"], None)
+        named = request.scope["path_params"]
+        served = kserve.find(self.serving, named["model"], named.get("version"))
         decode = json_body.decode_ordinary if quick and size > CAREFUL_BYTES else json_body.decode
         most = self.serving.settings.max_sequences
         call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
