@@ -165,6 +165,8 @@ def test_several_files_are_trained_on_as_one(tmp_path: Path) -> None:
         (["nothing.toml", "DATA"], "nothing.toml cannot be read"),
         (["wrong.toml", "DATA"], "wrong.toml: model.presett: unknown key; did you mean preset?"),
         (["DATA", "--column", "label=state"], "there is no column 'state'"),
+        (["one.csv"], "one.csv:2: every label is 'a', so there is nothing to tell apart"),
+        (["no.csv"], "no.csv:2: no record has a label, so there is nothing to tell apart"),
     ],
 )
 def test_words_that_are_no_spec_and_no_data_are_told_apart(
@@ -172,6 +174,8 @@ def test_words_that_are_no_spec_and_no_data_are_told_apart(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "DATA.csv")
+    (tmp_path / "one.csv").write_text("id,x,label\na,1,a\na,2,a\nb,3,a\n")
+    (tmp_path / "no.csv").write_text("id,x\na,1\na,2\nb,3\n")
     (tmp_path / "wrong.toml").write_text('[model]\npresett = "auto"\n')
     ended = run("train", *("DATA.csv" if word == "DATA" else word for word in words), "--out", "run")
     assert (ended.exit_code, (tmp_path / "run").exists()) == (2, False)

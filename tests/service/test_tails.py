@@ -55,14 +55,32 @@ def padded(fill: float = 0.0, *, left: bool = False, sequences: Any = SEQUENCES)
         (padded(), f"{SAID} Such steps count as data: padding='zeros' (--padding zeros) cuts these tails off"),
         (padded(-0.0), "36 of 40 end in zeros"),
         (padded(np.nan), "36 of 40 end in missing values: is this padding? Such steps count as data: padding='nan'"),
-        (padded(-1), "36 of 40 end in -1: is this padding? Leave such steps out"),
+        (padded(-1), "36 of 40 end in steps of -1: is this padding? Leave such steps out"),
+        (
+            [(one - np.float32([3, 5])) / 7 for one in padded()],
+            "36 of 40 end in steps of -0.428571, -0.714286",
+        ),
         (padded(left=True), "36 of 40 begin with zeros: is this padding? Leave such steps out"),
         (padded(sequences=[(100 * one[:, 0]).astype(np.int64) for one in SEQUENCES]), "36 of 40 end in zeros"),
-        (padded(7, sequences=[(100 + 100 * one[:, 0]).astype(np.int64) for one in SEQUENCES]), "36 of 40 end in 7"),
+        (
+            padded(7, sequences=[(100 + 100 * one[:, 0]).astype(np.int64) for one in SEQUENCES]),
+            "36 of 40 end in steps of 7",
+        ),
         ([*padded(), SEQUENCES[9]], "nearly every sequence has 20 steps, and 36 of 40 end in zeros"),
         (padded(sequences=[np.round(one[:, :1]) for one in SEQUENCES]), "of 40 end in zeros"),  # half of them inside
     ],
-    ids=["zeros", "minus zero", "nan", "filler", "left", "id 0", "another id", "one of another length", "counts"],
+    ids=[
+        "zeros",
+        "minus zero",
+        "nan",
+        "filler",
+        "scaled",
+        "left",
+        "id 0",
+        "another id",
+        "one of another length",
+        "counts",
+    ],
 )
 def test_a_tail_of_padding_is_noticed(sequences: Any, said: str) -> None:
     (found,) = doubts(sequences)
@@ -178,6 +196,20 @@ async def test_the_service_says_what_rows_of_null_behind_a_sequence_are(beside: 
     async with serving(model(manifest())) as service:
         answer = await service.predict({"sequences": [[[1.0, None], [1.0, 2.0]]]})
     assert "padding" not in answer.text
+
+
+async def test_steps_that_are_null_themselves_are_padding_too(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"steps": [[1, 2], [3, 4], null, null]}\n{"steps": [5, null]}\n')
+    ways: dict[Padding | None, list[int]] = {None: [4, 2], "nan": [2, 1]}
+    for padding, lengths in ways.items():
+        found = dataset.entries(data, reading=dataset.Reading(padding=padding))
+        assert [len(one.steps) for one in found if isinstance(one, dataset.Record)] == lengths
+    async with serving(model(manifest())) as service:
+        answer = await service.predict({"sequences": [[[1, 2], None]]})
+    (told,) = answer.json()["errors"]
+    assert told["pointer"] == "/sequences/0/1"
+    assert "got null; steps of null behind the sequence are padding: leave them out" in told["detail"]
 
 
 async def test_a_step_of_zeros_is_data_for_the_service(caplog: pytest.LogCaptureFixture) -> None:

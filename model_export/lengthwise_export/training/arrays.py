@@ -346,10 +346,11 @@ def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[
             output["task"] = task
             reasons.append(f'task = "{task}": by the labels')
         output["labels"] = sorted_labels(record.label for record in records)
-        if not output["labels"]:
+        if len(output["labels"]) < 1 + (output.get("task") != "multi-label"):
+            seen = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
-                f'{records[0].place}: no record has a label to train on: a record of JSON has it as "label"; of a '
-                "table, say which column it is (--column label=NAME)"
+                f"{records[0].place}: {seen}, so there is nothing to tell apart: a record of JSON has it as 'label'; "
+                "of a table, say which column it is (--column label=NAME)"
             )
     return done
 

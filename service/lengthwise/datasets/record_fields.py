@@ -96,11 +96,11 @@ def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
 
 
 def _values(steps: Any, place: str) -> NDArray[np.float32]:
-    """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
+    """`[length, features]` float32, NaN for null, also for a step that is null; bare numbers are of one feature."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one step")
-    rows = [step if isinstance(step, list) else [step] for step in steps]
-    wanted = len(rows[0])
+    wanted = len(steps[0]) if isinstance(steps[0], list) else 1
+    rows = [step if isinstance(step, list) else [step] * (wanted if step is None else 1) for step in steps]
     if set(map(len, rows)) == {wanted} and wanted and _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
         return as_float32(rows, place)
     for step, row in enumerate(rows):

@@ -25,6 +25,8 @@ T = TypeVar("T", "Record", "GivenSequence")
 _MOST_VALUES: Final = 4_000_000  # that are looked at, and
 _MOST_SEQUENCES: Final = 1000
 _NEARLY_ALL: Final = 0.9  # of the sequences, which have one length
+_KNOWN: Final = {"0": ("zeros", "zeros"), "nan": ("missing values", "nan")}  # values of a step: its name, its `Padding`
+_MOST_SHOWN: Final = 4  # values in a message
 _LONGER: Final = 4  # times as long as tails of such steps would be by chance, are those of padding
 
 
@@ -57,10 +59,10 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
     block = np.stack(alike).reshape(len(alike), shape[0], -1)
     for where, turned in (("end in", block), ("begin with", block[:, ::-1])):
         step, number = _padded(turned)
-        name = "zeros" if not step.any() else "missing values" if np.isnan(step).all() else f"{step[0]:g}"
-        word = {"zeros": "zeros", "missing values": "nan"}.get(name if turned is block else "")
+        values = ", ".join([*dict.fromkeys(f"{value:g}" for value in step.tolist())][:_MOST_SHOWN])
+        name, word = _KNOWN.get(values, (f"steps of {values}", None))
         cure = "Leave such steps out: only its length says where a sequence ends"
-        if word is not None:
+        if word is not None and turned is block:
             cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
         if number:
             which = f"{'every' if count == len(few) else 'nearly every'} sequence has {shape[0]} steps"
@@ -74,7 +76,8 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any], int]:
     text, number = Counter(texts).most_common(1)[0]
     padded, step = block[np.equal(texts, text)], last[texts.index(text), 0]
     is_blank = not step.any() or bool(np.isnan(step).all())
-    is_filler = block.dtype.kind in "iu" or bool((step == step[0]).all() and step[0] < 0)
+    # An id, one number below 0 for all features, or what a scaler made of one number for each feature
+    is_filler = block.dtype.kind in "iu" or bool((step == min(step[0], 0)).all() or (step % 1).all())
     if 2 * number <= len(block) or not (is_blank or is_filler):
         return step, 0
     same = ((padded == step) | (np.isnan(padded) & np.isnan(step))).all(axis=2)  # [rows, length]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import (
+    ADVICE_ON_TAILS,
     TRANSPOSED,
     Problems,
     escaped,
@@ -212,7 +213,8 @@ def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
 def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
     features = manifest.input.features or 1
     if not isinstance(step, list):
-        return f"a step must be an array of {features} numbers, got {_kind(step, manifest)}"
+        hint = f"; {ADVICE_ON_TAILS}" if step is None else ""
+        return f"a step must be an array of {features} numbers, got {_kind(step, manifest)}{hint}"
     return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
 
 
