@@ -16,7 +16,7 @@ EXPORTED = {
         *("make_app", "sequences"),
     ],
     lengthwise_export: [
-        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "adopt", "check"),
+        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "check"),
         *("compare", "errors", "export", "train"),
     ],
 }

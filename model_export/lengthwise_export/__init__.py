@@ -10,7 +10,7 @@ run = lengthwise_export.train("auto", sequences, labels)
 published = run.export("models/trained")
 ```
 
-All names: `check`, `export`, `adopt`, `train`, `compare`, `CheckReport`, `PublishedModel`, `TrainedModel`,
+All names: `check`, `export`, `train`, `compare`, `CheckReport`, `PublishedModel`, `TrainedModel`,
 `LengthwiseClassifier`, `errors`, `__version__`. Importing the package is cheap: torch, onnx and scikit-learn are
 imported when what needs them is first used. `lengthwise_export.testing` has `assert_padding_safe` for your tests.
 """
@@ -29,7 +29,6 @@ __all__ = [
     "PublishedModel",
     "TrainedModel",
     "__version__",
-    "adopt",
     "check",
     "compare",
     "errors",
@@ -41,7 +40,6 @@ _ELSEWHERE = {
     "LengthwiseClassifier": "lengthwise_export.training.estimator",
     "PublishedModel": "lengthwise_export.exporting.flow",
     "TrainedModel": "lengthwise_export.training.training_api",
-    "adopt": "lengthwise_export.adopting.adopt",
     "compare": "lengthwise_export.training.comparison",
     "train": "lengthwise_export.training.training_api",
 }
@@ -49,7 +47,6 @@ _ELSEWHERE = {
 
 
 if TYPE_CHECKING:
-    from lengthwise_export.adopting.adopt import adopt
     from lengthwise_export.exporting.flow import PublishedModel
     from lengthwise_export.interface.api import CheckReport, check, export
     from lengthwise_export.training.comparison import compare

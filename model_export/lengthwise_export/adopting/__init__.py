@@ -1,1 +1,0 @@
-"""Fitted estimators of other libraries, as graphs that take lengths."""
