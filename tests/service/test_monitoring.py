@@ -13,14 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.datasets import dataset
 from lengthwise.decoding.calls import Item
-from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring import monitoring, record_file
+from lengthwise.errors import ConfigurationError, RecordError
+from lengthwise.monitoring import monitoring, record_file, recorded
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import Drift, DriftWindow
 from lengthwise.monitoring.monitoring import ConsumerThread
@@ -316,6 +317,42 @@ class TestRecorder:
         recorder.close()
         assert recorder_figure(recorder, "recorded_sequences") == 2
 
+    def test_records_of_a_model_with_names_are_read_by_them_also_after_labels_were_joined(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        named = answered([[1.0, 2.0]], id="x")._replace(model=SimpleNamespace(manifest=manifest(inputs=("ax", "ay"))))
+        recorder.consume([named])
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        recorded.join(tmp_path, {"x": "up"}, labelled := tmp_path / "labelled.parquet")
+        for file in (path, labelled):
+            assert next(dataset.read(file)).names == ("ax", "ay")
+            turned = dataset.Reading(dataset.ColumnNames(inputs=("ay", "ax")))
+            assert next(dataset.read(file, reading=turned)).steps.tolist() == [[2, 1]]
+            with pytest.raises(RecordError, match="is no name of a feature; did you mean a_y"):
+                next(dataset.read(file, reading=dataset.Reading(dataset.ColumnNames(inputs=("ax", "a_y")))))
+            nameless = dataset.Reading(dataset.ColumnNames(inputs=()))
+            assert next(dataset.read(file, reading=nameless)).steps.tolist() == [[1, 2]]
+
+    def test_records_of_models_with_other_names_are_not_joined(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        recorder.consume(
+            answered(id=id)._replace(model=SimpleNamespace(manifest=manifest(inputs=inputs)))
+            for id, inputs in (("x", ("ax", "ay")), ("y", ("ay", "ax")))
+        )
+        recorder.close()
+        with pytest.raises(ConfigurationError, match="join those of one model"):
+            recorded.join(tmp_path, {"x": "up", "y": "up"}, tmp_path / "labelled.parquet")
+
+    @pytest.mark.parametrize("names", [b"5", b'["a"]', b'["a", "b", "c"]', b"{", b"null"])
+    def test_names_in_a_file_that_do_not_fit_its_steps_are_none(self, tmp_path: Path, names: bytes) -> None:
+        table = pa.table({"steps": [[[1.0, 2.0]]]}).replace_schema_metadata({b"lengthwise.names": names})
+        pq.write_table(table, path := tmp_path / "a.parquet")
+        if names == b"{":
+            with pytest.raises(ConfigurationError, match="cannot be read as Parquet"):
+                next(dataset.read(path))
+        else:
+            assert next(dataset.read(path)).names is None
+
     def test_what_waits_in_memory_is_bounded_in_bytes(self, tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, 1.0, 2**30)
         steps = np.random.default_rng(0).normal(size=(2**20, 2))  # 8 MiB as float32
@@ -410,6 +447,14 @@ class TestInAService:
             for what in ("length", "feature 0", "feature 1"):
                 assert number(service, "drift{", what=what) > number(service, "drift_limit{", what=what)
             assert number(service, "drift{", what="missing") == 0
+
+    async def test_drift_of_a_feature_says_its_name(self) -> None:
+        trained = [np.ones((4, 2), dtype=np.float32)] * 300
+        named = manifest(training=DataProfile.of(trained, None, labels=3), inputs=("ax", "ay"))
+        drift = Drift(1.0)
+        drift.consume([answered([[1.0, 2.0]] * 3)._replace(model=SimpleNamespace(manifest=named))] * 250)
+        (family, _) = drift.families()
+        assert {"feature 0 (ax)", "feature 1 (ay)", "length"} <= {labels[2] for labels, _ in family.samples}
 
     async def test_of_a_version_that_is_gone_no_drift_is_shown(self) -> None:
         drift = Drift(1.0, lambda name, version: (name, version) in served)

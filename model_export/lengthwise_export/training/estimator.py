@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from lengthwise.datasets.arrays import items
 from lengthwise.datasets.given import GivenSequences, Layout, Padding, sequences_of
-from lengthwise.datasets.long_table import has_ids
+from lengthwise.datasets.long_table import ColumnNames, has_ids
 from lengthwise.datasets.tables import columns_of
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
@@ -165,7 +165,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
-        given = _read(X, self.layout, self.spec_["input"].get("padding"))
+        given = _read(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
         lacking = [
             Problem(
                 f"/sequences/{place}",
@@ -235,7 +235,9 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return bool(given.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
-def _read(X: Any, layout: Layout, padding: Padding | None = None) -> GivenSequences:
+def _read(
+    X: Any, layout: Layout, padding: Padding | None = None, names: tuple[str, ...] | None = None
+) -> GivenSequences:
     """The sequences, with the errors that scikit-learn asks for: TypeError for a sparse matrix, or ValueError."""
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
@@ -244,7 +246,8 @@ def _read(X: Any, layout: Layout, padding: Padding | None = None) -> GivenSequen
     table = columns_of(X)
     is_rows = table is not None and "steps" not in table and not has_ids([*table])  # a matrix, as for other estimators
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
-    return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, padding=padding, ask=False)
+    columns = ColumnNames(inputs=names)
+    return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, columns, padding=padding, ask=False)
 
 
 def _labels(y: Any) -> NDArray[Any]:

@@ -65,6 +65,7 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
     by the population stability index (PSI).
     """
     from lengthwise.monitoring import recorded
+    from lengthwise.monitoring.drift import name_of
     from lengthwise.repository import aliases
     from lengthwise.repository.folder import model_directory
     from lengthwise.runtime.manifest import Manifest
@@ -80,7 +81,7 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
             shown.add_column(column, justify="left" if column in ("what", "") else "right")
         for what, psi in found.drift.items():
             limit = found.profile.limits.of(what)
-            shown.add_row(found.name_of(what), f"{psi:.3f}", f"{limit:.3f}", "drifted" if psi > limit else "")
+            shown.add_row(name_of(what, manifest), f"{psi:.3f}", f"{limit:.3f}", "drifted" if psi > limit else "")
         Console().print(shown)
     if found.drifted:
         raise click.exceptions.Exit(1)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table
@@ -34,6 +35,7 @@ from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_in
 from lengthwise.wrong_values import counted
 
 __all__ = ["BadRecord", "ColumnNames", "Label", "Reading", "Record", "StepKind"]  # and the functions below
+_NAMES: Final = b"lengthwise.names"  # of the features as JSON, in the metadata of a Parquet file of records
 MOST_TOLD: Final = 20  # bad records that one error names
 _SINGLE: Final = "give a single sequence a column id with one value"
 
@@ -206,6 +208,11 @@ def _long(
             yield BadRecord(one.id, error)
 
 
+def _have(steps: Any, features: int) -> bool:
+    """Whether steps are lists of so many values."""
+    return isinstance(steps, list) and all(isinstance(step, list) and len(step) == features for step in steps)
+
+
 def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
     try:
         import pyarrow.parquet
@@ -213,7 +220,8 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         raise ConfigurationError(f"{path}: reading Parquet needs pyarrow: {how_to_install('parquet')}") from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
+        names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
+    except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
     if "steps" not in file.schema_arrow.names:
         yield from _long(path, kind, columns_of(file.read()) or {}, reading)
@@ -223,5 +231,7 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():
             advance(index / file.metadata.num_rows)
+            if isinstance(names, list) and reading.columns.inputs != () and _have(fields["steps"], len(names)):
+                fields["steps"] = [dict(zip(names, step, strict=True)) for step in fields["steps"]]
             yield judged(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
             index += 1

@@ -24,7 +24,7 @@ class DriftWindow:
 
     def __init__(self, profile: DataProfile, manifest: Manifest) -> None:
         self.profile = profile
-        self._manifest = manifest
+        self.manifest = manifest
         self._counter = ProfileCounter(profile, manifest.classes)
         self._blocks: deque[ProfileCounts] = deque()
         self.counts: ProfileCounts | None = None  # of the sequences that are compared
@@ -39,7 +39,7 @@ class DriftWindow:
             counted, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
             block = self._counter.count(
                 [item.steps for item, _ in counted],
-                [index for _, answer in counted for index in answered_classes(answer, self._manifest)],
+                [index for _, answer in counted for index in answered_classes(answer, self.manifest)],
             )
             if self._blocks and self._blocks[-1].sequences < _BLOCK:
                 self._blocks[-1] += block
@@ -95,7 +95,7 @@ class Drift(Consumer):
         self._forget()
         labels = ("model", "version", "what")
         found = [
-            ((*key, what), psi, window.profile.limits.of(what))
+            ((*key, name_of(what, window.manifest)), psi, window.profile.limits.of(what))
             for key, window in list(self._windows.items())
             for what, psi in shown(window.drift(), window.profile)
         ]
@@ -111,6 +111,12 @@ def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, floa
     if len(features) > MOST_GAUGES:
         features = sorted(features, key=lambda what: -drift[what] / profile.limits.of(what))[:MOST_GAUGES]
     return [(what, drift[what]) for what in [*(what for what in drift if not what.startswith(FEATURE)), *features]]
+
+
+def name_of(what: str, manifest: Manifest) -> str:
+    """What is compared, with a feature's own name if it has one: `feature 0 (ax)`."""
+    names = manifest.input.names
+    return what if names is None or not what.startswith(FEATURE) else f"{what} ({names[int(what[len(FEATURE) :])]})"
 
 
 def answered_classes(answer: Answer, manifest: Manifest) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import orjson
 
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 PATTERN: Final = "record-*.parquet"
+NAMES: Final = b"lengthwise.names"  # of the features as JSON, in the metadata of a file
 _UNFINISHED: Final = ".record-*.parquet.part"
 AT_ONCE: Final = 500  # records that are read together at most
 
@@ -52,7 +54,8 @@ class RecordFile:
             "queue_seconds": pa.float32(),
             "inference_seconds": pa.float32(),
         }
-        self._schema = pa.schema(types.items())
+        names = example["names"]
+        self._schema = pa.schema(types.items(), metadata=None if names is None else {NAMES: orjson.dumps(names)})
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
         try:
@@ -166,6 +169,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
             "length": len(item.steps),
             "model": manifest.name,
             "version": str(manifest.version),
+            "names": manifest.input.names,
             "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
             "probabilities": answer.probabilities.ravel(),
             "request": call.request_id,

@@ -12,8 +12,9 @@ import orjson
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import record_file
+from lengthwise.monitoring.drift import name_of
 from lengthwise.padding import Steps
-from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
+from lengthwise.runtime.data_profile import WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
 
 
@@ -32,13 +33,6 @@ class DriftReport:
         """What exceeds its limit."""
         return [what for what, psi in self.drift.items() if psi > self.profile.limits.of(what)]
 
-    def name_of(self, what: str) -> str:
-        """What is compared, with a feature's own name if it has one."""
-        names = self.manifest.input.names
-        if names is None or not what.startswith(FEATURE):
-            return what
-        return f"{what} ({names[int(what.removeprefix(FEATURE))]})"
-
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
@@ -46,7 +40,13 @@ class DriftReport:
             "sequences": self.counts.sequences,
             "drifted": self.drifted,
             "drift": [
-                {"what": what, "psi": psi, "limit": self.profile.limits.of(what)} for what, psi in self.drift.items()
+                {
+                    "what": what,
+                    "name": name_of(what, self.manifest),
+                    "psi": psi,
+                    "limit": self.profile.limits.of(what),
+                }
+                for what, psi in self.drift.items()
             ],
             "over_time": list(self.over_time),
         }
@@ -126,9 +126,11 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
     if out.exists():
         raise ConfigurationError(f"{out} exists; name another file")
     found: dict[str, dict[str, Any]] = {}
+    names: set[bytes | None] = set()  # of the features, as the files have them
     total = 0
     for batch in record_file.batches(directory, ["id", "steps"]):
         total += batch.num_rows
+        names.add((batch.schema.metadata or {}).get(record_file.NAMES))
         wanted = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
         for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
             found[row["id"]] = row | {"label": labels[row["id"]]}
@@ -136,8 +138,12 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
         raise ConfigurationError(
             f"none of the {len(labels)} labels belongs to one of the {total} records of {directory}"
         )
+    if len(names) > 1:
+        raise ConfigurationError(f"the records of {directory} have other names of features: join those of one model")
+    metadata = {record_file.NAMES: own} if (own := names.pop()) else None
     try:
-        pq.write_table(pa.Table.from_pylist(list(found.values())), out, compression="zstd")
+        table = pa.Table.from_pylist(list(found.values())).replace_schema_metadata(metadata)
+        pq.write_table(table, out, compression="zstd")
     except (OSError, pa.ArrowException) as error:
         out.unlink(missing_ok=True)
         raise ConfigurationError(f"{out} cannot be written: {error}") from error

@@ -25,6 +25,9 @@ MOST_WAITING_BYTES: Final = 8 * 2**20  # wait in memory for room on the disk; wi
 _PAUSE_SECONDS: Final = 10.0  # nothing is written after an error
 
 
+_Key = tuple[str, str, tuple[str, ...] | None]  # of the rows of one file: the model, the kind of a step, the names
+
+
 class Recorder(Consumer):
     """Writes a share of the calls to files in a directory, at most `most_bytes` of them."""
 
@@ -43,8 +46,8 @@ class Recorder(Consumer):
         self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)
         self._clock = clock
         # By the name of the model and the kind of its steps.
-        self._rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self._files: dict[tuple[str, str], RecordFile] = {}
+        self._rows: dict[_Key, list[dict[str, Any]]] = {}
+        self._files: dict[_Key, RecordFile] = {}
         self._ending: list[RecordFile] = []  # they get no further rows, and wait for room on the disk
         self._paused_until = float("-inf")
         self._written = 0
@@ -68,7 +71,8 @@ class Recorder(Consumer):
                 self._lost += len(rows)
             else:
                 manifest = call.model.manifest
-                self._rows.setdefault((manifest.name, manifest.input.kind), []).extend(rows)
+                key = (manifest.name, manifest.input.kind, manifest.input.names)
+                self._rows.setdefault(key, []).extend(rows)
         self._write()
 
     def close(self) -> None:
@@ -109,7 +113,7 @@ class Recorder(Consumer):
             self._rows.clear()
             self._paused_until = self._clock() + _PAUSE_SECONDS
 
-    def _write_rows(self, key: tuple[str, str], rows: list[dict[str, Any]], last: bool) -> None:
+    def _write_rows(self, key: _Key, rows: list[dict[str, Any]], last: bool) -> None:
         """Writes the rows of one file if they are many or the file is old; it ends if it is old or large."""
         file = self._files.get(key)
         if file is None:
