@@ -101,6 +101,21 @@ def test_a_load_may_be_the_sequences_of_a_file(tmp_path: Path):
     assert len(server.bodies) == 2 + 6  # each alone, then the load
 
 
+def test_a_table_is_sent_in_the_order_of_the_names_of_the_model(tmp_path: Path):
+    files = {"a": "run,ay,ax,note\nr,2,1,n\nr,4,3,n\n", "b": "run,ay,a_x\nr,2,1\n"}
+    for name, text in files.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    server = SmallServer()
+    server.models[0]["names"] = '["ax", "ay"]'
+    columns = ("--column", "id=run")
+    done = call("--data", str(tmp_path / "a.csv"), *columns, server=server)
+    assert json.loads(server.bodies[0])["sequences"] == [[[1, 2], [3, 4]]]
+    assert "features 'ax', 'ay'; ignored: 'note'" in done.stderr
+    refused = call("--data", str(tmp_path / "b.csv"), *columns, server=server)
+    assert refused.exit_code == 2
+    assert "the model takes ax, ay; missing: ax; did you mean a_x?" in refused.stderr
+
+
 def test_random_sequences_have_the_steps_and_the_longest_length_of_the_model():
     server = SmallServer()
     call("--lengths", "fixed:500", server=server)

@@ -77,7 +77,7 @@ class SmallServer:
 def _config(model: dict[str, object]) -> dict[str, object]:
     """A model's configuration as Triton has it, from an entry of `/healthz`."""
     stated = {"min_length": 1} | {
-        name: model[name] for name in ("vocabulary", "min_length", "max_length") if name in model
+        name: model[name] for name in ("vocabulary", "min_length", "max_length", "names") if name in model
     }
     return {
         "input": [{"dims": [-1, model.get("features", -1)]}],
