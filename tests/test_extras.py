@@ -31,7 +31,7 @@ def test_a_part_runs_with_its_extras_alone(part: Part) -> None:
         (("check",), "check examples/masking.py:lengths_given", "export"),
         (("check",), "check service/lengthwise/models/japanese-vowels/1", "cpu"),
         (("cpu",), "export examples/masking.py:lengths_given --out nowhere", "export"),
-        ((), "train model_export/lengthwise_export/specs/japanese-vowels.toml no.jsonl --out nowhere", "train"),
+        ((), "train service/lengthwise/models/japanese-vowels/1/examples.jsonl --out nowhere", "train"),
     ],
 )
 def test_a_missing_extra_is_one_line_that_names_it(extras: tuple[str, ...], call: str, named: str) -> None:
