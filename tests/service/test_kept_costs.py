@@ -1,9 +1,11 @@
 """Cost tables that outlive the process that measured them."""
 
+import errno
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -85,7 +87,20 @@ def test_a_load_plans_with_the_table_that_the_one_before_kept_and_measures_nothi
     assert loading.load(directory, limits).cost.to_json() == measured.cost.to_json()
 
 
-def test_a_directory_that_cannot_be_written_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_that_cannot_be_written_is_served_and_that_is_said_once_with_its_cost(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def replace(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    directory = models / "japanese-vowels" / "1"
+    for name in judging.KEPT_FILES:
+        (directory / name).unlink(missing_ok=True)
+    monkeypatch.setattr(files, "replace", replace)
     caplog.set_level("INFO")
-    write(tmp_path / "gone", UNDER)
-    assert "every load measures" in caplog.text
+    assert loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01).manifest.version == 1
+    (line,) = [line for line in caplog.messages if "cannot be written" in line]
+    assert line.startswith(
+        f"{directory} cannot be written (Read-only file system): every start verifies and measures it"
+    )
+    assert re.search(r"which took \d+\.\d s; one start that may write there keeps the results$", line)

@@ -141,7 +141,7 @@ def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
     monkeypatch.setattr(kept_promises, "write", write)
     caplog.set_level(logging.INFO)
     first = load(company=2**-16)
-    assert "so every start verifies the model: Read-only file system" in caplog.text
+    assert "(Read-only file system): every start verifies and measures it again" in caplog.text
     assert load(company=2**-16).promise == first.promise
 
 

@@ -63,8 +63,5 @@ def read(content: bytes | None, wanted: Mapping[str, str | int], made: Callable[
 
 
 def write(path: Path, conditions: Mapping[str, str | int], **found: Any) -> None:
-    """Stores what was measured for the next load, if the model directory is writable."""
-    try:
-        files.replace(path, (json.dumps({"conditions": conditions, **found}, indent=1) + "\n").encode())
-    except OSError as error:
-        log.info("%s cannot be written, so every load measures it: %s", path, error.strerror)
+    """Stores what was measured for the next load; OSError if the model directory is not writable."""
+    files.replace(path, (json.dumps({"conditions": conditions, **found}, indent=1) + "\n").encode())

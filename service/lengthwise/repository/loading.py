@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ def load(
     """Loads a model directory: verifies it and measures its costs; raises ModelError with the reason, or Stopped."""
     task = JudgeTask.read(directory, limits, budget_seconds, devices, most_bytes)
     manifest = task.manifest
+    started = time.monotonic()
     judged = judge(task, stopping or Stopping())
+    seconds = time.monotonic() - started
     session = judged.session or task.open(plain=judged.kernels == ONNXRUNTIME)
     if session.kernels != judged.kernels:
         raise ModelError(
@@ -105,12 +108,21 @@ def load(
             f"{session.kernels} would serve it"
         )
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
-        if judged.cases:
-            promises.keep(directory, session, manifest, judged.promise, judged.cases)
-        if judged.choice is not None:
-            kept.write(directory / kept.KERNELS_FILE, **judged.choice)
-        if judged.measured is not None:
-            kept.write(directory / kept.COSTS_FILE, judged.measured, table=judged.costs)
+        try:
+            if judged.cases:
+                promises.keep(directory, session, manifest, judged.promise, judged.cases)
+            if judged.choice is not None:
+                kept.write(directory / kept.KERNELS_FILE, **judged.choice)
+            if judged.measured is not None:
+                kept.write(directory / kept.COSTS_FILE, judged.measured, table=judged.costs)
+        except OSError as error:
+            log.info(
+                "%s cannot be written (%s): every start verifies and measures it again, which took %.1f s; one start "
+                "that may write there keeps the results",
+                directory,
+                error.strerror,
+                seconds,
+            )
     try:
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
         shapes = None

@@ -127,11 +127,8 @@ def held(
 
 
 def keep(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
-    """Stores a new promise in the model directory, if that is writable, for the next start."""
-    try:
-        kept_promises.write(directory, kept_promises.conditions(manifest, session), promise, cases)
-    except OSError as error:
-        log.info("the promise cannot be stored in %s, so every start verifies the model: %s", directory, error.strerror)
+    """Stores a new promise in the model directory for the next start; OSError if that is not writable."""
+    kept_promises.write(directory, kept_promises.conditions(manifest, session), promise, cases)
 
 
 def verify_here(
