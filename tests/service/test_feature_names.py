@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lengthwise.commands.cli import main
 from lengthwise.datasets import arrays
 from lengthwise.datasets.long_table import ColumnNames, roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.runtime.feature_names import are_names, why_other
+from lengthwise.runtime.feature_names import are_names, rows_of, why_other
 from lengthwise.runtime.manifest import Manifest
 from tests.support import model_directories
 from tests.support.numpy_models import manifest
@@ -207,3 +208,28 @@ def test_numbers_of_pandas_as_names_of_columns_are_names_as_texts():
     found = lengthwise.sequences(frames)
     assert found[0].names == ("0", "1")
     assert found[0].steps.tolist() == found[1].steps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("steps", "names", "said"),
+    [
+        ([{"a": 1, "b": 2}], (), "have no names: give arrays"),
+        ([{"a": 1}, [1]], ("a",), "some of its steps are objects, and others are none"),
+        ([{"a": 1}, {"c": 1}], ("a", "cc"), "'c' is no name of a feature; did you mean cc?; the model takes a, cc"),
+    ],
+)
+def test_objects_that_do_not_fit_the_names_are_refused(steps: list[Any], names: tuple[str, ...], said: str):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        rows_of(steps, names)
+
+
+def test_objects_without_known_names_have_those_that_they_use_in_their_order():
+    rows, names = rows_of([{"b": 1}, None, {"a": 2, "b": 3}], None)
+    assert (rows, names) == ([[1, None], [None, None], [3, 2]], ("b", "a"))
+
+
+def test_a_scorer_of_batches_takes_objects_in_the_column_of_steps(named: Path, model: lengthwise.Model):
+    batch = pandas.DataFrame({"steps": [pandas.DataFrame(one, columns=NAMES).to_dict("records") for one in steps()]})
+    answered = lengthwise.Scorer(named)(batch)
+    wanted = [one.label for one in model.predict(steps())]
+    assert answered["label"].tolist() == wanted

@@ -47,7 +47,7 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
     """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
 
     Args:
-        steps: The steps, the first of which is an object.
+        steps: The steps, the first of which is an object; one that is None leaves out all.
         names: The names of the model's features; empty: it has none; None: those that the steps have, in their order.
 
     Returns:
@@ -58,13 +58,13 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
     """
     if names == ():
         raise ValueError("its steps are objects, and the features of the model have no names: give arrays")
-    objects = [step for step in steps if isinstance(step, Mapping)]
+    objects = [{} if step is None else step for step in steps]
+    if not all(isinstance(step, Mapping) for step in objects):
+        raise ValueError("some of its steps are objects, and others are none")
     names = names or tuple(dict.fromkeys(chain.from_iterable(objects)))
     for name in sorted({*chain.from_iterable(objects)} - {*names}, key=str)[:1]:
         said = f"{similar(str(name), names)}; the model takes {listed(names)}"
         raise ValueError(f"{str(name)[:_MOST_SHOWN]!r} is no name of a feature{said}")
-    if len(objects) < len(steps):
-        raise ValueError("some of its steps are objects, and others are none")
     return [[step.get(name) for name in names] for step in objects], names
 
 
