@@ -66,6 +66,8 @@ def train(
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    import safetensors  # noqa: F401 - a missing extra is told before the data is read, and torch takes seconds
+
     from lengthwise_export.architecture.spec import as_toml
     from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
     from lengthwise_export.training import arrays
