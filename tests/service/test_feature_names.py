@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import lengthwise
 from lengthwise.commands.cli import main
 from lengthwise.datasets import arrays
-from lengthwise.datasets.long_table import ColumnNames, roles
+from lengthwise.datasets.column_roles import ColumnNames, roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.runtime.feature_names import are_names, rows_of, why_other
 from lengthwise.runtime.manifest import Manifest

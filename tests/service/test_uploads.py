@@ -263,7 +263,8 @@ async def test_the_columns_that_a_query_names_are_taken(service: Service) -> Non
     asked = "/console/sequences?name=a.csv&values=y&label=x"
     chosen = (await service.client.post(asked, content=text)).json()
     wrong = await service.client.post("/console/sequences?name=a.csv&values=z", content=text)
-    assert found["columns"] == {"id": "id", "time": "t", "label": "label", "values": ["x", "y"], "left_out": []}
+    taken = {"id": "id", "time": "t", "label": "label", "values": ["x", "y"], "left_out": [], "row": "step"}
+    assert found["columns"] == taken
     assert found["sequences"] == [{"id": "a", "label": "up", "steps": [[2, 20], [1, 10]]}]
     assert chosen["columns"]["values"] == ["y"]
     assert [each["steps"] for each in chosen["sequences"]] == [[[20], [10]]]

@@ -21,9 +21,9 @@ import numpy as np
 from lengthwise.datasets import dataset
 from lengthwise.datasets import given as forms
 from lengthwise.datasets.arrays import as_steps, kept_steps
+from lengthwise.datasets.column_roles import ColumnNames, Roles
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
 from lengthwise.datasets.given import GivenSequence, GivenSequences, Layout, Padding
-from lengthwise.datasets.long_table import ColumnNames, Roles
 from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
@@ -43,7 +43,6 @@ MAY_BE_IDS: Final = (
     "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say so with "
     "{}"
 )
-_MOST_SHOWN: Final = 5  # labels in a message
 _DEFAULT_LONGEST: Final = InputSpec.model_fields["max_length"].default
 
 
@@ -177,7 +176,7 @@ def _read(
     padding: Padding | None,
 ) -> tuple[list[Record], Roles | None, bool]:
     """The records of a call, which columns of a table were taken as what, and whether all are whole numbers."""
-    found, roles = forms.read(sequences, layout, ColumnNames(inputs=names), ask=False)
+    found, roles = forms.read(sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False)
     arrays: list[Steps] = []
     problems = []
     for place, one in enumerate(found):
@@ -367,11 +366,4 @@ def _task_of(records: Sequence[Record]) -> Task:
                 '"multi-label" in [output] of the spec'
             )
         return "multi-label"
-    mixed = [one for one in several if len({*(one.label or ())}) > 1]
-    if 0 < 2 * len(mixed) < len(records):
-        shown = ", ".join([*dict.fromkeys(mixed[0].label or ())][:_MOST_SHOWN])
-        raise ConfigurationError(
-            f"{mixed[0].place}: the steps of sequence {mixed[0].id!r} have the labels {shown}, and most other "
-            'sequences have one: correct it, or say task = "per-step" in [output] of the spec'
-        )
     return "per-step"

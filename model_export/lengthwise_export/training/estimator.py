@@ -22,8 +22,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from lengthwise.datasets.arrays import items
+from lengthwise.datasets.column_roles import ColumnNames, has_ids
 from lengthwise.datasets.given import GivenSequences, Layout, Padding, sequences_of
-from lengthwise.datasets.long_table import ColumnNames, has_ids
+from lengthwise.datasets.table_sequences import lists_in
 from lengthwise.datasets.tables import columns_of
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
@@ -245,6 +246,7 @@ def _read(
         raise ValueError("Complex data not supported: a sequence has real values")
     table = columns_of(X)
     is_rows = table is not None and "steps" not in table and not has_ids([*table])  # a matrix, as for other estimators
+    is_rows = is_rows and table is not None and len(table.levels) < 2 and not lists_in(table)
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
     columns = ColumnNames(inputs=names)
     return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, columns, padding=padding, ask=False)

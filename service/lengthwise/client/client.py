@@ -22,8 +22,8 @@ from lengthwise.client.exchange import (
     server_limits,
 )
 from lengthwise.client.proxies import is_loopback, proxy_of
+from lengthwise.datasets.column_roles import ColumnNames, listed
 from lengthwise.datasets.given import Layout, Padding, sequences_of
-from lengthwise.datasets.long_table import ColumnNames, listed
 from lengthwise.errors import (
     ConfigurationError,
     DeadlineExceeded,

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import click
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import Flag, Options, add_flags, pairs
+from lengthwise.datasets.column_roles import ColumnNames, RowKind
 from lengthwise.datasets.dataset import Reading
 from lengthwise.datasets.given import Padding
-from lengthwise.datasets.long_table import ColumnNames
 
-_ROLES: Final = ("id", "time", "label", "values")
-_HOW: Final = " (--column id=NAME, time=NAME, label=NAME or values=NAME,... name columns)"
+_ROLES: Final = ("id", "time", "label", "values", "row")
+_HOW: Final = (
+    " (--column id=NAME, time=NAME, label=NAME or values=NAME,... name columns; row=sequence: a row is a sequence)"
+)
 
 
 def _of_roles(columns: dict[str, str]) -> dict[str, str]:
     wrong = columns.keys() - {*_ROLES}
     if wrong:
         raise ValueError(f"must name a column that is one of {', '.join(_ROLES)}, not {', '.join(sorted(wrong))}")
+    if columns.get("row", "step") not in get_args(RowKind):
+        raise ValueError(f"row must be one of {', '.join(get_args(RowKind))}, got {columns['row']!r}")
     return columns
 
 
 Columns = Annotated[dict[str, str], AfterValidator(_of_roles), Flag("--column", "ROLE=NAME", pairs, several=True)]
 ABOUT_COLUMNS: Final = (
     "Of a file with a row for each step: the column that is its id, time, label or values (values=x,y in this order), "
-    "where its name does not say so. May be repeated."
+    "where its name does not say so; row=sequence: a row is a sequence, with a column for each step. May be repeated."
 )
 PaddingCut = Padding | None
 ABOUT_PADDING: Final = "Cut steps of zeros, or steps without values (nan), off the end of each sequence of the data."
@@ -53,9 +57,9 @@ def reading_of(
     """How a file is read whose columns are named by role; `more` are other fields of `ColumnNames`."""
     values = columns.get("values")
     names = None if values is None else tuple(name.strip() for name in values.split(","))
-    named = ColumnNames(columns.get("id"), columns.get("time"), columns.get("label"), names, **more)
+    chosen: dict[str, Any] = {**columns, "values": names, **more}
     say = functools.partial(click.echo, err=True)
-    return Reading(named, channels_first, say=say, how_to_name=_HOW, padding=padding)
+    return Reading(ColumnNames(**chosen), channels_first, say=say, how_to_name=_HOW, padding=padding)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:

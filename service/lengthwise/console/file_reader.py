@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import orjson
 
+from lengthwise.datasets.column_roles import ColumnNames, Roles
 from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries
-from lengthwise.datasets.long_table import ColumnNames, Roles
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest

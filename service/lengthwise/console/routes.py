@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from lengthwise.console import page
 from lengthwise.console.live import MEDIA_TYPE, MOST_VIEWERS, LiveStream, LiveView
-from lengthwise.datasets.long_table import ColumnNames
+from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.protocols.body import headers_of
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving

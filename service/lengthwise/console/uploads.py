@@ -18,7 +18,7 @@ import orjson
 from starlette.types import Receive
 
 from lengthwise.connections.inflight import Hold, Inflight
-from lengthwise.datasets.long_table import ColumnNames
+from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.record_fields import StepKind
 from lengthwise.datasets.text_files import CSV_SUFFIXES
 from lengthwise.errors import (

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import given as forms
+from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.given import GivenSequence, Layout, Padding
-from lengthwise.datasets.long_table import ColumnNames
 from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_rejected
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest

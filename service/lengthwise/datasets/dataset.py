@@ -14,7 +14,8 @@ and the line; `read` reports the first 20 bad records of a file at once, `entrie
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,13 +25,23 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.datasets import long_table
+from lengthwise.datasets import table_sequences
+from lengthwise.datasets.column_roles import NO_HEADER, ColumnNames, Roles
+from lengthwise.datasets.column_roles import roles as roles_of
 from lengthwise.datasets.given import Padding
-from lengthwise.datasets.long_table import Cells, ColumnNames, Roles
+from lengthwise.datasets.long_table import LongSequence
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, judged, label_of
-from lengthwise.datasets.tables import columns_of
+from lengthwise.datasets.tables import TableColumns, columns_of
 from lengthwise.datasets.tails import without_padding
-from lengthwise.datasets.text_files import CSV_SUFFIXES, Advance, TextColumns, json_lines, read_csv, time_series
+from lengthwise.datasets.text_files import (
+    BLOCK_CELLS,
+    CSV_SUFFIXES,
+    Advance,
+    TextColumns,
+    json_lines,
+    read_csv,
+    time_series,
+)
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.wrong_values import counted
 
@@ -46,7 +57,7 @@ class Reading:
 
     columns: ColumnNames = field(default_factory=ColumnNames)  # that the user names
     channels_first: bool = False  # whether steps are `[features, length]`
-    per_step: bool = False  # each step has a label, also where all are equal
+    per_step: bool | None = None  # whether each step has a label, also where all are equal; None if it is not known
     ids_are_needed: bool = True  # by a file with a row for each step
     say: Callable[[str], object] = lambda _line: None  # called with what the columns were taken as, as a line
     how_to_name: str = ""  # ends an error about columns
@@ -55,13 +66,31 @@ class Reading:
 
 
 _PLAIN: Final = Reading()
+_UCR: Final = re.compile(r"_(TRAIN|TEST)\.tsv$")  # of the archive: no header, a row for each sequence
+_UCR_LABEL: Final = f"{NO_HEADER}1"
+_AS_ARRAYS: Final = (
+    "in Python, lengthwise_export.train(spec, arrays, labels) and Model.predict(arrays) take arrays: "
+    "data = numpy.load(FILE); list(data['X'])"
+)
+_AS_CSV: Final = "table.to_csv('data.csv', index=False) writes a table with a row for each step"
+_CURES: Final = {
+    **dict.fromkeys((".npz", ".npy"), _AS_ARRAYS),
+    **dict.fromkeys((".xlsx", ".xls"), f"table = pandas.read_excel(FILE); {_AS_CSV}"),
+    **dict.fromkeys((".pkl", ".pickle"), f"table = pandas.read_pickle(FILE), if you trust the file; {_AS_CSV}"),
+    **dict.fromkeys(
+        (".h5", ".hdf5"), f"table = pandas.read_hdf(FILE); {_AS_CSV}; of arrays, list(h5py.File(FILE)['X'])"
+    ),
+    **dict.fromkeys((".feather", ".arrow"), f"table = pandas.read_feather(FILE); {_AS_CSV}"),
+    ".json": "jq -c '.[]' LIST.json > DATA.jsonl writes a list as JSON Lines",
+    ".txt": "rename it if it is one of these",
+}
 
 
 def locate(name: str) -> Path:
     """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel."""
     if not name.startswith("aeon:"):
         path = Path(name)
-        if not path.is_file():
+        if not (path.is_file() or path.is_dir()):
             raise ConfigurationError(f"{name}: {'it is not a file' if path.exists() else 'there is no such file'}")
         return path
     package = importlib.util.find_spec("aeon")
@@ -148,10 +177,13 @@ def entries(
 ) -> Iterator[Record | BadRecord]:
     """The records of a file, with a `BadRecord` for each bad one; features may differ, as the first may be wrong."""
     name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz")):
+    if path.is_dir():
+        found = _folder(path, kind, advance, reading)
+    elif name.endswith((".jsonl", ".jsonl.gz")):
         found = json_lines(path, kind, advance, reading.columns.inputs)
     elif name.endswith(CSV_SUFFIXES):
-        found = _long(path, kind, read_csv(path), reading)
+        blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading))
+        found = _table(path, kind, blocks, reading)
     elif name.endswith(".ts"):
         if kind == "tokens":
             raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
@@ -160,7 +192,8 @@ def entries(
         found = _parquet(path, kind, advance, reading)
     else:
         endings = ", ".join((".jsonl", ".jsonl.gz", ".ts", ".parquet", *CSV_SUFFIXES))
-        raise ConfigurationError(f"{path}: the name must end in one of {endings}")
+        cure = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
+        raise ConfigurationError(f"{path}: the name must end in one of {endings}{cure}")
     return (_arranged(record, reading) for record in found)
 
 
@@ -175,37 +208,64 @@ def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecor
     return BadRecord(record.id, RecordError(f"{record.place}: {kept}")) if isinstance(kept, str) else kept
 
 
-def _long(
-    path: Path, kind: StepKind, cells: TextColumns | Mapping[str, Cells], reading: Reading
-) -> Iterator[Record | BadRecord]:
-    """The records of a file with a row for each step."""
-    columns, lines, wrong = cells if isinstance(cells, TextColumns) else (cells, None, {})
-    try:
+def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: Reading) -> Iterator[Record | BadRecord]:
+    """The records of a file with a row for each step, or for each sequence."""
+    for cells in blocks:
+        if _UCR.search(path.name) and _UCR_LABEL in cells.columns and reading.columns.row is None:
+            reading = replace(reading, columns=replace(reading.columns, row="sequence", label=_UCR_LABEL))
         single = _SINGLE if reading.ids_are_needed else None
-        found, roles = long_table.sequences(columns, reading.columns, wrong, single=single)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
-    reading.taken(roles)
-    reading.say(f"{path}: {roles}; {counted(len(found), 'sequence')}")
-    for one in found:
-        row = one.problem[0] if one.problem else int(one.rows[0])
-        place = f"{path}:{f'row {row + 1}' if lines is None else lines[row]}"
+        how: dict[str, Any] = {"single": single, "per_step": reading.per_step}
         try:
-            if one.problem:
-                raise RecordError(f"{place}: {one.problem[1]}")
-            label = one.label
-            if reading.per_step and label is not None and not isinstance(label, list):
-                label = [label] * len(one.rows)
-            steps: NDArray[Any] = one.steps
-            if kind == "tokens":
-                if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
-                    raise RecordError(f"{place}: a step is not a token id: one whole number from 0 in a row")
-                steps = steps.astype(np.int64)
-            else:
-                steps = as_float32(steps, place)
-            yield Record(one.id, steps, label_of(label, place), place, roles.names)
-        except RecordError as error:
-            yield BadRecord(one.id, error)
+            found, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **how)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
+        reading.taken(roles)
+        count = f"; {counted(len(found), 'sequence')}" if len(cells.lines) * len(cells.columns) < BLOCK_CELLS else ""
+        reading.say(f"{path}: {roles}{count}")
+        for one in found:
+            row = one.problem[0] if one.problem else int(one.rows[0])
+            yield _record(one, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
+        columns = replace(reading.columns, id=roles.id)  # of the rows behind them, which may be few
+        reading = replace(reading, columns=columns, say=_PLAIN.say, taken=_PLAIN.taken)
+
+
+def _record(one: LongSequence, place: str, kind: StepKind) -> Record | BadRecord:
+    try:
+        if one.problem:
+            raise RecordError(f"{place}: {one.problem[1]}")
+        steps: NDArray[Any] = one.steps
+        if kind == "tokens":
+            if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
+                raise RecordError(f"{place}: a step is not a token id: one whole number from 0 in a row")
+            steps = steps.astype(np.int64)
+        else:
+            steps = as_float32(steps, place)
+        return Record(one.id, steps, label_of(one.label, place), place, one.names)
+    except RecordError as error:
+        return BadRecord(one.id, error)
+
+
+def _id_column(columns: TableColumns, reading: Reading) -> str | None:
+    """The column by whose ids a file may be read in blocks: only where it is known whether each step has a label."""
+    with suppress(ConfigurationError):  # it is told where the rows are read
+        return None if reading.per_step is None else roles_of(columns, reading.columns).id
+    return None
+
+
+def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
+    """The records of CSV files, a sequence each: its id is the file's name, its label a column's or its folder's."""
+    files = sorted(file for file in path.rglob("*") if file.name.lower().endswith(CSV_SUFFIXES))
+    if not files:
+        raise ConfigurationError(f"{path}: a folder must have a file for each sequence ({', '.join(CSV_SUFFIXES)})")
+    reading = replace(reading, ids_are_needed=False)
+    for count, file in enumerate(files):
+        advance(count / len(files))
+        for record in _table(file, kind, read_csv(file), reading):
+            other: dict[str, Any] = {"id": str(file.relative_to(path)).partition(".")[0]} if record.id == "0" else {}
+            if isinstance(record, Record) and record.label is None and file.parent != path:
+                other["label"] = file.parent.name
+            yield replace(record, **other)
+        reading = replace(reading, say=_PLAIN.say, taken=_PLAIN.taken)
 
 
 def _have(steps: Any, features: int) -> bool:
@@ -223,10 +283,11 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
     except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
-    if "steps" not in file.schema_arrow.names:
-        yield from _long(path, kind, columns_of(file.read()) or {}, reading)
+    names = file.schema_arrow.names
+    if names.count("steps") != 1 or not hasattr(file.schema_arrow.field("steps").type, "value_type"):
+        yield from _table(path, kind, [TextColumns(columns_of(file.read()) or TableColumns(), [], {})], reading)
         return
-    columns = [name for name in ("id", "steps", "label") if name in file.schema_arrow.names]
+    columns = [name for name in ("id", "steps", "label") if name in names]
     index = 0
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():

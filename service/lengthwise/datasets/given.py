@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -20,9 +22,11 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets import long_table, tails
-from lengthwise.datasets.long_table import Cells, ColumnNames, LongSequence, Roles
-from lengthwise.datasets.tables import columns_of, is_of, of_arrow, steps_array
+from lengthwise.datasets import long_table, table_sequences, tails
+from lengthwise.datasets.column_roles import ColumnNames, Roles, RowKind
+from lengthwise.datasets.column_roles import roles as roles_of
+from lengthwise.datasets.long_table import LongSequence
+from lengthwise.datasets.tables import Cells, TableColumns, columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.runtime.feature_names import rows_of, why_other
@@ -30,6 +34,11 @@ from lengthwise.runtime.feature_names import rows_of, why_other
 log = logging.getLogger("lengthwise.data")
 
 T = TypeVar("T")
+
+_FEWEST_KEYS: Final = 5  # tables in which a column with one whole number each, all different, holds keys
+_HOW_TO_NAME: Final = (
+    ': lengthwise.sequences(table, id="trip", time="when", label="kind", values=["x", "y"]) names columns'
+)
 
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 Padding = Literal["zeros", "nan"]  # what all values of a padded step are: 0, or missing
@@ -103,6 +112,7 @@ def sequences(
     label: str | None = None,
     values: str | Iterable[str] | None = None,
     padding: Padding | None = None,
+    row: RowKind | None = None,
 ) -> GivenSequences:
     """Reads sequences, for a table whose columns have other names than those that are found by themselves.
 
@@ -118,6 +128,7 @@ def sequences(
         label: The column of the label.
         values: The columns of the features; default: all others.
         padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence.
+        row: What a row of the table is: `step`, or a whole `sequence` whose steps are its columns; default: found out.
 
     Returns:
         The sequences; `taken` says which columns were taken as what, and `labels` are their labels.
@@ -135,7 +146,8 @@ def sequences(
         ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
     """
     names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
-    return sequences_of(given, layout, ColumnNames(id, time, label, names), padding=padding)
+    columns = ColumnNames(id, time, label, names, row=row)
+    return sequences_of(given, layout, columns, padding=padding)
 
 
 def sequences_of(
@@ -172,13 +184,15 @@ def read(
     *,
     features: int | None = None,
     padding: Padding | None = None,
+    per_step: bool | None = None,
     ask: bool = True,
 ) -> tuple[list[GivenSequence | str], Roles | None]:
     """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
 
     Where the names of the features are not known (`ColumnNames.inputs`), they are those of the first table. `features`
-    of a step are 0 for token ids, None if not known; `padding` behind each is cut off; `ask`: whether numbers that may
-    be one sequence, or many of one step, are refused, and what looks like padding is logged as a warning.
+    of a step are 0 for token ids, None if not known; `padding` behind each is cut off; `per_step`: see
+    `long_table.sequences`; `ask`: whether numbers that may be one sequence, or many of one step, are refused, and what
+    looks like padding is logged as a warning.
     """
     for name, word, words in (("layout", layout, get_args(Layout)), ("padding", padding, (*get_args(Padding), None))):
         if word not in words:
@@ -186,14 +200,21 @@ def read(
     names = columns or ColumnNames()
     table = columns_of(given)
     entries: Iterable[Any]
+    taken = given.roles if isinstance(given, GivenSequences) else None
     if table is None:
         entries = _entries(given, names)
-    elif "steps" in table:
+    elif "steps" in table and not isinstance(table["steps"], np.ndarray):
         entries = _rows({name: cells for name, cells in table.items() if name in _FIELDS})
+        fields = roles_of([name for name in table if name in ("id", "label", "steps")], ColumnNames(values=("steps",)))
+        taken = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
     else:
-        entries = ({"id": one.id, "steps": one} for one in long_table.sequences(table, names)[0])
+        try:
+            found, taken = table_sequences.sequences(table, names, per_step=per_step)
+        except ConfigurationError as error:
+            how = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
+            raise ConfigurationError(f"{error}{how}") from error
+        entries = ({"id": one.id if taken.id else None, "steps": one} for one in found)
     made: list[GivenSequence | str] = []
-    taken = given.roles if isinstance(given, GivenSequences) else None
     for entry in entries:
         try:
             one, roles = _sequence(entry, layout, names)
@@ -234,13 +255,13 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     if isinstance(given, Mapping):
         if "steps" in given and _FIELDS.issuperset(given):
             raise _no_form("must be a list, got one sequence: put it in a list")
-        return _groups(given.items(), _keys_of_parts(given), columns)
+        return _groups(given.items(), columns)
     if hasattr(type(given), "groups") and is_of(given, "pandas"):
-        return _groups(given, getattr(given, "exclusions", frozenset()), columns)
+        return _groups(given, columns, map(str, getattr(given, "exclusions", ())))
     if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
         parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in given.by)
         by = [part if isinstance(part, str) else part.meta.output_name() for part in parts]
-        return _groups(given, by, columns)
+        return _groups(given, columns, by)
     if is_of(given, "pyarrow") and hasattr(given, "to_pylist"):
         return of_arrow(given)
     if type(given).__name__ == "LazyFrame":
@@ -248,31 +269,44 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     axes = getattr(given, "ndim", None)
     is_numbers = getattr(getattr(given, "dtype", None), "kind", "f") != "O"
     if isinstance(given, str | bytes) or not isinstance(given, Iterable) or axes == 0:
-        raise _no_form(f"must be a list of arrays, got a {type(given).__name__}")
+        of_files = f"; of a file, such as {given!s:.60}, read pandas.read_csv(FILE), or use lengthwise train and score"
+        is_path = isinstance(given, str | os.PathLike)
+        raise _no_form(f"must be a list of arrays, got a {type(given).__name__}{of_files if is_path else ''}")
     if axes == 1 and is_numbers and hasattr(given, "__array__") and np.asarray(given).dtype.kind in "fiub":
         raise _no_form("must be a list of arrays, got an array of numbers. Reshape your data: one sequence is [x]")
-    return given
+    return _tables(given, columns) or given
 
 
-def _groups(given: Iterable[tuple[Any, Any]], by: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]]:
-    key = [*map(str, by)]
-    for name, rows in given:
-        table = columns_of(rows)
-        steps = rows if table is None else long_table.one_sequence(table, columns, key)
-        yield {"id": str(name[0] if isinstance(name, tuple) and len(name) == 1 else name), "steps": steps}
+def _tables(given: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]] | None:
+    """The parts of a table in a list, with their names or without; None for any other list."""
+    pairs = (
+        [one if type(one) is tuple and len(one) == 2 else (None, one) for one in given] if type(given) is list else ()
+    )
+    is_table = len(pairs) > 1 and all(columns_of(part) is not None for _, part in pairs)
+    return _groups(pairs, columns) if is_table else None
 
 
-def _keys_of_parts(given: Mapping[Any, Any]) -> list[str]:
-    """The columns that hold nothing but the key in every table of a mapping, as in parts of a Polars table."""
-    found: set[str] | None = None
-    for name, rows in given.items():
-        table = columns_of(rows)
-        if table is None:
-            return []
-        parts = {str(part) for part in (name if isinstance(name, tuple) else (name,))}
-        keys = {column for column, cells in table.items() if {*map(str, cells)} <= parts}
-        found = keys if found is None else found & keys
-    return sorted(found or ()) if len(given) > 1 else []
+def _groups(parts: Iterable[tuple[Any, Any]], columns: ColumnNames, by: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+    """The parts of a table, each with its name; the columns that hold keys of the groups are left out."""
+    tables = [(name, rows if (table := columns_of(rows)) is None else table) for name, rows in parts]
+    read = [(name, table) for name, table in tables if isinstance(table, TableColumns)]
+    keys = {*by, *(name for name in (read[0][1] if len(read) > 1 else ()) if _is_key(name, read))}.difference(
+        columns.all
+    )
+    for name, table in tables:
+        several = name if isinstance(name, tuple) and len(name) == 1 else (name,)
+        steps = table.without(keys - table.levels) if isinstance(table, TableColumns) else table
+        yield {"id": None if name is None else str(several[0]), "steps": steps}
+
+
+def _is_key(column: str, parts: Sequence[tuple[Any, TableColumns]]) -> bool:
+    """Whether a column holds nothing but the name of each part, or one text or whole number, another in each part."""
+    cells = [{*map(str, table.get(column, ()))} for _, table in parts]
+    names = [{*map(str, name if isinstance(name, tuple) else (name,))} for name, _ in parts]
+    if all(own <= name for own, name in zip(cells, names, strict=True)):
+        return True
+    each = [text for own in cells for text in own]  # a number with a fraction is no key
+    return len(each) == len({*each}) == len(cells) >= _FEWEST_KEYS and not any("." in text for text in each)
 
 
 def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
@@ -299,8 +333,10 @@ def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSe
         steps, names = rows_of(steps, columns.inputs)
         array = steps_array(steps)
     elif isinstance(steps, LongSequence):
+        if steps.problem is not None:
+            raise ValueError(steps.problem[1])
         array, roles = steps_array(steps.steps), steps.roles
-        names = None if roles is None else roles.names
+        names = steps.names
         label = steps.label if label is None else label
     else:
         array = steps_array(steps)

@@ -5,10 +5,11 @@ None of these packages is imported for what is not its own.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain, pairwise
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ from numpy.typing import NDArray
 from lengthwise.decoding.calls import rounded
 from lengthwise.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from lengthwise.datasets.long_table import Cells
-
+Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, `Texts`, or objects with None where one is missing
+MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))  # in lower case
 _INT64: Final = np.iinfo(np.int64)
 _MOST_SHOWN: Final = 40  # characters of a value in a message
 
@@ -28,23 +28,86 @@ def is_of(given: Any, package: str) -> bool:
     return package in sys.modules and any(kind.__module__.partition(".")[0] == package for kind in type(given).__mro__)
 
 
-def columns_of(given: Any) -> dict[str, Cells] | None:
-    """The columns of a table, with named levels of a pandas index; None for anything else."""
-    found: Iterable[tuple[str, Cells]]
+class TableColumns(dict[str, "Cells"]):
+    """The columns of a table by their names; those in `levels` were those of its index, which are no features."""
+
+    def __init__(self, columns: Iterable[tuple[str, Cells]] = (), levels: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.levels = frozenset(levels)
+        for name, cells in columns:
+            if self.setdefault(name, cells) is not cells:
+                raise ConfigurationError(f"the column {name!r} is there twice; rename one")
+
+    @property
+    def moments(self) -> list[str]:
+        """The levels of the index that hold dates or durations."""
+        return [name for name in self.levels if getattr(getattr(self[name], "dtype", None), "kind", "O") in "Mm"]
+
+    def without(self, names: Set[str]) -> TableColumns:
+        """The other columns."""
+        return TableColumns(((name, cells) for name, cells in self.items() if name not in names), self.levels - names)
+
+
+class Texts(list[str]):
+    """The cells of a file of text: what stands in them may be numbers. `lines`: of each in the file, from 1."""
+
+    def __init__(self, cells: Iterable[str] = (), lines: Sequence[int] = ()) -> None:
+        super().__init__(cells)
+        self.lines = lines
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell of a file is a number, or says that one is missing."""
+    try:
+        float(cell)
+    except ValueError:
+        return cell.strip().lower() in MISSING
+    return True
+
+
+def where(cells: Cells, row: int) -> str:
+    """`line 7` of a file, or `row 5` of a table, from 0."""
+    return f"line {cells.lines[row]}" if isinstance(cells, Texts) and cells.lines else f"row {row}"
+
+
+def columns_of(given: Any) -> TableColumns | None:
+    """The columns of a table, with the levels of a pandas index that may say something; None for anything else."""
+    if isinstance(given, TableColumns):
+        return given
+    if is_of(given, "pandas") and type(given).__name__ == "Series" and given.index.nlevels > 1:
+        given = given.to_frame()
     if is_of(given, "pandas") and hasattr(given, "reset_index") and hasattr(given, "columns"):
-        frame = given.reset_index() if given.index.nlevels > 1 or given.index.name is not None else given
-        found = ((str(name), of_series(frame.iloc[:, place])) for place, name in enumerate(frame.columns))
-    elif is_of(given, "polars") and hasattr(given, "get_columns"):
-        found = ((column.name, _of_polars(column)) for column in given.get_columns())
-    elif is_of(given, "pyarrow") and hasattr(given, "schema") and hasattr(given, "columns"):
-        found = zip(given.schema.names, map(of_arrow, given.columns), strict=True)
-    else:
-        return None
-    columns: dict[str, Cells] = {}
-    for name, cells in found:
-        if columns.setdefault(name, cells) is not cells:
-            raise ConfigurationError(f"the column {name!r} is there twice; rename one")
-    return columns
+        parts = [name if isinstance(name, tuple) else (name,) for name in given.columns]  # of several levels: a pivot
+        names = ["_".join(filter(None, map(str, part))) for part in parts]
+        pairs = ((name, of_series(given.iloc[:, place])) for place, name in enumerate(names))
+        levels = _levels(given.index)
+        return TableColumns(chain(((name, levels[name]) for name in levels if name not in {*names}), pairs), levels)
+    if is_of(given, "polars") and hasattr(given, "get_columns"):
+        return TableColumns((column.name, _of_polars(column)) for column in given.get_columns())
+    if is_of(given, "pyarrow") and hasattr(given, "schema") and hasattr(given, "columns"):
+        names = given.schema.names
+        return TableColumns(
+            zip(names, map(of_arrow, given.columns), strict=True), _written_index(given.schema.metadata or {})
+        )
+    return None
+
+
+def _written_index(metadata: Mapping[bytes, bytes]) -> list[str]:
+    """The columns that were levels of an index in pandas, which writes their names; none if it is not to be read."""
+    try:
+        written = json.loads(metadata[b"pandas"])["index_columns"]
+        return [name for name in written if isinstance(name, str)]  # an object stands for counted rows
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _levels(index: Any) -> dict[str, Cells]:
+    """The levels of a pandas index by their names, but for one that has none and no times: it counts the rows."""
+    if index.nlevels == 1 and index.name is None and not hasattr(index, "freq"):
+        return {}
+    unnamed = [f"level_{place}" if index.nlevels > 1 else "index" for place in range(index.nlevels)]
+    names = [other if name is None else str(name) for name, other in zip(index.names, unnamed, strict=True)]
+    return {name: of_series(index.get_level_values(place).to_series()) for place, name in enumerate(names)}
 
 
 def of_series(series: Any) -> Cells:
@@ -141,7 +204,8 @@ def steps_array(given: Any) -> NDArray[Any]:
         raise ValueError(f"the shape must be [length, features] or [length], got {[*array.shape]}{hint}")
     if array.dtype.kind not in "fiu":
         if array.size:
-            raise ValueError(f"values must be numbers, got an array of {array.dtype}")
+            words = "; words are token ids after a tokenizer" if array.dtype.kind in "US" else ""
+            raise ValueError(f"values must be numbers, got an array of {array.dtype}{words}")
         return array.astype(np.float32)
     if array.dtype.kind in "iu" and array.ndim == 1:
         is_beyond = array.dtype == np.uint64 and (array > _INT64.max).any()

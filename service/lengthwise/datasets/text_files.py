@@ -9,47 +9,84 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lengthwise.datasets.long_table import MISSING, NO_HEADER, Texts
+from lengthwise.datasets.column_roles import NO_HEADER, no_names
 from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, judged
+from lengthwise.datasets.tables import TableColumns, Texts, is_number
 from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
 
 CSV_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv")
-_READ_BYTES: Final = 1 << 18  # at once, and between two reports of progress
+BLOCK_CELLS: Final = 1 << 18  # of a CSV file that are in memory, and those behind them with the last id
+_READ_BYTES: Final = 1 << 18  # at once
+_LINES_TOLD: Final = 64  # after which progress is reported: asking where a file is takes longer than reading a line
+_SNIFFED: Final = 1024  # bytes that show what a file is, or rows
+_REFUSED_TAGS: Final = {
+    "@timestamps": "time stamps are not read; write plain values",
+    "@targetlabel": "targets of a regression are no labels",
+}
+_LATIN: Final = "if it is Windows' or Latin-1, iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW converts it"
+_UTF_16: Final = "UTF-16: in Excel save it as CSV UTF-8, or iconv -f UTF-16 -t UTF-8 FILE > NEW"
+_OTHER_FILES: Final = {
+    b"PK\x03\x04": "an Excel file, or another zip: save it as CSV UTF-8, or pandas.read_excel(FILE).to_csv(NEW)",
+    b"\xd0\xcf\x11\xe0": "an old Excel file: save it as CSV UTF-8, or pandas.read_excel(FILE).to_csv(NEW)",
+    b"\x1f\x8b": "gzip: let its name end in .gz",
+    b"PAR1": "Parquet: let its name end in .parquet",
+    codecs.BOM_UTF16_LE: _UTF_16,
+    codecs.BOM_UTF16_BE: _UTF_16,
+}  # by their first bytes
 
+IdOf = Callable[[TableColumns], str | None]
 Advance = Callable[[float], object]  # called repeatedly with the share of the file that was read, 0 to 1
 
 
-def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, each with its number from 1."""
+@contextmanager
+def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], object]]]:
+    """The bytes of a file, inflated where its name ends in .gz, and what tells the share that was read.
+
+    Raises:
+        ConfigurationError: It cannot be read, or holds something else than text in UTF-8; says what, and the cure.
+    """
     try:
-        with (
-            path.open("rb", buffering=_READ_BYTES) as raw,
-            gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file,
-        ):
+        with io.FileIO(path) as raw:
+            inner = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            file = io.BufferedReader(inner, _READ_BYTES)
             size = max(1, os.fstat(raw.fileno()).st_size)
-            number, unsaid = 0, _READ_BYTES
-            while line := file.readline():
-                number += 1
-                unsaid += len(line)
-                line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
-                if line and unsaid > _READ_BYTES:  # asking where a file is takes longer than reading a line
-                    advance(raw.tell() / size)
-                    unsaid = 0
-                if line:
-                    yield number, line
+            start = file.peek(_SNIFFED)[:_SNIFFED]
+            other = next((why for magic, why in _OTHER_FILES.items() if start.startswith(magic)), "")
+            if other or b"\0" in start:
+                is_wide = max(start[::2].count(0), start[1::2].count(0)) > len(start) // 4
+                raise ConfigurationError(f"{path}: not UTF-8, but {other or (_UTF_16 if is_wide else 'no text')}")
+            yield file, lambda: advance(raw.tell() / size)
             advance(1.0)
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, also in the sense of `str`, each with its number from 1."""
+    with _opened(path, advance) as (file, tell):
+        number = 0
+        while line := file.readline():  # a line may take megabytes: no other name holds it
+            number += 1
+            if not number % _LINES_TOLD:
+                tell()
+            line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
+            is_odd = not 0x20 < (line or b" ")[0] < 0x7F  # perhaps one of the other blanks
+            if is_odd and not line.decode(errors="replace").strip():
+                continue
+            yield number, line
 
 
 def json_lines(
@@ -110,10 +147,8 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
         is_true = rest[:1] == ["true"]
         if not tag.startswith("@"):
             raise ConfigurationError(f"{place}: expected a header line that starts with @, before @data")
-        if tag == "@timestamps" and is_true:
-            raise ConfigurationError(f"{place}: time stamps are not read; write plain values")
-        if tag == "@targetlabel" and is_true:
-            raise ConfigurationError(f"{place}: targets of a regression are no labels")
+        if is_true and tag in _REFUSED_TAGS:
+            raise ConfigurationError(f"{place}: {_REFUSED_TAGS[tag]}")
         if tag == "@classlabel":
             labelled = is_true
         in_data = tag == "@data"
@@ -149,49 +184,86 @@ def _number(word: str, place: str) -> float:
 
 
 class TextColumns(NamedTuple):
-    """The cells of a CSV file; without a header its columns are `column 1` and so on."""
+    """The cells of a CSV file, or of some rows of it; without a header its columns are `column 1` and so on."""
 
-    columns: dict[str, Texts]
+    columns: TableColumns
     lines: list[int]  # of each row in the file, from 1
     wrong: dict[int, str]  # rows with another number of cells, and why
 
 
-def read_csv(path: Path) -> TextColumns:
-    """The cells of a CSV file. The first line is a header, unless all of its cells are numbers."""
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            rows = [(reader.line_num, row) for row in reader if any(row)]
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not UTF-8, so no CSV file that can be read") from error
-    except (OSError, EOFError, csv.Error) as error:
-        raise ConfigurationError(f"{path} cannot be read as CSV: {error}") from error
-    if not rows:
+CsvRow = tuple[int, list[str]]  # the number of its last line, from 1, and its cells
+
+
+def read_csv(path: Path, advance: Advance = lambda _share: None, id_of: IdOf = lambda _: None) -> Iterator[TextColumns]:
+    """The rows of a CSV file, in blocks that end where another id begins; all in one if `id_of` knows no id's column.
+
+    The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows; where
+    the rows of an id do not stand together, the file is one block too.
+    """
+    rows = _csv_rows(path, advance)
+    first = next(rows, None)
+    if first is None:
         raise ConfigurationError(f"{path}: there is no line in it")
-    head = [cell.strip() for cell in rows[0][1]]
+    names = _header(path, first[1])
+    head = names or [f"{NO_HEADER}{place}" for place in range(1, len(first[1]) + 1)]
+    most = max(1, BLOCK_CELLS // len(head))
+    block = [*([] if names else [first]), *islice(rows, most)]
+    name = id_of(_text_columns(head, block[:_SNIFFED]).columns) if len(block) >= most else None
+    place = len(head) if name is None else head.index(name)
+    is_sorted = name is not None and _stand_together(path, place)
+    for row in rows:
+        if is_sorted and len(block) >= most and row[1][place : place + 1] != block[-1][1][place : place + 1]:
+            yield _text_columns(head, block)
+            block = []
+        block.append(row)
+    yield _text_columns(head, block)
+
+
+def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
+    """The rows that are not blank."""
+    with _opened(path, advance) as (raw, tell), io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        try:
+            first = file.readline()
+            reader = csv.reader(chain([first], file), delimiter=max(",;\t", key=first.count))
+            for count, row in enumerate(reader):
+                if not count % _LINES_TOLD:
+                    tell()
+                if any(map(str.strip, row)):
+                    yield reader.line_num, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            why = f"not UTF-8: {_LATIN}" if isinstance(error, UnicodeDecodeError) else error
+            raise ConfigurationError(f"{path} cannot be read as CSV: {why}") from error
+
+
+def _stand_together(path: Path, place: int) -> bool:
+    """Whether the rows with one id stand together; the ids are in one column."""
+    starts = [
+        one for one, _ in groupby("".join(row[place : place + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
+    ]
+    return len(starts) == len({*starts})
+
+
+def _header(path: Path, cells: list[str]) -> list[str] | None:
+    """The names of the columns in the first line; None if it has numbers only, and so no names."""
+    head = [cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(cells)]
+    if all(map(is_number, cells)):
+        return None
+    twice = next((name for name, count in Counter(head).items() if count > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"{path}: the column {twice!r} is there twice; rename one{no_names(head)}")
+    return head
+
+
+def _text_columns(head: list[str], rows: list[CsvRow]) -> TextColumns:
     width = len(head)
-    if all(map(_is_number, head)):
-        head = [f"{NO_HEADER}{place}" for place in range(1, width + 1)]
-    else:
-        rows = rows[1:]
-    twice = sorted({name for name in head if head.count(name) > 1})
-    if twice:
-        raise ConfigurationError(f"{path}: the column {twice[0]!r} is there twice; rename one")
     wrong = {
         place: f"{len(row)} columns, and the first line has {width}"
         for place, (_, row) in enumerate(rows)
         if len(row) < width or any(row[width:])
     }
     cells = [row[:width] + [""] * (width - len(row)) for _, row in rows]
-    columns = {name: Texts(row[place] for row in cells) for place, name in enumerate(head)}
-    return TextColumns(columns, [line for line, _ in rows], wrong)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return cell.lower() in MISSING
-    return True
+    for place in wrong:  # of its cells it is not known which is which: it counts to the sequence before it
+        cells[place] = cells[max(0, place - 1)]
+    lines = [line for line, _ in rows]
+    columns = ((name, Texts((row[place] for row in cells), lines)) for place, name in enumerate(head))
+    return TextColumns(TableColumns(columns), lines, wrong)

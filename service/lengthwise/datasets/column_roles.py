@@ -1,0 +1,215 @@
+"""Which column of a table is what: the id of a sequence, the time, the label, and the features.
+
+A column is what the caller names it, or what its own name says. Keys are no features: neither levels of an index nor
+names of ids and times. Where two columns may be the same thing, or none is left for the values, the error asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from lengthwise.datasets.tables import MISSING, is_number
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.feature_names import why_other
+from lengthwise.wrong_values import nearest
+
+ColumnRole: TypeAlias = Literal["id", "time", "label"]
+RowKind: TypeAlias = Literal["step", "sequence"]
+
+
+_NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
+    "id": frozenset(
+        (
+            *("id", "sequence", "series", "recording", "case", "trial", "session", "instance", "episode"),
+            *("ids", "sequences", "recordings", "cases", "trials", "sessions", "instances", "episodes"),
+        )
+    ),
+    "time": frozenset(
+        (
+            *("t", "ts", "ds", "time", "timestamp", "timestep", "time_step", "step", "date", "datetime", "timepoint"),
+            *("times", "timestamps", "timesteps", "time_steps", "timepoints", "time_point", "time_points", "reading"),
+            *("time_index", "time_idx", "time_s", "time_ms", "time_us", "time_ns", "t_s", "t_ms", "step_index"),
+            *("time_id", "reading_id", "timepoint_id", "timestep_id", "step_id", "tick", "tick_id", "date_time"),
+        )
+    ),
+    "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
+}  # that say what a column is; every other name that ends in `_id` is one of ids
+_CHANNEL: Final = re.compile(r"(dim|dimension|kind|channel|variable|sensor|feature|signal|axis)(_id|_name|_type)?")
+_LEVEL: Final = re.compile(r"|unnamed:_[01]|level_0|__index_level_\d__")  # of an index, as pandas writes it
+_COUNT: Final = re.compile(r"index|unnamed:_[\d.]+|row(_(nr|id|index|number|no))?")  # of the rows, as tools write it
+NO_HEADER: Final = "column "  # begins the names of columns that have none, before their number
+_MOST_LISTED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNames:
+    """The columns that a caller names; what is None is found by its name, and `values` are all others.
+
+    `inputs` are the names of the model's features: these columns, in this order, are then the values. They are empty
+    if the model has no names, and None if no model is known, as in a training.
+    `defaults` are columns by their roles, such as those of a training, for tables that have them.
+    """
+
+    id: str | None = None
+    time: str | None = None
+    label: str | None = None
+    values: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
+    row: RowKind | None = None  # None: it is found out
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[str]:
+        """Every column that the caller names."""
+        return [name for name in (self.id, self.time, self.label, *(self.values or ())) if name is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What each column of a table is; `left_out` are not used."""
+
+    id: str | None
+    time: str | None
+    label: str | None
+    values: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    row: RowKind = "step"
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the features; None of a file without a header, whose columns have numbers only."""
+        return None if all(map(_is_numbered, self.values)) else self.values
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The columns with a role, by role."""
+        return {role: name for role in _NAMES if (name := getattr(self, role)) is not None}
+
+    def __str__(self) -> str:
+        """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
+        named = [f"{role} {name!r}" for role, name in self.named.items()]
+        text = "a row is a sequence: " * (self.row == "sequence") + ", ".join(
+            [*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"]
+        )
+        return f"{text}; ignored: {listed(self.left_out)}" if self.left_out else text
+
+
+def listed(names: Collection[str]) -> str:
+    """The names of columns, for a message."""
+    more = len(names) - _MOST_LISTED
+    return ", ".join(map(repr, [*names][:_MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
+
+
+def no_names(names: Collection[str]) -> str:
+    """The end of an error about columns whose names look like the values of a first row; empty for others."""
+    numbers = [float(name) for name in names if is_number(name) and name.strip().lower() not in MISSING]
+    is_data = numbers != sorted({*numbers}) or len(numbers) == 1  # those of the steps of a wide table rise
+    return "; the first line looks like data: put names above it, such as id,t,value,label" if is_data else ""
+
+
+def roles(names: Collection[str], given: ColumnNames) -> Roles:
+    """What each column is, by the caller's word or by its name; ConfigurationError where that is not clear.
+
+    What was in the index of `TableColumns`, or is named as an id, a time or a label, is no feature unless the caller
+    says so. Of an index with several levels the first is the id, and the last the time, where no name says otherwise;
+    of one with dates, the time.
+    """
+    index: Collection[str] = getattr(names, "levels", ())
+    for name in given.all:
+        if name not in names:
+            raise ConfigurationError(
+                f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
+            )
+    named, inputs = {*given.all}, {*(given.inputs or ())}  # inputs are features, also where they are named as a role
+    of_role = {role: _found(role, [name for name in names if name not in inputs], named, given) for role in _NAMES}
+    levels = [name for name in names if name in index or _is_level(name, names)]
+    unused = [name for name in levels if name not in {*of_role.values(), *named, *inputs}]
+    if len(levels) > 1 and unused and of_role["id"] is None:
+        of_role["id"] = unused.pop(0)
+    if unused and of_role["time"] is None and (len(levels) > 1 or unused[0] in getattr(names, "moments", ())):
+        of_role["time"] = unused.pop()
+    taken = {name for name in of_role.values() if name is not None}
+    values = given.values
+    if values is None:
+        no_features = taken | ({name for name in names if name in levels or is_no_feature(name)} - inputs)
+        values = tuple(name for name in names if name not in no_features)
+    if not values:
+        raise ConfigurationError(
+            f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"
+        )
+    both = taken.intersection(values)
+    if both:
+        raise ConfigurationError(f"the column {min(both)!r} cannot be a feature and something else at once")
+    values = _of_inputs(values, given)
+    used = taken.union(values)
+    left_out = tuple(name for name in names if name not in used)
+    return Roles(of_role["id"], of_role["time"], of_role["label"], values, left_out)
+
+
+def is_no_feature(name: str) -> bool:
+    """Whether a name is that of an index, or of an id, a time or a label, though another column may be it."""
+    return bool(_COUNT.fullmatch(_plain(name))) or any(may_be(role, name) for role in _NAMES)
+
+
+def _is_level(name: str, names: Collection[str]) -> bool:
+    """Whether a name is one that pandas gives a level of an index."""
+    plain = _plain(name)
+    return _LEVEL.fullmatch(plain) is not None or (plain == "level_1" and "level_0" in names)
+
+
+def _of_inputs(values: tuple[str, ...], given: ColumnNames) -> tuple[str, ...]:
+    """The values in the order of the model's features; ConfigurationError where they are others, or no names at all."""
+    is_numbered = all(map(_is_numbered, values))
+    if not given.inputs or (is_numbered and given.values is not None):  # no header: the caller says the order
+        return values
+    why = why_other(values, given.inputs)
+    if why is not None:
+        no_header = "The first line names no columns: say the order of the features (values)"
+        hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
+        raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")
+    return given.inputs
+
+
+def _is_numbered(name: str) -> bool:
+    return name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal()
+
+
+def _found(role: ColumnRole, names: Sequence[str], named: Set[str], given: ColumnNames) -> str | None:
+    own: str | None = getattr(given, role)
+    if own is None and given.defaults.get(role) in names:
+        own = given.defaults[role]
+    if own is not None:
+        return own
+    alike = [name for name in names if name not in named and may_be(role, name)]
+    if role == "id":
+        alike = [name for name in alike if not names_channel(name)] or alike
+    if len(alike) > 1:
+        raise ConfigurationError(
+            f"the columns {listed(alike)} may each be the {role}: say which one ({role}), and which are the features "
+            f"(values); the columns are {listed(names)}"
+        )
+    return alike[0] if alike else None
+
+
+def has_ids(names: Sequence[str]) -> bool:
+    """Whether the name of some column says that it holds the ids of sequences."""
+    return any(may_be("id", name) for name in names)
+
+
+def names_channel(name: str) -> bool:
+    """Whether a name is that of a column which says what the value of its row is, as in a melted table."""
+    return _CHANNEL.fullmatch(_plain(name)) is not None
+
+
+def may_be(role: ColumnRole, name: str) -> bool:
+    """Whether a name says that its column has a role."""
+    plain = _plain(name)
+    is_id = role == "id" and plain.endswith("_id") and plain not in _NAMES["time"] and not _COUNT.fullmatch(plain)
+    return plain in _NAMES[role] or is_id
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")

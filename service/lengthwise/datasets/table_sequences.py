@@ -1,0 +1,111 @@
+"""A table as sequences: a row is a step (`long_table`), or a whole sequence.
+
+```
+id  x           y           label       lists in cells: a column for each feature, or one of lists of steps
+a   [0.1, 0.2]  [1.0, 2.0]  calm   ->   a: [[0.1, 1.0], [0.2, 2.0]], calm
+
+id  t0   t1   t2   label                a column for each step: `row="sequence"`, or the columns are named as times
+a   0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells without a value behind the last are no steps
+```
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.datasets import long_table
+from lengthwise.datasets.column_roles import ColumnNames, Roles, is_no_feature, may_be, roles
+from lengthwise.datasets.tables import TableColumns, Texts, steps_array
+from lengthwise.errors import ConfigurationError
+
+_NUMBERED: Final = re.compile(r"(.*?)[ _.-]?\d+")  # the name of a column for one step
+_VALUE: Final = "value"  # the feature of a table with a column for each step
+_MOST_SHOWN: Final = 40
+_FEWEST_STEPS: Final = 3  # columns of a table whose rows are sequences
+
+
+def sequences(
+    columns: TableColumns, given: ColumnNames, wrong: Mapping[int, str] | None = None, **how: Any
+) -> tuple[list[long_table.LongSequence], Roles]:
+    """The sequences of a table, and what each column is; arguments and errors as those of `long_table.sequences`."""
+    wrong = dict(wrong or {})
+    given = _wide(columns, given)
+    lists = [name for name in lists_in(columns) if name not in given.all and not is_no_feature(name)]
+    if not lists and given.row == "sequence":
+        found = roles(columns, replace(given, inputs=None))
+        cells = _in_lists(columns, found.values, wrong)
+        columns = TableColumns([*columns.without({*found.values}).items(), (_VALUE, cells)])
+        lists, given = [_VALUE], replace(given, values=None)
+    if not lists:
+        return long_table.sequences(columns, given, wrong, **how)
+    values = given.values or tuple(lists)
+    inputs = given.inputs if len(values) > 1 else None  # the features in the cells of one column have no names
+    found = roles(columns, replace(given, values=values, inputs=inputs))
+    has_times = found.time is not None and is_list(next(iter(columns[found.time]), None))
+    found = replace(found, time=found.time if has_times else None, row="sequence")
+    ids = None if found.id is None else long_table.ids_of(columns[found.id], found.id)
+    labels = None if found.label is None else long_table.labels_of(columns[found.label], found.label)
+    made = []
+    for row in range(len(columns[lists[0]])):
+        steps: NDArray[Any] = np.empty((0, 1))
+        try:
+            steps = _steps({name: columns[name][row] for name in (*found.values, found.time) if name}, found.time)
+        except (ValueError, ConfigurationError) as error:
+            wrong.setdefault(row, str(error))
+        label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
+        problem = (row, wrong[row]) if row in wrong else None
+        name = str(row) if ids is None else ids[row]
+        made.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, found))
+    return made, found
+
+
+def lists_in(columns: TableColumns) -> list[str]:
+    """The columns with lists in their cells."""
+    return [name for name, cells in columns.items() if type(cells) is list and any(map(is_list, cells))]
+
+
+def is_list(cell: Any) -> bool:
+    """Whether a cell holds several values."""
+    return isinstance(cell, list | tuple) or getattr(cell, "ndim", 0) > 0 or hasattr(cell, "to_list")
+
+
+def _steps(cells: Mapping[str, Any], time: str | None) -> NDArray[Any]:
+    """The steps of one row, in the order of their times; ValueError if its lists differ in length."""
+    odd = next((name for name, cell in cells.items() if not is_list(cell)), None)
+    if odd is not None:
+        raise ValueError(f"{odd!r} holds {str(cells[odd])[:_MOST_SHOWN]!r}, and lists in other rows")
+    arrays = [steps_array(cell) for name, cell in cells.items() if name != time]
+    first, *others = cells
+    for name in others:
+        if len(cells[name]) != len(cells[first]):
+            raise ValueError(f"{name!r} has {len(cells[name])} values in its list, and {first!r} {len(cells[first])}")
+    if not len(arrays[0]):
+        raise ValueError("a sequence has at least one step")
+    steps = np.column_stack(arrays) if len(arrays) > 1 else arrays[0]
+    if time is None:
+        return steps
+    keys = long_table.sortable(Texts(map(str, cells[time])), time)
+    return steps[np.argsort(keys, kind="stable")]
+
+
+def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
+    """What the caller names, and the columns that are numbered and named as times, if rows are sequences for that."""
+    steps = [name for name in columns if (match := _NUMBERED.fullmatch(name)) and may_be("time", match[1])]
+    is_free = given.row is None and given.values is None and {*(given.inputs or ()), *given.all}.isdisjoint(steps)
+    return replace(given, row="sequence", values=tuple(steps)) if is_free and len(steps) >= _FEWEST_STEPS else given
+
+
+def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
+    """The values of each row in these columns, up to the last one that is there; `wrong` gets why a row has none."""
+    numbers = [long_table.numbers_of(columns[name], name) for name in names]
+    for _, bad in numbers:
+        wrong.update({row: why for row, why in bad.items() if row not in wrong})
+    matrix = np.column_stack([array for array, _ in numbers])
+    places = np.where(np.isnan(matrix), 0, np.arange(1, len(names) + 1))
+    return [row[:end] for row, end in zip(matrix, places.max(axis=1), strict=True)]
