@@ -146,15 +146,6 @@ def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator
             yield record
 
 
-def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first") -> list[Record]:
-    """The records of a validation or test split, for a spec that is complete; errors as `labelled` raises them."""
-    step = spec.input
-    how: dict[str, Any] = {"tokens": step.kind == "tokens", "features": step.features, "names": step.feature_names}
-    records, _, _ = _read(sequences, labels, layout, task=spec.output.task, padding=step.padding, **how)
-    require_fit("", records, spec)
-    return records
-
-
 def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
     """Makes sure that the records of an argument fit a spec; the InvalidSequences names all that do not."""
     reasons = [why_unfit(record, spec) for record in records]

@@ -216,7 +216,9 @@ def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
             f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(given).__name__}"
         )
     try:
-        return arrays.more(spec, sequences, labels, layout)
+        records = arrays.labelled(spec, sequences, labels, layout).records
+        arrays.require_fit("", records, spec)  # it may be longer than what the spec says
+        return records
     except InvalidSequences as error:
         problems = [replace(problem, detail=f"in {name}: {problem.detail}") for problem in error.problems]
         raise InvalidSequences(problems) from error
