@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any, Final, Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lengthwise_export.checking.causes import Cause
 from lengthwise_export.checking.trace_torch import WholePart
@@ -21,13 +22,12 @@ from lengthwise_export.keras_models.module import KerasModule, SummaryLayer
 
 LayerMask = Literal["lengths", "other", "none"]  # the mask that a layer gets: that of the lengths, another, or none
 
-_ZEROED: Final = "valid = keras.ops.expand_dims(mask, -1)  # mask: [rows, width], as Masking computes it\n"
-_MASK_FIRST: Final = "x = keras.layers.Masking()(inputs)  # the first layer, before any that changes values"
-_PASS_MASK: Final = (
-    "mask = masking.compute_mask(inputs)  # masking: the model's Masking layer, or its Embedding with mask_zero\n"
-    "x = $layer(x, mask=mask)  # if there are as many steps here as in the inputs"
-)
+_MASK: Final = "mask = $mask  # [rows, width], true at valid steps; inputs: what the model takes\n"
+_VALID: Final = _MASK + "valid = $valid\n"
+_INSTEAD: Final = "# in the place of $layer, where x is what it takes:\n"
+_BEFORE: Final = "# in front of $layer, where x is what it takes:\n"
 _OR_MEND: Final = "\n# or leave the model as it is: lengthwise export ... --mend"
+_TO_ADAPT: Final = "# not to paste: "
 
 IN_OWN_LAYER: Final = (
     "def call(self, x, mask=None):  # Keras passes the mask: [rows, width], true at valid steps; None without one\n"
@@ -50,128 +50,221 @@ class _LayerEntry:
 
 _RECURRENT: Final = "SimpleRNN|LSTM|GRU|RNN|Bidirectional"
 
+
+def _with_mask(call: str) -> str:
+    """The fix that calls a layer with the mask."""
+    return _INSTEAD + _MASK + call + _OR_MEND
+
+
+def _filled(fill: str) -> str:
+    """The fix that fills padding in front of a layer or an operation."""
+    return _INSTEAD + _VALID + f"x = keras.ops.where(valid, x, {fill})\nx = $call" + _OR_MEND
+
+
+_SUMS: Final = (
+    "count = keras.ops.sum(keras.ops.where(valid, keras.ops.ones_like(x), 0.0), $axes)\n"
+    "mean = keras.ops.sum(keras.ops.where(valid, x, 0.0), $axes) / count\n"
+)
+_DEVIATIONS: Final = (
+    "ones = keras.ops.where(valid, keras.ops.ones_like(x), 0.0)\n"
+    "mean = keras.ops.sum(ones * x, axis=$axis, keepdims=True) / keras.ops.sum(ones, axis=$axis, keepdims=True)\n"
+    "squares = keras.ops.where(valid, keras.ops.square(x - mean), 0.0)\n"
+    "variance = keras.ops.sum(squares, $axes) / keras.ops.sum(ones, $axes)\n"
+)
+_LAST: Final = (
+    "count = keras.ops.cumsum(keras.ops.cast(mask, 'int32'), axis=1)\n"
+    "last = keras.ops.logical_and(mask, keras.ops.equal(count, keras.ops.max(count, axis=1, keepdims=True)))\n"
+    "x = keras.ops.sum(keras.ops.where(keras.ops.expand_dims(last, -1), x, 0.0), axis=1)"
+    "  # the last valid step, in the place of x[:, -1]"
+)
+_OVER_PADDING: Final = "It runs over all steps, padding included$dropped: operations of keras.ops know no mask."
+
 _TABLE: Final = (  # the first entry that matches the class of a layer, and the mask that it gets, is used
     _LayerEntry(
         ".*",
         "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",
-        _ZEROED + "x = keras.ops.where(valid, x, 0.0)  # selects instead of computing",
+        _BEFORE + _VALID + "x = keras.ops.where(valid, x, 0.0)  # selects instead of computing",
         changes=("poison",),
     ),
+    _LayerEntry(
+        "ops.(Mean|Average)",
+        "It divides by the width, and its sum includes padding$dropped: operations of keras.ops know no mask.",
+        _INSTEAD + _VALID + _SUMS + "x = mean" + _OR_MEND,
+    ),
+    _LayerEntry("ops.Std", _OVER_PADDING, _INSTEAD + _VALID + _DEVIATIONS + "x = keras.ops.sqrt(variance)" + _OR_MEND),
+    _LayerEntry("ops.Var", _OVER_PADDING, _INSTEAD + _VALID + _DEVIATIONS + "x = variance" + _OR_MEND),
+    _LayerEntry("ops.(Amax|Max|Argmax|Logsumexp|TopK)", _OVER_PADDING, _filled("-3e38")),
+    _LayerEntry("ops.(Amin|Min|Argmin|Sort|Argsort)", _OVER_PADDING, _filled("3e38")),
+    _LayerEntry("ops.(Log)?Softmax", _OVER_PADDING, _filled("-1e9")),
+    _LayerEntry("ops.(Prod|All)", _OVER_PADDING, _filled("1.0")),
+    _LayerEntry(
+        "ops.GetItem",
+        "It reads a step at a fixed place of the width, where there is padding for every sequence but the longest.",
+        _INSTEAD + _MASK + _LAST + _OR_MEND,
+    ),
+    _LayerEntry(
+        "ops.(Median|Quantile|Moments|Flip|Roll|Fft.*|Rfft.*)",
+        _OVER_PADDING,
+        _TO_ADAPT + "keras.ops has none for a part of the steps. A mean or a maximum of the valid steps, or a\n"
+        "# layer that takes the mask (Bidirectional in the place of a flip), can be written" + _OR_MEND,
+    ),
+    _LayerEntry("ops.(Cum.*|Sum|Norm|CountNonzero|Any)", _OVER_PADDING, _filled("0.0")),
     _LayerEntry(
         "Masking|Embedding",
         "It computes its mask from values that a layer before it has changed, so padding is no longer what it looks "
         "for.",
-        _MASK_FIRST,
+        _TO_ADAPT + "make it the first layer, before any that changes values",
     ),
     _LayerEntry(
         _RECURRENT,
         "It gets no mask$dropped: it runs through the padding, so its last state is that of a padded step, and "
         "backwards it begins in the padding.",
-        _MASK_FIRST + _OR_MEND,
+        _with_mask("x = $layer(x, mask=mask)  # or make Masking, or an Embedding with mask_zero, the first layer"),
         mask="none",
     ),
     _LayerEntry(
         _RECURRENT,
         "Its mask is not that of the sequence's end: Masking looks for padding in values that a layer before it has "
         "changed, or Concatenate has joined the mask with that of an input that has none.",
-        _MASK_FIRST + _OR_MEND,
+        _with_mask("x = $layer(x, mask=mask)  # or make Masking, or an Embedding with mask_zero, the first layer"),
         mask="other",
     ),
     _LayerEntry(
         _RECURRENT,
         "It gives its steps in reverse order, so padding stands in front and the next layer reads it as valid; or 0 in "
         "the place of its last state (zero_output_for_mask).",
-        "x = keras.layers.Bidirectional(...)  # turns the steps back; without zero_output_for_mask" + _OR_MEND,
+        _TO_ADAPT + "make it without go_backwards and zero_output_for_mask; this turns the steps back:\n"
+        "x = keras.layers.Bidirectional(...)" + _OR_MEND,
         mask="lengths",
     ),
     _LayerEntry(
         "(Separable|Depthwise)?(Conv|Convolution)1D(Transpose)?",
         "A convolution takes no mask: at the last valid steps it reads the padding behind them, and each one before "
         "it has carried its bias into the padding.",
-        'padding="causal"  # where $layer is made: a step then reads no later one\n'
-        "# or, before it:\n" + _ZEROED + "x = keras.ops.where(valid, x, 0.0)" + _OR_MEND,
+        _INSTEAD + _VALID + "x = keras.ops.where(valid, x, 0.0)\n"
+        'x = $layer(x)  # or make it with padding="causal": a step then reads no later one' + _OR_MEND,
     ),
     _LayerEntry(
         "GlobalMax(Pooling|Pool)1D",
         "It takes no mask: padded steps compete with the valid ones for the largest value.",
-        _ZEROED + "x = keras.ops.where(valid, x, -1e9)  # before $layer" + _OR_MEND,
+        _filled("-3e38"),
     ),
     _LayerEntry(
         "GlobalAverage(Pooling|Pool)1D|GlobalAvgPool1D",
         "It gets no mask$dropped: its sum includes padding, and it divides by the width.",
-        "x = $layer(x, mask=mask)  # the mask that Masking computed: [rows, width]" + _OR_MEND,
+        _with_mask("x = $layer(x, mask=mask)"),
         mask="none",
     ),
     _LayerEntry(
         "(Max|Average|Avg)(Pooling|Pool)1D|Adaptive(Max|Average)Pooling1D",
         "A window over the last valid steps reaches into the padding: pooling takes no mask, and gives none on.",
-        "# pool after the sequence is one vector, or put values there that cannot win:\n"
-        + _ZEROED
-        + "x = keras.ops.where(valid, x, -1e9)  # before a max pooling; 0 before an average"
-        + _OR_MEND,
+        _TO_ADAPT + "pool when the sequence is one vector, or leave it out: the layers behind it need a mask with as\n"
+        "# many steps as it gives" + _OR_MEND,
     ),
     _LayerEntry(
         "Flatten",
         "It makes features of the steps, padding included: each place in the batch gets weights of its own.",
-        "x = keras.layers.GlobalAveragePooling1D()(x)  # in the place of $layer; it takes the mask",
+        _TO_ADAPT
+        + "what follows has as many inputs as the width. In its place, and train again:\n"
+        + _MASK
+        + "x = keras.layers.GlobalAveragePooling1D()(x, mask=mask)",
     ),
     _LayerEntry(
         "MultiHeadAttention|Group(ed)?QueryAttention",
         "Its softmax runs over padded steps too$dropped: they get weights above 0.",
-        "x = $layer(x, x, attention_mask=mask[:, None, :])  # mask: [rows, width], true at valid steps" + _OR_MEND,
+        _with_mask("x = $layer(x, x, attention_mask=mask[:, None, :])"),
     ),
     _LayerEntry(
         "Attention|AdditiveAttention",
         "Its softmax runs over padded steps too$dropped: they get weights above 0.",
-        "x = $layer([x, x], mask=[mask, mask])  # mask: [rows, width], true at valid steps" + _OR_MEND,
+        _with_mask("x = $layer([x, x], mask=[mask, mask])"),
     ),
     _LayerEntry(
         "Softmax|Activation",
         "A softmax over the steps gives the padded ones a share, unless their scores are masked.",
-        "weights = keras.layers.Softmax(axis=1)(scores, mask=valid)  # valid has the shape of scores" + _OR_MEND,
+        _filled("-1e9"),
     ),
     _LayerEntry(
         "LayerNormalization|GroupNormalization|UnitNormalization|RMSNormalization|SpectralNormalization",
         "Its mean and variance are over the steps too, padding included.",
-        "keras.layers.LayerNormalization(axis=-1)  # over the features of each step" + _OR_MEND,
-    ),
-    _LayerEntry(
-        "Reshape|Permute|RepeatVector|Dot|EinsumDense|Dense",
-        "It mixes the axis of the steps with another, or sums over it, padding included.",
-        _ZEROED + "x = keras.ops.where(valid, x, 0.0)  # before $layer" + _OR_MEND,
+        _TO_ADAPT + "a norm over the features of each step, with weights of its own, to train again:\n"
+        "x = keras.layers.LayerNormalization(axis=-1)(x)" + _OR_MEND,
     ),
     _LayerEntry(
         "Cropping1D|ZeroPadding1D|UpSampling1D",
         "It counts steps from the end of the width, where there is padding for every sequence but the longest.",
-        "# leave it out, or work from the front: the end of a sequence is at its length",
+        _TO_ADAPT + "leave it out, or work from the front: the end of a sequence is at its length",
+    ),
+    _LayerEntry(
+        "(ops.)?(Reshape|Permute|RepeatVector|Transpose)",
+        "It mixes the axis of the steps with another, padding included.",
+        _TO_ADAPT
+        + "in front of the layer behind it that reads along the steps:\n"
+        + _VALID
+        + "x = keras.ops.where(valid, x, 0.0)"
+        + _OR_MEND,
     ),
     _LayerEntry(
         ".*",
         "It carries padding into valid steps$dropped.",
-        _ZEROED + "x = keras.ops.where(valid, x, 0.0)  # before $layer" + _OR_MEND,
+        _BEFORE + _VALID + "x = keras.ops.where(valid, x, 0.0)" + _OR_MEND,
     ),
 )
 
 
-def explain_layer(kind: str, change: Change, *, layer: str, mask: LayerMask, dropped_by: str | None) -> Cause:
-    """The cause of a leak at a layer, and a fix; `dropped_by` is the layer before it that gave no mask on."""
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """A call of a layer, or of an operation of `keras.ops`."""
+
+    kind: str  # Its class, of an operation with `ops.` before it
+    layer: str
+    mask: LayerMask = "none"
+    dropped_by: str | None = None  # The layer before it that gave no mask on
+    masks: str = "keras.layers.Masking().compute_mask(inputs)"  # Code for the mask
+    dimensions: int = 3  # Of what it takes
+    axis: int | None = 1  # Along which an operation runs; None for all
+    keepdims: bool = False
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Code for the words of a fix."""
+        name = re.sub(r"\W", "_", self.layer.rpartition("/")[2])
+        steps = 1 if self.axis is None else self.axis % self.dimensions
+        axes = tuple(range(1, self.dimensions)) if self.axis is None else self.axis
+        others = [axis for axis in range(1, self.dimensions) if axis != steps]
+        valid = "mask"
+        for axis in others:
+            valid = f"keras.ops.expand_dims({valid}, {axis})"
+        along = f"axis={axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
+        operation = self.kind.removeprefix("ops.").lower().replace("logsoftmax", "log_softmax")
+        return {
+            "mask": self.masks,
+            "valid": valid,
+            "axes": along,
+            "axis": str(axes),
+            "layer": name,
+            "call": f"{name}(x)" if operation == self.kind.lower() else f"keras.ops.{operation}(x, {along})",
+        }
+
+
+def explain_layer(call: LayerCall, change: Change) -> Cause:
+    """The cause of a leak at a layer, and a fix."""
     entry = next(
         entry
         for entry in _TABLE
-        if re.fullmatch(entry.kinds, kind)
-        and entry.mask in (None, mask)
+        if re.fullmatch(entry.kinds, call.kind)
+        and entry.mask in (None, call.mask)
         and (not entry.changes or change in entry.changes)
     )
-    dropped = "" if dropped_by is None or mask != "none" else f" (it ends at {dropped_by})"
-    name = re.sub(r"\W", "_", layer.rpartition("/")[2])
-    fix = entry.fix.replace(_MASK_FIRST, _PASS_MASK) if dropped else entry.fix  # the model has a mask, but not here
-    return Cause(Template(entry.why).substitute(dropped=dropped), Template(fix).substitute(layer=name))
+    dropped = "" if call.dropped_by is None or call.mask != "none" else f" (it ends at {call.dropped_by})"
+    return Cause(Template(entry.why).substitute(dropped=dropped), Template(entry.fix).substitute(call.words))
 
 
 class LayerParts:
     """Describes the layers of a module for a check."""
 
-    def __init__(self, module: KerasModule) -> None:
+    def __init__(self, module: KerasModule, mask: str) -> None:
+        self._mask = mask
         self._known = module.known
         self._layers = {id(part): layer for part, layer in module.parts}
         self._dropped_by: str | None = None
@@ -200,7 +293,19 @@ class LayerParts:
             self._dropped_by = None
         of_lengths: LayerMask = "lengths" if self._known.is_learned(layer.layer) else "other"
         mask = of_lengths if is_masked else "none"
-        return lambda change: explain_layer(layer.kind, change, layer=layer.path, mask=mask, dropped_by=before)
+        is_layer = hasattr(layer.layer, "compute_mask")
+        axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)
+        call = LayerCall(
+            layer.kind if is_layer else f"ops.{layer.kind}",
+            layer.path,
+            mask,
+            before,
+            self._mask,
+            dimensions=next((one.dim() for one in tree_leaves(list(inputs)) if isinstance(one, Tensor)), 3),
+            axis=axis[0] if isinstance(axis, tuple | list) and len(axis) == 1 else axis,
+            keepdims=bool(getattr(layer.layer, "keepdims", False)),
+        )
+        return functools.partial(explain_layer, call)
 
 
 def _has_mask(value: Any) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import inspect
 import json
 import math
 import shutil
@@ -34,7 +35,14 @@ from lengthwise_export.keras_models import archive
 from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, examined
 from lengthwise_export.keras_models.backend import first_line, import_keras, on_device
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
-from lengthwise_export.keras_models.module import KerasModule, ModelInput, all_layers, input_of, probable_scores
+from lengthwise_export.keras_models.module import (
+    MASK_FROM_STEPS,
+    KerasModule,
+    ModelInput,
+    all_layers,
+    input_of,
+    probable_scores,
+)
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target
 from lengthwise_export.targets.target import (
@@ -66,6 +74,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
+    _require_steps_alone(text, model)
     given = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
     notices = given.masks
     if given.fixed is not None:
@@ -87,7 +96,11 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     shape = _shape(module, given.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
     made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    whole, names = LayerParts(module), ArgumentNames(fix=IN_OWN_LAYER)
+    value = "" if given.padding == 0 else f"{given.padding:g}"
+    mask = f"keras.layers.Masking({value}).compute_mask(inputs)"
+    if given.steps.kind == "tokens" or not given.features_axis:
+        mask = f"keras.ops.not_equal(inputs, {value or 0})"
+    whole, names = LayerParts(module, mask), ArgumentNames(fix=IN_OWN_LAYER)
     with_lengths, alone = (
         module_target(
             text,
@@ -116,6 +129,15 @@ def _require_servable(text: str, model: Any) -> None:
         computes_in = str(getattr(layer, "compute_dtype", FLOAT))
         if computes_in != FLOAT and ("float" in computes_in or getattr(layer, "quantization_mode", None)):
             raise ConfigurationError(f"{shown} computes in {computes_in}, {IN_FLOAT32}")
+
+
+def _require_steps_alone(text: str, model: Any) -> None:
+    """Makes sure that a subclass takes no lengths or mask of its own."""
+    steps, *others = inspect.signature(model.call).parameters.values()
+    if more := [one.name for one in others if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]:
+        how = MASK_FROM_STEPS.format(steps=steps.name, maker="self.masking")
+        layer = "with self.masking = keras.layers.Masking() in __init__"
+        raise ConfigurationError(f"{text}: call also takes {', '.join(more)}, and a sequence is one: {how} ({layer})")
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:

@@ -6,6 +6,7 @@ meanwhile. What Keras does with a mask, and every layer that drops one, stays: `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -119,6 +120,13 @@ class NamedOperation(nn.Module):
         return self.operation(*arguments, **options)
 
 
+MASK_FROM_STEPS: Final = (
+    "let the model take the steps alone, and make the mask from them, as in mask = {maker}.compute_mask({steps}), for "
+    "token ids mask = keras.ops.not_equal({steps}, 0); give it to each layer as mask=. Lengthwise passes the lengths "
+    "itself: their mask stands there when the model is checked and served"
+)
+"""What to do with lengths or a mask that a model takes as an input of its own."""
+
 _ACTIVATIONS: Final = ("softmax", "sigmoid", "hard_sigmoid")  # those that give probabilities
 
 
@@ -192,6 +200,8 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     if len(inputs) > 1:
         names = ", ".join(str(each.name) for each in inputs)
         how = "concatenate them along the features before they are sent, and split them in the model"
+        if any(each.dtype == "bool" or re.search("mask|len", each.name) or len(each.shape) == 1 for each in inputs[1:]):
+            how = MASK_FROM_STEPS.format(steps=inputs[0].name, maker="keras.layers.Masking()")
         raise ConfigurationError(f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: {how}")
     return tuple(inputs[0].shape)
 
