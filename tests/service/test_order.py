@@ -109,8 +109,8 @@ async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_o
         line.writer.write(b"ZZ\r\n")
         assert await rest_of(line) == b""
         figures = (await service.client.get("/metrics", headers=BEARER)).text
-        assert 'code="401",model="",version=""} 1.0' in figures
-        assert 'code="400",model="",version=""} 1.0' not in figures
+        assert 'code="401",key="-",model="",version=""} 1.0' in figures
+        assert 'code="400",key="-",model="",version=""} 1.0' not in figures
 
 
 @WAYS

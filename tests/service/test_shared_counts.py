@@ -80,8 +80,8 @@ def test_only_places_that_were_in_use_are_read() -> None:
     shared = memory()
     counts = SharedCounts(shared)
     counts.claim("m", "1")
-    end = shared_counts.HEAD_BYTES + shared_counts.LABEL_BYTES + 8 * shared_counts.CELLS
-    shared[end : shared_counts.MODELS_BYTES] = b"x" * (shared_counts.MODELS_BYTES - end)  # whatever is there
+    end = shared_counts.HEAD_BYTES + shared_counts.ROW_BYTES
+    shared[end : shared_counts.BYTES] = b"x" * (shared_counts.BYTES - end)  # whatever is there
     assert list(SharedCounts(shared).places()) == [("m", "1")]
 
 

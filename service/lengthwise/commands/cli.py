@@ -60,19 +60,15 @@ class Lengthwise(click.Group):
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
-            known = [name for name in ROWS if error.option_name in self._options(context, name)]
+            installed = [name for name in ROWS if importlib.util.find_spec(ROWS[name].module.partition(".")[0])]
+            options = {name: getattr(self.get_command(context, name), "params", []) for name in installed}
+            known = [name for name in installed if any(error.option_name in each.opts for each in options[name])]
             if not known:
                 raise
             whose, line = ", ".join(known), shlex.join([context.info_name or "lengthwise", known[0], *words])
             context.fail(
                 f"No such option {error.option_name!r} before a command; it is one of {whose}. Did you mean: {line}"
             )
-
-    def _options(self, context: click.Context, name: str) -> list[str]:
-        """The options of a command; none of one that is not installed."""
-        installed = importlib.util.find_spec(ROWS[name].module.partition(".")[0])
-        params = getattr(self.get_command(context, name), "params", []) if installed else []
-        return [option for each in params for option in each.opts]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """A command by its name; the error for an unknown one names those that are spelled alike."""

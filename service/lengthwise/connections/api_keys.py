@@ -6,6 +6,7 @@ in memory, compared in constant time. No key is ever logged; the name before it 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import logging
@@ -23,11 +24,11 @@ log = logging.getLogger("lengthwise.keys")
 SHORTEST: Final = 16  # characters of a valid key: shorter ones can be guessed
 MOST_NAMES: Final = 100  # that are counted by themselves
 OTHER: Final = "other"  # the label of all further names
-_NAMED: Final = re.compile(rb"([^:\s]*)\s*:(?:\s+(.*))?")  # a name, a colon, and a key after a space
-_WITHOUT_SPACE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9._-]*:\S{%d,}" % SHORTEST)
-_NAME: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SAID: Final = "up to 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit, and not 'other'"
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_LINE: Final = re.compile(rb"(?:(?!other\s*:)([A-Za-z0-9][A-Za-z0-9._-]{0,63})\s*:\s+)?(\S{%d,}(?<!:))" % SHORTEST)
+_FORM: Final = (
+    f"a key has at least {SHORTEST} characters, and no space; with a name the line is 'name: KEY', where a name has up "
+    "to 64 letters, digits, '.', '_' and '-', begins with a letter or a digit, and is not 'other'"
+)
 _CHECK_SECONDS: Final = 1.0  # between two checks of the file, at least
 _READ_SECONDS: Final = 0.1  # that a caller waits for that; while it takes longer, no other check begins
 
@@ -96,32 +97,26 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
     """The stamp of the file, and the digest of each key with its name, which may be empty."""
     try:
         stamp = _stamp(path)
-        lines = [line.strip() for line in path.read_bytes().removeprefix(_BYTE_ORDER_MARK).splitlines()]
+        lines = [line.strip() for line in path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()]
     except OSError as error:
         raise ConfigurationError(f"the API keys {path} cannot be read: {error.strerror}") from error
     names: dict[bytes, str] = {}
     for number, line in enumerate(lines, start=1):
-        if line and not line.startswith(b"#"):
-            name, key = _name_and_key(line, f"{path}:{number}")
-            if names.setdefault(hashlib.sha256(key).digest(), name) != name:
-                raise ConfigurationError(f"{path}:{number}: the same key stands above with another name, or without")
+        if not line or line.startswith(b"#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ConfigurationError(f"{path}:{number}: {_FORM}")
+        if match[1] is None and re.match(rb"[A-Za-z][\w.-]*:", line):
+            log.warning(
+                "%s:%d: the key has a ':' in it; if a name stands before it, write a space after it", path, number
+            )
+        name = (match[1] or b"").decode()
+        if names.setdefault(hashlib.sha256(match[2]).digest(), name) != name:
+            raise ConfigurationError(f"{path}:{number}: the same key stands above with another name, or without")
     if not names:
         raise ConfigurationError(f"{path} has no key: one a line, with a name as 'name: KEY'")
     return stamp, names
-
-
-def _name_and_key(line: bytes, at: str) -> tuple[str, bytes]:
-    """The name of a line's key, and the key; neither stands in what is raised."""
-    named = _NAMED.fullmatch(line)
-    name, key = (b"", line) if named is None else (named[1], named[2] or b"")
-    if named is not None and (not _NAME.fullmatch(name) or name.decode() == OTHER):
-        raise ConfigurationError(f"{at}: before the colon stands a name: {_SAID}")
-    if _WITHOUT_SPACE.fullmatch(key) and named is None:
-        log.warning("%s: the key has a ':' in it; if a name stands before it, write a space after the ':'", at)
-    if len(key) < SHORTEST or b" " in key or b"\t" in key:
-        form = "a line is KEY, or 'name: KEY' with a space after the colon"
-        raise ConfigurationError(f"{at}: a key has at least {SHORTEST} characters, and no space; {form}")
-    return name.decode(), key
 
 
 def _stamp(path: Path) -> tuple[int, int]:

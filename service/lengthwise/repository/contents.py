@@ -83,8 +83,8 @@ class Repository:
         if not versions:
             raise ModelNotFound(f"no such model is served; served are {listed(sorted(self.models))}")
         if version is None:
-            why = "of it only the shadow works, which answers no call; /healthz says why"
-            raise NotReady(f"the model {name!r} is not ready: {why}", retry_after_seconds=5)
+            why = f"the model {name!r} is not ready: of it only the shadow works, which answers no call"
+            raise NotReady(f"{why}; /healthz says more", retry_after_seconds=5)
         numbers = listed([str(number) for number in sorted(versions, reverse=True)])
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 

@@ -72,11 +72,6 @@ class _RegistrySnapshot:
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
     found: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)
 
-    @property
-    def answering(self) -> list[ServedModel]:
-        """All but the shadow."""
-        return [one for one in self.served.values() if not self.repository.is_shadow(one.model.key)]
-
 
 class Registry:
     """The models that are served; `add` makes the queue and metrics of a new one, `remove` gets one that is gone."""
@@ -123,7 +118,7 @@ class Registry:
             if len(snapshot.found) < _MOST_FOUND:
                 snapshot.found[name, version] = found
         if version is None and found.queue.breaker.open:
-            same = [other for other in snapshot.answering if other.manifest.name == found.manifest.name]
+            same = [other for other in self.answering if other.manifest.name == found.manifest.name]
             works = [other for other in same if not other.queue.breaker.open]
             below = [other for other in works if other.manifest.version < found.manifest.version]
             return (below or works or [found])[-1]
@@ -132,7 +127,7 @@ class Registry:
     @property
     def answering(self) -> Sequence[ServedModel]:
         """The models that answer calls without a version: all that are served, but the shadow."""
-        return self._snapshot.answering
+        return [one for one in self._snapshot.served.values() if not self.repository.is_shadow(one.model.key)]
 
     def explain(self, reason: str) -> None:
         """Says in every refusal, and once in the log, why nothing is served before the first scan."""
@@ -291,8 +286,8 @@ class Registry:
             if version != self._defaults.get(name, champion or version) or (stands_in and name not in self._defaults):
                 what = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
                 why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
-                level = logging.WARNING if stands_in else logging.INFO
-                log.log(level, "calls of %s without a version are %s%s", name, what, why)
+                say = log.warning if stands_in else log.info
+                say("calls of %s without a version are %s%s", name, what, why)
         self._defaults = defaults
 
 
