@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 import lengthwise
 from lengthwise.commands.cli import main
-from lengthwise.datasets import arrays
+from lengthwise.datasets import arrays, dataset, given
 from lengthwise.datasets.column_roles import ColumnNames, roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.runtime.feature_names import are_names, rows_of, why_other
@@ -233,3 +233,13 @@ def test_a_scorer_of_batches_takes_objects_in_the_column_of_steps(named: Path, m
     answered = lengthwise.Scorer(named)(batch)
     wanted = [one.label for one in model.predict(steps())]
     assert answered["label"].tolist() == wanted
+
+
+@pytest.mark.parametrize("said", [ColumnNames(inputs=("x", "steps")), ColumnNames(values=("x", "steps"))])
+def test_a_feature_may_be_called_steps(said: ColumnNames, tmp_path: Path):
+    counted = pandas.DataFrame({"id": ["a", "a"], "steps": [10, 12], "x": [1.0, 2.0]})
+    counted.to_parquet(tmp_path / "counted.parquet")
+    found = given.sequences_of(counted, columns=said)
+    assert [one.steps.tolist() for one in found] == [[[1, 10], [2, 12]]]
+    (record,) = dataset.read(tmp_path / "counted.parquet", reading=dataset.Reading(said))
+    assert record.steps.tolist() == [[1, 10], [2, 12]]

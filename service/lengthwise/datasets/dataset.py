@@ -280,7 +280,7 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         raise ConfigurationError(f"{path}: reading Parquet needs pyarrow: {how_to_install('parquet')}") from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
+        own = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
     except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
     names = file.schema_arrow.names
@@ -292,7 +292,7 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():
             advance(index / file.metadata.num_rows)
-            if isinstance(names, list) and reading.columns.inputs != () and _have(fields["steps"], len(names)):
-                fields["steps"] = [dict(zip(names, step, strict=True)) for step in fields["steps"]]
+            if isinstance(own, list) and reading.columns.inputs != () and _have(fields["steps"], len(own)):
+                fields["steps"] = [dict(zip(own, step, strict=True)) for step in fields["steps"]]
             yield judged(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
             index += 1
