@@ -84,9 +84,8 @@ class Serving:
         )
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.openings = Openings()
-        self.metrics = Metrics(
-            self._gauges, self._bounds, self._families, shared=None if worker is None else worker.counts
-        )
+        shared: dict[str, Any] = {} if worker is None else {"shared": worker.counts, "forget": worker.forget}
+        self.metrics = Metrics(self._gauges, self._bounds, self._families, **shared)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes, None if worker is None else worker.inflight)

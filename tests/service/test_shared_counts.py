@@ -30,7 +30,7 @@ from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics
 from lengthwise.telemetry.shared_counts import SharedCounts
-from lengthwise.telemetry.snapshots import EndedCounts, added, lasting
+from lengthwise.telemetry.snapshots import EndedCounts, added, drop, lasting
 from tests.support.numpy_models import manifest, samples
 
 
@@ -159,6 +159,23 @@ def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_
     assert sum(added([left, left])["lengthwise_requests"][2].values()) == 10
     ended.forget([("m", "1")], 2)
     assert {key[-4] for key in ended.snapshot["lengthwise_sequences"][2] if '"m"' in key} == set("145")
+
+
+def test_of_a_model_that_is_counted_no_more_the_counts_are_told_and_no_sum_goes_back() -> None:
+    ended = EndedCounts()
+    one, other = (
+        Metrics(dict, lambda: Bounds(1, 1000, 0, 4, 100), forget=lambda model, counts: ended.add(counts, [model]))
+        for _ in range(2)
+    )
+    for process in (one, other):
+        process.model("m", "0").request(200, 0.003)
+    for version in "12345":
+        one.model("m", version)
+        one.remove(one.model("m", str(int(version) - 1)))
+    samples = added([one.snapshot(), other.snapshot(), ended.snapshot])["lengthwise_requests"][2]
+    assert [number for key, number in samples.items() if '"200"' in key and '"version": "0"' in key] == [2]
+    drop(ended.snapshot, [("m", "0")])
+    assert [key for key in ended.snapshot["lengthwise_requests"][2] if '"version": "0"' in key] == []
 
 
 @pytest.fixture

@@ -241,6 +241,23 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         listener.close()
 
 
+def reserved(host: str, port: int, option: str) -> socket.socket:
+    """A socket that holds a port on which each worker listens by itself, as gRPC does; it accepts nothing.
+
+    ConfigurationError says if the port is taken; `option` sets it.
+    """
+    with listening(host, port, option):  # SO_REUSEPORT would share a port in use
+        pass
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return held
+
+
 def context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context of the options; None where plain HTTP is served. Error messages name the file that is wrong."""
     certificate, key, authorities = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file

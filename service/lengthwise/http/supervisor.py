@@ -30,9 +30,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Final
 
-from lengthwise.connections.listener import listening
+from lengthwise.connections.listener import listening, reserved
 from lengthwise.connections.places import announce
-from lengthwise.errors import ConfigurationError
 from lengthwise.http.worker import (
     ABSENT,
     BEAT_SECONDS,
@@ -46,8 +45,8 @@ from lengthwise.http.worker import (
 )
 from lengthwise.repository.judge_process import SIGNALS, Verdicts
 from lengthwise.settings import Settings, flag, passed_to_worker
-from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Metrics
-from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, taken
+from lengthwise.telemetry.metrics import KEPT_GONE, counted
+from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop
 
 log = logging.getLogger("lengthwise.workers")
 
@@ -268,7 +267,8 @@ class Supervisor:
                 "judged": self._verdicts.keep,
                 "last": partial(self._note_last, place),
             }
-            place.channel = channel = Channel(answers, {"up": partial(self._is_up, place)})
+            told = {"up": partial(self._is_up, place), "forgot": partial(self._note_forgotten, place)}
+            place.channel = channel = Channel(answers, told)
             try:
                 heard = asyncio.ensure_future(channel.listen(await channel.open(ours)))
                 await asyncio.wait((heard, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -335,17 +335,26 @@ class Supervisor:
                 self._unloaded = before | {name} if all(name in one for one in told) else before - {name}
         return found
 
+    def _note_forgotten(self, place: Place, model: list[str], counts: Snapshot) -> None:
+        """Keeps what a worker has counted of a model, which others may count yet: the sum must not go back."""
+        drop(place.last, [(model[0], model[1])])
+        self._ended.add(counts, [(model[0], model[1])])
+
     async def _note_last(self, place: Place, last: Snapshot) -> None:
         place.last = last
 
     async def _metrics_beside(self, asking: Place, own: Snapshot) -> list[Snapshot]:
-        """The metrics of all other workers, and of those that have ended; `own` are those that are shown with them."""
-        asking.last = own
+        """The metrics of all other workers, and of those that have ended; `own` are those that are shown with them.
+
+        A family that a worker lacks for once, as it has no files left to read it from, is that of its last answer.
+        """
+        missing = {name: family for name, family in asking.last.items() if name not in own}
+        asking.last = {**missing, **own}
 
         async def ask(place: Place, channel: Channel) -> None:
             found = await channel.call("metrics")
             if found is not None and "error" not in found:
-                place.last = found
+                place.last = {**place.last, **found}
 
         others = [place for place in self._places if place is not asking and place.up]
         answer = [place for place in others if place.silent_seconds <= SILENT_SECONDS]
@@ -355,12 +364,12 @@ class Supervisor:
         if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
             self._ended.forget({model for counts in self._memory.counts for model in counts.places()}, KEPT_GONE)
         # One that has ended meanwhile is among the ended, and one that does not answer has its last answer.
-        return [*(place.last for place in others if place.up), self._ended.snapshot]
+        return [missing, *(place.last for place in others if place.up), self._ended.snapshot]
 
     def _bury(self, place: Place) -> None:
         """Adds what an ended worker has counted to that of all before it: from its memory what is exact there."""
         counts = self._memory.counts[place.number]
-        exact = taken(Metrics(dict, lambda: Bounds(0, 0, 0, 0, 0), models=counts.models()).collect())
+        exact = counted(counts.models())
         for name, (*_, samples) in exact.items():  # a model without a place in the memory has those that it told last
             samples.update({**place.last.get(name, ("", "", {}))[2], **samples})
         self._ended.add(place.last | exact, counts.places())
@@ -381,21 +390,7 @@ def supervise(settings: Settings) -> int:
             admin = listening(settings.host, settings.admin_port, flag("admin_port"))
             sockets["admin_port"] = stack.enter_context(admin)
         if settings.grpc_port is not None:
-            stack.enter_context(_reserved(settings.host, settings.grpc_port))
+            stack.enter_context(reserved(settings.host, settings.grpc_port, flag("grpc_port")))
         file = stack.enter_context(shared_file(settings.workers))
         files = {name: one.fileno() for name, one in sockets.items()}
         return asyncio.run(Supervisor(settings, files, file).run())
-
-
-def _reserved(host: str, port: int) -> socket.socket:
-    """A socket that holds a port on which each worker listens by itself, as gRPC does; it accepts nothing."""
-    with listening(host, port, flag("grpc_port")):  # SO_REUSEPORT would share a port in use
-        pass
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, port))
-    except OSError as error:
-        held.close()
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return held

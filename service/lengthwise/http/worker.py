@@ -342,6 +342,10 @@ class Worker:
         shared.setblocking(False)
         return shared
 
+    def forget(self, model: tuple[str, str], counts: Snapshot) -> None:
+        """Tells the parent what was counted of a model that is not counted any more."""
+        self._channel.tell("forgot", model, counts)
+
     async def close(self, last: Snapshot) -> None:
         """Tells the parent what was counted in the end."""
         await self._channel.call("last", last)

@@ -304,11 +304,13 @@ class Metrics(Collector):
         *more: Callable[[], Iterable[Family]],
         shared: SharedCounts | None = None,
         models: Iterable[ModelMetrics] = (),
+        forget: Callable[[tuple[str, str], Snapshot], object] = lambda *_: None,
     ) -> None:
         self._gauges = gauges
         self._bounds = bounds
         self._more = more
         self._shared = shared  # the memory of the counts; None for this process's own
+        self._forget = forget  # told what was counted of a model that is not counted any more
         self._models = {model.labels: model for model in models}
         self._gone: dict[tuple[str, str], None] = {}
         self._registry = CollectorRegistry(auto_describe=False)
@@ -337,7 +339,8 @@ class Metrics(Collector):
         self._gone[name, version] = self._gone.pop((name, version), None)
         if len(self._gone) > KEPT_GONE:
             longest_gone = next(iter(self._gone))
-            del self._gone[longest_gone], self._models[longest_gone]
+            del self._gone[longest_gone]
+            self._forget(longest_gone, counted([self._models.pop(longest_gone)]))
             if self._shared is not None:
                 self._shared.release(*longest_gone)
 
@@ -397,3 +400,8 @@ class Metrics(Collector):
             yield Family("gauge", name, help_, (), [((), getattr(bounds, name))])
         for families in self._more:
             yield from families()
+
+
+def counted(models: Iterable[ModelMetrics]) -> Snapshot:
+    """What was counted of models."""
+    return taken(Metrics(dict, lambda: Bounds(0, 0, 0, 0, 0), models=models).collect())

@@ -62,6 +62,12 @@ def lasting(snapshot: Snapshot) -> Snapshot:
     return {name: family for name, family in snapshot.items() if family[0] in _ADDED and name not in _LARGEST}
 
 
+def drop(snapshot: Snapshot, models: Collection[NameAndVersion]) -> None:
+    """Removes what a snapshot has of models."""
+    for family in snapshot.values():
+        family[2] = {key: number for key, number in family[2].items() if _model(key) not in models}
+
+
 class EndedCounts:
     """What processes that have ended counted: of models that another process still counts, and of a few others."""
 
@@ -79,8 +85,7 @@ class EndedCounts:
         gone = [each for each in self._models if each not in counted][:-kept]
         if gone:
             self._models = [each for each in self._models if each not in gone]
-            for family in self.snapshot.values():
-                family[2] = {key: number for key, number in family[2].items() if _model(key) not in gone}
+            drop(self.snapshot, gone)
 
 
 class Sum(Collector):
