@@ -99,7 +99,7 @@ floors: .venv/.development ## The quick tests of the service with the oldest ver
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
 	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
 
-soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two instances behind nginx restart; SOAK="--minutes 2" is shorter, SOAK="--workers 2" kills workers
+soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two instances behind nginx restart; SOAK="--minutes 2" is shorter, with SOAK="--workers 2" workers are killed, hang and cannot start
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 	$(BIN)/python -m pytest tests/deploy/test_balancers.py -m deploy -k "rolling and nginx" -s
 

@@ -9,13 +9,17 @@ A fifth of the calls is recorded. Meanwhile
 |---|---|
 | 5 s | a new version of the model is published and loaded |
 | 20 s | for 5 s, a tenth of all runs fails |
-| 20 s | with `--workers 2`, one of them is killed |
 | 30 s | the whole process is stopped for a second |
 | 43 s | for 3 s, the process gets no further descriptors |
 | 57 s | for 5 s, no file can grow, as on a full disk |
 
-and the clock of the day jumps at every reading, and the log goes to a full disk. The run passes if every request that
-kept its connection got exactly one answer; every good answer had the same bits as the one that its sequences got alone;
+The service has keys and `--hung-seconds 3`. With `--workers 2` it has a full `/dev/shm` where this process may mount
+one. And all the time one of its workers is killed, stopped, or kept from starting, the parent is stopped, or another
+model is loaded or unloaded, as `tests.support.worker_faults` says. Then the run passes only if no counter of `/metrics`
+ever went back, too, and nobody who was dead was shown as ready.
+
+Meanwhile the clock of the day jumps at every reading, and the log goes to a full disk. The run passes if every request
+that kept its connection got exactly one answer; every good answer had the same bits as its sequences got alone;
 a worker that was killed cost each caller one request at most, and no counts but of these;
 nothing waits, runs or is in memory at the end; descriptors and threads are as before; every file of records can be
 read; and memory grew by less than 5 %.
@@ -24,10 +28,7 @@ read; and memory grew by less than 5 %.
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import resource
-import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ from tests.support.chaos import Chaos, is_idle, publish, stop_for, until
 from tests.support.grpc_chaos import GrpcChaos
 from tests.support.model_directories import place
 from tests.support.server_process import ServerProcess
+from tests.support.worker_faults import KEY, OTHER, SHM, WorkerFaults, may_mount
 
 PAGE = pages.RESULTS / "soak.md"
 MOST_GROWTH = 0.05
@@ -113,11 +115,12 @@ class Watch:
         return float(line_of[0]), float(np.sqrt(covariance[0, 0]))
 
 
-async def _reload(watch: Watch, models: Path) -> None:
+async def _reload(watch: Watch, faults: WorkerFaults) -> None:
     while True:
         await asyncio.sleep(5)
         watch.versions += 1
-        await asyncio.to_thread(publish, watch.server, models, watch.versions)
+        async with faults.folder:
+            await asyncio.to_thread(publish, watch.server, faults.models, watch.versions)
 
 
 async def _fail(faults: Path) -> None:
@@ -133,16 +136,6 @@ async def _stop(watch: Watch) -> None:
         await asyncio.sleep(29)
         await stop_for(watch.server, 1.0)
         watch.stops += 1
-
-
-async def _kill(watch: Watch) -> None:
-    """Kills one of several workers; a process that serves alone is left."""
-    while True:
-        await asyncio.sleep(20)
-        workers = [pid for pid in proc.serving(watch.server.process.pid) if pid != watch.server.process.pid]
-        if workers:
-            with suppress(ProcessLookupError):
-                os.kill(random.choice(workers), signal.SIGKILL)
 
 
 async def _starve(watch: Watch) -> None:
@@ -199,12 +192,19 @@ async def soak(seconds: float, pause_seconds: float, *, grpc_cancels: bool, work
         place(models)
         port = free_port()
         options = ["--access-log", "0.5", "--grpc-port", str(port), "--record", str(records), "--record-share", "0.2"]
-        options += ["--workers", str(workers)]
-        server = ServerProcess(str(models), *options, faults=faults, log=Path(_FULL_DISK))
+        options += ["--workers", str(workers), "--hung-seconds", "3"]
+        options += ["--admin-calls", "--api-keys-file", str(Path(name) / "keys")]
+        (Path(name) / "keys").write_text(KEY)
+        place(models, OTHER)
+        through = ["unshare", "-m", "sh", "-c", SHM, "sh"] if workers > 1 and may_mount() else []
+        server = ServerProcess(str(models), *options, faults=faults, log=Path(_FULL_DISK), through=through)
+        server.client.headers["authorization"] = f"Bearer {KEY}"
         try:
             await until(lambda: _answers(server), "the service is ready")
-            over_grpc = GrpcChaos(Chaos(server, pause_seconds=pause_seconds), port, cancels=grpc_cancels)
-            figures = await _soaked(server, models, faults, seconds, over_grpc)
+            chaos = Chaos(server, pause_seconds=pause_seconds, headers=(f"authorization: Bearer {KEY}",))
+            of_workers = WorkerFaults(server, models, Path(name) / "keys")
+            over_grpc = GrpcChaos(chaos, port, cancels=grpc_cancels)
+            figures = await _soaked(server, of_workers, faults, seconds, over_grpc, workers)
             tables = [pyarrow.parquet.read_table(path) for path in records.glob("record-*.parquet")]  # raises if broken
             return figures | {"recorded": sum(table.num_rows for table in tables)}
         finally:
@@ -221,7 +221,12 @@ def _answers(server: ServerProcess) -> bool:
 
 
 async def _soaked(
-    server: ServerProcess, models: Path, faults: Path, seconds: float, over_grpc: GrpcChaos
+    server: ServerProcess,
+    of_workers: WorkerFaults,
+    faults: Path,
+    seconds: float,
+    over_grpc: GrpcChaos,
+    workers: int,
 ) -> dict[str, Any]:
     chaos = over_grpc.chaos
     await chaos.ask_alone()
@@ -229,12 +234,13 @@ async def _soaked(
     warm = min(_WARM_SECONDS, seconds / 4)
     watch = Watch(server)
     connections, files, tasks = 0, 0, 0
-    async with _meanwhile(watch.sample(), _reload(watch, models)):
+    async with _meanwhile(watch.sample(), _reload(watch, of_workers)):
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS):
             await asyncio.sleep(warm)
         await until(lambda: is_idle(server), "nothing runs")
         connections, files, tasks = _held(server)
-        troubles = _meanwhile(_fail(faults), _stop(watch), _starve(watch), _fill(watch), _kill(watch))
+        of_all = _fail(faults), _stop(watch), _starve(watch), _fill(watch)
+        troubles = _meanwhile(*of_all, *([of_workers.run()] if workers > 1 else []))
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS), troubles:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
@@ -242,6 +248,7 @@ async def _soaked(
                 click.echo(f"{left / 60:.1f} min left, {chaos.ends.total()} requests, {wrong}", err=True)
                 await asyncio.sleep(min(left, 30.0))
             faults.unlink(missing_ok=True)
+    await until(of_workers.all_ready, "all workers are ready")
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
     lost_records = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
@@ -260,7 +267,8 @@ async def _soaked(
     return {
         "seconds": seconds,
         "ends": dict(sorted(chaos.ends.items())),
-        "wrong": [each for each in chaos.wrong if each not in lost],
+        "wrong": [each for each in chaos.wrong if each not in lost] + of_workers.wrong,
+        "troubles": dict(sorted(of_workers.done.items())),
         "lost": len(lost),
         "answered": [answered, got],
         "versions": watch.versions,
@@ -320,6 +328,7 @@ def page(facts: dict[str, Any], figures: dict[str, Any], workers: int) -> str:
         ("recorded sequences in files that can be read", f"{figures['recorded']:,}"),
         ("... lost with a full disk, as counted", f"{figures['lost_records']:,.0f}"),
         ("versions loaded, stops of a second", f"{figures['versions']}, {figures['stops']}"),
+        *((f"of workers: {each}", f"{count:,}") for each, count in figures["troubles"].items()),
         ("workers replaced, requests lost with them", f"{figures['restarts']:g}, {figures['lost']}"),
         ("answers of 200 counted, got", "{:,.0f}, {:,}".format(*figures["answered"])),
         ("connections before and after", "{}, {}".format(*figures["connections"])),

@@ -62,7 +62,7 @@ class Form:
         if self.answer == "outputs":
             values = {"name": "values", "datatype": "FP32", "shape": [1, *sequences[0].shape], "data": lists}
             return orjson.dumps({"inputs": [values]})
-        body = orjson.dumps({"instances" if "/v1/" in self.path else "sequences": lists})
+        body = orjson.dumps({"instances": lists} if "/v1/" in self.path else {"sequences": lists, "model": NAME})
         return gzip.compress(body, 1) if "content-encoding: gzip" in self.headers else body
 
     def results(self, body: bytes) -> list[Any]:
@@ -105,10 +105,10 @@ class Line:
             self.writer.close()
 
 
-def request(form: Form, body: bytes, name: str) -> bytes:
-    """The bytes of one request with this name."""
+def request(form: Form, body: bytes, name: str, *headers: str) -> bytes:
+    """The bytes of one request with this name, and more headers."""
     lines = (f"POST {form.path} HTTP/1.1", "host: x", f"content-length: {len(body)}", f"x-request-id: {name}")
-    return "\r\n".join([*lines, *form.headers, "", ""]).encode() + body
+    return "\r\n".join([*lines, *form.headers, *headers, "", ""]).encode() + body
 
 
 @dataclass
@@ -118,6 +118,7 @@ class Chaos:
     server: ServerProcess
     seed: int = 0
     pause_seconds: float = 0.0
+    headers: tuple[str, ...] = ()
     ends: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     latencies: list[tuple[float, float]] = field(default_factory=list)
@@ -136,7 +137,7 @@ class Chaos:
         for form in FORMS:
             self._alone[form] = []
             for steps in self.sequences:
-                line.writer.write(request(form, form.body([steps]), "alone"))
+                line.writer.write(request(form, form.body([steps]), "alone", *self.headers))
                 status, _, body = await line.answer()
                 assert status == 200, body
                 self._alone[form] += form.results(body)
@@ -199,7 +200,7 @@ class Chaos:
             body = chance.choice(NOT_JSON).body
         else:
             body = form.body([self.sequences[place] for place in places])
-        sent = request(form, body, name)
+        sent = request(form, body, name, *self.headers)
         if kind == "leaves":
             await self._leave(line, sent, chance)
             return False

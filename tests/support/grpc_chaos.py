@@ -32,12 +32,18 @@ class GrpcChaos:
     cancels: bool = True
     _alone: list[list[bytes]] = field(default_factory=list)
 
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return tuple((name, text.strip()) for name, _, text in (line.partition(":") for line in self.chaos.headers))
+
     async def ask_alone(self) -> None:
         """Asks for each sequence alone, while nothing else runs."""
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = _inference(channel)
             for steps in self.chaos.sequences:
-                answer = await call(_request([steps]), timeout=PATIENCE_SECONDS, wait_for_ready=True)
+                answer = await call(
+                    _request([steps]), timeout=PATIENCE_SECONDS, wait_for_ready=True, metadata=self._metadata
+                )
                 self._alone.append(list(answer.raw_output_contents))
 
     @asynccontextmanager
@@ -76,7 +82,7 @@ class GrpcChaos:
         message = _request([self.chaos.sequences[place]])
         if kind == "bad":
             message.inputs[0].shape[-1] += 1
-        asked = call(message, timeout=PATIENCE_SECONDS, wait_for_ready=True)
+        asked = call(message, timeout=PATIENCE_SECONDS, wait_for_ready=True, metadata=self._metadata)
         if kind == "cancels":
             await asyncio.sleep(chance.uniform(0, 0.005))
             asked.cancel()

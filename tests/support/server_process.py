@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ KEPT = ("LENGTHWISE_WORKERS",)
 class ServerProcess:
     """The process, and what it has said; over HTTPS where it is said how to verify that.
 
-    With `log`, what it says goes there instead; `faults` is as in `faulty_server`; `quickly` starts with the costs of
-    the bundled model, as `prepared` says.
+    It is started `through` another command. With `log`, what it says goes there instead; `faults` is as in
+    `faulty_server`; `quickly` starts with the costs of the bundled model, as `prepared` says.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ServerProcess:
         faults: Path | None = None,
         log: Path | None = None,
         quickly: bool = False,
+        through: Sequence[str] = (),
         **variables: str,
     ) -> None:
         self.port = free_port()
@@ -56,15 +57,18 @@ class ServerProcess:
         kept = {prepared.VARIABLE: str(prepared.models())} if quickly else {}
         if program != ["lengthwise"]:  # the tests are no package that is installed, and a page may run elsewhere
             kept["PYTHONPATH"] = os.pathsep.join([str(prepared.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        output = subprocess.PIPE if log is None else log.open("a")
         self.process = subprocess.Popen(
-            [*limited, sys.executable, "-m", *program, "serve", *arguments, *given],
+            [*through, *limited, sys.executable, "-m", *program, "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE if log is None else log.open("a"),
+            stderr=output,
             text=True,
             env={name: value for name, value in os.environ.items() if name in KEPT or name[:11] != "LENGTHWISE_"}
             | kept
             | variables,
         )
+        if not isinstance(output, int):
+            output.close()  # the process has it
         self.client = httpx.Client(
             base_url=self.url,
             timeout=PATIENCE_SECONDS,
