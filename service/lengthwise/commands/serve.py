@@ -39,7 +39,7 @@ def serve(**flags: Any) -> None:
         configure_logging(settings)
         from lengthwise.http.server import serve as run  # help needs no web server
 
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a worker inherits that it is held, whatever starts the command
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reads the models, there is nothing to read again
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
         code = run(settings)
     except (KeyboardInterrupt, Exception) as error:

@@ -111,10 +111,9 @@ class Supervisor:
             self._memory.put(place.number, state=ENDING)  # the last of the others takes the connections that wait
         self._signal(starting, signal.SIGTERM)
         self._tell("drain")
-        _, late = await asyncio.wait(keeping, timeout=self._settings.drain_seconds)
+        await asyncio.wait(keeping, timeout=self._settings.drain_seconds)
         self._drained = True
-        if late:
-            _, late = await asyncio.wait(late, timeout=_END_SECONDS)
+        _, late = await asyncio.wait(keeping, timeout=_END_SECONDS)
         if late:
             log.error("%d workers have not ended within the time of the drain, and are killed", len(late))
             self._signal(self._places, signal.SIGKILL)
@@ -369,9 +368,10 @@ class Supervisor:
     def _bury(self, place: Place) -> None:
         """Adds what an ended worker has counted to that of all before it: from its memory what is exact there."""
         counts = self._memory.counts[place.number]
-        exact = counted(counts.models())
-        for name, (*_, samples) in exact.items():  # a model without a place in the memory has those that it told last
-            samples.update({**place.last.get(name, ("", "", {}))[2], **samples})
+        exact = {  # a model without a place in the memory has the numbers that it told last
+            name: [kind, told, {**place.last.get(name, ("", "", {}))[2], **samples}]
+            for name, (kind, told, samples) in counted(counts.models()).items()
+        }
         self._ended.add(place.last | exact, counts.places())
         counts.clear()
         place.last = {}
