@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.batching.watchdog import Watchdog
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.serving")
 
+_BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
+
 
 class Serving:
     """The models, queues, batcher and metrics of one service; `rescan` and `judge` are replaced in tests only."""
@@ -71,6 +75,9 @@ class Serving:
         # Of what waits: one runner takes all, several leave the one that is done next as much as they take.
         share = 1.0 if settings.max_wait_ms or self.runners == 1 else 1 / (self.runners + 1)
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
+        if self.choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:
+            steps = min(DEVICE_STEPS, settings.max_queue_cost_steps)
+            self.limits = replace(self.limits, rows=DEVICE_ROWS, padded_steps=steps, by_table=True)
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,

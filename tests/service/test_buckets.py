@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lengthwise.batching.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
+from lengthwise.batching.buckets import MOST_ADDED, MOST_FIRST, BucketedCosts, Buckets, choose, lowered
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import grid
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
@@ -112,6 +112,37 @@ def test_the_largest_shape_is_listed_first_so_that_a_warm_up_makes_room_for_all(
     assert largest[0] * largest[1] == max(rows * width for rows, width in LISTED)
 
 
+@pytest.mark.parametrize("lengths", [(), (20, 37, 50, 62, 5000)], ids=["unknown", "of the training data"])
+@pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
+def test_before_the_first_request_few_shapes_run_the_largest_and_then_few_rows_before_many(
+    limits: BatchLimits, lengths: tuple[int, ...]
+):
+    buckets = choose(table(limits, 64.0), limits, max_length=LONGEST)
+    shapes, first = buckets.shapes(), buckets.first_shapes(lengths)
+    assert len(first) == len(set(first)) <= MOST_FIRST < len(shapes)
+    assert set(first) <= set(shapes)
+    assert first[0] == shapes[0]
+    assert [rows for rows, _ in first[1:]] == sorted(rows for rows, _ in first[1:])
+    expected = {buckets.width_of(min(length, LONGEST)) for length in lengths} or {buckets.widths[0], buckets.widths[-1]}
+    assert expected <= {width for rows, width in first if rows == 1}
+    assert max(rows for rows, _ in first) == max(rows for rows, width in shapes if width in dict(map(reversed, first)))
+
+
+def test_all_of_few_shapes_run_before_the_first_request():
+    buckets = Buckets((4, 8), (1, 2, 4), BatchLimits(4, 32))
+    assert buckets.first_shapes() == buckets.shapes()
+
+
+@pytest.mark.parametrize(("flat_until", "rows"), [(40, 40), (200, 200), (5000, 512)])
+def test_rows_and_steps_are_lowered_to_what_a_device_gains_from(flat_until: int, rows: int):
+    """Seconds do not depend on the rows up to `flat_until`, and are in proportion to them past it."""
+    counts, widths = sorted({*grid(512), min(flat_until, 512)}), grid(LONGEST, smallest=4)
+    seconds = np.array([[1e-5 * width * max(1.0, count / flat_until) for width in widths] for count in counts])
+    limits = lowered(CostTable(counts, widths, seconds), BatchLimits(512, 262_144))
+    assert 0.95 * rows <= limits.rows <= rows
+    assert 0.9 * min(rows * LONGEST, 262_144) <= limits.padded_steps <= min(rows * LONGEST, 262_144)
+
+
 def test_widths_are_multiples_of_what_the_model_wants_and_reach_its_longest_sequence():
     buckets = choose(table(FEW, 32.0), FEW, max_length=1001, multiple=8)
     assert all(width % 8 == 0 for width in buckets.widths)
@@ -148,6 +179,34 @@ def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():
     for _ in range(200):
         cost.observe(8, 4, 2 * before)
     assert cost.predict(5, 4) == pytest.approx(2 * before, rel=0.1)
+
+
+def test_serving_corrects_the_times_of_shapes_like_those_that_ran_and_leaves_the_others():
+    cost = BucketedCosts(table(MANY, 64.0), choose(table(MANY, 64.0), MANY, max_length=LONGEST))
+    right, wrong = (2, 16), (512, 256)
+    before = {shape: cost.predict(*shape) for shape in (right, wrong)}
+    for _ in range(400):
+        cost.observe(*right, before[right])
+        cost.observe(*wrong, 3 * before[wrong])
+    assert cost.predict(*right) == pytest.approx(before[right], rel=0.1)
+    assert cost.predict(*wrong) == pytest.approx(3 * before[wrong], rel=0.1)
+
+
+def test_the_slow_first_run_of_a_shape_is_not_learned():
+    cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
+    before = cost.predict(5, 4)
+    for width in CHOSEN.widths:
+        cost.observe(5, width, 60.0)
+    assert cost.predict(5, 4) == before
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_time_corrects_nothing(seconds: float):
+    cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
+    before = cost.predict(5, 4)
+    for _ in range(50):
+        cost.observe(5, 4, seconds)
+    assert cost.predict(5, 4) == before
 
 
 def test_a_bucketed_table_keeps_its_clock_and_is_kept_as_it_was_measured():

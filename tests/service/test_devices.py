@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from lengthwise.batching import buckets
-from lengthwise.batching.buckets import BucketedCosts
+from lengthwise.batching.buckets import DEVICE_STEPS, BucketedCosts
+from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
@@ -113,6 +114,25 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
     assert figure(r"batch_width_steps_sum\{[^}]*\}") == sum(width for _, width in ran)
 
 
+async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_option_names_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lengthwise.serving.choose", lambda *_, **__: DeviceChoice(ONE, "a test asked for it"))
+    # A device on which 300 rows take as long as one, and more rows as much longer.
+    table = CostTable([1, 300, 3000], [4, 1024], np.array([[4.0, 1024.0], [4.0, 1024.0], [40.0, 10_240.0]]))
+    monkeypatch.setattr(judging, "measure", lambda *_, **__: table)
+
+    async def limits(**options: Any) -> BatchLimits:
+        async with started(Serving(Settings(models=folder, **options), judge=judging.judge)) as service:
+            (served,) = service.serving.served
+            return served.queue.limits
+
+    by_table, by_option = await limits(), await limits(max_batch_rows=48)
+    assert 280 <= by_table.rows <= 300
+    assert by_table.padded_steps == DEVICE_STEPS  # 280 rows of 1,024 steps would be more
+    assert (by_option.rows, by_option.padded_steps) == (48, 16_384)
+
+
 async def test_health_metrics_and_log_say_where_models_run_with_two_threads_a_device_and_why(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -165,8 +185,8 @@ def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_and_allocate
     assert model.buckets is not None
     assert isinstance(model.cost, BucketedCosts)
     assert model.cost.clock is time.perf_counter
-    count = len(model.buckets.shapes())
-    assert any(f"; {count} of {count} shapes run before the first request" in line for line in caplog.messages)
+    count, first = len(model.buckets.shapes()), len(model.buckets.first_shapes())
+    assert any(f"; {first} of {count} shapes run before the first request" in line for line in caplog.messages)
     monkeypatch.setattr("lengthwise.runtime.device_memory.HostMemory.on_host", asked)
     random = np.random.default_rng(0)
     for rows, width in model.buckets.shapes()[::7]:

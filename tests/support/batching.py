@@ -55,7 +55,7 @@ def model_queue(
     steady: bool = True,
     first_runs: int = 0,
     valid_steps_only: bool = False,
-    **limits: int,
+    **limits: Any,
 ) -> ModelQueue:
     """A queue whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
     times = np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,12 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
+BatchShape = tuple[int, int]  # rows, width
+
+DEVICE_ROWS: Final = 1024  # most that are measured on a device, and run where its cost table shows that they pay
+DEVICE_STEPS: Final = 262_144
+MOST_FIRST: Final = 64  # shapes that run before the first request
+_FIRST_ROWS, _FIRST_WIDTHS = 9, 7
 MOST_ADDED: Final = 0.05  # by one rounding, as a share of the steps or the predicted seconds
 
 
@@ -45,13 +51,33 @@ class Buckets:
             return rows
         return min(self.rows[bisect_left(self.rows, rows)], most)
 
-    def shapes(self) -> list[tuple[int, int]]:
+    def first_shapes(self, lengths: Sequence[float] = ()) -> list[BatchShape]:
+        """The shapes to run before the first request, at most `MOST_FIRST`: the largest, then few rows before many.
+
+        Of widths and of rows each some, evenly spread; of the widths only those of the `lengths` that are expected.
+        """
+        expected = sorted({self.width_of(min(int(length), self.widths[-1])) for length in lengths}) or self.widths
+        some = [(rows, width) for rows in _spread(self.rows, _FIRST_ROWS) for width in _spread(expected, _FIRST_WIDTHS)]
+        first = dict.fromkeys((min(rows, self.limits.most_rows(width)), width) for rows, width in some)
+        shapes = self.shapes()
+        return shapes if len(shapes) <= MOST_FIRST else [*dict.fromkeys((shapes[0], *sorted(first)))]
+
+    def shapes(self) -> list[BatchShape]:
         """Every (rows, width) that a batch can have, the largest first."""
         shapes = []
         for width in self.widths:
             most = self.limits.most_rows(width)
             shapes += [(rows, width) for rows in (*self.rows[: bisect_left(self.rows, most)], most)]
         return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True)
+
+
+def lowered(cost: CostTable, limits: BatchLimits) -> BatchLimits:
+    """The fewest rows, and the fewest steps, with which batches of every width are about as cheap a row as can be."""
+    most = [
+        (min(cost.column(width, limits.rows).enough_rows, limits.most_rows(width)), width) for width in cost.grid_widths
+    ]
+    steps = max(rows * width for rows, width in most)
+    return replace(limits, rows=max(rows for rows, _ in most), padded_steps=steps)
 
 
 def choose(
@@ -72,6 +98,16 @@ def choose(
     return Buckets(widths, rows, limits, multiple, min_length)
 
 
+def _nearness(points: NDArray[np.int64], point: int) -> NDArray[np.float64]:
+    """1 at a point, 0 at half and twice of it, on a line between in their logarithms."""
+    return np.asarray(np.maximum(0.0, 1 - np.abs(np.log2(points / point))), dtype=np.float64)
+
+
+def _spread(points: Sequence[int], most: int) -> Sequence[int]:
+    """At most so many of the points, the first and the last among them."""
+    return [points[place] for place in sorted({*np.linspace(0, len(points) - 1, most).round().astype(int).tolist()})]
+
+
 def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: float) -> tuple[int, ...]:
     """The fewest of ascending points to which all of them can be rounded up; found from the largest down."""
     chosen = [points[-1]]
@@ -83,11 +119,25 @@ def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: 
 
 
 class BucketedCosts(CostTable):
-    """A measured cost table whose predictions include the filler rows."""
+    """A measured cost table whose predictions include the filler rows.
+
+    Few of its times were measured, so serving corrects them: each run moves those of similar rows and width.
+    """
 
     def __init__(self, table: CostTable, buckets: Buckets) -> None:
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
+        self._ran: set[BatchShape] = set()
+
+    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
+        """See `CostTable.observe`; the first run of a shape is slow, and not counted."""
+        if (rows, width) not in self._ran:
+            self._ran.add((rows, width))
+            return
+        with self.learning:
+            super().observe(rows, width, seconds, valid_steps)
+            near = _nearness(self.rows, rows)[:, None] * _nearness(self.widths, width)
+            self.correct(near, seconds / self.predict(rows, width))
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
         """The column of a bucketed width; rows cost what their bucket costs."""

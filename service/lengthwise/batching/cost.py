@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 _MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
+_CORRECTION_WEIGHT: Final = 0.1  # of one run in the times of shapes like its own
+_CORRECTION_STEP: Final = 0.05  # columns are computed again after corrections by so much
 _OVERHEAD_WEIGHT: Final = 0.01  # of one run; low, as it is estimated from small differences
 _SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what no size would take
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
@@ -96,10 +98,11 @@ class CostTable:
         self.drift = 1.0
         self.overhead = Overhead()
         self._log_drift = 0.0
+        self._corrected = 0.0  # since the columns were computed
         self.learning = threading.RLock()  # reentrant: `observe` predicts, and a prediction may add rows
         self._snapshot = _Snapshot(0, 0.0, self._measured, {})  # replaced, never changed, by `observe` in any thread
         self._row_weights: dict[int, NDArray[np.float64]] = {}  # `[rows, grid rows]` by rows, for interpolation
-        self._widths = self.widths.tolist()
+        self.grid_widths: list[int] = self.widths.tolist()
 
     @property
     def planned_by(self) -> Literal["arrival", "length"]:
@@ -135,7 +138,7 @@ class CostTable:
             between = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
             weights = self._row_weights[rows] = between * np.maximum(1.0, counts / self.rows[-1])[:, None]
         # Past the widest point, the slope of many rows may be smaller than the slope of few: accumulate again.
-        at_width = np.maximum.accumulate(interpolated(self._widths, seconds, width))
+        at_width = np.maximum.accumulate(interpolated(self.grid_widths, seconds, width))
         return Column.of(np.maximum.accumulate(weights @ at_width))
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
@@ -172,6 +175,19 @@ class CostTable:
             snapshot = self._snapshot  # `column` may have replaced it
             if abs(overhead.seconds - snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
                 self._snapshot = _Snapshot(snapshot.rows, overhead.seconds, self._measured + overhead.seconds, {})
+
+    def correct(self, weights: NDArray[np.float64], factor: float) -> None:
+        """Moves the measured times `[rows, widths]` by a small part of a factor, by `weights` of 0 to 1; bounded."""
+        if not 0 < factor < math.inf:
+            return
+        error = _CORRECTION_WEIGHT * _clipped(math.log(factor), _MAX_LOG_ERROR)
+        with self.learning:
+            moved = self._measured * np.exp(weights * error)
+            self._measured = np.maximum.accumulate(np.maximum.accumulate(moved, axis=0), axis=1)
+            self._corrected += abs(error)
+            if self._corrected > _CORRECTION_STEP:
+                snapshot, self._corrected = self._snapshot, 0.0
+                self._snapshot = snapshot._replace(seconds=self._measured + snapshot.overhead, columns={})
 
     def to_json(self) -> dict[str, Any]:
         """What the model directory keeps."""

@@ -52,6 +52,7 @@ class BatchLimits:
     seconds: float = float("inf")  # longest predicted run
     turn_seconds: float = float("inf")  # the same past `Column.enough_rows`, which gain little while others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
+    by_table: bool = False  # whether a device's cost table lowers rows and steps (`buckets.lowered`)
     share: float = 1.0  # of what waits, by arrival past `Column.enough_rows`: the rest is for the other runners
 
     def most_rows(self, width: int) -> int:

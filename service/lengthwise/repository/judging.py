@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.cost_measurement import measure
+from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
@@ -183,7 +183,12 @@ def measure_cost(
         if stopping is not None:
             stopping.check()
         batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
-        answers.score(session.run(batch), batch.lengths, manifest)
+        try:
+            answers.score(session.run(batch), batch.lengths, manifest)
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            if session.bound and rows > 1:  # on a device many rows may need more memory than it has
+                raise MemoryError(str(error)) from error
+            raise
 
     return measure(
         run,
@@ -193,6 +198,7 @@ def measure_cost(
         min_width=rounded_width(manifest.min_length, multiple),
         multiple=multiple,
         budget_seconds=budget_seconds,
+        most_runs=MOST_RUNS if session.bound else None,
         clock=session.clock,
         valid_steps_only=session.kernels != recurrent_kernels.ONNXRUNTIME and not session.computes_padding,
     )

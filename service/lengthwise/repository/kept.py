@@ -25,7 +25,7 @@ T = TypeVar("T")
 COSTS_FILE: Final = "costs.json"
 KERNELS_FILE: Final = "kernels.json"
 MOST_BYTES: Final = 2**24  # of a file
-_COSTS_METHOD: Final = 4  # of measuring; what was measured in another way is not used
+_COSTS_METHOD: Final = 5  # of measuring; what was measured in another way is not used
 _KERNELS_METHOD: Final = 1
 
 

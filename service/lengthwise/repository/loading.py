@@ -41,7 +41,7 @@ from lengthwise.verification.golden import Golden
 from lengthwise.versions import Key
 
 MOST_NESTED: Final = 32  # folders of a model directory whose files are listed
-WARM_UP: Final = 25  # longest of a device, in `budget_seconds`: the first run of a shape takes far longer
+WARM_UP: Final = 2  # longest of a device, in `budget_seconds`
 
 log = logging.getLogger("lengthwise.repository")
 
@@ -146,13 +146,16 @@ def load(
 
 def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float) -> Buckets:
     """Chooses the shapes of the batches on a device, and runs each of them once, as far as the time allows."""
+    limits = buckets.lowered(cost, limits) if limits.by_table else limits
     chosen = buckets.choose(
         cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
-    shapes = chosen.shapes()
-    ran = session.warm_up(shapes, seconds=seconds)
-    said = "%s on %s has %d widths and %d numbers of rows; %d of %d shapes run before the first request"
-    log.info(said, manifest.key, session.provider, len(chosen.widths), len(chosen.rows), ran, len(shapes))
+    count = len(chosen.shapes())
+    ran = session.warm_up(
+        chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges), seconds=seconds
+    )
+    said = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes run before the first request"
+    log.info(said, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
     return chosen
 
 

@@ -57,7 +57,7 @@ class ServedModel:
             partial(model.answer, on_clipped=counted) if model.manifest.graph.clipped else model.answer,
             model.cost,
             metrics,
-            limits.at_most(model.manifest.max_batch_rows),
+            limits.at_most(model.manifest.max_batch_rows) if model.buckets is None else model.buckets.limits,
             multiple=model.manifest.width_multiple,
             buckets=model.buckets,
             steady=model.steady,
