@@ -245,7 +245,7 @@ def test_help_shows_an_example() -> None:
             ("train", "tiny.toml", "train.jsonl", "--test", "empty.jsonl", "--out", "o"),
             "empty.jsonl: there is no record",
         ),
-        (("train", "tiny.toml", "folder", "--out", "o"), "folder: it is not a file"),
+        (("train", "tiny.toml", "folder", "--out", "o"), "folder: a folder must have a file for each"),
         (("train", "tiny.toml", "train.jsonl", "--out", "file/o"), "--out file/o cannot be written: Not a directory"),
         (
             ("train", "tiny.toml", "train.jsonl", "--out", "o", "--resume"),
