@@ -233,7 +233,12 @@ def test_a_traced_call_is_its_buckets_exemplar_in_open_metrics_only():
 
 
 @pytest.mark.parametrize(
-    "accept", ["", "*/*", "text/html", "text/plain;version=0.0.4", "application/openmetrics-text;q"]
+    "accept",
+    [
+        *("", "*/*", "text/html", "text/plain;version=0.0.4", "application/openmetrics-text;q"),
+        *("application/openmetrics-text;version=x", "text/plain;version=1.x.0", "text/plain;version=1.\xb2"),
+        *("application/openmetrics-text;version=1.0.\xff", "application/openmetrics-text;version=" + "9" * 5000),
+    ],
 )
 def test_whatever_is_asked_for_some_exposition_is_the_answer(accept: str):
     page, media_type = used().exposition(accept)

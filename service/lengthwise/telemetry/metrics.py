@@ -351,7 +351,10 @@ class Metrics(Collector):
 
         With snapshots of other processes it is the sum of all, and of `own`: what this one had `collected`.
         """
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except TypeError:  # it compares a version that is a word with a number
+            encode, media_type = choose_encoder("")
         registry = Sum(self.collected() if own is None else own, others) if others else self._registry
         return encode(registry), media_type
 
