@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from contextlib import suppress
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +202,69 @@ async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
         assert (await ask(call, id="after")).infer_response.id == "after"
 
 
+@asynccontextmanager
+async def inflating(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> AsyncIterator[tuple[Caller, list[Any], threading.Event]]:
+    """So many streams, each of which has sent a large compressed message; the threads inflate none until the end."""
+    release, begun = threading.Event(), 0
+
+    class Held:
+        def __init__(self, bits: int) -> None:
+            self._inflater = zlib.decompressobj(bits)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inflater, name)
+
+        def decompress(self, *given: Any) -> bytes:
+            nonlocal begun
+            if threading.current_thread() is not threading.main_thread():
+                begun += 1
+                release.wait(180)
+            return self._inflater.decompress(*given)
+
+    held = SimpleNamespace(MAX_WBITS=zlib.MAX_WBITS, error=zlib.error, decompressobj=Held)
+    async with listening(model(manifest(max_length=500))) as caller:
+        monkeypatch.setattr(transport, "zlib", held)
+        calls = []
+        for number in range(count):
+            calls.append(stream(caller, compression=grpc.Compression.Gzip))
+            await calls[-1].write(large(100, id=str(number)))
+        await until(lambda: begun == 2)
+        try:
+            yield caller, calls, release
+        finally:
+            release.set()
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_small_compressed_messages_wait_for_no_large_ones(
+    monkeypatch: pytest.MonkeyPatch, compression: grpc.Compression
+) -> None:
+    async with inflating(monkeypatch, 6) as (caller, calls, _):
+        small = request(values=np.ones((2, 400, 2), "<f4"), ends=np.full(2, 400, "<i4"))
+        for _ in range(3):
+            await caller.call("ModelInfer", small, compression=compression, timeout=60)
+        assert not any(call.done() for call in calls)
+
+
+async def test_a_stream_whose_message_waits_to_be_inflated_ends_with_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with inflating(monkeypatch, 6) as (caller, calls, _):
+        streams_open = caller.service.serving.openings.streams
+        assert streams_open()["infer"] == 6
+        for call in calls:
+            call.cancel()
+        await until(lambda: streams_open()["infer"] == 2)  # those whose messages threads have
+
+
+async def test_large_compressed_messages_are_answered_when_it_is_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with inflating(monkeypatch, 6) as (_, calls, release):
+        release.set()
+        assert {(await answers(call, 1))[0].infer_response.id for call in calls} == set("012345")
+
+
 def large(rows: int, **fields: Any) -> pb.ModelInferRequest:
     return request(values=np.ones((rows, 500, 2), "<f4"), ends=np.full(rows, 500, "<i4"), **fields)
 
@@ -279,9 +345,8 @@ def test_a_call_whose_status_nobody_takes_is_still_watched_when_its_last_answer_
     core = SimpleNamespace(peer=lambda: b"ipv4:127.0.0.1:1", start_server_batch=lambda _, done: begun.append(done))
     details = SimpleNamespace(method=b"/a", deadline=float("inf"))
     unread: dict[RpcCall, float] = {}
-    rpc = RpcCall(
-        SimpleNamespace(call=core, call_details=details, invocation_metadata=()), unread, lambda _: asyncio.Future()
-    )
+    event = SimpleNamespace(call=core, call_details=details, invocation_metadata=())
+    rpc = RpcCall(event, unread, Turns(), 1)
     written: list[bool] = []
     rpc.write(b"first", lambda: written.append(True))
     begun[1](None)

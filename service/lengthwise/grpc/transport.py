@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
+from lengthwise.protocols.turns import Turns
 
 log = logging.getLogger("lengthwise.grpc")
 
@@ -32,7 +33,7 @@ _NO_FLAGS: Final = 0
 _LOOKS: Final = 8  # for calls whose clients take nothing, in `PATIENCE_SECONDS`
 # Messages are inflated here, so that their size on the way is known as well.
 _COMPRESSED_AS_THEY_COME: Final = ("grpc.per_message_decompression", 0)
-_INFLATED_AT_ONCE: Final = 2  # each may be kilobytes, and become as large as the largest
+_INFLATED_HERE: Final = 65_536  # bytes that a message may have when it is inflated on the event loop
 # How a gzip and a zlib stream begin, which no message does that has its own fields first: gRPC does not say which
 # messages it leaves compressed.
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x78")
@@ -44,16 +45,17 @@ _SHARE_OF_A_DEADLINE: Final = 0.1
 Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
 """Answers a call, in a coroutine that is cancelled with the call, or by callbacks."""
 Metadata: TypeAlias = Sequence[tuple[str, str]]
-Inflate: TypeAlias = "Callable[[bytes], asyncio.Future[bytes | None]]"
 
 
 class RpcCall:
     """One call; used on the event loop only."""
 
-    def __init__(self, event: Any, unread: dict[RpcCall, float], inflate: Inflate) -> None:
+    def __init__(self, event: Any, unread: dict[RpcCall, float], turns: Turns, max_bytes: int) -> None:
         self._call: Any = event.call
         self._unread = unread
-        self._inflate = inflate
+        self._turns = turns  # of connections, with messages to be inflated
+        self._max_bytes = max_bytes  # of an inflated message
+        self._waiting: asyncio.Task[bytes | None] | None = None  # for its turn
         self.method: str = event.call_details.method.decode("ascii", "replace")  # `/package.Service/Method`
         self._deadline: float = event.call_details.deadline
         self._late: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
@@ -123,16 +125,31 @@ class RpcCall:
         self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), done)
 
     def _receive_inflated(self, message: bytes, received: Callable[[bytes | None], None]) -> None:
-        """Inflates a message in a thread, which the end of the call waits for; ends the call if it is too large."""
-        self._due += 1
+        """Inflates a message, a large one in a thread when it is its turn; ends the call if it is too large."""
+        inflated, read = _inflate(message, min(_INFLATED_HERE, self._max_bytes))
+        if inflated is not None or self._max_bytes <= _INFLATED_HERE:
+            self._received_inflated(received, inflated)
+            return
+        size = min(self._max_bytes, _INFLATED_HERE * len(message) // read)  # about, when it is inflated
 
-        def done(inflating: asyncio.Future[bytes | None]) -> None:
-            inflated = inflating.result()
-            if inflated is None:
-                self.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "the inflated message is too large")
-            self._done(received, inflated)
+        async def in_turn() -> bytes | None:
+            async with self._turns.turn(self.client, size, math.inf):
+                self._waiting = None  # a thread cannot be cancelled
+                return (await asyncio.to_thread(_inflate, message, self._max_bytes))[0]
 
-        self._inflate(message).add_done_callback(done)
+        def done(inflating: asyncio.Task[bytes | None]) -> None:
+            self._waiting = None
+            self._done(lambda _: None if inflating.cancelled() else finished(inflating.result()), None)
+
+        finished = partial(self._received_inflated, received)
+        self._due += 1  # the end of the call waits for it
+        self._waiting = asyncio.get_running_loop().create_task(in_turn())
+        self._waiting.add_done_callback(done)
+
+    def _received_inflated(self, received: Callable[[bytes | None], None], message: bytes | None) -> None:
+        if message is None:
+            self.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "the inflated message is too large")
+        received(message)
 
     async def read(self) -> bytes | None:
         """The next message; see `receive`."""
@@ -202,21 +219,26 @@ class RpcCall:
 
     def _closed(self, event: Any) -> None:
         self.cancelled = bool(event.batch_operations[0].cancelled())
+        if self.cancelled and self._waiting is not None:
+            self._waiting.cancel()
         if self.cancelled and self.on_cancel is not None:
             self.on_cancel()
         self.on_cancel = None
 
 
-def _inflated(message: bytes, max_bytes: int) -> bytes | None:
-    """An inflated message; itself where it is not compressed, or not whole; None where it becomes too large."""
+def _inflate(message: bytes, max_bytes: int) -> tuple[bytes | None, int]:
+    """An inflated message, and how much of the message was read.
+
+    It is the message itself where that is not compressed, or not whole; None where it becomes too large.
+    """
     inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
     try:
         inflated = inflating.decompress(message, max_bytes + 1)
     except zlib.error:
-        return message
+        return message, len(message)
     if len(inflated) > max_bytes:
-        return None
-    return inflated if inflating.eof else message
+        return None, len(message) - len(inflating.unconsumed_tail)
+    return inflated if inflating.eof else message, len(message)
 
 
 @lru_cache
@@ -240,7 +262,7 @@ class RpcServer:
         self._server.register_completion_queue(self._queue)
         self._begin = begin
         self._max_message_bytes = max_message_bytes
-        self._inflating = ThreadPoolExecutor(_INFLATED_AT_ONCE, "inflate")
+        self._turns = Turns()
         self._unread: dict[RpcCall, float] = {}  # calls that something is sent to, and since when
         self._first: Any = None  # the event that woke the loop
         self._found = False
@@ -276,7 +298,6 @@ class RpcServer:
             await self._stopped
         self._server.destroy()
         self._queue.shutdown()
-        self._inflating.shutdown(wait=False)
 
     def _cancel_unread(self) -> None:
         """Cancels the calls whose clients take nothing, and looks again later."""
@@ -286,9 +307,6 @@ class RpcServer:
         if not self._stopping:
             self._loop.call_later(PATIENCE_SECONDS / _LOOKS, self._cancel_unread)
 
-    def _inflate(self, message: bytes) -> asyncio.Future[bytes | None]:
-        return self._loop.run_in_executor(self._inflating, _inflated, message, self._max_message_bytes)
-
     def _request(self) -> None:
         self._server.request_call(self._queue, self._queue, self._requested)
 
@@ -297,7 +315,7 @@ class RpcServer:
             return
         if not self._stopping:
             self._request()
-        self._begin(RpcCall(event, self._unread, self._inflate))
+        self._begin(RpcCall(event, self._unread, self._turns, self._max_message_bytes))
 
     def _wait(self) -> None:
         """Waits for the next event whenever the loop has found none, in a thread of its own."""
