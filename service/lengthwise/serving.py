@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
@@ -39,7 +39,7 @@ from lengthwise.settings import Settings, bundled_models
 from lengthwise.telemetry.call_record import ANYBODY, AccessLog, Caller, CallRecorder
 from lengthwise.telemetry.families import Family, Openings
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
-from lengthwise.telemetry.snapshots import Snapshot, taken
+from lengthwise.telemetry.snapshots import Snapshot, without_zeros
 from lengthwise.versions import Key, Policy
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.serving")
 
+T = TypeVar("T")
 _BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
 
 
@@ -92,6 +93,7 @@ class Serving:
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.openings = Openings()
         shared: dict[str, Any] = {} if worker is None else {"shared": worker.counts, "forget": worker.forget}
+        self._counting = asyncio.Lock()
         self.metrics = Metrics(self._gauges, self._bounds, self._families, **shared)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
@@ -138,7 +140,12 @@ class Serving:
             worker.lives = lambda: self.alive
 
     async def _snapshot(self) -> Snapshot:
-        return self.metrics.snapshot()
+        return await self._count(lambda: without_zeros(self.metrics.snapshot()))
+
+    async def _count(self, made: Callable[[], T]) -> T:
+        """Does a part of a scrape in a thread, one at a time: with hundreds of versions it takes seconds."""
+        async with self._counting:
+            return await asyncio.to_thread(made)
 
     async def _note_readiness(self) -> None:
         if self.worker is not None:
@@ -146,10 +153,12 @@ class Serving:
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its media type: of all processes that serve together."""
-        if self.worker is None:
-            return self.metrics.exposition(accept)
-        own = self.metrics.collected()  # told to the parent before it is shown, so that nothing shown is lost
-        return self.metrics.exposition(accept, await self.worker.ask("metrics", taken(own)), own)
+        metrics, snapshots = self.metrics, list[Snapshot]()
+        if self.worker is not None:
+            own = await self._count(metrics.snapshot)  # told to the parent before it is shown, so that nothing is lost
+            told = await self._count(lambda: without_zeros(own))
+            snapshots = [own, *await self.worker.ask("metrics", told)]
+        return await self._count(lambda: metrics.exposition(accept, snapshots))
 
     async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready.
@@ -307,7 +316,9 @@ class Serving:
         log.info("%s is no longer served; its memory is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        gauges = {served.metrics.labels: Gauges(0, 0, 0, self.answers(served)) for served in self.served}
+        ready = self.ready
+        works = {served.metrics.labels: ready and not served.queue.breaker.open for served in self.served}
+        gauges = {labels: Gauges(0, 0, 0, each) for labels, each in works.items()}
         for queue in self.batcher.queues:  # also of removed models, while anything waits or runs there
             labels = queue.metrics.labels
             held = gauges.get(labels, Gauges(0, 0, 0, False))

@@ -28,9 +28,9 @@ from lengthwise.repository.judge_process import SharedJudge, Verdicts
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
-from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics
+from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics, ModelMetrics, counted
 from lengthwise.telemetry.shared_counts import SharedCounts
-from lengthwise.telemetry.snapshots import EndedCounts, added, drop, lasting
+from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, with_rows, without_zeros
 from tests.support.numpy_models import manifest, samples
 
 
@@ -135,7 +135,7 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     for number, process in enumerate(processes, 1):
         for _ in range(number):
             process.model("m", "1").request(200, 0.003)
-    page, _ = processes[0].exposition("", [processes[1].snapshot()])
+    page, _ = processes[0].exposition("", [each.snapshot() for each in processes])
     found = samples(page.decode())
     assert found['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 3
     assert found['lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"}'] == 3
@@ -145,20 +145,52 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     assert found["lengthwise_max_queue_cost_steps"] == 2000
     own = samples(processes[0].text().decode())
     assert found.keys() == own.keys()
-    assert processes[0].exposition("application/openmetrics-text", [processes[1].snapshot()])[0].endswith(b"# EOF\n")
+    assert (
+        processes[0]
+        .exposition("application/openmetrics-text", [each.snapshot() for each in processes])[0]
+        .endswith(b"# EOF\n")
+    )
 
 
 def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_the_last_others() -> None:
-    ended, process = EndedCounts(), metrics(memory())
+    ended = EndedCounts()
+    assert not ended.snapshot
     for version in "12345":
-        process.model("m", version).request(200, 0.003)
-        ended.add(process.snapshot(), [("m", version)])
-    left = lasting(process.snapshot())
-    assert "lengthwise_requests" in left
-    assert "lengthwise_ready" not in left
-    assert sum(added([left, left])["lengthwise_requests"][2].values()) == 10
+        process = metrics(memory())
+        process.model("m", version).request(200, 0.003, key="team-a")
+        exact = ModelMetrics("m", version)
+        exact.request(200, 0.003)
+        exact.request(200, 0.003)  # after it was told last
+        ended.add(with_rows(process.snapshot(), counted([exact])), [("m", version)])
+    assert "lengthwise_ready" not in ended.snapshot["families"]
+    assert "process_cpu_seconds" in ended.snapshot["families"]
+    shown = samples(process.exposition("", [ended.snapshot] * 2)[0].decode())
+    assert shown['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 2
+    assert shown['lengthwise_requests_total{code="200",key="team-a",model="m",version="1"}'] == 2
     ended.forget([("m", "1")], 2)
-    assert {key[-4] for key in ended.snapshot["lengthwise_sequences"][2] if '"m"' in key} == set("145")
+    left = {version for name, version in Total([ended.snapshot]).models if name}
+    assert left == {"1", "4", "5"}
+    assert {version for _, version, _ in Total([ended.snapshot]).keys} == {"1", "4", "5"}
+
+
+def test_a_process_without_memory_for_a_model_counts_by_what_it_told_last() -> None:
+    process, ended = Metrics(dict, lambda: Bounds(1, 1, 0, 1, 1)), EndedCounts()
+    process.model("m", "1").request(200, 0.003)
+    ended.add(with_rows(process.snapshot(), counted([])), [])
+    assert sum(Total([ended.snapshot, {}]).models["m", "1"]) == pytest.approx(2.003)
+
+
+def test_what_is_sent_of_hundreds_of_versions_is_short_and_as_exact() -> None:
+    process = metrics(memory())
+    for version in range(500):
+        process.model("m", str(version)).request(200, 0.1 + version, key="team-a")
+    sent = without_zeros(process.snapshot())
+    text = orjson.dumps(sent)
+    assert len(text) < 200_000
+    received = Total([orjson.loads(text)])
+    assert received.models.keys() == {("", "")} | {("m", str(version)) for version in range(500)}
+    assert received.models["m", "7"].tolist() == list(process.model("m", "7").cells)
+    assert received.keys["m", "7", "team-a"].sum() == 1
 
 
 def test_of_a_model_that_is_counted_no_more_the_counts_are_told_and_no_sum_goes_back() -> None:
@@ -172,10 +204,10 @@ def test_of_a_model_that_is_counted_no_more_the_counts_are_told_and_no_sum_goes_
     for version in "12345":
         one.model("m", version)
         one.remove(one.model("m", str(int(version) - 1)))
-    samples = added([one.snapshot(), other.snapshot(), ended.snapshot])["lengthwise_requests"][2]
-    assert [number for key, number in samples.items() if '"200"' in key and '"version": "0"' in key] == [2]
+    shown = samples(one.exposition("", [one.snapshot(), other.snapshot(), ended.snapshot])[0].decode())
+    assert shown['lengthwise_requests_total{code="200",key="-",model="m",version="0"}'] == 2
     drop(ended.snapshot, [("m", "0")])
-    assert [key for key in ended.snapshot["lengthwise_requests"][2] if '"version": "0"' in key] == []
+    assert ("m", "0") not in Total([ended.snapshot]).models
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def stand_in() -> None:
 
     It is called before any other module takes that function by its name.
     """
-    prepared = os.environ.pop(VARIABLE, "")
+    prepared = os.environ.get(VARIABLE, "")  # it stays for the workers of a server
     setattr(files, "bundled_models", (lambda: Path(prepared)) if prepared else models)  # noqa: B010
 
 

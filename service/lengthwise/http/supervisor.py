@@ -46,7 +46,7 @@ from lengthwise.http.worker import (
 from lengthwise.repository.judge_process import SIGNALS, Verdicts
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import KEPT_GONE, counted
-from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop
+from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, with_rows
 
 log = logging.getLogger("lengthwise.workers")
 
@@ -56,7 +56,7 @@ FIRST_PAUSE_SECONDS: Final = 0.2  # before a worker that ended early is started 
 MOST_PAUSE_SECONDS: Final = 30.0
 CHANGE_SECONDS: Final = 30.0  # that a worker may take for an admin call while none judges a model
 _START_SECONDS: Final = 120.0  # without a beat until the models are loaded: imports, a slow disk
-_ANSWER_SECONDS: Final = 2.0  # that a worker may take to tell its metrics; then those of its last answer count
+_ANSWER_SECONDS: Final = 5.0  # that a worker may take to tell its metrics; then those of its last answer count
 _END_SECONDS: Final = 6.0  # that workers may run after the drain: they end themselves sooner
 _NOT_STARTED: Final = 2  # the exit code of a worker that cannot start: an option, or the repository, is wrong
 _HELD: Final = (signal.SIGHUP, signal.SIGINT)  # by a new worker, until it handles them
@@ -347,13 +347,13 @@ class Supervisor:
 
         A family that a worker lacks for once, as it has no files left to read it from, is that of its last answer.
         """
-        missing = {name: family for name, family in asking.last.items() if name not in own}
-        asking.last = {**missing, **own}
+        missing = renewed(asking.last, own)["families"].keys() - own["families"].keys()
+        asking.last = renewed(asking.last, own)
 
         async def ask(place: Place, channel: Channel) -> None:
             found = await channel.call("metrics")
             if found is not None and "error" not in found:
-                place.last = {**place.last, **found}
+                place.last = renewed(place.last, found)
 
         others = [place for place in self._places if place is not asking and place.up]
         answer = [place for place in others if place.silent_seconds <= SILENT_SECONDS]
@@ -363,16 +363,14 @@ class Supervisor:
         if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
             self._ended.forget({model for counts in self._memory.counts for model in counts.places()}, KEPT_GONE)
         # One that has ended meanwhile is among the ended, and one that does not answer has its last answer.
-        return [missing, *(place.last for place in others if place.up), self._ended.snapshot]
+        lacked = {"families": {name: asking.last["families"][name] for name in missing}}
+        return [lacked, *(place.last for place in others if place.up), self._ended.snapshot]
 
     def _bury(self, place: Place) -> None:
         """Adds what an ended worker has counted to that of all before it: from its memory what is exact there."""
         counts = self._memory.counts[place.number]
-        exact = {  # a model without a place in the memory has the numbers that it told last
-            name: [kind, told, {**place.last.get(name, ("", "", {}))[2], **samples}]
-            for name, (kind, told, samples) in counted(counts.models()).items()
-        }
-        self._ended.add(place.last | exact, counts.places())
+        # A model without a place in the memory has the numbers that it told last.
+        self._ended.add(with_rows(place.last, counted(counts.models())), counts.places())
         counts.clear()
         place.last = {}
 

@@ -17,14 +17,15 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Final, get_type_hints
 
+import numpy as np
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.families import HISTOGRAMS, OF_MODELS, Family
-from lengthwise.telemetry.snapshots import Snapshot, Sum, taken
+from lengthwise.telemetry.families import HISTOGRAMS, OF_MODELS, Family, Kind
+from lengthwise.telemetry.snapshots import CountRows, Snapshot, Total, taken
 
 if TYPE_CHECKING:
     from lengthwise.telemetry.shared_counts import SharedCounts
@@ -313,10 +314,9 @@ class Metrics(Collector):
         self._forget = forget  # told what was counted of a model that is not counted any more
         self._models = {model.labels: model for model in models}
         self._gone: dict[tuple[str, str], None] = {}
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
+        self._process = CollectorRegistry(auto_describe=False)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+            collector(registry=self._process)
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
@@ -344,27 +344,20 @@ class Metrics(Collector):
             if self._shared is not None:
                 self._shared.release(*longest_gone)
 
-    def exposition(
-        self, accept: str = "", others: Sequence[Snapshot] = (), own: Iterable[Metric] | None = None
-    ) -> tuple[bytes, str]:
+    def exposition(self, accept: str = "", snapshots: Sequence[Snapshot] = ()) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its media type: OpenMetrics, with exemplars, if `accept` asks for it.
 
-        With snapshots of other processes it is the sum of all, and of `own`: what this one had `collected`.
+        With snapshots of all processes, this one's among them, it is their sum. It may be made in any thread.
         """
         try:
             encode, media_type = choose_encoder(accept)
         except TypeError:  # it compares a version that is a word with a number
             encode, media_type = choose_encoder("")
-        registry = Sum(self.collected() if own is None else own, others) if others else self._registry
-        return encode(registry), media_type
-
-    def collected(self) -> list[Metric]:
-        """What this process has counted, and its gauges."""
-        return list(self._registry.collect())
+        return encode(self if not snapshots else _Sum(self._models, Total(snapshots))), media_type
 
     def snapshot(self) -> Snapshot:
-        """The same as plain data."""
-        return taken(self.collected())
+        """What this process has counted, and its gauges, as plain data; in any thread."""
+        return taken(*_rows_of(list(self._models.values())), self._others())
 
     def text(self) -> bytes:
         """The exposition as Prometheus's own text format."""
@@ -372,29 +365,16 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family, for prometheus_client."""
-        for family in self._families():
-            make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-            metric = make(f"lengthwise_{family.name}", family.help, labels=family.labels)
-            for labels, number in family.samples:
-                metric.add_metric(labels, float(number))
-            yield metric
-        models = list(self._models.values())
-        for name, attribute, help_ in HISTOGRAMS:
-            histograms = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=_LABELS)
-            for model in models:
-                with model.lock:
-                    histogram: Histogram = getattr(model, attribute)
-                    histograms.add_metric(model.labels, histogram.buckets(), histogram.total)
-            yield histograms
+        yield from _of_models(list(self._models.values()))
+        yield from self._others()
+
+    def _others(self) -> Iterator[Metric]:
+        """Every family but those of `_of_models`."""
+        yield from map(_metric, self._families())
+        yield from self._process.collect()
 
     def _families(self) -> Iterator[Family]:
-        models = list(self._models.values())
-        for kind, name, help_, labels, read in OF_MODELS:
-            samples: list[tuple[tuple[str, ...], float]] = []
-            for model in models:
-                with model.lock:
-                    samples += [((*model.labels, *more), number) for more, number in read(model)]
-            yield Family(kind, name, help_, (*_LABELS, *labels), samples)
+        yield from _families_of(list(self._models.values()), "gauge")
         gauges = self._gauges()
         for name, help_ in _helps(Gauges).items():
             yield Family("gauge", name, help_, _LABELS, [(key, getattr(one, name)) for key, one in gauges.items()])
@@ -405,6 +385,66 @@ class Metrics(Collector):
             yield from families()
 
 
+class _Sum(Collector):
+    """The metrics of all processes; exemplars are of the models of this one."""
+
+    def __init__(self, own: dict[tuple[str, str], ModelMetrics], total: Total) -> None:
+        self._total = total
+        self._models = {}
+        for (name, version), row in total.models.items():
+            self._models[name, version] = model = ModelMetrics(name, version, cells=row.tolist())
+            for _, attribute, _ in HISTOGRAMS if (name, version) in own else ():
+                getattr(model, attribute).exemplars = getattr(own[name, version], attribute).exemplars
+        for (name, version, key), row in total.keys.items():
+            self._models[name, version].named[key] = row.tolist()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, for prometheus_client."""
+        yield from _of_models(list(self._models.values()))
+        yield from self._total.families()
+
+
+def _of_models(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+    """The families of what models have counted."""
+    yield from map(_metric, _families_of(models, "counter"))
+    for name, attribute, help_ in HISTOGRAMS:
+        histograms = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=_LABELS)
+        for model in models:
+            with model.lock:
+                histogram: Histogram = getattr(model, attribute)
+                histograms.add_metric(model.labels, histogram.buckets(), histogram.total)
+        yield histograms
+
+
+def _families_of(models: Sequence[ModelMetrics], kind: Kind) -> Iterator[Family]:
+    for each, name, help_, labels, read in OF_MODELS:
+        if each == kind:
+            samples: list[tuple[tuple[str, ...], float]] = []
+            for model in models:
+                with model.lock:
+                    samples += [((*model.labels, *more), number) for more, number in read(model)]
+            yield Family(kind, name, help_, (*_LABELS, *labels), samples)
+
+
+def _metric(family: Family) -> Metric:
+    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = make(f"lengthwise_{family.name}", family.help, labels=family.labels)
+    for labels, number in family.samples:
+        metric.add_metric(labels, float(number))
+    return metric
+
+
 def counted(models: Iterable[ModelMetrics]) -> Snapshot:
     """What was counted of models."""
-    return taken(Metrics(dict, lambda: Bounds(0, 0, 0, 0, 0), models=models).collect())
+    return taken(*_rows_of(models), ())
+
+
+def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
+    """The counts of models, and those of keys with a name."""
+    counts: CountRows = {}
+    keys: CountRows = {}
+    for model in models:
+        with model.lock:
+            counts[model.labels] = np.array(model.cells)
+            keys |= {(*model.labels, key): np.array(cells) for key, cells in model.named.items()}
+    return counts, keys
