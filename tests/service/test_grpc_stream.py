@@ -311,7 +311,7 @@ async def test_a_message_that_arrives_without_end_needs_memory_or_ends_its_strea
 
 async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("good-key-of-sixteen\n")
+    keys.write_text("team-a: good-key-of-sixteen\n")
     async with listening(model(manifest()), api_keys_file=keys) as caller:
         bad = stream(caller)
         assert await bad.code() is Code.UNAUTHENTICATED
@@ -320,6 +320,8 @@ async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> 
         headers = {"authorization": "Bearer good-key-of-sixteen"}
         figures = (await caller.service.client.get("/metrics", headers=headers)).text
         assert 'lengthwise_requests_total{code="401",key="-",model="",version=""} 1.0' in figures
+        named = 'lengthwise_requests_total{code="200",key="team-a",model="sums",version="1"} 1.0'
+        await until(lambda: named in caller.service.serving.metrics.text().decode())
 
 
 async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_stream_is_told() -> None:
