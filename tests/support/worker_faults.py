@@ -37,6 +37,8 @@ OTHER = "other"
 SHM = 'mount -t tmpfs -o size=16k shm /dev/shm && cat /dev/zero > /dev/shm/full; exec "$@"'
 """A shell's line: a command with a full `/dev/shm` of its own (after `unshare -m sh -c`)."""
 _COUNTED = ("_total", "_count", "_sum", "_bucket")
+_NO_ANSWER = (httpx.HTTPError, OSError, KeyError, ValueError)
+"""A connection that is reset, or refused with an empty 503 where a worker has no files left."""
 _LIVES_SECONDS = 5.0  # within which one that has died may still be shown as ready, while the parent is stopped
 
 
@@ -91,7 +93,7 @@ class WorkerFaults:
 
     def all_ready(self) -> bool:
         """Whether `/healthz` shows all workers as ready."""
-        with suppress(httpx.HTTPError, KeyError):
+        with suppress(*_NO_ANSWER):
             return all(one["ready"] for one in self.server.get("/healthz").json()["workers"])
         return False
 
@@ -168,9 +170,9 @@ class WorkerFaults:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            with suppress(httpx.HTTPError, OSError, KeyError):
+            with suppress(*_NO_ANSWER):
                 self._compare(await asyncio.to_thread(self.server.figures))
-            with suppress(httpx.HTTPError, OSError, KeyError):
+            with suppress(*_NO_ANSWER):
                 await self._look(await asyncio.to_thread(self._ready))
 
     def _compare(self, figures: dict[str, float]) -> None:
