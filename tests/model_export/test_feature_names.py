@@ -232,3 +232,34 @@ def test_a_run_with_seeds_remembers_its_columns(folder: Path, tmp_path: Path) ->
     assert read_record(tmp_path / "run" / "model.safetensors").columns["id"] == "trip"
     resumed = run("train", tmp_path / "tiny.toml", folder / "trips.csv", "--out", tmp_path / "run", *named, "--resume")
     assert resumed.exit_code == 0, resumed.output
+
+
+def test_a_table_with_a_column_for_each_step_has_no_names_and_is_remembered_as_one(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        {"label": str(place % 2), **{f"s{step}": random.normal(4 * (place % 2)) for step in range(9)}}
+        for place in range(20)
+    ]
+    pandas.DataFrame(rows).to_csv(tmp_path / "wide.csv", index=False)
+    ended = run("train", "rocket", tmp_path / "wide.csv", "--out", tmp_path / "run", "--column", "row=sequence")
+    assert ended.exit_code == 0, ended.output
+    published = run("export", tmp_path / "run", "--out", tmp_path / "models" / "wide", "--data", tmp_path / "wide.csv")
+    assert published.exit_code == 0, published.output
+    assert Manifest.read(tmp_path / "models" / "wide" / "1").input.names is None
+
+
+def test_lists_in_the_cells_of_one_column_have_no_names_and_those_of_several_have_theirs(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    cells = [random.normal(3 * (place % 2), size=(6, 2)) for place in range(20)]
+    labels = [str(place % 2) for place in range(20)]
+    one = pandas.DataFrame({"id": range(20), "signal": [cell.tolist() for cell in cells], "label": labels})
+    assert "feature_names" not in lengthwise_export.train("rocket", one, progress=None).spec["input"]
+    two = {"id": range(20), "b": [cell[:, 0] for cell in cells], "a": [cell[:, 1] for cell in cells], "label": labels}
+    frame = pandas.DataFrame(two)
+    trained = lengthwise_export.train("rocket", frame, progress=None)
+    assert trained.spec["input"]["feature_names"] == ["b", "a"]
+    model = lengthwise.load(trained.export(tmp_path / "models").directory)
+    wanted = [answer.probabilities.tobytes() for answer in model.predict(frame)]
+    assert [answer.probabilities.tobytes() for answer in model.predict(frame[["a", "id", "b"]])] == wanted
+    with pytest.raises(ConfigurationError, match="missing: b"):
+        model.predict(frame.rename(columns={"b": "c"}))

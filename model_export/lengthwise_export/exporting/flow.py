@@ -236,7 +236,8 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
     weights = read.checkpoint if read.spec is not None else None
     earlier = {} if weights is None else trained.read_record(weights).columns
     padding = options.padding or (None if read.spec is None else read.spec.input.padding)
-    reading = reading_of(options.columns, padding=padding, inputs=names or (), defaults=earlier)
+    row = {key: word for key, word in earlier.items() if key == "row"}
+    reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=earlier)
     reading = replace(reading, per_step=read.per_step, say=lambda line: tell(f"notice: {line}"))
     records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)
     for doubt in doubts([record.steps for record in records]):

@@ -41,6 +41,7 @@ _CHANNEL: Final = re.compile(r"(dim|dimension|kind|channel|variable|sensor|featu
 _LEVEL: Final = re.compile(r"|unnamed:_[01]|level_0|__index_level_\d__")  # of an index, as pandas writes it
 _COUNT: Final = re.compile(r"index|unnamed:_[\d.]+|row(_(nr|id|index|number|no))?")  # of the rows, as tools write it
 NO_HEADER: Final = "column "  # begins the names of columns that have none, before their number
+VALUE: Final = "value"  # the feature of a table with a column for each step
 _MOST_LISTED: Final = 20
 
 
@@ -80,17 +81,19 @@ class Roles:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The names of the features; None of a file without a header, whose columns have numbers only."""
-        return None if all(map(_is_numbered, self.values)) else self.values
+        """The names of the features; None of a file without a header, and of features in the cells of one column."""
+        in_cells = self.row == "sequence" and len(self.values) == 1
+        return None if in_cells or all(map(_is_numbered, self.values)) else self.values
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns with a role, by role."""
-        return {role: name for role in _NAMES if (name := getattr(self, role)) is not None}
+        """The columns with a role, by role; and that a row is a sequence, if it has a column for each step."""
+        row = {"row": "sequence"} if self.row == "sequence" and self.values == (VALUE,) else {}
+        return {role: name for role in _NAMES if (name := getattr(self, role)) is not None} | row
 
     def __str__(self) -> str:
         """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
-        named = [f"{role} {name!r}" for role, name in self.named.items()]
+        named = [f"{role} {name!r}" for role, name in self.named.items() if role != "row"]
         text = "a row is a sequence: " * (self.row == "sequence") + ", ".join(
             [*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"]
         )

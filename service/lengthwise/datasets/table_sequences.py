@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table
-from lengthwise.datasets.column_roles import ColumnNames, Roles, is_no_feature, may_be, roles
+from lengthwise.datasets.column_roles import VALUE, ColumnNames, Roles, is_no_feature, may_be, roles
 from lengthwise.datasets.tables import TableColumns, Texts, steps_array
 from lengthwise.errors import ConfigurationError
 
 _NUMBERED: Final = re.compile(r"(.*?)[ _.-]?\d+")  # the name of a column for one step
-_VALUE: Final = "value"  # the feature of a table with a column for each step
 _MOST_SHOWN: Final = 40
 _FEWEST_STEPS: Final = 3  # columns of a table whose rows are sequences
 
@@ -40,8 +39,8 @@ def sequences(
     if not lists and given.row == "sequence":
         found = roles(columns, replace(given, inputs=None))
         cells = _in_lists(columns, found.values, wrong)
-        columns = TableColumns([*columns.without({*found.values}).items(), (_VALUE, cells)])
-        lists, given = [_VALUE], replace(given, values=None)
+        columns = TableColumns([*columns.without({*found.values}).items(), (VALUE, cells)])
+        lists, given = [VALUE], replace(given, values=None)
     if not lists:
         return long_table.sequences(columns, given, wrong, **how)
     values = given.values or tuple(lists)
