@@ -70,7 +70,7 @@ def test_what_is_too_much_for_a_picture_is_counted() -> None:
     assert "57 operators more, up to the answer" in page
 
 
-def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> None:
+def test_what_leaks_is_said_before_what_was_right_and_all_trials_are_there() -> None:
     trials = (
         TrialResult("padded wider", "width", 0.25, False),
         *(TrialResult(f"unbatched, {steps} steps", "batch", 0.0, True) for steps in range(2, 31)),
