@@ -283,6 +283,9 @@ def test_a_column_for_each_step_is_said_or_named_as_times(form: Callable[[pandas
     timed = WIDE.rename(columns={"who": "id", "kind": "label", "x0": "t0", "x1": "t1", "x2": "t2"})
     assert steps_of(form(timed)) == [[1, 2, 3], [4]]
     assert steps_of(form(timed.drop(columns="id"))) == [[1, 2, 3], [4]]
+    other = WIDE.rename(columns={"who": "id", "kind": "label", "x0": "0", "x1": "1", "x2": "2"})
+    assert steps_of(form(other)) == [[1, 2, 3], [4]]
+    assert lengthwise.sequences(form(other))[0].names is None
     inside = timed.assign(t1=[np.nan, 5.0])
     assert np.isnan(steps_of(form(inside))[0][1])
     assert steps_of(form(inside))[1] == [4, 5]
@@ -291,6 +294,9 @@ def test_a_column_for_each_step_is_said_or_named_as_times(form: Callable[[pandas
 def test_a_table_that_may_have_a_row_for_each_sequence_is_asked_about() -> None:
     with pytest.raises(ConfigurationError, match="row=sequence"):
         lengthwise.sequences(WIDE)
+    counted = WIDE.rename(columns={"who": "id", "kind": "label"}).assign(id=[1, 2])
+    with pytest.raises(ConfigurationError, match="row=sequence"):
+        lengthwise.sequences(counted)
     with pytest.raises(ConfigurationError, match="row=sequence"):
         lengthwise.sequences(WIDE.rename(columns={"who": "id"}).drop(columns="kind"))
     steps = pandas.DataFrame({"id": [*"ppq"], "t0": [1.0, 2, 3], "t1": [1.0, 2, 3], "t2": [1.0, 2, 3]})

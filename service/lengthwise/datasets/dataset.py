@@ -257,7 +257,9 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     files = sorted(file for file in path.rglob("*") if file.name.lower().endswith(CSV_SUFFIXES))
     if not files:
         raise ConfigurationError(f"{path}: a folder must have a file for each sequence ({', '.join(CSV_SUFFIXES)})")
-    reading = replace(reading, ids_are_needed=False)
+    say = reading.say
+    about = f"{path}: {counted(len(files), 'file')}, each as "
+    reading = replace(reading, ids_are_needed=False, say=lambda line: say(about + line))
     for count, file in enumerate(files):
         advance(count / len(files))
         for record in _table(file, kind, read_csv(file), reading):

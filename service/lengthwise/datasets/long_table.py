@@ -48,9 +48,9 @@ class LongSequence:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The names of the features; None where they have none, such as those in a column of lists."""
-        features = 1 if self.steps.ndim == 1 else self.steps.shape[1]
-        return None if self.roles is None or len(self.roles.values) != features else self.roles.names
+        """The names of the features; None where they have none, such as those in one column of lists."""
+        is_one_list = self.roles is not None and self.roles.row == "sequence" and len(self.roles.values) == 1
+        return None if self.roles is None or is_one_list else self.roles.names
 
 
 def one_sequence(

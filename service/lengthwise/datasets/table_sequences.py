@@ -94,10 +94,22 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> NDArray[Any]:
 
 
 def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
-    """What the caller names, and the columns that are numbered and named as times, if rows are sequences for that."""
-    steps = [name for name in columns if (match := _NUMBERED.fullmatch(name)) and may_be("time", match[1])]
-    is_free = given.row is None and given.values is None and {*(given.inputs or ()), *given.all}.isdisjoint(steps)
-    return replace(given, row="sequence", values=tuple(steps)) if is_free and len(steps) >= _FEWEST_STEPS else given
+    """What the caller names, and that a row is a sequence where the columns say so.
+
+    They do if they are numbered and named as times; or numbered beside a label and an id that each row has of its own,
+    which does not count the rows.
+    """
+    numbered = {name: match[1] for name in columns if (match := _NUMBERED.fullmatch(name))}
+    is_free = given.row is None and given.values is None and {*(given.inputs or ())}.isdisjoint(columns)
+    if not is_free or len(numbered) < _FEWEST_STEPS:
+        return given
+    steps = [name for name, stem in numbered.items() if may_be("time", stem) and name not in given.all]
+    found = None if steps else roles(columns, given)
+    if found is not None and found.id and found.label and not found.time and {*found.values} <= numbered.keys():
+        ids = long_table.ids_of(columns[found.id], found.id)
+        is_count = any(ids == [*map(str, range(start, start + len(ids)))] for start in (0, 1))
+        steps = [*found.values] if 1 < len(ids) == len({*ids}) and not is_count else []
+    return replace(given, row="sequence", values=tuple(steps)) if len(steps) >= _FEWEST_STEPS else given
 
 
 def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
