@@ -140,6 +140,7 @@ KINDS: Final = {
     "TLS, nothing sent": Kind("http", silent, tls=True),
     "TLS, `GET /livez`, all header fields": Kind("http", asks(_wide(_LIVEZ)), tls=True),
     "TLS, `POST /predict`, all header fields": Kind("http", asks(_wide(_PREDICT)), tls=True),
+    "TLS, `POST /predict`, 1 MB": Kind("http", asks(_LARGE), tls=True),
     "gRPC, `Check`": Kind("grpc", calls(HEALTH, b"")),
     "gRPC, `ModelInfer`, 80 fields of metadata": Kind("grpc", calls(f"/{INFER}", _inference(), **_METADATA)),
     "gRPC over TLS, `Check`": Kind("grpc", calls(HEALTH, b""), tls=True),
