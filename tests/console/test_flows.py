@@ -546,6 +546,17 @@ def test_labels_with_commas_and_of_many_steps_are_compared_whole_and_downloaded_
     assert page.locator("#file-table .bad-text").count() == 0
 
 
+def test_labels_that_are_numbers_are_their_digits(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"steps": [[1.0]] * 3, "label": 1}, {"steps": [[1.0]] * 3, "label": 2}])
+    )
+    page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
+    page.set_input_files("#file", tmp_path / "a.json")
+    page.locator(".answer .facts li", has_text="the data says: 1").wait_for()
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="1 of 2").wait_for()
+
+
 def test_labels_of_another_kind_than_the_answers_are_not_counted_as_wrong(window: Window, tmp_path: Path) -> None:
     lines = [json.dumps({"steps": [[1.0]] * 3, "label": label}) for label in (["1", "1", "1"], "1")]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

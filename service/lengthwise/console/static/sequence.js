@@ -9,7 +9,7 @@ export class Sequence {
     this.origin = origin;
     this.of = of;
     this.id = id;
-    this.label = label;
+    this.label = Array.isArray(label) ? label.map(String) : label === null ? null : String(label); // a number is its digits
     this.stepMask = steps.map(() => true);
     this.featureMask = Array.isArray(steps[0]) ? steps[0].map(() => true) : [];
   }
