@@ -98,8 +98,9 @@ class Serving:
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes, None if worker is None else worker.inflight)
-        caller = ANYBODY if self.keys is None else Caller()
-        self.call_records = CallRecorder(self.metrics.unknown, access, tracer, caller)
+        self.call_records = CallRecorder(
+            self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
+        )
         # Anyone who can change the bundled models can change the program too.
         bundled = settings.models.resolve() == bundled_models().resolve()
         process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
@@ -107,10 +108,9 @@ class Serving:
         if worker is not None:
             self.judge = SharedJudge(self.judge, worker.judging, worker.ask_from_thread)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
-        shadow = None if settings.shadow is None else Key.parse(settings.shadow)
-        self._shadows = [] if shadow is None else [shadow]
+        self._shadow = None if settings.shadow is None else Key.parse(settings.shadow)
         self.registry = Registry(
-            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, shadow=shadow
+            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, shadow=self._shadow
         )
         self.find = self.registry.find
         self.monitoring: Monitoring | None = None
@@ -297,7 +297,7 @@ class Serving:
             most_bytes=settings.judge_memory_bytes,
             stopping=self.registry.stopping,
             publish=publish,
-            shadows=self._shadows,
+            shadows=() if self._shadow is None else (self._shadow,),
         ).run()
 
     def _add(self, model: LoadedModel) -> ServedModel:

@@ -97,13 +97,11 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
     """The stamp of the file, and the digest of each key with its name, which may be empty."""
     try:
         stamp = _stamp(path)
-        lines = [line.strip() for line in path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()]
+        lines = enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1)
     except OSError as error:
         raise ConfigurationError(f"the API keys {path} cannot be read: {error.strerror}") from error
     names: dict[bytes, str] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line or line.startswith(b"#"):
-            continue
+    for number, line in [(number, line.strip()) for number, line in lines if not re.match(rb"\s*(#|$)", line)]:
         match = _LINE.fullmatch(line)
         if match is None:
             raise ConfigurationError(f"{path}:{number}: {_FORM}")

@@ -152,12 +152,11 @@ class AccessLog:
         """
         if self._draw() >= self._share:
             return
-        name, version = model
         always = {"request_id": request_id, "call": call, "status": status, "duration_ms": round(seconds * 1000, 3)}
         known: dict[str, Any] = {
             "key": key,
-            "model": name,
-            "version": version,
+            "model": model[0],
+            "version": model[1],
             "sequences": len(lengths),
             "lengths": list(lengths[:MOST_LENGTHS]),
             "reason": reason,
