@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import lengthwise
 import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise_export.architecture import checkpoint
+from lengthwise_export.architecture.spec import Spec
 
 LABELS = ["calm", "loud"] * 8
 
@@ -70,6 +72,45 @@ def test_what_the_columns_were_taken_as_is_said_and_other_splits_may_be_tables()
     )
     with pytest.raises(lengthwise.errors.ConfigurationError):
         trained(long_table().drop(columns="label"))
+
+
+def test_keys_of_groups_and_indexes_teach_nothing() -> None:
+    random = np.random.default_rng(0)
+    index = pandas.MultiIndex.from_product([range(60), range(8)], names=["instances", "timepoints"])
+    noise = pandas.DataFrame({"dim_0": random.normal(size=480), "dim_1": random.normal(size=480)}, index=index)
+    for form in (noise.groupby(level=0), noise, [rows for _, rows in noise.groupby(level=0)]):
+        run = trained(form, ["a"] * 30 + ["b"] * 30)  # in the order of the ids
+        assert run.spec["input"]["features"] == 2
+        assert "features 'dim_0', 'dim_1'" in run.reasons[0]
+        assert "time 'timepoints'" in run.reasons[0]
+
+
+def test_one_wrong_label_of_a_table_is_named_and_no_labels_of_steps_are_taken() -> None:
+    table = long_table().reset_index(drop=True)
+    table.loc[25, "label"] = "calm"
+    with pytest.raises(lengthwise.errors.InvalidSequences, match="'r01' has the label 'calm', and 'loud'") as told:
+        trained(table)
+    assert told.value.indices == (1,)
+
+
+def test_a_classifier_takes_lists_in_cells_and_an_index_of_levels() -> None:
+    nested = pandas.DataFrame({"u": [pandas.Series(case[0]) for case in cases()], "v": [*cases()[:, 1]]})
+    fitted = lengthwise_export.LengthwiseClassifier("rocket").fit(nested, LABELS)
+    levels = long_table().drop(columns="label").set_index(["id", "t"]).rename_axis(["instances", "timepoints"])
+    assert fitted.predict(nested).tolist() == fitted.predict(levels).tolist() == LABELS
+
+
+def test_many_labels_and_names_in_a_spec_take_time_in_proportion(tmp_path: Any) -> None:
+    def seconds(size: int) -> float:
+        names = ", ".join(f'"n{place}"' for place in range(size))
+        path = tmp_path / "s.toml"
+        path.write_text(f"[input]\nfeatures = {size}\nfeature_names = [{names}]\n[output]\nlabels = [{names}]\n")
+        began = time.process_time()
+        Spec.read(path)
+        return time.process_time() - began
+
+    seconds(100)
+    assert any(seconds(16_000) < 24 * max(seconds(2_000), 1e-3) for _ in range(5))
 
 
 def test_a_classifier_takes_tables_and_axes_that_are_said() -> None:

@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from lengthwise.connections.api_keys import Keys
 from lengthwise.datasets import dataset, text_files
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.dataset import BadRecord, Reading, Record
 from lengthwise.errors import ConfigurationError
+from lengthwise.verification.golden import Golden
+from tests.support.numpy_models import manifest
 
 ROWS = [f"s{sequence},{step},{sequence}.{step},{'ab'[sequence % 2]}\n" for sequence in range(6) for step in range(4)]
 WRONG = 14  # the third row of s3, and so in line 16
@@ -338,3 +341,24 @@ def test_parquet_takes_time_in_proportion(tmp_path: Path) -> None:
 
     seconds(100)
     assert any(seconds(16_000) < 24 * max(seconds(2_000), 1e-3) for _ in range(5))
+
+
+def test_keys_and_golden_sequences_take_time_in_proportion(tmp_path: Path) -> None:
+    described = manifest(max_length=2)
+
+    def keys(size: int) -> object:
+        return Keys(write(tmp_path / "keys", "".join(f"team-{place}: {place:040}\n" for place in range(size))))
+
+    def sequences(size: int) -> object:
+        steps, logits = np.ones((2, 2), dtype=np.float32), np.ones(described.classes, dtype=np.float32)
+        Golden((steps,) * size, (logits,) * size).write(tmp_path / "golden.npz")
+        return Golden.read(tmp_path / "golden.npz", described)
+
+    def seconds(reading: Callable[[int], object], size: int) -> float:
+        began = time.process_time()
+        reading(size)
+        return time.process_time() - began
+
+    for reading in (keys, sequences):
+        reading(100)
+        assert any(seconds(reading, 16_000) < 24 * max(seconds(reading, 2_000), 1e-3) for _ in range(5)), reading
