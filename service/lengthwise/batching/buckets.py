@@ -95,7 +95,8 @@ def choose(
     every_width = range(narrowest, widest + 1, multiple)
     widths = _fewest(every_width, lambda width: cost.predict(limits.most_rows(width), width), most_added)
     rows = _fewest(range(1, limits.rows + 1), lambda rows: cost.predict(rows, middle), most_added)
-    return Buckets(widths, rows, limits, multiple, min_length)
+    measured = [count for count in cost.rows.tolist() if count <= limits.rows]  # a step in the costs is at one of them
+    return Buckets(widths, tuple(sorted({*rows, *measured})), limits, multiple, min_length)
 
 
 def _nearness(points: NDArray[np.int64], point: int) -> NDArray[np.float64]:

@@ -13,13 +13,15 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 HORIZON: Final = 1024  # most urgent sequences a plan chooses from: enough for good batches, and fast
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
-_MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus twice the waiting sequences
+_MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus 1.5 times the waiting sequences
 Number: TypeAlias = int  # a sequence's place in the order of arrival, from 1: its key here
+_NUMBER: Final = itemgetter(1)
 _NEVER: Final = float("inf")
 
 
@@ -68,6 +70,7 @@ class PendingSequences:
         self.left_out = 0  # plans in a row without the most urgent sequence; counted by the planner
         self._arrivals = 0
         self._ran = 0
+        self._refilled_at = sys.maxsize  # the arrival with which as many have come as the last plan took, nearly
         self._waiting: dict[Number, WaitingSequence] = {}
         self.urgent = _Order()
         self.deadlines = _Order()
@@ -105,10 +108,24 @@ class PendingSequences:
         for waiting in batch:
             waiting.waits = False
             del self._waiting[waiting.number]
-        most = 2 * len(self._waiting) + _MAX_STALE
+        most = 3 * len(self._waiting) // 2 + _MAX_STALE
         for order in (self.urgent, self.deadlines):
             if len(order) > most:
                 order[:] = [entry for entry in order if entry[1] in self._waiting]
+
+    def run(self, batch: Sequence[WaitingSequence]) -> None:
+        """Removes the sequences of a plan."""
+        self.take(batch)
+        self._refilled_at = self._arrivals + (len(batch) + 1) // 2
+
+    @property
+    def refilled(self) -> bool:
+        """Whether at least half as many have arrived since the last plan as that took."""
+        return self._arrivals >= self._refilled_at
+
+    def is_overdue(self, waiting: WaitingSequence) -> bool:
+        """Whether it has been passed over by a tenth of the queue."""
+        return 10 * (self._ran - waiting.turn) > len(self._waiting)
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""
@@ -116,8 +133,8 @@ class PendingSequences:
 
     def near(self) -> Iterator[WaitingSequence]:
         """The near sequences, the most urgent first."""
-        waiting = self._waiting
-        return islice((waiting[number] for _, number in self.urgent if number in waiting), self.horizon)
+        waiting = map(self._waiting.get, map(_NUMBER, self.urgent))
+        return islice(filter(None, waiting), self.horizon)
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is surely one of the near ones."""

@@ -15,6 +15,10 @@ the anchor (none, where batches save little): what came last waits for its turn,
 batches in order of arrival, for some of the throughput. Who has all sequences beforehand (`scoring.offline`) adds them
 in order of their widths, and loses little.
 
+Where only full batches are cheap, as on a device, and as many sequences arrive as run, a partition of those that wait
+says little: the next ones fill batches up. There a batch is the one with the most sequences a second that the anchor
+can be in, or a wider one that is nearly as good: the overdue of at most its width, then the widest.
+
 Either way the most urgent sequence is left out at most `MAX_LEFT_OUT` times in a row, so one is passed over at most
 `bypass_bound()` times, whatever arrives.
 """
@@ -27,6 +31,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import add, attrgetter
 from typing import Final
 
 from lengthwise.batching.cost import Column, CostTable
@@ -41,6 +46,14 @@ _PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was 
 _MOST_NEAR: Final = 64
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
 _PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one
+_PARTS_OF_NEAR: Final = 64  # or, while as many arrive as run, at such a part of those that may be chosen
+_NEARLY_BEST: Final = 0.8  # of the most sequences a second: so much is given for the wide, which would wait else
+# Of what one batch could take, which then waits for two, some is left for the next if it is few, or that batch short:
+_FEW_LEFT: Final = 0.05  # of those that wait
+_SHORT: Final = 0.1  # of the seconds of one batch of all
+
+
+_WIDTH: Final = attrgetter("width")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
             chosen = _by_arrival(pending, anchor, cost, limits, seconds, now)
         else:
             chosen = _by_length(pending, anchor, cost, limits, seconds)
-    pending.take(chosen)
+    pending.run(chosen)
     pending.left_out = pending.left_out + 1 if urgent.waits else 0
     return chosen
 
@@ -167,6 +180,8 @@ def _by_length(
     else:
         count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
     near = list(islice(pending.near(), count))
+    if not exact and pending.refilled:
+        return _of_most_a_second(pending, near, anchor, cost, limits, seconds)
     if exact and _may_be_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
@@ -181,6 +196,38 @@ def _by_length(
             left[each.width] -= 1
             chosen.append(each)
     return chosen
+
+
+def _of_most_a_second(
+    pending: PendingSequences,
+    near: Sequence[WaitingSequence],
+    anchor: WaitingSequence,
+    cost: CostTable,
+    limits: BatchLimits,
+    seconds: float,
+) -> list[WaitingSequence]:
+    """The anchor and others up to a width, with nearly the most sequences a second; the narrow cost nothing there."""
+    widths = sorted([each.width for each in near])
+    count, first = len(widths), max(1, bisect_right(widths, anchor.width))
+    shapes: list[tuple[int, int, float]] = []  # ascending widths: rows, width, seconds
+    whole = min(count, limits.most_rows(widths[-1]))
+    narrowest = widths[whole - 1 - int(_FEW_LEFT * whole)] if 2 * count < 3 * whole else 0
+    ends = (*range(count, first, -max(1, count // _PARTS_OF_NEAR)), first)
+    for width in sorted({widths[end - 1] for end in ends}):
+        times, cheapest, *_ = cost.column(width, limits.rows)
+        most = min(bisect_right(widths, width), limits.most_rows(width))
+        rows = cheapest[rows_within(times, most, seconds)]
+        shapes.append((rows, width, times[rows]))
+    short = _SHORT * shapes[-1][2]
+    shapes = [shape for shape in shapes if shape[1] >= narrowest or shape[2] <= short]
+    least = _NEARLY_BEST * max(rows / took for rows, _, took in shapes)
+    rows, width, _ = next(shape for shape in reversed(shapes) if shape[0] / shape[2] >= least)
+    others = [each for each in near if each.width <= width and each is not anchor]
+    if len(others) >= rows:
+        overdue = [each for each in others if pending.is_overdue(each)][: rows - 1]
+        rest = [each for each in others if not pending.is_overdue(each)]
+        others = overdue + sorted(rest, key=_WIDTH, reverse=True) if len(overdue) < rows - 1 else overdue
+    return [anchor, *others[: rows - 1]]
 
 
 def _may_be_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed: float) -> bool:
@@ -205,17 +252,20 @@ def _batch_with(
 
     If not `exact`, batches end at the end of a width, or at every few sequences, counted from the widest.
     """
-    columns = [(cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in widths]
-    step = 1 if exact else max(1, rows_within(*columns[-1], seconds) // _PARTS_OF_FULL)
+    columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
+    step = 1 if exact else max(1, rows_within(*columns[widths[-1]], seconds) // _PARTS_OF_FULL)
     # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best, begins, first = [0], [0.0], [0], 0
     of_width = (end for end in range(1, len(widths)) if widths[end - 1] < widths[end])
     for end in sorted({*range(len(widths), 0, -step), *of_width}):
-        times, limit = columns[end - 1]
+        times, limit = columns[widths[end - 1]]
         least = end - rows_within(times, limit, seconds)
         while ends[first] < least:
             first += 1
-        seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]
+        if exact:  # batches may begin anywhere
+            seconds_of = [*map(add, best[first:], times[end - first : 0 : -1])]
+        else:
+            seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]
         best.append(min(seconds_of))
         begins.append(ends[first + seconds_of.index(best[-1])])
         ends.append(end)

@@ -1,0 +1,214 @@
+"""Costs and plans of a device, on simulated ones of known costs. `python -m benchmarks.devices`.
+
+A simulated device takes exactly what its formula says. Its *table* is measured as at a load, with some percent of noise
+and a slow first run of each shape. Then plans are made with true costs, while as many sequences arrive as run, and
+compared with batches in order of arrival of the size with which those run most sequences a second: throughput, the 99th
+percentile of the time from arrival to answer, both without the time of the decision, and that time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import machine, output, pages
+from lengthwise.batching.buckets import BucketedCosts, Buckets, choose
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost_measurement import grid, measure, rows_grid
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
+from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.queues import TURN_SECONDS
+
+MOST_ROWS: Final = 256
+MOST_STEPS: Final = 131_072
+PAGE = pages.RESULTS / "devices.md"
+LONGEST: Final = 400
+WIDEST: Final = 512
+WAITING: Final = (64, 256, 1024, 4096, 8192)
+_LAUNCH, _STEP = 5e-4, 41.4e-6  # of an H100 that ran a BiLSTM 2 x 128
+
+Truth = Callable[[int, int], float]  # seconds of rows and width
+Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
+
+DEVICES: Mapping[str, Truth] = {
+    "flat to 256 rows": lambda rows, width: _LAUNCH + _STEP * width * max(1.0, rows / 256),
+    "flat to 1,024 rows": lambda rows, width: _LAUNCH + _STEP * width * max(1.0, rows / 1024),
+    "in steps of 64 rows": lambda rows, width: _LAUNCH + _STEP * width * -(-rows // 64),
+    "in proportion": lambda rows, width: 6e-5 + 5.2e-6 * width * rows + 6.6e-6 * width,
+}
+LENGTHS: Mapping[str, Draw] = {
+    "lognormal": lambda random, n: random.lognormal(np.log(50), 0.7, n),
+    "uniform": lambda random, n: random.uniform(1, 200, n),
+    "bimodal": lambda random, n: np.where(random.random(n) < 0.9, random.normal(20, 4, n), random.normal(200, 30, n)),
+    "zipf": lambda random, n: random.zipf(1.2, n).astype(np.float64),
+}
+
+
+def table_error(truth: Truth, seed: int, *, cold: float = 3.0, noise: float = 0.05) -> float:
+    """How many times a measured time of the grid is too long or too short at most, after a second and 60 runs."""
+    random, now, ran = np.random.default_rng(seed), 0.0, set()
+
+    def run(rows: int, width: int) -> None:
+        nonlocal now
+        late = 0.0 if (rows, width) in ran else cold
+        ran.add((rows, width))
+        now += truth(rows, width) * (1 + noise * abs(random.normal()) + late)
+
+    table = measure(run, max_rows=256, max_width=WIDEST, max_padded_steps=65_536, clock=lambda: now)
+    shapes = itertools.product(enumerate(table.rows.tolist()), enumerate(table.widths.tolist()))
+    off = [table.seconds[i, j] / truth(rows, width) for (i, rows), (j, width) in shapes if rows * width <= 65_536]
+    return float(max(max(off), 1 / min(off)))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a closed loop measured: each sequence that was answered is followed by another one."""
+
+    per_second: float
+    p99_seconds: float
+    deciding: list[float]  # seconds of each decision
+
+
+def planned_loop(truth: Truth, lengths: list[int], waiting: int) -> Loop:
+    """Plans with true costs, in the shapes of a device."""
+    rows, widths = sorted({*rows_grid(MOST_ROWS), *range(65, MOST_ROWS, 64)}), grid(WIDEST, smallest=4)
+    table = CostTable(rows, widths, np.array([[truth(count, width) for width in widths] for count in rows]))
+    limits = BatchLimits(MOST_ROWS, MOST_STEPS)
+    buckets = choose(table, limits, max_length=WIDEST)
+    cost, limits = BucketedCosts(table, buckets), replace(limits, turn_seconds=TURN_SECONDS)
+
+    def take(pool: PendingSequences) -> list[WaitingSequence]:
+        return plan(pool, cost, limits, 0.0)
+
+    return closed_loop(truth, lengths, waiting, take, buckets)
+
+
+def arrival_loop(truth: Truth, lengths: list[int], waiting: int, rows: int) -> Loop:
+    """Batches in order of arrival, padded to the longest."""
+
+    def take(pool: PendingSequences) -> list[WaitingSequence]:
+        chosen = list(itertools.islice(pool, rows))
+        pool.take(chosen)
+        return chosen
+
+    return closed_loop(truth, lengths, waiting, take, None)
+
+
+def closed_loop(
+    truth: Truth,
+    lengths: list[int],
+    waiting: int,
+    take: Callable[[PendingSequences], list[WaitingSequence]],
+    buckets: Buckets | None,
+) -> Loop:
+    """Runs batches until six times as many sequences as wait have been answered, and some thousand."""
+    pool, now, begun, coming = PendingSequences(), 0.0, dict[int, float](), itertools.cycle(lengths)
+
+    def arrive(count: int) -> None:
+        for length in itertools.islice(coming, count):
+            one = WaitingSequence(length if buckets is None else buckets.width_of(length))
+            pool.add(one)
+            begun[one.number] = now
+
+    arrive(waiting)
+    waits: list[float] = []
+    deciding: list[float] = []
+    start, skip = 0.0, 2 * waiting  # all came at once: not before two generations do they wait as at work
+    while len(waits) < skip + max(4 * waiting, 8192):
+        before = time.perf_counter()
+        chosen = take(pool)
+        deciding.append(time.perf_counter() - before)
+        width = max(one.width for one in chosen)
+        rows = len(chosen) if buckets is None else buckets.rows_of(len(chosen), width)
+        now += truth(rows, width)
+        if len(waits) < skip <= len(waits) + len(chosen):
+            start, skip = now, len(waits) + len(chosen)
+        waits += [now - begun.pop(one.number) for one in chosen]
+        arrive(len(chosen))
+    return Loop((len(waits) - skip) / (now - start), float(np.quantile(waits[skip:], 0.99)), deciding)
+
+
+def drawn(name: str, seed: int = 0, count: int = 30_000) -> list[int]:
+    """Lengths of a distribution, in steps."""
+    lengths: list[int] = np.clip(LENGTHS[name](np.random.default_rng(seed), count), 1, LONGEST).astype(int).tolist()
+    return lengths
+
+
+def compared(truth: Truth, lengths: list[int], waiting: int) -> dict[str, float]:
+    """Plans over batches in order of arrival of the size with which those answer most sequences a second."""
+    sizes = [size for size in grid(MOST_ROWS) if size <= waiting]
+    best = max((arrival_loop(truth, lengths, waiting, size) for size in sizes), key=lambda loop: loop.per_second)
+    loop = planned_loop(truth, lengths, waiting)
+    return {
+        "per_second": loop.per_second,
+        "over_arrival": loop.per_second / best.per_second,
+        "p99_over_arrival": loop.p99_seconds / best.p99_seconds,
+        "decision_ms": median(loop.deciding) * 1e3,
+        "decision_p99_ms": float(np.quantile(loop.deciding, 0.99)) * 1e3,
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--waiting", multiple=True, type=click.IntRange(1), default=WAITING, show_default=True)
+@output.as_json_or_page(PAGE)
+def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
+    """Measures every device with every distribution, and prints the page."""
+    facts = machine.facts(Path(__file__).parent)
+    tables = {device: max(table_error(truth, seed) for seed in range(5)) for device, truth in DEVICES.items()}
+    plans = {
+        (device, name, count): compared(truth, drawn(name), count)
+        for device, truth in DEVICES.items()
+        for name in LENGTHS
+        for count in waiting
+    }
+    text = pages.page(
+        facts,
+        "Costs and plans of a device",
+        "`python -m benchmarks.devices`: simulated devices, whose true costs are known. First, how many times a time "
+        "of the table measured in a second and 60 runs is too long or too short at most, of five tables each; runs "
+        "take some percent longer, and the first run of a shape four times as long.",
+        pages.table(["device", "off by"], [[device, f"{error:.2f}"] for device, error in tables.items()]),
+        "Then plans with true costs, while as many sequences arrive as run, over batches in order of arrival at their "
+        f"best size; at most {MOST_ROWS} rows. Plans run in the few widths of a device, the others in any. The time of "
+        "a decision is of this machine, and other work on it lengthens it.",
+        pages.table(
+            [
+                "device",
+                "lengths",
+                "waiting",
+                "sequences/s",
+                "over arrival",
+                "p99 over arrival",
+                "decision ms",
+                "its p99",
+            ],
+            [
+                [
+                    device,
+                    name,
+                    f"{count:,}",
+                    f"{found['per_second']:,.0f}",
+                    f"{found['over_arrival']:.2f}",
+                    f"{found['p99_over_arrival']:.2f}",
+                    f"{found['decision_ms']:.2f}",
+                    f"{found['decision_p99_ms']:.2f}",
+                ]
+                for (device, name, count), found in plans.items()
+            ],
+        ),
+    )
+    figures: dict[str, Any] = {"tables": tables, "plans": [[*case, found] for case, found in plans.items()]}
+    output.tell(text, figures, as_json=as_json, out=out)
+
+
+if __name__ == "__main__":
+    main()
