@@ -14,6 +14,8 @@ import pyarrow as pa
 import pytest
 
 import lengthwise
+from lengthwise.datasets.column_roles import ColumnNames
+from lengthwise.datasets.given import sequences_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 
 STEPS = [[[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]], [[3.0, 13.0], [4.0, 14.0], [5.0, 15.0]]]
@@ -301,6 +303,25 @@ def test_a_table_that_may_have_a_row_for_each_sequence_is_asked_about() -> None:
         lengthwise.sequences(WIDE.rename(columns={"who": "id"}).drop(columns="kind"))
     steps = pandas.DataFrame({"id": [*"ppq"], "t0": [1.0, 2, 3], "t1": [1.0, 2, 3], "t2": [1.0, 2, 3]})
     assert lengthwise.sequences(steps, row="step")[0].steps.shape == (2, 3)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["pandas", "polars", "arrow"])
+def test_features_that_are_named_as_numbered_times_are_features_of_steps(
+    form: Callable[[pandas.DataFrame], Any],
+) -> None:
+    sensors = pandas.DataFrame({"id": [*"aab"], "t1": [1.0, 2, 3], "t2": [4.0, 5, 6], "t3": [7.0, 8, 9]})
+    assert steps_of(form(sensors)) == [[[1, 4, 7], [2, 5, 8]], [[3, 6, 9]]]
+    timed = sensors.assign(id=[*"abc"], time=0, label="u")
+    assert steps_of(form(timed), id="id") == [[[1, 4, 7]], [[2, 5, 8]], [[3, 6, 9]]]
+    with pytest.raises(ConfigurationError, match="no column names the sequence"):
+        lengthwise.sequences(form(sensors.drop(columns="id")))
+
+
+def test_a_feature_of_a_model_is_no_key_of_a_list() -> None:
+    names = ColumnNames(inputs=("age", "x"))
+    frames = [pandas.DataFrame({"age": [40 + place] * 2, "x": [0.5, 1.5]}) for place in range(6)]
+    assert [one.steps.shape for one in sequences_of(frames, columns=names)] == [(2, 2)] * 6
+    assert [one.steps.shape for one in sequences_of(frames)] == [(2,)] * 6
 
 
 def test_a_question_about_columns_names_the_function_that_names_them() -> None:

@@ -290,9 +290,8 @@ def _groups(parts: Iterable[tuple[Any, Any]], columns: ColumnNames, by: Iterable
     """The parts of a table, each with its name; the columns that hold keys of the groups are left out."""
     tables = [(name, rows if (table := columns_of(rows)) is None else table) for name, rows in parts]
     read = [(name, table) for name, table in tables if isinstance(table, TableColumns)]
-    keys = {*by, *(name for name in (read[0][1] if len(read) > 1 else ()) if _is_key(name, read))}.difference(
-        columns.all
-    )
+    names = {*columns.all, *(columns.inputs or ())}
+    keys = {*by, *(name for name in (read[0][1] if len(read) > 1 else ()) if _is_key(name, read))} - names
     for name, table in tables:
         several = name if isinstance(name, tuple) and len(name) == 1 else (name,)
         steps = table.without(keys - table.levels) if isinstance(table, TableColumns) else table

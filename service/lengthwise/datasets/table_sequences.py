@@ -96,20 +96,21 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> NDArray[Any]:
 def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
     """What the caller names, and that a row is a sequence where the columns say so.
 
-    They do if they are numbered and named as times; or numbered beside a label and an id that each row has of its own,
-    which does not count the rows.
+    They do if there is no time, each row has an id of its own or a label, and numbered columns are named as times; or
+    if all others are numbered, and the rows have both, with ids that do not count them.
     """
     numbered = {name: match[1] for name in columns if (match := _NUMBERED.fullmatch(name))}
     is_free = given.row is None and given.values is None and {*(given.inputs or ())}.isdisjoint(columns)
-    if not is_free or len(numbered) < _FEWEST_STEPS:
+    found = roles(columns, given) if is_free and len(numbered) >= _FEWEST_STEPS else None
+    if found is None or found.time is not None:
         return given
-    steps = [name for name, stem in numbered.items() if may_be("time", stem) and name not in given.all]
-    found = None if steps else roles(columns, given)
-    if found is not None and found.id and found.label and not found.time and {*found.values} <= numbered.keys():
-        ids = long_table.ids_of(columns[found.id], found.id)
-        is_count = any(ids == [*map(str, range(start, start + len(ids)))] for start in (0, 1))
-        steps = [*found.values] if 1 < len(ids) == len({*ids}) and not is_count else []
-    return replace(given, row="sequence", values=tuple(steps)) if len(steps) >= _FEWEST_STEPS else given
+    ids = [] if found.id is None else long_table.ids_of(columns[found.id], found.id)
+    is_count = ids in [[*map(str, range(start, start + len(ids)))] for start in (0, 1)]
+    steps = [name for name in found.values if name in numbered and may_be("time", numbered[name])]
+    if len(steps) < _FEWEST_STEPS and ids and found.label and not is_count and {*found.values} <= numbered.keys():
+        steps = [*found.values]
+    is_wide = len(steps) >= _FEWEST_STEPS and len(ids) == len({*ids}) and bool(ids or found.label)
+    return replace(given, row="sequence", values=tuple(steps)) if is_wide else given
 
 
 def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
