@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lengthwise.batching.batcher import Batcher
@@ -140,7 +141,19 @@ class Serving:
             worker.lives = lambda: self.alive
 
     async def _snapshot(self) -> Snapshot:
-        return await self._count(lambda: without_zeros(self.metrics.snapshot()))
+        return (await self._snapshots())[1]
+
+    async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
+        """The snapshot of this process, and the same to be sent.
+
+        Both are made again where a model was forgotten meanwhile: the parent has its counts by then.
+        """
+        forgotten, own, sent = -1, Snapshot(), Snapshot()
+        while forgotten != self.metrics.forgotten:
+            forgotten = self.metrics.forgotten
+            own = await self._count(self.metrics.snapshot)
+            sent = await self._count(partial(without_zeros, own))
+        return own, sent
 
     async def _count(self, made: Callable[[], T]) -> T:
         """Does a part of a scrape in a thread, one at a time: with hundreds of versions it takes seconds."""
@@ -154,10 +167,11 @@ class Serving:
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its media type: of all processes that serve together."""
         metrics, snapshots = self.metrics, list[Snapshot]()
-        if self.worker is not None:
-            own = await self._count(metrics.snapshot)  # told to the parent before it is shown, so that nothing is lost
-            told = await self._count(lambda: without_zeros(own))
-            snapshots = [own, *await self.worker.ask("metrics", told)]
+        forgotten = -1
+        while self.worker is not None and forgotten != metrics.forgotten:  # see `_snapshots`
+            own, sent = await self._snapshots()
+            forgotten = metrics.forgotten
+            snapshots = [own, *await self.worker.ask("metrics", sent)]  # sent before it is shown: nothing is lost
         return await self._count(lambda: metrics.exposition(accept, snapshots))
 
     async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:

@@ -124,10 +124,16 @@ def test_no_counter_goes_back_when_the_worker_that_showed_it_is_killed() -> None
     with started("--workers", "2", "--verify-share", "1") as server:
         workers = Workers(server)
         pids = [one["pid"] for one in workers.ready()]
-        for _ in range(20):
-            assert server.predict(GOOD).status_code == 200
-        with httpx.Client(base_url=server.url, trust_env=False) as client:
-            before = samples(client.get("/metrics").text)
+        with httpx.Client(base_url=server.url, trust_env=False) as client:  # all on one connection
+
+            def verified() -> dict[str, float]:
+                figures = samples(client.get("/metrics").text)
+                return figures if any(n for name, n in figures.items() if "verified_answers_total" in name) else {}
+
+            for _ in range(20):
+                assert client.post("/predict", json=GOOD).status_code == 200
+            wait_until(verified)
+            before = verified()
             (asked,) = (pid for pid in pids if proc.connections(pid, server.port))
         os.kill(asked, signal.SIGKILL)
         workers.replaced(asked)

@@ -170,6 +170,7 @@ class Channel:
                     self._hear(json.loads(line))
                 except Exception:  # one message, or what it brought about, ends nothing
                     log.exception("a message between the parent and a worker had no effect: %.200r", line)
+                await asyncio.sleep(0)  # an answer has its effect before that of the next line
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "number" not in message:

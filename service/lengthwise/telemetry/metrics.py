@@ -311,6 +311,7 @@ class Metrics(Collector):
         self._bounds = bounds
         self._more = more
         self._shared = shared  # the memory of the counts; None for this process's own
+        self.forgotten = 0  # models, so far
         self._forget = forget  # told what was counted of a model that is not counted any more
         self._models = {model.labels: model for model in models}
         self._gone: dict[tuple[str, str], None] = {}
@@ -340,6 +341,7 @@ class Metrics(Collector):
         if len(self._gone) > KEPT_GONE:
             longest_gone = next(iter(self._gone))
             del self._gone[longest_gone]
+            self.forgotten += 1
             self._forget(longest_gone, counted([self._models.pop(longest_gone)]))
             if self._shared is not None:
                 self._shared.release(*longest_gone)
