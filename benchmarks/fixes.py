@@ -106,9 +106,25 @@ _CASES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
             "p = h.mean(({T}, 2)).unsqueeze(-1).expand(-1, 6)",
             "p = h.mean({T}) * 2 + 1",
             "p = h.nanmean({T})",
+            "p = torch.mean(input=h, dim={T})",
+            "p = F.relu(h).mean({T}) + h.abs().mean({T})",
+            "p = h.mean({T}) if True else h.amax({T})",
         ),
     ),
     ("sum", "pass", "p", ("p = h.sum({T})", "p = torch.sum(h, dim={T})", "p = h.sum(dim={N})", "p = h.sum(axis={T})")),
+    (
+        "the width, or one number of all lengths",
+        "pass",
+        "p",
+        (
+            "p = h.sum({T}) / x.size({T})",
+            "p = h.sum(dim={T}) / h.shape[{T}]",
+            "p = (h * {valid}.unsqueeze(-1)).sum({T}) / x.shape[{T}]",
+            "n = {valid}.sum({T})\np = (h * {valid}.unsqueeze(-1)).sum({T}) / n.max()",
+            "n = {valid}.float().sum({T})\np = (h * {valid}.unsqueeze(-1)).sum({T}) / n.mean()",
+            "n = (x.abs().sum(-1) != 0).sum({T})\np = (h * {valid}.unsqueeze(-1)).sum({T}) / n[:, None]",
+        ),
+    ),
     (
         "largest and smallest",
         "pass",
@@ -147,6 +163,7 @@ _CASES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
             "p = torch.var(h, {T}, unbiased=False)",
             "p = h.var(dim={N})",
             "p = torch.cat((h.mean({T})[:, :3], h.std({T})[:, :3]), -1)",
+            "s, m = torch.std_mean(h, dim={T})\np = s + m",
         ),
     ),
     (
@@ -233,6 +250,10 @@ _CASES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         (
             "p = h{last}",
             "p = h.select({T}, -1)",
+            "r = h.transpose(0, {R})\np = r[:, -1, :]",
+            "r = h.transpose(0, {R})\np = r[..., -1, :]",
+            "r = h.transpose(0, {R})\np = r[torch.arange(len(r)), -1]",
+            "r = h.transpose(0, {R})\np = r[:, x.size({T}) - 1]",
             "out, state = self.gru(x)\np = out{last}",
             "p = self.gru(x)[0]{last}",
             "p = h.cumsum({T}){last}",
@@ -295,6 +316,7 @@ _CASES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
             "c = h.permute({R}, 2, {T})\nc = F.relu(self.conv(c))",
             "c = h.permute({R}, 2, {T})\nc = self.convs[0](c).relu()\nc = self.convs[1](c).relu()",
             "c = self.net(h.permute({R}, 2, {T}))",
+            "c = h.permute({R}, 2, {T})\nfor conv in self.convs:\n    c = conv(c).relu()",
         ),
     ),
     (
@@ -334,6 +356,7 @@ _CASES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
             "c = self.layer(h)",
             "c = self.encoder(h)",
             "c = self.encoder(h, src_key_padding_mask=None)",
+            "c = h\nfor layer in self.encoder.layers:\n    c = layer(c)",
         ),
     ),
     (

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from string import Template
 from typing import TYPE_CHECKING, Final, Literal
 
-from lengthwise_export.checking.masked_statement import NAN, axes_of_steps, called_as, write_masked
+from lengthwise_export.checking.masked_statement import NAN, axes_of_steps, called_as, write_lengths, write_masked
 from lengthwise_export.checking.trials import Change, Geometry
 
 if TYPE_CHECKING:
@@ -267,6 +267,8 @@ def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES,
     if names.fix is not None:
         return Cause(why, names.fix)
     written = write_masked(at, axes, names) if axes else None
+    if run is not None and written is None:
+        written = write_lengths(at, run, names)
     if written is not None:
         return Cause(why, written)
     before = "" if at.location is None else _TO_ADAPT

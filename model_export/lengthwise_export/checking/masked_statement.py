@@ -54,6 +54,15 @@ _PASTES: Final[tuple[tuple[str, str], ...]] = (
     (r"(nan)?mean", "($zero.sum($rest) / $counted.sum($rest))"),
     (r"var", _MEAN + f"({_SQUARES}.sum($rest) / ($counted.sum($rest) - $less))"),
     (r"std", _MEAN + f"({_SQUARES}.sum($rest) / ($counted.sum($rest) - $less)).sqrt()"),
+    (
+        r"std_mean",
+        _MEAN + f"(({_SQUARES}.sum($rest) / ($counted.sum($rest) - $less)).sqrt(), "
+        "$zero.sum($rest) / $counted.sum($rest))",
+    ),
+    (
+        r"var_mean",
+        _MEAN + f"({_SQUARES}.sum($rest) / ($counted.sum($rest) - $less), $zero.sum($rest) / $counted.sum($rest))",
+    ),
     (r"prod|all", "$one_call"),
     (r"(nan)?median", "$nan.nanmedian($rest)"),
     (r"(nan)?quantile", "$nan.nanquantile($rest)"),
@@ -100,6 +109,9 @@ _OPERATORS: Final = {
     ast.Pow: "pow",
 }
 _IN_OTHERS: Final = ("multi_head_attention_forward", "conv1d")  # These are in an encoder, or in an nn.Sequential
+_NOT_BEFORE: Final = (ast.Lambda, ast.comprehension, ast.NamedExpr)
+_SIZE: Final = re.compile(r"\.size\(|\.shape\[|\blen\(")
+_OF_LENGTHS: Final = ("max", "amax", "min", "amin", "mean", "sum")
 _OTHER_END: Final = re.compile(r"descending=True|largest=False|sort\(.*, True\)")
 _OF_ALL: Final = {"max": "amax", "min": "amin"}  # What takes several axes
 _OWN_NAMES: Final = ("mean", "var", "packed", "state", "outputs", "layer", "t", "index", "grouped", "wide", "valid")
@@ -150,7 +162,8 @@ def write_masked(at: Operation, axes: tuple[int, int], names: ArgumentNames, kin
     site = _site(at) if paste is not None else None
     if paste is None or site is None:
         return None
-    if at.kind == "conv1d" and site.called.startswith("self.") and site.called not in called_as(at):
+    in_sequence = r"self\..*" if re.search(r"\d\.\d+:", at.operator) is None else r"self\..*|\w+"  # or one of a list
+    if at.kind == "conv1d" and re.fullmatch(in_sequence, site.called) and site.called not in called_as(at):
         paste = _OF_SEQUENCE
     if axes[0] in at.reduced and not at.kind.startswith(_RECURRENT):
         if (call := _along_steps(site, at, *axes)) is None:
@@ -167,6 +180,25 @@ def write_masked(at: Operation, axes: tuple[int, int], names: ArgumentNames, kin
     words |= {"operand": operand, "width": f"{name}.size({axes[1]})"}
     front = _front(site, names, words, {*re.findall(r"\w+", "\n".join([*lines, changed]))})
     return "\n".join([*front, *lines, _swapped(site.statement, site.node, changed)])
+
+
+def write_lengths(at: Operation, batch: Geometry, names: ArgumentNames) -> str | None:
+    """The statement with each row's length in the place of the width, or of one number of all lengths; None without."""
+    site = _site(at) if batch.rows in at.shape else None
+    if site is None:
+        return None
+    node = site.node
+    if isinstance(node, ast.BinOp) and _SIZE.search(ast.unparse(node.right)):
+        node = node.right
+    elif not isinstance(node, ast.Call) or at.shape != (batch.rows,) or at.kind not in _OF_LENGTHS:
+        return None
+    lengths = names.second if names.role == "lengths" else site.free("lengths")
+    places = [":" if size == batch.rows else "None" for size in at.shape]
+    index = f"[{', '.join(places)}]" if len(places) > 1 else ""
+    # A number of all lengths divides what has an axis of features, nearly always
+    own = f"{lengths}{index}" if node is not site.node else f"{ast.unparse(site.operand)}[:, None]"
+    words = {"x": "", "operand": "", "valid": "valid", "lengths": lengths, "width": names.width}
+    return "\n".join([*_front(site, names, words, {lengths}), _swapped(site.statement, node, own)])
 
 
 def _front(site: _Site, names: ArgumentNames, words: Mapping[str, str], used: set[str]) -> Iterator[str]:
@@ -227,7 +259,7 @@ def _keyed(at: Operation, site: _Site, valid: str) -> str | None:
         key, mask = "attn_mask", f"{valid}[:, {'None, ' * (len(at.shape) - 2)}:]"
         if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & {one.arg for one in site.call.keywords}:
             return None
-    elif site.called not in called_as(at):  # one of an encoder
+    elif site.called not in called_as(at) and "self_attn" in at.operator:  # one of an encoder
         key = "src_key_padding_mask"
     call = copy.copy(site.call)
     value = ast.parse(mask, mode="eval").body
@@ -291,24 +323,29 @@ def _site(at: Operation) -> _Site | None:
     around = [one for one in nodes if isinstance(one, ast.stmt) and one.lineno <= place.line <= (one.end_lineno or 0)]
     inner = [*ast.walk(around[-1])] if around else []
     # What a block, a comprehension or a lambda names is not known before it
-    if any(hasattr(node, "body") or isinstance(node, ast.comprehension | ast.NamedExpr) for node in inner):
+    if any(isinstance(node, _NOT_BEFORE) or isinstance(getattr(node, "body", None), list) for node in inner):
         return None
     imported = {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
     inside = (node for one in around if isinstance(one, ast.FunctionDef) for node in ast.walk(one))
     taken = {node.id if isinstance(node, ast.Name) else getattr(node, "arg", "") for node in inside}
-    sites = [
-        _Site(around[-1], node, operand, node, imported, taken, place.function)
-        for node, operand in _nodes(inner, at, imported)
-    ]
-    # Of several, the first that is not rewritten already
-    left = [site for site in sites if "masked_fill" not in ast.unparse(site.node)] or sites
-    return min(left, key=lambda site: (site.node.end_lineno, site.node.end_col_offset), default=None)
+    loops = {one.target.id for one in around if isinstance(one, ast.For) and isinstance(one.target, ast.Name)}
+    more = (imported, taken, place.function)
+    sites = [_Site(around[-1], node, operand, node, *more) for node, operand in _nodes(inner, at, imported, loops)]
+    # In the order in which they run
+    sites.sort(key=lambda site: (site.node.end_lineno or 0, site.node.end_col_offset or 0))
+    return sites[at.occurrence % len(sites)] if sites else None
 
 
-def _nodes(nodes: Sequence[ast.AST], at: Operation, imported: set[str]) -> Iterator[tuple[ast.expr, ast.expr]]:
+def _nodes(
+    nodes: Sequence[ast.AST], at: Operation, imported: set[str], loops: set[str]
+) -> Iterator[tuple[ast.expr, ast.expr]]:
     """The nodes that are an operator, with its input: `h.mean(1)`, `torch.mean(h, 1)`, `self.mean(h)` or `h[:, -1]`."""
     kind, in_library = at.kind, at.location is not None and at.location.inside is not None
-    layers = frozenset() if in_library else called_as(at, around=kind in _IN_OTHERS)
+    layers = (
+        frozenset()
+        if in_library
+        else called_as(at, around=kind in _IN_OTHERS) | (loops if ": " in at.operator else set())
+    )
     for node in nodes:
         if isinstance(node, ast.BinOp) and _OPERATORS.get(type(node.op)) == kind:
             yield node, node.left
@@ -317,8 +354,9 @@ def _nodes(nodes: Sequence[ast.AST], at: Operation, imported: set[str]) -> Itera
         elif isinstance(node, ast.Call):
             func = ast.unparse(node.func)
             path, _, name = func.rpartition(".")
-            is_own, is_module = name == kind.removeprefix("linalg_"), not path or path.split(".")[0] in imported
-            given = [*node.args, *(word.value for word in node.keywords if word.arg in ("input", "query"))]
+            is_own = name == kind.removeprefix("linalg_")
+            is_module = not path or ("(" not in path and path.split(".")[0] in imported)
+            given = [*node.args, *(word.value for word in node.keywords if word.arg in ("input", "query", "key"))]
             tensors = [one for one in given if not isinstance(one, ast.Constant)]
             if isinstance(node.func, ast.Call):  # nn.Softmax(dim=1)(h)
                 name = ast.unparse(node.func.func).rpartition(".")[2]
@@ -326,4 +364,4 @@ def _nodes(nodes: Sequence[ast.AST], at: Operation, imported: set[str]) -> Itera
             if isinstance(node.func, ast.Attribute) and is_own and path != "self" and not is_module:
                 yield node, node.func.value
             elif tensors and (func in layers or (is_own and is_module)):
-                yield node, tensors[0]
+                yield node, tensors[1 if "attention" in kind and len(tensors) > 2 else 0]  # its keys

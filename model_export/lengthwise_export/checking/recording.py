@@ -39,6 +39,7 @@ class Operation:
     place: str = ""
     shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
     reduced: tuple[int, ...] = ()  # These axes, counted from the front
+    occurrence: int = 0  # How many calls of the same kind at the same line ran before it
 
     @property
     def identity(self) -> tuple[str, str, CodeLocation | None]:

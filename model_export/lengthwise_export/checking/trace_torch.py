@@ -12,6 +12,7 @@ import copy
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -195,6 +196,7 @@ class _Recorder(TorchFunctionMode):
         self._parts = dict(module.named_modules(remove_duplicate=False))
         self._paths = {id(part): path for path, part in self._parts.items()}
         self._stack: list[str] = []
+        self._counts: Counter[tuple[str, CodeLocation | None]] = Counter()
         self._calls: list[tuple[Operation, bool]] = []  # with whether each belongs to torch's packing
         # Every tensor is kept until the end, so that no storage address is reused.
         self._seen: list[Tensor] = []
@@ -250,7 +252,9 @@ class _Recorder(TorchFunctionMode):
         path = self._stack[-1] if self._stack else ""
         rows_first = getattr(self._parts.get(path), "batch_first", False)
         at, reduced = current_location(), _reduced(name, *args, rows_first=rows_first, **(kwargs or {}))
-        call = _operation(f"{path}: {name}" if path else name, name, at, inputs, outputs, **reduced)
+        called = f"{path}: {name}" if path else name
+        call = _operation(called, name, at, inputs, outputs, occurrence=self._counts[called, at], **reduced)
+        self._counts[called, at] += 1
         # Torch's own code for packed sequences, and not a computation on packed values
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
         self._calls.append((call, file == packing.__file__ or (file == layers.__file__ and not is_layer)))
@@ -283,8 +287,9 @@ def _operation(
 _DIM_IS_THIRD: Final = frozenset({"norm", "normalize", "topk", "kthvalue", "quantile", "nanquantile", "roll"})
 
 _ALONG: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
-    **dict.fromkeys(("conv1d", "instance_norm", "group_norm", "max_pool1d", "matmul", "bmm"), lambda args, dim: -1),
+    **dict.fromkeys(("conv1d", "instance_norm", "group_norm", "matmul", "bmm"), lambda args, dim: -1),
     "scaled_dot_product_attention": lambda args, dim: -2,
+    "div": lambda args, dim: [],
     # A pooling to one step runs along all
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_max_pool1d"), lambda args, dim: -1 if dim in (1, [1]) else None),
     "einsum": lambda args, dim: _summed(*args[0].replace(" ", "").partition("->")),
@@ -295,19 +300,22 @@ _ALONG: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
 
 def _reduced(name: str, *args: Any, rows_first: bool = False, **given: Any) -> dict[str, tuple[int, ...]]:
     """The shape of the first tensor of a call, and the axes that the call runs along; empty if these are not known."""
-    tensor = next((one for one in args if isinstance(one, Tensor)), None)
+    tensors = [one for one in (*args, given.get("input")) if isinstance(one, Tensor)]
+    tensor = next(iter(tensors[1:] if "attention" in name else tensors), None)  # the keys of an attention
     if tensor is None or tensor.is_complex():
         return {}
     shape = tuple(tensor.shape)
     dim: Any = next(iter(args[2 if name in _DIM_IS_THIRD else 1 :]), range(len(shape)))
     axes = next((given[word] for word in ("dim", "dims", "axis") if given.get(word) is not None), dim)
+    if name == "max_pool1d":  # with a stride, the last window may be incomplete
+        axes = -1 if given.get("stride") in (1, (1,)) or dim in (shape[-1], (shape[-1],)) else None
     if name.startswith(("lstm", "gru", "rnn", "multi_head")):
         axes = int(rows_first)
         if rows_first and name.startswith("multi_head"):  # the layer has turned its input
             shape = (shape[1], shape[0], *shape[2:])
     axes = _ALONG[name](args, [*axes] if isinstance(axes, tuple) else axes) if name in _ALONG else axes
     axes = [*axes] if isinstance(axes, (tuple, list, range)) else [axes]
-    if {*map(type, axes)} != {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
+    if {*map(type, axes)} - {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
         return {}
     return {"shape": shape, "reduced": tuple(axis % len(shape) for axis in axes)}
 
@@ -322,9 +330,9 @@ def _last_of(shape: Sequence[int], index: list[Any]) -> list[int]:
     if any(one is Ellipsis for one in index):
         before = next(place for place, one in enumerate(index) if one is Ellipsis)
         index[before : before + 1] = [slice(None)] * (len(shape) - len(index) + 1)
-    if not all(one == slice(None) if isinstance(one, slice) else type(one) is int for one in index):
+    if not all(one == slice(None) if isinstance(one, slice) else isinstance(one, (int, Tensor)) for one in index):
         return []
-    return [axis for axis, one in enumerate(index) if one in (-1, shape[axis] - 1)]
+    return [axis for axis, one in enumerate(index) if type(one) is int and one in (-1, shape[axis] - 1)]
 
 
 def _tensors(value: Any) -> list[Tensor]:
