@@ -62,7 +62,7 @@ def accuracies(seed: int) -> tuple[float, float]:
     (sequences, labels), (others, truth) = made(300, seed), made(600, seed + 1000)
     spec = {"model": {"preset": "auto"}}
     # one minute: what takes seconds, without neural networks
-    run = lengthwise_export.train(spec, sequences, labels, test=(others, truth), budget_minutes=1, progress=None)
+    run = lengthwise_export.train(spec, sequences, labels, test=(others, truth), progress=None)
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(summary(sequences), labels)
     return run.report["test"]["accuracy"], float(regression.score(summary(others), truth))
 

@@ -139,6 +139,3 @@ def test_what_is_close_in_the_probe_is_compared_before_a_rocket_model_is_planned
     assert set(others) <= {"both", "training", "sequence", "sequence-scale"}
     assert others
     assert found.spec.input.normalize == "none"
-    if not model:
-        recipe.plan(made, records(24), TrainOptions(budget_minutes=1))
-        assert len(asked) == 1

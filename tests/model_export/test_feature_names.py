@@ -224,9 +224,9 @@ def test_a_spec_without_names_takes_those_of_its_checkpoint(folder: Path, tmp_pa
     assert Manifest.read(tmp_path / "models" / "1").input.names == NAMES
 
 
-def test_a_run_with_seeds_remembers_its_columns(folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_remembers_its_columns(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text("[model]\nhidden = 4\nlayers = 1\n")
-    named = ("--column", "id=trip", "--column", "label=activity", "--epochs", "1", "--seeds", "2")
+    named = ("--column", "id=trip", "--column", "label=activity", "--epochs", "1")
     ended = run("train", tmp_path / "tiny.toml", folder / "trips.csv", "--out", tmp_path / "run", *named)
     assert ended.exit_code == 0, ended.output
     assert read_record(tmp_path / "run" / "model.safetensors").columns["id"] == "trip"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lengthwise_export
-from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
+from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec, as_toml
 from tests.support.specs import spec
@@ -38,7 +38,7 @@ WHOLE = [f"preset = '{name}'\nsequence_features = ['length', 'level', 'scale']" 
 @pytest.mark.parametrize("model", [*COMBINED, *WHOLE])
 @pytest.mark.parametrize("junk", [1e30, torch.nan])
 def test_neither_padding_nor_width_nor_neighbours_reach_an_answer(model: str, junk: float) -> None:
-    network = classifier(made(model)).eval()
+    network = SequenceClassifier(made(model)).eval()
     steps, lengths = torch.randn(3, 50, 3), torch.tensor([50, 1, 23])
     padded = torch.nn.functional.pad(steps, (0, 0, 0, 7), value=junk)
     for row, length in zip(padded, lengths.tolist(), strict=True):
@@ -90,7 +90,7 @@ def test_a_preset_is_a_set_of_ordinary_keys_and_fits_every_task_and_tokens(name:
         ({"task": "per-step"}, values, (2, 9, 2)),
         ({"step": "vocabulary = 7"}, tokens, (2, 2)),
     ):
-        assert classifier(made(f"preset = '{name}'", **keys)).eval()(steps, lengths).logits.shape == shape
+        assert SequenceClassifier(made(f"preset = '{name}'", **keys)).eval()(steps, lengths).logits.shape == shape
 
 
 NORMALIZED = [(name, normalize) for name in PRESETS for normalize in ("sequence", "both")]
@@ -112,17 +112,6 @@ def test_every_preset_checks_clean_and_is_exported_with_the_same_bits(
     checked = lengthwise_export.check(described, max_length=60)
     assert (checked.verdict, list(checked.leaks)) == ("sound", [])
     assert lengthwise_export.export(described, tmp_path / "m").manifest.promises[0].bits
-
-
-def test_the_logits_of_an_ensemble_are_the_mean_of_its_members() -> None:
-    torch.manual_seed(0)
-    model = classifier(made("hidden = 4\nmembers = 3")).eval()
-    assert isinstance(model, Ensemble)
-    steps, lengths = torch.randn(2, 5, 3), torch.tensor([5, 2])
-    each = [member(steps, lengths) for member in model.members]
-    answer = model(steps, lengths)
-    torch.testing.assert_close(answer.logits, torch.stack([one.logits for one in each]).mean(dim=0))
-    torch.testing.assert_close(answer.attention.sum(dim=1), torch.ones(2))
 
 
 def test_auto_without_data_is_the_first_architecture() -> None:

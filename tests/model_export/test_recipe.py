@@ -1,7 +1,5 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +8,8 @@ import torch
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise.reports.notebook import as_text
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.training import choice, recipe, rocket, session
+from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
 from lengthwise_export.training.record_checks import check, lenient
 from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
@@ -75,8 +72,6 @@ def test_a_choice_of_the_user_is_kept() -> None:
         (spec("hidden = 8"), 30, {}, {"kind": "layers", "hidden": 8}),
         (spec("preset = 'auto'"), 30, {}, {"kind": "rocket"}),
         (spec(), 30, LAYERS, {"kind": "layers", "rnn": "lstm"}),
-        (spec(), 30, {"ensemble": True}, {"kind": "layers", "members": 5}),
-        (spec(), 30, {"seeds": 2}, {"kind": "layers", "members": 1}),
         (spec(), 200, LAYERS, {"kind": "layers", "pooling": "mean-max"}),
     ],
 )
@@ -121,7 +116,6 @@ def test_the_options_of_a_run_follow_the_records_unless_they_are_given() -> None
     skewed = [replace(record, label="a" if index % 20 else "b") for index, record in enumerate(waves(60))]
     assert plan(made, skewed).options.class_weights
     assert not plan(made, waves(60)).options.class_weights
-    assert 1 <= plan(made, waves(40), budget_minutes=0.0005).options.epochs < 200
 
 
 def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_classes_apart() -> None:
@@ -133,51 +127,10 @@ def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_
     assert found.spec.model.kind == "rocket"
 
 
-@pytest.mark.parametrize(
-    ("kind", "figures"),
-    [("layers", choice.KindComparison(0.7, 0.9, 48, 1.5)), ("rocket", choice.KindComparison(0.9, 0.7, 16, None))],
-)
-def test_folds_tell_which_kind_of_model_is_right_more_often(
-    kind: str, figures: choice.KindComparison, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "compare", lambda *_: figures)
-    monkeypatch.setattr(choice, "ENOUGH", 1.1)
-    found = plan(spec(), waves(48))
-    assert any("held-out records" in reason for reason in found.reasons)
-    assert (found.spec.model.kind, found.folds) == (kind, figures if kind == "layers" else None)
-
-
-@pytest.mark.parametrize(("steps", "minutes", "said"), [(2e6, 1, "--budget-minutes 3"), (1, 0, "would take")])
-def test_layers_are_not_tried_where_that_would_take_long(
-    steps: float, minutes: float, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "ENOUGH", 1.1)
-    monkeypatch.setattr(recipe, "MOST_STEPS", steps)
-    found = plan(spec(), waves(48), budget_minutes=minutes)
-    assert found.spec.model.kind == "rocket"
-    assert any(said in reason and "preset" in reason for reason in found.reasons)
-
-
-def test_both_kinds_answer_the_same_records_and_the_layers_are_calibrated_by_them() -> None:
-    records = separable(48)
-    described = spec("hidden = 8\nlayers = 1", step="features = 3").concrete()
-    kernels = spec("kind = 'rocket'\nkernels = 168", step="features = 3").concrete()
-    found = choice.compare(kernels, described, records, TrainingOptions(epochs=15, learning_rate=0.02, validation=0.0))
-    assert found.answers == len(records)
-    assert found.layers > 0.8
-    assert found.rocket > 0.8
-    assert found.temperature is not None
-    untrained = choice.compare(kernels, described, records, TrainingOptions(epochs=1, learning_rate=1e-9))
-    assert (untrained.answers, untrained.temperature, untrained.layers < untrained.rocket) == (16, None, True)
-
-
-def test_every_record_is_held_back_once_with_its_share_of_each_label() -> None:
-    labels = ["a"] * 30 + ["b"] * 9 + ["c"]
-    dealt = choice.folds(labels, 3, seed=0)
-    assert sorted(place for _, held in dealt for place in held) == list(range(40))
-    for training, held in dealt:
-        assert not set(training) & set(held)
-        assert sum(labels[place] == "b" for place in held) == 3
+def test_why_fixed_kernels_were_taken_is_said_with_their_accuracy_and_the_way_to_layers() -> None:
+    [why] = [reason for reason in plan(spec(), waves(48)).reasons if reason.startswith('kind = "rocket"')]
+    assert "% of the records (leave-one-out)" in why
+    assert '`preset = "rnn"` in [model] trains a neural network' in why
 
 
 @pytest.mark.parametrize("model", ["kind = 'rocket'", "hidden = 8"])
@@ -201,35 +154,13 @@ def test_what_is_odd_about_the_records_is_said_whatever_is_trained(
     assert plan(spec(model), good).warnings == ()
 
 
-def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-
-    def compare(*_: object) -> choice.KindComparison:
-        clock.append(clock[-1] + 100)
-        return choice.KindComparison(0.7, 0.9, 48, 1.5)
-
-    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
-    a_second = SimpleNamespace(epoch=lambda: clock.append(clock[-1] + 1))
-    monkeypatch.setattr(recipe, "TrainingRun", lambda *_: a_second)
-    monkeypatch.setattr(choice, "compare", compare)
-    monkeypatch.setattr(choice, "ENOUGH", 1.1)
-    found = plan(spec(), waves(48), budget_minutes=3)
-    assert found.options.epochs == 80
-    assert any("of which the choice took 100 s" in reason for reason in found.reasons)
-
-
 def test_windows_that_are_too_many_for_fixed_kernels_get_layers() -> None:
     records = in_turn(np.random.default_rng(0).normal(size=(30, 2000, 1)).astype(np.float32))
     step = "features = 1\nmax_length = 1\nlong = 'window'\nnormalize = 'training'"
     assert plan(spec(step=step), records).spec.model.kind == "layers"
 
 
-def test_seeds_and_ensembles_are_for_layers_and_need_two_records() -> None:
-    assert plan(spec("hidden = 8"), waves(40), seeds=3).runs == 3
-    together = plan(spec("hidden = 8"), waves(40), seeds=3, ensemble=True)
-    assert (together.runs, together.spec.model.members) == (1, 3)
-    with pytest.raises(ConfigurationError, match="--seeds"):
-        plan(spec("kind = 'rocket'"), waves(40), seeds=3)
+def test_layers_need_two_records() -> None:
     for few in ([], waves(1)):
         with pytest.raises(ConfigurationError):
             plan(spec("hidden = 8"), few)
@@ -273,16 +204,3 @@ def test_a_loss_that_still_falls_at_the_end_is_noticed(last: float, said: bool) 
         progress.add(Epoch(number, 1.0, last if number >= 18 else 1.0, 0.5))
     assert progress.still_improves(TrainingOptions(epochs=20)) is said
     assert not progress.still_improves(TrainingOptions(epochs=40))
-
-
-def test_the_accuracy_of_the_folds_stands_beside_that_of_the_training(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(choice, "compare", lambda *_: choice.KindComparison(0.5, 0.8125, 48, 1.5))
-    monkeypatch.setattr(choice, "ENOUGH", 1.1)
-    records = waves(48)
-    monkeypatch.setattr(recipe, "LEAST_STEPS", 5)
-    report = session.TrainingSession(spec(), records, TrainOptions()).run(tmp_path)
-    assert report["held_back"] == 0.8125
-    for said in (as_text(report.table("a")), (tmp_path / session.PAGE_FILE).read_text()):
-        assert "cross-validation, for the choice of the layers: accuracy 0.8125" in said

@@ -40,7 +40,8 @@ def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     result = train.train(spec(), separable(80), QUICK, tmp_path)
     fresh = examples(separable(60, seed=1), spec())
     assert scores.evaluate(result.model, fresh, spec()).accuracy > 0.9
-    assert result.progress[0].epochs[-1].training_loss < result.progress[0].epochs[0].training_loss
+    assert result.progress is not None
+    assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
 
 
 @pytest.mark.parametrize("task", ["multi-label", "per-step"])
@@ -87,7 +88,8 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
     records = [replace(record, label="ab"[int(record.id) * 7 // 3 % 2]) for record in separable(40)]
     plain = replace(QUICK, calibration=False)
     expected = train.train(spec(), records, plain, tmp_path)
-    (progress,) = expected.progress
+    progress = expected.progress
+    assert progress is not None
     assert progress.best == 0
     assert expected.splits["validation"].loss == pytest.approx(progress.epochs[0].validation_loss)
     before = weights(tmp_path)
@@ -126,7 +128,8 @@ def test_without_a_validation_split_all_is_trained_on_and_the_last_epoch_taken(t
     result = train.train(spec(), separable(20), replace(QUICK, validation=0.0), tmp_path)
     assert result.splits["training"].answers == 20
     assert [*result.splits] == ["training"]
-    assert result.progress[0].best == QUICK.epochs - 1
+    assert result.progress is not None
+    assert result.progress.best == QUICK.epochs - 1
 
 
 def test_the_epoch_of_the_lowest_validation_loss_is_kept_until_patience_is_over() -> None:

@@ -212,18 +212,12 @@ def test_a_runs_folder_is_a_checkpoint_beside_a_spec_whose_policy_may_differ(fil
 
 
 def test_a_folder_without_a_checkpoint_says_what_is_missing(tmp_path: Path) -> None:
-    member = tmp_path / "members" / "0"
-    member.mkdir(parents=True)
-    for said, written in (
-        (r"a folder with neither manifest\.json", member / "state.safetensors"),
-        (f"an unfinished training run.* --out {tmp_path} --resume", tmp_path / "model.safetensors"),
-        (f"one member of an ensemble: pass {tmp_path},", tmp_path / "more"),
-    ):
+    for said in (r"a folder with neither manifest\.json", f"an unfinished training run.* --out {tmp_path} --resume"):
         with pytest.raises(ConfigurationError, match=said):
-            targets.read(str(member), TargetOptions())
+            targets.read(str(tmp_path), TargetOptions())
         with pytest.raises(CheckpointError):
-            trained.checkpoint_file(member)
-        checkpoint.write(written, {"x": torch.zeros(1)}, {"run": "x"})
+            trained.checkpoint_file(tmp_path)
+        checkpoint.write(tmp_path / "state.safetensors", {"x": torch.zeros(1)}, {"run": "x"})
 
 
 def test_a_checkpoint_of_nobody_knows_which_spec_or_none_at_all_asks_for_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`train` with seeds, ensembles and budgets, and `compare`, as commands."""
+"""`train` and `compare` as commands."""
 
 import json
 import re
@@ -76,38 +76,28 @@ def test_options_of_gradient_descent_are_refused_for_fixed_kernels(files: Path) 
         assert f"{option[0]} has no meaning with kind = 'rocket'" in ended.output
 
 
-def test_seeds_give_a_spread_and_a_report_as_json_and_as_a_page(files: Path) -> None:
-    several = ("--seeds", "2", "--validation", "0.2")
-    ended = trained(files, "run", *several)
+def test_the_report_is_json_and_a_page_and_a_resumed_run_has_the_same(files: Path) -> None:
+    ended = trained(files, "run", "--validation", "0.2")
     assert ended.exit_code == 0, ended.output
-    assert "over 2 seeds" in ended.stdout
     content = report(files / "run")
-    assert [one["seed"] for one in content["runs"]] == [0, 1]
-    accuracies = [one["test"] for one in content["runs"]]
-    assert content["spread"]["test"]["mean"] == pytest.approx(sum(accuracies) / 2)
     scores = content["test"]
     assert 0 <= scores["ece"] <= 1
     assert sum(one["answers"] for one in scores["reliability"]) == 24
     assert sum(one["sequences"] for one in scores["by_length"]) == 24
     drawn = (files / "run" / "report.html").read_text()
-    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves", "by seed"):
+    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves"):
         assert said in drawn
     assert "<script>" not in page(content | {"labels": ["<script>", "b"]}, "<b>")
     assert (files / "run" / "model.safetensors").is_file()
-    again = trained(files, "run", *several, "--resume")
+    again = trained(files, "run", "--validation", "0.2", "--resume")
     assert again.exit_code == 0, again.output
-    assert report(files / "run")["runs"][1]["test"] == accuracies[1]
+    assert report(files / "run")["test"] == scores
 
 
-def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path) -> None:
-    ended = trained(files, "run", "--seeds", "2", "--ensemble")
-    assert ended.exit_code == 0, ended.output
-    assert Spec.read(files / "run" / SPEC_FILE).model.members == 2
-    tensors = load_file(files / "run" / WEIGHTS_FILE)
-    assert not tensors["members.0.head.weight"].equal(tensors["members.1.head.weight"])
-    assert run("check", files / "run", "--max-length", "40").exit_code == 0
-    exported = run("export", files / "run", "--data", files / "test.jsonl", "--out", files / "models" / "m")
-    assert exported.exit_code == 0, exported.output
+def test_a_spec_of_an_earlier_version_is_read_unless_it_asks_for_an_ensemble() -> None:
+    assert Spec.from_toml(TINY.replace("layers = 1", "layers = 1\nmembers = 1")) == Spec.from_toml(TINY)
+    with pytest.raises(ConfigurationError, match=r"model\.members: unknown key"):
+        Spec.from_toml(TINY.replace("layers = 1", "layers = 1\nmembers = 2"))
 
 
 def table(path: Path, *, label: str = "label", seed: int = 0) -> Path:

@@ -13,7 +13,6 @@ InceptionTime (https://arxiv.org/abs/1909.04939); with one kernel in a block, a 
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -81,11 +80,6 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(width, len(spec.output.labels))
 
-    @property
-    def networks(self) -> list[SequenceClassifier]:
-        """The network itself; an ensemble has several."""
-        return [self]
-
     def fit(self, sequences: list[Tensor]) -> None:
         """Computes the statistics of the training split that the graph holds; each sequence is without padding."""
         if isinstance(self.first, Normalize):
@@ -117,39 +111,6 @@ class SequenceClassifier(nn.Module):
             values = self.first.rescaled(steps, mask) if isinstance(self.first, Normalize) else steps
             pooled = torch.cat([pooled, self.sequence_features(values, lengths)], dim=1)
         return ClassifierOutput(self.head(pooled), attention)
-
-
-class Ensemble(nn.Module):
-    """Several networks in one graph, whose logits are averaged, and their attention too."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(SequenceClassifier(spec) for _ in range(spec.model.members))
-
-    @property
-    def networks(self) -> list[SequenceClassifier]:
-        """The members."""
-        return [cast("SequenceClassifier", member) for member in self.members]
-
-    @property
-    def first(self) -> nn.Module:
-        """The first layer; it is the same in every member."""
-        return self.networks[0].first
-
-    def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies a padded batch; see `SequenceClassifier`."""
-        outputs: list[ClassifierOutput] = [member(steps, lengths) for member in self.members]
-        logits = reduce(torch.add, [output.logits for output in outputs]) / len(outputs)
-        weights = [output.attention for output in outputs if output.attention is not None]
-        return ClassifierOutput(logits, reduce(torch.add, weights) / len(weights) if weights else None)
-
-
-Classifier = SequenceClassifier | Ensemble
-
-
-def classifier(spec: Spec) -> Classifier:
-    """The model of a spec of layers: one network, or an ensemble."""
-    return Ensemble(spec) if spec.model.members > 1 else SequenceClassifier(spec)
 
 
 def _body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -97,12 +97,19 @@ class ModelSpec(SpecTable):
     sequence_features: tuple[Literal["length", "level", "scale", "missing"], ...] = ()
     dropout: float = Field(default=0.2, ge=0, lt=1)
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
-    members: int = Field(default=1, ge=1, le=32)  # networks with weights of their own, whose logits are averaged
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_earlier_specs(cls, table: Any) -> Any:
+        """Drops `members = 1`, which specs of earlier versions have: there were ensembles of several networks."""
+        if isinstance(table, Mapping) and table.get("members") == 1:
+            return {name: value for name, value in table.items() if name != "members"}
+        return table
 
     @property
     def is_auto(self) -> bool:
         """Whether `train` chooses the layers: by `preset = "auto"`, or because no key says anything about them."""
-        return self.preset == "auto" or not self.model_fields_set - {"dropout", "input_dropout", "members"}
+        return self.preset == "auto" or not self.model_fields_set - {"dropout", "input_dropout"}
 
     @property
     def body_features(self) -> int:

@@ -21,13 +21,11 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
 
 if TYPE_CHECKING:
-    from lengthwise_export.architecture.model import Classifier
+    from lengthwise_export.architecture.model import SequenceClassifier
     from lengthwise_export.architecture.rocket import RocketClassifier
 
 WEIGHTS_FILE: Final = "model.safetensors"  # written at the end of a training run
 STATE_FILE: Final = "state.safetensors"  # of a training run, for a resume
-MEMBERS: Final = "members"  # the folder with one folder for each member of an ensemble
-SEEDS: Final = "seeds"  # the folder with one folder for each run of `--seeds`
 
 # Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none
 MAY_DIFFER: Final = {
@@ -39,7 +37,7 @@ MAY_DIFFER: Final = {
 }
 _NAMES: Final = "input.feature_names"
 
-BuiltInModel: TypeAlias = "Classifier | RocketClassifier"  # maps steps and lengths to a `ClassifierOutput`
+BuiltInModel: TypeAlias = "SequenceClassifier | RocketClassifier"  # maps steps and lengths to a `ClassifierOutput`
 
 
 class TrainingRecord(BaseModel):
@@ -77,9 +75,8 @@ def record_of(spec: Spec, **known: Any) -> dict[str, Any]:
 
 
 def run_files(out: Path) -> list[Path]:
-    """The weights and the states of all runs in a folder."""
-    patterns = [f"{runs}{name}" for runs in ("", f"{MEMBERS}/*/", f"{SEEDS}/*/") for name in (WEIGHTS_FILE, STATE_FILE)]
-    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
+    """The weights and the state of the run in a folder, as far as they are there."""
+    return [path for name in (WEIGHTS_FILE, STATE_FILE) if (path := out / name).is_file()]
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
@@ -94,20 +91,12 @@ def checkpoint_file(path: Path) -> Path:
         return path
     if (path / WEIGHTS_FILE).is_file():
         return path / WEIGHTS_FILE
-    whole = _whole_run(path)
-    if whole != path and (whole / WEIGHTS_FILE).is_file():
-        raise CheckpointError(f"{path} is one member of an ensemble: pass {whole}, the folder of the ensemble")
     if (path / STATE_FILE).is_file():
         raise CheckpointError(
             f"{path} holds an unfinished training run, and no {WEIGHTS_FILE} yet: finish it with "
-            f"`lengthwise train ... --out {whole} --resume`"
+            f"`lengthwise train ... --out {path} --resume`"
         )
     raise CheckpointError(f"{path} is a folder without a {WEIGHTS_FILE}: pass the checkpoint file")
-
-
-def _whole_run(folder: Path) -> Path:
-    """The folder of a training run: that of the ensemble, if this is the folder of a member."""
-    return folder.parents[1] if folder.parent.name == MEMBERS and folder.name.isdigit() else folder
 
 
 def read_record(path: Path) -> TrainingRecord:
@@ -116,10 +105,9 @@ def read_record(path: Path) -> TrainingRecord:
 
     state = checkpoint.state(path)
     if "run" in state:
-        whole = _whole_run(path.parent)
         raise CheckpointError(
-            f"{path} is the state of a training run, not its result: pass {whole / WEIGHTS_FILE}, which "
-            f"`lengthwise train ... --out {whole} --resume` writes at its end"
+            f"{path} is the state of a training run, not its result: pass {path.parent / WEIGHTS_FILE}, which "
+            f"`lengthwise train ... --out {path.parent} --resume` writes at its end"
         )
     if state.get("format", 1) != 1:
         raise CheckpointError(f"{path} was written by a later version of lengthwise: export it with that one")
@@ -162,15 +150,15 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     import torch
 
     from lengthwise_export.architecture import checkpoint, rocket
-    from lengthwise_export.architecture.model import classifier
+    from lengthwise_export.architecture.model import SequenceClassifier
 
     torch.manual_seed(0)
     is_rocket = spec.model.kind == "rocket"
     if weights is None:
-        return (rocket.untrained(spec) if is_rocket else classifier(spec)).eval(), []
+        return (rocket.untrained(spec) if is_rocket else SequenceClassifier(spec)).eval(), []
     notices = _compared(read_record(weights), spec, weights)
     try:
-        model = rocket.from_tensors(spec, checkpoint.weights(weights)) if is_rocket else classifier(spec)
+        model = rocket.from_tensors(spec, checkpoint.weights(weights)) if is_rocket else SequenceClassifier(spec)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from error
     return model.eval(), [*notices, *checkpoint.load(model, weights)]

@@ -1,13 +1,9 @@
-"""What is chosen by answers to records that a model was not trained on: the normalisation, and the kind of model.
+"""What is chosen by answers to records that a model was not trained on: the normalisation.
 
 | choice | by | of |
 |---|---|---|
 | `normalised` | the *probe*: the leave-one-out loss of small rocket models, in a second | each normalisation |
 | `with_all_kernels` | the leave-one-out loss of whole rocket models | the closest normalisations |
-| `compare` | the accuracy on the same folds | fixed kernels and layers |
-
-The folds also give the temperature for layers that are then trained on all records, where no validation split is left
-to calibrate on.
 """
 
 from __future__ import annotations
@@ -22,13 +18,11 @@ from numpy.typing import NDArray
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import rocket
-from lengthwise_export.training.batches import examples, places_of_each, stratum
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, answers, evaluate, joined, scores
-from lengthwise_export.training.train import TrainingResult, TrainingRun
+from lengthwise_export.training.scores import EvaluationScores
+from lengthwise_export.training.train import TrainingResult
 
 SPREAD: Final = 1.05  # sequences whose standard deviations differ by a smaller factor are of one scale
 # From this factor on, the usual normalisation is `sequence`, below it `both`
@@ -43,8 +37,6 @@ COMPARED_STEPS: Final = 200_000  # to so many steps at most whole models are fit
 MOST_COMPARED: Final = 1000  # and to so many records
 FEWEST_COMPARED: Final = 100  # with fewer records the difference would be chance
 ENOUGH: Final = 0.97  # where fixed kernels give so many correct held-out answers, nothing else is tried
-FOLDS: Final = 3
-HOPELESS: Final = 0.08  # after one fold, layers that are correct this much less often than fixed kernels are given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +78,15 @@ def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class KindComparison:
-    """What the folds say."""
-
-    rocket: float  # accuracy of fixed kernels
-    layers: float  # accuracy of layers
-    answers: int  # number of answers of each
-    temperature: float | None  # by which to divide the logits of such layers; None if not all folds were trained
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What is trained, and why. Each function that chooses something takes a plan, and gives one with its choice."""
 
     spec: Spec  # at the end no key is `auto`
     options: TrainingOptions = field(default_factory=TrainingOptions)
-    runs: int = 1  # with different seeds, of which the best is kept; an ensemble is one run
     reasons: tuple[str, ...] = ()  # one sentence for each choice
     warnings: tuple[str, ...] = ()  # what the user should know about the data
     probe: float | None = None  # accuracy of the probe on sequences that it was not fitted to
     close: tuple[str, ...] = ()  # normalisations whose loss in the probe is not much larger than the least
-    folds: KindComparison | None = None
     fitted: TrainingResult | None = None  # the trained model, where choosing it was to train it
 
     def then(self, why: str, **tables: dict[str, Any]) -> Plan:
@@ -216,35 +196,3 @@ def _fitted(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> 
         return rocket.fit(spec, records, options)
     except (ConfigurationError, ValueError):  # also of scikit-learn and NumPy, for features that are not finite
         return None
-
-
-def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: TrainingOptions) -> KindComparison:
-    """Trains fixed kernels and layers on the same folds; no sequence is longer than both specs allow."""
-    strata = [stratum(example, spec.output.task) for example in examples(records, spec)]
-    correct, layers = 0, 0.0
-    found: list[ScoredAnswer] = []
-    for number, (first, second) in enumerate(folds(strata, FOLDS, seed=options.seed)):
-        training, held = [records[place] for place in first], [records[place] for place in second]
-        fixed = rocket.fit(rocket_spec, training, TrainingOptions())
-        correct += round(evaluate(fixed.model, examples(held, rocket_spec), rocket_spec).accuracy * len(held))
-        run = TrainingRun(spec, examples(training, spec), [], options)
-        for _ in run.epochs():
-            pass
-        found += answers(run.model, examples(held, spec))
-        layers = scores(found, spec).accuracy
-        if number == 0 and layers < correct / len(found) - HOPELESS:
-            break
-    scale = None
-    if len(found) == len(strata):
-        logits, targets = joined(found, spec.output.task)
-        scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=False)
-    return KindComparison(correct / len(found), layers, len(found), scale)
-
-
-def folds(strata: Sequence[object], count: int, *, seed: int) -> list[tuple[list[int], list[int]]]:
-    """The places to train on and those to answer, of folds that each hold their share of each stratum."""
-    random = np.random.default_rng(seed)
-    dealt = np.concatenate([random.permutation(kind) for kind in places_of_each(strata)])
-    held = [{*dealt[fold::count].tolist()} for fold in range(count)]
-    places = range(len(strata))
-    return [([place for place in places if place not in those], sorted(those)) for those in held]

@@ -56,8 +56,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         verbose: Whether a fit shows its progress.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
         padding: `zeros` or `nan` cuts such steps off the end of each sequence, in `fit` and `predict`.
-        epochs, batch_rows, learning_rate, weight_decay, validation, budget_minutes, class_weights, calibration, seeds,
-            ensemble, threads: As for `lengthwise_export.train`.
+        epochs, batch_rows, learning_rate, weight_decay, validation, class_weights, calibration, threads: As for
+            `lengthwise_export.train`.
 
     Attributes:
         classes_: The labels, sorted, in the order of the columns of `predict_proba`.
@@ -84,11 +84,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         validation: float | None = None,
-        budget_minutes: float | None = None,
         class_weights: bool | None = None,
         calibration: bool | None = None,
-        seeds: int | None = None,
-        ensemble: bool | None = None,
         random_state: Any = 0,
         threads: int = 1,
         verbose: bool = False,
@@ -101,11 +98,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.validation = validation
-        self.budget_minutes = budget_minutes
         self.class_weights = class_weights
         self.calibration = calibration
-        self.seeds = seeds
-        self.ensemble = ensemble
         self.random_state = random_state
         self.threads = threads
         self.verbose = verbose

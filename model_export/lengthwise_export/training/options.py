@@ -61,17 +61,6 @@ class TrainOptions(Options):
         default=True,
         description="Divide all logits by a temperature that fits the probabilities to held-out answers.",
     )
-    budget_minutes: float = Field(
-        default=0.0,
-        ge=0,
-        description="Fewer epochs, so that training takes about this long on this machine; 0: no limit.",
-    )
-    seeds: int = Field(
-        default=1, ge=1, le=32, description="Number of trainings, each with another seed; the best run is the result."
-    )
-    ensemble: bool = Field(
-        default=False, description="One graph that averages the networks of all seeds (5 if not given)."
-    )
     threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch and NumPy use.")
 
 

@@ -12,13 +12,10 @@ is never changed.
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
-
-import torch
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.tails import doubts
@@ -30,25 +27,16 @@ from lengthwise_export.training.batches import examples, stratified_split, strat
 from lengthwise_export.training.choice import DataFacts, Plan
 from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions
 from lengthwise_export.training.record_checks import missing_is_open
-from lengthwise_export.training.train import TrainingRun
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
 _MOST_LISTED: Final = 5  # ids or labels
 SHORT_STEPS: Final = 40  # up to this median length, `auto` takes recurrent layers, which are then quick to train
-# With fewer records, `auto` begins with fixed kernels, which are fitted in seconds, and compares layers with them if
-# they leave something to gain. With more, it takes layers
+# Up to so many records, `auto` takes fixed kernels, which are fitted in seconds. With more, it takes layers
 MANY_RECORDS: Final = 2000
 NARROW_RECORDS: Final = 300  # with fewer records, convolutions are narrow
-DEFAULT_MEMBERS: Final = 5
 ROCKET_FEATURES: Final = ("length", "level", "scale")
 # The keys of `[model]` of fixed kernels that `auto` takes
 ROCKET_MODEL: Final[dict[str, Any]] = {"kind": "rocket", "sequence_features": list(ROCKET_FEATURES)}
-
-# Folds of layers are trained on fewer valid steps, which is a minute or two on one core: a count and not a time, so
-# that a plan is the same on every machine and when a run is resumed
-MOST_STEPS: Final = 2_000_000
-FEWEST_MINUTES: Final = 3.0  # with a smaller budget, layers are not tried
-FEWEST_RECORDS: Final = 30  # with fewer records, the folds would compare chance
 
 SMALLEST_VALIDATION: Final = 60  # with fewer records for validation, the epoch that it chooses is mostly chance
 SKEWED: Final = 10  # from this ratio of the most and the least frequent class on, rare classes get a larger weight
@@ -63,13 +51,10 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
     is_rocket = spec.model.kind == "rocket"
     given = _given(asked)
-    whole = {"seeds": asked.seeds > 1, "ensemble": asked.ensemble}
-    for_layers = sorted(given.keys() - ROCKET_OPTIONS) + [name for name, is_given in whole.items() if is_given]
-    wrong = [*for_layers, *(["budget_minutes"] if asked.budget_minutes else [])]
-    if is_rocket and wrong:
-        flag = f"--{wrong[0].replace('_', '-')}"
+    for_layers = sorted(given.keys() - ROCKET_OPTIONS)
+    if is_rocket and for_layers:
+        flag = f"--{for_layers[0].replace('_', '-')}"
         raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
-    began = time.monotonic()
     seen, made = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
     if seen.missing and missing_is_open(spec):
         why = f'missing = "indicator": {seen.missing:.1%} of the values are missing'
@@ -79,7 +64,7 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     calibrated = replace(run, calibration=True)  # log losses, by which models are compared, mean little without
     asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
     if spec.model.is_auto and not asks_for_layers and _can_be_rocket(made.spec, seen, len(members)):
-        made = _rocket_or_layers(made, records, seen, asked, calibrated)
+        made = _rocket(made, records, seen, calibrated)
     else:
         made = choice.normalised(made, records, seen, spec.model.sequence_features)
         if is_rocket:
@@ -88,15 +73,7 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
             made = _layers(made, seen)
     if made.spec.model.kind == "rocket":
         return replace(made, options=run, fitted=made.fitted if run.calibration else None)
-    if asked.ensemble:
-        count = asked.seeds if asked.seeds > 1 else DEFAULT_MEMBERS
-        why = f"members = {count}: --ensemble, one graph that averages them"
-        made = made.then(why, model={"members": count})
-    made = _scheduled(made, [stratum(example, spec.output.task) for example in members], given)
-    made = replace(made, runs=1 if asked.ensemble else asked.seeds)
-    if asked.budget_minutes and asked.epochs is None:
-        made = _within_budget(made, records, asked.budget_minutes, spent=time.monotonic() - began)
-    return made
+    return _scheduled(made, [stratum(example, spec.output.task) for example in members], given)
 
 
 def _given(asked: TrainOptions) -> dict[str, Any]:
@@ -111,62 +88,23 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
-def _rocket_or_layers(
-    before: Plan, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
-) -> Plan:
-    """Fixed kernels, fitted with the options `run`, or layers where their accuracy on folds is higher."""
-    kernels = _rocket(before, records, facts, asked, run)
-    assert kernels.fitted is not None
-    held = kernels.fitted.splits["left_out"]
-    layers = _layers(before, facts)
-    preset = layers.spec.model.preset
-    strata = [stratum(example, "single-label") for example in examples(records, layers.spec)]
-    options = _scheduled(layers, strata, {"validation": 0.0}).options
-    steps = sum(len(record.steps) for record in records) * options.epochs * (choice.FOLDS - 1)
-    ask_for_them = f'`preset = "{preset}"` in [model] trains them'
-    why_not = {
-        "a neural network could gain little": held.accuracy >= choice.ENOUGH,
-        f"{len(records)} records are too few to compare a neural network with it": len(records) < FEWEST_RECORDS,
-        "neural networks are not compared where sequences are cut into windows": held.answers > len(records),
-        f"neural networks are not tried below --budget-minutes {FEWEST_MINUTES:g}; {ask_for_them}": (
-            0 < asked.budget_minutes < FEWEST_MINUTES
-        ),
-        f"neural networks are not tried, because that would take {steps / 1e6:.1f} million training steps; "
-        f"{ask_for_them}": steps > MOST_STEPS,
-    }
-    for why, holds in why_not.items():
-        if holds:
-            seen = f"MiniRocket is correct on {held.accuracy:.1%} of the records (leave-one-out)"
-            return kernels.then(f'kind = "rocket": {seen}; {why}')
-    layers = _layers(choice.normalised(before, records, facts, ()), facts)
-    compared = choice.compare(kernels.spec, layers.spec, records, options)
-    seen = (
-        f"on {compared.answers} held-out records MiniRocket is correct on {compared.rocket:.1%}, a neural network "
-        f"(preset {preset!r}) on {compared.layers:.1%}"
-    )
-    if compared.layers > compared.rocket:
-        layers = layers.then(f'preset = "{preset}" and not kind = "rocket": {seen}')
-        return replace(layers, probe=kernels.probe, folds=compared)
-    return kernels.then(f'kind = "rocket": {seen}')
-
-
-def _rocket(
-    before: Plan, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
-) -> Plan:
+def _rocket(before: Plan, records: Sequence[Record], facts: DataFacts, run: TrainingOptions) -> Plan:
     """The best fixed kernels, fitted."""
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
     made = choice.normalised(before, records, facts, features)
     model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
     made = replace(made, spec=made.spec.with_keys(model=model))
-    if not 0 < asked.budget_minutes < FEWEST_MINUTES:
-        made = choice.with_all_kernels(made, records, run)
+    made = choice.with_all_kernels(made, records, run)
     fitted = made.fitted or rocket.fit(made.spec, records, run)
     if before.reasons:  # the policy for missing values was open
         filled = made.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
         other = rocket.fit(filled.spec, records, run)
         if other.splits["left_out"].loss < fitted.splits["left_out"].loss:
             made, fitted = filled, other
-    return replace(made, fitted=fitted)
+    correct = f"MiniRocket is correct on {fitted.splits['left_out'].accuracy:.1%} of the records (leave-one-out)"
+    preset = _layers(before, facts).spec.model.preset
+    why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'
+    return replace(made.then(why), fitted=fitted)
 
 
 def _layers(plan: Plan, facts: DataFacts) -> Plan:
@@ -211,27 +149,6 @@ def _scheduled(plan: Plan, strata: Sequence[object], given: Mapping[str, Any]) -
     if "patience" not in given:
         options = replace(options, patience=max(math.ceil(PATIENCE_STEPS / steps), options.epochs // 4, 10))
     return replace(plan, options=options)
-
-
-def _within_budget(plan: Plan, records: Sequence[Record], minutes: float, *, spent: float) -> Plan:
-    """Fewer epochs, if what is left of the budget would not hold all; measured with an epoch that is thrown away."""
-    members = examples(records, plan.spec)
-    kept = torch.get_rng_state()
-    began = time.monotonic()
-    TrainingRun(plan.spec.with_keys(model={"members": 1}), members, [], plan.options).epoch()
-    seconds = time.monotonic() - began
-    torch.set_rng_state(kept)
-    networks = plan.runs * plan.spec.model.members
-    most = max(int((minutes * 60 - spent) / (seconds * networks)), 1)
-    if most >= plan.options.epochs:
-        return plan
-    reason = (
-        f"{most} epochs in the place of {plan.options.epochs}: an epoch takes {seconds:.2f} s here, and "
-        f"--budget-minutes is {minutes:g}"
-        + (f" for {networks} runs" if networks > 1 else "")
-        + (f", of which the choice took {spent:.0f} s" if spent >= 1 else "")
-    )
-    return replace(plan.then(reason), options=replace(plan.options, epochs=most))
 
 
 def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 METRICS_FILE: Final = "metrics.json"
 SPLITS: Final = ("training", "validation", "left_out", "test")  # of a report, the most meaningful last
 _FIGURES: Final = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "log loss", "ece": "calibration error"}
-HELD_BACK: Final = "in cross-validation, for the choice of the layers"  # what the accuracy of layers in folds is
 _STYLE: Final = """
 td + td, th + th { text-align: right; }
 .heat td, .heat th { text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }
@@ -58,7 +57,6 @@ class RunReport(dict[str, Any]):
             labels=list(plan.spec.output.labels),
             task=plan.spec.output.task,
             temperature=result.temperature,
-            held_back=plan.folds and plan.folds.layers,
             seconds=result.seconds,
             options=options,
             **result.details,
@@ -93,10 +91,7 @@ class RunReport(dict[str, Any]):
             )
         done, most = len(self["epochs"]), self["options"]["epochs"]
         if "validation" not in self:
-            held = self["held_back"]
-            return f"all {done} epochs, the last one used" + (
-                "" if held is None else f"; {HELD_BACK}: accuracy {held:.4f}"
-            )
+            return f"all {done} epochs, the last one used"
         ended = f"all {done} epochs" if done == most else f"stopped early at epoch {done} of {most}"
         return f"{ended}, best epoch {self['best_epoch']}"
 
@@ -126,15 +121,10 @@ def page(report: Mapping[str, Any], title: str) -> str:
         for name, scores in splits.items()
     ]
     parts.append(section("Scores", table(rows, ["split", "answers", *_FIGURES.values()])))
-    if report.get("held_back") is not None:
-        parts.append(element("p", f"{HELD_BACK.capitalize()}: accuracy {_number(report['held_back'])}."))
     parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))
     for name, key in (("What was chosen from the data", "chosen"), ("Warnings", "warnings")):
         if report.get(key):
             parts.append(section(name, bullets(report[key])))
-    if report.get("runs"):
-        rows = [[run["seed"], *(_number(run.get(name)) for name in SPLITS)] for run in report["runs"]]
-        parts.append(section("Accuracy by seed", table(rows, ["seed", *SPLITS])))
     parts += _details(report, *list(splits.items())[-1])
     if report.get("epochs"):
         parts.append(section("Learning curves", _losses(report["epochs"])))

@@ -1,16 +1,14 @@
-"""One training, for the command and for Python: the plan, one run or several, scores, and the report.
+"""One training, for the command and for Python: the plan, the run, scores, and the report.
 
 ```
-records -> plan ─┬─> fixed kernels ────────────────────────┐
-                 └─> one run for each seed ─> the best one ─┴─> scores of each split -> metrics.json, report.html
+records -> plan ─┬─> fixed kernels ────┐
+                 └─> gradient descent ─┴─> scores of each split -> metrics.json, report.html
 ```
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -29,7 +27,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.architecture.trained import SEEDS, STATE_FILE, WEIGHTS_FILE, run_files
+from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, run_files
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.choice import Plan
@@ -68,7 +66,7 @@ class TrainingSession:
         """Chooses what is open, trains, and writes the weights and the report."""
         held = {"validation": self.validation, "test": self.test}
         with _threads(self.options.threads):
-            plan = self.plan(out)
+            plan = self.plan()
             if plan.spec.input.missing == "refuse" and missing_is_open(self.spec):
                 for name, records in held.items():
                     self.recheck(name, records, plan.spec)
@@ -77,14 +75,12 @@ class TrainingSession:
             with _made_folder(out):
                 for path in () if self.resume else run_files(out):
                     path.unlink()
-                results = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
-                report, best = self._report(plan, results, held)
-                if plan.runs > 1:
-                    shutil.copyfile(_folder(out, plan, best) / WEIGHTS_FILE, out / WEIGHTS_FILE)
+                result = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
+                report = self._report(plan, result, held)
                 if self.columns:  # so that an export reads other tables of this kind
                     weights, state = checkpoint.read(out / WEIGHTS_FILE)
                     checkpoint.write(out / WEIGHTS_FILE, weights, state | {"columns": dict(self.columns)})
-        endings = _endings(results[best], plan)
+        endings = _endings(result, plan)
         for line in endings:
             self.tell(f"warning: {line}")
         report |= {"warnings": [*plan.warnings, *endings]}
@@ -94,12 +90,9 @@ class TrainingSession:
         files.write(out / PAGE_FILE, page(report, str(out)))
         return report
 
-    def plan(self, out: Path) -> Plan:
-        """What is trained; a resumed training within a budget keeps its number of epochs."""
+    def plan(self) -> Plan:
+        """What is trained."""
         options = self.options
-        if self.resume and options.budget_minutes and options.epochs is None:
-            planned = [checkpoint.state(path)["options"]["epochs"] for path in _state_files(out)]
-            options = options.model_copy(update={"epochs": planned[0] if planned else None})
         if self.resume and self.spec.model.kind == "rocket":
             raise ConfigurationError(
                 "--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state"
@@ -113,10 +106,10 @@ class TrainingSession:
             plan = recipe.plan(self.spec, self.records, options)
         return replace(plan, reasons=(*self.reasons, *plan.reasons), warnings=(*self.warnings, *plan.warnings))
 
-    def _rocket(self, plan: Plan, out: Path) -> list[TrainingResult]:
+    def _rocket(self, plan: Plan, out: Path) -> TrainingResult:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
         with _shown(self.progress, "sequences", len(self.records)) as show:
-            result = rocket.train(
+            return rocket.train(
                 plan.spec,
                 self.records,
                 plan.options,
@@ -124,75 +117,38 @@ class TrainingSession:
                 fitted=plan.fitted,
                 on_examples=lambda done: show(done, "features are computed"),
             )
-        return [result]
 
-    def _layers(self, plan: Plan, out: Path) -> list[TrainingResult]:
-        """Trains layers by gradient descent, with one seed or several."""
-        results, done = [], count(1)
-        with _shown(self.progress, "epoch", plan.options.epochs * plan.runs * plan.spec.model.members) as show:
+    def _layers(self, plan: Plan, out: Path) -> TrainingResult:
+        """Trains layers by gradient descent."""
+        done = count(1)
+        with _shown(self.progress, "epoch", plan.options.epochs) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 accuracy = epoch.validation_accuracy
                 measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
                 show(next(done), f"loss {epoch.training_loss:.4f}{measured}")
 
-            for number in range(plan.runs):
-                folder = _folder(out, plan, number)
-                folder.mkdir(parents=True, exist_ok=True)
-                result = train(
-                    plan.spec,
-                    self.records,
-                    replace(plan.options, seed=plan.options.seed + number),
-                    folder,
-                    resume=self.resume and (plan.runs == 1 or (folder / STATE_FILE).is_file()),
-                    on_epoch=on_epoch,
-                    split_seed=plan.options.seed,
-                    validation=self.validation,
-                    known_temperature=None if plan.folds is None else plan.folds.temperature,
-                )
-                results.append(result)
-        return results
+            return train(
+                plan.spec,
+                self.records,
+                plan.options,
+                out,
+                resume=self.resume,
+                on_epoch=on_epoch,
+                validation=self.validation,
+            )
 
-    def _report(
-        self, plan: Plan, results: Sequence[TrainingResult], held: Mapping[str, Sequence[Record]]
-    ) -> tuple[RunReport, int]:
-        """The report, and which result is the best; without validation nothing can be chosen, and the first is."""
-        losses = [one.splits["validation"].loss if "validation" in one.splits else 0.0 for one in results]
-        best = losses.index(min(losses))
-        members = {name: examples(those, plan.spec) for name, those in held.items() if those}
-        splits = []
-        for one in results:
-            others = {name: those for name, those in members.items() if name not in one.splits}
-            more = {name: evaluate(one.model, those, plan.spec) for name, those in others.items()}
-            splits.append({**one.splits, **more})
-        report = RunReport.of(plan, results[best], splits[best], self.records, self.test)
-        if plan.runs > 1:
-            runs = [
-                {"seed": plan.options.seed + number, "seconds": one.seconds}
-                | {name: scores.accuracy for name, scores in of_it.items()}
-                for number, (one, of_it) in enumerate(zip(results, splits, strict=True))
-            ]
-            accuracies = {name: [of_it[name].accuracy for of_it in splits] for name in splits[best]}
-            report["spread"] = {
-                name: {"mean": statistics.mean(each), "deviation": statistics.stdev(each)}
-                for name, each in accuracies.items()
-            }
-            report |= {"seconds": sum(one.seconds for one in results), "runs": runs}
-        return report, best
+    def _report(self, plan: Plan, result: TrainingResult, held: Mapping[str, Sequence[Record]]) -> RunReport:
+        """The report of a run; what was held back and not scored yet is scored here."""
+        others = {name: those for name, those in held.items() if those and name not in result.splits}
+        more = {name: evaluate(result.model, examples(those, plan.spec), plan.spec) for name, those in others.items()}
+        return RunReport.of(plan, result, {**result.splits, **more}, self.records, self.test)
 
 
 def finished_epochs(out: Path) -> int:
-    """The number of epochs that the states in a folder hold."""
-    return sum(len(checkpoint.state(path)["epochs"]) for path in _state_files(out))
-
-
-def _state_files(out: Path) -> list[Path]:
-    return [path for path in run_files(out) if path.name == STATE_FILE]
-
-
-def _folder(out: Path, plan: Plan, number: int) -> Path:
-    """The folder of the run with one of the seeds."""
-    return out if plan.runs == 1 else out / SEEDS / str(plan.options.seed + number)
+    """The number of epochs that the state in a folder holds."""
+    path = out / STATE_FILE
+    return len(checkpoint.state(path)["epochs"]) if path.is_file() else 0
 
 
 @contextmanager
@@ -215,7 +171,7 @@ def _made_folder(out: Path) -> Iterator[None]:
 def _endings(result: TrainingResult, plan: Plan) -> list[str]:
     """What the user should know about how the training of layers ended."""
     said = []
-    if any(progress.still_improves(plan.options) for progress in result.progress):
+    if result.progress is not None and result.progress.still_improves(plan.options):
         said.append(
             f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
             f"--epochs {2 * plan.options.epochs} would probably be better"

@@ -5,8 +5,7 @@ records -> examples -> split -> [batches of like lengths -> masked loss -> step 
 ```
 Random numbers depend only on the seed and the number of the epoch, so a run that was interrupted and resumed ends in
 the same weights as one that was not. After each epoch the whole state is written to one file, `state.safetensors`. At
-the end the probabilities are calibrated on the validation split (`temperature`). An ensemble (`model.members`) is one
-run for each member, with a seed of its own, in a folder of its own; its members share the split.
+the end the probabilities are calibrated on the validation split (`temperature`).
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture import checkpoint, temperature, trained
-from lengthwise_export.architecture.model import Classifier, Ensemble, SequenceClassifier
+from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import MEMBERS, STATE_FILE, WEIGHTS_FILE, BuiltInModel
+from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, BuiltInModel
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import scores
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
@@ -92,7 +91,7 @@ class TrainingResult:
     temperature: float | None  # by which the logits were divided; None if they were not calibrated
     seconds: float
     details: Mapping[str, Any]  # what `metrics.json` says besides
-    progress: tuple[TrainingProgress, ...] = ()  # of layers, for each member of an ensemble
+    progress: TrainingProgress | None = None  # of layers
 
 
 class TrainingRun:
@@ -211,87 +210,69 @@ def train(
     *,
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
-    split_seed: int | None = None,
     validation: Sequence[Record] = (),
-    known_temperature: float | None = None,
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
-    The validation split is a share of the records, drawn with `split_seed` or that of the options, or it is given. The
-    known temperature is used without one. `on_epoch` is called for the earlier epochs of a resumed run, too.
+    The validation split is a share of the records, or it is given. `on_epoch` is called for the earlier epochs of a
+    resumed run, too.
 
     Raises:
         ConfigurationError: There are too few records.
         CheckpointError: There is no state to resume from, or it belongs to another spec, other records or options.
     """
     began = time.monotonic()
-    spec, seed = spec.concrete(), options.seed if split_seed is None else split_seed
+    spec = spec.concrete()
     members = examples(records, spec)
-    parts = (members, examples(validation, spec)) if validation else _split(members, spec, options, seed)
-    several, runs = spec.model.members > 1, []
-    single = spec.with_keys(model={"members": 1}) if several else spec
-    for number in range(spec.model.members):
-        folder = directory / MEMBERS / str(number) if several else directory
-        folder.mkdir(parents=True, exist_ok=True)
-        # the members of an ensemble are calibrated together
-        own = replace(options, seed=options.seed + number, calibration=options.calibration and not several)
-        key = identity(single, [*records, *validation], own, seed)
-        run, path = TrainingRun(single, *parts, own), folder / STATE_FILE
-        if resume and (path.is_file() or not several):
-            run.restore(path, key)
-            for epoch in run.progress.epochs:
-                on_epoch(epoch)
-        for epoch in run.epochs():
-            run.save(path, key)
+    parts = (members, examples(validation, spec)) if validation else _split(members, spec, options)
+    key = identity(spec, [*records, *validation], options)
+    run, path = TrainingRun(spec, *parts, options), directory / STATE_FILE
+    if resume:
+        run.restore(path, key)
+        for epoch in run.progress.epochs:
             on_epoch(epoch)
-        runs.append(run)
-    model: Classifier = runs[0].model
-    if several:
-        model = Ensemble(spec)
-        for member, run in zip(model.networks, runs, strict=True):
-            member.load_state_dict(run.model.state_dict())
-    scale = _calibrated(model, parts[1], spec, known_temperature) if options.calibration else None
+    for epoch in run.epochs():
+        run.save(path, key)
+        on_epoch(epoch)
+    model, progress = run.model, run.progress
+    scale = _calibrated(model, parts[1], spec) if options.calibration else None
     splits = {"training": scores.evaluate(model, parts[0], spec)}
     if parts[1]:
         splits["validation"] = scores.evaluate(model, parts[1], spec)
-    first = runs[0].progress
     result = TrainingResult(
         model,
         splits,
         scale,
         seconds=time.monotonic() - began,
-        details={"best_epoch": first.best + 1, "epochs": [asdict(epoch) for epoch in first.epochs]},
-        progress=tuple(run.progress for run in runs),
+        details={"best_epoch": progress.best + 1, "epochs": [asdict(epoch) for epoch in progress.epochs]},
+        progress=progress,
     )
-    write(directory, spec, records, result, seed=options.seed, epoch=first.best)
+    write(directory, spec, records, result, seed=options.seed, epoch=progress.best)
     return result
 
 
-def _split(
-    members: list[Example], spec: Spec, options: TrainingOptions, seed: int
-) -> tuple[list[Example], list[Example]]:
+def _split(members: list[Example], spec: Spec, options: TrainingOptions) -> tuple[list[Example], list[Example]]:
     """The examples of the training and of the validation split; ConfigurationError if there are too few."""
     strata = [stratum(example, spec.output.task) for example in members]
-    first, second = stratified_split(strata, options.validation, seed=seed)
+    first, second = stratified_split(strata, options.validation, seed=options.seed)
     if not first or (options.validation and not second):
         validation = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
         raise ConfigurationError(f"{len(members)} records are too few to train on{validation}")
     return [members[index] for index in first], [members[index] for index in second]
 
 
-def _calibrated(model: Classifier, members: Sequence[Example], spec: Spec, known: float | None) -> float | None:
-    """Divides the head by the temperature that fits the probabilities to these examples, or else by a known one.
+def _calibrated(model: SequenceClassifier, members: Sequence[Example], spec: Spec) -> float | None:
+    """Divides the head by the temperature that fits the probabilities to these examples; None without examples.
 
-    So the logits are calibrated everywhere, with no operator more in the graph. None if there is no temperature.
+    So the logits are calibrated everywhere, with no operator more in the graph.
     """
-    scale = known
-    if members:
-        logits, targets = scores.joined(scores.answers(model, members), spec.output.task)
-        scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
-    if scale is not None:
-        with torch.no_grad():
-            for parameter in (parameter for one in model.networks for parameter in one.head.parameters()):
-                parameter.div_(scale)
+    if not members:
+        return None
+    logits, targets = scores.joined(scores.answers(model, members), spec.output.task)
+    scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.div_(scale)
     return scale
 
 
@@ -311,13 +292,13 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Traini
     checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | more)
 
 
-def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions, split_seed: int) -> dict[str, Any]:
+def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
     """Everything that determines a run's result, as JSON and stored in its state."""
     data = hashlib.sha256()
     for record in records:
         data.update(repr((record.steps.shape, record.label)).encode())
         data.update(record.steps.tobytes())
-    made = {"spec": spec.resolved(), "options": asdict(options) | {"split_seed": split_seed}, "data": data.hexdigest()}
+    made = {"spec": spec.resolved(), "options": asdict(options), "data": data.hexdigest()}
     return dict(json.loads(json.dumps(made)))
 
 

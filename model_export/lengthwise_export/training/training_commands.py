@@ -62,7 +62,6 @@ def train(
     Example:
       lengthwise train recordings.csv --out runs/first
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
-      lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --ensemble --seeds 3 --out runs/three
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -108,11 +107,7 @@ def train(
     if as_json:
         show_json(report)
         return
-    console = Console()
-    console.print(report.table(f"{out}/{WEIGHTS_FILE}"))
-    for name, figures in report.get("spread", {}).items():
-        runs = len(report["runs"])
-        console.print(f"{name}: {figures['mean']:.4f} ± {figures['deviation']:.4f} over {runs} seeds", highlight=False)
+    Console().print(report.table(f"{out}/{WEIGHTS_FILE}"))
 
 
 @click.command(cls=Command)
