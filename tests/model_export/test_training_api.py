@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from click.testing import CliRunner
@@ -103,9 +104,10 @@ def test_the_task_is_read_off_the_labels_and_a_list_of_one_is_asked_about() -> N
     assert (run.report["task"], run.reasons[0]) == ("multi-label", 'task = "multi-label": by the labels')
     steps = [["a"] * (len(one) - 1) + ["b"] for one in sequences]
     assert lengthwise_export.train(TINY, sequences, steps, **QUICK).report["task"] == "per-step"
-    steps[1:] = [["a"] * len(one) for one in sequences[1:]]  # in a table, one cell that is wrong
-    with pytest.raises(ConfigurationError, match="sequence '0' have the labels a, b"):
-        lengthwise_export.train(TINY, sequences, steps, **QUICK)
+    rows = [(n, *step, "ab"[(n + (n == t == 0)) % 2]) for n, one in enumerate(sequences) for t, step in enumerate(one)]
+    table = pandas.DataFrame(rows, columns=["id", "x", "y", "z", "label"])  # with one cell that is wrong
+    with pytest.raises(InvalidSequences, match="sequence '0' has the label 'b', and 'a' in its other rows"):
+        lengthwise_export.train({"model": {"hidden": 8, "layers": 1}}, table, **QUICK)
     task = {**TINY, "output": {"task": "multi-label"}}
     assert lengthwise_export.train(task, sequences, several, **QUICK).report["task"] == "multi-label"
     task = {**TINY, "output": {"task": "per-step"}}
