@@ -162,7 +162,7 @@ def compared(truth: Truth, lengths: list[int], waiting: int) -> dict[str, float]
 @output.as_json_or_page(PAGE)
 def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
     """Measures every device with every distribution, and prints the page."""
-    facts = machine.facts(Path(__file__).parent)
+    facts = machine.facts()
     tables = {device: max(table_error(truth, seed) for seed in range(5)) for device, truth in DEVICES.items()}
     plans = {
         (device, name, count): compared(truth, drawn(name), count)
