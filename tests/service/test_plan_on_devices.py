@@ -40,6 +40,6 @@ def test_one_is_overdue_when_a_tenth_of_the_queue_has_passed_it_over():
     for waiting in (first, *others):
         pool.add(waiting)
     pool.run(others[:2])
-    assert not pool.is_overdue(first)
+    assert first.turn >= pool.overdue_before
     pool.run(others[2:4])
-    assert pool.is_overdue(first)
+    assert first.turn < pool.overdue_before

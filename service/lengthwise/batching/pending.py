@@ -123,9 +123,10 @@ class PendingSequences:
         """Whether at least half as many have arrived since the last plan as that took."""
         return self._arrivals >= self._refilled_at
 
-    def is_overdue(self, waiting: WaitingSequence) -> bool:
-        """Whether it has been passed over by a tenth of the queue."""
-        return 10 * (self._ran - waiting.turn) > len(self._waiting)
+    @property
+    def overdue_before(self) -> float:
+        """The turn before which a sequence has been passed over by more than a tenth of the queue."""
+        return self._ran - len(self._waiting) / 10
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""

@@ -224,8 +224,9 @@ def _of_most_a_second(
     rows, width, _ = next(shape for shape in reversed(shapes) if shape[0] / shape[2] >= least)
     others = [each for each in near if each.width <= width and each is not anchor]
     if len(others) >= rows:
-        overdue = [each for each in others if pending.is_overdue(each)][: rows - 1]
-        rest = [each for each in others if not pending.is_overdue(each)]
+        turn = pending.overdue_before
+        overdue = [each for each in others if each.turn < turn][: rows - 1]
+        rest = [each for each in others if each.turn >= turn]
         others = overdue + sorted(rest, key=_WIDTH, reverse=True) if len(overdue) < rows - 1 else overdue
     return [anchor, *others[: rows - 1]]
 
