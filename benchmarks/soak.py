@@ -75,7 +75,7 @@ class Watch:
 
     server: ServerProcess
     seconds: list[float] = field(default_factory=list)  # when each sample was taken, since the start
-    resident: list[float] = field(default_factory=list)  # the resident MiB at each
+    resident: list[float] = field(default_factory=list)  # the resident MiB of a process at each
     versions: int = 1  # how many versions were published
     stops: int = 0  # how many times the process was stopped
     started: float = field(default_factory=time.monotonic)
@@ -94,7 +94,7 @@ class Watch:
                 await asyncio.to_thread(self.scrape)
             with suppress(OSError):  # one of them has just ended
                 held = [proc.resident_bytes(pid) for pid in proc.serving(self.server.process.pid)]
-                self.resident.append(sum(held) / 2**20)
+                self.resident.append(sum(held) / len(held) / 2**20)  # some of several workers may be away
                 self.seconds.append(time.monotonic() - self.started)
             await asyncio.sleep(_SAMPLE_SECONDS)
 
@@ -335,7 +335,7 @@ def page(facts: dict[str, Any], figures: dict[str, Any], workers: int) -> str:
         ("other descriptors before and after", "{}, {}".format(*figures["files"])),
         ("threads before and after", "{}, {}".format(*figures["threads"])),
         (
-            "resident memory, early and late",
+            "resident memory of a process that serves, early and late",
             f"{figures['early_mib']:.1f}, {figures['late_mib']:.1f} MiB ({growth:+.1%})",
         ),
         ("slope of the memory", "{:+.3f} MiB a minute, standard error {:.3f}".format(*figures["slope"])),
