@@ -55,14 +55,13 @@ def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validati
     assert from_spec(record.spec, path).manifest.made.get("temperature") == result.temperature
 
 
-def test_without_validation_the_known_temperature_divides_the_head(tmp_path: Path) -> None:
+def test_without_validation_there_is_no_temperature_and_the_head_is_as_it_was_trained(tmp_path: Path) -> None:
     options = TrainingOptions(epochs=2, validation=0.0)
-    known, plain, off = (
-        training.train(spec(), noisy(20), replace(options, calibration=wished), tmp_path, known_temperature=scale)
-        for wished, scale in ((True, 2.5), (True, None), (False, 2.5))
+    plain, off = (
+        training.train(spec(), noisy(20), replace(options, calibration=wished), tmp_path) for wished in (True, False)
     )
-    assert (known.temperature, plain.temperature, off.temperature) == (2.5, None, None)
-    assert torch.allclose(known.model.head.weight * 2.5, plain.model.head.weight)
+    assert (plain.temperature, off.temperature) == (None, None)
+    assert torch.equal(plain.model.head.weight, off.model.head.weight)
 
 
 def logits(answers: int, classes: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -472,7 +472,9 @@ def test_a_pickle_among_the_golden_sequences_is_refused_and_never_unpickled(dire
 def test_each_row_of_the_table_is_a_test_here_and_each_test_a_row() -> None:
     page, together = (ROOT / "docs" / "security.md").read_text().split("| two hundred times at once | gets | test |")
     here = names_in(Path(__file__)) - {"test_each_row_of_the_table_is_a_test_here_and_each_test_a_row"}
-    beside = [f"service/test_{name}.py" for name in ("order", "listener", "framing")] + ["hostile/test_trailers.py"]
+    beside = [f"service/test_{name}.py" for name in ("order", "listener", "framing")] + [
+        f"hostile/test_{name}.py" for name in ("trailers", "idle_memory")
+    ]
     rows = set(re.findall(r"\| `(test_\w+)` \|", page))
     assert here <= rows <= here.union(*(names_in(ROOT / "tests" / name) for name in beside))
     assert set(re.findall(r"\| `(test_\w+)` \|", together)) <= names_in(ROOT / "tests" / "hostile" / "test_memory.py")

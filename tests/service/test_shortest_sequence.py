@@ -248,6 +248,7 @@ class RaisesWhenShort(Session):
         self.provider = CPU_LABEL
         self.kernels, self.computes_padding = "numpy", True
         self.clock = time.thread_time
+        self._slots = []
         self.seen: set[int] = set()
 
     def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
