@@ -62,7 +62,7 @@ _CALLERS = 20
 _GRPC_CALLERS = 5
 _CONNECTIONS_OF_WATCH = 2  # that sample or reload when connections are counted
 _WARM_SECONDS = 30.0
-"""Memory is compared with what it is after this time: the first versions and large bodies take what is kept."""
+"""Memory of a process counts from this age on: the first versions and large bodies take what is kept."""
 _SAMPLE_SECONDS = 2.0
 _PARTS = 20
 """The slope of the memory is that of the means of so many parts of the time."""
@@ -74,8 +74,11 @@ class Watch:
     """What is measured while the chaos lasts."""
 
     server: ServerProcess
+    warm: float  # seconds from which on the memory of a process counts
     seconds: list[float] = field(default_factory=list)  # when each sample was taken, since the start
-    resident: list[float] = field(default_factory=list)  # the resident MiB of a process at each
+    # The resident MiB of a process that serves at each; with workers, the mean of those that are warm, and the parent's
+    resident: list[float] = field(default_factory=list)
+    seen: dict[int, float] = field(default_factory=dict)  # when each process was first there
     versions: int = 1  # how many versions were published
     stops: int = 0  # how many times the process was stopped
     started: float = field(default_factory=time.monotonic)
@@ -93,10 +96,17 @@ class Watch:
             with suppress(OSError, httpx.HTTPError):  # no worker answers now
                 await asyncio.to_thread(self.scrape)
             with suppress(OSError):  # one of them has just ended
-                held = [proc.resident_bytes(pid) for pid in proc.serving(self.server.process.pid)]
-                self.resident.append(sum(held) / len(held) / 2**20)  # some of several workers may be away
-                self.seconds.append(time.monotonic() - self.started)
+                self._sample_memory(time.monotonic() - self.started)
             await asyncio.sleep(_SAMPLE_SECONDS)
+
+    def _sample_memory(self, now: float) -> None:
+        parent = self.server.process.pid
+        those = proc.serving(parent)
+        warm = [pid for pid in those if now - self.seen.setdefault(pid, now) >= self.warm]
+        if warm:
+            of_parent = 0 if those == [parent] else proc.resident_bytes(parent)
+            self.resident.append((of_parent + sum(map(proc.resident_bytes, warm)) / len(warm)) / 2**20)
+            self.seconds.append(now)
 
     def after(self, seconds: float) -> tuple[Any, Any]:
         """The samples after a time: seconds, MiB."""
@@ -232,7 +242,7 @@ async def _soaked(
     await chaos.ask_alone()
     await over_grpc.ask_alone()
     warm = min(_WARM_SECONDS, seconds / 4)
-    watch = Watch(server)
+    watch = Watch(server, warm)
     connections, files, tasks = 0, 0, 0
     async with _meanwhile(watch.sample(), _reload(watch, of_workers)):
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS):
@@ -335,7 +345,9 @@ def page(facts: dict[str, Any], figures: dict[str, Any], workers: int) -> str:
         ("other descriptors before and after", "{}, {}".format(*figures["files"])),
         ("threads before and after", "{}, {}".format(*figures["threads"])),
         (
-            "resident memory of a process that serves, early and late",
+            "resident memory of a warm worker and its parent, early and late"
+            if workers > 1
+            else "resident memory, early and late",
             f"{figures['early_mib']:.1f}, {figures['late_mib']:.1f} MiB ({growth:+.1%})",
         ),
         ("slope of the memory", "{:+.3f} MiB a minute, standard error {:.3f}".format(*figures["slope"])),
