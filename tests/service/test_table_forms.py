@@ -317,6 +317,37 @@ def test_features_that_are_named_as_numbered_times_are_features_of_steps(
         lengthwise.sequences(form(sensors.drop(columns="id")))
 
 
+@pytest.mark.parametrize("names", [("t2", "t10", "t1"), ("x_9", "x_11", "x_1"), ("0.5", "1.5", "0")])
+def test_columns_for_steps_are_in_the_order_of_their_numbers(names: tuple[str, ...]) -> None:
+    cells = {"id": [*"ab"], names[0]: [2.0, 5], names[1]: [3.0, 6], names[2]: [1.0, 4], "label": [*"uv"]}
+    table = pandas.DataFrame(cells)
+    assert steps_of(table) == steps_of(table, row="sequence") == [[1, 2, 3], [4, 5, 6]]
+    assert steps_of(table, row="sequence", values=names) == [[2, 3, 1], [5, 6, 4]]
+
+
+@pytest.mark.parametrize("row", [None, "sequence"], ids=["found", "said"])
+def test_what_is_no_time_is_no_step_where_others_are_also_if_a_row_is_said_to_be_a_sequence(row: Any) -> None:
+    cells = {"id": [*"ab"], "t0": [1.0, 4], "t1": [2.0, 5], "t2": [3.0, 6], "age": [40, 50], "site": [*"no"]}
+    found = lengthwise.sequences(pandas.DataFrame(cells), row=row)
+    assert [one.steps.tolist() for one in found] == [[1, 2, 3], [4, 5, 6]]
+    assert found.taken.endswith("ignored: 'age', 'site'")
+
+
+def test_columns_for_steps_of_several_features_are_not_taken_as_one() -> None:
+    cells = {"ax_0": [1.0, 2], "ax_1": [3.0, 4], "ay_0": [5.0, 6], "ay_1": [7.0, 8]}
+    table = pandas.DataFrame({"id": [*"ab"], **cells, "label": [*"uv"]})
+    with pytest.raises(ConfigurationError, match="several names: 'ax', 'ay'") as error:
+        lengthwise.sequences(table)
+    advice = str(error.value).split("In pandas, ")[1].split(" makes")[0]
+    assert steps_of(eval(advice, {"pandas": pandas, "table": table})) == [[[1, 5], [3, 7]], [[2, 6], [4, 8]]]
+
+
+def test_a_row_without_its_list_of_times_is_named() -> None:
+    table = pandas.DataFrame({"id": [*"ab"], "time": [None, [1, 0]], "x": [[1.0, 2.0], [3.0, 4.0]]})
+    with pytest.raises(InvalidSequences, match="'time' holds 'None', and lists in other rows"):
+        lengthwise.sequences(table)
+
+
 def test_a_feature_of_a_model_is_no_key_of_a_list() -> None:
     names = ColumnNames(inputs=("age", "x"))
     frames = [pandas.DataFrame({"age": [40 + place] * 2, "x": [0.5, 1.5]}) for place in range(6)]

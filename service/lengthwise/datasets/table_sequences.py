@@ -12,7 +12,7 @@ a   0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells withou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table
-from lengthwise.datasets.column_roles import VALUE, ColumnNames, Roles, is_no_feature, may_be, roles
-from lengthwise.datasets.tables import TableColumns, Texts, steps_array
+from lengthwise.datasets.column_roles import VALUE, ColumnNames, Roles, is_no_feature, listed, may_be, roles
+from lengthwise.datasets.tables import TableColumns, Texts, is_number, steps_array
 from lengthwise.errors import ConfigurationError
 
-_NUMBERED: Final = re.compile(r"(.*?)[ _.-]?\d+")  # the name of a column for one step
+_NUMBERED: Final = re.compile(r"(.*?)([ _.-]?)(\d{1,30})")  # the name of a column for one step
 _MOST_SHOWN: Final = 40
+_MOST_NAMES: Final = 20
 _FEWEST_STEPS: Final = 3  # columns of a table whose rows are sequences
 
 
@@ -38,15 +39,16 @@ def sequences(
     lists = [name for name in lists_in(columns) if name not in given.all and not is_no_feature(name)]
     if not lists and given.row == "sequence":
         found = roles(columns, replace(given, inputs=None))
-        cells = _in_lists(columns, found.values, wrong)
-        columns = TableColumns([*columns.without({*found.values}).items(), (VALUE, cells)])
+        wide = given.values or _in_order(_of_times(found.values) or found.values)
+        cells = _in_lists(columns, wide, wrong)
+        columns = TableColumns([*columns.without({*wide}).items(), (VALUE, cells)])
         lists, given = [VALUE], replace(given, values=None)
     if not lists:
         return long_table.sequences(columns, given, wrong, **how)
     values = given.values or tuple(lists)
     inputs = given.inputs if len(values) > 1 else None  # the features in the cells of one column have no names
     found = roles(columns, replace(given, values=values, inputs=inputs))
-    has_times = found.time is not None and is_list(next(iter(columns[found.time]), None))
+    has_times = found.time is not None and any(map(is_list, columns[found.time]))
     found = replace(found, time=found.time if has_times else None, row="sequence")
     ids = None if found.id is None else long_table.ids_of(columns[found.id], found.id)
     labels = None if found.label is None else long_table.labels_of(columns[found.label], found.label)
@@ -99,18 +101,54 @@ def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
     They do if there is no time, each row has an id of its own or a label, and numbered columns are named as times; or
     if all others are numbered, and the rows have both, with ids that do not count them.
     """
-    numbered = {name: match[1] for name in columns if (match := _NUMBERED.fullmatch(name))}
+    numbered = _numbered(columns)
     is_free = given.row is None and given.values is None and {*(given.inputs or ())}.isdisjoint(columns)
     found = roles(columns, given) if is_free and len(numbered) >= _FEWEST_STEPS else None
     if found is None or found.time is not None:
         return given
     ids = [] if found.id is None else long_table.ids_of(columns[found.id], found.id)
     is_count = ids in [[*map(str, range(start, start + len(ids)))] for start in (0, 1)]
-    steps = [name for name in found.values if name in numbered and may_be("time", numbered[name])]
-    if len(steps) < _FEWEST_STEPS and ids and found.label and not is_count and {*found.values} <= numbered.keys():
+    steps = _of_times(found.values)
+    if not steps and ids and found.label and not is_count and {*found.values} <= numbered.keys():
         steps = [*found.values]
-    is_wide = len(steps) >= _FEWEST_STEPS and len(ids) == len({*ids}) and bool(ids or found.label)
-    return replace(given, row="sequence", values=tuple(steps)) if is_wide else given
+    if len(steps) < _FEWEST_STEPS or len(ids) != len({*ids}) or not (ids or found.label):
+        return given
+    several = [*dict.fromkeys(numbered[name] for name in steps)]
+    if len(several) > 1 and not all(map(is_number, steps)):
+        names = several if len(several) <= _MOST_NAMES else "NAMES"
+        raise ConfigurationError(
+            f"every row has columns for steps of several names: {listed(several)}: are they features? In pandas, "
+            f"pandas.wide_to_long(table, {names}, i={found.id or 'ID'!r}, j='t', sep={_separator(steps)!r})"
+            ".reset_index() makes a row of each step; if all are steps of one feature, say row=sequence"
+        )
+    return replace(given, row="sequence", values=_in_order(steps))
+
+
+def _numbered(names: Iterable[str]) -> dict[str, str]:
+    """The names that end in a number, and what stands before it."""
+    return {name: match[1] for name in names if (match := _NUMBERED.fullmatch(name))}
+
+
+def _of_times(names: Iterable[str]) -> list[str]:
+    """The columns that are numbered and named as times; none if they are few."""
+    steps = [name for name, before in _numbered(names).items() if may_be("time", before)]
+    return steps if len(steps) >= _FEWEST_STEPS else []
+
+
+def _in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Columns for the steps of one feature by their numbers, wherever they stand; others as they are."""
+    if all(map(is_number, names)):
+        return tuple(sorted(names, key=float))
+    found = [_NUMBERED.fullmatch(name) for name in names]
+    numbers = {match[0]: int(match[3]) for match in found if match is not None}
+    is_one = len(numbers) == len(names) and len({match[1] for match in found if match is not None}) == 1
+    return tuple(sorted(names, key=numbers.__getitem__) if is_one else names)
+
+
+def _separator(names: Sequence[str]) -> str:
+    """What stands between the name of a feature and the number of a step."""
+    match = _NUMBERED.fullmatch(names[0])
+    return "" if match is None else match[2]
 
 
 def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
