@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -162,6 +163,19 @@ def test_a_file_of_the_ucr_archive_has_a_sequence_in_each_row(tmp_path: Path) ->
     with pytest.raises(ConfigurationError, match="row=sequence"):
         read(other)
     assert len(read(other, row="sequence", label="column 1")[0]) == 2
+
+
+@pytest.mark.parametrize("text", ["id;x\na;0,5\na;1,5\n", 'id,x\na,"0,5"\na,"1,5"\n'], ids=["semicolons", "quoted"])
+def test_what_is_said_of_decimal_commas_converts_the_file(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "d.csv", text)
+    advice = read(path)[1][0].split("a decimal comma? ")[1].split(" writes")[0]
+    eval(advice, {"pandas": pandas, "FILE": path, "NEW": tmp_path / "new.csv"})
+    assert read(tmp_path / "new.csv")[0][0].steps.tolist() == [[0.5], [1.5]]
+
+
+def test_a_list_as_text_in_a_file_is_told_so(tmp_path: Path) -> None:
+    _, bad = read(write(tmp_path / "d.csv", 'id,x\na,"[1, 2]"\na,3\n'))
+    assert bad[0].endswith("is not a number; if it is a list that was written as text, write lists of numbers")
 
 
 def test_a_wide_table_is_read_where_it_is_said_or_clear(tmp_path: Path) -> None:

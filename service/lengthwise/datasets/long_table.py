@@ -30,7 +30,10 @@ from lengthwise.datasets.tables import MISSING, Cells, TableColumns, Texts, as_a
 from lengthwise.errors import ConfigurationError
 
 WIDE: Final = "; if a row is a whole sequence, say row=sequence"
-_COMMA: Final = "; a decimal comma? pandas.read_csv(FILE, sep=';', decimal=',').to_csv(NEW, index=False) writes points"
+_COMMA: Final = (
+    "; a decimal comma? pandas.read_csv(FILE, sep=None, engine='python', decimal=',').to_csv(NEW, index=False) "
+    "writes points"
+)
 _AS_TEXT: Final = "; if it is a list that was written as text, write lists of numbers"
 _MOST_SHOWN: Final = 40
 
@@ -268,8 +271,9 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
             found[row] = float(cell)
         except ValueError:
             if cell.strip().lower() not in MISSING:
-                comma = _COMMA if re.fullmatch(r"\s*-?\d*,\d+\s*", cell) else ""
-                wrong[row] = f"{cell.strip()[:_MOST_SHOWN]!r} in the column {name!r} is not a number{comma}"
+                text = cell.strip()
+                hint = _COMMA if re.fullmatch(r"-?\d*,\d+", text) else _AS_TEXT if text.startswith("[") else ""
+                wrong[row] = f"{text[:_MOST_SHOWN]!r} in the column {name!r} is not a number{hint}"
     return found, wrong
 
 
