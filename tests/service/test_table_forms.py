@@ -375,3 +375,16 @@ def test_times_with_and_without_a_zone_are_not_compared() -> None:
 def test_words_are_told_to_need_a_tokenizer() -> None:
     with pytest.raises(InvalidSequences, match="a tokenizer"):
         lengthwise.sequences([["the", "cat"], ["a"]])
+
+
+def test_a_row_for_each_value_without_a_time_is_asked_about() -> None:
+    rows = [(s, moment, dim, moment + dim / 10) for s in "ab" for moment in range(4 + (s == "b")) for dim in range(3)]
+    table = pandas.DataFrame(rows, columns=["id", "elapsed", "dim", "value"])
+    for melted in (table, table.drop(columns="elapsed")):
+        with pytest.raises(ConfigurationError, match="'dim' has each of its values equally often in every sequence"):
+            lengthwise.sequences(melted)
+    with pytest.raises(ConfigurationError, match="pivot"):
+        lengthwise.sequences(table, time="elapsed")
+    assert len(lengthwise.sequences(table, values=["dim", "value"])) == 2
+    table["dim"] = (table.index % 5 == 0) * 1  # a feature, which is not regular
+    assert len(lengthwise.sequences(table)) == 2

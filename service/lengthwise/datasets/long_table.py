@@ -91,6 +91,8 @@ def sequences(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
             f"{single}{WIDE}{no_names(names)}"
         )
+    if found.time is None and given.values is None and given.inputs is None:
+        _ask_about_channels(columns, found)
     is_guessed = given.id is None and count > 1
     if found.id is not None and is_guessed and len({*ids_of(columns[found.id], found.id)}) == count:
         raise ConfigurationError(
@@ -198,6 +200,23 @@ def _require_one_row_a_step(columns: TableColumns, found: Roles, moments: NDArra
                 f"{'.reset_index()' * bool(columns.levels)}.pivot(index={keys}, columns={telling}, "
                 f"values={repr(values[0]) if len(values) == 1 else values}).reset_index(). If a row is a step, leave "
                 f"{listed(telling)} out of the table"
+            )
+
+
+def _ask_about_channels(columns: TableColumns, found: Roles) -> None:
+    """Asks about a feature that is named as a channel and has each of its values equally often in every sequence.
+
+    Without a time such a table may have a row for each value of a step. ConfigurationError names the column.
+    """
+    of_row = np.zeros(len(columns[found.values[0]]), np.intp) if found.id is None else _codes(columns[found.id])
+    for name in filter(names_channel, found.values):
+        code = _codes(columns[name])
+        counts = np.zeros((of_row.max() + 1, code.max() + 1), np.intp)
+        np.add.at(counts, (of_row, code), 1)
+        if code.max() and (counts == counts[:, :1]).all() and counts.max() > 1:
+            raise ConfigurationError(
+                f"the column {name!r} has each of its values equally often in every sequence: is a row one value of a "
+                "step? Then say which column is the time (time). If it is a feature, name all features (values)"
             )
 
 

@@ -184,7 +184,14 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
                 continue
             if problems.listing:
                 said = _no_number(value, manifest, is_empty=all(one is None for one in step))
-                said += "" if names is None or keys else f" ({names[i]})"
+                if names is not None:
+                    said = (
+                        f"is null or not there: {said}"
+                        if keys and value is None
+                        else said
+                        if keys
+                        else f"{said} ({names[i]})"
+                    )
                 problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{keys[i] if keys else i}", said)
             else:
                 problems.count()
