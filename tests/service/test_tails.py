@@ -104,13 +104,31 @@ def at_rest(count: int) -> list[np.ndarray]:
         [np.vstack([random.normal(size=(WIDTH - 1, 2)), np.zeros((1, 2))]) for _ in range(40)],
         [np.vstack([random.normal(size=(WIDTH - 4, 2)), np.zeros((4, 2))]) for _ in range(40)],
         [random.random((365, 1)) * (random.random((365, 1)) < 0.1) for _ in range(60)],  # rain
+        [np.repeat(random.random(10) < 0.4, 10)[:, None] * random.random((100, 1)) for _ in range(40)],  # showers
+        [(np.cumsum(random.random((60, 1)) < 0.1) % 2)[:, None] * random.random((60, 1)) for _ in range(40)],  # on, off
+        [np.pad(random.normal(size=(n % 9 + 3, 1)), ((n % 7 + 10, 23 - n % 9 - n % 7), (0, 0))) for n in range(40)],
         [np.eye(3)[np.sort(random.integers(0, 3, WIDTH))] for _ in range(40)],  # states, the last one stays
         [np.zeros((WIDTH, 2))] * 9,
         [np.zeros((0, 2))] * 9,
         padded()[-1:],
         [],
     ],
-    ids=["lengths", "none", "half", "one each", "four each", "rain", "states", "zeros", "no steps", "one", "nothing"],
+    ids=[
+        "lengths",
+        "none",
+        "half",
+        "one each",
+        "four each",
+        "rain",
+        "showers",
+        "on and off",
+        "pulses",
+        "states",
+        "zeros",
+        "no steps",
+        "one",
+        "nothing",
+    ],
 )
 def test_real_sequences_are_no_padding(sequences: Any) -> None:
     assert [*doubts(sequences)] == []

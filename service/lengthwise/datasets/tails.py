@@ -28,6 +28,7 @@ _NEARLY_ALL: Final = 0.9  # of the sequences, which have one length
 _KNOWN: Final = {"0": ("zeros", "zeros"), "nan": ("missing values", "nan")}  # values of a step: its name, its `Padding`
 _MOST_SHOWN: Final = 4  # values in a message
 _LONGER: Final = 4  # times as long as tails of such steps would be by chance, are those of padding
+_LONGER_THAN_INSIDE: Final = 1.5  # tails of padding are, on average, that much longer than the longest run inside
 
 
 def without_padding(one: T, padding: Padding | None) -> T | str:
@@ -86,4 +87,14 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any], int]:
     frequent = float(same.sum() - tails.sum()) / max(1, int((same.shape[1] - tails).sum()))
     is_special = not frequent or (is_blank and tails.mean() * (1 - frequent) > _LONGER * frequent)
     are_alike = number == len(block) and len({*tails.tolist()}) == 1
+    is_special = is_special and tails.mean() > _LONGER_THAN_INSIDE * _longest_runs(same, tails).mean()
     return step, number if is_special and not are_alike and tails.max() > 1 else 0
+
+
+def _longest_runs(same: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDArray[np.intp]:
+    """`[rows]`, the longest run of such steps before the tail of each row: silence, or a machine at rest."""
+    steps = np.arange(same.shape[1])
+    inside = same & (steps < (same.shape[1] - tails)[:, None])
+    before = np.maximum.accumulate(np.where(inside, -1, steps), axis=1)
+    longest: NDArray[np.intp] = ((steps - before) * inside).max(axis=1)
+    return longest
