@@ -211,7 +211,6 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
 def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list[Any] | None:
     """The items, their steps checked and everything else parsed; None where it is too long, has masks or names."""
     items = [_Checked(*item) for item in found]
-    first = b"".join(body[told[0][2] :][:1] for item in items if (told := item.told) and not told[0][0])
     texts = [
         body[item.start : item.end]
         if item.steps_start < 0
@@ -220,9 +219,12 @@ def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list
         if item.start >= 0
     ]
     text = b"[%s]" % b",".join(texts)
-    has_names = manifest is not None and manifest.input.names is not None
-    if len(text) > _MOST_PARSED_BYTES or b"_mask" in text or (has_names and b"{" in first):
+    if len(text) > _MOST_PARSED_BYTES or b"_mask" in text:
         return None
+    if manifest is not None and manifest.input.names is not None:  # then steps may be objects
+        starts = (told[0][2] for item in items if (told := item.told) and not told[0][0])
+        if any(body[start : start + 1] == b"{" for start in starts):
+            return None
     parsed: Iterator[Any] = iter(json_text.parse(text))
     sequences: list[Any] = []
     for item in items:

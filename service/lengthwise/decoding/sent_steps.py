@@ -166,7 +166,6 @@ def explain_steps(
 
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
     at, manifest, problems, feature_mask, keys = where
-    names = manifest.input.names
     takes_missing = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
         takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask.tolist(), strict=True)]
@@ -184,15 +183,10 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
                 continue
             if problems.listing:
                 said = _no_number(value, manifest, is_empty=all(one is None for one in step))
-                if names is not None:
-                    said = (
-                        f"is null or not there: {said}"
-                        if keys and value is None
-                        else said
-                        if keys
-                        else f"{said} ({names[i]})"
-                    )
-                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{keys[i] if keys else i}", said)
+                problems.add(
+                    f"{at}/{place}" if is_bare else f"{at}/{place}/{keys[i] if keys else i}",
+                    _named(said, value, i, where),
+                )
             else:
                 problems.count()
             if value is not None:
@@ -223,6 +217,16 @@ def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
         hint = f"; {ADVICE_ON_TAILS}" if step is None else ""
         return f"a step must be an array of {features} numbers, got {_kind(step, manifest)}{hint}"
     return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
+
+
+def _named(said: str, value: Any, feature: int, where: SentWhere) -> str:
+    """What is wrong with a value, with the name of its feature, which the pointer has where steps are objects."""
+    names = where.manifest.input.names
+    if names is None:
+        return said
+    if where.keys is None:
+        return f"{said} ({names[feature]})"
+    return f"is null or not there: {said}" if value is None else said
 
 
 def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
