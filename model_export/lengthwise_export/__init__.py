@@ -57,7 +57,12 @@ if TYPE_CHECKING:
 else:  # a type checker is to find misspelt names
 
     def __getattr__(name: str) -> Any:
-        """Imports what is exported when it is first used."""
+        """Imports what is exported when it is first used.
+
+        Raises:
+            AttributeError: There is no such name.
+            ModuleNotFoundError: The name needs a package that is not installed; the message says which extra brings it.
+        """
         if name == "__version__":
             value: Any = importlib.import_module("lengthwise").__version__
         elif name in __all__:

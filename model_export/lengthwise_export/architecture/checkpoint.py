@@ -37,7 +37,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A `.safetensors` file, and its state; empty for a file that `write` did not write."""
+    """A `.safetensors` file, and its state; empty for a file that `write` did not write.
+
+    Raises:
+        CheckpointError: The file cannot be read as safetensors.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {}).get("state", "{}"))
@@ -65,7 +69,11 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`; or CheckpointError."""
+    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`.
+
+    Raises:
+        CheckpointError: The file cannot be read without running code, or holds something other than weights.
+    """
     if path.suffix == ".safetensors":
         return read(path)[0]
     content = _loaded(path)
@@ -79,7 +87,11 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 def _loaded(path: Path) -> Any:
-    """Loads a file of `torch.save` without running code; CheckpointError if it cannot be read, or holds code."""
+    """Loads a file of `torch.save` without running code.
+
+    Raises:
+        CheckpointError: The file cannot be read, is no checkpoint, or loading it would run code.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -104,7 +116,9 @@ def _loaded(path: Path) -> Any:
 def load(module: nn.Module, path: Path) -> list[str]:
     """Loads the weights of a checkpoint into a module. A wrapper's prefix of all names is left out, with a notice.
 
-    The CheckpointError of weights of another module names missing, unexpected and misshapen tensors.
+    Raises:
+        CheckpointError: The weights are those of another module; the message names missing, unexpected and misshapen
+            tensors.
     """
     wanted = module.state_dict()
     loaded, notices = _without_wrappers(weights(path), wanted, path)
@@ -124,7 +138,11 @@ def load(module: nn.Module, path: Path) -> list[str]:
 def _without_wrappers(
     loaded: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under the names that a module wants, if only the prefix of a wrapper is before these."""
+    """The weights under the names that a module wants, if only the prefix of a wrapper is before these.
+
+    Raises:
+        CheckpointError: The weights are there under several prefixes.
+    """
     if not wanted or any(name in loaded for name in wanted):
         return loaded, []
     first = next(iter(wanted))

@@ -183,7 +183,11 @@ class RocketClassifier(nn.Module):
 
 
 def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
-    """A model with the kernels of a checkpoint, or CheckpointError; its other weights are not loaded."""
+    """A model with the kernels of a checkpoint; its other weights are not loaded.
+
+    Raises:
+        CheckpointError: There are no kernels, or they are damaged or those of another spec.
+    """
     features = first_layer(spec).out_features
     fitted: list[DilatedKernels] = []
     while (prefix := f"dilations.{len(fitted)}.") + "distance" in tensors:
@@ -210,7 +214,11 @@ def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
 
 
 def _require_whole(kernels: DilatedKernels, features: int) -> None:
-    """Raises ValueError if kernels do not have the form that a training writes."""
+    """Makes sure that kernels have the form that a training writes.
+
+    Raises:
+        ValueError: They have not; the message ends a sentence about them.
+    """
     reads, biases, inside = kernels.reads, kernels.biases, kernels.inside
     if reads.shape != (KERNELS, features) or not reads.any(axis=1).all():
         raise ValueError(f"they do not read {features} features, as the spec says")

@@ -135,7 +135,11 @@ class Spec(SpecTable):
 
     @classmethod
     def from_table(cls, table: object, *, source: str = "spec") -> Spec:
-        """Reads a spec from parsed TOML or JSON; the SpecError of what is none names all wrong keys."""
+        """Reads a spec from parsed TOML or JSON.
+
+        Raises:
+            SpecError: It is not a spec; the message names all wrong keys.
+        """
         try:
             return cls.model_validate(table)
         except ValidationError as error:
@@ -210,7 +214,11 @@ def _known(place: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def tables_of(path: Path) -> dict[str, Any]:
-    """The tables of a `.toml` file, which may leave keys open; SpecError if it cannot be read, or is not TOML."""
+    """The tables of a `.toml` file, which may leave keys open.
+
+    Raises:
+        SpecError: The file cannot be read. Text that is not TOML is a SpecError, too.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -80,13 +80,21 @@ def run_files(out: Path) -> list[Path]:
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
-    """Makes sure that a folder holds no run; the ConfigurationError ends with `instead`."""
+    """Makes sure that a folder holds no run.
+
+    Raises:
+        ConfigurationError: It holds one; the message ends with `instead`.
+    """
     for path in run_files(out):
         raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint file of the folder of a run, or CheckpointError if it has none; a file itself."""
+    """The checkpoint file of the folder of a run; a file itself.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoint, or only that of an unfinished run.
+    """
     if not path.is_dir():
         return path
     if (path / WEIGHTS_FILE).is_file():
@@ -100,7 +108,12 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def read_record(path: Path) -> TrainingRecord:
-    """The record of a checkpoint; CheckpointError if it cannot be read, is of a later version, or is malformed."""
+    """The record of a checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be read, is the state of an unfinished run, was written by a later version, or is
+            malformed.
+    """
     from lengthwise_export.architecture import checkpoint  # imported here, because ONNX files need no torch
 
     state = checkpoint.state(path)
@@ -145,7 +158,10 @@ def settled(spec: Spec, path: Path) -> Spec:
 def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     """The module of a spec in evaluation mode, and notices about what could not be compared with its checkpoint.
 
-    Without a checkpoint its weights are untrained, and always the same. One of another spec is a CheckpointError.
+    Without a checkpoint its weights are untrained, and always the same.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or was trained with another spec.
     """
     import torch
 
@@ -165,7 +181,11 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
 
 
 def _compared(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
-    """Notices about keys that differ from the spec but may, or are not recorded; CheckpointError if others differ."""
+    """Notices about keys that differ from the spec but may, or are not recorded.
+
+    Raises:
+        CheckpointError: Other keys differ; the message names them.
+    """
     notices, refused = [], []
     pairs = differences(record.spec, spec) if record.spec is not None else iter(())
     if record.spec is None:

@@ -175,7 +175,11 @@ class _Check:
         return answer
 
     def _require_meaningful_trials(self, first: Baseline, least: int) -> None:
-        """Makes sure that a leak would have been visible in sequences of `least` lengths, before a model is sound."""
+        """Makes sure that a leak would have been visible in sequences of `least` lengths, before a model is sound.
+
+        Raises:
+            UncheckableError: Too few sizes could be run, or the answers do not depend on the sequences.
+        """
         rows, widths, lengths = map(sorted, self.ran)
         if len(rows) < 2 or len(widths) < 2 or len(lengths) < least:
             raise limits.of_one_width(self.subject) or UncheckableError(
@@ -194,7 +198,11 @@ class _Check:
             )
 
     def _note_other_readings(self, first: Baseline, finite: Sequence[FailedTrial]) -> None:
-        """Adds a note if the model does not leak when it is called in another way, such as time-first."""
+        """Adds a note if the model does not leak when it is called in another way, such as time-first.
+
+        Raises:
+            UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
+        """
         tried = [moved.trial for moved in finite if moved.base is first.batch]
         for other in self.subject.alternatives() if tried else ():
             try:
@@ -265,7 +273,11 @@ class _Check:
         return self._baseline(sequences, pad(sequences, width=base.batch.width), kinds)
 
     def _try_alone(self, base: Baseline, where: str) -> None:
-        """Tries alone the sequences of a batch whose answers are not finite in it: if those are, it is a leak."""
+        """Tries alone the sequences of a batch whose answers are not finite in it: if those are, it is a leak.
+
+        Raises:
+            UncheckableError: They are not finite alone either.
+        """
         alone = [
             trial
             for trial in trials.lone_trials(base.sequences, [base.kind(row) for row in range(base.batch.rows)])
@@ -280,7 +292,12 @@ class _Check:
             self._try(base, trial)
 
     def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:
-        """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch."""
+        """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch.
+
+        Raises:
+            UncheckableError: The model raises for every batch of one row, or answers to finite sequences are not
+                finite.
+        """
         count = min(sizes.width - sizes.shortest + 1, _MAX_UNBATCHED)
         lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
         kinds = [*[None] * len(lengths), *_RAW_OF_EACH * self.sampler.kinds]
@@ -322,7 +339,11 @@ class _Check:
             )
 
     def _try_odd_batches(self, first: Baseline, sizes: BatchSizes, widest: int) -> None:
-        """Runs the row counts, lengths and widths that a model may handle in a separate code path."""
+        """Runs the row counts, lengths and widths that a model may handle in a separate code path.
+
+        Raises:
+            UncheckableError: The model raises for such a batch of two rows or more.
+        """
         for trial in trials.fewer_rows(first.batch):
             self._try(first, trial)
         for name, sequences, batch in trials.odd_batches(sizes, widest, self.sampler):

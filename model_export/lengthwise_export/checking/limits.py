@@ -190,7 +190,11 @@ def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> Un
 def require_service_contract(
     subject: Subject, first: Baseline, moved: Sequence[CheckTrial], sizes: BatchSizes, sampler: Sampler, most: float
 ) -> None:
-    """Makes sure that differences of more than `most` are a leak, and that no other form of batches is expected."""
+    """Makes sure that differences of more than `most` are a leak, and that no other form of batches is expected.
+
+    Raises:
+        UncheckableError: The model requires sorted rows, or left padding.
+    """
     if all(trial.change == "order" for trial in moved):
         answers = subject.answer(moved[0].batch).logits
         if any(min(gap(mine, other) for other in answers) > most for mine in first.answer.logits):
@@ -261,7 +265,12 @@ class WidthLimits:
 
     @classmethod
     def of(cls, subject: Subject, sampler: Sampler, max_length: int, min_length: int = 1) -> WidthLimits:
-        """Finds the limits by running batches of two rows, and sequences unbatched."""
+        """Finds the limits by running batches of two rows, and sequences unbatched.
+
+        Raises:
+            UncheckableError: The model needs longer sequences than `max_length` steps, or raises at a width that the
+                trials need and no table of positions explains it.
+        """
 
         def raised_at(width: int) -> RunError | None:
             longest = min(width, max_length)

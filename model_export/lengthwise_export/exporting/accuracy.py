@@ -129,7 +129,11 @@ def answered_classes(session: Session, manifest: Manifest, records: Sequence[Rec
 
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
-    """The records with a label that the model accepts; the number of those that it does not; the first one's reason."""
+    """The records with a label that the model accepts; the number of those that it does not; the first one's reason.
+
+    Raises:
+        ConfigurationError: A label is unknown or does not fit the task, or the model accepts no labelled record.
+    """
     from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
 
     labelled = [record for record in records if record.label is not None]
@@ -153,7 +157,11 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
-    """Makes sure that the answers do not contradict the order of the labels significantly."""
+    """Makes sure that the answers do not contradict the order of the labels significantly.
+
+    Raises:
+        VerificationError: Another order fits the data significantly better.
+    """
     # Each output gets the label that is most frequent in the data when it wins. That is an order if at least two
     # outputs win and no label occurs twice. Untrained weights may have any.
     order = np.full(manifest.classes, -1)
@@ -178,7 +186,11 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
 
 
 def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[Answer]:
-    """The answer to each record, computed as in the service: windows are merged, and padding is removed."""
+    """The answer to each record, computed as in the service: windows are merged, and padding is removed.
+
+    Raises:
+        VerificationError: The answer to a record is not finite.
+    """
     rows: list[tuple[int, int, Steps]] = []
     for index, record in enumerate(records):
         item = make_item(record.steps, manifest, sent_steps=len(record.steps))
@@ -248,7 +260,11 @@ class LabelChanges:
 
 
 def changed_labels(before: Session, after: Session, manifest: Manifest, sequences: Iterable[Steps]) -> LabelChanges:
-    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
+    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers.
+
+    Raises:
+        ConfigurationError: The model accepts none of the sequences.
+    """
     count, changed, largest = 0, 0, 0.0
     least, most = manifest.min_length, manifest.max_length
     for steps in sequences:

@@ -67,7 +67,11 @@ class Candidate:
 
 
 def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:
-    """A model of the built-in architecture."""
+    """A model of the built-in architecture.
+
+    Raises:
+        ConfigurationError: `max_length`, `multi_label` or `precision` contradicts the spec.
+    """
     said, own = options.max_length, spec.input.max_length
     if said not in (None, own):
         raise ConfigurationError(f"--max-length {said} contradicts input.max_length = {own}")
@@ -108,7 +112,11 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:
-    """The same model with another probability from which a class is assigned."""
+    """The same model with another probability from which a class is assigned.
+
+    Raises:
+        ConfigurationError: It is not a multi-label model.
+    """
     if source.manifest.task != "multi-label":
         raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
     return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
@@ -138,7 +146,11 @@ def of_users_model(read: Target, options: ExportOptions, tell: Tell) -> Candidat
 
 
 def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Report | None = None) -> Candidate:
-    """A user's torch module or ONNX file, if `check` finds no leak in it (its `report`, if it was checked already)."""
+    """A user's torch module or ONNX file, if `check` finds no leak in it (its `report`, if it was checked already).
+
+    Raises:
+        ConfigurationError: The target is a model directory, or an option contradicts it.
+    """
     if target.kind == "directory":
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if options.missing == "handled" and target.steps.kind == "tokens":
@@ -197,7 +209,13 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
-    """A user's model after its mend. Its reference is the original, with each sequence alone and unpadded."""
+    """A user's model after its mend. Its reference is the original, with each sequence alone and unpadded.
+
+    Raises:
+        UnmendableError: An operator cannot be mended; the error names it.
+        ExportError: It cannot be mended for another reason.
+        VerificationError: The proof of the mend does not hold.
+    """
     from lengthwise_export.mending import mended_accuracy
 
     original, fix = proved.original, proved.fix
@@ -252,7 +270,12 @@ def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
 
 
 def _task(target: Target, *, multi_label: bool) -> Task:
-    """The task of a user's model."""
+    """The task of a user's model.
+
+    Raises:
+        ConfigurationError: `multi_label` contradicts a per-step model, or there is one output, which would always be
+            chosen.
+    """
     if multi_label:
         if target.per_step:
             raise ConfigurationError(f"--multi-label: {target.text} answers each step with exactly one class")
@@ -264,7 +287,11 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 
 
 def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
-    """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`."""
+    """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`.
+
+    Raises:
+        ConfigurationError: All outputs of a multi-label model are between 0 and 1, so they may be either.
+    """
     rows = at_valid_steps(answer, batch)
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"

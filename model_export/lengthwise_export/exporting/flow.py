@@ -71,7 +71,11 @@ class PublishedModel:
 
 
 def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
-    """Loads a target, builds its graph, verifies it and publishes it."""
+    """Loads a target, builds its graph, verifies it and publishes it.
+
+    Raises:
+        ConfigurationError: `must_keep_accuracy` is set without `data`.
+    """
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
     with one_torch_thread():
@@ -214,7 +218,11 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
 
 
 def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
-    """The names of the features, from the option or the target; ConfigurationError where these differ."""
+    """The names of the features, from the option or the target.
+
+    Raises:
+        ConfigurationError: The option and the target differ in the names, or in their number.
+    """
     names, own = options.feature_names, read.steps.names
     if names is not None and (len(names) != read.steps.features or own not in (None, names)):
         has = "token ids" if read.steps.features is None else counted(read.steps.features, "feature")
@@ -225,7 +233,11 @@ def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | No
 
 
 def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
-    """The records of --data; None without it."""
+    """The records of --data; None without it.
+
+    Raises:
+        ConfigurationError: No record has a label, and the precision is fp32, so there is nothing to compare.
+    """
     if options.data is None:
         return None
     from lengthwise.commands.data_options import reading_of

@@ -72,7 +72,11 @@ def contains_isnan(graph: onnx.ModelProto) -> bool:
 
 
 def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) -> None:
-    """Makes sure that a target under check handles missing values, for `check --missing handled`."""
+    """Makes sure that a target under check handles missing values, for `check --missing handled`.
+
+    Raises:
+        UncheckableError: It does not handle them, or its steps are token ids.
+    """
     if target.steps.kind == "tokens":
         raise UncheckableError("--missing handled: a sequence of token ids has no missing values")
 

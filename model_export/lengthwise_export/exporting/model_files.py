@@ -143,7 +143,11 @@ def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
 
 
 def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
-    """Loads the staged directory as a service does, and yields notices about other values and other installations."""
+    """Loads the staged directory as a service does, and yields notices about other values and other installations.
+
+    Raises:
+        VerificationError: The manifest reads back differently, or the model fails for sequences of one repeated value.
+    """
     for promise in manifest.promises:
         if promise.amplified:
             yield (
@@ -184,7 +188,12 @@ class Destination:
 
 
 def destination(out: Path, staged: Collection[int] = ()) -> Destination:
-    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next version that is neither there nor staged."""
+    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next version that is neither there nor staged.
+
+    Raises:
+        PublishError: The name or the version is not valid, the version exists already, or the folder is a model
+            repository.
+    """
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
     if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
@@ -226,7 +235,12 @@ def versions(model: Path) -> list[int]:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
-    """The place of a new version and its staging folder, which becomes the place if the block ends without an error."""
+    """The place of a new version and its staging folder, which becomes the place if the block ends without an error.
+
+    Raises:
+        PublishError: The folder cannot be written.
+        OSError: Never leaves this function: it becomes a PublishError.
+    """
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     with ExitStack() as held:
@@ -253,7 +267,11 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
 
 
 def move_into_place(stage: Path, directory: Path) -> None:
-    """Syncs the staging folder and renames it to `directory`, which does not exist yet."""
+    """Syncs the staging folder and renames it to `directory`, which does not exist yet.
+
+    Raises:
+        PublishError: The version was published meanwhile, or the folder cannot be renamed.
+    """
     for path in stage.iterdir():
         _sync(path)
     _sync(stage)

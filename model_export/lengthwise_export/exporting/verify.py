@@ -59,7 +59,12 @@ class VerifiedGraph:
 def verify(
     source: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
 ) -> VerifiedGraph:
-    """Builds and verifies the graph of a candidate, as `precision`, `must_keep_accuracy` and `seed` say."""
+    """Builds and verifies the graph of a candidate, as `precision`, `must_keep_accuracy` and `seed` say.
+
+    Raises:
+        VerificationError: A case does not hold, or the accuracy is below `must_keep_accuracy`; nothing may be
+            published.
+    """
     graph = source.build(manifest)
     ties = traced.ties_in(graph)
     traced.forget_ties(graph)
@@ -122,6 +127,9 @@ def verify_graph(
 
     `tolerance` is the allowed difference between batched and unbatched answers, beyond rounding; None requires the same
     bits. `apart` is that from the reference, in units of max(1, |logit|).
+
+    Raises:
+        VerificationError: A case does not hold; the message names the worst.
     """
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
@@ -150,7 +158,11 @@ def verify_graph(
 
 
 def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
-    """The cases that verify `missing: "handled"`."""
+    """The cases that verify `missing: "handled"`.
+
+    Raises:
+        VerificationError: The model does not handle missing values.
+    """
     lengths = {"min_length": manifest.min_length, "max_length": manifest.max_length}
     # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
     for policy in ("refuse", "handled"):

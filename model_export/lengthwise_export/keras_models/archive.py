@@ -30,7 +30,11 @@ _FREE: Final = 1 << 20  # members and arrays of fewer bytes may expand as they l
 
 
 def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
-    """The configuration and the metadata of an archive, whose weights it writes into the file `weights`."""
+    """The configuration and the metadata of an archive, whose weights it writes into the file `weights`.
+
+    Raises:
+        ConfigurationError: It is not such an archive, or holds something else.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -82,7 +86,11 @@ def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
 
 
 def parsed(name: str, data: bytes | str) -> Any:
-    """A JSON text as Python values."""
+    """A JSON text as Python values.
+
+    Raises:
+        ConfigurationError: It is not JSON, or nested too deeply; the message begins with `name`.
+    """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -95,7 +103,11 @@ _MOST_DEPTH: Final = 64
 
 
 def require_plain(path: Path) -> int:
-    """Makes sure that a file holds plain arrays in the file itself; returns the number of their values."""
+    """Makes sure that a file holds plain arrays in the file itself; returns the number of their values.
+
+    Raises:
+        ConfigurationError: It has links, arrays in other files, or too many parts or bytes; or it is not an HDF5 file.
+    """
     import h5py  # comes with Keras
 
     count = values = size = 0
@@ -116,7 +128,11 @@ def require_plain(path: Path) -> int:
 
 
 def _parts(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The groups and arrays in a group, and in those in it; each with words for it."""
+    """The groups and arrays in a group, and in those in it; each with words for it.
+
+    Raises:
+        ConfigurationError: A part is a link or no array, or the groups are nested too deeply.
+    """
     if depth > _MOST_DEPTH:
         raise ConfigurationError("its weights are nested too deeply")
     for name in group:
@@ -196,7 +212,12 @@ STATEFUL: Final = "its answer depends on the calls before. Set stateful=False, w
 
 
 def examined(config: Any, registered: Callable[[str], Any] = lambda name: None) -> Any:
-    """A configuration without what training needs, if all that it names is known, or `registered` here."""
+    """A configuration without what training needs, if all that it names is known, or `registered` here.
+
+    Raises:
+        ConfigurationError: It names something else, or is nested too deeply; the message names the layer, and what to
+            do.
+    """
     try:
         return _walked(config, registered)
     except RecursionError:
@@ -224,7 +245,11 @@ def _walked(value: Any, registered: Callable[[str], Any]) -> Any:
 
 
 def _require_known(node: dict[str, Any], registered: Callable[[str], Any]) -> None:
-    """Refuses an object of a configuration that is not in the tables, or whose answers are not served."""
+    """Refuses an object of a configuration that is not in the tables, or whose answers are not served.
+
+    Raises:
+        ConfigurationError: It is none of them; the message names the layer, and what to do.
+    """
     name, module, config = node["class_name"], node.get("module"), node.get("config")
     alias, inner = node.get("registered_name"), config if isinstance(config, dict) else {}
     if not isinstance(name, str) or not isinstance(module, str | None):

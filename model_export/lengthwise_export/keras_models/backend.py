@@ -19,7 +19,11 @@ _INSTALL: Final = "pip install 'lengthwise[keras]'"
 
 
 def import_keras() -> ModuleType:
-    """Keras 3, on torch."""
+    """Keras 3, on torch.
+
+    Raises:
+        ConfigurationError: Keras 3 is not installed, or Keras was imported with another backend.
+    """
     if "keras" not in sys.modules:
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = BACKEND  # Keras reads it once, when it is imported

@@ -68,7 +68,11 @@ def read_file(text: str, options: TargetOptions) -> Target:
 
 
 def of_model(text: str, model: Any, options: TargetOptions) -> Target:
-    """A Keras model. Its answers alone are compared with those of Keras first."""
+    """A Keras model. Its answers alone are compared with those of Keras first.
+
+    Raises:
+        ConfigurationError: The factory gives a part of Keras that is no model.
+    """
     keras = import_keras()
     require_applicable(text, "keras", options)
     if not isinstance(model, keras.Model):
@@ -132,7 +136,11 @@ def _require_servable(text: str, model: Any) -> None:
 
 
 def _require_steps_alone(text: str, model: Any) -> None:
-    """Makes sure that a subclass takes no lengths or mask of its own."""
+    """Makes sure that a subclass takes no lengths or mask of its own.
+
+    Raises:
+        ConfigurationError: Its `call` requires further arguments.
+    """
     steps, *others = inspect.signature(model.call).parameters.values()
     if more := [one.name for one in others if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]:
         how = MASK_FROM_STEPS.format(steps=steps.name, maker="self.masking")
@@ -163,7 +171,11 @@ def _shape(
 
 
 def with_any_width(text: str, model: Any, fixed: int) -> Any:
-    """The same model, with the same weights, for any number of steps."""
+    """The same model, with the same weights, for any number of steps.
+
+    Raises:
+        ConfigurationError: A layer needs exactly `fixed` steps; the message says which.
+    """
     keras = import_keras()
     (symbol,) = model.inputs
     free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
@@ -189,7 +201,12 @@ _SAVE_AGAIN: Final = "load it where it was made and save it again, with model.sa
 
 
 def load(path: Path) -> Any:
-    """The Keras model in a file, or an error that says what to do."""
+    """The Keras model in a file.
+
+    Raises:
+        ConfigurationError: The file is not one of Keras, or holds something that is not read; the message says what to
+            do.
+    """
     with path.open("rb") as file:
         begin = file.read(8)
     try:
@@ -252,7 +269,11 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
 
 
 def _made(keras: Any, stored: int, build: Callable[[], Any], said: str, otherwise: str) -> Any:
-    """What `build` gives, if that is a model with no more weights than the file stores."""
+    """What `build` gives, if that is a model with no more weights than the file stores.
+
+    Raises:
+        ConfigurationError: Keras cannot build it, it is no model, or it has more weights than the file.
+    """
     for device in ("meta", "cpu"):
         try:
             with on_device(device):

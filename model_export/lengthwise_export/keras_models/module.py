@@ -142,7 +142,12 @@ class ModelInput:
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """Finds the kind of a step of a model with one input; the options say what an unbuilt model does not."""
+    """Finds the kind of a step of a model with one input; the options say what an unbuilt model does not.
+
+    Raises:
+        ConfigurationError: The input is no sequence, an unbuilt model needs an option, or an option contradicts the
+            model.
+    """
     if features is not None and vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
     shape = _input_shape(text, model)

@@ -111,7 +111,11 @@ class Body:
         return leaf
 
     def value(self, name: str) -> Affine | ConstantArray:
-        """A value by its name; `NotACell` if no cell has its operator."""
+        """A value by its name.
+
+        Raises:
+            NotACell: It is computed by an operator that no cell has.
+        """
         if name not in self._values:
             node = self._producers.get(name)
             if node is None:
@@ -156,7 +160,11 @@ _Inputs = Sequence[Affine | ConstantArray | None]
 
 
 def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
-    """The outputs of a node; `NotACell` if cells have no such operator."""
+    """The outputs of a node.
+
+    Raises:
+        NotACell: Cells have no such operator.
+    """
     kind = node.op_type
     said = {"num_outputs": len(node.output), **attributes_of(node)}
     if kind == "Constant" and "value" in said:
@@ -180,7 +188,11 @@ def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] 
 
 
 def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
-    """A value as a function of this width; a constant is one of no leaf."""
+    """A value as a function of this width; a constant is one of no leaf.
+
+    Raises:
+        NotACell: It is missing, or a constant of another width.
+    """
     if isinstance(value, Affine):
         return value if value.width == width or not width else value.times(np.ones((1, width)))
     if value is None or value.size not in (1, width) or (value.ndim and value.shape[-1] != value.size):
@@ -235,7 +247,11 @@ def _divided(said: Said, inputs: _Inputs) -> Affine:
 
 
 def _product(said: Said, inputs: _Inputs) -> Affine:
-    """The outputs of MatMul and Gemm."""
+    """The outputs of MatMul and Gemm.
+
+    Raises:
+        NotACell: The first factor is no affine function, or is transposed.
+    """
     if not isinstance(inputs[0], Affine) or said.get("transA", 0):
         raise NotACell
     weights = _constant(inputs[1], 2).astype(np.float64)
@@ -303,7 +319,11 @@ def _hard_sigmoid(value: Affine, high: float) -> Affine:
 
 
 def _bounded(kind: str, inputs: _Inputs) -> Affine:
-    """`min(x, bound)` or `max(x, 0)`; one of the other, in either order, is a hard sigmoid."""
+    """`min(x, bound)` or `max(x, 0)`; one of the other, in either order, is a hard sigmoid.
+
+    Raises:
+        NotACell: It has another number of inputs, or another lower bound than 0.
+    """
     if len(inputs) != 2:
         raise NotACell
     one, other = inputs if isinstance(inputs[0], Affine) else inputs[::-1]

@@ -59,7 +59,11 @@ def recognise(
     known: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
-    """The layer that a loop's body is; `NotACell` if it is none. Names come with a number of features."""
+    """The layer that a loop's body is. Names come with a number of features.
+
+    Raises:
+        NotACell: It is none that is known.
+    """
     body = Body(nodes, known)
     for name, width in others.items():
         body.input(name, width)

@@ -74,7 +74,10 @@ _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed tim
 def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int) -> Mended:
     """Rewrites a graph of opset 11 or later so that padding cannot reach an answer; `proof` shows whether it does.
 
-    The mended graph has an input for lengths. Refusals (`UnmendableError`) name the operator and the reason.
+    The mended graph has an input for lengths.
+
+    Raises:
+        UnmendableError: An operator cannot be mended; the error names it, with the reason.
     """
     shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
     hidden: dict[str, float] = {}
@@ -130,7 +133,11 @@ def _mended(
 
 
 def _prepared(graph: ModelProto) -> ModelProto:
-    """A copy without local functions, of an opset that the rules know."""
+    """A copy without local functions, of an opset that the rules know.
+
+    Raises:
+        UnmendableError: The graph is of an older opset, and cannot be converted.
+    """
     copy = deepcopy(graph)
     if copy.functions:
         copy = inliner.inline_local_functions(copy)

@@ -72,7 +72,11 @@ class MendAccuracy:
 
 
 def measure(original: Subject, session: Session, manifest: Manifest, records: Sequence[Record]) -> MendAccuracy | None:
-    """Compares a mended graph's accuracy with its original's; None if no record has a label. Others are skipped."""
+    """Compares a mended graph's accuracy with its original's; None if no record has a label. Others are skipped.
+
+    Raises:
+        VerificationError: The mended graph's answer to a sequence is not finite.
+    """
     accepted, _, _ = accepted_records(records, manifest)
     if not accepted:
         return None

@@ -150,7 +150,11 @@ class NodeMender:
         return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
 
     def refuse(self, reason: str) -> NoReturn:
-        """Ends the mend; the caller adds the operator."""
+        """Ends the mend.
+
+        Raises:
+            UnmendableError: Always; the caller adds the operator.
+        """
         raise UnmendableError("", reason)
 
     def keep_rows_apart(self, *groups: Sequence[Size]) -> None:
@@ -159,7 +163,11 @@ class NodeMender:
             self.refuse(CROSSES_ROWS)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
-        """Leaves out lengths that the original does not accept: the mend begins again with the others."""
+        """Leaves out lengths that the original does not accept: the mend begins again with the others.
+
+        Raises:
+            LengthsRestricted: Some lengths are left out; the caller begins again with the others.
+        """
         if accepted.all():
             return
         kept = longest_run(accepted)

@@ -59,7 +59,9 @@ class ExternalGraph:
 def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = False) -> ExternalGraph:
     """Finds the roles of a graph's inputs; a `blind` graph may take the steps alone.
 
-    Errors: `UncheckableError` (neither lengths nor a mask, a frozen axis), `ConfigurationError` (several readings run).
+    Raises:
+        UncheckableError: It has neither lengths nor a mask, a frozen axis, or answers that are not float32.
+        ConfigurationError: Several readings run, or the meaning of a mask is unclear; the message lists the options.
     """
     weights = {initializer.name for initializer in graph.graph.initializer}
     inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
@@ -134,7 +136,11 @@ class _Reader:
         return next(value for value in self.inputs if value.name == name)
 
     def probed(self, names: GraphNames) -> StepInput:
-        """The kind of a step in a reading."""
+        """The kind of a step in a reading.
+
+        Raises:
+            ConfigurationError: `features` contradicts the graph, or is needed because the axis is dynamic.
+        """
         steps, features = self.input(names.sequences), self.hints.features
         if steps.rank == 2:
             if features not in (None, 1) and steps.is_raw:
@@ -149,7 +155,11 @@ class _Reader:
         return StepInput(features=own)
 
     def steps(self, tried: TriedReading) -> StepInput:
-        """The kind of a step; that of tokens with the rows of the embedding table that they index directly."""
+        """The kind of a step; that of tokens with the rows of the embedding table that they index directly.
+
+        Raises:
+            ConfigurationError: The graph takes token ids, and neither it nor an option says how many there are.
+        """
         if tried.steps.kind == "values":
             return tried.steps
         tokens, vocabulary = tried.names.sequences, self.hints.vocabulary
@@ -176,7 +186,11 @@ class _Reader:
             )
 
     def require_rows_in_recurrent_layers(self, readings: Iterable[GraphNames]) -> None:
-        """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process."""
+        """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process.
+
+        Raises:
+            UncheckableError: A recurrent layer may get a batch without rows; the message names it.
+        """
         ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
         nodes = onnx_graph.read(self.graph.SerializeToString())
         for names in readings:

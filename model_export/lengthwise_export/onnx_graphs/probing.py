@@ -78,7 +78,12 @@ def listed(values: list[GraphValue]) -> str:
 
 
 def logits_of(outputs: list[GraphValue], output: str | int | None) -> GraphValue:
-    """The output that is the answer: by the option `--output`, by its name, or the first of a fitting type."""
+    """The output that is the answer: by the option `--output`, by its name, or the first of a fitting type.
+
+    Raises:
+        ConfigurationError: The graph has no output of that name or index.
+        UncheckableError: No output has classes.
+    """
     by_name = {value.name: value for value in outputs}
     name = "logits" if output is None else str(output)
     if output is not None and name.isdigit() and int(name) < len(outputs):
@@ -163,7 +168,11 @@ def agrees(names: GraphNames, inputs: list[GraphValue], logits: GraphValue) -> b
 def open_session(
     graph: onnx.ModelProto, options: onnxruntime.SessionOptions | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session of a graph with one thread and without logging."""
+    """A session of a graph with one thread and without logging.
+
+    Raises:
+        UncheckableError: onnxruntime cannot load it.
+    """
     import onnxruntime  # the check of a torch module needs none
 
     options = options or onnxruntime.SessionOptions()
@@ -257,7 +266,11 @@ class TriedReading:
         return False
 
     def require_dynamic_inside(self, *, cure: str) -> None:
-        """Refuses a graph with dynamic axes that runs at one size only; `cure` ends the error."""
+        """Makes sure that a graph with dynamic axes runs at more than one size; `cure` ends the error.
+
+        Raises:
+            UncheckableError: It runs at one size only: an axis is frozen inside.
+        """
         tried = range(1, _MAX_TRIED)
         for axis, sizes in (("width", [(_ROWS, size) for size in tried]), ("rows", [(size, _WIDTH) for size in tried])):
             good = [size for size in sizes if self.shape(*size) is not None]

@@ -74,7 +74,11 @@ class GraphFacts:
 
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
-    """The axes of the float32 values that both batches give, by name."""
+    """The axes of the float32 values that both batches give, by name.
+
+    Raises:
+        UncheckableError: The graph raises for every small batch.
+    """
     session = open_recording_session(graph, [*graph.graph.node])
     names = [output.name for output in session.get_outputs()]
 

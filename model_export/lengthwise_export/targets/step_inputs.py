@@ -65,7 +65,11 @@ def read_steps(
     select_output: OutputSelector,
     state: ModuleState | None = None,
 ) -> InferredSteps:
-    """Finds the kind of a step; `state` is that of the module when it was read."""
+    """Finds the kind of a step; `state` is that of the module when it was read.
+
+    Raises:
+        ConfigurationError: No kind of step runs, or several do; the message names the options that help.
+    """
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
     called = partial(TorchSubject, module, signature=signature, select_output=select_output, state=state)
@@ -90,7 +94,11 @@ def read_steps(
 
 
 def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Sequence[StepInput]) -> InferredSteps:
-    """What is left if no kind of step runs at a usual width: a kind of which the check will say why, or an error."""
+    """What is left if no kind of step runs at a usual width: a kind of which the check will say why, or an error.
+
+    Raises:
+        ConfigurationError: The kind cannot be inferred, or the module raises for every batch that was tried.
+    """
     if not candidates:
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
@@ -126,7 +134,11 @@ def _as_option(steps: StepInput) -> str:
 
 
 def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[StepInput], error: RunError) -> None:
-    """Raises an error with a hint if the weights are not float32, or if another way to call the module runs."""
+    """Explains why a module raises, if its weights are not float32, or if another way to call it runs.
+
+    Raises:
+        ConfigurationError: One is the case; the message says what to change.
+    """
     first = called(candidates[0])
     wrong = {tensor.dtype for tensor in first.module.parameters() if tensor.is_floating_point()} - {torch.float32}
     if wrong:
@@ -185,7 +197,11 @@ _SAME: Final = 1e-4  # answers that differ by less are the same, in units of max
 
 
 def require_order_of_axes(text: str, subject: TorchSubject) -> None:
-    """Makes sure that a module does not mix rows only because it takes its axes in another order."""
+    """Makes sure that a module does not mix rows only because it takes its axes in another order.
+
+    Raises:
+        ConfigurationError: It does; the message names the option for the order in which it keeps them apart.
+    """
     if _keeps_rows_apart(subject):
         return
     for other in subject.alternatives():

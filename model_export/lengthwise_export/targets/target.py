@@ -86,7 +86,11 @@ _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
 
 
 def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
-    """Makes sure that every option that is set applies to the kind of target."""
+    """Makes sure that every option that is set applies to the kind of target.
+
+    Raises:
+        ConfigurationError: One does not; the message names it.
+    """
     said, apply = _KINDS[kind]
     for name in TargetOptions.model_fields:
         if getattr(options, name) not in (None, False) and name not in apply:
@@ -94,7 +98,11 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
-    """Checks that no option contradicts the target."""
+    """Checks that no option contradicts the target.
+
+    Raises:
+        ConfigurationError: One does; the message names it.
+    """
     for flag, said, own in (
         ("features", options.features, steps.features),
         ("vocabulary", options.vocabulary, steps.vocabulary),
@@ -106,7 +114,12 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
-    """The class names from the option `labels`; numbers without it."""
+    """The class names from the option `labels`; numbers without it.
+
+    Raises:
+        ConfigurationError: An option gives another number of classes than the model has, or a label is empty or is
+            there twice.
+    """
     labels = tuple(options.labels or ())
     empty = [place for place, label in enumerate(labels) if not label.strip()]
     names = ", ".join(map(repr, labels))

@@ -78,7 +78,11 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
 
 
 def named(given: object) -> str:
-    """The name of a target in messages."""
+    """The name of a target in messages.
+
+    Raises:
+        ConfigurationError: It is not a target; the message says what is one.
+    """
     if isinstance(given, str | os.PathLike):
         return os.fspath(given)
     if isinstance(given, onnx.ModelProto):
@@ -127,7 +131,11 @@ def _kind(text: str) -> TargetKind:
 
 
 def _of_proto(text: str, given: Given, options: TargetOptions, *, blind: bool) -> Target:
-    """The target of a graph, or of the file of one."""
+    """The target of a graph, or of the file of one.
+
+    Raises:
+        ConfigurationError: The file cannot be read as ONNX, or holds no graph.
+    """
     if isinstance(given, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(given)

@@ -32,7 +32,11 @@ _READ: dict[str, tuple[Path, int]] = {}  # By their modules: files that were rea
 
 
 def module_of(text: str) -> nn.Module:
-    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed."""
+    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed.
+
+    Raises:
+        ConfigurationError: There is no such name, the factory raises, or it returns something else than a torch module.
+    """
     where, _, name = text.rpartition(":")
     made: Any = _imported(where, text)
     for part in name.split("."):
@@ -137,7 +141,11 @@ def _weights(options: TargetOptions) -> Path | None:
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> Target:
-    """The built-in architecture with the spec that is stored in its checkpoint."""
+    """The built-in architecture with the spec that is stored in its checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint does not record its spec.
+    """
     path = trained.checkpoint_file(Path(text))
     spec = trained.read_record(path).spec
     if spec is None:
@@ -160,7 +168,12 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
 
 
 def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
-    """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
+    """A user's module. Its signature shows how to call it, its layers show the kind of a step.
+
+    Raises:
+        ConfigurationError: The module is TorchScript, or its weights are not on the CPU.
+        UncheckableError: It has lazy weights, which the first call would draw at random.
+    """
     while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
         # A wrapper such as that of `torch.compile`, which computes the same
         module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]

@@ -165,6 +165,9 @@ def read_signature(
 
     With `numbers`, `inputs_embeds` is preferred to `input_ids`. A `blind` module may take the steps alone; one that
     takes lengths or a mask gets them all the same, unless `second` is `none`.
+
+    Raises:
+        ConfigurationError: The options exclude each other, or the module has no `forward`.
     """
     if time_first and channels_first:
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
@@ -178,7 +181,12 @@ def read_signature(
 def _read(
     module: nn.Module, second: Second | None, *, numbers: bool, blind: bool
 ) -> tuple[Second, tuple[tuple[Role, str | None], ...]]:
-    """What a module takes besides the steps, and its arguments."""
+    """What a module takes besides the steps, and its arguments.
+
+    Raises:
+        ConfigurationError: `second` is `none`, and the model is not to be mended.
+        UncheckableError: `forward` takes neither lengths nor a mask.
+    """
     parameters = list(inspect.signature(module.forward).parameters.values())
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
@@ -222,7 +230,11 @@ def _is_optional(parameter: Parameter) -> bool:
 
 
 def _require_no_more(others: Sequence[Parameter], shown: str, hint: str = "") -> None:
-    """Makes sure that the arguments that are not passed have default values."""
+    """Makes sure that the arguments that are not passed have default values.
+
+    Raises:
+        UncheckableError: One has none.
+    """
     left = [each.name for each in others if not _is_optional(each)]
     if left:
         raise UncheckableError(
@@ -242,7 +254,11 @@ def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | No
 
 
 def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
-    """The arguments that `--second` refers to; if there are several candidates, their names decide."""
+    """The arguments that `--second` refers to; if there are several candidates, their names decide.
+
+    Raises:
+        ConfigurationError: `second` is `both`, and the names do not show lengths and a mask.
+    """
     meant: dict[str | None, list[Parameter]] = {}
     for each in others:
         meant.setdefault(_meaning(each.name), []).append(each)
@@ -331,7 +347,11 @@ def output_selector(output: str | int | None) -> OutputSelector:
 
 
 def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
-    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`."""
+    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`.
+
+    Raises:
+        ExportError: There is no such output, or it has another shape.
+    """
     named = outputs_by_name(answer)
     if output is None:
         fitting = (name for name, value in named.items() if _can_be_logits(value))
@@ -352,7 +372,11 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
 
 
 def outputs_by_name(answer: Any) -> dict[str, Any]:
-    """A module's outputs by name, or by index if they have no names."""
+    """A module's outputs by name, or by index if they have no names.
+
+    Raises:
+        ExportError: It returns neither a tensor nor a tuple, a mapping or a dataclass.
+    """
     if isinstance(answer, Tensor):
         return {"0": answer}
     if isinstance(answer, Mapping):

@@ -58,7 +58,8 @@ def build(
 ) -> onnx.ModelProto:
     """The graph of a torch module without leaks, or of one that takes the steps alone.
 
-    Errors (`ExportError`) name the step, and the file and line of the module's code.
+    Raises:
+        ExportError: A step failed; the message names the step, and the file and line of the module's code.
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
@@ -101,7 +102,11 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
 
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Names inputs, outputs and dynamic axes, and connects each recurrent node directly to the input `lengths`."""
+    """Names inputs, outputs and dynamic axes, and connects each recurrent node directly to the input `lengths`.
+
+    Raises:
+        ExportError: An axis of the graph is frozen.
+    """
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
@@ -126,7 +131,12 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
 
 
 def ensure(graph: ir.Model, promised: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
-    """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths."""
+    """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths.
+
+    Raises:
+        ExportError: It has other inputs, operators outside of ONNX, or a recurrent node without lengths or with
+            computed weights.
+    """
     inputs = {
         value.name: (
             value.dtype.name if value.dtype else "",

@@ -67,7 +67,8 @@ def labelled(
 ) -> LabelledSequences:
     """The records of a training, and their spec; without `labels`, those that the sequences have.
 
-    InvalidSequences names all sequences that cannot be used; a wrong spec or label is a ConfigurationError.
+    Raises:
+        ConfigurationError: There is no sequence. A wrong spec or label is a ConfigurationError, too.
     """
     said = _with_padding(tables(given), padding)
     step, task = said.get("input", {}), said.get("output", {}).get("task")
@@ -93,7 +94,8 @@ def labelled(
 def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
     """Which of some words is the spec, a preset or a `.toml` file (`auto` without one); the others are data files.
 
-    ConfigurationError for two specs, for no data, and for a word that is neither.
+    Raises:
+        ConfigurationError: There are two specs, there is no data, or a word is neither.
     """
     specs = [word for word in words if word in NAMES or word.endswith(".toml")]
     data = [word for word in words if word not in specs]
@@ -108,7 +110,10 @@ def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
 def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
     """The records of files to train on, and their spec.
 
-    One error names the first bad records, or the first that do not fit the spec; ConfigurationError for a wrong spec.
+    One error names the first bad records, or the first that do not fit the spec.
+
+    Raises:
+        ConfigurationError: The files hold no record.
     """
     said = _with_padding(tables(given), reading.padding)
     source = "spec" if isinstance(given, Spec) or given in NAMES else given
@@ -147,7 +152,11 @@ def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator
 
 
 def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
-    """Makes sure that the records of an argument fit a spec; the InvalidSequences names all that do not."""
+    """Makes sure that the records of an argument fit a spec.
+
+    Raises:
+        InvalidSequences: Some do not fit; it names all of them.
+    """
     reasons = [why_unfit(record, spec) for record in records]
     about = f"in {name}: " if name else ""
     problems = [Problem(f"/sequences/{place}", f"{about}{why}") for place, why in enumerate(reasons) if why]
@@ -166,7 +175,13 @@ def _read(
     task: str | None,
     padding: Padding | None,
 ) -> tuple[list[Record], Roles | None, bool]:
-    """The records of a call, which columns of a table were taken as what, and whether all are whole numbers."""
+    """The records of a call, which columns of a table were taken as what, and whether all are whole numbers.
+
+    Raises:
+        InvalidSequences: Some sequences cannot be used; it names all of them.
+        ConfigurationError: There are not as many labels as sequences.
+        ValueError: Never leaves this function: it becomes an InvalidSequences.
+    """
     found, roles = forms.read(sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False)
     arrays: list[Steps] = []
     problems = []
@@ -195,7 +210,11 @@ def _read(
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
-    """Raises ValueError if a step has other features than the model takes, or than the first sequence has."""
+    """Makes sure that a step has the features that the model takes, or else those of the first sequence.
+
+    Raises:
+        ValueError: It has others, or the sequence has no step.
+    """
     if not len(steps):
         raise ValueError("a sequence has at least one step")
     if steps.ndim == 1:
@@ -213,7 +232,12 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
 def _labels(
     labels: Iterable[Any] | None, given: GivenSequences, arrays: Sequence[Steps], taken: str, task: str | None
 ) -> Iterable[Any]:
-    """The labels of a call; without them, those of the sequences, for a per-step model at each step."""
+    """The labels of a call; without them, those of the sequences, for a per-step model at each step.
+
+    Raises:
+        ConfigurationError: No labels are given, and a sequence has none of its own.
+        InvalidSequences: They are not a list.
+    """
     if labels is None:
         own = given.labels
         if None in own:
@@ -259,7 +283,12 @@ def sorted_labels(labels: Iterable[Label]) -> list[str]:
 
 
 def tables(given: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
-    """The tables of a spec, maybe with open keys; ConfigurationError if it is none, which begins with `source`."""
+    """The tables of a spec, maybe with open keys.
+
+    Raises:
+        SpecError: A table is not one; the message begins with `source`.
+        ConfigurationError: It is no preset, path or dictionary.
+    """
     if isinstance(given, Spec):
         return given.model_dump(mode="json", exclude_unset=True)
     if isinstance(given, Mapping):
@@ -297,7 +326,11 @@ def _closed(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any
 
 
 def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
-    """The tables of a spec for one label a sequence, with these in this order; ConfigurationError if it has others."""
+    """The tables of a spec for one label a sequence, with these in this order.
+
+    Raises:
+        ConfigurationError: The spec has other labels, or another task.
+    """
     done = {name: dict(table) for name, table in tables(given).items()}
     output = done.setdefault("output", {})
     if output.get("task", "single-label") != "single-label":
@@ -314,7 +347,9 @@ def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
 def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
     """The tables with what they leave open: features, task, labels, and the longest sequence.
 
-    ConfigurationError where the records do not say it: no record has a label, or a few have several.
+    Raises:
+        ConfigurationError: The records do not say it: all have the same label or none, or only some have names of
+            features.
     """
     done = {name: dict(table) for name, table in said.items()}
     step, output = done.setdefault("input", {}), done.setdefault("output", {})
@@ -346,7 +381,11 @@ def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[
 
 
 def _task_of(records: Sequence[Record]) -> Task:
-    """The task by the form of the labels; ConfigurationError where the form may be a mistake."""
+    """The task by the form of the labels.
+
+    Raises:
+        ConfigurationError: Each list of labels has one entry, which may be a mistake.
+    """
     several = [record for record in records if isinstance(record.label, tuple)]
     if not several:
         return "single-label"

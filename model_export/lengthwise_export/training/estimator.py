@@ -157,6 +157,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
         Raises:
             InvalidSequences: Some cannot be used; names each by its index. It is a ValueError.
+            ValueError: There is no sequence.
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
@@ -233,7 +234,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 def _read(
     X: Any, layout: Layout, padding: Padding | None = None, names: tuple[str, ...] | None = None
 ) -> GivenSequences:
-    """The sequences, with the errors that scikit-learn asks for: TypeError for a sparse matrix, or ValueError."""
+    """The sequences, with the errors that scikit-learn asks for.
+
+    Raises:
+        TypeError: It is a sparse matrix.
+        ValueError: The values are complex numbers.
+    """
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
     if getattr(getattr(X, "dtype", None), "kind", "") == "c":
@@ -247,7 +253,11 @@ def _read(
 
 
 def _labels(y: Any) -> NDArray[Any]:
-    """`[sequences]`: the labels; ValueError if there are none, or if they are no labels."""
+    """`[sequences]`: the labels.
+
+    Raises:
+        ValueError: There are none. What cannot be labels is a ValueError, too.
+    """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
     labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)

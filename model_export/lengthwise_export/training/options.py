@@ -30,7 +30,11 @@ class TrainingOptions:
 
 
 def _share(value: object) -> object:
-    """A number is a share; sequences are checked where they are read."""
+    """A number is a share; sequences are checked where they are read.
+
+    Raises:
+        ValueError: It is no share: below 0, or 1 and more.
+    """
     if isinstance(value, int | float) and not 0 <= value < 1:
         raise ValueError("must be at least 0 and below 1")
     return value

@@ -46,7 +46,11 @@ LEAST_EPOCHS: Final = 5  # even of many records, each is seen so many times
 
 
 def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
-    """Chooses everything that is not given; ConfigurationError for an option of the other kind of model."""
+    """Chooses everything that is not given.
+
+    Raises:
+        ConfigurationError: There are fewer than two records, or an option is for the other kind of model.
+    """
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
     is_rocket = spec.model.kind == "rocket"

@@ -13,7 +13,11 @@ from lengthwise_export.architecture.spec import Spec
 
 
 def check(record: Record, spec: Spec) -> None:
-    """Makes sure that a record fits the spec; the ConfigurationError names its file and line."""
+    """Makes sure that a record fits the spec.
+
+    Raises:
+        ConfigurationError: It does not; the message names its file and line.
+    """
     wrong = why_unfit(record, spec)
     if wrong:
         raise ConfigurationError(f"{record.place}: {wrong}")

@@ -123,7 +123,11 @@ def fits_in_memory(examples: int, kernels: int) -> bool:
 
 
 def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
-    """Checks that the examples can be trained on, and that the options suit the spec."""
+    """Checks that the examples can be trained on, and that the options suit the spec.
+
+    Raises:
+        ConfigurationError: There are too few or too many, or the options contradict the spec.
+    """
     if len(members) < 2:
         raise ConfigurationError(f"{len(members)} records are too few to train on")
     if options.class_weights and spec.output.task == "multi-label":

@@ -91,7 +91,11 @@ class TrainingSession:
         return report
 
     def plan(self) -> Plan:
-        """What is trained."""
+        """What is trained.
+
+        Raises:
+            ConfigurationError: A model with kind = "rocket" is to be resumed.
+        """
         options = self.options
         if self.resume and self.spec.model.kind == "rocket":
             raise ConfigurationError(
@@ -153,7 +157,11 @@ def finished_epochs(out: Path) -> int:
 
 @contextmanager
 def _made_folder(out: Path) -> Iterator[None]:
-    """Creates a folder for the block. If the block raises, new folders that are still empty are removed."""
+    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
+
+    Raises:
+        ConfigurationError: The folder cannot be written.
+    """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         try:

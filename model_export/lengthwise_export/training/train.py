@@ -171,7 +171,11 @@ class TrainingRun:
         checkpoint.write(path, tensors, state)
 
     def restore(self, path: Path, key: dict[str, Any]) -> None:
-        """Loads the state; CheckpointError if there is none, or if it belongs to another run."""
+        """Loads the state of an interrupted run.
+
+        Raises:
+            CheckpointError: There is none, or it belongs to another run.
+        """
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
         tensors, state = checkpoint.read(path)
@@ -252,7 +256,11 @@ def train(
 
 
 def _split(members: list[Example], spec: Spec, options: TrainingOptions) -> tuple[list[Example], list[Example]]:
-    """The examples of the training and of the validation split; ConfigurationError if there are too few."""
+    """The examples of the training and of the validation split.
+
+    Raises:
+        ConfigurationError: There are too few.
+    """
     strata = [stratum(example, spec.output.task) for example in members]
     first, second = stratified_split(strata, options.validation, seed=options.seed)
     if not first or (options.validation and not second):

@@ -203,7 +203,12 @@ def _log(line: str) -> None:
 
 
 def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
-    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it."""
+    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
+
+    Raises:
+        ConfigurationError: It is neither a pair nor such a table. An error of its records begins with `name`.
+        InvalidSequences: Some sequences or labels cannot be used; each message begins with "in" and `name`.
+    """
     if given is None:
         return []
     if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):

@@ -197,7 +197,11 @@ def _scanned(mender: Mender, states: int) -> list[Ragged]:
 
 
 def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count: int) -> bool:
-    """Replaces a Scan of `count` states by the layer that its body is; False if it is none. May raise `StepsHidden`."""
+    """Replaces a Scan of `count` states by the layer that its body is; False if it is none.
+
+    Raises:
+        StepsHidden: It is a layer if a mask that depends on the values of the steps is left out; the mend begins again.
+    """
     node, inputs = mender.node, [value.name for value in body.input]
     scanned = list(zip(inputs[count:], node.input[count:], values[count:], strict=True))
     masks = {name: source for name, source, value in scanned if value.dtype == BOOL}
