@@ -68,7 +68,11 @@ if TYPE_CHECKING:
 else:  # a type checker is to find misspelt names
 
     def __getattr__(name: str) -> Any:
-        """Imports what is exported when it is first used."""
+        """Imports what is exported when it is first used.
+
+        Raises:
+            AttributeError: There is no such name.
+        """
         if name == "__version__":
             value: Any = importlib.import_module("importlib.metadata").version("lengthwise")
         elif name in __all__:

@@ -38,7 +38,11 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read(path: Path, most_bytes: int) -> bytes:
-    """The content of a regular file; OSError if it is larger than `most_bytes`, or grows while it is read."""
+    """The content of a regular file of at most `most_bytes` bytes.
+
+    Raises:
+        OSError: It grows while it is read. One that is too large, or cannot be read, is an OSError, too.
+    """
     with opened(path) as file:
         size = _check_size(file, path, most_bytes)
         content = file.read(size + 1)
@@ -60,7 +64,11 @@ def read_if_any(path: Path, most_bytes: int) -> bytes | None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Names a file in an error of writing it: that of a full disk does not say which file it is about."""
+    """Names a file in an error of writing it: that of a full disk does not say which file it is about.
+
+    Raises:
+        OSError: The block raised it; one without a file's name gets that of `path`.
+    """
     try:
         yield
     except OSError as error:

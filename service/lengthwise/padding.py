@@ -59,7 +59,11 @@ def pad(
     rows: int | None = None,
     filler_length: int = 1,
 ) -> PaddedBatch:
-    """Pads sequences of one type, in order, to `width` (or the rounded longest) and `rows`; or ValueError."""
+    """Pads sequences of one type, in order, to `width` (or the rounded longest) and `rows`.
+
+    Raises:
+        ValueError: There is no sequence, an empty one, one longer than `width`, or there are more than `rows`.
+    """
     if not sequences:
         raise ValueError("there is no sequence to pad")
     counted = [len(steps) for steps in sequences]

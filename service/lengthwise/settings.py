@@ -307,7 +307,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources of options in order of precedence: flags, variables, the file that `LENGTHWISE_CONFIG` names."""
+        """The sources of options in order of precedence: flags, variables, the file that `LENGTHWISE_CONFIG` names.
+
+        Raises:
+            ConfigurationError: There is no such file, or it is not TOML.
+        """
         file = os.environ.get(CONFIG_VARIABLE)
         sources = [init_settings, env_settings]
         if file:
@@ -321,7 +325,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **flags: Any) -> Settings:
-        """The settings, from flags (None means not given), variables, file and defaults."""
+        """The settings, from flags (None means not given), variables, file and defaults.
+
+        Raises:
+            ConfigurationError: A value is wrong, or a variable belongs to no option; the message names all of them.
+        """
         if (task := worker_task()) is not None:
             return cls(**task["settings"])
         from_flags = {name: value for name, value in flags.items() if value is not None}

@@ -27,7 +27,11 @@ class Key:
 
     @classmethod
     def parse(cls, text: str) -> Key:
-        """Reads `NAME/VERSION`, or raises ValueError."""
+        """Reads `NAME/VERSION`.
+
+        Raises:
+            ValueError: The text has another form.
+        """
         match = _KEY.fullmatch(text.strip())
         if match is None:
             raise ValueError("must be NAME/VERSION, like vowels/3")
@@ -58,7 +62,11 @@ class Policy:
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Reads a policy; ValueError says what one looks like."""
+        """Reads a policy.
+
+        Raises:
+            ValueError: The text has another form; the message says what one looks like.
+        """
         if text in ("latest", "all"):
             return cls(one=text == "latest")
         try:

@@ -90,14 +90,23 @@ class Admission:
         return seconds
 
     def check_size(self, padded_steps: int) -> None:
-        """Raises TooLarge for a request that even an empty queue could not hold."""
+        """Makes sure that an empty queue could hold a request.
+
+        Raises:
+            TooLarge: Even an empty queue could not hold it.
+        """
         if padded_steps > self._most_steps:
             raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._most_steps} in all")
 
     def check(
         self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
     ) -> None:
-        """Raises QueueFull (with the seconds to wait) or DeadlineExceeded; `patience`: seconds until the deadline."""
+        """Makes sure that a request may wait; it needs `seconds` of work, and its deadline is in `patience` seconds.
+
+        Raises:
+            QueueFull: The queue is full; the error has the seconds after which it probably is not.
+            DeadlineExceeded: It would wait longer than `patience`.
+        """
         rate = self.rate.value
         if (
             not queue.closed_to_new

@@ -145,9 +145,15 @@ class Batcher:
 
         `finish` makes the answer of all results, in order, in the thread that ran the last batch. The request's future,
         or the `waiter` in its place, gets it, or DeadlineExceeded, InferenceFailed (the runtime failed on a batch with
-        one of the sequences), or the RequestError that `finish` raised. Raises NotReady, Draining, TooLarge (even for
-        an empty queue), QueueFull (with the seconds after which it probably is not), or DeadlineExceeded (it has
-        passed, or would pass before the request begins to run).
+        one of the sequences), or the RequestError that `finish` raised. `Admission.check_size` and `Admission.check`
+        refuse what even an empty queue could not hold (TooLarge), or what it cannot hold now (QueueFull).
+
+        Raises:
+            NotReady: The batcher was not started, or the model does not work; then the error has the seconds until the
+                next try.
+            Draining: The server shuts down.
+            DeadlineExceeded: The deadline has passed already. One that would pass before the request runs is the same
+                error.
         """
         loop = self._loop
         if loop is None:

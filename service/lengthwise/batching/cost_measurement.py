@@ -92,7 +92,11 @@ def measure(
     end = clock() + budget_seconds
 
     def take(i: int, j: int) -> bool:
-        """Runs a shape, and says whether there is time for more."""
+        """Runs a shape, and returns whether there is time for more.
+
+        Raises:
+            MemoryError: Even the first shape does not fit into memory.
+        """
         nonlocal left
         before = clock()
         try:

@@ -56,7 +56,12 @@ class Execution:
     watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None  # of the live view, with the waits in seconds
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
-        """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
+        """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more.
+
+        Raises:
+            ValueError: Never leaves this function: the runtime gave another number of rows, and the batch counts as
+                failed.
+        """
         queue, sequences, work_start, width, _, predicted = planned
         start = padded = self.clock()
         batch: PaddedBatch | None = None

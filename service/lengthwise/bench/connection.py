@@ -23,7 +23,11 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, url: str) -> ServerAddress:
-        """Reads `http://HOST[:PORT]`."""
+        """Reads `http://HOST[:PORT]`.
+
+        Raises:
+            ConfigurationError: It is not such a URL.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -78,7 +82,11 @@ class LoadConnection:
         self._received = b""
 
     def send(self, request: bytes | memoryview) -> None:
-        """Sends as much as the socket accepts; the rest is `unsent`."""
+        """Sends as much as the socket accepts; the rest is `unsent`.
+
+        Raises:
+            ConnectionLostError: The connection is closed or broken.
+        """
         try:
             sent = self.socket.send(request)
         except BlockingIOError:
@@ -88,7 +96,12 @@ class LoadConnection:
         self.unsent = memoryview(request)[sent:]
 
     def receive(self) -> tuple[int, bytes, bytes] | None:
-        """Status, head in lower case, and body; None while the answer is incomplete."""
+        """Status, head in lower case, and body; None while the answer is incomplete.
+
+        Raises:
+            ConnectionLostError: The connection is closed or broken.
+            ConfigurationError: The answer has no content-length.
+        """
         try:
             data = self.socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:

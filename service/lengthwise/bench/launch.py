@@ -40,7 +40,11 @@ class ServiceUnderLoad:
 
 @contextmanager
 def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
-    """The service at a URL, or one started for the model or model repository at a path (None: the bundled one)."""
+    """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
+
+    Raises:
+        ConfigurationError: There is nothing at the path, or options are given for a URL.
+    """
     if where is not None and "://" in where:
         if options:
             raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")

@@ -71,7 +71,11 @@ class Measurement:
 
 
 def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
-    """Sends the requests one by one, and returns the bodies of the answers, which must be of status 200."""
+    """Sends the requests one by one, and returns the bodies of the answers, which must be of status 200.
+
+    Raises:
+        ConfigurationError: A request got no answer, or one of another status than 200.
+    """
     bodies: list[bytes] = []
 
     def keep(_place: int, body: bytes) -> bool:

@@ -64,7 +64,11 @@ def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Sam
 
 
 def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
-    """The model for requests: the highest version of the named one, or of the only one."""
+    """The model for requests: the highest version of the named one, or of the only one.
+
+    Raises:
+        ConfigurationError: There is no such model, several where none is named, no key, or no list of models.
+    """
     status, body = get(target, "/v2/repository/index", headers, "POST")
     if status == 401:
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")

@@ -23,7 +23,11 @@ class RecordedLoad(NamedTuple):
 
 
 def read(path: Path, step: Input, *, model: str | None = None) -> RecordedLoad:
-    """Reads record files, a file or a folder of `record-*.parquet`; `model` is None where they have one name only."""
+    """Reads record files, a file or a folder of `record-*.parquet`; `model` is None where they have one name only.
+
+    Raises:
+        ConfigurationError: There are no such records, a file is not one of `--record`, or `model` must be named.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

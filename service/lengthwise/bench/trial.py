@@ -60,7 +60,11 @@ def binary_requests(
 
 
 def scores(body: bytes) -> list[Probabilities]:
-    """The probabilities in the body of an answer, one entry a sequence."""
+    """The probabilities in the body of an answer, one entry a sequence.
+
+    Raises:
+        ConfigurationError: The body is not an answer of `POST /predict`.
+    """
     try:
         return [prediction["probabilities"] for prediction in orjson.loads(body)["predictions"]]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
@@ -170,7 +174,11 @@ def prepare(
     check: bool = True,
     tick: Tick | None = None,
 ) -> LoadTest:
-    """Builds the requests, and sends each sequence by itself for its unbatched answer."""
+    """Builds the requests, and sends each sequence by itself for its unbatched answer.
+
+    Raises:
+        ConfigurationError: The requests are to be binary, and have tokens or several sequences each.
+    """
     fields, headers = dict(fields or {}), dict(headers or {})
     sequences = sequences[: max(len(sequences) // per_request, 1) * per_request]
     if form == "binary":

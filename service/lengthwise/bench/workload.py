@@ -40,7 +40,11 @@ class Input:
 def draw_lengths(
     distribution: str, count: int, max_length: int, random: np.random.Generator, *, min_length: int = 1
 ) -> Lengths:
-    """`[count]` lengths from a distribution written as in the module's table, clipped to the model's."""
+    """`[count]` lengths from a distribution written as in the module's table, clipped to the model's.
+
+    Raises:
+        ConfigurationError: The distribution is unknown, or cannot be read.
+    """
     kind, _, arguments = distribution.partition(":")
     if kind not in _DISTRIBUTIONS:
         raise ConfigurationError(f"unknown distribution {kind!r} of lengths; there are: {', '.join(_DISTRIBUTIONS)}")

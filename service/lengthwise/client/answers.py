@@ -37,7 +37,11 @@ class Predictions(notebook.PredictionList):
 
 
 def predictions_of(content: bytes, media_type: str) -> Predictions:
-    """The predictions in the body of a 200; ValueError for another form."""
+    """The predictions in the body of a 200.
+
+    Raises:
+        ValueError: The body has another form.
+    """
     try:
         model, version, labels, entries = _of_arrow(content) if media_type == ARROW else _of_json(content)
         return Predictions([prediction_of(entry, labels, version) for entry in entries], model, version, labels)

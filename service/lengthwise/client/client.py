@@ -144,7 +144,12 @@ class _AnyClient(Generic[Transport]):
         options: Mapping[str, Any],
         deadline: Deadline,
     ) -> Exchange:
-        """The predictions; sequences with names are sent again if a version answered that has them in another order."""
+        """The predictions; sequences with names are sent again if a version answered that has them in another order.
+
+        Raises:
+            ConfigurationError: Prepared sequences have the features of a version in another order than the one that
+                answered.
+        """
         model, version, prepared = options.get("model"), options.get("version"), sequences
         while True:
             if not isinstance(sequences, PreparedSequences):
@@ -186,7 +191,11 @@ class _AnyClient(Generic[Transport]):
         return (yield from self._answered(sequences, layout, padding, options, deadline))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
-        """The answer of any path. httpx would follow a whole URL, and send the key along."""
+        """The answer of any path. httpx would follow a whole URL, and send the key along.
+
+        Raises:
+            ConfigurationError: `path` is not a path.
+        """
         if not path.startswith("/") or path.startswith("//"):
             raise ConfigurationError(f"a path of the server must begin with one '/', got {path!r}")
         return call(method, path, document, self._deadline(None))
@@ -204,7 +213,11 @@ class _AnyClient(Generic[Transport]):
         }
 
     def _failure(self, error: Exception, step: Send) -> LengthwiseError:
-        """The error of a request that got no answer; raises ConfigurationError where its path is none."""
+        """The error of a request that got no answer.
+
+        Raises:
+            ConfigurationError: Nothing was sent, because the path is not valid.
+        """
         if isinstance(error, DeadlineExceeded):
             return error
         if isinstance(error, self._httpx.InvalidURL):

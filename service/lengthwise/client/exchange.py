@@ -70,7 +70,11 @@ class Send:
     deadline: Deadline
 
     def in_time(self, part: bytes) -> bytes:
-        """A part of the answer; DeadlineExceeded if it is late: httpx limits the time between two, not that of all."""
+        """A part of the answer, if it is not late: httpx limits the time between two parts, not that of all.
+
+        Raises:
+            DeadlineExceeded: The time of the call is over.
+        """
         if self.deadline.seconds < -GRACE_SECONDS:
             raise DeadlineExceeded(f"the answer did not arrive within {self.deadline.timeout:g} s")
         return part
@@ -98,7 +102,12 @@ Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, 
 
 
 def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
-    """The calls for some sequences, one after the other; returns `Predictions`."""
+    """The calls for some sequences, one after the other; returns `Predictions`.
+
+    Raises:
+        ModelNotFound: The server has no such model or version.
+        InferenceFailed: The model changed during the call, and the new version has other labels.
+    """
     found: Predictions | None = None
     for body in prepared.bodies:
         wanted = options if found is None else {**options, "version": found.version}
@@ -121,7 +130,11 @@ def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: D
 
 
 def server_limits(deadline: Deadline) -> Exchange:
-    """The limits of the server; the defaults where it does not say them."""
+    """The limits of the server; the defaults where it does not say them.
+
+    Raises:
+        RequestError: The server wants a key, or is too busy to answer in time.
+    """
     try:
         document = yield from call("GET", "/", None, deadline)
     except RequestError as error:
@@ -132,7 +145,11 @@ def server_limits(deadline: Deadline) -> Exchange:
 
 
 def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange:
-    """One call of any path; returns the JSON of its answer, or its text."""
+    """One call of any path; returns the JSON of its answer, or its text.
+
+    Raises:
+        InferenceFailed: The answer is not the JSON that its content type says.
+    """
     content = b"" if document is None else orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     headers = {"accept": "application/json, text/plain;q=0.5"}
     if content:
@@ -169,7 +186,11 @@ def _sent(
     body: RequestBody | None,
     deadline: Deadline,
 ) -> Exchange:
-    """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx."""
+    """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx.
+
+    Raises:
+        DeadlineExceeded: The deadline passed before the request could be sent.
+    """
     failures = 0
     for number in itertools.count():
         if deadline.seconds <= 0:

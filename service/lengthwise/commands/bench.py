@@ -33,7 +33,11 @@ _DISTINCT: Final = 500  # random sequences
 
 
 def rates_of(text: str) -> tuple[float, ...]:
-    """The rates of `RATE`, or of `START:END:STEP` with both ends included, in requests a second."""
+    """The rates of `RATE`, or of `START:END:STEP` with both ends included, in requests a second.
+
+    Raises:
+        ValueError: The text has another form, or a rate is out of bounds.
+    """
     start, end, step = (float(part) for part in (text.split(":") if ":" in text else (text, text, "1")))
     if not (0 < start <= end <= 1e6 and 0 < step < math.inf):
         raise ValueError(f"must be 0 < START <= END <= 1e6 with STEP above 0, got {text}")

@@ -55,7 +55,11 @@ class Lengthwise(click.Group):
         return [*ROWS]
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """As click does it; the error for an option of a command says which command has it."""
+        """As click does it; the error for an option of a command says which command has it.
+
+        Raises:
+            NoSuchOption: No command has the option.
+        """
         words = [*args]
         try:
             return super().parse_args(context, args)
@@ -71,7 +75,11 @@ class Lengthwise(click.Group):
             )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """A command by its name; the error for an unknown one names those that are spelled alike."""
+        """A command by its name; the error for an unknown one names those that are spelled alike.
+
+        Raises:
+            ModuleNotFoundError: The command needs a package that is not installed.
+        """
         if name not in ROWS:
             if os.path.isdir(name) and not context.resilient_parsing:
                 context.fail(f"No such command {name!r}. To serve this folder: lengthwise serve {shlex.quote(name)}")

@@ -27,7 +27,14 @@ class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code; a missing library names its extra."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Runs the command. SIGTERM interrupts it as SIGINT does, so that unfinished output is removed."""
+        """Runs the command. SIGTERM interrupts it as SIGINT does, so that unfinished output is removed.
+
+        Raises:
+            Ended: The command failed; the message was printed.
+            ClickException: As click raises it, for a wrong option.
+            Exit: As click raises it, to end with a code.
+            Abort: As click raises it.
+        """
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(context)
@@ -61,6 +68,10 @@ def show_json(value: Any) -> None:
 
 
 def end(message: str, code: int) -> NoReturn:
-    """Prints an error and ends the process."""
+    """Prints an error and ends the process.
+
+    Raises:
+        Ended: Always, with the exit code.
+    """
     click.echo(f"error: {message}", err=True)
     raise Ended(code)

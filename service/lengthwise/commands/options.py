@@ -133,7 +133,11 @@ def add_flags(
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """The values of `NAME=VALUE` by their names."""
+    """The values of `NAME=VALUE` by their names.
+
+    Raises:
+        ValueError: A text has another form.
+    """
     for text in texts:
         if not text.partition("=")[0] or "=" not in text:
             raise ValueError(f"must be NAME=VALUE, got {text!r}")

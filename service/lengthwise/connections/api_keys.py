@@ -94,7 +94,11 @@ class Keys:
 
 
 def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
-    """The stamp of the file, and the digest of each key with its name, which may be empty."""
+    """The stamp of the file, and the digest of each key with its name, which may be empty.
+
+    Raises:
+        ConfigurationError: The file cannot be read, has no key, or a line of another form; the message names the line.
+    """
     try:
         stamp = _stamp(path)
         lines = enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1)

@@ -49,7 +49,12 @@ class Hold:
         return 2 * self.inflight.bytes > self.inflight.max_bytes
 
     def set(self, size: int) -> None:
-        """Changes the call's bytes; TooLarge if never possible, InflightFull if not now: it keeps its old size."""
+        """Changes the bytes that the call holds to `size`.
+
+        Raises:
+            TooLarge: `size` alone is above the limit of all calls.
+            InflightFull: With the bytes of the other calls it is above the limit; the call keeps its old size.
+        """
         inflight = self.inflight
         held = inflight.bytes + size - self.size
         if held > inflight.max_bytes and size > self.size:

@@ -222,7 +222,12 @@ class _Arrival(asyncio.Protocol):
 
 @contextmanager
 def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
-    """A listening socket; `option` sets the port, for the message if it cannot listen."""
+    """A listening socket; `option` sets the port, for the message if it cannot listen.
+
+    Raises:
+        ConfigurationError: The server cannot listen on the address: the port is taken, or the host is not of this
+            machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -244,7 +249,10 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
 def reserved(host: str, port: int, option: str) -> socket.socket:
     """A socket that holds a port on which each worker listens by itself, as gRPC does; it accepts nothing.
 
-    ConfigurationError says if the port is taken; `option` sets it.
+    `option` sets the port.
+
+    Raises:
+        ConfigurationError: The port is taken; the message names `option`.
     """
     with listening(host, port, option):  # SO_REUSEPORT would share a port in use
         pass
@@ -259,7 +267,11 @@ def reserved(host: str, port: int, option: str) -> socket.socket:
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context of the options; None where plain HTTP is served. Error messages name the file that is wrong."""
+    """The TLS context of the options; None where plain HTTP is served. Error messages name the file that is wrong.
+
+    Raises:
+        ConfigurationError: A file cannot be read, does not hold what it should, or the private key is encrypted.
+    """
     certificate, key, authorities = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
     if certificate is None:
         return None
@@ -296,10 +308,13 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:
-    """Lets the kernel drop every packet that opens a new connection; OSError where it cannot.
+    """Lets the kernel drop every packet that opens a new connection.
 
     It is a packet filter (`man 7 socket`, SO_ATTACH_FILTER) of four instructions on the TCP header: packets with SYN
     set are dropped, all others pass. A client whose packet is dropped sends it again after a second.
+
+    Raises:
+        OSError: This system has no such filters.
     """
     if sys.platform != "linux":
         raise OSError(errno.ENOTSUP, "packet filters are Linux's")

@@ -34,7 +34,11 @@ class WebPages:
         self._known: set[bytes] = set()
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
-        """Checks under which name the service is called; Misdirected if another site may have it."""
+        """Checks under which name the service is called.
+
+        Raises:
+            Misdirected: Another site may have that name.
+        """
         host = headers.get(HOST)
         if not self._checks_host or host is None or host in self._known:
             return

@@ -61,7 +61,13 @@ class Uploads:
     async def read(
         self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY
     ) -> bytes:
-        """The sequences of a file, as the JSON that `file_reader` writes; the end of its name is its format."""
+        """The sequences of a file, as the JSON that `file_reader` writes; the end of its name is its format.
+
+        Raises:
+            UnsupportedMedia: The file has another format, or reading Parquet needs pyarrow, which is not installed.
+            InvalidRequest: `kind` is not a kind of step.
+            NotReady: Other files are being read, or the server cannot store this one.
+        """
         suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
         if suffix is None:
             raise UnsupportedMedia(f"the file's name must end with one of {', '.join(FORMATS)}")
@@ -91,7 +97,13 @@ class Uploads:
 
 
 async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) -> bytes:
-    """The sequences of a file as JSON, read in a process of its own."""
+    """The sequences of a file as JSON, read in a process of its own.
+
+    Raises:
+        NotReady: There is no memory for it, or the process cannot be started.
+        DeadlineExceeded: It takes longer than `READ_SECONDS`.
+        InvalidRequest: The file cannot be read; the problem says why.
+    """
     memory_bytes = share_of_memory(MEMORY_BYTES)
     if memory_bytes < LEAST_BYTES:
         raise NotReady("the container has no memory left to read a file", retry_after_seconds=READ_SECONDS)

@@ -57,7 +57,11 @@ def item(given: GivenSequence, manifest: Manifest) -> Item | str:
 
 
 def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
-    """The steps that the masks leave, with NaN for the features that they leave out; ValueError for a wrong mask."""
+    """The steps that the masks leave, with NaN for the features that they leave out.
+
+    Raises:
+        ValueError: A mask has another length, leaves no step, or is of features that tokens do not have.
+    """
     if given.step_mask is not None:
         if len(given.step_mask) != len(steps):
             raise ValueError(f"step_mask has {len(given.step_mask)} entries, and the sequence {len(steps)} steps")
@@ -75,7 +79,11 @@ def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
 
 
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
-    """Converts what `given` read to `[length, features]` float32, or `[length]` int64; ValueError for another form."""
+    """Converts what `given` read to `[length, features]` float32, or `[length]` int64.
+
+    Raises:
+        ValueError: The array has another form; the message says which is right.
+    """
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if kind == "tokens":

@@ -114,11 +114,14 @@ def no_names(names: Collection[str]) -> str:
 
 
 def roles(names: Collection[str], given: ColumnNames) -> Roles:
-    """What each column is, by the caller's word or by its name; ConfigurationError where that is not clear.
+    """What each column is, by the caller's word or by its name.
 
     What was in the index of `TableColumns`, or is named as an id, a time or a label, is no feature unless the caller
     says so. Of an index with several levels the first is the id, and the last the time, where no name says otherwise;
     of one with dates, the time.
+
+    Raises:
+        ConfigurationError: A named column is missing, no column is left for the values, or one would be two things.
     """
     index: Collection[str] = getattr(names, "levels", ())
     for name in given.all:
@@ -164,7 +167,11 @@ def _is_level(name: str, names: Collection[str]) -> bool:
 
 
 def _of_inputs(values: tuple[str, ...], given: ColumnNames) -> tuple[str, ...]:
-    """The values in the order of the model's features; ConfigurationError where they are others, or no names at all."""
+    """The values in the order of the model's features.
+
+    Raises:
+        ConfigurationError: The columns have other names than the features, or no names at all.
+    """
     is_numbered = all(map(_is_numbered, values))
     if not given.inputs or (is_numbered and given.values is not None):  # no header: the caller says the order
         return values

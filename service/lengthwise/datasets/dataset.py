@@ -87,7 +87,11 @@ _CURES: Final = {
 
 
 def locate(name: str) -> Path:
-    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel."""
+    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel.
+
+    Raises:
+        ConfigurationError: There is no such file or data set, or aeon is not installed.
+    """
     if not name.startswith("aeon:"):
         path = Path(name)
         if not (path.is_file() or path.is_dir()):
@@ -132,7 +136,11 @@ def read_all(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> list[Record]:
-    """The records of a file, at least one; `data` is as for `locate`, the others are as for `read`."""
+    """The records of a file, at least one; `data` is as for `locate`, the others are as for `read`.
+
+    Raises:
+        ConfigurationError: The file holds no record.
+    """
     records = list(read(locate(data), kind, check, reading))
     if not records:
         raise ConfigurationError(f"{data}: there is no record in it")
@@ -151,7 +159,11 @@ def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> Co
 
 
 def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
-    """Yields the records; one that fails the check, or has other features than the first, as a `BadRecord`."""
+    """Yields the records; one that fails the check, or has other features than the first, as a `BadRecord`.
+
+    Raises:
+        RecordError: Never leaves this function: the record is yielded as a `BadRecord`.
+    """
     features: int | None = None
     for record in found:
         if isinstance(record, Record):
@@ -175,7 +187,11 @@ def entries(
     advance: Advance = lambda _share: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record | BadRecord]:
-    """The records of a file, with a `BadRecord` for each bad one; features may differ, as the first may be wrong."""
+    """The records of a file, with a `BadRecord` for each bad one; features may differ, as the first may be wrong.
+
+    Raises:
+        ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
+    """
     name = path.name.lower()
     if path.is_dir():
         found = _folder(path, kind, advance, reading)
@@ -209,7 +225,11 @@ def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecor
 
 
 def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: Reading) -> Iterator[Record | BadRecord]:
-    """The records of a file with a row for each step, or for each sequence."""
+    """The records of a file with a row for each step, or for each sequence.
+
+    Raises:
+        ConfigurationError: It is not clear what the columns are; the message begins with `path`.
+    """
     for cells in blocks:
         if _UCR.search(path.name) and _UCR_LABEL in cells.columns and reading.columns.row is None:
             reading = replace(reading, columns=replace(reading.columns, row="sequence", label=_UCR_LABEL))
@@ -253,7 +273,11 @@ def _id_column(columns: TableColumns, reading: Reading) -> str | None:
 
 
 def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
-    """The records of CSV files, a sequence each: its id is the file's name, its label a column's or its folder's."""
+    """The records of CSV files, a sequence each: its id is the file's name, its label a column's or its folder's.
+
+    Raises:
+        ConfigurationError: The folder has no such file.
+    """
     files = sorted(file for file in path.rglob("*") if file.name.lower().endswith(CSV_SUFFIXES))
     if not files:
         raise ConfigurationError(f"{path}: a folder must have a file for each sequence ({', '.join(CSV_SUFFIXES)})")

@@ -164,7 +164,11 @@ def sequences_of(
 
 
 def good(found: Iterable[T | str]) -> list[T]:
-    """What was made of each sequence; InvalidSequences names each of which there is only why it is wrong."""
+    """What was made of each sequence.
+
+    Raises:
+        InvalidSequences: Some are a text, which says why the sequence is wrong; it names each by its index.
+    """
     made: list[T] = []
     problems = []
     for place, one in enumerate(found):
@@ -193,6 +197,9 @@ def read(
     of a step are 0 for token ids, None if not known; `padding` behind each is cut off; `per_step`: see
     `long_table.sequences`; `ask`: whether numbers that may be one sequence, or many of one step, are refused, and what
     looks like padding is logged as a warning.
+
+    Raises:
+        ConfigurationError: `layout` or `padding` is not a word for one, or it is not clear what the columns are.
     """
     for name, word, words in (("layout", layout, get_args(Layout)), ("padding", padding, (*get_args(Padding), None))):
         if word not in words:
@@ -315,7 +322,11 @@ def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
 
 
 def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSequence, Roles | None]:
-    """One entry as a sequence, and what the columns of its table are; ValueError, ConfigurationError if it is none."""
+    """One entry as a sequence, and what the columns of its table are.
+
+    Raises:
+        ValueError: It has no numbers, another form, or a field that is not known.
+    """
     if isinstance(given, GivenSequence):
         return given, None
     fields = given if isinstance(given, Mapping) else {"steps": given}

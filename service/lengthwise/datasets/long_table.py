@@ -59,7 +59,11 @@ class LongSequence:
 def one_sequence(
     columns: TableColumns, given: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
 ) -> LongSequence:
-    """A table of one sequence: all rows, in the order of its times. An id is left out."""
+    """A table of one sequence: all rows, in the order of its times. An id is left out.
+
+    Raises:
+        ConfigurationError: The rows have several ids.
+    """
     found = roles(columns, replace(given, id=given.id if given.id in columns else None))
     ids = set() if found.id is None or names_channel(found.id) else {*map(str, columns[found.id])}
     if len(ids) > 1:
@@ -80,6 +84,9 @@ def sequences(
     `single` says what to do with the table of a single sequence; None: a table without ids is one. `per_step`: whether
     a step has a label of its own. None: where a sequence has several. False: where most have; in the others, a label
     that is not the usual one of its sequence is a problem.
+
+    Raises:
+        ConfigurationError: The table has no row, no column of ids, or each row has an id of its own.
     """
     names = [*columns]
     count = len(columns[names[0]]) if names else 0
@@ -141,7 +148,11 @@ def _sequences(
 
 
 def ids_of(cells: Cells, name: str) -> list[str]:
-    """The ids in a column; ConfigurationError where one is missing."""
+    """The ids in a column.
+
+    Raises:
+        ConfigurationError: A row has none; the message names it.
+    """
     plain = cells.tolist() if isinstance(cells, np.ndarray) else cells
     ids = ["" if _is_missing(cell) else str(cell).strip() for cell in plain]
     if "" in ids:
@@ -152,7 +163,11 @@ def ids_of(cells: Cells, name: str) -> list[str]:
 
 
 def _order(of_row: NDArray[np.intp], columns: TableColumns, found: Roles) -> NDArray[np.intp]:
-    """The rows, those of one sequence together and in the order of their times."""
+    """The rows, those of one sequence together and in the order of their times.
+
+    Raises:
+        ConfigurationError: Two rows of a sequence have the same time, and are not in its order.
+    """
     as_they_stand: NDArray[np.intp] = np.argsort(of_row, kind="stable")
     if found.time is None:
         return as_they_stand
@@ -180,8 +195,11 @@ def _require_one_row_a_step(columns: TableColumns, found: Roles, moments: NDArra
     """Makes sure that no column tells rows of one sequence and one time apart; `moments` number these, by row.
 
     Such a column has few values, and is named as a channel or a text, or has a value for each row of a moment where
-    most moments have several. ConfigurationError names it, or several together, with the `pivot` that makes a row for
-    each step.
+    most moments have several.
+
+    Raises:
+        ConfigurationError: A column does; the message names it, or several together, with the `pivot` that makes a row
+            for each step.
     """
     sizes = np.bincount(moments)
     most = int(sizes.max())
@@ -204,9 +222,12 @@ def _require_one_row_a_step(columns: TableColumns, found: Roles, moments: NDArra
 
 
 def _ask_about_channels(columns: TableColumns, found: Roles) -> None:
-    """Asks about a feature that is named as a channel and has each of its values equally often in every sequence.
+    """Looks for a feature that is named as a channel and has each of its values equally often in every sequence.
 
-    Without a time such a table may have a row for each value of a step. ConfigurationError names the column.
+    Without a time such a table may have a row for each value of a step.
+
+    Raises:
+        ConfigurationError: There is one; the message names it, and asks whether a row is one value of a step.
     """
     of_row = np.zeros(len(columns[found.values[0]]), np.intp) if found.id is None else _codes(columns[found.id])
     for name in filter(names_channel, found.values):
@@ -231,7 +252,11 @@ def _has_numbers(cells: Cells) -> bool:
 
 
 def sortable(cells: Cells, name: str) -> NDArray[Any]:
-    """The times as numbers; each is a number or a date as in ISO 8601."""
+    """The times as numbers; each is a number or a date as in ISO 8601.
+
+    Raises:
+        ConfigurationError: A cell is missing, is neither a number nor a date, or only some have a time zone.
+    """
     if isinstance(cells, np.ndarray):
         keys = cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
         missing = np.isnat(cells) if cells.dtype.kind in "Mm" else np.isnan(keys)
@@ -267,7 +292,11 @@ def _no_time(cells: Cells, row: int, name: str) -> ConfigurationError:
 
 
 def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers of a column, and why a row of a file of text has none."""
+    """The numbers of a column, and why a row of a file of text has none.
+
+    Raises:
+        ConfigurationError: A column that is not of texts holds no numbers.
+    """
     if not isinstance(cells, Texts):
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
             return cells, {}
@@ -297,7 +326,11 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
 
 
 def labels_of(cells: Cells, name: str) -> list[Any]:
-    """The labels in a column, None where one is missing; ConfigurationError where one is none."""
+    """The labels in a column, None where one is missing.
+
+    Raises:
+        ConfigurationError: The column holds numbers with a fraction.
+    """
     if not isinstance(cells, np.ndarray):
         return [None if _is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]
     if cells.dtype.kind == "f":  # whole numbers among which some are missing

@@ -51,7 +51,11 @@ class BadRecord:
 def judged(
     fields: Any, index: int, place: str, kind: StepKind, names: tuple[str, ...] | None = None
 ) -> Record | BadRecord:
-    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong. `names`: see `rows_of`."""
+    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong. `names`: see `rows_of`.
+
+    Raises:
+        RecordError: Never leaves this function: it becomes a `BadRecord`.
+    """
     name = fields.get("id") if isinstance(fields, dict) else None
     try:
         if not isinstance(fields, dict):
@@ -76,7 +80,11 @@ def judged(
 
 
 def label_of(label: Any, place: str) -> Label:
-    """One label or several, as strings; a number becomes its digits."""
+    """One label or several, as strings; a number becomes its digits.
+
+    Raises:
+        RecordError: It is neither a string nor a whole number, nor a list of them.
+    """
     if label is None:
         return None
     several = label if isinstance(label, list) else [label]
@@ -96,7 +104,13 @@ def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
 
 
 def _values(steps: Any, place: str) -> NDArray[np.float32]:
-    """`[length, features]` float32, NaN for null, also for a step that is null; bare numbers are of one feature."""
+    """`[length, features]` float32, NaN for null, also for a step that is null; bare numbers are of one feature.
+
+    Raises:
+        RecordError: The steps are not a list of lists of numbers, all of one length; the message names the first wrong
+            one.
+        AssertionError: Never: one of the steps is wrong, or an earlier line would have returned.
+    """
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one step")
     wanted = len(steps[0]) if isinstance(steps[0], list) else 1
@@ -116,7 +130,11 @@ def _values(steps: Any, place: str) -> NDArray[np.float32]:
 
 
 def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str) -> NDArray[np.float32]:
-    """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
+    """`[length, features]` float32. None and NaN are missing values; an infinite number is an error.
+
+    Raises:
+        RecordError: A number is not finite as float32.
+    """
     try:
         numbers: NDArray[Any] = np.array(rows, dtype=np.float64)
     except OverflowError:

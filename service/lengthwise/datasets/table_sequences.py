@@ -77,7 +77,11 @@ def is_list(cell: Any) -> bool:
 
 
 def _steps(cells: Mapping[str, Any], time: str | None) -> NDArray[Any]:
-    """The steps of one row, in the order of their times; ValueError if its lists differ in length."""
+    """The steps of one row, in the order of their times.
+
+    Raises:
+        ValueError: A cell is not a list, a list is empty, or the lists differ in length.
+    """
     odd = next((name for name, cell in cells.items() if not is_list(cell)), None)
     if odd is not None:
         raise ValueError(f"{odd!r} holds {str(cells[odd])[:_MOST_SHOWN]!r}, and lists in other rows")
@@ -100,6 +104,9 @@ def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
 
     They do if there is no time, each row has an id of its own or a label, and numbered columns are named as times; or
     if all others are numbered, and the rows have both, with ids that do not count them.
+
+    Raises:
+        ConfigurationError: The columns are steps of several names.
     """
     numbered = _numbered(columns)
     is_free = given.row is None and given.values is None and {*(given.inputs or ())}.isdisjoint(columns)

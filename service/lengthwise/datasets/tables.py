@@ -162,7 +162,11 @@ def _cells(column: Any) -> Iterator[Any]:
 
 
 def as_array(given: Any) -> NDArray[Any]:
-    """Converts any array-like to an array of numbers, or raises ValueError."""
+    """Converts any array-like to an array of numbers.
+
+    Raises:
+        ValueError: It cannot be converted.
+    """
     if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
         given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
     if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:
@@ -190,7 +194,11 @@ def as_array(given: Any) -> NDArray[Any]:
 
 
 def steps_array(given: Any) -> NDArray[Any]:
-    """The steps of one sequence as float32, rounded as those of a JSON body, or int64 for a list of whole numbers."""
+    """The steps of one sequence as float32, rounded as those of a JSON body, or int64 for a list of whole numbers.
+
+    Raises:
+        ValueError: They are not numbers, have another form, or one is not finite as float32.
+    """
     if type(given) is np.ndarray and given.dtype == np.float32:
         array: NDArray[Any] = given
     elif given is None or (isinstance(given, float) and np.isnan(given)):  # what pandas has in the place of None

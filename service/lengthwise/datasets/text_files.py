@@ -92,7 +92,11 @@ def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
 def json_lines(
     path: Path, kind: StepKind, advance: Advance, names: tuple[str, ...] | None = None
 ) -> Iterator[Record | BadRecord]:
-    """The records of JSON Lines; where the names of the features are not known, they are those of the first objects."""
+    """The records of JSON Lines; where the names of the features are not known, they are those of the first objects.
+
+    Raises:
+        ConfigurationError: The file is a JSON list.
+    """
     for index, (number, line) in enumerate(lines(path, advance)):
         place = f"{path}:{number}"
         if not index and line.startswith(b"["):
@@ -130,7 +134,11 @@ def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
 
 
 def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
-    """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html."""
+    """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html.
+
+    Raises:
+        ConfigurationError: The header is wrong, asks for something that is not read, or has no @data.
+    """
     labelled, in_data, index = False, False, 0
     for number, line in lines(path, advance):
         place = f"{path}:{number}"
@@ -164,7 +172,11 @@ def _text(line: bytes, place: str) -> str:
 
 
 def _series(text: str, index: int, labelled: bool, place: str) -> Record:
-    """One data line: `a0,a1,...:b0,b1,...:label`."""
+    """One data line: `a0,a1,...:b0,b1,...:label`.
+
+    Raises:
+        RecordError: The label is missing, or the features have different numbers of steps.
+    """
     channels = text.split(":")
     label = channels.pop().strip() if labelled else None
     if label == "" or not channels:
@@ -199,6 +211,9 @@ def read_csv(path: Path, advance: Advance = lambda _share: None, id_of: IdOf = l
 
     The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows; where
     the rows of an id do not stand together, the file is one block too.
+
+    Raises:
+        ConfigurationError: The file is empty.
     """
     rows = _csv_rows(path, advance)
     first = next(rows, None)
@@ -220,7 +235,11 @@ def read_csv(path: Path, advance: Advance = lambda _share: None, id_of: IdOf = l
 
 
 def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
-    """The rows that are not blank."""
+    """The rows that are not blank.
+
+    Raises:
+        ConfigurationError: The file is not CSV, or not UTF-8.
+    """
     with _opened(path, advance) as (raw, tell), io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         try:
             first = file.readline()
@@ -244,7 +263,11 @@ def _stand_together(path: Path, place: int) -> bool:
 
 
 def _header(path: Path, cells: list[str]) -> list[str] | None:
-    """The names of the columns in the first line; None if it has numbers only, and so no names."""
+    """The names of the columns in the first line; None if it has numbers only, and so no names.
+
+    Raises:
+        ConfigurationError: A name is there twice.
+    """
     head = [cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(cells)]
     if all(map(is_number, cells)):
         return None

@@ -29,7 +29,12 @@ _QUICK_ENTRIES: Final = 65_536  # of one of its columns of masks, eight to a byt
 def read(
     body: bytes, asked: CallOptions, problems: Problems, find: Find, *, max_sequences: int, quick: bool = False
 ) -> Call | None:
-    """Reads an inflated body as `validation.read`; `quick`: valid rows only, and None where there is another."""
+    """Reads an inflated body as `validation.read`; `quick`: valid rows only, and None where there is another.
+
+    Raises:
+        TooLarge: There are more than `max_sequences`. Everything else that is wrong with the body is one
+            InvalidRequest.
+    """
     try:
         batches = arrow_stream.record_batches(body, check_columns, most=_QUICK_BATCHES if quick else max_sequences)
     except TooLarge:

@@ -27,7 +27,11 @@ _LISTS: Final = "a list, a large_list or a fixed_size_list"
 
 
 def check_columns(schema: Any) -> None:
-    """Checks the names and the types of a schema's columns; raises InvalidRequest."""
+    """Checks the names and the types of a schema's columns.
+
+    Raises:
+        InvalidRequest: A column is unknown, is there twice, has a type that is not accepted, or `steps` is missing.
+    """
     problems: list[str] = []
     names: list[str] = schema.names
     for name in dict.fromkeys(names):

@@ -54,7 +54,13 @@ def load() -> Any:
 
 
 def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: int) -> list[Any]:
-    """Reads the record batches of a stream, validated in full, views of the body; `check_columns` sees the schema."""
+    """Reads the record batches of a stream, validated in full, views of the body; `check_columns` sees the schema.
+
+    Raises:
+        InvalidRequest: The body is not an Arrow stream, or has something that this service does not read.
+        TooLarge: There are more than `most` record batches.
+        RequestError: `check_columns` raised it.
+    """
     pa = load()
     if body.startswith(_FILE_FORMAT):
         raise _rejected("the body is an Arrow file; send the stream format (in pyarrow: ipc.new_stream)")

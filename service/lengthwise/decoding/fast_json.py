@@ -130,7 +130,11 @@ def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptio
 
 
 def _identifier(text: str | bytes | None) -> str | None:
-    """An id, from its text, or from a JSON string with escapes."""
+    """An id, from its text, or from a JSON string with escapes.
+
+    Raises:
+        RequestError: It is not a valid id.
+    """
     if text is None:
         return None
     identifier = json_text.parse(text) if isinstance(text, bytes) else text
@@ -181,7 +185,11 @@ class CheckedSteps(SentSteps):
 
 
 def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> None:
-    """Raises what is wrong with a body, as `validation.read` does; returns if that has to be asked."""
+    """Refuses a body for what is wrong with it, as `validation.read` does; returns if that has to be asked.
+
+    Raises:
+        TooLarge: It has more than `max_sequences`, or too many parts.
+    """
     place = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
     if place is None or len(body) - (place[1] - place[0]) > _MOST_PARSED_BYTES:
         return

@@ -28,7 +28,12 @@ _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
 def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = MAX_PARTS) -> Any:
-    """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `what` is its name in messages."""
+    """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `what` is its name in messages.
+
+    Raises:
+        InvalidRequest: It is not JSON in UTF-8, or has a key twice, NaN or Infinity, or is nested too deeply.
+        TooLarge: It has more than `most_parts` arrays, objects and strings.
+    """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > most_parts:
         raise too_many(parts)
@@ -75,7 +80,12 @@ def collector_paused() -> Iterator[None]:
 
 
 def _loads(text: str, *, in_python: bool) -> Any:
-    """Parses a text, its numbers with functions in Python if `in_python`, which takes longer."""
+    """Parses a text, its numbers with functions in Python if `in_python`, which takes longer.
+
+    Raises:
+        JSONDecodeError: It is not JSON.
+        ValueError: A number has too many digits.
+    """
     try:
         return json.loads(
             text,

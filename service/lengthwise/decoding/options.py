@@ -57,7 +57,12 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
 
 
 def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
-    """Finds the model that a request asks for; an error has all problems known by then, without pointers in a query."""
+    """Finds the model that a request asks for; an error has all problems known by then, without pointers in a query.
+
+    Raises:
+        RequestError: The model is not known or not ready, and the request has no other problem. With others, it is an
+            InvalidRequest with all.
+    """
     if not asked.named:  # without the model the sequences cannot be checked
         raise problems.error()
     try:

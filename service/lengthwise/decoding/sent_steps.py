@@ -95,8 +95,11 @@ class JsonSteps(SentSteps):
 def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
     """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
 
-    Adds a problem for each step that is none, and for each key that is no name. TooLarge if more values are left out
-    than a body may have parts: an empty object is as many values as the model has features.
+    Adds a problem for each step that is none, and for each key that is no name.
+
+    Raises:
+        TooLarge: More values are left out than a body may have parts: an empty object is as many values as the model
+            has features.
     """
     known, problems = frozenset(names), where.problems
     for place, step in zip(kept, steps, strict=True):

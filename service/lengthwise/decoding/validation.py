@@ -68,7 +68,12 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
 
 
 def read_document(document: Any, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call:
-    """The call of a parsed body; see `read`."""
+    """The call of a parsed body; see `read`.
+
+    Raises:
+        InvalidRequest: The document is not an object. Everything else that is wrong with it is one InvalidRequest, too.
+        TooLarge: There are more than `max_sequences`.
+    """
     if not isinstance(document, dict):
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', got {kind(document)}")])
     problems = Problems()

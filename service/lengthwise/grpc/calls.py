@@ -243,7 +243,11 @@ class Health:
         self.report()
 
     def check(self, request: health_pb2.HealthCheckRequest) -> Fields:
-        """Answers who asks once."""
+        """Answers who asks once.
+
+        Raises:
+            ModelNotFound: There is no such service.
+        """
         self.report()
         status = self._status(request.service)
         if status == Status.SERVICE_UNKNOWN:
@@ -267,7 +271,12 @@ class Health:
 
 
 def _small(body: bytes | None) -> bytes:
-    """The bytes of a small message; raises `RequestError` if it is large, or there is none."""
+    """The bytes of a small message.
+
+    Raises:
+        InvalidRequest: There is no message.
+        TooLarge: It has more than `LARGE_BODY_BYTES` bytes.
+    """
     if body is None:
         raise InvalidRequest([Problem("", "the call has no message")])
     if len(body) > LARGE_BODY_BYTES:

@@ -98,8 +98,11 @@ def decode(
 ) -> tuple[Call, EncodeMessage]:
     """The call of a request, and the function that encodes its answer.
 
-    `heads` has the messages that were read, and `split` the parts of this one, where these are known. Raises
-    `RequestError`: the request is wrong, or its model is not served.
+    `heads` has the messages that were read, and `split` the parts of this one, where these are known.
+
+    Raises:
+        InvalidRequest: The request is wrong; the error has all its problems, if the message can be parsed. A model that
+            is not served is another RequestError.
     """
     split = split or (None if heads is None else MessageParts.of(body))
     key = None if split is None else (split.rest, len(split.raw))
@@ -139,7 +142,11 @@ def decode(
 
 
 def parsed(kind: type[M], body: bytes) -> M:
-    """Parses a message of that type; raises `InvalidRequest` if the bytes are no such message."""
+    """Parses a message of that type.
+
+    Raises:
+        InvalidRequest: The bytes are not such a message.
+    """
     try:
         return kind.FromString(body)
     except DecodeError:

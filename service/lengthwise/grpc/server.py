@@ -78,8 +78,10 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> int:
         """Listens and answers; calls of models that are not ready are refused as such.
 
-        Returns the port, which may be any where 0 is given. Raises `ConfigurationError` where the server cannot listen
-        on the address, or the TLS files cannot be read.
+        Returns the port, which may be any where 0 is given.
+
+        Raises:
+            ConfigurationError: The server cannot listen on the address, or a TLS file cannot be read.
         """
         settings = self._serving.settings
         server = RpcServer(_options(settings, self._max_connections), settings.max_body_bytes, self._begin)
@@ -169,7 +171,11 @@ def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """The certificates of `serve`, or None where it serves without TLS."""
+    """The certificates of `serve`, or None where it serves without TLS.
+
+    Raises:
+        ConfigurationError: A TLS file cannot be read.
+    """
     if settings.tls_cert_file is None:
         return None
     try:

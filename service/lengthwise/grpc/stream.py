@@ -53,7 +53,11 @@ class StreamInference:
         return len(self._open)
 
     def answer(self, rpc: RpcCall) -> None:
-        """Answers one stream."""
+        """Answers one stream.
+
+        Raises:
+            InflightFull: Never leaves this function: too many streams are open, and this one is refused.
+        """
         call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
         try:
             call.admit()

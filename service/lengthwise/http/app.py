@@ -186,7 +186,11 @@ class Application(FastAPI):
         self._own_routes = self.router.routes[before:]
 
     def _begin_again(self) -> None:
-        """Has another service take the place of one that has ended; the user's routes stay."""
+        """Has another service take the place of one that has ended; the user's routes stay.
+
+        Raises:
+            RuntimeError: The application has ended, and was made for one service.
+        """
         if self._renew is None:
             raise RuntimeError("this application has ended: make another one")
         serving = self._renew()
@@ -352,7 +356,11 @@ async def _left(*_: object) -> Response:
 
 
 def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
-    """The server for gRPC; ConfigurationError if its extra is not installed, or protobuf is too old."""
+    """The server for gRPC.
+
+    Raises:
+        ConfigurationError: The extra `grpc` is not installed, or protobuf is too old.
+    """
     prefer_polling_by_callers()
     try:
         from lengthwise.grpc.server import GrpcServer

@@ -124,7 +124,11 @@ class AsgiRequest:
         return {"type": "http.request", "body": body, "more_body": self._more_body}
 
     async def send(self, message: Message) -> None:
-        """Writes a part of the answer; on a connection that is closing it is dropped, and does not count as written."""
+        """Writes a part of the answer; on a connection that is closing it is dropped, and does not count as written.
+
+        Raises:
+            RuntimeError: The application sends another message than the next one of ASGI.
+        """
         flow, transport = self._connection.flow, self._connection.transport
         if flow.write_paused and not self._gone:
             await flow.drain()
@@ -142,7 +146,11 @@ class AsgiRequest:
         self.delivery.answered = self.response_complete
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Writes the head of the answer."""
+        """Writes the head of the answer.
+
+        Raises:
+            RuntimeError: A header has characters that HTTP does not allow.
+        """
         written = [(name.lower(), value) for name, value in headers]
         for name, value in written:
             if _NO_NAME.search(name) or _NO_VALUE.search(value):
@@ -165,7 +173,11 @@ class AsgiRequest:
         self._connection.transport.write(b"".join(head))
 
     def _write(self, body: bytes, *, more: bool) -> None:
-        """Writes a part of the answer's body."""
+        """Writes a part of the answer's body.
+
+        Raises:
+            RuntimeError: The body is longer or shorter than its content-length.
+        """
         transport = self._connection.transport
         if self._chunked:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""

@@ -228,7 +228,11 @@ def _model_of(serving: Serving, request: Request) -> Any:
 
 
 async def _document(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
-    """A body as JSON, with this field at most; an empty one as an empty object."""
+    """A body as JSON, with this field at most; an empty one as an empty object.
+
+    Raises:
+        InvalidRequest: The body is not such an object, or has other fields.
+    """
     max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
     headers = headers_of(request.scope["headers"])
     hold = Hold(serving.inflight)

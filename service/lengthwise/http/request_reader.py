@@ -109,7 +109,11 @@ class RequestReader:
             self._head.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or a trailer, which is counted and dropped."""
+        """A header; or a trailer, which is counted and dropped.
+
+        Raises:
+            TooManyFields: There are more than `MAX_FIELDS`; the request was refused, and the parser is to stop here.
+        """
         state = self._connection.state
         self._fields += 1
         if self._fields > MAX_FIELDS:

@@ -60,10 +60,13 @@ _LINE_BYTES: Final = 2**26  # of a line of a channel: the metrics of one worker
 
 
 def shared_file(workers: int) -> IO[bytes]:
-    """A file for `SharedMemory`, open and without a name; ConfigurationError if there is no room for it.
+    """A file for `SharedMemory`, open and without a name.
 
     On Linux it is in memory and in no mount, so a full or missing `/dev/shm` does not matter. All of it is allocated
     now: memory that cannot be had at the first touch would end the process with SIGBUS.
+
+    Raises:
+        ConfigurationError: There is no room for it.
     """
     size = (_ROW.itemsize + shared_counts.BYTES) * workers
     try:
@@ -360,7 +363,11 @@ class Worker:
         return list(await self._channel.call(call, *given))
 
     def ask_from_thread(self, stopping: Stopping, call: str, *given: Any) -> Any:
-        """The same in another thread than that of the event loop; Stopped if that is to stop."""
+        """The same in another thread than that of the event loop.
+
+        Raises:
+            Stopped: That thread is to stop.
+        """
         asked = asyncio.run_coroutine_threadsafe(self._channel.call(call, *given), self._loop)
         try:
             with stopping.ending(asked.cancel):

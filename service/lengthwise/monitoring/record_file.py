@@ -196,7 +196,11 @@ def _steps(sequences: Sequence[Steps]) -> Any:
 
 
 def batches(directory: Path, columns: Sequence[str]) -> Iterator[Any]:
-    """These columns of all complete files of a folder, as `RecordBatch`, the oldest first."""
+    """These columns of all complete files of a folder, as `RecordBatch`, the oldest first.
+
+    Raises:
+        ConfigurationError: A file lacks a column, or cannot be read as Parquet.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -53,7 +53,11 @@ class DriftReport:
 
 
 def report(directory: Path, manifest: Manifest) -> DriftReport:
-    """Compares the records of a model with its training data."""
+    """Compares the records of a model with its training data.
+
+    Raises:
+        ConfigurationError: The manifest has no profile of the training data, or there are no records of the model.
+    """
     profile = manifest.training
     if profile is None:
         raise ConfigurationError(
@@ -97,7 +101,11 @@ def _array(steps: list[Any], manifest: Manifest) -> Steps:
 
 
 def read_labels(path: Path) -> dict[str, Any]:
-    """The labels by id, from JSON Lines with `id` and `label`."""
+    """The labels by id, from JSON Lines with `id` and `label`.
+
+    Raises:
+        ConfigurationError: The file cannot be read, a line has another form, or two lines give one id different labels.
+    """
     found: dict[str, Any] = {}
     try:
         lines = path.read_bytes().splitlines()
@@ -119,7 +127,12 @@ def read_labels(path: Path) -> dict[str, Any]:
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
-    """Writes recorded sequences with a label (of one id the last) into a new file; their number, and all records'."""
+    """Writes recorded sequences with a label (of one id the last) into a new file; their number, and all records'.
+
+    Raises:
+        ConfigurationError: The file exists or cannot be written, no label belongs to a record, or the names of features
+            differ.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

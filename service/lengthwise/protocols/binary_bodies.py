@@ -65,8 +65,9 @@ def wants_arrow(accept: bytes) -> bool:
 def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
     """Reads the raw tensor of one sequence; with what writes its answer if that is a raw tensor too.
 
-    Raises `RequestError`: the shape, the bytes or the query are wrong, with empty pointers, since the body is not JSON;
-    or the model is not known, or not ready.
+    Raises:
+        InvalidRequest: The shape, the bytes or the query are wrong; the pointers are empty, because the body is not
+            JSON. A model that is not known or not ready is another RequestError.
     """
     asked, identifier, problems = read_query(request.query, PARAMETERS)
     model = options.find_model(asked, serving.find, problems, in_query=True)
@@ -91,7 +92,11 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
 
 
 def _steps(request: Received, manifest: Manifest) -> Steps:
-    """The body as `[length, features]` float32 or `[length]` int64, without a copy."""
+    """The body as `[length, features]` float32 or `[length]` int64, without a copy.
+
+    Raises:
+        InvalidRequest: The header of the shape is missing or wrong, or the body has another number of bytes.
+    """
     tokens = manifest.input.kind == "tokens"
     form = "STEPS" if tokens else "STEPS,FEATURES"
     element: np.dtype[Any] = np.dtype("<i8" if tokens else "<f4")
@@ -135,7 +140,11 @@ def read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, 
 
 @lru_cache(maxsize=128)  # programs send the same query again and again
 def _read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
-    """What `read_query` returns, with the first problems and their number."""
+    """What `read_query` returns, with the first problems and their number.
+
+    Raises:
+        InvalidRequest: The query is not text, or too long. What else is wrong with it is returned.
+    """
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:

@@ -58,9 +58,14 @@ async def read_body(
 ) -> bytes:
     """Reads a body as it was sent, through ASGI; its bytes are counted in `hold` as they arrive.
 
-    Raises `TooLarge` if it or its content length is larger than `max_bytes`, `InflightFull` if there is no memory for
-    it now, `DeadlineExceeded` if it is late (`late_at`, by `time.monotonic`) while others need the memory,
-    `UnsupportedMedia` for a content encoding other than gzip, and `ClientLeft`.
+    `late_at` is a time of `time.monotonic`, in seconds. `hold` refuses bytes for which there is no memory
+    (InflightFull).
+
+    Raises:
+        TooLarge: It, or its content length, has more than `max_bytes` bytes.
+        DeadlineExceeded: It is later than `late_at`, and others need the memory.
+        UnsupportedMedia: It has another content encoding than gzip.
+        ClientLeft: The client closed the connection.
     """
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b"gzip", b""):
         raise UnsupportedMedia("content-encoding must be gzip, or none")
@@ -140,7 +145,12 @@ class Inflating:
 
 
 def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
-    """The inflated body by pieces; see `Inflating`."""
+    """The inflated body by pieces; see `Inflating`.
+
+    Raises:
+        InvalidRequest: The body is not gzip, is cut off, or has too many members.
+        TooLarge: It has more than `max_bytes` bytes when it is inflated.
+    """
     size = 0
     rest = memoryview(body)
     for _ in range(MAX_GZIP_MEMBERS):

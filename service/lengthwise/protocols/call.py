@@ -125,9 +125,10 @@ class InferenceCall:
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, while the caller has a `place`.
+        """Decodes a body in a thread, while the caller has a `place`. Errors are those of `decode_quickly`.
 
-        Raises `ClientLeft` if the client left while the call waited for it, else as `decode_quickly`.
+        Raises:
+            ClientLeft: The client left while the call waited for its permit.
         """
         if self._closed:
             raise ClientLeft
@@ -159,8 +160,11 @@ class InferenceCall:
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
         """Queues the sequences, for which and for whose answer there must be memory.
 
-        `waiter` gets the result of `write`, or an error; without it, call `answer`. Raises `InflightFull` if there is
-        no memory now, `DeadlineExceeded` if it is late, and other `RequestError`s as `Batcher.submit`.
+        `waiter` gets the result of `write`, or an error; without it, call `answer`. `Hold.set` refuses what there is no
+        memory for (InflightFull), and `Batcher.submit` what it cannot queue.
+
+        Raises:
+            DeadlineExceeded: The deadline of the transport has passed.
         """
         call, encode = decoded
         if self.has_deadline:  # of the transport: it holds if it is earlier than that of the body
@@ -182,7 +186,10 @@ class InferenceCall:
     async def answer(self) -> Any:
         """Waits for the answer as `write` returned it; the caller passes what is raised to `fail`.
 
-        Raises `ClientLeft` if `withdraw` was called, and `RequestError` as `Batcher.submit` and `windows.answers_of`.
+        It is a `ClientLeft` if `withdraw` was called, or the error of `Batcher.submit` or `windows.answers_of`.
+
+        Raises:
+            RuntimeError: The call was not submitted.
         """
         pending = self._pending
         if pending is None:
@@ -320,7 +327,11 @@ class DirectCall(ABC):
 
 
 def timeout_of(header: bytes) -> float:
-    """The milliseconds that the header `TIMEOUT` says; raises `InvalidRequest` if it is not a number above 0."""
+    """The milliseconds in the header `TIMEOUT`.
+
+    Raises:
+        InvalidRequest: It is not a number above 0.
+    """
     value = float(header) if _MILLISECONDS.fullmatch(header) else 0.0
     if not value:
         raise InvalidRequest(

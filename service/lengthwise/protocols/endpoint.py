@@ -77,7 +77,11 @@ class InferenceProtocol(ABC):
         return OptionsText(document=request.body)
 
     def decode(self, request: Received) -> Decoded:
-        """Decodes a body, however long that takes; raises as `read` does."""
+        """Decodes a body, however long that takes.
+
+        Raises:
+            RuntimeError: `read` returns nothing, which only a quick one may. Other errors are those of `read`.
+        """
         decoded = self.read(request, quick=False)
         if decoded is None:
             raise RuntimeError("only a quick reader returns nothing")

@@ -142,8 +142,12 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
 async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
     """Loads a model from the repository, or its new versions; returns when it is served.
 
-    Raises `InvalidRequest` if its highest version failed its checks, or there are parameters, since clients cannot send
-    models; another `RequestError` if the call is switched off, cannot be answered now, or there is no such model.
+    Another `RequestError` says that the call is switched off, or that there is no such model.
+
+    Raises:
+        InvalidRequest: The highest version failed its verification, or there are parameters: clients cannot send
+            models.
+        NotReady: The model repository cannot be read now.
     """
     _check_changes(serving, parameters, PARAMETERS["load"])
     try:

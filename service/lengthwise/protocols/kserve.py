@@ -24,7 +24,8 @@ def is_path(path: str) -> bool:
 def find(serving: Serving, name: str | None, version: str | None) -> ServedModel:
     """The model that a path or a message names; None for the default.
 
-    Raises `RequestError` if there is no such model, none is ready, or the version is none.
+    Raises:
+        InvalidRequest: The version has another form. That there is no such model, or none is ready, is a RequestError.
     """
     if version is not None and not is_written_as_version(version) and not is_alias(version):
         raise InvalidRequest([Problem("", "a version is ASCII digits that do not start with 0")])

@@ -42,7 +42,11 @@ class OverAsgi:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answers one request.
+
+        Raises:
+            CancelledError: The task was cancelled, and nobody waits for an answer.
+        """
         call = InferenceCall(self._endpoint, headers_of(scope["headers"]), scope.get("client"))
         try:
             try:

@@ -45,7 +45,11 @@ class Predict(Endpoint):
     refuse = staticmethod(problems.refusal)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, an Arrow stream where pyarrow is installed, a raw tensor, and a body without a content type."""
+        """Accepts JSON, an Arrow stream where pyarrow is installed, a raw tensor, and a body without a content type.
+
+        Raises:
+            UnsupportedMedia: It is another content type, or pyarrow is not installed.
+        """
         kind = media_type(headers)
         if kind in (b"application/json", b"", OCTETS):
             return

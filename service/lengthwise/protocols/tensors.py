@@ -70,8 +70,10 @@ def read(
     parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is rejected or ignored by
     `request_parameters.check`.
 
-    Raises `InvalidRequest` with everything that is wrong, and `TooLarge` if there are more rows than `max_sequences`, a
-    tensor is wider than any sequence of the model, or more classifications are requested than one answer may have.
+    Everything that is wrong with the tensors is one `InvalidRequest`.
+
+    Raises:
+        TooLarge: There are more rows than `max_sequences`, or more classifications are wanted than an answer may have.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)
@@ -307,7 +309,10 @@ def _check_width(
 ) -> None:
     """Compares a tensor's width with the longest sequence of the model, before its numbers are converted.
 
-    Raises `InvalidRequest` if its one row is longer than the model accepts, `TooLarge` if it is wider than all rows.
+    One row that is longer than the model accepts is an `InvalidRequest`.
+
+    Raises:
+        TooLarge: It is wider than each of its rows.
     """
     if not _fits(steps.shape, form.shape) or manifest.long != "reject" or steps.shape[1] <= manifest.max_length:
         return

@@ -46,7 +46,11 @@ class PredictV1(Endpoint):
     refuse = staticmethod(kserve.refusal)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, and a body without a content type."""
+        """Accepts JSON, and a body without a content type.
+
+        Raises:
+            UnsupportedMedia: It is another content type.
+        """
         if media_type(headers) not in (b"application/json", b""):
             raise UnsupportedMedia("content-type must be application/json, or none")
 

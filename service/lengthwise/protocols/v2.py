@@ -56,7 +56,11 @@ class Infer(Endpoint):
         self._known = KnownHeads()
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, a body without a content type, and binary data with the length of its JSON."""
+        """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
+
+        Raises:
+            UnsupportedMedia: It is another content type, or binary data without the length of its JSON.
+        """
         given = media_type(headers)
         if given not in (b"application/json", b"") and not (
             given == b"application/octet-stream" and HEADER_LENGTH in headers
@@ -99,7 +103,11 @@ class Infer(Endpoint):
     def _asked(
         self, document: Any, served: ServedModel, tail: memoryview
     ) -> tuple[TensorCall, list[InputTensor], str | None]:
-        """What the JSON of a body asks for, with its input tensors and its id."""
+        """What the JSON of a body asks for, with its input tensors and its id.
+
+        Raises:
+            InvalidRequest: The document is not an object. What else is wrong is one InvalidRequest, too.
+        """
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', got {kind(document)}")])
         manifest, problems = served.manifest, Problems()
@@ -145,7 +153,11 @@ class _KnownBody(NamedTuple):
 
 
 def _parts(request: Received) -> tuple[bytes, memoryview]:
-    """The JSON of a body, and the bytes that follow it."""
+    """The JSON of a body, and the bytes that follow it.
+
+    Raises:
+        InvalidRequest: The header with the length of the JSON is wrong.
+    """
     given = request.headers.get(HEADER_LENGTH)
     if given is None:
         return request.body, memoryview(b"")

@@ -37,7 +37,8 @@ def split(call: Call) -> tuple[list[Steps], Windows | None]:
 def answers_of(call: Call, results: list[Answer | None], windows: Windows | None) -> list[Answer]:
     """One answer for each item, from the answers to the sequences of `split`, which are None where not finite.
 
-    Raises `InvalidRequest` if some are not finite, with the pointers of the first of them.
+    Raises:
+        InvalidRequest: Some are not finite; with the pointers of the first of them.
     """
     if windows is not None:
         results = _merged(call, results, windows)

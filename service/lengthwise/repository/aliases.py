@@ -27,7 +27,11 @@ Aliases = Mapping[str, int]
 
 
 def read(folder: Path) -> Aliases:
-    """The aliases in the folder of a name; empty if it has none."""
+    """The aliases in the folder of a name; empty if it has none.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or has another form.
+    """
     path = folder / FILE
     try:
         found = json.loads(files.read(path, _MOST_BYTES))
@@ -46,7 +50,11 @@ def read(folder: Path) -> Aliases:
 
 
 def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
-    """Points an alias to a version, or removes it (None); returns all aliases of the folder `MODELS/NAME`."""
+    """Points an alias to a version, or removes it (None); returns all aliases of the folder `MODELS/NAME`.
+
+    Raises:
+        ConfigurationError: There is no such model, version or alias, or the file cannot be written.
+    """
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is not a folder: name a model as MODELS/NAME")
     with files.locked(folder):  # two changes at once must not lose one of them

@@ -63,9 +63,12 @@ class Repository:
                 yield self.models[name][version]
 
     def find(self, name: str | None, version: str | None) -> LoadedModel:
-        """The model that a request means (`version`: digits or an alias); NotReady, NoSuchAlias or ModelNotFound.
+        """The model that a request means (`version`: digits or an alias).
 
-        NotReady also where no version is named and only the shadow works.
+        Raises:
+            ModelNotFound: The name or the version is unknown, or there are several names and none was given.
+            NotReady: There is no model at all, this one may still come, or only the shadow works and no version is
+                named.
         """
         if not self.models:
             raise self.none_ready()
@@ -89,7 +92,11 @@ class Repository:
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
     def _number(self, name: str, version: str | None) -> int | None:
-        """The version that a request means, whether it is served or not; None if it can be none."""
+        """The version that a request means, whether it is served or not; None if it can be none.
+
+        Raises:
+            NoSuchAlias: The model has no such alias.
+        """
         if version is None:
             return self.default(name)
         if not is_alias(version):

@@ -29,7 +29,11 @@ class FolderContent(NamedTuple):
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read, and that it is no version or model itself: then says how to serve it."""
+    """Checks that a folder can be read, and that it is not itself a version or a model.
+
+    Raises:
+        ConfigurationError: It is one; the message says how to serve it.
+    """
     content = read(folder)
     inside = Path(os.path.abspath(folder))
     if content.directories or not any(name == "" or is_version(name) for name in content.ignored):
@@ -48,7 +52,11 @@ def check_readable(folder: Path) -> None:
 
 
 def read(folder: Path) -> FolderContent:
-    """Reads the folder of a model repository, without its versions."""
+    """Reads the folder of a model repository, without its versions.
+
+    Raises:
+        ConfigurationError: The folder cannot be read.
+    """
     content = FolderContent({}, {}, set())
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -101,7 +109,11 @@ def paths_in(folder: Path) -> list[Path]:
 
 
 def model_directory(path: Path) -> Path:
-    """The model directory for a path: the path itself, or the highest version in it."""
+    """The model directory for a path: the path itself, or the highest version in it.
+
+    Raises:
+        ConfigurationError: It is neither a version nor a model; the message lists the models that are in it.
+    """
     absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
     if (path / MANIFEST_FILE).is_file():
         return absolute if is_version(absolute.name) else absolute.resolve()

@@ -52,7 +52,12 @@ class JudgeProcess:
     _allotted_bytes: int = 0
 
     def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
-        """Judges a model; NotJudged if the process could not be started or was killed from outside."""
+        """Judges a model.
+
+        Raises:
+            ModelError: The model must not be served; the message says why.
+            NotJudged: The process could not be started, or was killed from outside.
+        """
         key = task.manifest.key
         with self._memory(stopping) as most:
             if most < min(LEAST_BYTES, self.memory_bytes):
@@ -119,7 +124,12 @@ class JudgeProcess:
         )
 
     def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, most: int) -> Judged:
-        """The result, from the exit code and the output of a process that could use `most` bytes of memory."""
+        """The result, from the exit code and the output of a process that could use `most` bytes of memory.
+
+        Raises:
+            ModelError: The model must not be served: verifying it failed, or its graph crashed the process.
+            NotJudged: The process was killed from outside, or the machine has no memory left.
+        """
         answer: Any = {}
         with suppress(ValueError, RecursionError):
             answer = json.loads(output)
@@ -187,7 +197,12 @@ class SharedJudge:
     """Asks the parent: `judgement` of a digest finds a verdict, `judged` keeps one."""
 
     def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
-        """Judges a model; arguments and errors are those of `judging.judge`."""
+        """Judges a model; arguments and errors are those of `judging.judge`.
+
+        Raises:
+            ModelError: The model must not be served; the message says why.
+            NotJudged: It could not be verified now.
+        """
         on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
         digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()

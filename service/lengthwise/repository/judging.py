@@ -59,7 +59,13 @@ class JudgeTask:
     def read(
         cls, directory: Path, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device], most_bytes: int
     ) -> JudgeTask:
-        """Reads a model directory; ModelError says why it must not be served."""
+        """Reads a model directory.
+
+        Raises:
+            ModelError: The manifest is of another name or version. Any other reason not to serve it is a ModelError,
+                too.
+            VerificationError: The manifest has no digest of the verification or of the golden sequences.
+        """
         manifest = Manifest.read(directory)
         if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
             raise ModelError(
@@ -118,7 +124,13 @@ Judge = Callable[[JudgeTask, Stopping], Judged]  # `judge`, `JudgeProcess`, `Sha
 
 
 def judge(task: JudgeTask, stopping: Stopping) -> Judged:
-    """Verifies a model in this process and measures its costs; ModelError says why it must not be served."""
+    """Verifies a model in this process and measures its costs.
+
+    Raises:
+        ModelError: The model must not be served; the message says why.
+        Stopped: The work was stopped.
+        MemoryError: There is not enough memory for it.
+    """
     manifest, device = task.manifest, task.devices[0]
     _check_verification(task.verification, manifest)
     session = task.open()
@@ -217,7 +229,11 @@ def _check_verification(verification: bytes, manifest: Manifest) -> None:
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
-    """Checks that no client can cause onnxruntime's recurrent layers to get no rows, which would crash them."""
+    """Checks that no client can cause onnxruntime's recurrent layers to get no rows, which would crash them.
+
+    Raises:
+        ModelError: A client can.
+    """
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         ending |= data_dependence.ENDS_WITHOUT_ROWS

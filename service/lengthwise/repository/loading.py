@@ -95,7 +95,11 @@ def load(
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
 ) -> LoadedModel:
-    """Loads a model directory: verifies it and measures its costs; raises ModelError with the reason, or Stopped."""
+    """Loads a model directory: verifies it and measures its costs, for about `budget_seconds` seconds.
+
+    Raises:
+        ModelError: The model must not be served, or cannot be run here; the message says why.
+    """
     task = JudgeTask.read(directory, limits, budget_seconds, devices, most_bytes)
     manifest = task.manifest
     started = time.monotonic()

@@ -136,7 +136,11 @@ class Registry:
             self._put(replace(self.repository, reason=reason))
 
     async def open(self) -> None:
-        """Scans the folder for the first time, and then periodically; ConfigurationError if it cannot be read."""
+        """Scans the folder for the first time, and then periodically.
+
+        Raises:
+            CancelledError: It was closed meanwhile. A folder that cannot be read is a ConfigurationError.
+        """
         self._loop = asyncio.get_running_loop()
         try:
             async with self._changing:
@@ -306,7 +310,11 @@ class EveryWorker:
         self.answers["change"] = self._change
 
     async def __call__(self, change: str, name: str) -> Refusal | None:
-        """Makes a change everywhere; what came of it here, or WorkersDiffer if it was made at some workers only."""
+        """Applies a change on every worker, and returns this worker's result.
+
+        Raises:
+            WorkersDiffer: Only some workers applied it, or one did not answer.
+        """
         call = f"{os.getpid()} {next(self._numbers)}"
         self._own[call] = None
         try:

@@ -135,7 +135,11 @@ class Scan:
         wait([future for _, future in self._running.values()], return_when=FIRST_COMPLETED)
 
     def _judged(self, key: Key, directory: Path, runs: LoadedModel | None) -> _Result:
-        """The model of a directory; or the currently served one, and why that of the directory is not served."""
+        """The model of a directory; or the currently served one, and why that of the directory is not served.
+
+        Raises:
+            Stopped: The scan is to stop.
+        """
         try:
             if runs is not None:
                 manifest = Manifest.read(directory)

@@ -46,7 +46,11 @@ class Stopping:
                 end()
 
     def check(self) -> None:
-        """Raises Stopped if the signal is set."""
+        """Makes sure that the work is to go on.
+
+        Raises:
+            Stopped: The signal is set.
+        """
         if self.stopped:
             raise Stopped
 

@@ -93,7 +93,11 @@ class CudaMemory(HostMemory):
         self._call("cudaMemcpy", to, start, ctypes.c_size_t(size), ctypes.c_int(_TO_DEVICE))
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """Calls CUDA, after making the GPU the current one of this thread, which CUDA requires before each call."""
+        """Calls CUDA, after making the GPU the current one of this thread, which CUDA requires before each call.
+
+        Raises:
+            ModelError: CUDA returns an error; the message has its text.
+        """
         calls = (("cudaSetDevice", (ctypes.c_int(self._index),)), (name, arguments))
         for called, given in calls:
             if code := getattr(self._cuda, called)(*given):

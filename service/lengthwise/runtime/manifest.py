@@ -228,7 +228,11 @@ class Manifest(_ManifestPart):
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = MANIFEST_FILE) -> Manifest:
-        """Reads a manifest; a ManifestError names every wrong field."""
+        """Reads a manifest.
+
+        Raises:
+            ManifestError: The text is not a manifest of a known contract version; the message names every wrong field.
+        """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -237,7 +241,11 @@ class Manifest(_ManifestPart):
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """Reads `manifest.json` of a model directory; ManifestError if it cannot be read, or is malformed."""
+        """Reads `manifest.json` of a model directory.
+
+        Raises:
+            ManifestError: It cannot be read, or is malformed.
+        """
         path = directory / MANIFEST_FILE
         try:
             text = files.read(path, MOST_MANIFEST_BYTES)
@@ -283,7 +291,12 @@ class Manifest(_ManifestPart):
         return {GRAPH_FILE: graph, **named, **weights}
 
     def _checked(self, directory: Path, name: str, most_bytes: int, *, keep: bool = True) -> bytes:
-        """The content of a file whose digest is right; empty if it is not kept."""
+        """The content of a file whose digest is right; empty if it is not kept.
+
+        Raises:
+            VerificationError: The file is missing, cannot be read, lies outside the directory, or is not the one that
+                was published.
+        """
         try:
             root = directory.resolve()
             path = (root / name).resolve()

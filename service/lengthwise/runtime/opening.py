@@ -69,7 +69,11 @@ class Opened(NamedTuple):
 
 
 def open_graph(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
-    """An onnxruntime session that runs a graph on one device only."""
+    """An onnxruntime session that runs a graph on one device only.
+
+    Raises:
+        ModelError: onnxruntime cannot load the graph.
+    """
     if onnxruntime is None:
         check_packages(find())
     try:
@@ -146,7 +150,11 @@ def _tested(source: Source, manifest: Manifest, threads: int, device: Device) ->
 def _with_fixed_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _Own | None:
-    """A session with the operator of `fixed_kernels`; None if the graph has no place for it, or other bits with it."""
+    """A session with the operator of `fixed_kernels`; None if the graph has no place for it, or other bits with it.
+
+    Raises:
+        ModelError: Never leaves this function: the operator gives other bits, so onnxruntime's run.
+    """
     if not fixed_kernels.INSTRUCTION_SETS or manifest.graph.lengths_type != "int32":
         return None
     counted = kernel_shares.fused(content, manifest.graph.lengths or "")
@@ -182,7 +190,11 @@ def _options(threads: int, provider: Provider) -> Any:
 
 
 def _open_in(source: Source, options: Any, device: Device) -> Any:
-    """An onnxruntime session; its rules may put it on the CPU instead of the device, which the caller checks."""
+    """An onnxruntime session; its rules may put it on the CPU instead of the device, which the caller checks.
+
+    Raises:
+        ModelError: This onnxruntime cannot take weights beside a graph from memory.
+    """
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
@@ -204,7 +216,11 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
 
 
 def _check_placement(session: Any, provider: str, manifest: Manifest) -> None:
-    """Checks that a provider runs the graph, and every node of it; needs onnxruntime 1.24."""
+    """Checks that a provider runs the graph, and every node of it; needs onnxruntime 1.24.
+
+    Raises:
+        ModelError: onnxruntime could not start the provider for the graph.
+    """
     if session.get_providers()[0] != provider:
         raise ModelError(
             f"{manifest.key}: onnxruntime could not start {provider} for the graph, and took "

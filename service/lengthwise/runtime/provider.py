@@ -201,7 +201,11 @@ def processor_with(recurrent_kernels: bool | None) -> Device:
 
 
 def check_packages(installed: Installation) -> None:
-    """A ConfigurationError unless exactly one onnxruntime is installed: two overwrite each other's files."""
+    """Makes sure that exactly one onnxruntime is installed: two overwrite each other's files.
+
+    Raises:
+        ConfigurationError: None is installed, two are, or it cannot be imported; the message says what to install.
+    """
     packages = installed.packages
     if len(packages) > 1:
         raise ConfigurationError(

@@ -195,7 +195,11 @@ class Session:
         return list(slot.run(inputs, shapes).values())
 
     def _check(self, manifest: Manifest) -> None:
-        """Checks the graph's inputs and outputs against the manifest."""
+        """Checks the graph's inputs and outputs against the manifest.
+
+        Raises:
+            ManifestError: They differ; the message says how.
+        """
         names = manifest.graph
         tokens = manifest.input.kind == "tokens"
         expected = {names.sequences: ("int64", 2) if tokens else ("float32", 3 if names.features_axis else 2)}

@@ -48,7 +48,11 @@ def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix:
 
 
 def names_of(batch: Any) -> list[str]:
-    """The names of its columns; ConfigurationError if it is no table."""
+    """The names of a batch's columns.
+
+    Raises:
+        ConfigurationError: It is not a table.
+    """
     if _is_arrow(batch):
         return list(batch.schema.names)
     if isinstance(batch, Mapping) or (is_of(batch, "pandas") and hasattr(batch, "columns")):
@@ -64,7 +68,11 @@ def _is_arrow(batch: Any) -> bool:
 
 
 def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn], *, keep_steps: bool) -> None:
-    """Checks that a table has its column of sequences once, and none of an answer's name already, as `label`."""
+    """Checks that a table has its column of sequences once, and none of an answer's name already, as `label`.
+
+    Raises:
+        ConfigurationError: The column is missing or is there twice, or an answer has the name of a column.
+    """
     if names.count(steps) > 1:
         raise ConfigurationError(f"the batch has {names.count(steps)} columns {steps!r}")
     if steps not in names:

@@ -63,7 +63,11 @@ class PredictionFile:
             self._last = line
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Appends lines, each with its newline; the first must be the last line of an earlier run."""
+        """Appends lines, each with its newline; the first must be the last line of an earlier run.
+
+        Raises:
+            ConfigurationError: The file cannot be written. A first line that differs is a ConfigurationError, too.
+        """
         if self._last and lines:
             if not self._agree(self._last, lines[0]):
                 raise self.other("differs from what this run computes for the record")

@@ -171,7 +171,8 @@ class AccessLog:
 def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
     """The tracer that OpenTelemetry's own variables, `OTEL_*`, ask for; None where they ask for none.
 
-    ConfigurationError if they ask for an exporter that is not supported, or the extra is not installed.
+    Raises:
+        ConfigurationError: The extra `tracing` is not installed. An exporter that is not supported is one, too.
     """
     exporter = traces_exporter(variables)
     if exporter is None:
@@ -187,7 +188,11 @@ def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
 
 
 def traces_exporter(variables: Mapping[str, str]) -> str | None:
-    """The exporter of traces that these variables ask for: `otlp`, `console`, or None for no traces."""
+    """The exporter of traces that these variables ask for: `otlp`, `console`, or None for no traces.
+
+    Raises:
+        ConfigurationError: The variables name an exporter or a protocol that is not supported.
+    """
     if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     named = variables.get("OTEL_TRACES_EXPORTER", "").strip()

@@ -55,7 +55,11 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path, manifest: Manifest) -> Golden:
-        """Reads `golden.npz`; a VerificationError if it does not hold sequences and logits of the manifest's shapes."""
+        """Reads `golden.npz`: sequences and logits of the manifest's shapes.
+
+        Raises:
+            VerificationError: It cannot be read, or does not hold them.
+        """
         try:
             content = files.read(path, MOST_BYTES)
         except OSError as error:
@@ -164,7 +168,12 @@ def _distance(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> flo
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """The arrays of the file, whose shapes are not checked yet; nothing is unpickled."""
+    """The arrays of the file, whose shapes are not checked yet; nothing is unpickled.
+
+    Raises:
+        VerificationError: The file is malformed, too large, or lacks an array.
+        ValueError: Never leaves this function: it becomes a VerificationError.
+    """
     arrays = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -184,7 +193,11 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: str) -> None:
-    """Checks that the arrays fit each other and the manifest."""
+    """Checks that the arrays fit each other and the manifest.
+
+    Raises:
+        VerificationError: They do not; the message names the first that does not.
+    """
     steps, lengths, logits = (arrays[name] for name in _ARRAYS)
     least = manifest.min_length
     if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < least:

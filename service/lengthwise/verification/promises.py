@@ -137,6 +137,9 @@ def verify_here(
     """Measures the cases of batch invariance on the device that will serve, and makes a promise of them.
 
     `most`: Largest relative difference of a case, and of the golden sequences from their stored logits.
+
+    Raises:
+        VerificationError: A case fails, or the golden sequences differ too much from their stored logits.
     """
     cases = list(BatchVariations(session, manifest, seed).invariance())
     bad = failures(cases, tolerance=most)

@@ -79,7 +79,11 @@ class _Fusion(Pattern):
     """Finds the patterns in a graph, and replaces them."""
 
     def turn_layer(self, node: Node) -> Node:
-        """Puts a layer that writes its output in the new order in the place of one, its Transpose and its Reshape."""
+        """Puts a layer that writes its output in the new order in the place of one, its Transpose and its Reshape.
+
+        Raises:
+            NotFound: The nodes have another form.
+        """
         require(node.operator in LAYERS and node.domain in ONNX and any(node.inputs[_LENGTHS : _LENGTHS + 1]))
         require(not node.unread and node.attributes.keys() <= KNOWN)
         turn = self.only_user(node.outputs[0], "Transpose")
@@ -140,7 +144,11 @@ class _Fusion(Pattern):
         require(where.inputs[valid] == scores and self.constant(where.inputs[padding]) < _MASKED)
 
     def _product(self, attention: str, values: str) -> list[Node]:
-        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)), which may be among several users of both."""
+        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)), which may be among several users of both.
+
+        Raises:
+            NotFound: There are no such nodes.
+        """
         for wide in self.users.get(attention, []):
             with suppress(NotFound):
                 require(wide.operator == "Unsqueeze" and self.axis(wide) == 1)

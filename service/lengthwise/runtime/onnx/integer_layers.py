@@ -64,7 +64,11 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
 
 
 def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
-    """The graph with the weights of products as float32, dequantised; all, or those with one of these names."""
+    """The graph with the weights of products as float32, dequantised; all, or those with one of these names.
+
+    Raises:
+        NotFound: Never leaves this function: the node is kept.
+    """
     layers = _Layers(onnx_graph.read(model))
     kept = []
     for node in layers.graph.nodes:

@@ -25,7 +25,11 @@ _SIZES: Final = {_FIXED32: 4, _FIXED64: 8}
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, as numbers and contents; `ValueError` if the bytes are not a valid message."""
+    """The fields of a message, as numbers and contents.
+
+    Raises:
+        ValueError: The bytes are not a valid message.
+    """
     place, end = 0, len(message)
     while place < end:
         tag, place = varint(message, place)
@@ -52,7 +56,11 @@ def messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The varint at a position, and the position after it."""
+    """The varint at a position, and the position after it.
+
+    Raises:
+        ValueError: The bytes end before it does, or it is too long.
+    """
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(message):
@@ -243,7 +251,11 @@ class Graph:
         return written([*self._of_model, (_MODEL_GRAPH, written([*self._others, *nodes])), *imports])
 
     def add(self, message: memoryview, locations: set[str], depth: int) -> None:
-        """Adds what a `GraphProto` has, and the files of its tensors to `locations`."""
+        """Adds what a `GraphProto` has, and the files of its tensors to `locations`.
+
+        Raises:
+            ValueError: Graphs are nested too deeply. Bytes that are not a message are a ValueError, too.
+        """
         if depth > _MOST_NESTED:
             raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
         for number, value in fields(message):

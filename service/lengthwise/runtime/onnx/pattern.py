@@ -17,7 +17,11 @@ class NotFound(Exception):
 
 
 def require(condition: object) -> None:
-    """Goes on only if something is so."""
+    """Goes on only if something is so.
+
+    Raises:
+        NotFound: It is not.
+    """
     if not condition:
         raise NotFound
 
@@ -39,7 +43,11 @@ class Pattern:
         self._index()
 
     def maker(self, name: str, *operators: str) -> Node:
-        """The node that makes a value; it is one of these operators of ONNX."""
+        """The node that makes a value; it is one of these operators of ONNX.
+
+        Raises:
+            NotFound: It is another, or none.
+        """
         node = self.makers.get(name)
         if node is None or node.operator not in operators or node.domain not in ONNX:
             raise NotFound
@@ -53,7 +61,11 @@ class Pattern:
         return users[0]
 
     def numbers(self, name: str, *shape: int) -> NDArray[Any]:
-        """A tensor's numbers; -1 in its shape is any size."""
+        """A tensor's numbers; -1 in its shape is any size.
+
+        Raises:
+            NotFound: There is no such tensor, or it has another shape.
+        """
         tensor = self.graph.tensors.get(name)
         numbers = None if tensor is None else tensor.numbers()
         if numbers is None or len(numbers.shape) != len(shape):
