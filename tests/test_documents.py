@@ -142,7 +142,8 @@ def test_every_option_that_a_page_names_exists(name: str) -> None:
 
 
 def test_every_target_of_make_that_a_page_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    makefiles = (ROOT / "Makefile").read_text() + (ROOT / "deploy" / "deploy.mk").read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefiles, re.M))
     named = {one for text in TEXTS.values() for one in re.findall(r"(?:`|^)make ([a-z][a-z-]*)", text, re.M)}
     assert named <= targets
 

@@ -13,7 +13,8 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def _targets() -> set[str]:
-    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / "Makefile").read_text() + (DEPLOY / "deploy.mk").read_text()
+    return set(re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE))
 
 
 def _steps(file: Path) -> list[dict[str, Any]]:
@@ -32,6 +33,26 @@ def test_a_workflow_runs_make_targets_that_exist_and_nothing_else(file: Path) ->
 def test_a_workflow_has_the_shape_that_github_reads(file: Path) -> None:
     check = program("check-jsonschema", "pip install check-jsonschema")
     run([check, "--builtin-schema", "vendor.github-workflows", file])
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_each_action_is_pinned_by_its_commit(file: Path) -> None:
+    actions = [step["uses"] for step in _steps(file) if "uses" in step]
+    assert [action for action in actions if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "schema"),
+    [
+        ("dependabot.yml", "vendor.dependabot"),
+        ("ISSUE_TEMPLATE/[!c]*.yml", "vendor.github-issue-forms"),
+        ("ISSUE_TEMPLATE/config.yml", "vendor.github-issue-config"),
+    ],
+)
+def test_a_form_has_the_shape_that_github_reads(pattern: str, schema: str) -> None:
+    files = sorted((ROOT / ".github").glob(pattern))
+    assert files
+    run([program("check-jsonschema", "pip install check-jsonschema"), "--builtin-schema", schema, *files])
 
 
 def _actionlint(name: str, text: str) -> str:
