@@ -16,7 +16,7 @@ from lengthwise.console import page
 from lengthwise.http import pages
 from lengthwise.http.app import make_admin_app
 from lengthwise.protocols.predict import media_types
-from lengthwise.reports.page import look
+from lengthwise.reports.templates import look
 from lengthwise.repository.contents import Refusal
 from tests.support.http_lines import BEARER
 from tests.support.numpy_models import Service, manifest, model, serving

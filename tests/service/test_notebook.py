@@ -76,7 +76,7 @@ def test_a_text_is_no_markup() -> None:
     shown = notebook.table([("<script>", notebook.Bar(0.5))], ("<b>",), title="<p>")
     assert not re.search("<script>|<b><|<p><p>", shown)
     assert "0.5000" in shown
-    assert "width: 0px" in notebook.Bar(float("nan"))._repr_html_()
+    assert "width: 0px" in notebook.Bar(float("nan")).__html__()
     assert "<html" not in notebook.in_frame("<html></html>")
 
 

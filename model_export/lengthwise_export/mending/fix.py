@@ -6,16 +6,17 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lengthwise.padding import Steps, pad
-from lengthwise.reports.chart import Chart
-from lengthwise.reports.page import Html, element, joined, section
+from lengthwise.reports.templates import render
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Verdict
 from lengthwise_export.checking.trials import Sampler
@@ -103,16 +104,9 @@ class FixProposal:
             parts.append(Text("`lengthwise export TARGET --mend --out MODELS/NAME` publishes the mended graph"))
         return Group(*parts)
 
-    def as_section(self) -> Html:
+    def as_section(self) -> Markup:
         """The section of the page: what the mend changes, the proof, and an answer against padding."""
-        operator = "" if self.operator is None else joined(element("code", self.operator), ": ")
-        parts: list[object] = [element("p", operator, self.reason)]
-        if self.curve is not None:
-            parts.append(_picture(self.curve))
-        if self.proof is not None:
-            parts += [element("h3", "Proof"), element("p", self.proof)]
-        parts += map(_change, self.changes)
-        return section("Mend" if self.mendable else "This model cannot be mended", *parts)
+        return render(_TEMPLATE, fix=self, title=_title, unified=unified, scaled=_scaled, candidates=CANDIDATES)
 
     def summary(self) -> str:
         """The mend of an export as a line: how many operators, and the proof."""
@@ -133,7 +127,8 @@ def unified(change: MendedOperator) -> list[str]:
     return list(difflib.unified_diff(before, after, lineterm="", n=len(before) + len(after)))[3:]
 
 
-_STYLES: Final = {"-": ("red", "var(--bad)"), "+": ("green", "var(--good)")}  # on the terminal, and in the page
+_TEMPLATE: Final = Path(__file__).with_name("fix.html")
+_COLORS: Final = {"-": "red", "+": "green"}  # of a line on the terminal
 
 
 def _title(change: MendedOperator) -> str:
@@ -147,17 +142,7 @@ def _changed(change: MendedOperator) -> Iterator[RenderableType]:
         yield Text(f" {at.line} | {at.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), change.cause)
     for line in unified(change):
-        yield Text(f"  {line}", style=_STYLES.get(line[:1], ("",))[0], no_wrap=True, overflow="ignore")
-
-
-def _change(change: MendedOperator) -> Html:
-    at = change.location
-    place = () if at is None else (element("p", element("code", at)), element("pre", at.source))
-    lines = unified(change)
-    styles = (f"color: {_STYLES[line[:1]][1]}" if line[:1] in _STYLES else "" for line in lines)
-    spans = (element("span", line, style=style) if style else line for line, style in zip(lines, styles, strict=True))
-    shown = element("pre", *(joined(span, "\n") for span in spans))
-    return joined(element("h3", _title(change)), *place, element("p", change.cause), shown)
+        yield Text(f"  {line}", style=_COLORS.get(line[:1], ""), no_wrap=True, overflow="ignore")
 
 
 _LENGTH: Final = 40  # steps of the sequence, if the model accepts batches wide enough
@@ -216,26 +201,21 @@ def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float
 _MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
-def _picture(curve: PaddingCurve) -> Html:
-    """The probability of a class against the padding: the original as a line, the mended model as a dashed line."""
+def _scaled(curve: PaddingCurve) -> dict[str, Any]:
+    """What the picture of a curve draws, in shares of its axes, and how far each answer moves."""
     last, drawn = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
     # At least 0.1 high around the curves, within 0 to 1.
     middle, height = (min(drawn) + max(drawn)) / 2, max(1.2 * (max(drawn) - min(drawn)), 0.1)
     low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
     height = min(height, 1.0 - low)
-    marks = [(mark / last, f"{mark:.0%}") for mark in _MARKS if mark <= curve.shares[-1]]
-    levels = [(part, f"{low + part * height:.2f}") for part in (0.0, 0.5, 1.0)]
-    chart = Chart(610, 196, ("padding, as a share of the sequence", marks), ("probability", levels))
-    for kind, values, color, dashes in (
-        ("before", curve.before, "var(--bad)", None),
-        ("after", curve.after, "var(--good)", "7 4"),
-    ):
-        points = [(share / last, (value - low) / height) for share, value in zip(curve.shares, values, strict=True)]
-        chart.line(points, color, class_=kind, stroke_dasharray=dashes)
-    apart, mended = (max(abs(value - values[0]) for value in values) for values in (curve.before, curve.after))
-    return chart.figure(
-        "The probability of a class against the padding, before and after",
-        f"The probability of the class of one sequence of {curve.length} steps, with more and more zeros behind it. "
-        f"Solid: the original, which moves by up to {apart:.2g}. Dashed: the mended model, which moves by up to "
-        f"{mended:.2g}. The sequence is the one of {CANDIDATES} random ones that moves most.",
+    before, after = (
+        [(share / last, (value - low) / height) for share, value in zip(curve.shares, values, strict=True)]
+        for values in (curve.before, curve.after)
     )
+    return {
+        "before": before,
+        "after": after,
+        "marks": [(mark / last, f"{mark:.0%}") for mark in _MARKS if mark <= curve.shares[-1]],
+        "levels": [(part, f"{low + part * height:.2f}") for part in (0.0, 0.5, 1.0)],
+        "moved": [max(abs(value - values[0]) for value in values) for values in (curve.before, curve.after)],
+    }

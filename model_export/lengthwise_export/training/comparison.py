@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,8 +79,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The comparison in a notebook."""
-        shown = notebook.table(self._rows(), ("", *self.names, "difference"), title=self._title)
-        return f"{shown}<p>{html.escape(self.verdict)}</p>"
+        return notebook.table(self._rows(), ("", *self.names, "difference"), title=self._title, note=self.verdict)
 
     @property
     def _title(self) -> str:

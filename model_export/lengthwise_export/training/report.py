@@ -15,9 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lengthwise.reports import notebook
-from lengthwise.reports.chart import Chart
-from lengthwise.reports.page import Html, bullets, element, joined, section, table
-from lengthwise.reports.page import page as whole_page
+from lengthwise.reports.templates import render
 from lengthwise_export.architecture.spec import as_toml
 from lengthwise_export.training.options import ROCKET_OPTIONS
 
@@ -30,11 +28,7 @@ if TYPE_CHECKING:
 METRICS_FILE: Final = "metrics.json"
 SPLITS: Final = ("training", "validation", "left_out", "test")  # of a report, the most meaningful last
 _FIGURES: Final = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "log loss", "ece": "calibration error"}
-_STYLE: Final = """
-td + td, th + th { text-align: right; }
-.heat td, .heat th { text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }
-svg text { font-size: 12px; }
-"""
+_TEMPLATE: Final = Path(__file__).with_name("report.html")
 
 
 class RunReport(dict[str, Any]):
@@ -109,27 +103,19 @@ def _source(records: Sequence[Record]) -> str:
 def page(report: Mapping[str, Any], title: str) -> str:
     """The report of one training, as `metrics.json` holds it, as a page."""
     splits = splits_of(report)
-    made = report["made"]
-    tested = f", tested with {made['test_records']} of {made['test_data']}" if made.get("test_records") else ""
-    said = (
-        f"Trained {made['date']} with lengthwise {made['version']}, seed {made['seed']}: {made['records']} records of "
-        f"{made['data']}{tested}."
+    name, scores = list(splits.items())[-1]
+    return render(
+        _TEMPLATE,
+        title=title,
+        report={"warnings": (), "chosen": (), "epochs": (), "task": None, **report},
+        splits=splits,
+        name=name,
+        scores=scores,
+        figures=_FIGURES,
+        spec=as_toml(report["spec"]),
+        curves=_curves,
+        confusion=_confusion(report, scores["confusion"]) if scores.get("confusion") else None,
     )
-    parts: list[object] = [element("p", said)]
-    rows = [
-        [name, scores.get("answers", ""), *(_number(scores.get(figure)) for figure in _FIGURES)]
-        for name, scores in splits.items()
-    ]
-    parts.append(section("Scores", table(rows, ["split", "answers", *_FIGURES.values()])))
-    parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))
-    for name, key in (("What was chosen from the data", "chosen"), ("Warnings", "warnings")):
-        if report.get(key):
-            parts.append(section(name, bullets(report[key])))
-    parts += _details(report, *list(splits.items())[-1])
-    if report.get("epochs"):
-        parts.append(section("Learning curves", _losses(report["epochs"])))
-    parts.append(element("details", element("summary", "The spec"), element("pre", as_toml(report["spec"]))))
-    return whole_page(title, *parts, style=_STYLE)
 
 
 def splits_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -137,71 +123,29 @@ def splits_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: report[name] for name in SPLITS if isinstance(report.get(name), dict)}
 
 
-def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[Html]:
-    parts = []
-    if scores.get("reliability"):
-        title = f"Calibration ({name}): the number of answers above each bar"
-        parts.append(section(title, _reliability(scores["reliability"])))
-    for key, what in (("by_length", "steps"), ("by_missing", "share of missing values")):
-        rows = [
-            [f"{group['from']:g} to {group['to']:g}", group["sequences"], _number(group["accuracy"])]
-            for group in scores.get(key) or ()
-        ]
-        if rows:
-            parts.append(section(f"Accuracy by {what} ({name})", table(rows, [what, "sequences", "accuracy"])))
-    counts = scores.get("confusion")
-    if counts:
-        labels = [str(label) for label in report.get("labels", range(len(counts)))]
-        is_square = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
-        columns = labels if is_square else ["hit", "false alarm", "miss", "rightly not"]
-        parts.append(section(f"Confusion ({name}): true labels in rows", _confusion(labels, columns, counts)))
-    return parts
+def _confusion(report: Mapping[str, Any], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The labels of the rows, and the columns, of the counts of a confusion."""
+    labels = [str(label) for label in report.get("labels", range(len(counts)))]
+    is_square = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
+    return {"labels": labels, "columns": labels if is_square else ["hit", "false alarm", "miss", "rightly not"]}
 
 
-def _confusion(labels: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
-    """The counts, each cell the darker the larger its share of its row."""
-    rows = [element("tr", *(element("th", cell, scope="col") for cell in ("label", *columns)))]
-    for label, row in zip(labels, counts, strict=False):
-        shares = [f"{45 * count / max(sum(row), 1):.0f}%" for count in row]
-        styles = [f"background: color-mix(in srgb, var(--accent) {share}, transparent)" for share in shares]
-        cells = [element("td", count, style=style) for count, style in zip(row, styles, strict=True)]
-        rows.append(element("tr", element("th", label, scope="row"), *cells))
-    return element("table", joined(*rows), class_="heat")
-
-
-def _reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
-    """Accuracy against probability: a bar for each bin, the darker the more answers it has; their number above it."""
-    most = max(one["answers"] for one in bins)
-    shares = [(share, f"{share:g}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    chart = Chart(300, 300, ("predicted probability", shares), ("accuracy", shares))
-    for one in bins:
-        strength = 0.15 + 0.85 * math.sqrt(one["answers"] / most)
-        said = f"{one['answers']} predictions, probability {one['confidence']:.3f}, accuracy {one['accuracy']:.3f}"
-        look = {"fill": "var(--accent)", "fill_opacity": f"{strength:.2f}"}
-        chart.bar(one["from"], one["to"] - 0.003, one["accuracy"], element("title", said), **look)
-        chart.text((one["from"] + one["to"]) / 2, one["accuracy"], one["answers"], down=-3)
-    chart.line([(0, 0), (1, 1)], "currentColor", stroke_width=1)
-    return chart.figure("Accuracy by predicted probability, with the number of predictions in each bar")
-
-
-def _losses(epochs: Sequence[Mapping[str, Any]]) -> Html:
-    """The losses of training and, where there is any, of validation, over the epochs."""
-    lines = {
-        name: [float(epoch[key]) for epoch in epochs if epoch.get(key) is not None]
-        for name, key in (("training", "training_loss"), ("validation", "validation_loss"))
+def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the chart of the losses draws, in shares of its axes; validation has no points where there was none."""
+    losses = {
+        name: [float(epoch[f"{name}_loss"]) for epoch in epochs if epoch.get(f"{name}_loss") is not None]
+        for name in ("training", "validation")
     }
-    marks = _marks(max((max(values) for values in lines.values() if values), default=1.0))
-    every = max(1, math.ceil(len(epochs) / 8))
-    numbers = [(place / max(len(epochs) - 1, 1), str(place + 1)) for place in range(0, len(epochs), every)]
-    chart = Chart(560, 240, ("epoch", numbers), ("loss", [(mark / marks[-1], f"{mark:g}") for mark in marks]))
-    colors = ("var(--accent)", "var(--second)")
-    for place, ((name, values), color) in enumerate(zip(lines.items(), colors, strict=True)):
-        if values:
-            last = max(len(values) - 1, 1)
-            chart.line([(index / last, value / marks[-1]) for index, value in enumerate(values)], color)
-            chart.line([(0.82, 0.95 - 0.07 * place), (0.85, 0.95 - 0.07 * place)], color)
-            chart.text(0.86, 0.95 - 0.07 * place, name, "start", down=4)
-    return chart.figure("Losses by epoch")
+    marks = _marks(max((max(values) for values in losses.values() if values), default=1.0))
+    last = max(len(epochs) - 1, 1)
+    return {
+        "marks": [(mark / marks[-1], f"{mark:g}") for mark in marks],
+        "numbers": [(index / last, str(index + 1)) for index in range(0, len(epochs), math.ceil(len(epochs) / 8))],
+        "losses": {
+            name: [(index / max(len(values) - 1, 1), value / marks[-1]) for index, value in enumerate(values)]
+            for name, values in losses.items()
+        },
+    }
 
 
 def _marks(top: float) -> list[float]:
@@ -210,7 +154,3 @@ def _marks(top: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     return [round(number * step, 12) for number in range(math.ceil(top / step) + 1 if math.isfinite(top) else 5)]
-
-
-def _number(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "–"  # noqa: RUF001 - a dash

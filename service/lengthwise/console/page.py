@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lengthwise.reports.page import LOOK
+from lengthwise.reports.templates import LOOK, render
 
 PREFIX: Final = "/console/"  # of the paths of the files
 POLICY: Final = (
@@ -26,7 +25,6 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 _PAGE: Final = "index.html"
-_LINKS: Final = "<!-- links -->"
 
 
 class PageFile(NamedTuple):
@@ -53,9 +51,7 @@ def names() -> frozenset[str]:
 @cache
 def page(links: tuple[tuple[str, str], ...]) -> PageFile:
     """The page; its last line links to these relative addresses, with their texts."""
-    listed = "\n".join(f'    <a href="{escape(address)}">{escape(text)}</a>' for address, text in links)
-    text = (_STATIC / _PAGE).read_text("utf-8").replace(_LINKS, listed.strip())
-    return _page_file(text.encode(), ".html")
+    return _page_file(render(_STATIC / _PAGE, links=links).encode(), ".html")
 
 
 def is_open(path: str) -> bool:

@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.reports import page
-from lengthwise.reports.page import element, joined
+from lengthwise.reports.templates import render_macro
 
 if TYPE_CHECKING:
     from lengthwise.api import Prediction
@@ -19,13 +19,13 @@ FRAME_PIXELS: Final = 480  # of a page in a notebook; a longer one scrolls
 TEXT_COLUMNS: Final = 120  # of a report as text
 MOST_SHOWN: Final = 20  # rows of a table; the others are counted
 
-_BAR_PIXELS: Final = 160
+_HTML: Final = Path(__file__).with_name("notebook.html")
 _SECONDS_BETWEEN: Final = 0.2  # two updates of a bar: each is a message to the browser
 
 
 def in_frame(whole: str) -> str:
     """A whole HTML page as part of a notebook: in a frame, so that its styles do not affect the notebook."""
-    return element("iframe", srcdoc=whole, width="100%", height=FRAME_PIXELS, style="border: 0")
+    return render_macro(_HTML, "frame", whole, FRAME_PIXELS)
 
 
 def as_text(renderable: Any) -> str:
@@ -37,10 +37,9 @@ def as_text(renderable: Any) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
-def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "") -> str:
-    """A table as HTML, with a line above; see `page.table`. Notebooks would align its cells to the right."""
-    above = element("p", element("b", title)) if title else ""
-    return joined(above, page.table(rows, heads, cell="text-align: left"))
+def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "", note: str = "") -> str:
+    """A table as HTML, with a line above and one below."""
+    return render_macro(_HTML, "table", rows, heads, title, note)
 
 
 class Bar:
@@ -49,10 +48,8 @@ class Bar:
     def __init__(self, share: float) -> None:
         self.share = share
 
-    def _repr_html_(self) -> str:
-        pixels = round(_BAR_PIXELS * min(max(self.share, 0.0), 1.0)) if self.share == self.share else 0
-        bar = f"display: inline-block; width: {pixels}px; height: .7em; background: currentColor; opacity: .4"
-        return joined(element("span", style=bar), f" {self.share:.4f}")
+    def __html__(self) -> str:
+        return render_macro(_HTML, "bar", self.share)
 
 
 class PredictionList(list["Prediction"]):
@@ -60,9 +57,8 @@ class PredictionList(list["Prediction"]):
 
     def _repr_html_(self) -> str:
         rows = [(place, prediction.length, *_answer(prediction)) for place, prediction in enumerate(self[:MOST_SHOWN])]
-        more = len(self) - len(rows)
-        left_out = element("p", f"and {more} more") if more else ""
-        return table(rows, ("sequence", "steps", "answer", "probability")) + left_out
+        note = f"and {len(self) - len(rows)} more" if len(rows) < len(self) else ""
+        return table(rows, ("sequence", "steps", "answer", "probability"), note=note)
 
 
 def prediction(answer: Prediction, labels: Sequence[str]) -> str:
@@ -123,5 +119,4 @@ class _Progress:
         return f"{self.doing}: {self.done} of {self.total} {self.note}".rstrip()
 
     def _repr_html_(self) -> str:
-        said = f" {self.done} of {self.total} {self.note}".rstrip()
-        return joined(f"{self.doing} ", element("progress", value=self.done, max=self.total), said)
+        return render_macro(_HTML, "progress", self.doing, self.done, self.total, self.note).rstrip()
