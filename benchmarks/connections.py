@@ -20,7 +20,7 @@ import click
 import orjson
 
 from benchmarks import machine, pages
-from lengthwise.connections.places import ADMIN_CONNECTIONS
+from lengthwise.connections.limits import ADMIN_CONNECTIONS
 from lengthwise.console.live import MOST_VIEWERS
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER

@@ -15,7 +15,7 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input
-from lengthwise.connections.places import ADMIN_CONNECTIONS
+from lengthwise.connections.limits import ADMIN_CONNECTIONS
 from lengthwise.http.app import make_admin_app
 from tests.support.grpc_calls import listening
 from tests.support.numpy_models import manifest, model, samples, serving

@@ -12,7 +12,6 @@ import numpy as np
 import pandas
 import polars
 import pyarrow
-import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 

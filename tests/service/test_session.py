@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx.parser
 import pytest
 

@@ -26,8 +26,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
+from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, to_try
 from lengthwise.connections.listener import KeptAlive, Listener, context, listening
-from lengthwise.connections.places import ADMIN_CONNECTIONS, announce, divided, to_try
 from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
@@ -194,8 +194,12 @@ class AdminServer(_PortServer):
 def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> int:
     """Serves until a signal: the exit code. `prepare` is given the application before, to add middleware or routes.
 
-    With several workers each is this program again, up to here. ConfigurationError says which option is wrong.
-    """
+    With several workers each is this program again, up to here.
+
+    Raises:
+        ConfigurationError: An option is wrong, an address or a file cannot be used, or an extra is not installed.
+        BaseException: The error that ended the service.
+    """  # noqa: DOC502 - what it calls raises them
     worker = Worker.of_this_process()
     folder.check_readable(settings.models)
     tls = context(settings)
@@ -208,13 +212,13 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
         failures.append(error)
         server.should_exit = True
 
-    places = divided(settings.max_connections, grpc=settings.grpc_port is not None)
+    limits = connection_limits(settings.max_connections, grpc=settings.grpc_port is not None)
     tracer = configured_tracer(open_telemetry_variables())
     serving = Serving(settings, tracer=tracer, worker=worker)
-    app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=places.grpc)
+    app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=limits.grpc)
     if prepare is not None:
         prepare(app)
-    config = _config(app, settings, places.http)
+    config = _config(app, settings, limits.http)
     _tune()
     threads = threading.enumerate()
     with ExitStack() as stack:
@@ -227,13 +231,13 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
             config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS)
             admin = AdminServer(config_of_admin, listener("admin_port", ADMIN_CONNECTIONS))
             serving.openings.connections["admin"] = (admin.open_connections, ADMIN_CONNECTIONS)
-        server = Server(config, listener("port", places.http), serving, admin, last_resort)
+        server = Server(config, listener("port", limits.http), serving, admin, last_resort)
         if worker is not None:
             server.server_state.connections = worker.connections()
-        serving.openings.connections["http"] = (server.open_connections, places.http)
+        serving.openings.connections["http"] = (server.open_connections, limits.http)
         # Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
-        places.log()
+        limits.log()
         if worker is None:
             announce(settings)
         if worker is None or worker.first:

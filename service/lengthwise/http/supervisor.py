@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Final
 
+from lengthwise.connections.limits import announce
 from lengthwise.connections.listener import listening, reserved
-from lengthwise.connections.places import announce
 from lengthwise.http.worker import (
     ABSENT,
     BEAT_SECONDS,

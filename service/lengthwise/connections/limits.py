@@ -23,21 +23,25 @@ _GRPC_FILES: Final = LEAST_FILES  # of gRPC itself, and of connections that it c
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """How many connections there may be, and files that this process may open (None without a limit)."""
+class ConnectionLimits:
+    """The most connections of HTTP and of gRPC, and the most files that this process may open (None: no limit)."""
 
     http: int
     grpc: int
     files: int | None
 
     def log(self) -> None:
-        """Says in the log what there is."""
+        """Logs the limits."""
         of_files = "" if self.files is None else f"; this process may open {self.files} files"
         log.info("connections: at most %d over HTTP, %d over gRPC%s", self.http, self.grpc, of_files)
 
 
-def divided(max_connections: int, *, grpc: bool) -> Places:
-    """Raises the limit of open files as far as the system allows, and divides what there is."""
+def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
+    """Raises RLIMIT_NOFILE as far as the system allows, and divides the connections between HTTP and gRPC.
+
+    Raises:
+        ConfigurationError: This process may open fewer than `LEAST_FILES` files.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
@@ -52,7 +56,7 @@ def divided(max_connections: int, *, grpc: bool) -> Places:
     if files is not None:
         most = min(most, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
     half = most // 2 if grpc else 0
-    return Places(max(1, most - half), max(1, half) if grpc else 0, files)
+    return ConnectionLimits(max(1, most - half), max(1, half) if grpc else 0, files)
 
 
 def announce(settings: Settings) -> None:

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from lengthwise.connections.places import LEAST_FILES, divided
+from lengthwise.connections.limits import LEAST_FILES, connection_limits
 from lengthwise.errors import ConfigurationError
 
 
@@ -29,7 +29,7 @@ def test_connections_and_files_are_halved_where_grpc_is_on(
     files: list[tuple[int, int]], most: int, limit: int, grpc: bool, places: tuple[int, int]
 ) -> None:
     files.append((limit, limit))
-    made = divided(most, grpc=grpc)
+    made = connection_limits(most, grpc=grpc)
     assert (made.http, made.grpc) == places
     assert made.files == (None if limit == resource.RLIM_INFINITY else limit)
 
@@ -44,11 +44,11 @@ def test_the_soft_limit_of_files_is_raised_to_the_hard_one_where_it_can_be(
     if not allowed:
         monkeypatch.setattr(resource, "setrlimit", refuse)
     files.append((256, 100_000))
-    assert divided(4096, grpc=True).grpc == grpc
+    assert connection_limits(4096, grpc=True).grpc == grpc
     assert files[-1] == ((100_000, 100_000) if allowed else (256, 100_000))
 
 
 def test_too_few_files_are_a_wrong_option(files: list[tuple[int, int]]) -> None:
     files.append((LEAST_FILES - 1, LEAST_FILES - 1))
     with pytest.raises(ConfigurationError):
-        divided(4096, grpc=False)
+        connection_limits(4096, grpc=False)
