@@ -57,6 +57,11 @@ def figures() -> dict[str, int]:
         "functions above a complexity of 10": complex_functions(),
         f"files over {LARGEST_FILE} statements": sum(statements([path]) > LARGEST_FILE for path in every),
     }
+    raising = [
+        function for path in every for function in public_functions_that_raise(ast.parse(path.read_text("utf-8")))
+    ]
+    silent = [function for function in raising if "Raises:" not in (ast.get_docstring(function) or "")]
+    found |= {"public functions that raise": len(raising), "of these, without a section Raises": len(silent)}
     found |= {f"parameters of {name}": count for name, count in parameters().items()}
     for name, folder in PACKAGES.items():
         graph = rooms(folder)
@@ -97,6 +102,25 @@ def statements(files: Iterable[Path]) -> int:
 def _is_statement(node: ast.AST) -> bool:
     is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return isinstance(node, ast.stmt) and not is_text
+
+
+def public_functions_that_raise(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions and methods with public names that have a `raise` of their own, but for those to be overridden."""
+    for part in ast.iter_child_nodes(node):
+        if not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or part.name.startswith("_"):
+            continue
+        if isinstance(part, ast.ClassDef):
+            yield from public_functions_that_raise(part)
+        elif any("NotImplementedError" not in ast.unparse(each) for each in _raises(part)):
+            yield part
+
+
+def _raises(node: ast.AST) -> Iterator[ast.Raise]:
+    for part in ast.iter_child_nodes(node):
+        if isinstance(part, ast.Raise):
+            yield part
+        elif not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield from _raises(part)
 
 
 def annexes(package: str) -> set[str]:

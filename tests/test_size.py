@@ -1,5 +1,6 @@
 """What the project may grow to: the figures that need no run, against the bounds in `benchmarks/size.toml`."""
 
+import ast
 from graphlib import CycleError
 from pathlib import Path
 
@@ -23,6 +24,20 @@ def test_docstrings_and_comments_are_no_statements(tmp_path: Path) -> None:
     file = tmp_path / "some.py"
     file.write_text('"""Head."""\n\n# Why.\ndef f() -> int:\n    """Doc."""\n    x = 1\n    return x\n', "utf-8")
     assert size.statements([file]) == 3
+
+
+def test_a_public_function_that_raises_is_found_where_it_raises_itself() -> None:
+    text = """
+def one():
+    if one: raise ValueError
+def two():
+    def inner(): raise ValueError
+class Three:
+    def four(self): raise KeyError
+    def five(self): raise NotImplementedError
+    def _six(self): raise KeyError
+"""
+    assert [each.name for each in size.public_functions_that_raise(ast.parse(text))] == ["one", "four"]
 
 
 def test_a_bound_is_only_lowered_and_keeps_its_reason() -> None:

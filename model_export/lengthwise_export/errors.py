@@ -7,6 +7,7 @@ LengthwiseError
 │   ├── CheckpointError             weights cannot be read, or belong to another model
 │   └── PublishError                the version exists, or its folder cannot be written
 ├── ExportError                     the target cannot be exported                         exit 2
+│   └── TraceError                  a line of the user's code cannot be traced
 ├── UncheckableError                the target cannot be checked                          exit 2
 │   └── RunError                    the model raises for a batch
 ├── UnmendableError                 an operator of the graph cannot be mended             exit 2
@@ -19,7 +20,12 @@ A message names the file, key or operator, and says what to write instead.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lengthwise.errors import ConfigurationError, LengthwiseError
+
+if TYPE_CHECKING:
+    from lengthwise_export.tracing.source_lines import CodeLocation
 
 
 class SpecError(ConfigurationError):
@@ -55,6 +61,13 @@ class ExportError(LengthwiseError):
         super().__init__(f"{step}: {detail}")
         self.step = step
         self.detail = detail
+
+
+class TraceError(ExportError):
+    """The user's code cannot be traced, at this line, if it is known."""
+
+    def __init__(self, location: CodeLocation | None, why: str) -> None:
+        super().__init__("trace", why if location is None else f"{location.told()}: {why}")
 
 
 class UnmendableError(LengthwiseError):

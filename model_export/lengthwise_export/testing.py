@@ -51,7 +51,7 @@ def assert_padding_safe(target: Given, *, strict: bool = False, **options: Any) 
     Example:
         >>> assert_padding_safe("examples/masking.py:lengths_given", max_length=40).verdict
         'sound'
-    """
+    """  # noqa: DOC502 - what it calls raises them
     __tracebackhide__ = True  # pytest then shows the line of the test
     report = check(target, **options)
     if report.exit_code(strict=strict):

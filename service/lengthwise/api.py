@@ -198,7 +198,7 @@ class Model:
             >>> (prediction,) = model.predict([steps])
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
-        """
+        """  # noqa: DOC502 - what it calls raises them
         from lengthwise.datasets import arrays
         from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
@@ -210,7 +210,7 @@ class Model:
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         answers = [result for result in results if not isinstance(result, str)]
         if len(answers) < len(results):
-            raise offline.error_of({place: why for place, why in enumerate(results) if isinstance(why, str)})
+            offline.refuse({index: why for index, why in enumerate(results) if isinstance(why, str)})
         return notebook.PredictionList(
             prediction_of(
                 json_body.prediction(manifest, item, answer, attention=attention), self.labels, str(self.version)
@@ -267,7 +267,7 @@ def load(
         >>> model = lengthwise.load()
         >>> model.name, model.features, model.task
         ('japanese-vowels', 12, 'single-label')
-    """
+    """  # noqa: DOC502 - what it calls raises them
     opened = ModelOptions(
         None if path is None else os.fspath(path),
         provider,

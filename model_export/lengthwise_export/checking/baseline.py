@@ -161,13 +161,17 @@ class Steadiness:
         self.ask_again()
 
     def ask_again(self) -> None:
-        """Compares the answer with the first one."""
+        """Compares the answer with the first one.
+
+        Raises:
+            UncheckableError: They differ; the message says what makes the model answer otherwise.
+        """
         with suppress(RunError):
             if self._is_same(self._first.answer, self._answer()):
                 return
-        raise self._why()
+        raise UncheckableError(self._why())
 
-    def _why(self) -> UncheckableError:
+    def _why(self) -> str:
         """What makes the answers differ: something random, or what a call changes."""
         state = self._subject.state
         if state is None:
@@ -216,22 +220,22 @@ class Steadiness:
             self._subject.state.restore()
 
 
-def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> UncheckableError:
-    """The error for a model whose calls change what it answers with."""
+def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> str:
+    """Which call of a model changes what it answers with, and what to do."""
     location = None
     if names and subject.state is not None:
         location = subject.state.line_of_change(names, lambda: _run(subject, batches))
     shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
     at = "" if location is None else f" at {location} (`{location.source}`)"
     what = f"changes {shown} in evaluation mode" if names else "remembers the calls before, where that cannot be seen"
-    return UncheckableError(
+    return (
         f"not the same answer twice: the model {what}{at}, and later answers depend on it: change it in training only "
         "(`if self.training:`), or take it out of the answer"
     )
 
 
-def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
-    """The error for a model that is random, with the first operation that is."""
+def _random(subject: Subject, batch: PaddedBatch) -> str:
+    """Which is the first random operation of a model, and what to do."""
 
     def differs(one: Operation, two: Operation) -> bool:
         pairs = zip(one.outputs, two.outputs, strict=False)
@@ -242,7 +246,7 @@ def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
     at = "" if place is None else f" at {place.location or place.operator}"
     if place is not None and place.location is not None:
         at += f" (`{place.location.source}`)"
-    return UncheckableError(
+    return (
         f"not the same answer twice: something random runs in evaluation mode{at} (for example F.dropout without "
         "training=self.training)"
     )

@@ -44,7 +44,11 @@ def check(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Checks a model."""
+    """Checks a model. One that cannot be checked gets a report that says why.
+
+    Raises:
+        UncheckableError: Never leaves this function: it becomes a report.
+    """
     sampler, tell = Sampler(subject.steps, seed), progress or (lambda _: None)
     running = _Check(subject, min_length, max_length, ROUNDING + tolerance, sampler, tell)
     try:
@@ -182,8 +186,9 @@ class _Check:
         """
         rows, widths, lengths = map(sorted, self.ran)
         if len(rows) < 2 or len(widths) < 2 or len(lengths) < least:
-            raise limits.of_one_width(self.subject) or UncheckableError(
-                f"too few batch sizes could be run: {as_ranges(rows)} rows, widths of {as_ranges(widths)} and "
+            raise UncheckableError(
+                limits.why_of_one_width(self.subject)
+                or f"too few batch sizes could be run: {as_ranges(rows)} rows, widths of {as_ranges(widths)} and "
                 f"sequences of {as_ranges(lengths)} steps"
             )
         others = Sampler(self.subject.steps, seed=len(first.sequences) + 1)
@@ -233,16 +238,16 @@ class _Check:
             first = self._baseline(sequences, batch)
         except RunError as error:
             self.progress("sizes at which the model runs")
-            raise limits.why_it_raises(self.subject, sequences, sizes.width, error) from error
+            raise UncheckableError(limits.why_it_raises(self.subject, sequences, sizes.width, error)) from error
         shape = first.answer.logits.shape
         if shape[:-1] not in ((batch.rows,), (batch.rows, batch.width)):
-            raise limits.of_another_form(self.subject, batch)
+            raise UncheckableError(limits.why_of_another_form(self.subject, batch))
         first = self._without_unanswered(first)
         if not is_finite(first.answer, batch):
             return first
         wider = pad(sequences, width=sizes.wider)
         if limits.runs(self.subject, wider) and self.subject.answer(wider).logits.shape[-1] != shape[-1]:
-            raise limits.of_another_form(self.subject, batch)
+            raise UncheckableError(limits.why_of_another_form(self.subject, batch))
         self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
         self.steadiness.require()
         allowed = first.allowed_rounding(self.subject, self.tolerance)
@@ -360,7 +365,11 @@ class _Check:
                 self._try(base, trial)
 
     def _try(self, first: Baseline, trial: CheckTrial, *, may_raise: bool = False) -> RunError | None:
-        """Runs a trial and adds its result. Returns the error if the model raised and `may_raise` allows that."""
+        """Runs a trial and adds its result. Returns the error if the model raised and `may_raise` allows that.
+
+        Raises:
+            UncheckableError: The model raises, and neither the padding nor another row is the reason.
+        """
         self.progress(trial.name)
         try:
             answer = self._answer(trial.batch)
@@ -370,7 +379,7 @@ class _Check:
                 # The baseline has the same shape and ran, so the error comes from the padding or from another row.
                 self.failed.append(FailedTrial(first.batch, trial, 0))
             elif not may_raise:
-                raise limits.why_it_raises_for(first, trial, error) from error
+                raise UncheckableError(limits.why_it_raises_for(first, trial, error)) from error
             return error
         apart = {pair: self._unexplained(first, pair[0], first.moved_by(answer, *pair)) for pair in trial.rows}
         largest = max(apart.values())

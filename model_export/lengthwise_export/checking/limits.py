@@ -42,7 +42,7 @@ def runs(subject: Subject, batch: PaddedBatch) -> bool:
     return raised_for(subject, batch) is None
 
 
-def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> UncheckableError:
+def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> str:
     """Explains why the baseline batch raises: earlier calls, a frozen axis, lengths that differ, or its own error."""
     if subject.state is not None and (names := subject.state.changed()):
         subject.state.restore()
@@ -50,7 +50,7 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
         if runs(subject, batch):
             return changes_itself(subject, names, [batch])
     if runs(subject, pad(sequences, multiple=1)):
-        return UncheckableError(
+        return (
             f"the model raises if a batch is wider than its longest sequence ({error}): take the width from the "
             "tensor (x.size(1)), not from lengths.max(), and pass total_length=x.size(1) to pad_packed_sequence"
         )
@@ -64,7 +64,7 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
         return _frozen("width", good[-1], error)
     common = math.gcd(*good)
     if common > 1 and len(good) > 2:
-        return UncheckableError(
+        return (
             f"the model runs only at widths that are multiples of {common}, and raises at {width} ({error}): pad to "
             "whole chunks in forward, so that it accepts every width"
         )
@@ -72,20 +72,16 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
     ran = f"; it runs at widths of {', '.join(map(str, good[:_MAX_NAMED]))}{more}" if good else ""
     if _TOO_NARROW.search(error.detail) and min(good, default=_MAX_WIDTH) > width:
         part = "its kernel" if error.part is None else f"the kernel of {error.part}"
-        return UncheckableError(
+        return (
             f"a batch of {width} steps is too narrow for {part}{ran}: {error}. Pad to the size of the kernel in "
             "forward, or use a smaller kernel or stride"
         )
-    return UncheckableError(
-        f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
-    )
+    return f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
 
 
-def _lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
-    """The error for a model that runs rows of one length and raises if the lengths in a batch differ."""
-    return UncheckableError(
-        f"the model accepts {rows} rows of one length, and raises if the lengths differ within a batch: {error}"
-    )
+def _lengths_may_not_differ(rows: int, error: RunError) -> str:
+    """Says that a model runs rows of one length, and raises if the lengths in a batch differ."""
+    return f"the model accepts {rows} rows of one length, and raises if the lengths differ within a batch: {error}"
 
 
 def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
@@ -105,8 +101,8 @@ def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2
     ]
 
 
-def of_one_width(subject: Subject, *, beyond: int = 0) -> UncheckableError | None:
-    """The error for a model that takes one width only, above `beyond`; None if it takes several, or none above."""
+def why_of_one_width(subject: Subject, *, beyond: int = 0) -> str | None:
+    """What to do with a model that takes one width only, above `beyond`; None if it takes several, or none above."""
     sampler = Sampler(subject.steps, seed=0)
     good = widths_at_which_it_runs(subject, sampler)
     if not _is_one(good) or good[-1] <= beyond:
@@ -120,10 +116,10 @@ def _is_one(sizes: Sequence[int]) -> bool:
     return len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == 1)
 
 
-def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
+def _frozen(axis: str, size: int, error: RunError) -> str:
     part = "" if error.part is None else f", by {error.part}"
     cure = "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
-    return UncheckableError(
+    return (
         f"the model takes {size} {'steps' if axis == 'width' else 'rows'} only: {axis} is frozen at {size} ({error})"
         f"{part}; {cure if axis == 'width' and part else 'take it from the shape of the tensor'}"
     )
@@ -153,8 +149,8 @@ _FORMS: Final[Mapping[str, str]] = {
 """What is said of an output by the names of its axes."""
 
 
-def of_another_form(subject: Subject, batch: PaddedBatch) -> UncheckableError:
-    """The error for an output that is neither `[rows, classes]` nor `[rows, width, classes]`."""
+def why_of_another_form(subject: Subject, batch: PaddedBatch) -> str:
+    """What to do with an output that is neither `[rows, classes]` nor `[rows, width, classes]`."""
     shape, outputs = subject.output_form(batch)
     sizes = {1: "1", batch.width: "width", int(batch.lengths.max()): "longest", batch.rows: "rows"}
     why = _FORMS.get(", ".join(sizes.get(size, "classes") for size in shape))
@@ -167,13 +163,13 @@ def of_another_form(subject: Subject, batch: PaddedBatch) -> UncheckableError:
         why = "rows and steps are one axis: return it with unflatten(0, x.shape[:2])"
     if outputs > 1:
         why = f"{'' if why is None else why + '; '}if another of the {outputs} outputs is right, name it with --output"
-    return UncheckableError(
+    return (
         f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, but must be [rows, classes] "
         f"or [rows, width, classes]{'' if why is None else ': ' + why}"
     )
 
 
-def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> UncheckableError:
+def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> str:
     """Explains why a trial raises although the baseline ran."""
     why = f"{trial.name}: the model raises: {error}"
     if trial.batch.width != first.batch.width:
@@ -184,7 +180,7 @@ def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> Un
             f"the model requires an order of the rows (sorted by length, longest first): {error}; "
             "pack_padded_sequence accepts any order with enforce_sorted=False"
         )
-    return UncheckableError(why)
+    return why
 
 
 def require_service_contract(
@@ -296,7 +292,11 @@ class WidthLimits:
 def _span(
     subject: Subject, sampler: Sampler, max_length: int, raised_at: Callable[[int], RunError | None]
 ) -> tuple[int, int, RunError | None]:
-    """The narrowest width that is known to run, the widest, and the error past the widest."""
+    """The narrowest width that is known to run, the widest, and the error past the widest.
+
+    Raises:
+        UncheckableError: The widest is too narrow for the trials, and no table of positions explains it.
+    """
     good = next((width for width in _WIDTHS if width <= max_length and raised_at(width) is None), None)
     if good is None:  # the baseline batch will raise as well, and its error explains why
         return 1, max_length, None
@@ -318,9 +318,10 @@ def _span(
     is_table = does_not_fit and good >= _SMALLEST_TABLE and any(good + more in subject.sizes for more in range(3))
     if good < wanted.wider and not is_table:
         if runs(subject, pad([sampler.sequence(bad)] * 2, width=bad)):
-            raise _lengths_may_not_differ(2, error)
-        raise of_one_width(subject, beyond=good) or UncheckableError(
-            f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
+            raise UncheckableError(_lengths_may_not_differ(2, error))
+        raise UncheckableError(
+            why_of_one_width(subject, beyond=good)
+            or f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
             f"{error}. If {good} is its longest sequence, pass --max-length {good}"
         )
     return narrowest, good, error

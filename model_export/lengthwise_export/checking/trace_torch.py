@@ -101,7 +101,11 @@ class TorchSubject:
         return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role)
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off."""
+        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
+
+        Raises:
+            RunError: The module raises, or its answer to one row has another form.
+        """  # noqa: DOC502 - it raises again what it catches
         with without_fast_path():
             if self.signature.second != "none" or batch.rows > 1:
                 return self._answer(batch)

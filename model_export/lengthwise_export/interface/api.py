@@ -109,7 +109,7 @@ def check(target: targets.Given, options: CheckOptions) -> CheckReport:  # noqa:
         >>> report = lengthwise_export.check("examples/masking.py:attention_after_lstm", max_length=40)
         >>> report.verdict, report.leaks[0].operator
         ('leak', 'softmax')
-    """
+    """  # noqa: DOC502 - what it calls raises them
     with torch_as_before(target):
         report = flow.check(target, options)
     for notice in report.notices:
@@ -143,7 +143,7 @@ def export(  # noqa: D417 - the decorator adds the options
         >>> published = lengthwise_export.export("examples/masking.py:lengths_given", folder / "mine", max_length=40)
         >>> published.version, published.manifest.input.features
         (1, 4)
-    """
+    """  # noqa: DOC502 - what it calls raises them
     told: list[str] = []
 
     def tell(line: str) -> None:

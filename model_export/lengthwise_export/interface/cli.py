@@ -72,6 +72,11 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
       lengthwise export mymodels.inception:make --checkpoint weights.pt --mend --data test.jsonl --out models/mine
+
+    \f
+
+    Raises:
+        UsageError: There is neither TARGET nor --checkpoint.
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 

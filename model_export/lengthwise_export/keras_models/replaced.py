@@ -17,12 +17,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from lengthwise_export.errors import TraceError
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras, on_device
 from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun, run_graph
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
-from lengthwise_export.tracing.source_lines import trace_error
 
 _running: list[KerasRun] = []
 """The runs, innermost last: what is replaced in Keras uses the last one. Guarded by `PROCESS_WIDE`."""
@@ -99,7 +99,11 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 
 
 def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
-    """Replaces `RNN.call`, which `LSTM`, `GRU` and `SimpleRNN` inherit."""
+    """Replaces `RNN.call`, which `LSTM`, `GRU` and `SimpleRNN` inherit.
+
+    Raises:
+        TraceError: The layer cannot be traced: it is stateful, or its cell has another form.
+    """
     run, mask = _running[-1], _first(mask)
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
     forms = [recurrent.form_of(cell) for cell in cells]
@@ -108,7 +112,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         why = "it is stateful: its answer depends on the calls before"
     if why is not None:
         if run.is_traced:
-            raise trace_error(None, f"{layer.name} ({type(layer).__name__}): {why}")
+            raise TraceError(None, f"{layer.name} ({type(layer).__name__}): {why}")
         return _ORIGINAL[_rnn_call](layer, sequences, initial_state=initial_state, mask=mask, training=training)
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None

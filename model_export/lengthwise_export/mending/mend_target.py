@@ -85,6 +85,9 @@ def mend_target(
     """Mends a target that leaks or takes no lengths, proves the mend, and checks the mended graph.
 
     The longest sequence is shorter than `max_length` where the original raises there.
+
+    Raises:
+        UncheckableError: Never leaves this function: it becomes a mend that says why there is none.
     """
     say = progress or (lambda _: None)
     origins: dict[str, onnx.NodeProto] = {}

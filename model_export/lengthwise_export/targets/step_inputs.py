@@ -24,7 +24,7 @@ from lengthwise_export.checking.limits import raised_for, runs, why_it_raises, w
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import RunError
+from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
@@ -98,6 +98,7 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
 
     Raises:
         ConfigurationError: The kind cannot be inferred, or the module raises for every batch that was tried.
+        UncheckableError: The target is to be mended, and raises for a small batch.
     """
     if not candidates:
         raise ConfigurationError(
@@ -116,7 +117,9 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if is_said or takes_one_row or widths_at_which_it_runs(subject, sampler):
             if is_blind:  # it is to be mended, so no check will say why
-                raise why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
+                raise UncheckableError(
+                    why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
+                )
             # The check finds which sizes run and has a better error message.
             return subject, (0, options.classes or len(options.labels or ()) or 1)
     tried = candidates[:4]

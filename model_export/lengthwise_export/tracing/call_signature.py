@@ -279,7 +279,11 @@ def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[
 
 
 def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
-    """The arguments that mark the end of a sequence, by their names; required ones before optional ones."""
+    """The arguments that mark the end of a sequence, by their names; required ones before optional ones.
+
+    Raises:
+        ConfigurationError: No name says it, or one says it in an unclear way; the message asks for `--second`.
+    """
     telling = [each for each in others if _meaning(each.name) is not None]
     may = telling[:1]
     if may and _meaning(may[0].name) == "mask":  # next to an attention mask, a padding mask is the right one
@@ -288,7 +292,7 @@ def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
     for each in [each for each in telling if not _is_optional(each)] or may:
         meaning = _meaning(each.name)
         if meaning == "which way round":
-            raise _open(shown, each, "may be true at padding or at valid steps;")
+            raise ConfigurationError(_unclear(shown, each, "may be true at padding or at valid steps;"))
         if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
             raise ConfigurationError(
                 f"{shown}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
@@ -298,19 +302,22 @@ def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
     if not chosen:
         name = (wanted := _wanted_first(others)).name
         default = "it keeps its default value" if _is_optional(wanted) else f"give it a default value ({name}=None)"
-        raise _open(
-            shown,
-            wanted,
-            "is neither lengths nor a mask by its name; if it is one of them,",
-            f". If it is something else, such as a state, labels or a switch, the model does not know where a sequence "
-            f"ends: {default}, and --second none --mend makes the graph take lengths (check: --second none --suggest); "
-            "or add `lengths` or `mask` to forward",
+        raise ConfigurationError(
+            _unclear(
+                shown,
+                wanted,
+                "is neither lengths nor a mask by its name; if it is one of them,",
+                f". If it is something else, such as a state, labels or a switch, the model does not know where a "
+                f"sequence ends: {default}, and --second none --mend makes the graph take lengths (check: --second "
+                "none --suggest); or add `lengths` or `mask` to forward",
+            )
         )
     return chosen
 
 
-def _open(shown: str, parameter: Parameter, why: str, otherwise: str = "") -> ConfigurationError:
-    return ConfigurationError(
+def _unclear(shown: str, parameter: Parameter, why: str, otherwise: str = "") -> str:
+    """Asks for `--second`, where the name of a parameter does not say what it is."""
+    return (
         f"{shown}: {parameter.name} {why} say --second lengths, --second mask (true at valid steps) or --second "
         f"padding-mask (true at padding){otherwise}"
     )

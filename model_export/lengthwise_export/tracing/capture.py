@@ -27,7 +27,7 @@ from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.errors import ExportError
+from lengthwise_export.errors import ExportError, TraceError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import Branches, BranchRecorder, OpenSizes, open_numbers
@@ -40,7 +40,6 @@ from lengthwise_export.tracing.source_lines import (
     error_text,
     is_users,
     location_of,
-    trace_error,
 )
 
 _WIDTHS: Final = (67, 7, 521)
@@ -62,7 +61,8 @@ def capture(
 ) -> tuple[ExportedProgram, list[str]]:
     """Traces a module with dynamic rows and width: a program of (sequences, lengths int32), and its outputs' names.
 
-    The program of a module that is called with the steps alone has no lengths.
+    The program of a module that is called with the steps alone has no lengths. A module that raises, or whose code
+    cannot be traced, is a TraceError that names the line.
     """
     call = _Call(model, steps, signature, select_output)
     # If it accepts none of these widths, the trace reports the error.
@@ -144,7 +144,7 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
             text = error_text(error)
-            raise trace_error(location_of(error), _EXTENSION if _UNALLOCATED in text else text) from error
+            raise TraceError(location_of(error), _EXTENSION if _UNALLOCATED in text else text) from error
     return program, trace.outputs
 
 
@@ -171,7 +171,11 @@ def _branching_lines() -> Iterator[Lines]:
 
 
 def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> None:
-    """Makes sure that the code does not take another way for wide batches."""
+    """Makes sure that the code does not take another way for wide batches.
+
+    Raises:
+        TraceError: It does; the message names the line.
+    """
     widest = _ends_at(program)  # as where a table of positions ends, but there the module raises for wider batches
     if widest >= WIDEST or not call.runs(widest + 1):
         return
@@ -181,7 +185,7 @@ def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> Non
     # Where torch has simplified the condition, it is the last line with the width in it.
     others = (line for other, line in reversed(lines.items()) if str(symbol) in other)
     condition = None if last is None else str(last.expr)
-    raise trace_error(
+    raise TraceError(
         lines[condition] if condition in lines else next(others, None),
         f"the code branches on the width, and takes another way for batches wider than {widest}; a graph holds one. "
         "Compute both and choose with torch.where, or take the branch out",
@@ -255,11 +259,13 @@ class _Trace:
         self._by_sizes: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
-        """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width."""
+        """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width.
+
+        Raises:
+            TraceError: It is an LSTM with a projection, which ONNX does not have.
+        """
         if module.proj_size:
-            raise trace_error(
-                current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
-            )
+            raise TraceError(current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size")
         layers = self.weights[module]
         weights = ([getattr(layer, name) for layer in layers] for name in ("inputs", "states", "biases"))
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
@@ -278,7 +284,7 @@ class _Trace:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            raise trace_error(
+            raise TraceError(
                 current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
             )
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
@@ -357,14 +363,18 @@ def padded(sequence: PackedSequence, batch_first: bool, padding_value: float) ->
 
 
 def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, Any]:
-    """Replaces `LSTM.forward`, `GRU.forward` and `RNN.forward` during a trace."""
+    """Replaces `LSTM.forward`, `GRU.forward` and `RNN.forward` during a trace.
+
+    Raises:
+        TraceError: The module runs over a single sequence.
+    """
     trace = _tracing[-1]
     if isinstance(input, PackedSequence):
         batch = trace.behind(input)
         outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
         return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        raise trace_error(
+        raise TraceError(
             current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
         )
     steps = input if module.batch_first else input.transpose(0, 1)

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
+from lengthwise_export.errors import TraceError
 from lengthwise_export.tracing.call_signature import Role
 from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES, is_open
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
-from lengthwise_export.tracing.source_lines import CodeLocation, current_location, file_of, is_users, trace_error
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, file_of, is_users
 
 LOOP: Final = (
     "a Python loop runs a fixed number of times in a graph, but batches differ in size. Over the steps: use nn.LSTM or "
@@ -99,7 +100,11 @@ class OpenSizes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Replaces calls whose result would be a constant of the traced batch."""
+        """Replaces calls whose result would be a constant of the traced batch.
+
+        Raises:
+            TraceError: The code branches on a tensor, or asks for a number or a list of it.
+        """
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
@@ -109,14 +114,14 @@ class OpenSizes(TorchFunctionMode):
         if name == "__bool__":
             location = current_location()
             if location is None or (location.file, location.line) not in self._branches:
-                raise trace_error(location, BRANCH)
+                raise TraceError(location, BRANCH)
             return self._branches[location.file, location.line]
         if name in ("__iter__", "unbind"):
             _require_fixed(A_LIST if first in self._as_lengths else LOOP, first, *args[1:2], **kwargs)
         if name in ("chunk", "tensor_split"):
             _require_fixed(PARTS, first, *args[2:3], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
-            raise trace_error(location, A_NUMBER)
+            raise TraceError(location, A_NUMBER)
         if name in SUBSTITUTES and func not in RETURN_INDICES:
             func = SUBSTITUTES[name]
         if name in _MADE_OF_SIZES:
@@ -173,7 +178,7 @@ class OpenSizes(TorchFunctionMode):
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
             decided = list(self._lines.values())[self._seen_lines :]
-            raise trace_error(
+            raise TraceError(
                 decided[-1] if decided else current_location(), f"this fixes the {frozen[0]} at the size of one batch"
             )
         self._seen_lines = len(self._lines)
@@ -217,9 +222,13 @@ def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 
 def _require_fixed(why: str, tensor: Any, dim: int = 0, **_options: Any) -> None:
-    """Raises if the axis of a tensor is open."""
+    """Makes sure that the axis of a tensor is not open.
+
+    Raises:
+        TraceError: It is; `why` says what the code does with it.
+    """
     if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
-        raise trace_error(current_location(), why)
+        raise TraceError(current_location(), why)
 
 
 def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -284,8 +293,12 @@ class OpenRange:
         return torch.arange(*self._bounds)
 
     def __iter__(self) -> Iterator[int]:
-        """Raises: a loop cannot run a dynamic number of times."""
-        raise trace_error(current_location(), LOOP)
+        """Refuses to be iterated.
+
+        Raises:
+            TraceError: Always: a loop cannot run a dynamic number of times.
+        """
+        raise TraceError(current_location(), LOOP)
 
 
 def _hash(size: torch.SymInt) -> int:
@@ -348,7 +361,7 @@ def _round(size: Any, digits: Any = None) -> Any:
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
     def number(size: torch.SymInt) -> int:
         if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
-            raise trace_error(current_location(), A_SIZE)
+            raise TraceError(current_location(), A_SIZE)
         return convert(size)
 
     return number

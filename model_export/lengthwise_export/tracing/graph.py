@@ -83,7 +83,11 @@ def build(
 
 
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:
-    """The program in ONNX of this opset, with constants folded."""
+    """The program in ONNX of this opset, with constants folded.
+
+    Raises:
+        ExportError: An operator has no translation; the message names it, its line, and what to write instead.
+    """
     with quiet():
         try:
             exported = torch.onnx.export(
@@ -98,7 +102,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             exact = with_exact_sizes(exported.model, exported.exported_program or program)
             return with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
-            raise _untranslated(program, error) from error
+            raise ExportError("translate", _why_untranslated(program, error)) from error
 
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -161,8 +165,8 @@ def _lengths_of(node: ir.Node) -> ir.Value | None:
     return node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
 
 
-def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
-    """The error for an operator that cannot be translated, with its line in the user's code."""
+def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
+    """Why an operator cannot be translated, with its line in the user's code."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -170,13 +174,13 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
     name = next((match[1] for each in chain if (match := re.search(r"translating node %(\w+)", str(each)))), None)
     node = next((node for node in program.graph.nodes if node.name == name), None) or _first_unknown(program)
     if node is None:
-        return ExportError("translate", why)
+        return why
     operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
     at = "" if location is None else f"{location.told()}: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
-    return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")
+    return f"{at}{operator} has no translation to ONNX{detail}: {instead}"
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:

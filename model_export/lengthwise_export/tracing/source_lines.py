@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Final
 
 import lengthwise
 import lengthwise_export
-from lengthwise_export.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx
@@ -185,11 +184,6 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it quits with SystemExit({error.code!r})"
     return str(error).strip().split("\n")[0]
-
-
-def trace_error(location: CodeLocation | None, why: str) -> ExportError:
-    """The error for a line of the user's code that cannot be traced."""
-    return ExportError("trace", why if location is None else f"{location.told()}: {why}")
 
 
 def location_in(stack: str) -> CodeLocation | None:

@@ -221,9 +221,8 @@ def train(
     The validation split is a share of the records, or it is given. `on_epoch` is called for the earlier epochs of a
     resumed run, too.
 
-    Raises:
-        ConfigurationError: There are too few records.
-        CheckpointError: There is no state to resume from, or it belongs to another spec, other records or options.
+    Too few records are a ConfigurationError (`_split`); no state to resume from, or one of another spec, other records
+    or options, is a CheckpointError (`TrainingRun.restore`).
     """
     began = time.monotonic()
     spec = spec.concrete()

@@ -163,7 +163,7 @@ def train(  # noqa: D417 - the decorator adds the options
         >>> run = lengthwise_export.train("rocket", loud + quiet, ["loud"] * 4 + ["quiet"] * 4, progress=None)
         >>> run.labels, run.spec["input"]["features"]
         (('loud', 'quiet'), 2)
-    """
+    """  # noqa: DOC502 - what it calls raises them
     if not (progress is None or progress == "auto" or callable(progress)):
         raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
     folder = None if options.out is None else Path(options.out)

@@ -62,6 +62,12 @@ def train(
     Example:
       lengthwise train recordings.csv --out runs/first
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
+
+    \f
+
+    Raises:
+        UsageError: --resume and --overwrite exclude each other.
+        KeyboardInterrupt: The user ended the training; the finished epochs are kept, and named.
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")

@@ -103,8 +103,9 @@ class Admission:
     ) -> None:
         """Makes sure that a request may wait; it needs `seconds` of work, and its deadline is in `patience` seconds.
 
+        A queue that cannot hold it now raises what `full` returns, a QueueFull.
+
         Raises:
-            QueueFull: The queue is full; the error has the seconds after which it probably is not.
             DeadlineExceeded: It would wait longer than `patience`.
         """
         rate = self.rate.value

@@ -47,11 +47,11 @@ class ServerAddress:
         """Host and port as a URL and the header `host` have them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def unreachable(self, error: Exception) -> ConfigurationError:
-        """The error of a server that cannot be reached; load goes past every proxy."""
+    def why_unreachable(self, error: Exception) -> str:
+        """Says that the server cannot be reached, and why; load goes past every proxy."""
         proxy = proxy_of(self.url)
         past = f" (connected directly, and not through the proxy of {proxy})" if proxy else ""
-        return ConfigurationError(f"{self.url} cannot be reached: {error}{past}; is the service running?")
+        return f"{self.url} cannot be reached: {error}{past}; is the service running?"
 
     def request(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         """The bytes of one POST."""
@@ -73,7 +73,7 @@ class LoadConnection:
         try:
             self.socket = socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS)
         except OSError as error:
-            raise target.unreachable(error) from error
+            raise ConfigurationError(target.why_unreachable(error)) from error
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.place = -1

@@ -99,15 +99,18 @@ def running(
 ) -> Iterator[Running]:
     """Runs a server's command while the block runs, and yields the server once `ready_path` answers 200.
 
-    `cores` it may use, and its children. ConfigurationError (it ended, has no model to serve, or was not ready in time;
-    or it ended while the block used it) has the end of its output.
+    `cores` are those that it and its children may use.
+
+    Raises:
+        ConfigurationError: It ended, has no model to serve, or was not ready within `READY_SECONDS`; or it ended while
+            the block used it. The message has the end of its output.
     """
     with tempfile.TemporaryFile() as output:
 
-        def last_words(state: str) -> ConfigurationError:
+        def last_words(state: str) -> str:
             output.seek(0)
             text = output.read()[-2000:].decode(errors="replace").strip()
-            return ConfigurationError(f"{' '.join(command)} {state}:\n{text}")
+            return f"{' '.join(command)} {state}:\n{text}"
 
         process = subprocess.Popen(
             command,
@@ -127,7 +130,7 @@ def running(
                 if state is None and time.monotonic() > deadline:
                     state = f"was not ready within {READY_SECONDS:.0f} s"
                 if state is not None:
-                    raise last_words(state)
+                    raise ConfigurationError(last_words(state))
                 time.sleep(0.02)
             try:
                 yield Running(target, process.pid)
@@ -136,7 +139,7 @@ def running(
                     process.wait(_DYING_SECONDS)
                 if process.returncode is None:
                     raise
-                raise last_words(f"ended with code {process.returncode} under load") from error
+                raise ConfigurationError(last_words(f"ended with code {process.returncode} under load")) from error
         finally:
             _stop(process)
 

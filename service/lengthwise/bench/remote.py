@@ -30,14 +30,18 @@ class RemoteModel:
 def get(
     target: ServerAddress, path: str, headers: dict[str, str] | None = None, method: str = "GET"
 ) -> tuple[int, bytes]:
-    """Status and body of one GET, or of a POST without a body."""
+    """Status and body of one GET, or of a POST without a body.
+
+    Raises:
+        ConfigurationError: The server cannot be reached.
+    """
     connection = http.client.HTTPConnection(target.host, target.port, timeout=_SECONDS)
     try:
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise target.unreachable(error) from error
+        raise ConfigurationError(target.why_unreachable(error)) from error
     finally:
         connection.close()
 

@@ -312,7 +312,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             >>> (prediction,) = client.predict([np.zeros((19, 12))])
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
-        """
+        """  # noqa: DOC502 - what it calls raises them
         found: Predictions = self._run(
             self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
         )
@@ -405,7 +405,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         Example:
             >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
             ...     predictions = await client.predict([np.zeros((19, 12))])
-        """
+        """  # noqa: DOC502 - what it calls raises them
         found: Predictions = await self._run(
             self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
         )

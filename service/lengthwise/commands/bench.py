@@ -146,7 +146,13 @@ def bench(where: str | None, options: BenchOptions) -> None:
 
     Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one). The
     load is a closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
-    """
+
+    \f
+
+    Raises:
+        UsageError: --replay is given with a rate or with --data.
+        Exit: An answer was wrong or missing.
+    """  # noqa: D301 - click wants a real form feed
     if options.plot is not None:
         importlib.import_module("matplotlib.figure")  # a missing package is reported before the load
     if options.replay is not None and (options.request_rate is not None or options.data is not None):

@@ -32,6 +32,11 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
     Example:
       lengthwise alias models/vowels champion 4
       lengthwise alias models/vowels
+
+    \f
+
+    Raises:
+        ConfigurationError: The arguments contradict each other, or MODEL is not a folder.
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.repository import aliases  # help does without what these import
 
@@ -63,7 +68,12 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
 
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
     by the population stability index (PSI).
-    """
+
+    \f
+
+    Raises:
+        Exit: Something has drifted.
+    """  # noqa: D301 - click wants a real form feed
     from lengthwise.monitoring import recorded
     from lengthwise.monitoring.drift import name_of
     from lengthwise.repository import aliases
@@ -96,7 +106,12 @@ def label(records: Path, labels: Path, out: Path) -> None:
 
     LABELS is JSON Lines: {"id": "a1", "label": "walk"}. The id is that which the caller gave the sequence. Of several
     records with one id the last is written.
-    """
+
+    \f
+
+    Raises:
+        ConfigurationError: OUT has another suffix.
+    """  # noqa: D301 - click wants a real form feed
     from lengthwise.monitoring import recorded
 
     if out.suffix != ".parquet":

@@ -78,6 +78,14 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
     Example:
       lengthwise score recordings.jsonl predictions.jsonl --model models/japanese-vowels/1
       head -1 predictions.jsonl
+
+    \f
+
+    Raises:
+        UsageError: --resume and --overwrite exclude each other, or there is no --model.
+        ConfigurationError: --attention, and the model has none.
+        KeyboardInterrupt: The user ended the run; the predictions so far are kept, and named.
+        LengthwiseError: The run failed; the predictions so far are kept, and named.
     """  # noqa: D301 - click wants a real backspace
     if options.resume and options.overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -212,16 +220,20 @@ class ScoringRun:
         return summary
 
     def _pass_over(self, entries: Iterator[InputRecord], scored: PredictionFile, summary: Summary) -> None:
-        """Skips and counts the records that an earlier run scored, and compares their ids with its lines."""
+        """Skips and counts the records that an earlier run scored, and compares their ids with its lines.
+
+        Raises:
+            ConfigurationError: A prediction in the file is of another record, or of another kind of model.
+        """
         manifest = self.model.loaded.manifest
         for prediction in scored.left():
             entry = next(entries, None)
             if entry is None or entry.id != prediction["id"]:
-                raise scored.other(f"is of the record {prediction['id']!r}")
+                raise ConfigurationError(scored.why_other(f"is of the record {prediction['id']!r}"))
             try:
                 summary.count(_label(entry), prediction, manifest.labels, manifest.task)
             except (KeyError, TypeError, ValueError) as error:
-                raise scored.other("is of another kind of model") from error
+                raise ConfigurationError(scored.why_other("is of another kind of model")) from error
         summary.resumed = scored.lines
 
     def _write(
@@ -232,7 +244,12 @@ class ScoringRun:
         summary: Summary,
         rest: Iterator[InputRecord],
     ) -> None:
-        """Writes a chunk's lines, up to a record that ends the run; `rest` is what follows in the input."""
+        """Writes a chunk's lines, up to a record that ends the run; `rest` is what follows in the input.
+
+        Raises:
+            RecordError: A record has no answer, and `--on-error stop` is set; the lines before it are written. For a
+                bad record, the message has the bad records behind it, too.
+        """
         manifest = self.model.loaded.manifest
         lines: list[bytes] = []
         answers = iter(results)
@@ -243,7 +260,7 @@ class ScoringRun:
                 if self.stop:
                     scored.write(lines)
                     # The file was read up to a bad record; one without an answer may be far before that.
-                    raise dataset.with_those_behind(line, rest) if isinstance(entry, BadRecord) else line
+                    raise RecordError(dataset.with_those_behind(line, rest if isinstance(entry, BadRecord) else ()))
                 line = {"id": entry.id, "error": str(line)}
             lines.append(orjson.dumps(line, option=_LINE))
             summary.count(_label(entry), line, manifest.labels, manifest.task)

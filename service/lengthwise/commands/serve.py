@@ -31,6 +31,12 @@ def serve(**flags: Any) -> None:
     Example:
       lengthwise serve models --port 8000
       curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
+
+    \f
+
+    Raises:
+        Exit: The service ended with another code than 0.
+        KeyboardInterrupt: The service was interrupted before it could log; another error is raised so, too.
     """  # noqa: D301 - click wants a real backspace
     if worker_task() is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves, it has nothing to end, and nothing to say

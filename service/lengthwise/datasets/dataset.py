@@ -122,11 +122,15 @@ def read(
 def fitting(
     found: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
 ) -> Iterator[Record]:
-    """The same records; at their end, an error has the first `MOST_TOLD` bad ones, by `check` too."""
+    """The same records, up to the first bad one, which `check` may find, too.
+
+    Raises:
+        RecordError: A record is bad; the message has the first `MOST_TOLD` bad ones of all.
+    """
     checked = _checked(found, check)
     for record in checked:
         if isinstance(record, BadRecord):
-            raise with_those_behind(record.error, checked)
+            raise RecordError(with_those_behind(record.error, checked))
         yield record
 
 
@@ -147,15 +151,15 @@ def read_all(
     return records
 
 
-def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> ConfigurationError:
-    """One error for a bad record and all `BadRecord`s that follow it."""
+def with_those_behind(first: RecordError, behind: Iterable[object]) -> str:
+    """The text of one error for a bad record and the `BadRecord`s that follow it: the first `MOST_TOLD`."""
     causes = Causes()
     causes.add(str(first))
     with suppress(ConfigurationError):  # if the file cannot be read to its end, the errors so far are still reported
         for record in behind:
             if isinstance(record, BadRecord):
                 causes.add(str(record.error))
-    return first if causes.total == 1 else RecordError("\n".join(causes.lines(MOST_TOLD)))
+    return "\n".join(causes.lines(MOST_TOLD))
 
 
 def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:

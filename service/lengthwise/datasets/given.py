@@ -144,7 +144,7 @@ def sequences(
         >>> found = lengthwise.sequences(table, id="run", time="second")
         >>> found.taken, [one.steps.tolist() for one in found][1]
         ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
-    """
+    """  # noqa: DOC502 - what it calls raises them
     names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
     columns = ColumnNames(id, time, label, names, row=row)
     return sequences_of(given, layout, columns, padding=padding)
@@ -237,7 +237,11 @@ def read(
 
 
 def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | None) -> None:
-    """Warns of what looks like padding; refuses numbers that may be one sequence, or many of one step."""
+    """Warns of what looks like padding; refuses numbers that may be one sequence, or many of one step.
+
+    Raises:
+        InvalidSequences: They are such numbers; the message says how to write either.
+    """
     for doubt in tails.doubts([one.steps for one in made if isinstance(one, GivenSequence)]):
         log.warning("%s", doubt)
     if len(made) < 2 or features not in (None, 1) or isinstance(given, Mapping):
@@ -247,21 +251,26 @@ def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | N
             return
         if features is None and one.steps.dtype.kind != "f" and not hasattr(given, "ndim"):  # perhaps token ids
             return
-    raise _no_form(
-        f"is this one sequence of {len(made)} steps, or are these {len(made)} sequences of one step? Put one sequence "
-        "in a list: [x]; give many the shape [sequences, 1, 1]: np.reshape(x, (-1, 1, 1))"
+    raise InvalidSequences(
+        [
+            Problem(
+                "/sequences",
+                f"is this one sequence of {len(made)} steps, or are these {len(made)} sequences of one step? Put one "
+                "sequence in a list: [x]; give many the shape [sequences, 1, 1]: np.reshape(x, (-1, 1, 1))",
+            )
+        ]
     )
 
 
-def _no_form(said: str) -> InvalidSequences:
-    return InvalidSequences([Problem("/sequences", said)])
-
-
 def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
-    """The entries of what a caller passed, one for each sequence."""
+    """The entries of what a caller passed, one for each sequence.
+
+    Raises:
+        InvalidSequences: It has no entries, or is itself one sequence.
+    """
     if isinstance(given, Mapping):
         if "steps" in given and _FIELDS.issuperset(given):
-            raise _no_form("must be a list, got one sequence: put it in a list")
+            raise InvalidSequences([Problem("/sequences", "must be a list, got one sequence: put it in a list")])
         return _groups(given.items(), columns)
     if hasattr(type(given), "groups") and is_of(given, "pandas"):
         return _groups(given, columns, map(str, getattr(given, "exclusions", ())))
@@ -272,15 +281,28 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     if is_of(given, "pyarrow") and hasattr(given, "to_pylist"):
         return of_arrow(given)
     if type(given).__name__ == "LazyFrame":
-        raise _no_form("must be a computed table, got a LazyFrame: collect() it")
+        raise InvalidSequences([Problem("/sequences", "must be a computed table, got a LazyFrame: collect() it")])
     axes = getattr(given, "ndim", None)
     is_numbers = getattr(getattr(given, "dtype", None), "kind", "f") != "O"
     if isinstance(given, str | bytes) or not isinstance(given, Iterable) or axes == 0:
         of_files = f"; of a file, such as {given!s:.60}, read pandas.read_csv(FILE), or use lengthwise train and score"
         is_path = isinstance(given, str | os.PathLike)
-        raise _no_form(f"must be a list of arrays, got a {type(given).__name__}{of_files if is_path else ''}")
+        raise InvalidSequences(
+            [
+                Problem(
+                    "/sequences", f"must be a list of arrays, got a {type(given).__name__}{of_files if is_path else ''}"
+                )
+            ]
+        )
     if axes == 1 and is_numbers and hasattr(given, "__array__") and np.asarray(given).dtype.kind in "fiub":
-        raise _no_form("must be a list of arrays, got an array of numbers. Reshape your data: one sequence is [x]")
+        raise InvalidSequences(
+            [
+                Problem(
+                    "/sequences",
+                    "must be a list of arrays, got an array of numbers. Reshape your data: one sequence is [x]",
+                )
+            ]
+        )
     return _tables(given, columns) or given
 
 

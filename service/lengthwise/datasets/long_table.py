@@ -268,13 +268,13 @@ def sortable(cells: Cells, name: str) -> NDArray[Any]:
     if not len(odd):
         return numbers
     if len(wrong) < len(cells):  # numbers, but for some
-        raise _no_time(cells, int(odd[0]), name)
+        raise ConfigurationError(_no_time(cells, int(odd[0]), name))
     stamps: list[datetime] = []
     for row, cell in enumerate(cells):
         try:
             stamps.append(cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip()))
         except ValueError:
-            raise _no_time(cells, row, name) from None
+            raise ConfigurationError(_no_time(cells, row, name)) from None
         if (stamps[-1].tzinfo is None) != (stamps[0].tzinfo is None):
             raise ConfigurationError(
                 f"{str(cell)[:_MOST_SHOWN]!r} in the column {name!r} ({where(cells, row)}) has "
@@ -283,8 +283,8 @@ def sortable(cells: Cells, name: str) -> NDArray[Any]:
     return np.array([(stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp() for stamp in stamps])
 
 
-def _no_time(cells: Cells, row: int, name: str) -> ConfigurationError:
-    return ConfigurationError(
+def _no_time(cells: Cells, row: int, name: str) -> str:
+    return (
         f"{str(cells[row])[:_MOST_SHOWN]!r} in the column {name!r} ({where(cells, row)}) is neither a number nor a "
         "date such as 2024-05-31T09:30: name another column (time), or leave this one out of the table to keep the "
         "order of the rows"

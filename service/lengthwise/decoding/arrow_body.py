@@ -62,8 +62,7 @@ def read(
             items += found[0]
             beside_bytes += found[1]
             first += batch.num_rows
-    if problems.total:
-        raise problems.error()
+    problems.require_none()
     return Call(model, items, attention, asked.timeout_ms, asked.priority, PREDICT.pointer, 0, beside_bytes)
 
 

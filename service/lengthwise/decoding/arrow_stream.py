@@ -63,7 +63,9 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
     """
     pa = load()
     if body.startswith(_FILE_FORMAT):
-        raise _rejected("the body is an Arrow file; send the stream format (in pyarrow: ipc.new_stream)")
+        raise InvalidRequest(
+            [Problem("", "the body is an Arrow file; send the stream format (in pyarrow: ipc.new_stream)")]
+        )
     source = pa.BufferReader(body)
     schema: Any = None
     batches: list[Any] = []
@@ -71,7 +73,7 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
         for message in _messages(pa, source):
             if schema is None:
                 if message.type != "schema":
-                    raise _rejected("an Arrow stream starts with its schema")
+                    raise InvalidRequest([Problem("", "an Arrow stream starts with its schema")])
                 _check_field_count(message.metadata)
                 schema = pa.ipc.read_schema(message)
                 check_columns(schema)
@@ -80,25 +82,34 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
                 raise TooLarge(f"a stream may have {most} record batches")
             batches.append(_record_batch(pa, message, schema))
         if schema is None:
-            raise _rejected("the body is empty, and not an Arrow stream")
+            raise InvalidRequest([Problem("", "the body is empty, and not an Arrow stream")])
         if source.tell() != len(body):
-            raise _rejected(f"bytes follow the end of the Arrow stream, at byte {source.tell()}")
+            raise InvalidRequest([Problem("", f"bytes follow the end of the Arrow stream, at byte {source.tell()}")])
     except RequestError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError, struct.error) as error:
         lines = str(error).splitlines() or [""]
-        raise _rejected(f"the body is not an Arrow stream that can be read: {lines[0][:200]}") from None
+        raise InvalidRequest(
+            [Problem("", f"the body is not an Arrow stream that can be read: {lines[0][:200]}")]
+        ) from None
     return batches
 
 
 def _record_batch(pa: Any, message: Any, schema: Any) -> Any:
     if message.type != "record batch":
-        raise _rejected(f"the stream has a message of another kind than a record batch: {message.type}")
+        raise InvalidRequest(
+            [Problem("", f"the stream has a message of another kind than a record batch: {message.type}")]
+        )
     data = memoryview(message.metadata)
     if _slot(data, _header(data), _COMPRESSION_SLOT):
-        raise _rejected(
-            "the buffers of the stream are compressed; write it without compression, or compress the whole body with "
-            "content-encoding: gzip"
+        raise InvalidRequest(
+            [
+                Problem(
+                    "",
+                    "the buffers of the stream are compressed; write it without compression, or compress the whole "
+                    "body with content-encoding: gzip",
+                )
+            ]
         )
     batch = pa.ipc.read_record_batch(message, schema)
     batch.validate(full=True)
@@ -111,10 +122,12 @@ def _messages(pa: Any, source: Any) -> Iterator[Any]:
         if message.metadata.size > MAX_METADATA_BYTES:
             raise TooLarge(f"the schema, or the metadata of a record batch, may have {MAX_METADATA_BYTES} bytes")
         if message.metadata_version != pa.ipc.MetadataVersion.V5:
-            raise _rejected("the stream has an old version of the format; version V5 (of Arrow 1.0) is read")
+            raise InvalidRequest(
+                [Problem("", "the stream has an old version of the format; version V5 (of Arrow 1.0) is read")]
+            )
         part = message.body
         if part is not None and part.size and part.address % 8:
-            raise _rejected("the stream is not aligned to 8 bytes")
+            raise InvalidRequest([Problem("", "the stream is not aligned to 8 bytes")])
         yield message
 
 
@@ -158,7 +171,3 @@ def _slot(data: memoryview, table: int, slot: int) -> int:
 
 def _followed(data: memoryview, at: int) -> int:
     return at + int(_uint32(data, at)[0])
-
-
-def _rejected(detail: str) -> InvalidRequest:
-    return InvalidRequest([Problem("", detail)])

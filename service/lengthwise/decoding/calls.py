@@ -218,16 +218,29 @@ class Problems:
         return self.total < self.most_listed
 
     def add(self, pointer: str, detail: str) -> None:
-        """Adds a problem, at an RFC 6901 pointer; raises InvalidRequest at `MOST_PROBLEMS`."""
+        """Adds a problem, at an RFC 6901 pointer; see `count`."""
         if self.total < self.most_listed:
             self.first.append(Problem(pointer, detail))
         self.count()
 
     def count(self, more: int = 1) -> None:
-        """Counts problems without a text. Raises as `add` does."""
+        """Counts problems without a text.
+
+        Raises:
+            InvalidRequest: There are `MOST_PROBLEMS` now; the rest of the body is not read.
+        """
         self.total = min(self.total + more, MOST_PROBLEMS)
         if self.total == MOST_PROBLEMS:
-            raise self.error()
+            raise InvalidRequest(self.first, total=self.total, more=True)
+
+    def require_none(self) -> None:
+        """Makes sure that nothing is wrong.
+
+        Raises:
+            InvalidRequest: Something is; the error has these problems.
+        """
+        if self.total:
+            raise InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
 
     def error(self) -> InvalidRequest:
         """The error with these problems."""

@@ -210,7 +210,7 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
         return
     count, parts, _ = found
     if parts > json_text.MAX_PARTS:
-        raise json_text.too_many(parts)
+        raise TooLarge(json_text.TOO_MANY_PARTS.format(parts))
     if count > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {count}")
     validation.read_document({**document, layout.root: sequences}, find, max_sequences=max_sequences, layout=layout)

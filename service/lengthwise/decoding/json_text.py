@@ -20,6 +20,7 @@ from typing import Any, Final
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
 MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays would stop all for a second
+TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {{}}"
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or (group 1) no JSON
 _ENDS_EARLY: Final = "{} ends in the middle of the JSON text, at byte {}"
@@ -36,35 +37,32 @@ def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = 
     """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > most_parts:
-        raise too_many(parts)
+        raise TooLarge(TOO_MANY_PARTS.format(parts))
     try:
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
-            raise _not_json(_ENDS_EARLY.format(what, len(body))) from None
-        raise _not_json(f"{what} is not UTF-8: byte {error.start} cannot be read") from None
+            raise InvalidRequest([Problem("", _ENDS_EARLY.format(what, len(body)))]) from None
+        raise InvalidRequest([Problem("", f"{what} is not UTF-8: byte {error.start} cannot be read")]) from None
     if not text or text.isspace():
-        raise _not_json(f"{what} is empty{', but for white space' if text else ''}")
+        raise InvalidRequest([Problem("", f"{what} is empty{', but for white space' if text else ''}")])
     if text.startswith("\ufeff"):
-        raise _not_json(f"{what} starts with a byte order mark; send plain UTF-8")
+        raise InvalidRequest([Problem("", f"{what} starts with a byte order mark; send plain UTF-8")])
     try:
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
         if "\\u" in text and _has_lone_surrogate(document):
-            raise _not_json(f"{what} has a lone surrogate, which is no text")
+            raise InvalidRequest([Problem("", f"{what} has a lone surrogate, which is no text")])
     except RecursionError:
-        raise _not_json(f"{what} is nested too deeply") from None
+        raise InvalidRequest([Problem("", f"{what} is nested too deeply")]) from None
     except json.JSONDecodeError as error:
         if _is_cut(text, error):
-            raise _not_json(_ENDS_EARLY.format(what, len(body))) from None
-        raise _not_json(f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+            raise InvalidRequest([Problem("", _ENDS_EARLY.format(what, len(body)))]) from None
+        raise InvalidRequest(
+            [Problem("", f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}")]
+        ) from None
     return document
-
-
-def too_many(parts: int) -> TooLarge:
-    """The refusal."""
-    return TooLarge(f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {parts}")
 
 
 @contextmanager
@@ -106,7 +104,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise _not_json(f"the key {twice[:40]!r} stands twice in one object")
+        raise InvalidRequest([Problem("", f"the key {twice[:40]!r} stands twice in one object")])
     return value
 
 
@@ -122,7 +120,7 @@ def _no_constant(text: str, name: str) -> None:
     # The parser reads the text in order, so everything before the first of them is valid JSON.
     at = next((match.start(1) for match in _CONSTANT.finditer(text) if match[1]), 0)
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise _not_json(f"{name} is not JSON, at line {line}, column {column}; a missing value is null")
+    raise InvalidRequest([Problem("", f"{name} is not JSON, at line {line}, column {column}; a missing value is null")])
 
 
 def _int(digits: str) -> int | float:
@@ -143,7 +141,3 @@ def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
         return _CUT_ESCAPE.search(text, max(0, error.pos - 2)) is not None
     is_open = error.msg.startswith("Unterminated string")
     return is_open or (error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None)
-
-
-def _not_json(detail: str) -> InvalidRequest:
-    return InvalidRequest([Problem("", detail)])

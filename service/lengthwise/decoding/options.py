@@ -72,8 +72,7 @@ def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: 
         problems.add(*(("", f"query parameter version: {detail}") if in_query else ("/version", detail)))
         raise problems.error() from None
     except RequestError:
-        if problems.total:
-            raise problems.error() from None
+        problems.require_none()
         raise
 
 

@@ -58,7 +58,13 @@ PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})  # of `
 
 
 def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
-    """Reads an inflated body; InvalidRequest has the first 20 problems in body order, and their number."""
+    """Reads an inflated body.
+
+    Raises:
+        InvalidRequest: The body is wrong; the error has the first 20 problems in body order, and their number.
+        TooLarge: There are too many sequences, or too many parts.
+        RequestError: The model is not known or not ready, and nothing else is wrong.
+    """  # noqa: DOC502 - it raises again what it catches
     with collector_paused():
         try:
             return read_document(json_text.parse(body), find, max_sequences=max_sequences, layout=layout)
@@ -97,8 +103,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     items = []
     if isinstance(sequences, list):
         items = [read_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
-    if problems.total:
-        raise problems.error()
+    problems.require_none()
     good = [item for item in items if item is not None]
     return Call(model, good, attention, asked.timeout_ms, asked.priority, layout.pointer)
 

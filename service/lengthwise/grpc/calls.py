@@ -36,6 +36,7 @@ from lengthwise.errors import (
     ModelNotFound,
     Problem,
     RequestError,
+    TooLarge,
 )
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.codec import parsed
@@ -44,7 +45,7 @@ from lengthwise.grpc.infer import SERVICE, refuse
 from lengthwise.grpc.receiving import IncomingMessage, Receiving
 from lengthwise.grpc.transport import Handler, RpcCall
 from lengthwise.protocols import inventory, kserve
-from lengthwise.protocols.body import too_large
+from lengthwise.protocols.body import TOO_MANY_BYTES
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
@@ -280,5 +281,5 @@ def _small(body: bytes | None) -> bytes:
     if body is None:
         raise InvalidRequest([Problem("", "the call has no message")])
     if len(body) > LARGE_BODY_BYTES:
-        raise too_large(LARGE_BODY_BYTES)
+        raise TooLarge(TOO_MANY_BYTES.format(LARGE_BODY_BYTES))
     return body

@@ -95,7 +95,7 @@ def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
     Raises:
         ConfigurationError: The keys cannot be read, the provider is not available, or an extra is not installed.
         TypeError: The settings are something else, such as the path of a folder.
-    """
+    """  # noqa: DOC502 - what it calls raises them
     if not isinstance(settings, Settings | None):
         raise TypeError(f"settings must be Settings(models=...), got a {type(settings).__name__}")
     make = partial(Serving, settings or Settings())

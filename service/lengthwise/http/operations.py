@@ -248,6 +248,5 @@ async def _document(serving: Serving, request: Request, field: str, kind: type, 
         raise InvalidRequest([Problem("", expected)])
     problems = Problems()
     unknown_fields(sent, frozenset({field}), "", problems)
-    if problems.total:
-        raise problems.error()
+    problems.require_none()
     return sent

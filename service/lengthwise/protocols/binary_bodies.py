@@ -80,8 +80,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
         problems.add(
             "", "query parameter outputs: attention cannot be returned as a raw tensor; accept application/json"
         )
-    if problems.total:
-        raise problems.error()
+    problems.require_none()
     steps = _steps(request, manifest)
     wrong = why_rejected(steps, manifest)
     if wrong is not None:
@@ -177,8 +176,7 @@ def check_beside_json(query: bytes) -> None:
     for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
         if name in PARAMETERS:
             problems.add("", f"query parameter {name}: is for a binary body; in a JSON body it is a field")
-    if problems.total:
-        raise problems.error()
+    problems.require_none()
 
 
 def _number(text: str) -> int | float | str:

@@ -20,6 +20,7 @@ from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, TooLarg
 
 # Each member costs a fresh inflater, so a body of a million empty ones would hold a core for minutes.
 MAX_GZIP_MEMBERS: Final = 1024
+TOO_MANY_BYTES: Final = "a body may have {} bytes, after inflating too"
 PIECE_BYTES: Final = 65_536  # the largest piece of a body, before and after inflating
 _PIECES_AT_ONCE: Final = 32  # that a thread inflates before the event loop reserves memory for the next ones
 CLIENT_LEFT: Final = 499  # the status of a call of whose answer nothing was sent
@@ -71,7 +72,7 @@ async def read_body(
         raise UnsupportedMedia("content-encoding must be gzip, or none")
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length[:20]) > max_bytes:
-        raise too_large(max_bytes)
+        raise TooLarge(TOO_MANY_BYTES.format(max_bytes))
     received = bytearray()  # not a list: that of a body in pieces of one byte would take fifty times its size
     while True:
         message = await receive()
@@ -79,7 +80,7 @@ async def read_body(
             raise ClientLeft
         part = message.get("body", b"")
         if len(received) + len(part) > max_bytes:
-            raise too_large(max_bytes)
+            raise TooLarge(TOO_MANY_BYTES.format(max_bytes))
         hold.grow(len(part))
         if not message.get("more_body", False):
             break
@@ -168,15 +169,10 @@ def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
                 raise InvalidRequest([Problem("", "the body is not gzip, though content-encoding says so")]) from None
             size += len(piece)
             if size > max_bytes:
-                raise too_large(max_bytes)
+                raise TooLarge(TOO_MANY_BYTES.format(max_bytes))
             left = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
             rest = rest[len(given) - len(left) :]
             yield piece
         if not rest:
             return
     raise InvalidRequest([Problem("", f"the gzip body has more than {MAX_GZIP_MEMBERS} members")])
-
-
-def too_large(max_bytes: int) -> TooLarge:
-    """The refusal of a body past its limit."""
-    return TooLarge(f"a body may have {max_bytes} bytes, after inflating too")

@@ -113,11 +113,17 @@ class Judged(BaseModel):
 
     @classmethod
     def of_verdict(cls, verdict: dict[str, Any]) -> Judged:
-        """Reads the JSON of a verdict: `judged`, or else raises the ModelError of `refused` and its `kind`."""
+        """Reads the JSON of a verdict.
+
+        Raises:
+            VerificationError: The model was refused, and its verification is the reason.
+            ModelError: The model was refused for another reason.
+        """
         if "judged" in verdict:
             return cls.model_validate(verdict["judged"])
-        kind = VerificationError if verdict.get("kind") == VerificationError.__name__ else ModelError
-        raise kind(str(verdict["refused"]))
+        if verdict.get("kind") == VerificationError.__name__:
+            raise VerificationError(str(verdict["refused"]))
+        raise ModelError(str(verdict["refused"]))
 
 
 Judge = Callable[[JudgeTask, Stopping], Judged]  # `judge`, `JudgeProcess`, `SharedJudge`

@@ -50,8 +50,7 @@ def register(options: Any, numbers: Numbers = "float32") -> str:
 def choose(instruction_set: str, numbers: Numbers = "float32") -> None:
     """Sets the instruction set for sessions opened from now on, in the whole process; for tests and benchmarks.
 
-    Raises:
-        ValueError: This processor does not support it.
+    One that this processor does not support is a ValueError.
     """
     _kernels.choose(numbers, instruction_set)
 

@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
 
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
-from lengthwise.errors import InferenceFailed, InvalidSequences, Problem, RequestError
+from lengthwise.errors import InferenceFailed, InvalidSequences, Problem
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import answers
@@ -174,9 +174,14 @@ def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedMo
     return answers.merge(answered, [start for start, _ in windows], len(item.steps), model.manifest)
 
 
-def error_of(failed: Mapping[int, str], name: Callable[[int], str] = lambda _row: "") -> RequestError:
-    """The error for rows without an answer, of which `name` begins what is said."""
+def refuse(failed: Mapping[int, str], name: Callable[[int], str] = lambda _row: "") -> NoReturn:
+    """Refuses rows for which there is no answer, by the reason of each; `name` begins the text of a row.
+
+    Raises:
+        InferenceFailed: The runtime failed on one of them.
+        InvalidSequences: The model does not accept them, or their answers are not finite.
+    """
     for row, why in failed.items():
         if why == FAILED:
-            return InferenceFailed(f"sequence {row}: {name(row)}{why}")
-    return InvalidSequences([Problem(f"/sequences/{row}", name(row) + why) for row, why in failed.items()])
+            raise InferenceFailed(f"sequence {row}: {name(row)}{why}")
+    raise InvalidSequences([Problem(f"/sequences/{row}", name(row) + why) for row, why in failed.items()])

@@ -47,7 +47,11 @@ class PredictionFile:
             self._file.close()
 
     def left(self) -> Iterator[dict[str, Any]]:
-        """The predictions of an earlier run without the last, which is computed again."""
+        """The predictions of an earlier run without the last, which is computed again.
+
+        Raises:
+            ConfigurationError: A line is not a prediction.
+        """
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
@@ -56,7 +60,7 @@ class PredictionFile:
                 with suppress(orjson.JSONDecodeError):
                     prediction = orjson.loads(self._last)
                 if not isinstance(prediction, dict) or not isinstance(prediction.get("id"), str):
-                    raise self.other("is no prediction")
+                    raise ConfigurationError(self.why_other("is no prediction"))
                 yield prediction
                 self._end += len(self._last)
                 self.lines += 1
@@ -70,7 +74,7 @@ class PredictionFile:
         """
         if self._last and lines:
             if not self._agree(self._last, lines[0]):
-                raise self.other("differs from what this run computes for the record")
+                raise ConfigurationError(self.why_other("differs from what this run computes for the record"))
             self._last = b""
         try:
             if not self.is_written:
@@ -84,14 +88,18 @@ class PredictionFile:
         self.lines += len(lines)
 
     def finish(self) -> None:
-        """Ends the file where the records end; an earlier run may not have left more."""
+        """Ends the file where the records end.
+
+        Raises:
+            ConfigurationError: An earlier run has left more lines than there are records.
+        """
         if self._last:
-            raise self.other("belongs to a record that the input does not have")
+            raise ConfigurationError(self.why_other("belongs to a record that the input does not have"))
         self.write([])
 
-    def other(self, what: str) -> ConfigurationError:
-        """The error for a file of another run; `what` describes the line after the last kept one."""
-        return ConfigurationError(
+    def why_other(self, what: str) -> str:
+        """Says that the file is of another run; `what` describes the line after the last kept one."""
+        return (
             f"{self._path}:{self.lines + 1} {what}: the file was made of another input, by another model, with other "
             "options or on another kind of processor. Name another file, or pass --overwrite"
         )

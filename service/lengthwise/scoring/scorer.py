@@ -110,7 +110,7 @@ class Scorer:
             ConfigurationError: The batch has no such column, or one of the same name as a column of the answers; or the
                 model cannot be opened.
             ModelError: The model fails its verification on this machine.
-        """
+        """  # noqa: DOC502 - what it calls raises them
         from lengthwise.datasets import arrays
         from lengthwise.scoring.engine_batches import cells_of, check_names, names_of, with_answers
 
@@ -183,13 +183,13 @@ class Scorer:
 
         rejected = {row: item for row, item in enumerate(items) if isinstance(item, str)}
         if rejected and self.on_error == "raise":
-            raise offline.error_of(rejected, name)
+            offline.refuse(rejected, name)
         good = [item for item in items if not isinstance(item, str)]
         answers = iter(model.answers(good, attention=self.attention))
         results = [(item, item if isinstance(item, str) else next(answers)) for item in items]
         failed = {row: result for row, (_, result) in enumerate(results) if isinstance(result, str)}
         if failed and self.on_error == "raise":
-            raise offline.error_of(failed, name)
+            offline.refuse(failed, name)
         manifest = model.loaded.manifest
         return [
             {"error": result}

@@ -94,7 +94,8 @@ def held(
     Its golden sequences have been checked against it. `stored` is the content of the model's `promises.json`, if any.
 
     Raises:
-        VerificationError: No promise can be made here, or this device's own promise is broken.
+        PromiseBroken: The stored promise of this device, or that of another device than a CPU, is broken. That no
+            promise can be made here is a VerificationError (`verify_here`).
     """
     own = kept_promises.of(stored, kept_promises.conditions(manifest, session))
     known = own or manifest.promise(session.provider)

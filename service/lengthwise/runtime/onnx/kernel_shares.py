@@ -56,8 +56,7 @@ def fused(model: bytes, lengths: str) -> Counted | None:
         model: The ONNX file.
         lengths: The name of its input with the lengths, int32.
 
-    Raises:
-        ValueError: The bytes are not a protocol-buffers message.
+    Bytes that are not a protocol-buffers message are a ValueError.
     """
     if not all(name in model for name in (b"Conv", b"Greater", b"Round")):
         return None
