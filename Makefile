@@ -88,11 +88,11 @@ hostile: .venv/.development ## The hostile suite by itself: sockets by hand, whi
 # The package with the oldest versions that pyproject.toml allows, or (RESOLUTION=highest) the newest ones.
 RESOLUTION ?= lowest-direct
 FLOORS := runs/$(RESOLUTION)
-FLOORS_TESTS := admin_port app arrow attacks framing json_body metrics predict settings tls v1 v2
+FLOORS_TESTS := admin_port app attacks framing json_body metrics predict settings tls v1 v2
 
 floors: .venv/.development ## The quick tests of the service with the oldest versions allowed; RESOLUTION=highest: with the newest
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(FLOORS)
-	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[serve,cpu,client,grpc,tracing,arrow]'
+	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[serve,cpu,client,grpc,tracing,parquet]'
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
 	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
 
@@ -116,7 +116,6 @@ bench: .venv/.development ## Measures this service beside its peers, in one run
 fuzz: .venv/.development ## Sends 10,000 bodies to each protocol's decoder, and mends 1,000 random graphs; FUZZ="--seed 1 --bodies 100000" for others
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 	$(BIN)/python -m tests.fuzz.json_readers
-	$(BIN)/python -m tests.fuzz.arrow_streams
 	$(BIN)/python -m tests.fuzz.mends
 
 clients: .venv/.development ## Runs KServe's client and NVIDIA's perf_analyzer against the service, from environments of their own in runs (300 MB)

@@ -60,7 +60,7 @@ EXTRAS_OF: Final = {
     "torch": ("export", "train"),
     **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
     "matplotlib": ("bench",),
-    "pyarrow": ("parquet", "arrow"),
+    "pyarrow": ("parquet",),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
 }  # the extras that bring a module
 

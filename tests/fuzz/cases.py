@@ -247,21 +247,6 @@ def octets() -> st.SearchStrategy[Case]:
     )
 
 
-def arrow() -> st.SearchStrategy[Case]:
-    """`POST /predict` as Arrow streams: those of `arrow_streams`, which damages them in more ways."""
-
-    def case(one: Manifest, number: int, query: str) -> Case:
-        from tests.fuzz import arrow_streams
-
-        rng = random.Random(number)
-        body = arrow_streams.body(rng, one)
-        headers = {b"content-type": b"application/vnd.apache.arrow.stream"}
-        return Case(body, {}, f"model={one.name}{query}".encode(), headers)
-
-    queries = st.sampled_from(["", "&outputs=attention", "&priority=3", "&timeout_ms=5", "&id=a", "&strange=1"])
-    return st.builds(case, st.sampled_from(MODELS), st.integers(0, 2**32), _mostly(st.just(""), queries))
-
-
 @dataclass(frozen=True)
 class _Rectangle:
     """Tensors of a v2 request, for its three forms."""

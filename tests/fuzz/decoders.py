@@ -110,7 +110,6 @@ class Decoder:
 DECODERS: Final = (
     Decoder("predict", cases.predict, _endpoint(Predict)),
     Decoder("octets", cases.octets, _endpoint(Predict)),
-    Decoder("arrow", cases.arrow, _endpoint(Predict)),
     Decoder("v1", cases.v1, _endpoint(PredictV1)),
     Decoder("v2 json", lambda: cases.v2(binary=False), _endpoint(Infer)),
     Decoder("v2 binary", lambda: cases.v2(binary=True), _endpoint(Infer)),

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fuzz import arrow_streams
 from tests.fuzz.cases import MODELS, Case, cases
 from tests.fuzz.decoders import DECODERS, Decoder, fuzz
 from tests.support.numpy_models import Service, model, serving
@@ -48,11 +47,3 @@ async def test_what_a_decoder_must_not_do_is_found() -> None:
     assert [(case.body, why) for case, why in report.failures] == [(b"raise", "KeyError: 'place'")]
     assert report.growth_bytes > 300_000
     assert not report.good
-
-
-def test_no_stream_ends_the_process_or_is_answered_with_a_5xx() -> None:
-    found = arrow_streams.fuzz(2 * BODIES, 1)
-    assert found["failures"] == []
-    assert sum(found["answers"].values()) == 2 * BODIES
-    assert found["answers"]["200"] > BODIES / 5
-    assert found["answers"]["422"] > BODIES / 5

@@ -152,6 +152,15 @@ async def test_the_root_names_pages_that_are_there() -> None:
             assert (await service.client.get(path)).status_code == 200
 
 
+async def test_the_root_says_the_limits_of_a_request_and_what_a_body_may_be() -> None:
+    async with serving(model(manifest()), max_sequences=7) as service:
+        root = (await service.client.get("/")).json()
+        document = (await service.client.get("/openapi.json")).json()
+    assert root["limits"] == {"max_body_bytes": 16_777_216, "max_sequences": 7, "max_queue_cost_steps": 1_000_000}
+    assert root["media_types"] == ["application/json", "application/octet-stream"]
+    assert [*document["paths"]["/predict"]["post"]["requestBody"]["content"]] == root["media_types"]
+
+
 async def test_the_root_does_not_name_what_only_the_admin_port_has() -> None:
     async with serving(model(manifest()), admin_port=1) as service:
         assert "health" not in (await service.client.get("/")).json()

@@ -3,7 +3,6 @@
 The server is one process behind a real socket; after each attack it answers the next good request, and nothing waits.
 """
 
-import functools
 import gzip
 import hmac
 import json
@@ -19,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import orjson
-import pyarrow as pa
 import pytest
 from onnx import external_data_helper
 
@@ -32,8 +30,6 @@ from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
 from lengthwise.settings import bundled_models
 from tests.support import proc
-from tests.support.arrow_streams import ARROW, Form, with_buffer, written
-from tests.support.arrow_streams import batches as arrow_batches
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.server_process import ServerProcess, started, well_afterwards
 
@@ -215,54 +211,6 @@ async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are
         with pytest.raises(InvalidRequest):
             codec.decode(message, service.serving)
         assert time.process_time() - started < 0.5
-
-
-LIES = (
-    "offsets past the numbers",
-    "offsets before the numbers",
-    "lists of no bytes",
-    "a compressed bomb",
-    "a schema of ten thousand columns",
-    "a dictionary",
-    "a mask of a million nulls",
-)
-
-
-@functools.cache
-def arrow_streams() -> dict[str, bytes]:
-    return dict(_arrow_streams())
-
-
-def _arrow_streams() -> Iterator[tuple[str, bytes]]:
-    """Arrow streams of a few bytes, or of lies, that would take much memory or lead past the body."""
-    (batch,) = arrow_batches([{"steps": [[0.5] * 12] * 3}], Form())
-    yield "offsets past the numbers", with_buffer(batch, 0, [0, 2**31 - 1])
-    yield "offsets before the numbers", with_buffer(batch, 1, [-(2**31), 12, 24, 36])
-    nothing = pa.ListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int32()), pa.nulls(2**31 - 1))
-    yield "lists of no bytes", written([pa.RecordBatch.from_arrays([nothing], names=["steps"])])
-    zeros = pa.array([[[0.0] * 12] * 200_000])
-    yield "a compressed bomb", written([pa.RecordBatch.from_arrays([zeros], names=["steps"])], compression="zstd")
-    wide = pa.schema([(str(number), pa.list_(pa.list_(pa.float32()))) for number in range(10_000)])
-    yield "a schema of ten thousand columns", written([pa.RecordBatch.from_pylist([], wide)])
-    text = pa.array(["a"] * 3).dictionary_encode()
-    named = pa.RecordBatch.from_arrays([pa.array([[[0.5] * 12]] * 3), text], names=["steps", "id"])
-    yield "a dictionary", written([named])
-    mask = pa.ListArray.from_arrays(pa.array([0, MEBIBYTE], pa.int32()), pa.nulls(MEBIBYTE, pa.bool_()))
-    steps = pa.array([[STEP]], pa.list_(pa.list_(pa.float32())))
-    yield (
-        "a mask of a million nulls",
-        written([pa.RecordBatch.from_arrays([steps, mask], names=["steps", "step_mask"])]),
-    )
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_an_arrow_stream_that_lies_is_refused_in_little_memory(server: ServerProcess, lie: str) -> None:
-    body, kind = arrow_streams()[lie], {"content-type": ARROW}
-    good = written(arrow_batches([{"steps": [STEP]}], Form()))
-    assert server.client.post("/predict", content=good, headers=kind).status_code == 200  # pyarrow is imported now
-    before = server.peak_bytes()
-    assert server.client.post("/predict", content=body, headers=kind).status_code in (413, 422)
-    assert server.peak_bytes() - before < 8 * MEBIBYTE + 2 * len(body)  # it comes in parts, which are joined
 
 
 def test_a_body_of_too_many_parts_is_refused(server: ServerProcess) -> None:

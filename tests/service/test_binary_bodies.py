@@ -10,9 +10,8 @@ import pytest
 
 from lengthwise.decoding import options
 from lengthwise.decoding.calls import missing_message
-from lengthwise.protocols.binary_bodies import PARAMETERS, read_query
+from lengthwise.protocols.binary_bodies import read_query
 from lengthwise.runtime.manifest import Manifest
-from tests.support.arrow_streams import ARROW, table_of
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, manifest, model, serving
 
 OCTETS = "application/octet-stream"
@@ -56,6 +55,17 @@ async def test_tokens_are_whole_numbers_of_eight_bytes() -> None:
         beyond = await ask(np.array([1, 10], dtype="<i8"))
     assert raw.json() == written.json()
     assert beyond.json()["errors"] == [{"pointer": "", "detail": "step 1 is not a token id: the vocabulary has 0 to 9"}]
+
+
+async def test_an_unknown_alias_is_said_with_what_else_is_wrong_with_the_query() -> None:
+    async with asking(manifest(), aliases={"sums": {"champion": 1}}) as ask:
+        assert (await ask([[1, 2]], "?version=champion")).status_code == 200
+        bad = await ask([[1, 2]], "?version=best&priority=x")
+    assert bad.status_code == 422
+    priority, version = [one["detail"] for one in bad.json()["errors"]]
+    assert priority.startswith("query parameter priority:")
+    assert version.startswith("query parameter version:")
+    assert "an alias of the model: champion" in version
 
 
 async def test_options_stand_in_the_query() -> None:
@@ -107,14 +117,13 @@ async def test_what_is_no_query_is_refused_each_time(query: str, detail: str) ->
 
 def test_a_query_that_comes_again_has_the_same_options_and_problems_of_its_own() -> None:
     query = b"model=vowels&version=3&priority=2&timeout_ms=1e3&id=a"
-    first, again = (read_query(query, PARAMETERS) for _ in range(2))
+    first, again = (read_query(query) for _ in range(2))
     assert first == again
     assert first[:2] == (options.CallOptions(model="vowels", version="3", priority=2, timeout_ms=1000.0), "a")
     first[2].add("", "no such alias")
-    assert read_query(query, PARAMETERS)[2].total == 0
-    assert read_query(query, options.FIELDS)[2].total == 1  # an Arrow stream has no id
+    assert read_query(query)[2].total == 0
     for _ in range(2):
-        asked, _, problems = read_query(b"priority=11&colour=red", PARAMETERS)
+        asked, _, problems = read_query(b"priority=11&colour=red")
         assert (asked, problems.total) == (options.CallOptions(), 2)
 
 
@@ -201,16 +210,3 @@ async def test_an_option_beside_a_json_body_of_any_size_is_refused(steps: int) -
         answer = await service.client.post("/predict?version=1", json=body)
         assert answer.status_code == 422, "version 2 would answer"
         assert "query parameter version" in answer.json()["detail"]
-
-
-async def test_the_answer_to_octets_is_an_arrow_stream_for_those_who_accept_one() -> None:
-    async with asking(manifest()) as ask:
-        answer = await ask([[1, 3], [1, 3]], "?id=a&outputs=attention", accept=ARROW)
-        bare = await ask([[1, 3], [1, 3]], accept=f"{ARROW}, {OCTETS}")
-        written = await ask([[1, 3], [1, 3]], "?id=a&outputs=attention")
-    assert answer.headers["content-type"] == ARROW
-    (row,) = table_of(answer.content).to_pylist()
-    (expected,) = written.json()["predictions"]
-    assert row.keys() == expected.keys()
-    assert (row["id"], row["label"], row["attention"]) == ("a", expected["label"], [0.5, 0.5])
-    assert np.float32(row["probabilities"]).tobytes() == bare.content

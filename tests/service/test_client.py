@@ -16,8 +16,6 @@ import pytest
 import lengthwise
 from lengthwise import errors
 from lengthwise.client.answers import error_of, seconds_of
-from lengthwise.decoding import arrow_stream
-from tests.support.arrow_streams import ARROW, stream
 from tests.support.numpy_models import Service, manifest, model, serving
 
 STEPS = np.float32([[0.1, 2.0], [3.0, 4.5], [5.0, -1.0]])
@@ -43,6 +41,17 @@ def fields(prediction: lengthwise.Prediction) -> dict[str, Any]:
     } | {"windows": None if prediction.windows is None else len(prediction.windows)}
 
 
+def lists(steps: Any) -> list[Any]:
+    return [[None if value is None or value != value else float(value) for value in step] for step in steps]
+
+
+def floats(numbers: list[Any]) -> Any:
+    """Numbers of an answer as float32; NaN for each step that was left out."""
+    classes = next((len(row) for row in numbers if isinstance(row, list)), None)
+    rows = [[np.nan] * classes if row is None and classes else row for row in numbers]
+    return np.array(rows, dtype=np.float32)
+
+
 # What callers pass.
 
 
@@ -57,7 +66,7 @@ def fields(prediction: lengthwise.Prediction) -> dict[str, Any]:
     ],
     ids=lambda rules: f"{rules.task} {rules.long}",
 )
-async def test_both_encodings_have_answers_of_the_same_bits(rules: Any) -> None:
+async def test_a_prediction_has_the_fields_and_the_bits_of_the_answer(rules: Any) -> None:
     sequences = [
         {"id": "a", "steps": STEPS, "step_mask": [True, False, True]},
         {"steps": np.array([[1.0, np.nan]]), "feature_mask": np.array([True, False])},
@@ -65,31 +74,16 @@ async def test_both_encodings_have_answers_of_the_same_bits(rules: Any) -> None:
     ]
     attention = rules.graph.attention is not None
     async with serving(model(rules)) as service:
-        found = []
-        for encoding in ("json", "arrow"):
-            async with client_of(service, encoding=encoding) as client:
-                found.append(await client.predict(sequences, attention=attention))
-    for one, other in zip(*found, strict=True):
-        assert fields(one) == fields(other)
-        assert one.probabilities.dtype == np.float32
-    assert found[0][0].id == "a"
-
-
-async def test_many_numbers_are_sent_as_arrow_and_few_as_json(client: lengthwise.AsyncClient) -> None:
-    few, many = await client.prepare([STEPS]), await client.prepare([np.zeros((300, 2))] * 10)
-    ragged = await client.prepare([np.zeros((300, 2))] * 10 + [np.zeros((3, 3))])
-    assert len(await client.predict(many)) == 10
-    assert [one.bodies[0].media_type for one in (few, many, ragged)] == ["application/json", ARROW, "application/json"]
-
-
-async def test_arrow_that_cannot_be_used_is_said_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(model(manifest())) as service, client_of(service, encoding="arrow") as client:
-        with pytest.raises(errors.ConfigurationError):
-            await client.prepare([np.zeros((3, 2)), np.zeros((3, 3))])
-        monkeypatch.setattr(arrow_stream, "installed", lambda: False)
-    async with serving(model(manifest())) as service, client_of(service, encoding="arrow") as client:
-        with pytest.raises(errors.ConfigurationError):
-            await client.prepare([STEPS])
+        async with client_of(service) as client:
+            predictions = await client.predict(sequences, attention=attention)
+        document = {"sequences": [{**one, "steps": lists(one["steps"])} for one in sequences]}
+        document["sequences"][1]["feature_mask"] = [True, False]
+        answer = await service.predict(document | ({"outputs": ["attention"]} if attention else {}))
+    for prediction, entry in zip(predictions, answer.json()["predictions"], strict=True):
+        assert prediction.probabilities.tobytes() == floats(entry["probabilities"]).tobytes()
+        assert (prediction.attention is None) == (not attention)
+        assert prediction.attention is None or prediction.attention.tobytes() == floats(entry["attention"]).tobytes()
+        assert (prediction.id, prediction.length) == (entry.get("id"), entry["length"])
 
 
 # Splitting.
@@ -101,20 +95,17 @@ async def test_sequences_are_split_by_the_limits_and_put_together_in_order() -> 
     async with serving(model(manifest()), max_sequences=7) as few, serving(model(manifest())) as many:
         async with client_of(many) as client:
             expected = await client.predict(sequences)
-        for encoding in ("json", "arrow"):
-            async with client_of(few, encoding=encoding) as client:
-                found = await client.predict(sequences)
-            assert [one.id for one in found] == list(sequences)
-            assert list(map(fields, found)) == list(map(fields, expected))
+        async with client_of(few) as client:
+            found = await client.predict(sequences)
+        assert [one.id for one in found] == list(sequences)
+        assert list(map(fields, found)) == list(map(fields, expected))
         samples = (await few.client.get("/metrics")).text
-    assert 'lengthwise_requests_total{code="200",key="-",model="sums",version="1"} 16.0' in samples
+    assert 'lengthwise_requests_total{code="200",key="-",model="sums",version="1"} 8.0' in samples
 
 
-@pytest.mark.parametrize("encoding", ["json", "arrow"])
-async def test_sequences_are_split_by_the_bytes_of_a_body(encoding: Any) -> None:
+async def test_sequences_are_split_by_the_bytes_of_a_body() -> None:
     sequences = [np.full((100, 2), number / 7, dtype=np.float32) for number in range(30)]
-    options = {"max_body_bytes": 20_000}
-    async with serving(model(manifest()), **options) as service, client_of(service, encoding=encoding) as client:
+    async with serving(model(manifest()), max_body_bytes=20_000) as service, client_of(service) as client:
         prepared = await client.prepare(sequences)
         found = await client.predict(prepared)
         with pytest.raises(errors.TooLarge):
@@ -140,13 +131,11 @@ async def test_no_sequence_is_no_request(client: lengthwise.AsyncClient) -> None
 # Errors.
 
 
-@pytest.mark.parametrize("encoding", ["json", "arrow"])
-async def test_pointers_become_indices_of_the_callers_sequences(encoding: Any) -> None:
+async def test_pointers_become_indices_of_the_callers_sequences() -> None:
     sequences = [STEPS] * 20
     sequences[12] = np.float32([[1, 2], [np.nan, 3]])
     sequences[13] = np.zeros((0, 2), dtype=np.float32)
-    few = {"max_sequences": 5}
-    async with serving(model(manifest()), **few) as service, client_of(service, encoding=encoding) as client:
+    async with serving(model(manifest()), max_sequences=5) as service, client_of(service) as client:
         with pytest.raises(errors.InvalidSequences) as error:
             await client.predict(sequences)
     assert isinstance(error.value, ValueError)
@@ -171,9 +160,7 @@ async def test_a_sequence_without_numbers_is_never_sent(service: Service, client
     assert service.serving.served[0].metrics.sequences == 0
 
 
-@pytest.mark.parametrize(
-    "options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"encoding": "xml"}, {"base_url": "x:y"}]
-)
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"base_url": "x:y"}])
 def test_an_argument_that_is_wrong_is_said(options: Any) -> None:
     with pytest.raises(errors.ConfigurationError):
         lengthwise.Client(**options)
@@ -327,19 +314,13 @@ def test_no_answer_in_time_is_not_tried_again_and_retries_have_a_number(waits: l
 
 
 def test_what_is_sent_again_is_the_same_and_says_what_time_is_left(waits: list[float]) -> None:
-    for encoding in ("json", "arrow"):
-        front = httpx.Response(200, json={"limits": {"max_sequences": 5}, "media_types": [ARROW]})
-        server = Server(refused(503), predictions(), front=front)
-        with lengthwise.Client(transport=httpx.MockTransport(server), encoding=encoding, timeout=20) as client:
-            client.predict([STEPS])
-        first, second = server.bodies
-        if encoding == "arrow":
-            assert first == second
-            assert all("timeout_ms=" in str(request.url) for request in server.requests)
-        else:
-            assert first.partition(b"timeout_ms")[0] == second.partition(b"timeout_ms")[0]
-            left = [orjson.loads(body)["timeout_ms"] for body in (first, second)]
-            assert 20_000 >= left[0] >= left[1] > 10_000
+    server = Server(refused(503), predictions())
+    with lengthwise.Client(transport=httpx.MockTransport(server), timeout=20) as client:
+        client.predict([STEPS])
+    first, second = server.bodies
+    assert first.partition(b"timeout_ms")[0] == second.partition(b"timeout_ms")[0]
+    left = [orjson.loads(body)["timeout_ms"] for body in (first, second)]
+    assert 20_000 >= left[0] >= left[1] > 10_000
 
 
 def test_prepared_sequences_are_encoded_once_and_sent_to_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,12 +339,9 @@ def test_prepared_sequences_are_encoded_once_and_sent_to_any_model(monkeypatch: 
         httpx.Response(200, content=b"not JSON"),
         httpx.Response(200, json={"predictions": []}),
         httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": []}),
-        httpx.Response(200, content=b"not Arrow", headers={"content-type": ARROW}),
         httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": [5]}),
-        httpx.Response(200, content=stream([{"steps": [[1.0]]}])[:-60], headers={"content-type": ARROW}),
-        httpx.Response(200, content=stream([{"steps": [[1.0]]}]), headers={"content-type": ARROW}),
     ],
-    ids=["no JSON", "no model", "too few", "no Arrow", "no object", "cut off", "another stream"],
+    ids=["no JSON", "no model", "too few", "no object"],
 )
 def test_an_answer_that_is_none_is_said(answer: httpx.Response, waits: list[float]) -> None:
     with pytest.raises(errors.InferenceFailed):

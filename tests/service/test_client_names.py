@@ -38,16 +38,15 @@ def bits(predictions: Any) -> list[bytes]:
     return [one.probabilities.tobytes() for one in predictions]
 
 
-@pytest.mark.parametrize("encoding", ["json", "arrow"])
 @pytest.mark.parametrize(
     "given",
     [TABLE, REVERSED, [REVERSED.drop(columns=["id", "note"])], [REVERSED[["ay", "ax"]].to_dict("records")]],
     ids=["in order", "reversed", "a list", "objects"],
 )
-async def test_a_table_is_sent_in_the_order_of_the_model_with_no_call_more(given: Any, encoding: str):
+async def test_a_table_is_sent_in_the_order_of_the_model_with_no_call_more(given: Any):
     async with serving(model(FORWARD)) as service:
         transport = Counting(service.app)
-        async with client_of(transport, encoding=encoding) as client:
+        async with client_of(transport) as client:
             assert bits(await client.predict(given)) == bits(await client.predict([STEPS]))
         assert transport.paths == ["/", "/predict", "/predict"]
 

@@ -209,7 +209,7 @@ def split_call(answers: Callable[[str | None], httpx.Response]) -> tuple[Any, li
         asked.append(orjson.loads(request.content).get("version"))
         return answers(asked[-1])
 
-    with lengthwise.Client(transport=httpx.MockTransport(answer), encoding="json", retries=0) as client:
+    with lengthwise.Client(transport=httpx.MockTransport(answer), retries=0) as client:
         return client.predict([STEPS] * 3), asked
 
 

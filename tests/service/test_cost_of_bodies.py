@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 import pytest
 
 from lengthwise.decoding import fast_json
@@ -22,7 +21,6 @@ from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
-from tests.support.arrow_streams import ARROW, written
 from tests.support.numpy_models import Service, manifest, model, serving
 
 FEATURES = 12
@@ -49,20 +47,6 @@ def masked(mask: Any) -> Body:
     steps = SIZE // 56
     item = {"steps": [STEP] * steps, "step_mask": [True] * steps}
     return orjson.dumps({"sequences": [item | ({} if mask is None else {"step_mask": [mask] * steps})]}), JSON
-
-
-def column(features: int, number: Any, value: float = 0.5, *, form: str = "fixed") -> Body:
-    count = SIZE // (np.dtype(number).itemsize * features + (4 if form == "list" else 0)) // 8 * 8
-    numbers = pa.array(np.full(count * features, value).astype(number))
-    if form == "fixed":
-        inner: Any = pa.FixedSizeListArray.from_arrays(numbers, features)
-    elif form == "list":
-        inner = pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * features), numbers)
-    else:
-        inner, count = numbers, count * features
-    offsets = pa.array(np.linspace(0, count, 9).astype(np.int32))
-    column = pa.ListArray.from_arrays(offsets, inner)
-    return written([pa.RecordBatch.from_arrays([column], names=["steps"])]), {b"content-type": ARROW.encode()}
 
 
 def tensor(shape: list[int], data: Any, *, binary: bool = False) -> Body:
@@ -96,7 +80,6 @@ RIGHT: dict[str, Callable[[], Body]] = {
     "json": lambda: sequences(STEP),
     "json, masked": lambda: masked(None),
     "v1": lambda: sequences(STEP, field="instances"),
-    "arrow": lambda: column(FEATURES, np.int8, 1),
     "v2": lambda: tensor([1, STEPS, FEATURES], FLAT),
     "v2, octets": lambda: tensor([1, STEPS, FEATURES], FLAT, binary=True),
     "octets": lambda: octets(FEATURES),
@@ -118,15 +101,6 @@ WRONG: dict[str, dict[str, Callable[[], Body]]] = {
     },
     "json, masked": {"no booleans": lambda: masked("x"), "nothing left": lambda: masked(False)},
     "v1": {"features": lambda: sequences([1], field="instances"), "null": lambda: sequences([None], field="instances")},
-    "arrow": {
-        "fixed lists": lambda: column(2, np.float32),
-        "lists": lambda: column(1, np.float32, form="list"),
-        "bare": lambda: column(1, np.float32, form="bare"),
-        "small numbers": lambda: column(1, np.int8, 1),
-        "infinite": lambda: column(FEATURES, np.float32, np.inf),
-        "missing": lambda: column(FEATURES, np.float32, np.nan),
-        "lists that are infinite": lambda: column(FEATURES, np.float16, np.inf, form="list"),
-    },
     "v2": {
         "a width": lambda: tensor([1, 10**7, FEATURES], FLAT),
         "features": lambda: tensor([1, STEPS * FEATURES, 1], FLAT),

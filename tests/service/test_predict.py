@@ -97,6 +97,7 @@ async def test_every_bad_body_is_refused_with_its_pointer_and_the_next_good_one_
         (orjson.dumps(GOOD), {"content_type": "text/plain"}, 415, "application/json"),
         (orjson.dumps(GOOD), {"content_type": "application/x-www-form-urlencoded"}, 415, "curl: -H 'content-type: "),
         (orjson.dumps(GOOD), {"content_type": "application/jsonp"}, 415, "application/json"),
+        (orjson.dumps(GOOD), {"content_type": "application/vnd.apache.arrow.stream"}, 415, "binary extension"),
         (orjson.dumps(GOOD), {"content_encoding": "br"}, 415, "gzip"),
         (orjson.dumps(GOOD), {"content_encoding": "gzip"}, 422, "not gzip"),
         (gzip.compress(orjson.dumps(GOOD), mtime=0)[:-3], {"content_encoding": "gzip"}, 422, "ends before"),

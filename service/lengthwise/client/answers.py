@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from lengthwise.api import Prediction, prediction_of
-from lengthwise.client.bodies import ARROW, RequestBody
+from lengthwise.client.bodies import RequestBody
 from lengthwise.errors import InvalidRequest, InvalidSequences, NotReady, Problem, Refused, RequestError
 from lengthwise.reports import notebook
 
 _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
-_OF_ARRAYS: Final = ("probabilities", "step_scores", "attention")
 
 
 class Predictions(notebook.PredictionList):
@@ -36,60 +32,19 @@ class Predictions(notebook.PredictionList):
         self.labels = labels
 
 
-def predictions_of(content: bytes, media_type: str) -> Predictions:
+def predictions_of(content: bytes) -> Predictions:
     """The predictions in the body of a 200.
 
     Raises:
         ValueError: The body has another form.
     """
     try:
-        model, version, labels, entries = _of_arrow(content) if media_type == ARROW else _of_json(content)
-        return Predictions([prediction_of(entry, labels, version) for entry in entries], model, version, labels)
-    except (OSError, AttributeError, KeyError, TypeError) as error:  # cut off, or another stream
+        document = orjson.loads(content)
+        model, version, labels = document["model"], document["version"], tuple(document["labels"])
+        entries = [prediction_of(entry, labels, version) for entry in document["predictions"]]
+        return Predictions(entries, model, version, labels)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
-
-
-_Told = tuple[str, str, tuple[str, ...], Iterable[Mapping[str, Any]]]  # model, version, labels, and each prediction
-
-
-def _of_json(content: bytes) -> _Told:
-    document = orjson.loads(content)
-    return document["model"], document["version"], tuple(document["labels"]), document["predictions"]
-
-
-def _of_arrow(content: bytes) -> _Told:
-    import pyarrow as pa
-
-    with pa.ipc.open_stream(content) as reader:
-        table = reader.read_all()
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    metadata = table.schema.metadata
-    values = {name: _arrays(column) if name in _OF_ARRAYS else column.to_pylist() for name, column in columns.items()}
-    rows = ({name: column[row] for name, column in values.items()} for row in range(table.num_rows))
-    return metadata[b"model"].decode(), metadata[b"version"].decode(), tuple(orjson.loads(metadata[b"labels"])), rows
-
-
-def _arrays(column: Any) -> list[NDArray[np.float32]]:
-    """For each row of a list column its numbers, `[entries]` or `[entries, classes]`, with NaN for null."""
-    import pyarrow as pa
-
-    whole = _floats(column.values)
-    if pa.types.is_fixed_size_list(column.type):
-        return list(whole.reshape(len(column), -1))
-    offsets: list[int] = column.offsets.to_pylist()
-    return [whole[start:end] for start, end in itertools.pairwise(offsets)]
-
-
-def _floats(values: Any) -> NDArray[np.float32]:
-    import pyarrow as pa
-
-    if not pa.types.is_fixed_size_list(values.type):
-        numbers: NDArray[np.float32] = values.to_numpy(zero_copy_only=False)
-        return numbers
-    rows: NDArray[np.float32] = values.values.to_numpy(zero_copy_only=False).reshape(len(values), -1)
-    if values.null_count:
-        rows = np.where(values.is_valid().to_numpy(zero_copy_only=False)[:, None], rows, np.float32(np.nan))
-    return rows
 
 
 def error_of(

@@ -6,10 +6,10 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
 from lengthwise.client.answers import Predictions
-from lengthwise.client.bodies import Encoding, PreparedSequences, ServerLimits, prepare
+from lengthwise.client.bodies import PreparedSequences, ServerLimits, prepare
 from lengthwise.client.exchange import (
     GRACE_SECONDS,
     Answered,
@@ -70,7 +70,6 @@ class _AnyClient(Generic[Transport]):
         version: str | int | None = None,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         retries: int = 10,
-        encoding: Encoding = "auto",
         verify: bool | ssl.SSLContext = True,
         transport: Transport | None = None,
     ) -> None:
@@ -78,8 +77,6 @@ class _AnyClient(Generic[Transport]):
             import httpx
         except ImportError as error:
             raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
-        if encoding not in get_args(Encoding):
-            raise ConfigurationError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
         if key is not None and (not key.isascii() or not key.isprintable() or key != key.strip()):
             raise ConfigurationError(
                 "the key has a character that a header cannot have, perhaps the line break of the file that it was in"
@@ -92,7 +89,6 @@ class _AnyClient(Generic[Transport]):
         self._version = version
         self._timeout = _seconds(timeout)
         self._retries = retries
-        self._encoding = encoding
         self._limits: ServerLimits | None = None
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
@@ -134,7 +130,7 @@ class _AnyClient(Generic[Transport]):
         versions = self._limits.versions(model)
         names = versions.get(str(version) if str(version) in versions else max(versions, key=int, default=""))
         found = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
-        return found, prepare(found, self._limits, self._encoding)
+        return found, prepare(found, self._limits)
 
     def _answered(
         self,
@@ -255,8 +251,6 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         retries: How often a request is sent again at most. 429 and 503 are sent again after the time of the header
             `Retry-After`; a failed batch and a lost connection at most twice. What would begin after the timeout is not
             sent.
-        encoding: `json`, `arrow`, or `auto`: as an Arrow stream if there are many numbers, pyarrow is installed here,
-            and the server reads Arrow streams; as JSON otherwise. The answers have the same bits.
         verify: Whether to verify the certificate of an https server, or the `ssl.SSLContext` to verify it with.
         transport: A transport of httpx, instead of a connection.
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from lengthwise.client.answers import Predictions, error_of, predictions_of
-from lengthwise.client.bodies import ARROW, PreparedSequences, RequestBody, ServerLimits
+from lengthwise.client.bodies import PreparedSequences, RequestBody, ServerLimits
 from lengthwise.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -38,6 +38,7 @@ _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 2.0
 _JITTER: Final = 0.1  # added to a wait at random, so that clients do not come back all at once
 _BUSY: Final = (429, 503)
+_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,8 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange:
     content = b"" if document is None else orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     headers = {"accept": "application/json, text/plain;q=0.5"}
     if content:
-        headers["content-type"] = "application/json"
-    answered = yield from _sent(lambda: (path, content), method, headers, None, deadline)
+        headers["content-type"] = _JSON
+    answered = yield from _sent(lambda: content, method, path, headers, None, deadline)
     if "json" in answered.headers.get("content-type", ""):
         try:
             return orjson.loads(answered.content)
@@ -164,14 +165,13 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange:
 
 
 def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
-    def now() -> tuple[str, bytes]:
+    def now() -> bytes:
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
-    headers = {"content-type": body.media_type, "accept": body.media_type}
-    answered = yield from _sent(now, "POST", headers, body, deadline)
-    kind = answered.headers.get("content-type", "").partition(";")[0].strip()
+    headers = {"content-type": _JSON, "accept": _JSON}
+    answered = yield from _sent(now, "POST", "/predict", headers, body, deadline)
     try:
-        predictions = predictions_of(answered.content, kind if kind == ARROW else "")
+        predictions = predictions_of(answered.content)
     except ValueError as error:
         raise InferenceFailed(f"the answer cannot be read: {error}") from error
     if len(predictions) != body.count:
@@ -180,13 +180,14 @@ def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadl
 
 
 def _sent(
-    request: Callable[[], tuple[str, bytes]],
+    content: Callable[[], bytes],
     method: str,
+    path: str,
     headers: Mapping[str, str],
     body: RequestBody | None,
     deadline: Deadline,
 ) -> Exchange:
-    """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx.
+    """Sends what `content` gives at that moment, again if that makes sense, until it is answered with a 2xx.
 
     Raises:
         DeadlineExceeded: The deadline passed before the request could be sent.
@@ -195,8 +196,7 @@ def _sent(
     for number in itertools.count():
         if deadline.seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
-        path, content = request()
-        answered = yield Send(method, path, headers, content, deadline)
+        answered = yield Send(method, path, headers, content(), deadline)
         assert answered is not None  # a Send is answered
         if isinstance(answered, LengthwiseError):
             error = answered

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.datasets.arrow_lists import has_sequences, sequences_of
 from lengthwise.decoding.calls import rounded
 from lengthwise.errors import ConfigurationError
 
@@ -146,13 +147,10 @@ def _cells(column: Any) -> Iterator[Any]:
     """The cells of one chunk: a view of its numbers for each, or Python objects for a cell that is no array of them."""
     import pyarrow as pa
 
-    from lengthwise.decoding.arrow_columns import StepsColumn, type_problem
-
-    is_readable = len(column) > 0 and type_problem("steps", column.type) is None
-    found = StepsColumn(column) if is_readable and not column.null_count else None
-    steps = None if found is None else found.rectangle
-    if found is not None and steps is not None and (found.nested or not found.leaf.null_count):  # ids stay whole
-        yield from (steps[start:end] for start, end in pairwise(found.offsets.tolist()))
+    is_readable = len(column) > 0 and has_sequences(column.type)
+    sequences = sequences_of(column) if is_readable and not column.null_count else None
+    if sequences is not None:
+        yield from sequences
     elif len(column) < 2 or not is_readable:
         yield from column.to_pylist()
     else:

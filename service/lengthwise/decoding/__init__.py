@@ -1,1 +1,1 @@
-"""From the bytes of a call to sequences: JSON bodies, Arrow streams, and the options of a call."""
+"""From the bytes of a call to sequences: JSON bodies, and the options of a call."""

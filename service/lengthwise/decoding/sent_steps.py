@@ -1,4 +1,4 @@
-"""The steps of one sequence as they were sent, as JSON or Arrow: as an array, or what is wrong with each."""
+"""The steps of one sequence as they were sent: as an array, or what is wrong with each."""
 
 from __future__ import annotations
 
@@ -30,14 +30,6 @@ from lengthwise.runtime.manifest import Manifest
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the least number that rounds to infinity
 _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
 _NUMBERS: Final = frozenset({float, int, type(None)})
-
-
-class SentMask(NamedTuple):
-    """A mask as it was sent."""
-
-    entries: NDArray[np.bool_]
-    wrong: NDArray[np.bool_] | None  # which entries are no booleans, if there are any
-    sent: Sequence[Any] = ()  # all entries as they were sent; without them, those that are wrong are null
 
 
 class SentWhere(NamedTuple):

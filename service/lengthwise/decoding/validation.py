@@ -27,7 +27,7 @@ from lengthwise.decoding.calls import (
     unknown_fields,
 )
 from lengthwise.decoding.json_text import collector_paused, kind
-from lengthwise.decoding.sent_steps import JsonSteps, SentMask, SentSteps, SentWhere
+from lengthwise.decoding.sent_steps import JsonSteps, SentSteps, SentWhere
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.runtime.manifest import Manifest
 
@@ -109,7 +109,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """One entry of `sequences`, whose steps and masks may be of another encoding; None if it is wrong."""
+    """One entry of `sequences`, whose steps may be those that C found wrong; None if it is wrong."""
     before = problems.total
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer
@@ -155,23 +155,20 @@ def _mask(
     if mask is _ABSENT:
         return None
     at = f"{pointer}/{name}"
-    if isinstance(mask, list):
-        wrong = np.array([type(one) is not bool for one in mask], np.bool_)
-        mask = SentMask(wrong, wrong, mask) if wrong.any() else SentMask(np.array(mask, np.bool_), None)
-    if not isinstance(mask, SentMask):
+    if not isinstance(mask, list):
         problems.add(at, f"must be an array of booleans, got {kind(mask)}")
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
-    elif count is not None and len(mask.entries) != count:
-        problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask.entries)}")
-    elif mask.wrong is None or not mask.wrong.any():
-        return mask.entries
+    elif count is not None and len(mask) != count:
+        problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask)}")
     else:
-        places = np.flatnonzero(mask.wrong)
-        told = places[: max(0, problems.most_listed - problems.total)]
-        for i in told:
-            problems.add(f"{at}/{i}", f"must be true or false, got {kind(mask.sent[i] if mask.sent else None)}")
-        problems.count(len(places) - len(told))
+        wrong = [index for index, entry in enumerate(mask) if type(entry) is not bool]
+        if not wrong:
+            return np.array(mask, np.bool_)
+        listed = wrong[: max(0, problems.most_listed - problems.total)]
+        for index in listed:
+            problems.add(f"{at}/{index}", f"must be true or false, got {kind(mask[index])}")
+        problems.count(len(wrong) - len(listed))
     return None
 
 

@@ -309,7 +309,7 @@ def _add_index(router: APIRouter, serving: Serving, places: Mapping[str, str], *
 
                 return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), places)
-        found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
+        found = {"service": "lengthwise", **places, "media_types": predict.MEDIA_TYPES, "limits": limits}
         names: dict[str, dict[str, Any]] = {}
         for manifest in (served.manifest for served in serving.served):
             names.setdefault(manifest.name, {})[str(manifest.version)] = manifest.input.names

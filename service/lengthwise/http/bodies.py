@@ -42,14 +42,14 @@ class Closed(Schema):
 
 
 class RawOptions(Schema):
-    """The options of a binary body of `/predict`, which are in the query; with a JSON body they are an error."""
+    """The options of raw steps in `/predict`, which are in the query; with a JSON body they are an error."""
 
-    model: str = Field(ABSENT, description="With a binary body: the model; required if several are served.")
-    version: Version = Field(ABSENT, description="With a binary body: its version, or an alias.")
+    model: str = Field(ABSENT, description="With raw steps: the model; required if several are served.")
+    version: Version = Field(ABSENT, description="With raw steps: its version, or an alias.")
     id: Identifier = Field(ABSENT, description="With raw steps: returned with the prediction.")
-    outputs: str = Field(ABSENT, pattern="^attention(,attention)*$", description="With a binary body: attention.")
-    timeout_ms: Timeout = Field(ABSENT, description="With a binary body: after which the client needs no answer.")
-    priority: Priority = Field(ABSENT, description="With a binary body: 0 (default) to 9, higher first.")
+    outputs: str = Field(ABSENT, pattern="^attention(,attention)*$", description="With raw steps: attention.")
+    timeout_ms: Timeout = Field(ABSENT, description="With raw steps: after which the client needs no answer.")
+    priority: Priority = Field(ABSENT, description="With raw steps: 0 (default) to 9, higher first.")
 
 
 class Steps(RootModel[Annotated[list[Annotated[list[Number], SOME] | Number | dict[str, Number]], SOME]]):

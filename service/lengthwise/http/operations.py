@@ -21,7 +21,7 @@ from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.http import bodies, document, schemas
 from lengthwise.http.document import Responses, errors, operation
-from lengthwise.protocols import inventory, kserve, predict
+from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
@@ -31,10 +31,9 @@ from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
 
 _PREDICT: Final = (
-    "As JSON; as an Arrow stream with a list column `steps` (and `id`, `step_mask`, `feature_mask`); or as raw steps: "
-    "one sequence as little-endian float32 (of a token model int64), with its shape in a header. The options of a "
-    "binary body are in the query. The answer is JSON, or an Arrow stream if `accept` asks for one. To raw steps, if "
-    "`accept` is `application/octet-stream`, it is the probabilities as float32."
+    "As JSON, or as raw steps: one sequence as little-endian float32 (of a token model int64), with its shape in a "
+    "header and its options in the query. The answer is JSON; to raw steps, if `accept` is `application/octet-stream`, "
+    "it is the probabilities as float32."
 )
 _V1_PATHS: Final = {
     "/v1/models/{model}/versions/{version}": "v1_version",
@@ -92,7 +91,7 @@ def add_predict(router: APIRouter, endpoint: Predict) -> None:
         schemas.Answer,
         document.refusals(*document.OF_CALLS),
         body=bodies.PredictRequest,
-        binary=predict.media_types()[1:],
+        binary=("application/octet-stream",),
         parameters=(
             document.header("x-lengthwise-shape", "^[0-9]+(,[0-9]+)?$", shape),
             *document.query(bodies.RawOptions),

@@ -1,14 +1,12 @@
-"""The binary bodies of `POST /predict`: an Arrow stream of many sequences, and the raw tensor of one.
+"""The binary body of `POST /predict`: the raw tensor of one sequence.
 
-Their options are in the query, because there is no JSON for them: the parameters have the names of the fields in JSON,
-and numbers are written as there. `outputs` has names with commas; `id` is that of a raw tensor.
+Its options are in the query, because there is no JSON for them: the parameters have the names of the fields in JSON,
+with `id`, and numbers are written as there. `outputs` has names with commas.
 
 A raw tensor is little-endian float32 with NaN for a missing value, or int64 token ids. The header `x-lengthwise-shape`
 has its shape: `STEPS,FEATURES`, or `STEPS` of token ids.
 
-Whatever the body is, the answer is JSON, or an Arrow stream if `accept` asks for one; to a raw tensor also the
-probabilities as a raw tensor. pyarrow comes with the extra `arrow`; it is imported at the first request that needs it,
-in a thread.
+The answer is JSON, or the probabilities as a raw tensor if `accept` asks for one.
 """
 
 from __future__ import annotations
@@ -22,44 +20,20 @@ from urllib.parse import parse_qsl
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import arrow_answers, arrow_body, arrow_stream, options
+from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_rejected
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
-from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
+from lengthwise.protocols.endpoint import Encode, Headers, Received
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
 
 OCTETS: Final = b"application/octet-stream"
-ARROW: Final = arrow_stream.MEDIA_TYPE
-PARAMETERS: Final = options.FIELDS | {"id"}  # of some binary body
+PARAMETERS: Final = options.FIELDS | {"id"}
 _SHAPE: Final = b"x-lengthwise-shape"
 _LONGEST_SHAPE: Final = 40
 _LONGEST_QUERY: Final = 4096
-_QUICK_ARROW_BYTES: Final = 262_144  # more than for JSON: nothing is parsed for each number
-
-
-def read_arrow(request: Received, serving: Serving, *, quick: bool) -> Call | None:
-    """Reads an Arrow stream. If `quick`, None for one that takes long; then pyarrow must be loaded.
-
-    Raises `RequestError`: the stream or the query are wrong, or the model is not known, or not ready.
-    """
-    if quick and len(request.body) > _QUICK_ARROW_BYTES:
-        return None
-    asked, _, problems = read_query(request.query, options.FIELDS)
-    limit = serving.settings.max_sequences
-    return arrow_body.read(request.body, asked, problems, serving.find, max_sequences=limit, quick=quick)
-
-
-def encode_arrow(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The answer as an Arrow stream."""
-    return arrow_answers.encode(call, answers), [(b"content-type", ARROW)]
-
-
-def wants_arrow(accept: bytes) -> bool:
-    """Whether an answer is written as an Arrow stream: this header prefers one to JSON, and pyarrow is installed."""
-    return b"arrow" in accept.lower() and prefers(accept, ARROW, JSON[1]) and arrow_stream.installed()
 
 
 def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
@@ -69,7 +43,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
         InvalidRequest: The shape, the bytes or the query are wrong; the pointers are empty, because the body is not
             JSON. A model that is not known or not ready is another RequestError.
     """
-    asked, identifier, problems = read_query(request.query, PARAMETERS)
+    asked, identifier, problems = read_query(request.query)
     model = options.find_model(asked, serving.find, problems, in_query=True)
     manifest = model.manifest
     attention = "attention" in asked.outputs
@@ -127,18 +101,18 @@ def _encode_octets(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     return probabilities.astype("<f4").tobytes(), [(b"content-type", OCTETS), (_SHAPE, shape)]
 
 
-def read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, Problems]:
-    """The options in a query, whose parameters may be those `known`, the `id`, and what is wrong with them.
+def read_query(raw: bytes) -> tuple[options.CallOptions, str | None, Problems]:
+    """The options in a query, the `id`, and what is wrong with them.
 
     The problems have no pointer, since the query is no part of the body; each names its parameter. Raises
     `InvalidRequest` if the query is too long, or not text.
     """
-    asked, identifier, first, total = _read_query(raw, known)
+    asked, identifier, first, total = _read_query(raw)
     return asked, identifier, Problems(first=[*first], total=total)
 
 
 @lru_cache(maxsize=128)  # programs send the same query again and again
-def _read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
+def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
     """What `read_query` returns, with the first problems and their number.
 
     Raises:
@@ -153,8 +127,8 @@ def _read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions,
     problems = Problems()
     document: dict[str, Any] = {}
     for name, text in pairs:
-        if name not in known:
-            problems.add(f"/{name}", f"is not known; known are {', '.join(sorted(known))}")
+        if name not in PARAMETERS:
+            problems.add(f"/{name}", f"is not known; known are {', '.join(sorted(PARAMETERS))}")
         elif name in document:
             problems.add(f"/{name}", "stands twice")
         elif name == "outputs":
@@ -186,28 +160,3 @@ def _number(text: str) -> int | float | str:
     except (ValueError, RecursionError):
         return text
     return value if type(value) in (int, float) else text
-
-
-def prefers(accept: bytes, media_type: bytes, default: bytes) -> bool:
-    """Whether an `accept` header (RFC 9110, section 12.5.1) names a media type, and likes it as much as the default.
-
-    A range such as `*/*` covers the default only. A part of the header that is malformed is left out.
-    """
-    quality: dict[bytes, float] = {}
-    for part in accept.lower().split(b","):
-        name, *parameters = [one.strip() for one in part.split(b";")]
-        weights = [_quality(one[2:]) for one in parameters if one.startswith(b"q=")] or [1.0]
-        if weights[-1] >= 0:
-            quality[name] = weights[-1]
-    wanted = quality.get(media_type, 0.0)
-    ranges = (default, default.partition(b"/")[0] + b"/*", b"*/*")
-    others = next((quality[one] for one in ranges if one in quality), 0.0)
-    return wanted > 0 and wanted >= others
-
-
-def _quality(text: bytes) -> float:
-    """A quality value; negative where it is malformed."""
-    digits = text.replace(b".", b"", 1)
-    if not digits.isdigit() or len(text) > 5:  # "0.125" is the longest
-        return -1.0
-    return quality if (quality := float(text)) <= 1 else -1.0
