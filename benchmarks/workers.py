@@ -48,7 +48,7 @@ OPENED = 4
 CALLERS = 64  # over gRPC
 STEPS = 50  # of each of their sequences
 _MAIN = "from lengthwise.commands.cli import main; main()"
-_FIRST_COME = "from lengthwise.http.worker import Worker; Worker.turn = lambda *_: 0.0; "
+_FIRST_COME = "from lengthwise.http.worker import Worker; Worker.accept_delay = lambda *_: 0.0; "
 _HASHED = """
 import contextlib, socket, sys
 from lengthwise.http import supervisor, worker
@@ -65,7 +65,7 @@ def own(self, name):
     held = bound()
     held.listen(2048)
     return held
-supervisor.listening, worker.Worker.socket, worker.Worker.turn = listening, own, lambda *_: 0.0
+supervisor.listening, worker.Worker.socket, worker.Worker.accept_delay = listening, own, lambda *_: 0.0
 """
 WAYS = {"leave it to the one that has fewer": "", "first come": _FIRST_COME, "SO_REUSEPORT": _HASHED}
 

@@ -283,7 +283,7 @@ class Causes:
             self._alike[key] = (shown, places, count + 1)
 
     def lines(self, most: int) -> list[str]:
-        """The messages, at most so many; of many alike the first, with the places of others."""
+        """The messages, at most `most` lines; of many alike the first, with the places of others."""
         found: list[str] = []
         told = 0
         for shown, places, count in self._alike.values():

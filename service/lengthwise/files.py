@@ -151,7 +151,7 @@ _sharing = 1
 
 
 def share_among(processes: int) -> None:
-    """Has `available_cores` give the share of one of so many processes, which serve together."""
+    """Divides the cores among `processes` processes that serve together: `available_cores` gives the share of one."""
     global _sharing
     _sharing = processes
 

@@ -123,8 +123,8 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=256,
-        description="Processes that serve together on the same ports; auto: one for each core. Bounds of bytes, steps "
-        "and connections are of all together.",
+        description="Processes that serve together on the same ports; auto: one for each core. Limits on bytes, "
+        "steps and connections are shared by all workers.",
     )
     runners: int = Field(
         default_factory=available_cores,

@@ -228,26 +228,26 @@ def pair() -> Iterator[list[Worker]]:
 
 def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -> None:
     one, other = pair
-    assert one.turn(5) == 0  # nobody else is ready
+    assert one.accept_delay(5) == 0  # nobody else is ready
     other.is_ready(True)
-    assert one.turn(0) == -NOT_READY_SECONDS
+    assert one.accept_delay(0) == -NOT_READY_SECONDS
     one.is_ready(True)
-    assert one.turn(0) == 0
-    assert other.turn(1) == GIVE_WAY_SECONDS
-    assert one.turn(2) == GIVE_WAY_SECONDS
+    assert one.accept_delay(0) == 0
+    assert other.accept_delay(1) == GIVE_WAY_SECONDS
+    assert one.accept_delay(2) == GIVE_WAY_SECONDS
     ends = other.connections()
     ends |= {1, 2, 3}
     ends.discard(1)
-    assert one.turn(2) == 0  # it was told that the other has two
+    assert one.accept_delay(2) == 0  # it was told that the other has two
     one.is_ready(False)
-    assert other.turn(9) == 0
+    assert other.accept_delay(9) == 0
 
 
 def test_nothing_is_left_to_a_worker_that_hangs_nor_waited_for(pair: list[Worker]) -> None:
     one, other = pair
     other.is_ready(True)
     other.memory.put(other.place, beat=time.monotonic() - SILENT_SECONDS - 1)
-    assert one.turn(7) == 0  # not ready itself, and with more connections
+    assert one.accept_delay(7) == 0  # not ready itself, and with more connections
     assert [worker["ready"] for worker in one.memory.described()] == [False, False]
     assert one.ends()
 

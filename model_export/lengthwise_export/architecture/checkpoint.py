@@ -30,7 +30,7 @@ _WRAPPERS: Final = re.compile(r"((model|module|net|network|_orig_mod)\.)+")
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON state into one `.safetensors` file, so that the two always belong together."""
+    """Writes tensors of any shape and a JSON state into one `.safetensors` file, so that both belong together."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     files.replace(path, save(plain, metadata={"state": json.dumps(state)}))
 
@@ -51,7 +51,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the state of a file of `write`; CheckpointError if it cannot be read."""
+    """The tensors, in their shapes, and the state of a file of `write`. Any other file is a CheckpointError."""
     with _opened(path) as (file, state):
         return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118, it is no mapping
 
@@ -69,7 +69,7 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`.
+    """The weights by name, in any shape, from `.safetensors` or from a `state_dict` written by `torch.save`.
 
     Raises:
         CheckpointError: The file cannot be read without running code, or holds something other than weights.

@@ -30,7 +30,7 @@ MOST_SLICES = 8  # of a larger kernel, steps are looked up: one operator, becaus
 
 
 def masked(steps: Tensor, mask: Tensor) -> Tensor:
-    """The steps with zeros at padding. Multiplying with the mask would keep NaN (0 * NaN is NaN)."""
+    """Steps `[rows, width, features]` with zeros where `mask` `[rows, width]` is false. A product would keep NaN."""
     return torch.where(mask.unsqueeze(2), steps, 0.0)
 
 

@@ -35,7 +35,7 @@ class ClassifierOutput(NamedTuple):
     clipped: Tensor | None = None  # `[rows]`, how many values are beyond the grid of the training split
 
     def present(self) -> dict[str, Tensor]:
-        """The outputs that there are, by name."""
+        """Outputs by name: logits `[rows, classes]` or `[rows, width, classes]`, maybe attention `[rows, width]`."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
@@ -81,7 +81,7 @@ class SequenceClassifier(nn.Module):
         self.head = nn.Linear(width, len(spec.output.labels))
 
     def fit(self, sequences: list[Tensor]) -> None:
-        """Computes the statistics of the training split that the graph holds; each sequence is without padding."""
+        """Computes the statistics of the training split that the graph holds, from sequences `[length, features]`."""
         if isinstance(self.first, Normalize):
             self.first.fit(sequences)
             sequences = self.first.each_rescaled(sequences)

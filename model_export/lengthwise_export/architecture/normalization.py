@@ -117,7 +117,7 @@ class Normalize(nn.Module):
         return of_each(lambda steps, lengths: self.rescaled(steps, step_mask(lengths, steps.shape[1])), sequences)
 
     def each_normalised(self, sequences: list[Tensor]) -> list[Tensor]:
-        """Sequences without padding, as `forward` gives them."""
+        """Sequences `[length, features]`, without padding, as `forward` gives them."""
         return of_each(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:

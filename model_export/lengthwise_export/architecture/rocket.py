@@ -183,7 +183,7 @@ class RocketClassifier(nn.Module):
 
 
 def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
-    """A model with the kernels of a checkpoint; its other weights are not loaded.
+    """A model with the kernels of a checkpoint, in the shapes of `DilatedKernels`; other weights are not loaded.
 
     Raises:
         CheckpointError: There are no kernels, or they are damaged or those of another spec.

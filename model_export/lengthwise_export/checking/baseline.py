@@ -111,7 +111,7 @@ def is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
 
 
 def gap(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """The largest difference of two arrays, divided by max(1, the largest value); infinite if one alone is finite."""
+    """The largest difference of two arrays of any shape, divided by max(1, the largest value)."""
     if before.shape != after.shape:
         return float("inf")
     if before.size == 0:

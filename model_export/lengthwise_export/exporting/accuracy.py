@@ -228,7 +228,7 @@ def wanted_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
 
 
 def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
-    """The labels that the model answers, in the format of `wanted_labels`."""
+    """The labels that the model answers: `[1, classes]`, or `[length, classes]` of a per-step model."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = probabilities >= manifest.threshold
@@ -239,7 +239,7 @@ def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
 
 
 def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """Which answers are right: one for each sequence or step; for a multi-label model one for each label."""
+    """Which of `[answers, classes]` are right: `[answers]`, or `[answers, classes]` of a multi-label model."""
     if manifest.task == "multi-label":
         return np.equal(expected, found)
     right: NDArray[np.bool_] = np.logical_or.reduce(expected & found, axis=1)

@@ -39,7 +39,7 @@ def cases(
     provider: str,
     min_length: int = 1,
 ) -> list[Case]:
-    """Measures how answers depend on the values around a null: a case for each tried feature and each change."""
+    """Measures how logits `[rows, classes]` depend on the values around a null: a case for each feature and change."""
     # Its difference is a ratio: how far the change moves the answer with a null, divided by how far it does without one
     probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1

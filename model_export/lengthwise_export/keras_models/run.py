@@ -83,7 +83,7 @@ class KerasRun:
         return torch.compiler.is_exporting() or type(self.steps) is not Tensor
 
     def is_over_input(self, layer: Any, inputs: Tensor) -> bool:
-        """Whether a layer reads the steps as they came in, if need be with an axis for their one feature."""
+        """Whether a layer reads the model's own steps `[rows, width, features]`, maybe with an axis for one feature."""
 
         def is_same() -> bool:
             own = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
@@ -92,7 +92,7 @@ class KerasRun:
         return self.known.is_learned(layer, is_same)
 
     def is_by_lengths(self, layer: Any, mask: Tensor) -> bool:
-        """Whether the mask of a layer is that of the lengths."""
+        """Whether the mask `[rows, width]` of a layer is that of the lengths."""
         if self.mask is None:
             return False
         own = self.mask
@@ -106,11 +106,11 @@ class KerasRun:
         return kept
 
     def unfilled(self, values: Tensor) -> Tensor:
-        """The same values at valid steps, without the work of replacing those of masked steps."""
+        """Values `[rows, width, ...]` at valid steps, without the work of replacing those of masked steps."""
         return self._unfilled.get(id(values), (values, values))[1]
 
     def lengths_at(self, values: Tensor) -> Tensor | None:
-        """The lengths for a recurrent layer that has no mask."""
+        """The lengths `[rows]` for a recurrent layer over values `[rows, width, features]` that has no mask."""
         # In a trace those of the sequences: only a model without leaks is traced, to which they make no difference.
         if self.lengths is None or not self.is_traced:
             return None

@@ -59,7 +59,7 @@ class Affine:
 
     @property
     def signs(self) -> dict[Leaf | None, float] | None:
-        """1 or -1 for each leaf, and 1 for None if 1 is added, where it is the sum of those; None if it is more."""
+        """Coefficients of a sum of leaves, `{leaf: +1 or -1, None: 1 if 1 is added}`; None if it is no such sum."""
         signs: dict[Leaf | None, float] = {leaf: 1 if matrix[0, 0] > 0 else -1 for leaf, matrix in self.terms.items()}
         if any(not np.array_equal(matrix, signs[leaf] * np.eye(leaf.width)) for leaf, matrix in self.terms.items()):
             return None
@@ -85,7 +85,7 @@ class Affine:
         return Affine({leaf: own @ matrix for leaf, own in self.terms.items()}, self.bias @ matrix)
 
     def scaled(self, numbers: ConstantArray | float) -> Affine:
-        """The product with a number for each feature."""
+        """The product with `numbers` `[width]`, one for each feature, or with one number."""
         return Affine({leaf: own * numbers for leaf, own in self.terms.items()}, self.bias * numbers)
 
     def same(self, other: Affine) -> bool:
@@ -111,7 +111,7 @@ class Body:
         return leaf
 
     def value(self, name: str) -> Affine | ConstantArray:
-        """A value by its name.
+        """A value by its name: a function `[rows, width]`, or a constant of any shape.
 
         Raises:
             NotACell: It is computed by an operator that no cell has.

@@ -59,7 +59,7 @@ def recognise(
     known: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
-    """The layer that a loop's body is. Names come with a number of features.
+    """The layer that a loop's body is. Names come with a number of features; `known` are constants of any shape.
 
     Raises:
         NotACell: It is none that is known.

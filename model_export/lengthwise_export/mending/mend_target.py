@@ -54,7 +54,7 @@ class ProvedMend:
     reference: Subject | None = None
 
     def alone(self, batch: PaddedBatch) -> BatchLogits:
-        """The original's answers to the rows of a batch, each alone and unpadded: the mended graph's reference."""
+        """Logits `[rows, classes]` of the original, each row alone and unpadded: the mended graph's reference."""
         subject = self.reference or self.original.subject
         rows = [
             subject.answer(pad([steps[:length]], multiple=1)).logits[0]
@@ -63,7 +63,7 @@ class ProvedMend:
         return widened(rows, batch.width) if self.original.per_step else np.stack(rows)
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
-        """The original's answer in float64 to a sequence alone; None if it does not run in float64."""
+        """Logits `[rows, classes]` in float64 for a batch of one row; None if the original does not run in float64."""
         answer = self.original.subject.answer_in_float64(pad([batch.steps[0, : batch.lengths[0]]], multiple=1))
         return None if answer is None else answer.logits
 

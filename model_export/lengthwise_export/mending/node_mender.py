@@ -81,7 +81,7 @@ class NodeMender:
         return value if isinstance(value, Ragged) and value.counts_rows else self.ragged(place)
 
     def constant(self, place: int) -> NDArray[Any] | None:
-        """An input that is a constant; None if it is not given."""
+        """The constant, of any shape, that an input is; None if the node has no such input."""
         value = self.value(place)
         if value is None:
             return None
@@ -91,7 +91,7 @@ class NodeMender:
         return array
 
     def array(self, place: int) -> NDArray[Any]:
-        """An input that it must have, as a constant."""
+        """The constant, of any shape, that an input is; the node must have it."""
         array = self.constant(place)
         assert array is not None
         return array
@@ -124,7 +124,7 @@ class NodeMender:
         self.values[self.node.output[place]] = value
 
     def numbers(self, name: str, array: NDArray[Any]) -> Numbers:
-        """A constant of this name."""
+        """A constant of this name: `array`, of any shape, at each length."""
         return Numbers(name, np.broadcast_to(array, (2, self.count, *array.shape)))
 
     def named(self, value: Ragged) -> str:
@@ -163,7 +163,7 @@ class NodeMender:
             self.refuse(CROSSES_ROWS)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
-        """Leaves out lengths that the original does not accept: the mend begins again with the others.
+        """Leaves out lengths where `accepted` `[lengths]` is false: the original does not accept them.
 
         Raises:
             LengthsRestricted: Some lengths are left out; the caller begins again with the others.

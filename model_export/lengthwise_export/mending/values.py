@@ -110,7 +110,7 @@ _REDUCED: Final[dict[str, Callable[..., Table]]] = dict(
 
 
 def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
-    """The outputs of a node; None if ONNX's reference does not know the operator, or this case of it."""
+    """The outputs of a node, of any shape; None if ONNX's reference does not know the operator, or this case of it."""
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
     try:
         with np.errstate(all="ignore"):
@@ -127,7 +127,7 @@ def is_pure(node: NodeProto) -> bool:
 
 
 def constant_of(table: Table | None) -> NDArray[Any] | None:
-    """The tensor of a table that is the same for all lengths and rows; None if it is not."""
+    """The tensor of a table `[2, lengths, *shape]` that is the same at all lengths and rows, `[*shape]`; else None."""
     if table is None:
         return None
     first: NDArray[Any] = table[0, 0]

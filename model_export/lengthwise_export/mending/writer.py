@@ -55,7 +55,7 @@ class Writer:
         return name
 
     def constant(self, array: NDArray[Any] | np.generic | Sequence[int] | float, dtype: Any = None) -> str:
-        """The name of an initializer with these numbers; int64 by default for integers."""
+        """The name of an initializer with these numbers, in their shape; int64 by default for integers."""
         tensor = np.asarray(array, dtype=dtype)
         if dtype is None and np.issubdtype(tensor.dtype, np.integer):
             tensor = tensor.astype(np.int64)

@@ -197,7 +197,7 @@ def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProt
 
 
 def inputs_of(session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-    """The inputs of a graph for a batch; without lengths if the graph does not take them yet."""
+    """The inputs of a graph for a batch `[rows, width, features]`; no lengths if the graph does not take them yet."""
     taken = {value.name for value in session.get_inputs()}
     return {name: values for name, values in feed(names, batch).items() if name in taken}
 
@@ -218,7 +218,7 @@ class TriedReading:
     steps: StepInput
 
     def answer(self, batch: PaddedBatch) -> NDArray[Any] | str:
-        """The logits for a batch, rows first; or what onnxruntime raises."""
+        """The logits `[rows, classes]` or `[rows, width, classes]` for a batch; or what onnxruntime raises."""
         try:
             (answer,) = self.session.run([self.names.logits], inputs_of(self.session, self.names, batch))
         except Exception as error:  # onnxruntime's exceptions have no common base of their own

@@ -57,7 +57,7 @@ class GraphFacts:
         return self._measured.get(value.name or "")
 
     def constant(self, value: ir.Value | None) -> NDArray[Any] | None:
-        """The content of an initializer, or of a Constant node."""
+        """The content, of any shape, of an initializer or of a Constant node."""
         tensor = None if value is None else ir.convenience.get_const_tensor(value)
         return None if tensor is None else tensor.numpy()
 
@@ -148,12 +148,12 @@ class Replacement:
         return node.outputs
 
     def constant(self, numbers: NDArray[Any] | Sequence[int]) -> ir.Value:
-        """A small constant; int64 if it is not an array."""
+        """A small constant in the shape of `numbers`; int64 if it is not an array."""
         array = numbers if isinstance(numbers, np.ndarray) else np.array(numbers, dtype=np.int64)
         return self.add("Constant", value=ir.tensor(array))
 
     def weight(self, array: NDArray[Any], name: str) -> ir.Value:
-        """A new initializer."""
+        """A new initializer in the shape of `array`."""
         self.weights.append(ir.val(name, const_value=ir.tensor(array, name=name)))
         return self.weights[-1]
 

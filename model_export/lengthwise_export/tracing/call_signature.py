@@ -82,7 +82,7 @@ class CallSignature:
         return arguments
 
     def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
-        """Calls a module with the arguments from `given`."""
+        """Calls a module with steps `[rows, width, features]`, and lengths `[rows]` or a mask `[rows, width]`."""
         arguments = self.arguments or _usual(self.second)
         by_place = [given[role] for role, name in arguments if name is None]
         return module(*by_place, **{name: given[role] for role, name in arguments if name is not None})

@@ -347,13 +347,13 @@ def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_l
 
 
 def packed(steps: Tensor, lengths: Any, batch_first: bool) -> PackedSequence:
-    """The result of `pack_padded_sequence` during a trace; the rows may be in any order."""
+    """The result of `pack_padded_sequence` for `[rows, width, features]` during a trace; rows may be in any order."""
     batch = steps if batch_first else steps.transpose(0, 1)
     return _tracing[-1].pack(_PackedBatch(batch, torch.as_tensor(lengths), zeroed=False))
 
 
 def padded(sequence: PackedSequence, batch_first: bool, padding_value: float) -> tuple[Tensor, Tensor]:
-    """The result of `pad_packed_sequence` during a trace: always at the full width, whatever `total_length` is."""
+    """The result of `pad_packed_sequence` during a trace: `[rows, width, features]` at full width, and `[rows]`."""
     batch = _tracing[-1].behind(sequence)
     steps = batch.steps
     if padding_value != 0.0 or not batch.zeroed:

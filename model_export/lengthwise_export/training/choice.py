@@ -127,7 +127,7 @@ def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence
 def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
     """The plan of a rocket model with another normalisation, if a whole model has a lower held-out loss with it."""
     spec = plan.spec
-    few = _some(spec, records)
+    few = _subsample(spec, records)
     if not plan.close or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
         return plan
     first = _fitted(spec, few, options)
@@ -161,8 +161,8 @@ def _listed(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {loss:.3g}" for name, loss in sorted(losses.items()))
 
 
-def _some(spec: Spec, records: Sequence[Record]) -> list[Record]:
-    """The records that whole models are fitted to: a random part of many, in their order."""
+def _subsample(spec: Spec, records: Sequence[Record]) -> list[Record]:
+    """At most `MOST_COMPARED` records with at most `COMPARED_STEPS` steps together, drawn at random, in their order."""
     steps, taken = 0, []
     for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
         steps += min(len(records[index].steps), spec.input.max_length)

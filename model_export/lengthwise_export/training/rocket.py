@@ -118,7 +118,7 @@ def fit(
 
 
 def fits_in_memory(examples: int, kernels: int) -> bool:
-    """Whether the ridge regression on so many examples with so many kernels has room in memory."""
+    """Whether the `[examples, kernels]` float64 matrix of the ridge regression fits in memory."""
     return examples * kernels * 8 <= _LARGEST_MATRIX_BYTES
 
 

@@ -141,7 +141,7 @@ class BucketedCosts(CostTable):
             self.correct(near, seconds / self.predict(rows, width))
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
-        """The column of a bucketed width; rows cost what their bucket costs."""
+        """The column of a bucketed width, from seconds `[rows]`; rows cost what their bucket costs."""
         filled = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
         exact = super().computed(width, filled[-1], seconds).seconds
         return Column.of(np.asarray([exact[count] for count in filled]))

@@ -150,7 +150,7 @@ class PendingSequences:
         return self.deadlines.first(self._waiting)
 
     def share_before(self, priority: int, deadline: float) -> float:
-        """Roughly which share of the waiting would run before a new one: more urgent, earlier deadline."""
+        """Roughly the share of the waiting that runs before a new one: more urgent, or earlier deadline (seconds)."""
         count = len(self._waiting)
         if not count:
             return 0.0

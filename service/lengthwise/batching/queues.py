@@ -63,7 +63,7 @@ class InlineRule:
         self.possible = self.steady and not self.first_runs
 
     def start_cooldown(self, run_seconds: float, now: float) -> None:
-        """Keeps the model off the event loop because of a slow run, in a runner or on the loop."""
+        """Keeps the model off the event loop from `now` (seconds) on, because a run was slow, here or in a runner."""
         since_end = now - self.cooldown_end
         shortest = 0.0 if since_end >= _RESET_FACTOR * self.cooldown_seconds else self.cooldown_seconds
         if since_end >= 0:  # a slow run within a cooldown, which is in a runner, does not double it

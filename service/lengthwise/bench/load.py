@@ -43,7 +43,7 @@ class Schedule:
     count: float = math.inf
 
     def due(self, sent: int, now: float) -> float:
-        """The moment when request number `sent` is due; infinity when there is no more."""
+        """When request number `sent` is due, in seconds since the load began; infinity when there is no more."""
         if self.moments is not None:
             return self.moments[sent] if sent < len(self.moments) else math.inf
         return now if sent < self.count and now < self.seconds else math.inf

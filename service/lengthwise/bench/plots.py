@@ -35,7 +35,7 @@ def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
 
 
 def save(fill: Callable[[Axes], None], path: Path, *, size: tuple[float, float] = (7.0, 4.2)) -> None:
-    """One picture of one pair of axes."""
+    """One picture of one pair of axes; `size` is its width and height in inches."""
     from matplotlib.figure import Figure  # which needs no window and no display
 
     figure = Figure(figsize=size, layout="constrained")

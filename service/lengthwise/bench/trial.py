@@ -60,7 +60,7 @@ def binary_requests(
 
 
 def scores(body: bytes) -> list[Probabilities]:
-    """The probabilities in the body of an answer, one entry a sequence.
+    """The probabilities in the body of an answer, `[classes]` or `[length, classes]` for each sequence.
 
     Raises:
         ConfigurationError: The body is not an answer of `POST /predict`.

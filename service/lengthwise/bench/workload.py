@@ -58,7 +58,7 @@ def draw_lengths(
 
 
 def make_sequences(lengths: Lengths, step: Input, random: np.random.Generator) -> list[Steps]:
-    """Sequences of these lengths: normal numbers with four decimals (what a sensor might send), or random ids."""
+    """Sequences `[length, features]` or `[length]`: normal numbers with four decimals, or random token ids."""
     if step.kind == "tokens":
         return [random.integers(0, step.size, size=length) for length in lengths.tolist()]
     return [random.standard_normal((length, step.size)).round(4).astype(np.float32) for length in lengths.tolist()]
@@ -71,7 +71,7 @@ def json_body(sequences: Sequence[Steps], **fields: str | int | float) -> bytes:
 
 
 def arrival_moments(rate: float, seconds: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """When requests are due, in seconds from 0 up to `seconds`, ascending: independent, as of many users."""
+    """When requests are due, `[requests]` seconds from 0 up to `seconds`, ascending: independent, as of many users."""
     # A Poisson process is a Poisson number of independent uniform moments.
     return np.sort(random.uniform(0.0, seconds, size=random.poisson(rate * seconds)))
 

@@ -54,7 +54,7 @@ class KeptAlive(dict[KeptConnection, float]):
     """The idle connections of one server, the one that has been idle longest first, and since when, in seconds."""
 
     def make_room(self, now: float) -> bool:
-        """Ends the connection that has been idle longest; returns whether there was one that may end."""
+        """Ends the connection that has been idle longest by `now` (seconds); returns whether one could be ended."""
         for connection, since in list(islice(self.items(), _LOOKS)):
             if now - since < LEAST_IDLE_SECONDS:
                 return False

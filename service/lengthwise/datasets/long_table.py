@@ -252,7 +252,7 @@ def _has_numbers(cells: Cells) -> bool:
 
 
 def sortable(cells: Cells, name: str) -> NDArray[Any]:
-    """The times as numbers; each is a number or a date as in ISO 8601.
+    """The times of `[rows]` cells as numbers `[rows]`; each is a number or a date as in ISO 8601.
 
     Raises:
         ConfigurationError: A cell is missing, is neither a number nor a date, or only some have a time zone.
@@ -292,7 +292,7 @@ def _no_time(cells: Cells, row: int, name: str) -> str:
 
 
 def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers of a column, and why a row of a file of text has none.
+    """The numbers `[rows]` of a column, and why a row of a file of text has none.
 
     Raises:
         ConfigurationError: A column that is not of texts holds no numbers.

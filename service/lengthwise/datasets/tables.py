@@ -160,7 +160,7 @@ def _cells(column: Any) -> Iterator[Any]:
 
 
 def as_array(given: Any) -> NDArray[Any]:
-    """Converts any array-like to an array of numbers.
+    """Converts any array-like to an array of numbers of the same shape.
 
     Raises:
         ValueError: It cannot be converted.
@@ -192,7 +192,7 @@ def as_array(given: Any) -> NDArray[Any]:
 
 
 def steps_array(given: Any) -> NDArray[Any]:
-    """The steps of one sequence as float32, rounded as those of a JSON body, or int64 for a list of whole numbers.
+    """The steps `[length, features]` or `[length]` of one sequence as float32, or int64 for a list of whole numbers.
 
     Raises:
         ValueError: They are not numbers, have another form, or one is not finite as float32.

@@ -44,7 +44,7 @@ class Item(NamedTuple):
 
 
 def rounded(numbers: NDArray[Any]) -> NDArray[np.float32]:
-    """Numbers as float32, infinite where too large: through double, as those of JSON, else integers get other bits."""
+    """Numbers of any shape as float32, infinite where too large: through double, as those of JSON."""
     with np.errstate(over="ignore"):
         return numbers.astype(np.float64, copy=False).astype(np.float32)
 
@@ -142,7 +142,7 @@ def make_item(
     kept_places: NDArray[np.intp] | None = None,
     id: str | None = None,
 ) -> Item:
-    """The item of a sequence, cut if it is longer than the model's max length.
+    """The item of a sequence `[length, features]` or `[length]`, cut if it is longer than the model's max length.
 
     `head` keeps the first `max_length` steps and `tail` the last, as if a mask had removed the others. `window` keeps
     all: the sequence is split when it is queued. The steps of a cut sequence are a copy, since a view would hold the
@@ -167,7 +167,7 @@ def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manife
 
 
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
-    """Copies steps that are views of a tensor if they use less than half of it; also the bytes held beside them."""
+    """Copies steps that are views of less than half of `tensor`, of any shape; also the bytes held beside them."""
     owner: Any = tensor
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base

@@ -167,7 +167,7 @@ class Receiving:
         message.timer = loop.call_later(deadline - time.monotonic(), self._late, message)
         if self.free:
             self.free -= 1
-            if not self._began(message):
+            if not self._reserve(message):
                 self._give_back()
             return
         refused = self._line.join(message)
@@ -191,8 +191,8 @@ class Receiving:
         self._line.arrived(message.client, promptly=arrived)
         self._give_back()
 
-    def _began(self, message: IncomingMessage) -> bool:
-        """Gives a place to a message; returns whether there was memory for it."""
+    def _reserve(self, message: IncomingMessage) -> bool:
+        """Reserves memory for a message, and begins to receive it; False, and refused, if there is none."""
         try:
             message.hold.set(self._reserved_bytes)
         except RequestError as error:
@@ -205,7 +205,7 @@ class Receiving:
 
     def _give_back(self) -> None:
         while (following := self._line.next()) is not None:
-            if self._began(following):
+            if self._reserve(following):
                 return
         self.free += 1
 

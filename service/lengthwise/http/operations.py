@@ -85,7 +85,7 @@ class Inference:
 def add_predict(router: APIRouter, endpoint: Predict) -> None:
     """Adds `POST /predict`."""
     shape = "Required with raw steps: `STEPS,FEATURES`, or of a token model `STEPS`."
-    told = operation(
+    openapi = operation(
         "predict",
         "Classifies sequences of different lengths",
         schemas.Answer,
@@ -97,8 +97,8 @@ def add_predict(router: APIRouter, endpoint: Predict) -> None:
             *document.query(bodies.RawOptions),
         ),
     )
-    said = "One prediction for each sequence"
-    router.post("/predict", description=_PREDICT, response_description=said, **told)(Inference(endpoint))
+    description = "One prediction for each sequence"
+    router.post("/predict", description=_PREDICT, response_description=description, **openapi)(Inference(endpoint))
 
 
 def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
@@ -111,8 +111,10 @@ def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
     _add_get(router, "/v1/models", models, "v1_models", "The models that are served", schemas.ModelNames)
     what, refused = "Classifies sequences of different lengths (KServe v1)", errors(*_OF_CALLS)
     for path, name in _V1_PATHS.items():
-        told = operation(f"{name}_predict", what, schemas.V1Answer, refused, body=bodies.V1Request) | {"tags": ["v1"]}
-        router.post(f"{path}:predict", **told)(Inference(endpoint))
+        openapi = operation(f"{name}_predict", what, schemas.V1Answer, refused, body=bodies.V1Request) | {
+            "tags": ["v1"]
+        }
+        router.post(f"{path}:predict", **openapi)(Inference(endpoint))
         _add_state(router, serving, path, f"{name}_model", 404)
 
 
@@ -132,11 +134,11 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", 400, 404)
 
     what, answer = "Every version that is served or refused, with the reason", list[schemas.IndexEntry]
-    told = operation(
+    openapi = operation(
         "v2_index", what, answer, errors(400, 413, 415), tag="repository", body=bodies.IndexRequest, required=False
     )
 
-    @router.post("/v2/repository/index", **told)
+    @router.post("/v2/repository/index", **openapi)
     async def index(request: Request) -> Response:
         sent = await _document(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
         return document.answer(inventory.index(serving, ready=sent.get("ready", False)))
@@ -144,10 +146,10 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
 
 def _add_models(router: APIRouter, infer: Infer, path: str, name: str, *refused: int) -> None:
     """Adds the operations of a model, or of one of its versions."""
-    serving, told = infer.serving, errors(*refused, 503)
+    serving, responses = infer.serving, errors(*refused, 503)
 
     def add(end: str, make: Callable[[Request], Any], summary: str, answer: type[BaseModel]) -> None:
-        _add_get(router, path + end, make, f"{name}_{end[1:] or 'metadata'}", summary, answer, told)
+        _add_get(router, path + end, make, f"{name}_{end[1:] or 'metadata'}", summary, answer, responses)
 
     def metadata(request: Request) -> Any:
         served = _model_of(serving, request)
@@ -183,9 +185,11 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
 
     def add(name: str, summary: str, body: type[BaseModel], apply: Apply) -> None:
         summary, refused = f"{summary}; refused without --admin-calls", errors(400, 403, 404, 413, 415, 503)
-        told = operation(f"v2_{name}", summary, schemas.Nothing, refused, tag="repository", body=body, required=False)
+        openapi = operation(
+            f"v2_{name}", summary, schemas.Nothing, refused, tag="repository", body=body, required=False
+        )
 
-        @router.post(f"/v2/repository/models/{{model}}/{name}", **told)
+        @router.post(f"/v2/repository/models/{{model}}/{name}", **openapi)
         async def change(request: Request) -> Response:
             expected = 'the body must be empty, or {"parameters": {...}}'
             sent = await _document(serving, request, "parameters", dict, expected)

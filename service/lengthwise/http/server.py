@@ -256,7 +256,7 @@ def _listener(
     make = partial(Listener, most=most, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     if worker is None:
         return make(stack.enter_context(listening(settings.host, getattr(settings, port), flag(port))))
-    turn: dict[str, Any] = {"turn": worker.turn} if port == "port" else {}
+    turn: dict[str, Any] = {"turn": worker.accept_delay} if port == "port" else {}
     return make(stack.enter_context(worker.socket(port)), is_last=worker.ends, **turn)
 
 

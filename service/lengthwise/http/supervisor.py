@@ -203,7 +203,7 @@ class Supervisor:
             finally:
                 inflight = self._memory.table["inflight"][place.number]
                 self._memory.put(place.number, pid=0, state=ABSENT, connections=0, inflight=0, judging=0)
-                self._bury(place)
+                self._keep_counts(place)
             if self._ending.is_set():
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):
                     log.error("a worker ended with %s instead of draining", _told(code))
@@ -258,7 +258,7 @@ class Supervisor:
             place.process, place.silent_seconds = process, 0.0
             self._memory.put(place.number, pid=process.pid)
             theirs.close()
-            answers: dict[str, Callable[..., Any]] = {
+            methods: dict[str, Callable[..., Any]] = {
                 "metrics": partial(self._metrics_beside, place),
                 "change": self._change,
                 "unloaded": partial(self._unloaded_before, place),
@@ -266,8 +266,8 @@ class Supervisor:
                 "judged": self._verdicts.keep,
                 "last": partial(self._note_last, place),
             }
-            told = {"up": partial(self._is_up, place), "forgot": partial(self._note_forgotten, place)}
-            place.channel = channel = Channel(answers, told)
+            notifications = {"up": partial(self._is_up, place), "forgot": partial(self._note_forgotten, place)}
+            place.channel = channel = Channel(methods, notifications)
             try:
                 heard = asyncio.ensure_future(channel.listen(await channel.open(ours)))
                 await asyncio.wait((heard, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -366,8 +366,8 @@ class Supervisor:
         lacked = {"families": {name: asking.last["families"][name] for name in missing}}
         return [lacked, *(place.last for place in others if place.up), self._ended.snapshot]
 
-    def _bury(self, place: Place) -> None:
-        """Adds what an ended worker has counted to that of all before it: from its memory what is exact there."""
+    def _keep_counts(self, place: Place) -> None:
+        """Adds an ended worker's counters to the totals; exact counts come from shared memory."""
         counts = self._memory.counts[place.number]
         # A model without a place in the memory has the numbers that it told last.
         self._ended.add(with_rows(place.last, counted(counts.models())), counts.places())

@@ -150,11 +150,13 @@ class SharedMemory:
 
 
 class Channel:
-    """JSON lines between the parent and one worker: either of them calls the other, and is answered, or tells it."""
+    """JSON lines between the parent and one worker: calls of methods, which are answered, and notifications."""
 
-    def __init__(self, answers: Mapping[str, Callable[..., Awaitable[Any]]], told: Mapping[str, Callable[..., Any]]):
-        self._answers = answers
-        self._told = told
+    def __init__(
+        self, methods: Mapping[str, Callable[..., Awaitable[Any]]], notifications: Mapping[str, Callable[..., Any]]
+    ):
+        self._methods = methods
+        self._notifications = notifications
         self._writer: asyncio.StreamWriter | None = None
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
@@ -177,7 +179,7 @@ class Channel:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "number" not in message:
-            self._told[message["tell"]](*message["given"])
+            self._notifications[message["tell"]](*message["given"])
         elif "call" in message:
             task = asyncio.ensure_future(self._answer(**message))
             self._tasks.add(task)
@@ -187,7 +189,7 @@ class Channel:
 
     async def _answer(self, number: int, call: str, given: list[Any]) -> None:
         try:
-            found = await self._answers[call](*given)
+            found = await self._methods[call](*given)
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {error}"}
         self._write(number=number, found=found)
@@ -302,8 +304,11 @@ class Worker:
                 while STARTING in self._states():
                     await asyncio.sleep(0.002)
 
-    def turn(self, connections: int) -> float:
-        """How many seconds it leaves a new connection to others, with so many of its own; see `Listener`."""
+    def accept_delay(self, connections: int) -> float:
+        """Seconds to wait before accepting, so that a worker with fewer connections goes first; see `Listener`.
+
+        Negative: wait always, also where nobody else is ready.
+        """
         self.memory.put(self.place, connections=connections)
         counts = self.memory.table["connections"][self._others][self._states() == READY]
         if not len(counts):

@@ -98,7 +98,7 @@ class InferenceCall:
             self.limit(self.record.arrived + timeout_of(self.headers[TIMEOUT]) / 1000)
 
     def limit(self, deadline: float) -> None:
-        """Sets a deadline of the caller that holds whatever the body says, unless it has set an earlier one."""
+        """Sets the caller's deadline, in seconds of `time.monotonic`; an earlier one stays. A body cannot move it."""
         self.deadline = min(self.deadline, deadline) if self.has_deadline else deadline
         self.has_deadline = True
 

@@ -68,7 +68,7 @@ class Turns:
             self.release()
 
     def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
-        """How long it takes until a body of this size is read whose turn this is (finish, order).
+        """Predicted seconds until a body of `size` bytes, with this (virtual finish time, order), is read.
 
         That is the time of the bodies that are being read, of those whose turn comes before, and its own.
         """

@@ -249,7 +249,7 @@ class ProfileCounts:
 
     @classmethod
     def weighted(cls, counts: Sequence[ProfileCounts], weights: NDArray[np.int64]) -> ProfileCounts:
-        """The sum of counts, each as often as its weight says."""
+        """The sum of counts, each as often as its weight in `[counts]` says."""
         sums: dict[str, Any] = {
             name: np.tensordot(weights, np.array([getattr(each, name) for each in counts]), axes=1)
             for name in cls.__slots__

@@ -49,7 +49,7 @@ class HostMemory:
         return Buffer(held.ctypes.data, size_bytes, held)
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies a contiguous array to the start of a device buffer; returns when the copy is complete."""
+        """Copies a contiguous array of any shape to the start of a device buffer; returns when the copy is complete."""
         ctypes.memmove(target.address, source.ctypes.data, source.nbytes)
 
 
@@ -88,7 +88,7 @@ class CudaMemory(HostMemory):
         return buffer
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies over the bus; releases the interpreter lock."""
+        """Copies an array of any shape over the bus; releases the interpreter lock."""
         to, start, size = ctypes.c_void_p(target.address), ctypes.c_void_p(source.ctypes.data), source.nbytes
         self._call("cudaMemcpy", to, start, ctypes.c_size_t(size), ctypes.c_int(_TO_DEVICE))
 

@@ -12,7 +12,7 @@ from lengthwise.runtime.manifest import GraphNames, Manifest
 
 
 def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-    """The graph's inputs for a batch, by the graph's own names, types and order of axes."""
+    """The graph's inputs for a batch `[rows, width, features]`, by the graph's own names, types and order of axes."""
     inputs: dict[str, NDArray[Any]] = {}
     if names.mask is not None:
         valid = step_mask(batch.lengths, batch.width)

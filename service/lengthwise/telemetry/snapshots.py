@@ -139,7 +139,7 @@ class EndedCounts:
         self._models = [each for each in self._models if each not in models] + [*models]
 
     def forget(self, counted: Collection[RowLabels], kept: int) -> None:
-        """Drops the models that nobody counts any more, but for the last `kept` of them."""
+        """Drops the models that no worker counts, except the `kept` most recent."""
         gone = [each for each in self._models if each not in counted][:-kept]
         if gone:
             self._models = [each for each in self._models if each not in gone]

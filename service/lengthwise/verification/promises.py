@@ -50,7 +50,7 @@ HEADROOM: Final = 2.0
 
 
 def failures(cases: Sequence[Case], *, tolerance: float | None = None, most: float = ROUNDING) -> list[Case]:
-    """The cases that fail.
+    """The cases that fail: those whose relative difference is above `tolerance` or `most`.
 
     `tolerance`: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
     number is the allowed relative difference beyond rounding; extreme padding is then not judged here (`check`

@@ -140,7 +140,7 @@ class MeasuredAnswer:
 
 
 def largest_of(differences: Sequence[NDArray[np.float32]]) -> float:
-    """The largest difference; infinite if one is not finite, 0 if there is none."""
+    """The largest of differences of any shapes; infinite if one is not finite, 0 if there is none."""
     largest = max((float(part.max()) for part in differences if part.size), default=0.0)
     # max() ignores a NaN or not, depending on its position
     return largest if all(np.isfinite(part).all() for part in differences) else math.inf

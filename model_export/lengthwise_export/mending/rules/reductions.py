@@ -48,7 +48,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         # Of a lone sequence's length, this is the length itself.
         mender.causes.append("it compares the lengths of all rows, and a lone sequence has only its own")
         own = value.called(value.name, groups=(), row_added=True)
-        return kept(mender, own, axes, value.rank) if keep else own
+        return with_keepdims(mender, own, axes, value.rank) if keep else own
     mender.keep_rows_apart(sizes)
     places = [place for axis in axes for place in value.indexes(axis)]
     times = dict(value.times())
@@ -74,11 +74,11 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         count = mender.size_of(sizes)
         number = mender.cast(mender.writer.at_width(count), value.dtype)
         result = mender.combined("Div", result, Numbers(number, count.table.astype(np.float32)))
-    return kept(mender, result, axes, value.rank) if keep else result
+    return with_keepdims(mender, result, axes, value.rank) if keep else result
 
 
-def kept(mender: Mender, value: Ragged, axes: Sequence[int], rank: int) -> Ragged:
-    """A reduced tensor with axes of size 1 in the place of those it was reduced over."""
+def with_keepdims(mender: Mender, value: Ragged, axes: Sequence[int], rank: int) -> Ragged:
+    """Restores the axes that a tensor was reduced over, with size 1."""
     left = iter(value.groups)
     groups = tuple((mender.one,) if axis in axes else next(left) for axis in range(rank))
     result = value.called(value.name, groups=groups)
@@ -106,7 +106,7 @@ def _arg(mender: Mender) -> None:
     (name,) = mender.copy([value.name], axis=value.starts()[axis], keepdims=0)
     groups = tuple(group for at, group in enumerate(value.groups) if at != axis)
     result = Ragged(name, INT64, groups, value.row_added)
-    mender.set(kept(mender, result, [axis], value.rank) if mender.attribute("keepdims", 1) else result)
+    mender.set(with_keepdims(mender, result, [axis], value.rank) if mender.attribute("keepdims", 1) else result)
 
 
 @rule("TopK")

@@ -68,7 +68,7 @@ def fused(model: bytes, lengths: str) -> Counted | None:
 
 
 def trial(found: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
-    """Sequences for the graph, at the lengths where something changes, and of wild sizes."""
+    """Sequences `[length, features]` for the graph, at the lengths where something changes, and of wild sizes."""
     random = np.random.default_rng(0)
     edges = {8 * each.dilation + more for each in found.kernels for more in (0, 1)}
     for place, length in enumerate(sorted({1, 2, 7, *edges})):

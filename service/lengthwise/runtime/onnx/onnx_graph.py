@@ -137,7 +137,7 @@ class Tensor:
     content: memoryview
 
     def numbers(self) -> NDArray[Any] | None:
-        """Its numbers; None if they are in another file, of a type that is not read, or many and not in one piece."""
+        """Its numbers, in its shape; None if they are in another file, of another type, or many and in pieces."""
         kind, size = _TYPES.get(self.kind), math.prod(self.shape)
         if kind is None or min(self.shape, default=0) < 0:
             return None
@@ -228,7 +228,7 @@ class Graph:
         return {name: node for node in self.nodes for name in node.outputs if name}
 
     def add_tensor(self, name: str, numbers: NDArray[np.float32] | NDArray[np.int32]) -> None:
-        """Adds an initializer of float32 or int32."""
+        """Adds an initializer of float32 or int32, in the shape of `numbers`."""
         sizes: list[tuple[int, Content]] = [(1, size) for size in numbers.shape]
         kind = INT32 if numbers.dtype.kind == "i" else FLOAT
         tensor = written([*sizes, (2, kind), (8, name.encode()), (9, numbers.astype(_TYPES[kind]).tobytes())])
