@@ -12,17 +12,17 @@ from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
-        *("AsyncClient", "Client", "Model", "Prediction", "Scorer", "Settings", "__version__", "errors", "load"),
-        *("make_app", "sequences"),
+        *("AsyncClient", "Client", "GivenSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
+        *("Scorer", "Settings", "__version__", "errors", "load", "make_app", "sequences"),
     ],
     lengthwise_export: [
-        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "check"),
-        *("compare", "errors", "export", "train"),
+        *("CheckReport", "Comparison", "LengthwiseClassifier", "PublishedModel", "TrainedModel"),
+        *("__version__", "check", "compare", "errors", "export", "train"),
     ],
 }
 OF_CLASSES = {
     lengthwise.Model: [
-        *("features", "has_attention", "labels", "loaded", "long", "max_length", "min_length", "missing", "name"),
+        *("features", "has_attention", "labels", "long", "max_length", "min_length", "missing", "name"),
         *("names", "predict", "provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
@@ -52,6 +52,8 @@ FUNCTIONS = [
     *(lengthwise.Client.predict, lengthwise.AsyncClient.predict),
     *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train, lengthwise_export.compare),
 ]
+
+PREPARING = (lengthwise.Client.prepare, lengthwise.AsyncClient.prepare)
 
 
 def command_named(name: str) -> click.Command:
@@ -105,6 +107,17 @@ def test_train_takes_what_its_command_takes() -> None:
     in_python = {"spec", "sequences", "labels", "layout", "progress", "options"}
     in_python |= {"batch_rows", "weight_decay", "patience", "calibration", "threads"}  # few change them
     assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell
+
+
+def test_what_a_function_returns_is_exported() -> None:
+    exported = {name for names in EXPORTED.values() for name in names}
+    returned = {inspect.signature(function).return_annotation for function in (*FUNCTIONS, *PREPARING)}
+    assert returned - exported == set()
+
+
+@pytest.mark.parametrize("kind", OF_CLASSES, ids=lambda kind: kind.__name__)
+def test_no_public_class_says_that_a_part_of_it_is_not_stable(kind: type) -> None:
+    assert "not a stable" not in " ".join((inspect.getdoc(kind) or "").split()).lower()
 
 
 @pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)

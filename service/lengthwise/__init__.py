@@ -21,9 +21,10 @@ Or serves them as an application of FastAPI, under uvicorn or within another app
 app = lengthwise.make_app(lengthwise.Settings(models="models"))
 ```
 
-All names: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
-`Settings`, `make_app`, `sequences` (to name the columns of a table), `errors`, `__version__`. Importing the package is
-cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
+All names: `load`, `Model`, `Prediction`, `Predictions` (what `predict` returns), `Scorer` (for engines: Ray Data,
+Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `Settings`, `make_app`,
+`sequences` (to name the columns of a table), `GivenSequences` (what that returns), `errors`, `__version__`. Importing
+the package is cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ from lengthwise import errors
 __all__ = [
     "AsyncClient",
     "Client",
+    "GivenSequences",
     "Model",
     "Prediction",
+    "Predictions",
+    "PreparedSequences",
     "Scorer",
     "Settings",
     "__version__",
@@ -49,6 +53,8 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "lengthwise.client.client",
     "Client": "lengthwise.client.client",
+    "GivenSequences": "lengthwise.datasets.given",
+    "PreparedSequences": "lengthwise.client.bodies",
     "Scorer": "lengthwise.scoring.scorer",
     "Settings": "lengthwise.settings",
     "make_app": "lengthwise.http.app",
@@ -57,9 +63,10 @@ _MODULES = {
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
-    from lengthwise.api import Model, Prediction, load
+    from lengthwise.api import Model, Prediction, Predictions, load
+    from lengthwise.client.bodies import PreparedSequences
     from lengthwise.client.client import AsyncClient, Client
-    from lengthwise.datasets.given import sequences
+    from lengthwise.datasets.given import GivenSequences, sequences
     from lengthwise.http.app import make_app
     from lengthwise.scoring.scorer import Scorer
     from lengthwise.settings import Settings

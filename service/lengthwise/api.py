@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,6 +70,25 @@ class Prediction:
         return notebook.prediction(self, self._labels)
 
 
+class Predictions(list[Prediction]):
+    """The predictions for the sequences of one call, in their order: a list that a notebook shows as a table.
+
+    Attributes:
+        model: The name of the model that answered.
+        version: Its version, from "1"; of a call that was split the first, and each prediction has its own.
+        labels: Its classes, in the order of `Prediction.probabilities`.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction], model: str, version: str, labels: tuple[str, ...]) -> None:
+        super().__init__(predictions)
+        self.model = model
+        self.version = version
+        self.labels = labels
+
+    def _repr_html_(self) -> str:
+        return notebook.predictions(self)
+
+
 _TOLD: Final = frozenset(one.name for one in fields(Prediction)) - {"version", "_labels"}
 _OF_ARRAYS: Final = frozenset({"probabilities", "step_scores", "attention"})
 _OF_TUPLES: Final = frozenset({"assigned", "step_labels", "windows"})
@@ -113,12 +132,10 @@ class Model:
         missing: The policy for missing values (NaN); `refuse` makes them an error.
         has_attention: Whether `predict` can return attention weights.
         provider: The device that it runs on, by onnxruntime's name.
-        loaded: Its manifest, session and costs. Not a stable interface: any version may change it.
     """
 
     def __init__(self, loaded: LoadedModel, limits: BatchLimits, threads: int) -> None:
         manifest = loaded.manifest
-        self.loaded = loaded
         self._opened = OpenModel(loaded, limits.at_most(manifest.max_batch_rows), threads)
         self.name: str = manifest.name
         self.version: int = manifest.version
@@ -142,7 +159,7 @@ class Model:
     def _repr_html_(self) -> str:
         promises = "; ".join(
             f"{'the same bits' if promise.bits else f'within {promise.tolerance:.2g}'} on {promise.provider}"
-            for promise in self.loaded.manifest.promises
+            for promise in self._opened.loaded.manifest.promises
         )
         rows = [
             ("task", self.task),
@@ -168,7 +185,7 @@ class Model:
         attention: bool = False,
         layout: Layout = "steps-first",
         padding: Padding | None = None,
-    ) -> notebook.PredictionList:
+    ) -> Predictions:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
         The planner of the service batches them. On the CPU, the bits of an answer do not depend on the other sequences.
@@ -203,7 +220,7 @@ class Model:
         from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 
-        manifest = self.loaded.manifest
+        manifest = self._opened.loaded.manifest
         if attention and not self.has_attention:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
         items = arrays.items(sequences, manifest, layout, padding=padding)
@@ -211,18 +228,18 @@ class Model:
         answers = [result for result in results if not isinstance(result, str)]
         if len(answers) < len(results):
             offline.refuse({index: why for index, why in enumerate(results) if isinstance(why, str)})
-        return notebook.PredictionList(
-            prediction_of(
-                json_body.prediction(manifest, item, answer, attention=attention), self.labels, str(self.version)
-            )
+        version = str(self.version)
+        predictions = (
+            prediction_of(json_body.prediction(manifest, item, answer, attention=attention), self.labels, version)
             for item, answer in zip(items, answers, strict=True)
         )
+        return Predictions(predictions, self.name, version, self.labels)
 
     def _threads_for(self, items: Sequence[Item]) -> int:
         """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
         if len(items) < 2:
             return 0
-        seconds, cost, longest = 0.0, self.loaded.cost, self.max_length
+        seconds, cost, longest = 0.0, self._opened.loaded.cost, self.max_length
         for item in items:
             seconds += cost.predict(1, min(len(item.steps), longest))
             if seconds > _WORTH_THREADS_SECONDS:

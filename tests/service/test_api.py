@@ -19,6 +19,7 @@ from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidReques
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
 from tests.support import model_directories, numpy_models
 from tests.support.model_directories import BUNDLED
 from tests.support.numpy_models import OneModel
@@ -120,20 +121,22 @@ def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any]) -> None
         lengthwise.load(BUNDLED, **options)
 
 
-def test_options_decide_what_one_batch_is(tmp_path: Path) -> None:
+def test_options_decide_what_one_batch_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[tuple[int, str]] = []
+    run = Session.run
+
+    def note(session: Session, batch: PaddedBatch, *rest: Any) -> Any:
+        batches.append((batch.rows, session.kernels))
+        return run(session, batch, *rest)
+
+    monkeypatch.setattr(Session, "run", note)
     sizes = []
     for options in ({}, {"max_batch_rows": 1}, {"max_batch_cost_steps": 24}):
         model = lengthwise.load(BUNDLED, threads=1, recurrent_kernels=False, **options)
-        run, seen = model.loaded.session.run, []
-
-        def note(batch: PaddedBatch, *rest: Any, run: Any = run, seen: list[int] = seen) -> Any:
-            seen.append(batch.rows)
-            return run(batch, *rest)
-
-        model.loaded.session.run = note  # type: ignore[method-assign]
+        batches.clear()
         model.predict(random(8, 8, 8, 8, features=12))
-        sizes.append(max(seen))
-        assert model.loaded.session.kernels == "onnxruntime"
+        sizes.append(max(rows for rows, _ in batches))
+        assert {kernels for _, kernels in batches} == {"onnxruntime"}
     assert (sizes[0] > 1, sizes[1], sizes[2] <= 3) == (True, 1, True)
 
 
@@ -182,14 +185,12 @@ def test_any_type_of_numbers_will_do(kind: Any) -> None:
 
 
 def test_large_integers_are_rounded_as_those_of_a_body_are() -> None:
-    model = small(numpy_models.manifest())
+    manifest = numpy_models.manifest()
     number = 2**60 + 2**36 + 1  # rounded to double first, it becomes a tie between two floats
     steps = [[number, 2], [-number, 3]]
-    call = json_body.decode(
-        json.dumps({"sequences": [steps]}).encode(), OneModel(model.loaded.manifest).find, max_sequences=1
-    )
+    call = json_body.decode(json.dumps({"sequences": [steps]}).encode(), OneModel(manifest).find, max_sequences=1)
     for given in (steps, np.array(steps), np.array(steps, dtype=object)):
-        (item,) = arrays.items([given], model.loaded.manifest)
+        (item,) = arrays.items([given], manifest)
         assert item.steps.tobytes() == call.items[0].steps.tobytes()
 
 

@@ -50,7 +50,7 @@ def test_a_model_says_what_it_takes_and_promises(bundled: lengthwise.Model) -> N
 
 def test_predictions_are_a_list_that_is_shown_as_a_table(bundled: lengthwise.Model) -> None:
     predictions = bundled.predict(np.zeros((30, 5, 12)))
-    assert isinstance(predictions, notebook.PredictionList)
+    assert isinstance(predictions, lengthwise.Predictions)
     shown = predictions._repr_html_()
     assert shown.count("<tr>") == notebook.MOST_SHOWN + 1
     assert shown.endswith("<p>and 10 more</p>")
@@ -67,7 +67,7 @@ def test_predictions_of_every_task_are_shown() -> None:
     )
     assert "b, &lt;i&gt; (4 steps)" in several._repr_html_()
     assert "left out" in steps._repr_html_()
-    together = notebook.PredictionList([several, steps, Prediction(three, 1, assigned=())])._repr_html_()
+    together = notebook.predictions([several, steps, Prediction(three, 1, assigned=())])
     assert '<td style="text-align: left">b -</td>' in together
     assert "none" in together
 

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import orjson
 
-from lengthwise.api import Prediction, prediction_of
+from lengthwise.api import Predictions, prediction_of
 from lengthwise.client.bodies import RequestBody
 from lengthwise.errors import InvalidRequest, InvalidSequences, NotReady, Problem, Refused, RequestError
-from lengthwise.reports import notebook
 
 _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
-
-
-class Predictions(notebook.PredictionList):
-    """The predictions for the sequences of one call, in their order: a list that a notebook shows as a table.
-
-    It has the `model` and `version` that answered (of a split call the first; each prediction has its own), and the
-    `labels` in the order of the probabilities.
-    """
-
-    def __init__(self, predictions: Sequence[Prediction], model: str, version: str, labels: tuple[str, ...]) -> None:
-        super().__init__(predictions)
-        self.model = model
-        self.version = version
-        self.labels = labels
 
 
 def predictions_of(content: bytes) -> Predictions:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
-from lengthwise.client.answers import Predictions
+from lengthwise.api import Predictions
 from lengthwise.client.bodies import PreparedSequences, ServerLimits, prepare
 from lengthwise.client.exchange import (
     GRACE_SECONDS,

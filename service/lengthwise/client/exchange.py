@@ -21,7 +21,8 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from lengthwise.client.answers import Predictions, error_of, predictions_of
+from lengthwise.api import Predictions
+from lengthwise.client.answers import error_of, predictions_of
 from lengthwise.client.bodies import PreparedSequences, RequestBody, ServerLimits
 from lengthwise.errors import (
     DeadlineExceeded,

@@ -52,13 +52,11 @@ class Bar:
         return render_macro(_HTML, "bar", self.share)
 
 
-class PredictionList(list["Prediction"]):
-    """The predictions of one call, in the order of its sequences: a list that a notebook shows as a table."""
-
-    def _repr_html_(self) -> str:
-        rows = [(place, prediction.length, *_answer(prediction)) for place, prediction in enumerate(self[:MOST_SHOWN])]
-        note = f"and {len(self) - len(rows)} more" if len(rows) < len(self) else ""
-        return table(rows, ("sequence", "steps", "answer", "probability"), note=note)
+def predictions(answers: Sequence[Prediction]) -> str:
+    """The predictions of one call as a table of the first ones."""
+    rows = [(index, prediction.length, *_answer(prediction)) for index, prediction in enumerate(answers[:MOST_SHOWN])]
+    note = f"and {len(answers) - len(rows)} more" if len(rows) < len(answers) else ""
+    return table(rows, ("sequence", "steps", "answer", "probability"), note=note)
 
 
 def prediction(answer: Prediction, labels: Sequence[str]) -> str:
