@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right, insort
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +20,7 @@ from typing import Final, TypeAlias
 HORIZON: Final = 1024  # most urgent sequences a plan chooses from: enough for good batches, and fast
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
+_RECENT: Final = 4096  # arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus 1.5 times the waiting sequences
 Number: TypeAlias = int  # a sequence's place in the order of arrival, from 1: its key here
 _NUMBER: Final = itemgetter(1)
@@ -35,6 +37,7 @@ class WaitingSequence:
     urgency: int = field(default=0, init=False)  # the number less the head start; lower runs sooner
     number: Number = field(default=0, init=False)  # of arrival
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
+    begun: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
@@ -70,6 +73,9 @@ class PendingSequences:
         self.left_out = 0  # plans in a row without the most urgent sequence; counted by the planner
         self._arrivals = 0
         self._ran = 0
+        self.work = 0.0  # predicted seconds of all plans so far, as far as the planner adds them
+        self.recent: deque[int] = deque()  # the widths of the last arrivals, and how many have each
+        self.widths: Counter[int] = Counter()
         self._refilled_at = sys.maxsize  # the arrival with which as many have come as the last plan took, nearly
         self._waiting: dict[Number, WaitingSequence] = {}
         self.urgent = _Order()
@@ -88,11 +94,19 @@ class PendingSequences:
         waiting.number = number
         waiting.urgency = number - PRIORITY_HEAD_START * waiting.priority
         waiting.turn = self._ran + len(self._waiting)
+        waiting.begun = self.work
         waiting.waits = True
         self._waiting[number] = waiting
         self.urgent.add((waiting.urgency, number))
         if waiting.deadline != _NEVER:
             self.deadlines.add((waiting.deadline, number))
+        self.recent.append(waiting.width)
+        self.widths[waiting.width] += 1
+        if len(self.recent) > _RECENT:
+            oldest = self.recent.popleft()
+            self.widths[oldest] -= 1
+            if not self.widths[oldest]:
+                del self.widths[oldest]
 
     def remove(self, waiting: WaitingSequence) -> bool:
         """Removes a sequence whose answer is no longer wanted. False if it did not wait."""
@@ -122,11 +136,6 @@ class PendingSequences:
     def refilled(self) -> bool:
         """Whether at least half as many have arrived since the last plan as that took."""
         return self._arrivals >= self._refilled_at
-
-    @property
-    def overdue_before(self) -> float:
-        """The turn before which a sequence has been passed over by more than a tenth of the queue."""
-        return self._ran - len(self._waiting) / 10
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""

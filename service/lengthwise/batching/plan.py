@@ -15,9 +15,10 @@ the anchor (none, where batches save little): what came last waits for its turn,
 batches in order of arrival, for some of the throughput. Who has all sequences beforehand (`scoring.offline`) adds them
 in order of their widths, and loses little.
 
-Where only full batches are cheap, as on a device, and as many sequences arrive as run, a partition of those that wait
-says little: the next ones fill batches up. There a batch is the one with the most sequences a second that the anchor
-can be in, or a wider one that is nearly as good: the overdue of at most its width, then the widest.
+Where only many rows are cheap, as on a device, and as many sequences arrive as run, a partition of those that wait
+says little: the next ones fill batches up. There the widths that came lately are divided into a few classes, and a
+batch is of the anchor's class. Each class runs when its first sequence is the most urgent, so none waits for much
+longer than in order of arrival. What one batch can take runs together, or its narrow ones before if that answers more.
 
 Either way the most urgent sequence is left out at most `MAX_LEFT_OUT` times in a row, so one is passed over at most
 `bypass_bound()` times, whatever arrives.
@@ -30,7 +31,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from operator import add, attrgetter
 from typing import Final
 
@@ -44,16 +45,17 @@ _FEWEST_NEAR: Final = 8
 _PAYS: Final = 1.5  # batches save much where a row alone costs so many times as much as in the best batch: there,
 _PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was passed over by so much of the queue
 _MOST_NEAR: Final = 64
+_MANY_FREE: Final = 6  # many rows are next to free where one alone costs so many times as much as in the best batch
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
 _PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one
-_PARTS_OF_NEAR: Final = 64  # or, while as many arrive as run, at such a part of those that may be chosen
-_NEARLY_BEST: Final = 0.8  # of the most sequences a second: so much is given for the wide, which would wait else
-# Of what one batch could take, which then waits for two, some is left for the next if it is few, or that batch short:
-_FEW_LEFT: Final = 0.05  # of those that wait
-_SHORT: Final = 0.1  # of the seconds of one batch of all
+# As many arrive as run: classes of widths, of which full batches are so much of what waits, times the share of padding
+_CLASSES: Final = 1.2  # in order of arrival. More save more padding, and a sequence waits for more of them
+_LONGER: Final = 1.06  # wait of what one batch could take and the next one does, over one batch of the widest
+_NEARLY_FREE: Final = 1.1  # rows that make a batch so much longer than enough rows
 
 
 _WIDTH: Final = attrgetter("width")
+_BEGUN: Final = attrgetter("begun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +172,19 @@ def _by_length(
 ) -> list[WaitingSequence]:
     """The batch with the anchor in it, of a cheapest partition by length of the most urgent sequences."""
     column, full = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
+    many_free = column.seconds[1] >= _MANY_FREE * column.least_row_seconds
+    exact = 2 * column.enough_rows < full and not many_free  # a batch need not be full to be cheap
+    if not exact and pending.refilled:
+        return _of_class(pending, anchor, cost, limits, seconds)
     one_width = list(islice(pending.near(), 2 * full))
     if all(each.width == anchor.width for each in one_width):
         rows = _of_one_width(len(one_width), rows_within(column.seconds, full, seconds), column)
         return [anchor, *islice((each for each in one_width if each is not anchor), rows - 1)]
-    exact = 2 * column.enough_rows < full  # a batch need not be full to be cheap
     if exact:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
         count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
     near = list(islice(pending.near(), count))
-    if not exact and pending.refilled:
-        return _of_most_a_second(pending, near, anchor, cost, limits, seconds)
     if exact and _may_be_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
@@ -198,37 +201,90 @@ def _by_length(
     return chosen
 
 
-def _of_most_a_second(
+def _of_class(
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
+) -> list[WaitingSequence]:
+    """The anchor and others of its class of widths, in order of urgency, and narrower ones where rows are left."""
+    near = list(pending.near())
+    widths = sorted([each.width for each in near])
+    if _full_rows(cost, limits, widths[-1], seconds) >= len(near):
+        return _of_one_batch(pending, near, anchor, cost, limits)
+    tops = _class_tops(pending, len(near), cost, limits, seconds)
+    tops[-1] = max(tops[-1], widths[-1])
+    shapes: list[tuple[float, int, int, int]] = []  # of classes: sequences a second, rows, width, widest below them
+    for below, top in pairwise([0, *tops]):
+        if top >= anchor.width:
+            count = bisect_right(widths, top)
+            width = widths[count - 1]
+            full = _full_rows(cost, limits, width, seconds)
+            rows = min(full, count)
+            shapes.append((rows / cost.column(width, limits.rows).seconds[rows], rows, width, below))
+            if rows == full:
+                break
+    _, rows, width, below = max(shapes)
+    pending.work += cost.column(width, limits.rows).seconds[rows]
+    others = [each for each in near if below < each.width <= width and each is not anchor]
+    if len(others) < rows - 1:
+        others += [each for each in near if each.width <= below and each is not anchor]
+    return [anchor, *others[: rows - 1]]
+
+
+def _full_rows(cost: CostTable, limits: BatchLimits, width: int, seconds: float) -> int:
+    """The rows of a full batch of a width: those that are enough, and more where those are nearly free."""
+    times, _, enough, _ = cost.column(width, limits.rows)
+    return rows_within(times, limits.most_rows(width), min(seconds, _NEARLY_FREE * times[enough]))
+
+
+def _class_tops(
+    pending: PendingSequences, count: int, cost: CostTable, limits: BatchLimits, seconds: float
+) -> list[int]:
+    """The widest of each class of widths, ascending: so many that full batches of each are about what waits.
+
+    They follow from what came lately, not from what waits: of that, the classes that ran last are missing, and classes
+    that move leave sequences at their ends behind. There are fewer where order of arrival computes little padding.
+    """
+    of_width = sorted(pending.widths.items(), reverse=True)
+    arrivals = len(pending.recent)
+    least = [cost.column(width, limits.rows).least_row_seconds for width, _ in of_width]
+    valid = sum(seconds * count for seconds, (_, count) in zip(least, of_width, strict=True))
+    waiting = _CLASSES * (1 - valid / (arrivals * least[0])) * count / arrivals  # for each that arrived
+    tops, left = [], 0.0  # rows that are left in the class
+    for width, arrived in of_width:
+        if left <= 0:
+            tops.append(width)
+            left = _full_rows(cost, limits, width, seconds)
+        left -= waiting * arrived
+    return tops[::-1]
+
+
+def _of_one_batch(
     pending: PendingSequences,
-    near: Sequence[WaitingSequence],
+    near: list[WaitingSequence],
     anchor: WaitingSequence,
     cost: CostTable,
     limits: BatchLimits,
-    seconds: float,
 ) -> list[WaitingSequence]:
-    """The anchor and others up to a width, with nearly the most sequences a second; the narrow cost nothing there."""
-    widths = sorted([each.width for each in near])
-    count, first = len(widths), max(1, bisect_right(widths, anchor.width))
-    shapes: list[tuple[int, int, float]] = []  # ascending widths: rows, width, seconds
-    whole = min(count, limits.most_rows(widths[-1]))
-    narrowest = widths[whole - 1 - int(_FEW_LEFT * whole)] if 2 * count < 3 * whole else 0
-    ends = (*range(count, first, -max(1, count // _PARTS_OF_NEAR)), first)
-    for width in sorted({widths[end - 1] for end in ends}):
-        times, cheapest, *_ = cost.column(width, limits.rows)
-        most = min(bisect_right(widths, width), limits.most_rows(width))
-        rows = cheapest[rows_within(times, most, seconds)]
-        shapes.append((rows, width, times[rows]))
-    short = _SHORT * shapes[-1][2]
-    shapes = [shape for shape in shapes if shape[1] >= narrowest or shape[2] <= short]
-    least = _NEARLY_BEST * max(rows / took for rows, _, took in shapes)
-    rows, width, _ = next(shape for shape in reversed(shapes) if shape[0] / shape[2] >= least)
-    others = [each for each in near if each.width <= width and each is not anchor]
-    if len(others) >= rows:
-        turn = pending.overdue_before
-        overdue = [each for each in others if each.turn < turn][: rows - 1]
-        rest = [each for each in others if each.turn >= turn]
-        others = overdue + sorted(rest, key=_WIDTH, reverse=True) if len(overdue) < rows - 1 else overdue
-    return [anchor, *others[: rows - 1]]
+    """All, where one batch can take them; or before them the narrower ones, where both answer more a second.
+
+    The fewest wait for longer than one batch of the widest that come takes, by much.
+    """
+    count, now = len(near), pending.work
+    near.sort(key=_WIDTH)
+    longest = _LONGER * cost.column(max(pending.widths), limits.rows).seconds[count]
+    took_by_all = cost.column(near[-1].width, limits.rows).seconds[count]
+    begun = [*accumulate(map(_BEGUN, reversed(near)), min), math.inf][::-1]  # the first of all but so many narrow ones
+    again = sum(each.begun < now for each in near)  # were left before
+    shapes: list[tuple[int, float, int, float]] = []  # who is late, sequences a second; rows, seconds
+    for width, rows in {each.width: rows for rows, each in enumerate(near, 1)}.items():
+        if width >= anchor.width:
+            took = cost.column(width, limits.rows).seconds[rows]
+            late = again * (now + took - anchor.begun > longest)
+            late += (count - rows) * (now + took + took_by_all - begun[rows] > longest)
+            answered, seconds = (rows, took) if rows == count else (rows + count, took + took_by_all)
+            shapes.append((-late, answered / seconds, rows, took))
+    *_, rows, took = max(shapes)
+    pending.work += took
+    return [anchor, *(each for each in near[:rows] if each is not anchor)]
 
 
 def _may_be_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed: float) -> bool:
