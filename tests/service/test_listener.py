@@ -8,6 +8,7 @@ import http.client
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -82,6 +83,52 @@ async def test_whoever_was_on_the_way_in_when_it_closes_is_served() -> None:
             assert await asyncio.to_thread(one.recv, 9) == b"hello"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
+
+
+class Kept(asyncio.Protocol):
+    """Stays, and counts."""
+
+    def __init__(self, connections: list[object]) -> None:
+        connections.append(self)
+
+
+async def test_of_a_burst_it_takes_no_more_than_others_that_keep_up() -> None:
+    taken: list[object] = []
+    others, ahead = 0, 0
+
+    def turn(connections: int) -> float:
+        nonlocal ahead
+        ahead = max(ahead, connections - others)
+        if connections <= others:
+            return 0.0
+        asyncio.get_running_loop().call_soon(others_take)
+        return 0.001
+
+    def others_take() -> None:
+        nonlocal others
+        others = max(others, len(taken))
+
+    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(shared.getsockname()))
+        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=turn)
+        listener.start(partial(Kept, taken), taken)
+        while len(taken) < 100:
+            await asyncio.sleep(0.001)
+        await listener.close()
+    assert ahead == 1
+
+
+async def test_what_others_do_not_take_is_taken() -> None:
+    taken: list[object] = []
+    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(shared.getsockname()))
+        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=lambda _: 0.001)
+        listener.start(partial(Kept, taken), taken)
+        while len(taken) < 100:
+            await asyncio.sleep(0.001)
+        await listener.close()
 
 
 async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:

@@ -35,6 +35,7 @@ log = logging.getLogger("lengthwise.listener")
 BACKLOG: Final = 2048  # connections that the kernel keeps until they are accepted
 REJECTED: Final = 16  # connections above the limit that are accepted only to be rejected
 _A_TURN: Final = 32  # connections accepted in one turn of the event loop
+_PATIENCE: Final = 5  # times that it leaves a connection to others before it takes one; later two, and so on
 NO_FILES_SECONDS: Final = 0.5  # none is accepted when the process has no file descriptors left
 ARRIVING_SECONDS: Final = 0.1  # that a connection may take to be established, from its first packet
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
@@ -138,9 +139,12 @@ class Listener:
         self._loop = None
 
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        mine = min(_A_TURN, 2 ** (self._waits - 1)) if self._waits else 0  # of those that were left to others
+        mine, early = divmod(self._waits, _PATIENCE)  # of those that were left to others
+        mine = 0 if early else mine
         for number in range(_A_TURN):
             seconds = self._turn(len(self._connections) + len(self._pending))
+            if not number and not seconds:
+                mine = self._waits = 0  # they have taken theirs
             if seconds < 0 or (seconds and number >= mine):
                 self._waits = self._waits + 1 if seconds > 0 else 0
                 loop.remove_reader(self._socket)
@@ -172,6 +176,7 @@ class Listener:
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
             loop.add_reader(self._socket, self._accept_some, loop)
+            self._accept_some(loop)  # where nobody waits any more, what was left is forgotten
 
     def _make_room(self, now: float) -> bool:
         """Ends the oldest handshake, or else the connection that has been idle longest; whether there was one."""
