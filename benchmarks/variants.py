@@ -4,12 +4,16 @@
 |---|---|
 | `arrival-order` | batches are planned in order of arrival |
 | `empty-run` | the graph is not run; HTTP, JSON, queue, planning and answers remain |
+| `sleeping-run:CORES:SECONDS` | a run sleeps for so many seconds a step, its lock released, as on so many cores |
 """
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,13 +92,52 @@ def _empty_run() -> None:
     loading.load = load
 
 
-PARTS: dict[str, Callable[[], None]] = {"arrival-order": _arrival_order, "empty-run": _empty_run}
+class SleepingRun(EmptyRun):
+    """A session whose runs sleep as long as one core would compute."""
+
+    seconds_a_step: float
+    slept = threading.local()
+
+    def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
+        """Sleeps, and answers zeros."""
+        seconds = batch.valid_steps * self.seconds_a_step
+        time.sleep(seconds)
+        self.slept.seconds = self.clock() - time.thread_time() + seconds
+        return super().run(batch, outputs)
+
+    @classmethod
+    def clock(cls) -> float:
+        """Processor time of the thread, as if it had computed while it slept."""
+        return time.thread_time() + float(getattr(cls.slept, "seconds", 0.0))
+
+
+def _sleeping_run(cores: str, seconds_a_step: str) -> None:
+    setattr(os, "sched_getaffinity", lambda _process: set(range(int(cores))))  # noqa: B010
+    SleepingRun.seconds_a_step = float(seconds_a_step)
+    prove = loading.load
+
+    def load(directory: Path, limits: BatchLimits, **options: Any) -> LoadedModel:
+        model = prove(directory, limits, **options)
+        rows, widths = model.cost.rows, model.cost.widths
+        seconds = np.multiply.outer(rows, widths) * SleepingRun.seconds_a_step
+        cost = CostTable(rows.tolist(), widths.tolist(), seconds, valid_steps_only=True, clock=SleepingRun.clock)
+        return replace(model, session=cast(Session, SleepingRun(model.session, model.manifest)), cost=cost)
+
+    loading.load = load
+
+
+PARTS: dict[str, Callable[..., None]] = {
+    "arrival-order": _arrival_order,
+    "empty-run": _empty_run,
+    "sleeping-run": _sleeping_run,
+}
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in PARTS:
+    part, *given = "".join(sys.argv[1:2]).split(":")
+    if part not in PARTS:
         raise ConfigurationError(f"the first argument is one of {', '.join(PARTS)}")
-    PARTS[sys.argv[1]]()
+    PARTS[part](*given)
     sys.argv = ["lengthwise", *sys.argv[2:]]
     runpy.run_module("lengthwise", run_name="__main__")
 

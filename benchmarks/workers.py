@@ -40,6 +40,7 @@ from lengthwise.bench.launch import free_port
 from lengthwise.files import bundled_models
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER
+from lengthwise.repository.modest import memory_bytes
 from tests.support import proc
 
 PAGE = pages.RESULTS / "workers.md"
@@ -83,20 +84,22 @@ def served(
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        while not _all_ready(url, process):
-            time.sleep(0.02)
+        waited_for(url, process)
         yield process, url, time.monotonic() - started
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
 
 
-def _all_ready(url: str, process: subprocess.Popen[bytes]) -> bool:
-    if process.poll() is not None:
-        raise SystemExit("the service has ended")
-    with contextlib.suppress(httpx.TransportError):
-        return all(one["ready"] for one in _health(url))
-    return False
+def waited_for(url: str, process: subprocess.Popen[bytes]) -> int:
+    """Waits until all workers of a service are ready: how many they are."""
+    while process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            workers = _health(url)
+            if all(one["ready"] for one in workers):
+                return len(workers)
+        time.sleep(0.02)
+    raise SystemExit("the service has ended")
 
 
 def _health(url: str) -> list[dict[str, Any]]:
@@ -108,8 +111,7 @@ def _health(url: str) -> list[dict[str, Any]]:
 
 def memory_mib(pids: Sequence[int]) -> float:
     """The proportional memory of processes."""
-    lines = (line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return sum(map(memory_bytes, pids)) / 2**20
 
 
 def turn(workers: int, connections: Sequence[int], seconds: float) -> dict[str, float]:

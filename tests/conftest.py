@@ -28,6 +28,9 @@ settings.load_profile("lengthwise")
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# A server of the tests is one process, unless it is about several; `make test-workers` says otherwise.
+os.environ.setdefault("LENGTHWISE_WORKERS", "1")
+
 # Keras reads it when it is imported, and without it looks for TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 

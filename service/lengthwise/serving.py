@@ -67,6 +67,7 @@ class Serving:
     ) -> None:
         self.settings = settings
         self.worker = worker  # where several processes serve together
+        self.workers_reason = "one process"  # why there are so many, for `/healthz`
         self.choice = choose(
             settings.provider,
             memory_limit_bytes=settings.gpu_memory_bytes,

@@ -50,7 +50,7 @@ def _share(value: Any) -> Any:
 
 
 def _workers(value: Any) -> Any:
-    return available_cores() if value == "auto" else value
+    return None if value == "auto" else value
 
 
 LEAST_BODIES: Final = 4
@@ -119,12 +119,12 @@ class Settings(BaseSettings):
         True, description="Serve the console, a page for people, at / in a browser: on the admin port if there is one."
     )
     admin_calls: bool = Field(False, description="Allow clients to load and unload models.")
-    workers: Annotated[int, BeforeValidator(_workers)] = Field(
-        1,
+    workers: Annotated[int | None, BeforeValidator(_workers)] = Field(
+        None,
         ge=1,
         le=256,
-        description="Processes that serve together on the same ports; auto: one for each core. Limits on bytes, "
-        "steps and connections are shared by all workers.",
+        description="Processes that serve together on the same ports. By default auto: one for each core, if they fit "
+        "into memory; one on GPUs. Limits on bytes, steps and connections are shared by all workers.",
     )
     runners: int = Field(
         default_factory=available_cores,
@@ -281,17 +281,17 @@ class Settings(BaseSettings):
         """`max_queue_seconds`, or its default."""
         return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
-    def of_worker(self) -> dict[str, Any]:
-        """The options of one of the workers, as JSON: what is set, and its share of each bound of all together."""
+    def of_worker(self, workers: int) -> dict[str, Any]:
+        """The options of one of so many workers, as JSON: what is set, and its share of each bound of all together."""
         least = {"max_queue_cost_steps": self.max_batch_cost_steps} | {
             "max_inflight_bytes": LEAST_BODIES * self.max_body_bytes
         }
         shares = {
-            name: max(least.get(name, 1), bound // self.workers)
+            name: max(least.get(name, 1), bound // workers)
             for name in ("max_connections", "max_model_bytes", "gpu_memory_bytes", *least)
             if (bound := getattr(self, name)) is not None
         }
-        return self.model_dump(mode="json", include=self.model_fields_set) | {"workers": self.workers} | shares
+        return self.model_dump(mode="json", include=self.model_fields_set) | {"workers": workers} | shares
 
     def _described(self, name: str) -> str:
         """A field's name with its value, and whether that is the default."""

@@ -217,7 +217,7 @@ def pair() -> Iterator[list[Worker]]:
         channels = [socket.socketpair() for _ in range(2)]
         made = []
         for place, (channel, _) in enumerate(channels):
-            task: dict[str, Any] = {"place": place, "workers": 2, "unloaded": [], "sockets": {}}
+            task: dict[str, Any] = {"place": place, "workers": 2, "reason": "", "unloaded": [], "sockets": {}}
             made.append(Worker(task | {"memory": file.fileno(), "channel": channel.fileno()}))
             made[-1].memory.put(place, beat=time.monotonic())
         yield made

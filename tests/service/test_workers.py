@@ -202,12 +202,8 @@ def test_a_number_of_workers_out_of_bounds_is_refused(given: str) -> None:
         Settings.load(workers=given)
 
 
-def test_auto_is_a_number_for_the_cores_at_hand() -> None:
-    assert 1 <= Settings.load(workers="auto").workers <= available_cores()
-
-
 def test_a_share_of_a_bound_is_not_below_what_one_needs() -> None:
-    options = Settings(workers=100, max_connections=4096, runners=3).of_worker()
+    options = Settings(max_connections=4096, runners=3).of_worker(100)
     assert options["max_connections"] == 40
     assert options["max_inflight_bytes"] == LEAST_BODIES * Settings().max_body_bytes
     assert options["max_queue_cost_steps"] == Settings().max_batch_cost_steps

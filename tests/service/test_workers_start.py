@@ -23,6 +23,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.http import worker
 from lengthwise.http.supervisor import MOST_EARLY, Place, Supervisor
 from lengthwise.http.worker import shared_file
+from lengthwise.http.worker_count import WorkerCount
 from lengthwise.settings import Settings, bundled_models
 from tests.support import proc
 from tests.support.doors import certificate
@@ -158,7 +159,7 @@ def test_a_supervision_that_fails_ends_the_service_with_its_reason(
 
     monkeypatch.setattr(Supervisor, "_life", fails)
     with shared_file(2) as file:
-        assert asyncio.run(Supervisor(Settings(workers=2, drain_seconds=0), {}, file).run()) == 1
+        assert asyncio.run(Supervisor(Settings(drain_seconds=0), WorkerCount(2, ""), {}, file).run()) == 1
     assert "ZeroDivisionError: of place 0" in caplog.text
 
 

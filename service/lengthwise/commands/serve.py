@@ -44,10 +44,11 @@ def serve(**flags: Any) -> None:
         settings = Settings.load(**flags)
         configure_logging(settings)
         from lengthwise.http.server import serve as run  # help needs no web server
+        from lengthwise.http.worker_count import ONE_PROCESS, count_workers
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reads the models, there is nothing to read again
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
-        code = run(settings)
+        code = run(settings, workers=ONE_PROCESS if worker_task() is not None else count_workers(settings))
     except (KeyboardInterrupt, Exception) as error:
         if not _is_said_elsewhere(error):
             raise

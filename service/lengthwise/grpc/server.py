@@ -154,7 +154,7 @@ def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
     """The options of gRPC: the bounds that it keeps itself."""
     return [
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.so_reuseport", int((settings.workers or 1) > 1)),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
         ("grpc.server.max_pending_requests", MAX_CALLS),  # past it gRPC drops calls at random

@@ -87,6 +87,7 @@ def described(serving: Serving) -> dict[str, Any]:
         "shadow": serving.settings.shadow,
         "reason": reason,
         "workers": [alone] if worker is None else worker.memory.described(),
+        "workers_reason": serving.workers_reason,
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in repository.refused],
     }
 

@@ -161,6 +161,7 @@ class Health(Schema):
     shadow: str | None
     reason: str | None
     workers: list[WorkerHealth]
+    workers_reason: str
     refused: list[dict[str, str]]
 
 

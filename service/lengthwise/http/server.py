@@ -34,6 +34,7 @@ from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.http.fast_path import FastPath
 from lengthwise.http.supervisor import supervise
 from lengthwise.http.worker import Worker
+from lengthwise.http.worker_count import ONE_PROCESS, WorkerCount
 from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
@@ -191,7 +192,11 @@ class AdminServer(_PortServer):
         await self.end_connections(self.draining(), _LAST_REFUSALS_SECONDS)
 
 
-def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> int:
+def serve(
+    settings: Settings,
+    prepare: Callable[[FastAPI], None] | None = None,
+    workers: WorkerCount = ONE_PROCESS,
+) -> int:
     """Serves until a signal: the exit code. `prepare` is given the application before, to add middleware or routes.
 
     With several workers each is this program again, up to here.
@@ -203,8 +208,8 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
     worker = Worker.of_this_process()
     folder.check_readable(settings.models)
     tls = context(settings)
-    if worker is None and settings.workers > 1:
-        return supervise(settings)
+    if worker is None and workers.number > 1:
+        return supervise(settings, workers)
     failures: list[BaseException] = []
     addresses: dict[str, str] = {}
 
@@ -215,6 +220,7 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
     limits = connection_limits(settings.max_connections, grpc=settings.grpc_port is not None)
     tracer = configured_tracer(open_telemetry_variables())
     serving = Serving(settings, tracer=tracer, worker=worker)
+    serving.workers_reason = workers.reason if worker is None else worker.reason
     app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=limits.grpc)
     if prepare is not None:
         prepare(app)
@@ -239,6 +245,7 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
         stack.enter_context(server.capture_signals())
         limits.log()
         if worker is None:
+            log.info("1 worker (%s)", workers.reason)
             announce(settings)
         if worker is None or worker.first:
             addresses |= to_try(settings)

@@ -43,7 +43,9 @@ from lengthwise.http.worker import (
     SharedMemory,
     shared_file,
 )
+from lengthwise.http.worker_count import WorkerCount
 from lengthwise.repository.judge_process import SIGNALS, Verdicts
+from lengthwise.repository.modest import memory_bytes
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import KEPT_GONE, counted
 from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, with_rows
@@ -82,12 +84,14 @@ class Place:
 class Supervisor:
     """Starts the workers and watches them until a signal; `run` returns the exit code."""
 
-    def __init__(self, settings: Settings, sockets: dict[str, int], file: IO[bytes]) -> None:
+    def __init__(self, settings: Settings, workers: WorkerCount, sockets: dict[str, int], file: IO[bytes]) -> None:
         self._settings = settings
+        self._count, self._reason = workers
+        self._options = settings.of_worker(workers.number)
         self._sockets = sockets
         self._file = file
-        self._memory = SharedMemory(file.fileno(), settings.workers)
-        self._places = [Place(number) for number in range(settings.workers)]
+        self._memory = SharedMemory(file.fileno(), workers.number)
+        self._places = [Place(number) for number in range(workers.number)]
         self._ended = EndedCounts()
         self._verdicts = Verdicts()
         self._unloaded: set[str] = set()
@@ -161,8 +165,13 @@ class Supervisor:
 
         Time is counted in looks, not by a clock: while this process is stopped too, nothing becomes late.
         """
+        told = False
         while True:
             await asyncio.sleep(BEAT_SECONDS)
+            if not told and (self._memory.table["state"] == READY).all():
+                told = True
+                each = sum(memory_bytes(int(pid)) for pid in self._memory.table["pid"]) / self._count
+                log.info("all %d workers are ready; each has %.0f MiB in memory", self._count, each / 2**20)
             for place in self._places:
                 row = self._memory.table[place.number]
                 place.silent_seconds = place.silent_seconds + BEAT_SECONDS if row["beat"] == place.beat else 0.0
@@ -239,13 +248,14 @@ class Supervisor:
             files = [theirs.fileno(), self._file.fileno(), *self._sockets.values()]
             task = {
                 "place": place.number,
-                "workers": self._settings.workers,
+                "workers": self._count,
+                "reason": self._reason,
                 "parent": os.getpid(),
                 "channel": theirs.fileno(),
                 "memory": self._file.fileno(),
                 "sockets": self._sockets,
                 "restarts": int(self._memory.table["restarts"][place.number]),
-                "settings": self._settings.of_worker(),
+                "settings": self._options,
             }
             signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # the new process inherits that
             try:
@@ -289,9 +299,8 @@ class Supervisor:
     def _is_up(self, place: Place) -> None:
         if not self._announced:  # until now connections wait
             self._announced = True
-            share = {name: value for name, value in self._settings.of_worker().items() if name.startswith("max_")}
-            each = ", ".join(f"{name} {share[name]}" for name in share)
-            log.info("%d workers, each with %s", self._settings.workers, each)
+            each = ", ".join(f"{name} {value}" for name, value in self._options.items() if name.startswith("max_"))
+            log.info("%d workers (%s), each with %s", self._count, self._reason, each)
             announce(self._settings)
         place.up = True
         if self._ending.is_set() and place.channel is not None:
@@ -380,7 +389,7 @@ def _told(code: int) -> str:
     return f"code {code}" if code >= 0 else SIGNALS.get(code, f"signal {-code}")
 
 
-def supervise(settings: Settings) -> int:
+def supervise(settings: Settings, workers: WorkerCount) -> int:
     """Serves with several workers until a signal: the exit code; ConfigurationError if an address is taken."""
     with ExitStack() as stack:
         sockets = {"port": stack.enter_context(listening(settings.host, settings.port, flag("port")))}
@@ -389,6 +398,6 @@ def supervise(settings: Settings) -> int:
             sockets["admin_port"] = stack.enter_context(admin)
         if settings.grpc_port is not None:
             stack.enter_context(reserved(settings.host, settings.grpc_port, flag("grpc_port")))
-        file = stack.enter_context(shared_file(settings.workers))
+        file = stack.enter_context(shared_file(workers.number))
         files = {name: one.fileno() for name, one in sockets.items()}
-        return asyncio.run(Supervisor(settings, files, file).run())
+        return asyncio.run(Supervisor(settings, workers, files, file).run())

@@ -45,7 +45,7 @@ log = logging.getLogger("lengthwise.workers")
 
 BEAT_SECONDS: Final = 0.5
 SILENT_SECONDS: Final = 3.0  # without a beat: it is not ready for others
-GIVE_WAY_SECONDS: Final = 0.005  # the loop of a worker that is busy takes milliseconds to look at its socket
+GIVE_WAY_SECONDS: Final = 0.001  # at a time: the loop of a worker that is busy takes some to look at its socket
 NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
 TOGETHER_SECONDS: Final = 5.0  # that a worker waits for others that start as it does
 ABSENT, STARTING, LOADED, READY, ENDING = range(5)
@@ -239,6 +239,7 @@ class Worker:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.place: int = task["place"]
+        self.reason: str = task["reason"]  # why there are so many
         self._others = [place for place in range(task["workers"]) if place != self.place]
         self._sockets: dict[str, int] = task["sockets"]
         self.memory = SharedMemory(task["memory"], task["workers"])
@@ -315,7 +316,8 @@ class Worker:
             return 0.0
         if self._state != READY:
             return -NOT_READY_SECONDS
-        return GIVE_WAY_SECONDS if connections > counts.min() else 0.0
+        least = counts.min()
+        return GIVE_WAY_SECONDS if connections > least + least // 8 else 0.0  # of many, an eighth more is no matter
 
     def connections(self) -> Connections:
         """A set of its connections, of which the others know how many they are."""

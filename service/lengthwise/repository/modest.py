@@ -1,4 +1,7 @@
-"""How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent."""
+"""How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent.
+
+And how much memory processes have, and may have.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,14 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
             continue
         return max(0, most - in_use + reclaimable)
     return None
+
+
+def memory_bytes(pid: int) -> int:
+    """The memory of a process, in which pages that several have are divided among them; 0 where that is unknown."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def be_modest(parent: int, timeout_seconds: float) -> None:

@@ -107,7 +107,7 @@ capabilities:
 {{- define "lengthwise.options" -}}
 {{- $made := dict -}}
 {{- with .Values.adminPort }}{{ $_ := set $made "admin_port" . }}{{ end -}}
-{{- if ne (toString .Values.workers) "1" }}{{ $_ := set $made "workers" .Values.workers }}{{ end -}}
+{{- if ne (toString .Values.workers) "auto" }}{{ $_ := set $made "workers" .Values.workers }}{{ end -}}
 {{- with .Values.grpcPort }}{{ $_ := set $made "grpc_port" . }}{{ end -}}
 {{- with .Values.apiKeys }}
 {{- if .existingSecret }}{{ $_ := set $made "api_keys_file" (printf "/etc/lengthwise/keys/%s" .existingSecretKey) }}{{ end -}}

@@ -1,0 +1,191 @@
+"""Workers and runners on cores that are not here: `python -m benchmarks.cores`.
+
+A runner of the service sleeps, with the interpreter's lock released, as long as the graph would compute
+(`benchmarks.variants sleeping-run`), so as many runners as there would be cores work at once on a machine of two.
+Python is not simulated: what reads, plans and answers takes the processor time of the real cores, which wrk shares. So
+the figures show what one interpreter's lock costs, and what many processes cost, and nothing of what cores share:
+memory, caches, their clock. The graph takes longer here than the small ones of users, so that the real cores are not
+what ends the growth; the table has how much of them the service used, and a line near 2 says nothing.
+
+For each number of cores: every way to divide them into workers and runners, and `serve` with no option (`auto`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+
+from benchmarks import machine, output, pages, processes
+from benchmarks.workers import waited_for
+from benchmarks.workloads import lognormal
+from lengthwise.bench.launch import free_port
+from lengthwise.files import available_cores
+from tests.support import prepared
+
+PAGE = pages.RESULTS / "cores.md"
+MODELS: Final = {"small": (15, 0.8), "larger": (50, 4.0)}
+"""The mean steps of a request, and the milliseconds that its graph takes on one simulated core."""
+REAL: Final = {"JapaneseVowels": 15, "BiLSTM of 128": 50}
+"""The mean steps of a request to models that really run, on the cores of this machine (`--real`)."""
+_SEQUENCES = 64  # of different lengths, sent in turn
+_AUTO = "auto"
+_SCRIPT = """
+local bodies, next = {%s}, 0
+wrk.method, wrk.headers["content-type"] = "POST", "application/json"
+request = function() next = next %% #bodies + 1; return wrk.format(nil, nil, nil, bodies[next]) end
+done = function(summary, latency)
+  local e, ms = summary.errors, function(share) return latency:percentile(share) / 1000 end
+  io.write(string.format('\\n{"requests": %%d, "seconds": %%f, "p50": %%f, "p99": %%f, "refused": %%d, "lost": %%d}\\n',
+    summary.requests, summary.duration / 1e6, ms(50), ms(99), e.status, e.connect + e.read + e.write + e.timeout))
+end
+"""
+
+
+def settings_of(cores: int) -> list[str]:
+    """Every way to divide cores into workers and runners, by `WORKERSxRUNNERS`, and `auto`."""
+    return [f"{workers}x{cores // workers}" for workers in range(1, cores + 1) if cores % workers == 0] + [_AUTO]
+
+
+def program(cores: int, model: str) -> list[str]:
+    """The command that serves a model, on so many simulated cores or on those of this machine."""
+    if model in REAL:
+        models = prepared.models() if model == "JapaneseVowels" else lognormal(0, 1).repository
+        return [sys.executable, "-m", "lengthwise", "serve", str(models)]
+    steps, milliseconds = MODELS[model]
+    part = f"sleeping-run:{cores}:{milliseconds / steps / 1000:g}"
+    return [sys.executable, "-m", "benchmarks.variants", part, "serve", str(prepared.models())]
+
+
+@contextmanager
+def served(command: Sequence[str], setting: str) -> Iterator[tuple[int, str, int]]:
+    """A service: its process, its address, and how many workers it has."""
+    port = free_port()
+    command = [*command, "--port", str(port), "--log-level", "error", "--no-console"]
+    if setting != _AUTO:
+        workers, runners = setting.split("x")
+        command += ["--workers", workers, "--runners", runners]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        yield process.pid, url, waited_for(url, process)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def script(steps: int) -> str:
+    """What wrk sends: sequences of lognormal lengths with so many steps on average."""
+    draw = np.random.default_rng(0)
+    lengths = draw.lognormal(0, 0.7, _SEQUENCES)
+    lengths = np.clip(np.round(lengths * steps / lengths.mean()), 1, 500).astype(int)
+    bodies = [json.dumps({"sequences": [draw.normal(size=(length, 12)).round(3).tolist()]}) for length in lengths]
+    return _SCRIPT % ", ".join(f"'{body}'" for body in bodies)
+
+
+def load(url: str, pid: int, lua: Path, connections: int, seconds: float) -> dict[str, float]:
+    """The figures of one load, after a short one that is not counted."""
+    command = ["wrk", "-t1", f"-c{connections}", "-s", str(lua), "--timeout", "10", f"{url}/predict"]
+    subprocess.run([*command, "-d1s"], stdout=subprocess.DEVNULL, check=True)
+    spent = processes.cpu_seconds(pid)
+    told = subprocess.run([*command, f"-d{seconds:g}s"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    spent = processes.cpu_seconds(pid) - spent
+    found: dict[str, float] = json.loads(told.strip().splitlines()[-1])
+    answered = found["requests"] - found["refused"]
+    return found | {"rate": answered / found["seconds"], "cores": spent / found["seconds"]}
+
+
+def lines(figures: Sequence[dict[str, Any]], cores: int, model: str, connections: int) -> list[list[str]]:
+    """The lines of one number of cores, one model and one number of connections."""
+    chosen = [one for one in figures if (one["of"], one["model"], one["connections"]) == (cores, model, connections)]
+    best = max((one["rate"] for one in chosen if one["setting"] != _AUTO), default=1.0)
+    return [
+        [
+            *(
+                str(cores),
+                model,
+                str(connections),
+                one["setting"] + (f" = {one['workers']}" * (one["setting"] == _AUTO)),
+            ),
+            *(f"{one['rate']:,.0f}", f"{one['rate'] / best:.2f}", f"{one['p50']:.1f}", f"{one['p99']:.1f}"),
+            *(f"{one['refused']:.0f}, {one['lost']:.0f}", f"{one['cores']:.2f}"),
+            f"{one['cores'] / one['rate'] * 1e6:.0f}",
+        ]
+        for one in chosen
+    ]
+
+
+def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: float) -> str:
+    """The figures as a page."""
+    heads = "cores", "graph", "connections", "workers x runners", "requests/s", "of the best", "p50 ms", "p99 ms"
+    heads += "refused, lost", "real cores used", "their us a request"
+    kinds = sorted(
+        {(one["of"], one["model"], one["connections"]) for one in figures}, key=lambda kind: (kind[1], *kind)
+    )
+    text = ", ".join(f"{name} {ms:g} ms for {steps} steps" for name, (steps, ms) in MODELS.items())
+    return pages.page(
+        facts,
+        "Workers and runners on simulated cores",
+        "`python -m benchmarks.cores`: runs of the graph sleep, and Python runs on the machine's own cores beside wrk. "
+        f"{seconds:g} s a load. Graphs on one core: {text}. A setting that uses near two real cores is bounded by this "
+        "machine.",
+        pages.table(heads, [line for kind in kinds for line in lines(figures, kind[0], *kind[1:])]),
+    )
+
+
+@click.command()
+@click.option("--cores", "counts", type=click.IntRange(1), multiple=True, default=(1, 2, 4, 12, 16), show_default=True)
+@click.option("--model", "models", type=click.Choice([*MODELS]), multiple=True, default=[*MODELS], show_default=True)
+@click.option("--real", is_flag=True, help="Models that run, on the cores of this machine.")
+@click.option("--setting", "chosen", multiple=True, metavar="WxR", help="Only these, or auto.")
+@click.option("--connections", "clients", type=click.IntRange(1), multiple=True, default=(64, 256), show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True, help="Of each load.")
+@click.option(
+    "--add-to", type=click.Path(dir_okay=False, path_type=Path), help="File of figures: those of earlier calls."
+)
+@output.as_json_or_page(PAGE)
+def main(
+    counts: Sequence[int],
+    models: Sequence[str],
+    real: bool,
+    chosen: Sequence[str],
+    clients: Sequence[int],
+    seconds: float,
+    add_to: Path | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Measures every division of simulated cores into workers and runners, and what `serve` chooses by itself."""
+    if shutil.which("wrk") is None:
+        raise click.ClickException("wrk is missing: apt-get install wrk")
+    facts = machine.facts()
+    figures: list[dict[str, Any]] = json.loads(add_to.read_text()) if add_to is not None and add_to.exists() else []
+    models, counts = ([*REAL], [available_cores()]) if real else (models, counts)
+    with tempfile.TemporaryDirectory() as folder:
+        for model in models:
+            lua = Path(folder) / f"{model}.lua"
+            lua.write_text(script(REAL[model] if real else MODELS[model][0]))
+            for cores in counts:
+                for setting in chosen or settings_of(cores):
+                    with served(program(cores, model), setting) as (pid, url, workers):
+                        for connections in clients:
+                            found = load(url, pid, lua, connections, seconds)
+                            kind = {"of": cores, "model": model, "setting": setting, "connections": connections}
+                            figures.append(kind | {"workers": workers} | found)
+                            click.echo(" ".join(lines(figures, cores, model, connections)[-1]), err=True)
+    if add_to is not None:
+        add_to.write_text(json.dumps(figures))
+    output.tell(page(facts, figures, seconds), figures, as_json=as_json, out=out)
+
+
+if __name__ == "__main__":
+    main()

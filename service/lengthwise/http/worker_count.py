@@ -1,0 +1,80 @@
+"""How many workers serve where `--workers` is `auto`: one for each core that is to be had.
+
+One interpreter runs Python on one core at a time. A process of several runners so stops growing where reading, planning
+and answering fill that core, and before that its threads wait for each other (`python -m benchmarks.cores`). Workers of
+one runner each do not, and what they cost is memory.
+
+| where | workers |
+|---|---|
+| one core, by affinity and the container's quota | 1 |
+| models run on a GPU | 1: each process would have a context and a copy of the models there |
+| `--runners N` | the cores over N |
+| a system that is not Linux | 1 |
+| little memory, which is what the container has left, or half of the machine's | as many as fit |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final, NamedTuple
+
+from lengthwise.files import available_cores
+from lengthwise.repository import folder
+from lengthwise.repository.loading import directory_state, graph_bytes
+from lengthwise.repository.modest import memory_left_bytes
+from lengthwise.runtime.provider import choose
+from lengthwise.settings import Settings
+from lengthwise.versions import Policy
+
+_WORKER_BYTES: Final = 256 * 2**20
+"""Of memory for each worker: 115 MiB at rest with a small model (`benchmarks.workers`), and what calls need."""
+_COPIES: Final = 2
+"""Of a model's files in the memory of a worker: as they are, and as onnxruntime arranges them."""
+_MOST: Final = 256
+ASKED_FOR: Final = "as was asked for"
+
+
+class WorkerCount(NamedTuple):
+    """How many workers serve, and why."""
+
+    number: int
+    reason: str  # for the log and `/healthz`
+
+
+ONE_PROCESS: Final = WorkerCount(1, "of this process alone")
+
+
+def count_workers(settings: Settings) -> WorkerCount:
+    """The number of `--workers`, or what `auto` means here.
+
+    Raises:
+        ConfigurationError: The model repository cannot be read, or the provider is not available.
+    """  # noqa: DOC502 - what it calls raises them
+    if settings.workers is not None:
+        return WorkerCount(settings.workers, ASKED_FOR)
+    if choose(settings.provider).provider.bound:
+        return WorkerCount(1, "one process has the GPU, as each would need a context and the models there")
+    if sys.platform != "linux":
+        return WorkerCount(1, "on this system only --workers starts several")
+    cores = available_cores()
+    if "runners" in settings.model_fields_set:
+        count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
+    else:
+        count, reason = cores, "one for each core"
+    needed = _WORKER_BYTES + _COPIES * _model_bytes(settings)
+    left = memory_left_bytes()
+    fit = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if left is None else left) // needed
+    if fit < count:
+        count, reason = fit, f"{cores} cores, but memory for {fit}, at {needed // 2**20} MiB each"
+    return WorkerCount(min(max(1, count), _MOST), reason)
+
+
+def _model_bytes(settings: Settings) -> int:
+    """The bytes of the graphs that are served, by the policy; 0 of those that cannot be read."""
+    policy = Policy.parse(settings.versions)
+    directories = folder.read(settings.models).directories
+    served = policy.candidates(directories)
+    if policy.one:
+        served = served[: len({key.name for key in served})]
+    return sum(graph_bytes(directory_state(directories[key])) for key in served)

@@ -1,0 +1,128 @@
+"""How many workers serve where nobody says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.files import available_cores
+from lengthwise.http import worker_count
+from lengthwise.http.app import make_app
+from lengthwise.http.worker_count import count_workers
+from lengthwise.runtime.provider import PROVIDERS, Device, DeviceChoice
+from lengthwise.settings import Settings, bundled_models
+from tests.support.server_process import started
+from tests.support.workers import GOOD, Workers
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve cores, much memory, and no option from the environment."""
+    monkeypatch.delenv("LENGTHWISE_WORKERS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(12)), raising=False)
+    monkeypatch.setattr("lengthwise.files.cgroup_quota", lambda _root: None)
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+
+def test_by_default_there_is_one_for_each_core() -> None:
+    assert count_workers(Settings()) == (12, "one for each core")
+
+
+@pytest.mark.parametrize(("quota", "number"), [(1.0, 1), (0.5, 1), (3.7, 3)])
+def test_the_quota_of_a_container_counts(quota: float, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lengthwise.files.cgroup_quota", lambda _root: quota)
+    assert count_workers(Settings()).number == number
+
+
+@pytest.mark.parametrize(("runners", "number"), [(1, 12), (4, 3), (5, 2), (12, 1), (64, 1)])
+def test_the_cores_are_divided_by_the_runners_that_each_is_to_have(runners: int, number: int) -> None:
+    assert count_workers(Settings(runners=runners)) == (number, f"12 cores, for {runners} runners each")
+
+
+@pytest.mark.parametrize("number", [1, 3, 200])
+def test_a_number_that_is_given_stays(number: int) -> None:
+    assert count_workers(Settings(workers=number)).number == number
+
+
+def test_auto_is_the_default_in_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().workers is Settings(workers="auto").workers is Settings.load(workers="auto").workers is None
+    file = tmp_path / "lengthwise.toml"
+    file.write_text('workers = "auto"\n')
+    monkeypatch.setenv("LENGTHWISE_CONFIG", str(file))
+    assert Settings.load().workers is None
+    monkeypatch.setenv("LENGTHWISE_WORKERS", "3")
+    assert Settings.load().workers == 3
+    monkeypatch.setenv("LENGTHWISE_WORKERS", "auto")
+    assert Settings.load().workers is None
+
+
+def test_there_are_no_more_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: GIB)
+    number, reason = count_workers(Settings())
+    assert (number, reason[:27]) == (3, "12 cores, but memory for 3,")
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 0)
+    assert count_workers(Settings()).number == 1
+
+
+def test_large_models_leave_room_for_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (version,) = bundled_models().glob("*/1")
+    for number in (1, 2):
+        shutil.copytree(version, tmp_path / version.parent.name / str(number))
+    with (tmp_path / version.parent.name / "2" / "model.onnx").open("ab") as file:
+        file.truncate(GIB)  # a file with a hole: it takes no room
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 9 * GIB)
+    assert count_workers(Settings(models=tmp_path)).number == 4  # (0.25 + 2 * 1) GiB each
+    named = Settings(models=tmp_path, versions=f"{version.parent.name}/1")
+    assert count_workers(named).number == 12  # the large version is not served
+
+
+def test_without_a_limit_half_of_the_memory_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: None)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert count_workers(Settings()).number == 7  # of 4 GiB
+
+
+def test_one_process_has_the_gpu_unless_a_number_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = DeviceChoice((Device(PROVIDERS["cuda"], name="NVIDIA H100"),))
+    monkeypatch.setattr(worker_count, "choose", lambda _wanted: gpu)
+    number, reason = count_workers(Settings(provider="cuda"))
+    assert (number, "GPU" in reason) == (1, True)
+    assert count_workers(Settings(provider="cuda", workers=4)).number == 4
+
+
+def test_a_provider_that_is_missing_is_said_before_any_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="--provider cuda is not available"):
+        count_workers(Settings(provider="cuda"))
+
+
+def test_elsewhere_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert count_workers(Settings()).number == 1
+
+
+async def test_an_application_of_python_is_one_process() -> None:
+    application = httpx.ASGITransport(make_app(Settings(runners=1)))
+    async with httpx.AsyncClient(transport=application, base_url="http://x") as client:
+        health = (await client.get("/healthz")).json()
+    assert (len(health["workers"]), health["workers_reason"]) == (1, "one process")
+
+
+def test_serve_has_as_many_as_there_are_cores_and_says_why_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    cores = available_cores()
+    with started("--workers", "auto") as server:
+        assert len(Workers(server).ready()) == cores
+        assert server.get("/healthz").json()["workers_reason"] == "one for each core"
+        assert server.predict(GOOD).status_code == 200
+        server.wait_for(rf"{cores} workers? \(one for each core\)")
+        if cores > 1:
+            server.wait_for(rf"all {cores} workers are ready; each has \d+ MiB in memory")
