@@ -462,7 +462,7 @@ async def test_over_grpc_few_streams_of_requests_are_open_at_once(caller: Caller
 
 async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_none(service: Service) -> None:
     inflight = service.serving.inflight
-    receive = receiving.Receiving(inflight, 100, lambda _: None, places=1)
+    receive = receiving.Receiving(inflight, 100, lambda _: None, slots=1)
     first = receiving.IncomingMessage(Hold(inflight), "first", bool, bool)
     receive.start(first, time.monotonic() + 30)
     ended: list[Callable[[], None]] = []

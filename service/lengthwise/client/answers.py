@@ -37,8 +37,8 @@ def error_of(
 ) -> RequestError:
     """The error of a refusal, with pointers to the caller's sequences; `via`: the proxy, if it may be the proxy's."""
     document = _document(content)
-    said = document.get("detail", document.get("error"))
-    detail = said if isinstance(said, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
+    text = document.get("detail", document.get("error"))
+    detail = text if isinstance(text, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
         return _wrong_body(document, detail, body)
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
@@ -65,10 +65,10 @@ def _wrong_body(document: Mapping[str, Any], detail: str, body: RequestBody | No
 
 def _problem(pointer: str, detail: str, body: RequestBody | None) -> Problem:
     """What is wrong with a body, with a pointer into all sequences of the caller."""
-    found = Problem(pointer, detail)
-    if body is None or found.sequence is None:
-        return found
-    return Problem("/".join(["", "sequences", str(body.first + found.sequence), *pointer.split("/")[3:]]), detail)
+    problem = Problem(pointer, detail)
+    if body is None or problem.sequence is None:
+        return problem
+    return Problem("/".join(["", "sequences", str(body.first + problem.sequence), *pointer.split("/")[3:]]), detail)
 
 
 def _document(content: bytes) -> Mapping[str, Any]:

@@ -86,11 +86,11 @@ def _parts(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Iterator
     """Parts of the sequences within the limits of sequences and steps: index of the first, and their number."""
     most_steps = max(1, limits.max_queue_cost_steps // _SHARE_OF_QUEUE)
     first = steps = 0
-    for place, sequence in enumerate(sequences):
+    for index, sequence in enumerate(sequences):
         length = len(sequence.steps)
-        if place > first and (place - first == limits.max_sequences or steps + length > most_steps):
-            yield first, place - first
-            first, steps = place, 0
+        if index > first and (index - first == limits.max_sequences or steps + length > most_steps):
+            yield first, index - first
+            first, steps = index, 0
         steps += length
     if sequences:
         yield first, len(sequences) - first
@@ -100,15 +100,15 @@ def _bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits
     most = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
     texts: list[bytes] = []
     size = 0
-    for place, sequence in enumerate(sequences, first):
+    for index, sequence in enumerate(sequences, first):
         fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
         steps = np.ascontiguousarray(sequence.steps)
         # orjson writes NaN as null, which is a missing value; infinite numbers were rejected.
         text = orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)
         if len(text) > most:
-            raise TooLarge(f"sequence {place} takes {len(text)} bytes; a body of this server may have {most}")
+            raise TooLarge(f"sequence {index} takes {len(text)} bytes; a body of this server may have {most}")
         if texts and size + len(text) + 1 > most:
-            yield RequestBody(place - len(texts), len(texts), b",".join(texts))
+            yield RequestBody(index - len(texts), len(texts), b",".join(texts))
             texts, size = [], 0
         texts.append(text)
         size += len(text) + 1

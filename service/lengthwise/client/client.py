@@ -129,8 +129,8 @@ class _AnyClient(Generic[Transport]):
             self._limits = yield from server_limits(deadline)
         versions = self._limits.versions(model)
         names = versions.get(str(version) if str(version) in versions else max(versions, key=int, default=""))
-        found = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
-        return found, prepare(found, self._limits)
+        read = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
+        return read, prepare(read, self._limits)
 
     def _answered(
         self,
@@ -150,19 +150,19 @@ class _AnyClient(Generic[Transport]):
         while True:
             if not isinstance(sequences, PreparedSequences):
                 sequences, prepared = yield from self._prepared(sequences, layout, padding, model, version, deadline)
-            found: Predictions = yield from predict(prepared, options, deadline)
+            predictions: Predictions = yield from predict(prepared, options, deadline)
             if prepared.names is None:
-                return found
-            model, version, answered = found.model, found.version, {str(one.version) for one in found}
+                return predictions
+            model, version, answered = predictions.model, predictions.version, {str(one.version) for one in predictions}
             if self._limits is None or not self._limits.knows(model, answered):
                 self._limits = yield from server_limits(deadline)
             versions = self._limits.versions(model)
             others = {tuple(versions.get(one) or prepared.names) for one in answered} - {prepared.names}
             if not others:
-                return found
+                return predictions
             if prepared is sequences:
-                told = f"prepared for {listed(prepared.names)}, and {model} takes {listed(others.pop())}"
-                raise ConfigurationError(f"the sequences were {told}: prepare them again")
+                difference = f"prepared for {listed(prepared.names)}, and {model} takes {listed(others.pop())}"
+                raise ConfigurationError(f"the sequences were {difference}: prepare them again")
 
     def _predicted(
         self,
@@ -225,8 +225,8 @@ class _AnyClient(Generic[Transport]):
     def _hint(self, error: Exception) -> str:
         """What may be the cause of a connection that failed, where the error does not say it."""
         if self._connections.base_url.scheme == "https":
-            said = str(error)
-            return next((hint for sign, hint in _TLS_HINTS.items() if sign in said), "")
+            text = str(error)
+            return next((hint for sign, hint in _TLS_HINTS.items() if sign in text), "")
         cut_off = isinstance(error, self._httpx.RemoteProtocolError | self._httpx.ReadError)
         return "; if the port speaks https, the address must begin with https://" if cut_off else ""
 
@@ -307,10 +307,10 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """  # noqa: DOC502 - what it calls raises them
-        found: Predictions = self._run(
+        predictions: Predictions = self._run(
             self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
         )
-        return found
+        return predictions
 
     def prepare(
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
@@ -400,10 +400,10 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
             >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
             ...     predictions = await client.predict([np.zeros((19, 12))])
         """  # noqa: DOC502 - what it calls raises them
-        found: Predictions = await self._run(
+        predictions: Predictions = await self._run(
             self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
         )
-        return found
+        return predictions
 
     async def prepare(
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None

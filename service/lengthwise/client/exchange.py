@@ -110,25 +110,25 @@ def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: D
         ModelNotFound: The server has no such model or version.
         InferenceFailed: The model changed during the call, and the new version has other labels.
     """
-    found: Predictions | None = None
+    predictions: Predictions | None = None
     for body in prepared.bodies:
-        wanted = options if found is None else {**options, "version": found.version}
+        wanted = options if predictions is None else {**options, "version": predictions.version}
         try:
             part: Predictions = yield from _predict_body(body, wanted, deadline)
         except ModelNotFound:
             if wanted.get("version") == options.get("version"):
                 raise
             part = yield from _predict_body(body, options, deadline)  # that version is gone since
-        if found is None:
-            found = part
-        elif part.labels != found.labels:
+        if predictions is None:
+            predictions = part
+        elif part.labels != predictions.labels:
             raise InferenceFailed(
-                f"the model changed during the call, from version {found.version} to version {part.version}, which has "
-                "other labels; name a version"
+                f"the model changed during the call, from version {predictions.version} to version {part.version}, "
+                "which has other labels; name a version"
             )
         else:
-            found.extend(part)
-    return Predictions([], "", "", ()) if found is None else found
+            predictions.extend(part)
+    return Predictions([], "", "", ()) if predictions is None else predictions
 
 
 def server_limits(deadline: Deadline) -> Exchange:

@@ -56,8 +56,8 @@ class Hold:
             InflightFull: With the bytes of the other calls it is above the limit; the call keeps its old size.
         """
         inflight = self.inflight
-        held = inflight.bytes + size - self.size
-        if held > inflight.max_bytes and size > self.size:
+        total = inflight.bytes + size - self.size
+        if total > inflight.max_bytes and size > self.size:
             if size > inflight.max_bytes:
                 raise TooLarge(
                     f"this call would take {size} bytes of memory, its answer included; all calls together may take "
@@ -67,7 +67,7 @@ class Hold:
                 f"bodies and answers in memory take {inflight.bytes} bytes of {inflight.max_bytes}",
                 retry_after_seconds=1,
             )
-        inflight.bytes = inflight.cell[0] = held
+        inflight.bytes = inflight.cell[0] = total
         self.size = size
 
     def grow(self, more: int) -> None:

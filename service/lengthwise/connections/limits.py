@@ -76,10 +76,10 @@ def to_try(settings: Settings) -> dict[str, str]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with suppress(ValueError):
         host = "localhost" if ip_address(settings.host).is_unspecified else host
-    found = {"every call, with examples": f"{_scheme(settings)}://{host}:{settings.port}/docs"}
+    pages = {"every call, with examples": f"{_scheme(settings)}://{host}:{settings.port}/docs"}
     if settings.console:
-        found = {"the console": f"{_scheme(settings)}://{host}:{settings.admin_port or settings.port}/"} | found
-    return found
+        pages = {"the console": f"{_scheme(settings)}://{host}:{settings.admin_port or settings.port}/"} | pages
+    return pages
 
 
 def _scheme(settings: Settings) -> str:

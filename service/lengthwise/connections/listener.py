@@ -8,7 +8,7 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
 A normal handshake takes milliseconds, so the oldest ones are those of clients that connect and send nothing.
 
 A proxy keeps its connections open for about a minute, and loses a request that it sends while this side closes one. So
-the server waits longer (`keep_alive_seconds`). In a crowd, a new connection gets the place of the one that has been
+the server waits longer (`keep_alive_seconds`). In a crowd, a new connection gets the slot of the one that has been
 idle longest, unless that was used within `LEAST_IDLE_SECONDS`.
 """
 
@@ -261,14 +261,14 @@ def reserved(host: str, port: int, option: str) -> socket.socket:
     """
     with listening(host, port, option):  # SO_REUSEPORT would share a port in use
         pass
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    reservation = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, port))
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reservation.bind((host, port))
     except OSError as error:
-        held.close()
+        reservation.close()
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return held
+    return reservation
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:

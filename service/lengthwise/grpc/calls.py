@@ -53,7 +53,7 @@ from lengthwise.serving import Serving
 HEALTH: Final = "grpc.health.v1.Health"
 MAX_WATCHES: Final = 64  # watches of the health service at once
 MAX_STREAMS: Final = 8  # streams of requests at once, which only reflection has
-_PLACES: Final = 2  # small messages that are received at once, and those of probes: each might be a large one
+_SLOTS: Final = 2  # small messages that are received at once, and those of probes: each might be a large one
 _PROBE_SECONDS: Final = 0.1  # that the message of a probe may take to arrive
 
 M = TypeVar("M", bound=Message)
@@ -68,9 +68,9 @@ class SmallCalls:
         self._serving = serving
         self._seconds = serving.settings.default_timeout_ms / 1000
         self._receiving = Receiving(
-            serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _PLACES
+            serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _SLOTS
         )
-        self._free_probes = _PLACES
+        self._free_probes = _SLOTS
         self.health = Health(serving)
         self.streams = {"watch": 0, "reflection": 0}  # that are open now
 
@@ -117,8 +117,8 @@ class SmallCalls:
 
         async def handle(rpc: RpcCall) -> None:
             try:
-                found = answer(parsed(asked, await receive(rpc)))
-                fields = await found if inspect.isawaitable(found) else found
+                answered = answer(parsed(asked, await receive(rpc)))
+                fields = await answered if inspect.isawaitable(answered) else answered
                 rpc.finish(message=kind(**fields).SerializeToString())
             except RequestError as error:
                 refuse(rpc, error.with_traceback(None))
@@ -158,8 +158,8 @@ class SmallCalls:
             return {"ready": False}
 
     def _model_config(self, request: pb.ModelConfigRequest) -> Fields:
-        found = inventory.config(self._serving, self._find(request))
-        return {"config": json_format.ParseDict(found, pb.ModelConfig())}
+        config = inventory.config(self._serving, self._find(request))
+        return {"config": json_format.ParseDict(config, pb.ModelConfig())}
 
     async def _change(self, apply: Callable[[Serving, str, Fields], Awaitable[None]], request: Any) -> Fields:
         if self._serving.settings.admin_port is not None:
@@ -227,14 +227,14 @@ class Health:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._ended = False
-        self._told = self._status("")
+        self._reported = self._status("")
         self._changed = asyncio.Event()
 
     def report(self) -> None:
         """Tells those who watch if the status has changed."""
         status = self._status("")
-        if status != self._told:
-            self._told = status
+        if status != self._reported:
+            self._reported = status
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 

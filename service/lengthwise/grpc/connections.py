@@ -1,7 +1,7 @@
 """The connections of the gRPC server, within the bounds that those of HTTP have.
 
 gRPC accepts its connections itself, and limits the time of a handshake, of silence and of a life. What it does not know
-is done here: a connection on which no call has begun has `header_timeout_seconds`, and while nearly all places are
+is done here: a connection on which no call has begun has `header_timeout_seconds`, and while nearly all slots are
 taken, those that have been idle longest make room. A connection counts as idle while none of its calls is open.
 
 gRPC tells nobody of its connections, so they are found among the open files of this process. A file is duplicated while
@@ -29,7 +29,7 @@ _MOST_LOOK_SECONDS: Final = 2.5  # between two of them
 _STALE_SECONDS: Final = 0.05  # how old a look may be, when a connection is asked for that it did not find
 _CALL_BYTES: Final = 512  # what a call takes besides its message: metadata, frames
 _FRAME_SHARE: Final = 256  # the frames of a message take less than this share of it, those of TLS too
-_CROWDED: Final = 0.75  # above this share of the places, idle connections make room
+_CROWDED: Final = 0.75  # above this share of the limit, idle connections make room
 _FILES: Final = "/dev/fd"
 _RECEIVED: Final = 128  # where `tcpi_bytes_received`, of 64 bits, is in Linux's `struct tcp_info`
 _INFO_BYTES: Final = _RECEIVED + 8
@@ -48,15 +48,15 @@ class AcceptedConnections:
             files = [int(name) for name in os.listdir(_FILES)]
         except OSError:  # this system has no such folder
             files = []
-        found: dict[str, int] = {}
+        clients: dict[str, int] = {}
         for file in files:
             opened = self._opened(file)
             if opened is not None:
                 client, connection = opened
                 connection.close()
-                found[client] = file
-        self._files = found
-        return list(found)
+                clients[client] = file
+        self._files = clients
+        return list(clients)
 
     def received_bytes(self, client: str) -> int | None:
         """How many bytes have arrived from a client; None if the system does not say, or it is not connected."""
@@ -81,8 +81,8 @@ class AcceptedConnections:
         opened = None if file is None else self._opened(file)
         if opened is None:
             return None
-        found, connection = opened
-        if found == client:
+        peer, connection = opened
+        if peer == client:
             return connection
         connection.close()
         return None

@@ -1,16 +1,16 @@
 """Decides when a gRPC message may be received: its size is not known before, so memory is reserved for the largest.
 
 gRPC delivers whole messages only, and says nothing of those that are on their way. So few are received at once, each
-in a place with memory for the largest one reserved (`inflight`), of which all but its real size is given back when it
+in a slot with memory for the largest one reserved (`inflight`), of which all but its real size is given back when it
 has arrived. The others wait unread; HTTP/2 lets their clients send no more than a window.
 
 ```
-call ──> a place is free: received ───────────────────────────────> its message
+call ──> a slot is free: received ────────────────────────────────> its message
    └──> all are taken: waits in the line of its connection ──┘  └──> silent or slow, while others wait: refused
 ```
 
 A message that was sent together with its call, as nearly all are, arrives in the next turns of the event loop. So a
-call that sends nothing, or slowly, keeps its place only as long as no other waits: then it is refused within
+call that sends nothing, or slowly, keeps its slot only as long as no other waits: then it is refused within
 `SILENT_SECONDS`. Connections take turns, one call at a time. First come those whose last message arrived as it should,
 then new ones, and last those that were silent. Too many waiting calls are refused, beginning with the connection that
 has most of them.
@@ -33,7 +33,7 @@ SHARE: Final = 2  # 1 / `SHARE` of the memory for all calls may be reserved for 
 SILENT_SECONDS: Final = 0.1  # after which a message must have begun to arrive, while others wait
 MIN_BYTES_PER_SECOND: Final = 262_144  # how fast it must arrive from then on, while others wait
 PATIENCE_SECONDS: Final = 2.0  # that it may take to arrive in any case, while others wait
-MAX_WAITING: Final = 6144  # calls that wait for a place; beyond it, calls are refused
+MAX_WAITING: Final = 6144  # calls that wait for a slot; beyond it, calls are refused
 _KNOWN_CONNECTIONS: Final = 8192  # of which it is remembered how their last message arrived
 
 
@@ -47,13 +47,13 @@ class _Rank(enum.IntEnum):
 
 @dataclass(slots=True, eq=False)
 class IncomingMessage:
-    """A message that waits for a place, or is being received."""
+    """A message that waits for a slot, or is being received."""
 
     hold: Hold  # the bytes of its call
     client: str  # its connection
     begin: Callable[[], object]  # called when it may be received
     refuse: Callable[[RequestError], object]  # called where it may not, or no longer: `end` need not be called then
-    began: float | None = None  # when it got its place
+    began: float | None = None  # in seconds, when it got its slot
     measured: float | None = None  # when its connection's bytes were looked at first, because others waited
     received: int | None = None  # these bytes; None if that is not known
     timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
@@ -68,7 +68,7 @@ class IncomingMessage:
 
 
 class WaitingCalls:
-    """The messages that wait for a place: connections take turns, the prompt ones first."""
+    """The messages that wait for a slot: connections take turns, the prompt ones first."""
 
     def __init__(self) -> None:
         self._lines: tuple[OrderedDict[str, deque[IncomingMessage]], ...] = tuple(OrderedDict() for _ in _Rank)
@@ -118,7 +118,7 @@ class WaitingCalls:
                     del lines[message.client]
 
     def arrived(self, client: str, *, promptly: bool) -> None:
-        """Remembers how the last message of a connection arrived, which decides when its next call gets a place."""
+        """Remembers how the last message of a connection arrived, which decides when its next call gets a slot."""
         before = self._ranks.pop(client, _Rank.NEW)
         rank = self._ranks[client] = _Rank.PROMPT if promptly else _Rank.SILENT
         if rank is not before:
@@ -133,7 +133,7 @@ class WaitingCalls:
 
 
 class Receiving:
-    """The messages that are being received: each in one of few places, by default as many as the memory allows.
+    """The messages that are being received: each in one of few slots, by default as many as the memory allows.
 
     `received_bytes` says how many bytes have arrived from a client, or None.
     """
@@ -143,18 +143,18 @@ class Receiving:
         inflight: Inflight,
         max_bytes: int,
         received_bytes: Callable[[str], int | None],
-        places: int | None = None,
+        slots: int | None = None,
     ) -> None:
         self._max_bytes = max_bytes
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
-        self.free = places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
+        self.free = slots or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
         self._line = WaitingCalls()
         self._received_bytes = received_bytes
         self._arrivals: dict[IncomingMessage, None] = {}  # the one that began first is first
         self._timer: asyncio.TimerHandle | None = None
 
     def expected_bytes(self, client: str) -> int:
-        """How many bytes of messages a client may be sending that have a place."""
+        """How many bytes of messages a client may be sending that have a slot."""
         return self._max_bytes * sum(message.client == client for message in self._arrivals)
 
     def start(self, message: IncomingMessage, deadline: float) -> None:
@@ -174,10 +174,10 @@ class Receiving:
         if refused is not None:
             refused.over()(InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
         if self._timer is None:
-            self._end_slow()  # whose places go to those that wait, this message among them
+            self._end_slow()  # whose slots go to those that wait, this message among them
 
     def end(self, message: IncomingMessage, *, arrived: bool) -> None:
-        """Gives a message's place back, or its turn; does nothing the second time.
+        """Gives a message's slot back, or its turn; does nothing the second time.
 
         A connection whose message has not `arrived` comes after those that send what they said.
         """

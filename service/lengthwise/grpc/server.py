@@ -8,7 +8,7 @@ in `calls`, connections in `connections`. It needs the extra `grpc`, so it is im
 |---|---|
 | connections | `max_connections`; further ones are closed |
 | a handshake, and the time until the first call | `header_timeout_seconds` |
-| a connection without a call | `keep_alive_seconds`, or less when others need its place |
+| a connection without a call | `keep_alive_seconds`, or less when others need its slot  |
 | a connection in all | `_AGE_SECONDS`, and then `_LAST_CALLS_SECONDS` for its calls |
 | a client that is not there any more | `_PING_SECONDS`, and `PATIENCE_SECONDS` to answer the ping |
 | calls of a connection, and of all | `_CALLS_OF_A_CONNECTION`, `MAX_CALLS` |

@@ -5,10 +5,10 @@ message ──> RpcRequest ──> answer or error ──> the line of answers �
    ^  next one read while fewer than IN_FLIGHT requests are not answered and sent
 ```
 
-A stream is silent most of the time, so it has no place among those that receive (`receiving`), as a call has. While it
+A stream is silent most of the time, so it has no slot among those that receive (`receiving`), as a call has. While it
 waits for a message, the bytes are looked at that arrive on its connection and belong to no message yet. Where they are
-more than the windows of its open calls and the messages that have a place, a large one is arriving: the stream takes a
-place for it, with memory for the largest message, or it ends.
+more than the windows of its open calls and the messages that have a slot, a large one is arriving: the stream takes a
+slot for it, with memory for the largest message, or it ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols import kserve
 from lengthwise.protocols.call import InferenceCall
 
-MAX_STREAMS: Final = 256  # at once; a further one takes the place of that which is idle longest, or is refused
+MAX_STREAMS: Final = 256  # at once; a further one ends that which is idle longest, or is refused
 IN_FLIGHT: Final = 64  # requests not answered, or whose answers the client has yet to take; then a stream is not read
 LOOK_SECONDS: Final = 0.1  # how often it is looked at the bytes of the connection of a stream that waits for a message
 WINDOW_BYTES: Final = 131_072  # what HTTP/2 lets a client send ahead on a call, and some frames
@@ -159,7 +159,7 @@ class _Stream:
         self.read()
 
     def look(self) -> None:
-        """Looks whether a large message has begun to arrive: that needs a place, with memory reserved for it."""
+        """Looks whether a large message has begun to arrive: that needs a slot, with memory reserved for it."""
         if not self._reading or self._large is not None:
             return
         client, connections, receiving = self._rpc.client, self._inference.connections, self._inference.receiving

@@ -265,7 +265,7 @@ class RpcServer:
         self._turns = Turns()
         self._unread: dict[RpcCall, float] = {}  # calls that something is sent to, and since when
         self._first: Any = None  # the event that woke the loop
-        self._found = False
+        self._had_events = False
         self._idle = threading.Lock()  # held while the loop looks for events itself
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -273,8 +273,8 @@ class RpcServer:
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Binds an address; returns its port, 0 where that cannot be had."""
-        given = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]
-        return int(self._server.add_http2_port(address.encode(), *given))
+        credential = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]
+        return int(self._server.add_http2_port(address.encode(), *credential))
 
     def start(self) -> None:
         """Begins to accept calls."""
@@ -346,9 +346,9 @@ class RpcServer:
                 event.tag(event)
             except Exception:
                 log.exception("an event of gRPC could not be handled")
-            event, self._found = None, True
-        if self._found:
-            self._found = False
+            event, self._had_events = None, True
+        if self._had_events:
+            self._had_events = False
             self._loop.call_soon(self._handle)  # the answers of this turn may bring the next ones
         else:
             self._idle.release()

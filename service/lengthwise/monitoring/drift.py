@@ -94,15 +94,15 @@ class Drift(Consumer):
         """The gauges of drift, and of the limits from which on something has drifted."""
         self._forget()
         labels = ("model", "version", "what")
-        found = [
+        distances = [
             ((*key, name_of(what, window.manifest)), psi, window.profile.limits.of(what))
             for key, window in list(self._windows.items())
             for what, psi in shown(window.drift(), window.profile)
         ]
         what = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
-        yield Family("gauge", "drift", what, labels, [(values, psi) for values, psi, _ in found])
+        yield Family("gauge", "drift", what, labels, [(values, psi) for values, psi, _ in distances])
         what = "The lengthwise_drift from which on the data has drifted."
-        yield Family("gauge", "drift_limit", what, labels, [(values, limit) for values, _, limit in found])
+        yield Family("gauge", "drift_limit", what, labels, [(values, limit) for values, _, limit in distances])
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:

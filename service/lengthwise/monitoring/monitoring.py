@@ -85,7 +85,7 @@ class Monitoring:
         self, call: Call, answers: Sequence[Answer], timing: Timing, *, request_id: bytes, arrived: float
     ) -> None:
         """Offers an answered call to all consumers; in the thread that answers it."""
-        found = AnsweredCall(
+        answered_call = AnsweredCall(
             call.model,
             call.items,
             answers,
@@ -96,7 +96,7 @@ class Monitoring:
             call.held_bytes,
         )
         for thread in self._threads:
-            thread.offer(found)
+            thread.offer(answered_call)
 
     def families(self) -> Iterator[Family]:
         """The metrics of all consumers, and what they dropped."""

@@ -65,7 +65,7 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
             "'lengthwise train'"
         )
     counter = ProfileCounter(profile, manifest.classes)
-    places = {label: place for place, label in enumerate(manifest.labels)}
+    label_indices = {label: index for index, label in enumerate(manifest.labels)}
     total: ProfileCounts | None = None
     part: ProfileCounts | None = None
     over_time = []
@@ -76,7 +76,7 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
         rows = [row for key, row in every if key == manifest.key]
         if not rows:
             continue
-        answers = [places[label] for row in rows for label in row["answer"] if label in places]
+        answers = [label_indices[label] for row in rows for label in row["answer"] if label in label_indices]
         block = counter.count([_array(row["steps"], manifest) for row in rows], answers)
         total = block if total is None else total + block
         part = block if part is None else part + block
@@ -106,7 +106,7 @@ def read_labels(path: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: The file cannot be read, a line has another form, or two lines give one id different labels.
     """
-    found: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -121,9 +121,9 @@ def read_labels(path: Path) -> dict[str, Any]:
             raise ConfigurationError(
                 f'{path}:{number}: the form of a line is {{"id": "a1", "label": "walk"}}'
             ) from None
-        if found.setdefault(str(identifier), label) != label:
+        if labels.setdefault(str(identifier), label) != label:
             raise ConfigurationError(f"{path}:{number}: the id {identifier!r} has another label before")
-    return found
+    return labels
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
@@ -138,7 +138,7 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
 
     if out.exists():
         raise ConfigurationError(f"{out} exists; name another file")
-    found: dict[str, dict[str, Any]] = {}
+    rows_by_id: dict[str, dict[str, Any]] = {}
     names: set[bytes | None] = set()  # of the features, as the files have them
     total = 0
     for batch in record_file.batches(directory, ["id", "steps"]):
@@ -146,8 +146,8 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
         names.add((batch.schema.metadata or {}).get(record_file.NAMES))
         wanted = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
         for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
-            found[row["id"]] = row | {"label": labels[row["id"]]}
-    if not found:
+            rows_by_id[row["id"]] = row | {"label": labels[row["id"]]}
+    if not rows_by_id:
         raise ConfigurationError(
             f"none of the {len(labels)} labels belongs to one of the {total} records of {directory}"
         )
@@ -155,9 +155,9 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
         raise ConfigurationError(f"the records of {directory} have other names of features: join those of one model")
     metadata = {record_file.NAMES: own} if (own := names.pop()) else None
     try:
-        table = pa.Table.from_pylist(list(found.values())).replace_schema_metadata(metadata)
+        table = pa.Table.from_pylist(list(rows_by_id.values())).replace_schema_metadata(metadata)
         pq.write_table(table, out, compression="zstd")
     except (OSError, pa.ArrowException) as error:
         out.unlink(missing_ok=True)
         raise ConfigurationError(f"{out} cannot be written: {error}") from error
-    return len(found), total
+    return len(rows_by_id), total

@@ -104,8 +104,10 @@ class Recorder(Consumer):
             open_files = [*self._files.values(), *self._ending]
             lost = sum(map(len, self._rows.values())) + sum(file.rows for file in open_files)
             self._lost += lost
-            said = "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds"
-            log.error(said, lost, self._directory, error, _PAUSE_SECONDS)
+            message = (
+                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds"
+            )
+            log.error(message, lost, self._directory, error, _PAUSE_SECONDS)
             for file in open_files:
                 file.drop()
             self._files.clear()
@@ -153,10 +155,10 @@ class Recorder(Consumer):
         for path in sorted(self._directory.glob(PATTERN)):  # the oldest first: their names begin with their time
             with suppress(OSError):  # removed meanwhile
                 files.append((path, path.stat().st_size))
-        held = sum(size for _, size in files)
+        total = sum(size for _, size in files)
         for path, size in files:
-            if held <= self._most_bytes:
+            if total <= self._most_bytes:
                 break
             path.unlink(missing_ok=True)
-            held -= size
-        self._held_bytes = held  # for the metrics: on the event loop nobody looks into a folder of many files
+            total -= size
+        self._held_bytes = total  # for the metrics: on the event loop nobody looks into a folder of many files

@@ -60,8 +60,8 @@ class AnswerCheck(Consumer):
             self._mismatches[key] += 1
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
                 self._logged = time.monotonic()
-                said = "%s: the answer to request %s differs when its sequence of %d steps runs unbatched"
-                log.error(said, served.manifest.key, call.request_id, len(item.steps))
+                message = "%s: the answer to request %s differs when its sequence of %d steps runs unbatched"
+                log.error(message, served.manifest.key, call.request_id, len(item.steps))
 
     def families(self) -> Iterator[Family]:
         """The counters of answers that were checked, and of those that differed."""
@@ -158,21 +158,21 @@ class Shadow(Consumer):
         alone = None if refused else served.model.answer(served.queue.padded([item.steps]), False)[0]
         seconds = clock() - started
         with self._lock:
-            found = self._comparisons.setdefault(str(primary.version), ShadowComparison())
+            comparison = self._comparisons.setdefault(str(primary.version), ShadowComparison())
             if alone is None:
-                found.refused += 1
+                comparison.refused += 1
                 return
             before = ", ".join(primary.labels[index] for index in answered_classes(sent, primary))
             after = ", ".join(candidate.labels[index] for index in answered_classes(alone, candidate))
-            found.sequences += 1
-            found.seconds += seconds
-            found.primary_seconds += call.model.queue.cost.predict(1, call.model.queue.width_of(len(item.steps)))
-            found.disagreements += before != after
+            comparison.sequences += 1
+            comparison.seconds += seconds
+            comparison.primary_seconds += call.model.queue.cost.predict(1, call.model.queue.width_of(len(item.steps)))
+            comparison.disagreements += before != after
             if primary.task == candidate.task == "single-label":
-                found.confusion[before, after] += 1
+                comparison.confusion[before, after] += 1
             if primary.labels == candidate.labels and sent.probabilities.shape == alone.probabilities.shape:
                 difference = float(np.abs(sent.probabilities - alone.probabilities).max())
-                found.largest_difference = max(found.largest_difference, difference)
+                comparison.largest_difference = max(comparison.largest_difference, difference)
 
     def as_json(self) -> dict[str, Any]:
         """For the page of comparisons."""
@@ -181,19 +181,19 @@ class Shadow(Consumer):
                 "candidate": str(self.key),
                 "served": not self._absent,
                 "share": self.share,
-                "versions": {version: found.as_json() for version, found in self._comparisons.items()},
+                "versions": {version: comparison.as_json() for version, comparison in self._comparisons.items()},
             }
 
     def families(self) -> Iterator[Family]:
         """The metrics of each version that the candidate was compared with."""
         labels = ("model", "version", "candidate")
         with self._lock:
-            found = [
+            comparisons = [
                 ((self.key.name, version, str(self.key.version)), replace(comparison))
                 for version, comparison in self._comparisons.items()
             ]
         for kind, name, help_, attribute in _FAMILIES:
-            samples = [(values, float(getattr(comparison, attribute))) for values, comparison in found]
+            samples = [(values, float(getattr(comparison, attribute))) for values, comparison in comparisons]
             yield Family(kind, name, help_, labels, samples)
 
 

@@ -34,19 +34,19 @@ def read(folder: Path) -> Aliases:
     """
     path = folder / FILE
     try:
-        found = json.loads(files.read(path, _MOST_BYTES))
+        aliases = json.loads(files.read(path, _MOST_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(aliases, dict):
         raise ConfigurationError(f'{path}: the form is {{"champion": 3, "candidate": 4}}')
-    for alias, version in found.items():
+    for alias, version in aliases.items():
         if not is_alias(alias):
             raise ConfigurationError(f"{path}: {alias[:40]!r} {_NO_ALIAS}")
         if type(version) is not int or not is_version(str(version)):
             raise ConfigurationError(f"{path}: {alias}: a version is a whole number from 1, not {version!r}")
-    return found
+    return aliases
 
 
 def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
@@ -58,11 +58,11 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is not a folder: name a model as MODELS/NAME")
     with files.locked(folder):  # two changes at once must not lose one of them
-        found = dict(read(folder))
+        aliases = dict(read(folder))
         if version is None:
-            if alias not in found:
-                raise ConfigurationError(f"{folder} has no alias {alias!r}; it has {', '.join(found) or 'none'}")
-            del found[alias]
+            if alias not in aliases:
+                raise ConfigurationError(f"{folder} has no alias {alias!r}; it has {', '.join(aliases) or 'none'}")
+            del aliases[alias]
         else:
             if not is_alias(alias):
                 raise ConfigurationError(f"{alias!r} {_NO_ALIAS}")
@@ -70,9 +70,9 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
                 there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name) and path.is_dir())
                 known = ", ".join(map(str, there)) or "none"
                 raise ConfigurationError(f"{folder} has no version {version}; it has {known}")
-            found[alias] = version
+            aliases[alias] = version
         try:
-            files.replace(folder / FILE, (json.dumps(found, indent=2) + "\n").encode())
+            files.replace(folder / FILE, (json.dumps(aliases, indent=2) + "\n").encode())
         except OSError as error:
             raise ConfigurationError(f"{folder / FILE} cannot be written: {error.strerror}") from error
-    return found
+    return aliases

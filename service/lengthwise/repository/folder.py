@@ -70,8 +70,8 @@ def read(folder: Path) -> FolderContent:
         try:
             if not _is_folder(path):
                 continue
-            held = paths_in(path)
-            inside = {int(one.name): one for one in held if is_version(one.name) and _is_folder(one)}
+            entries = paths_in(path)
+            inside = {int(one.name): one for one in entries if is_version(one.name) and _is_folder(one)}
         except OSError as error:
             content.unread.add(name)
             content.ignored[name] = f"{where} is ignored: it cannot be read: {error.strerror}"
@@ -80,16 +80,16 @@ def read(folder: Path) -> FolderContent:
             content.ignored[name] = f"{where} is ignored: no model can have that name"
             continue
         content.directories.update({Key(name, version): one for version, one in inside.items()})
-        loose = _files_of_a_version(held)
+        loose = _files_of_a_version(entries)
         if loose:
             meant = f"NAME/{name}" if is_version(name) else f"{name}/{max(inside, default=0) + 1}"
             content.ignored[name] = f"{loose} in {where}: ignored, {_BELONGS} {meant!a}"
     return content
 
 
-def _files_of_a_version(held: Iterable[Path]) -> str:
+def _files_of_a_version(paths: Iterable[Path]) -> str:
     """The names of files that only a version has, as text; empty if there are none."""
-    return " and ".join(sorted({path.name for path in held} & {MANIFEST_FILE, GRAPH_FILE}))
+    return " and ".join(sorted({path.name for path in paths} & {MANIFEST_FILE, GRAPH_FILE}))
 
 
 def _is_folder(path: Path) -> bool:

@@ -137,8 +137,8 @@ class JudgeProcess:
             answer = {}
         for level, name, text in answer.get("log", ()):
             logging.getLogger(str(name)).log(int(level), "%s", text)
-        said = errors.decode(errors="replace")
-        last = said.strip().rpartition("\n")[2][:300]
+        stderr = errors.decode(errors="replace")
+        last = stderr.strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
             why = f"{key}: verifying it ran out of memory: it takes more than {most} bytes"
             if most < self.memory_bytes:
@@ -151,7 +151,7 @@ class JudgeProcess:
                 return Judged.of_verdict(answer)
             except ValueError as error:
                 raise ModelError(f"{key}: the process that verified it gave no valid answer: {error}") from error
-        log.error("%s: the process that verified it ended with %s\n%s", key, code, said[-4000:])
+        log.error("%s: the process that verified it ended with %s\n%s", key, code, stderr[-4000:])
         if code in _FROM_OUTSIDE:
             raise NotJudged(
                 f"{key}: the process that verified it was killed from outside, by {SIGNALS[code]}; if nobody did "
@@ -208,8 +208,8 @@ class SharedJudge:
         digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()
         with self.judging(digest):
             stopping.check()
-            if found := self.ask(stopping, "judgement", digest):
-                return Judged.of_verdict(found)
+            if verdict := self.ask(stopping, "judgement", digest):
+                return Judged.of_verdict(verdict)
             try:
                 judged = self.judge(task, stopping)
             except NotJudged:

@@ -151,11 +151,11 @@ def judge(task: JudgeTask, stopping: Stopping) -> Judged:
         check_rows(graph, session.kernels, manifest)
         expected = Golden.of(task.golden, manifest)
         stopping.check()
-        promise, cases = promises.held(session, expected, manifest, task.promises, tf32=device.tf32)
+        promise, cases = promises.promise_here(session, expected, manifest, task.promises, tf32=device.tf32)
         stopping.check()
         run_odd_values(session, manifest)
         under = kept.of_costs(manifest, session, task.limits)
-        stored = kept.read(task.costs, under, lambda found: CostTable.from_json(found["table"]), kept.COSTS_FILE)
+        stored = kept.read(task.costs, under, lambda content: CostTable.from_json(content["table"]), kept.COSTS_FILE)
         cost = stored or measure_cost(
             session, manifest, task.limits, budget_seconds=task.budget_seconds, stopping=stopping
         )

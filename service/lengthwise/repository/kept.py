@@ -50,18 +50,18 @@ def of_costs(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[
     }
 
 
-def read(content: bytes | None, wanted: Mapping[str, str | int], made: Callable[[Any], T], name: str) -> T | None:
-    """What is `made` of the content of a file that was kept under these conditions; None if it must be measured."""
+def read(content: bytes | None, wanted: Mapping[str, str | int], parse: Callable[[Any], T], name: str) -> T | None:
+    """What `parse` reads from a file that was kept under these conditions; None if it must be measured."""
     if content is None:
         return None
     try:
         stored: Any = json.loads(content)
-        return made(stored) if stored["conditions"] == wanted else None
+        return parse(stored) if stored["conditions"] == wanted else None
     except Exception as error:
         log.warning("%s is ignored, and measured again: %.200r", name, error)
         return None
 
 
-def write(path: Path, conditions: Mapping[str, str | int], **found: Any) -> None:
+def write(path: Path, conditions: Mapping[str, str | int], **content: Any) -> None:
     """Stores what was measured for the next load; OSError if the model directory is not writable."""
-    files.replace(path, (json.dumps({"conditions": conditions, **found}, indent=1) + "\n").encode())
+    files.replace(path, (json.dumps({"conditions": conditions, **content}, indent=1) + "\n").encode())

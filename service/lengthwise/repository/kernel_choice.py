@@ -36,14 +36,14 @@ def chosen(
 ) -> tuple[Session, dict[str, Any] | None]:
     """The session that serves, and a new choice to store (for `kept.write`); `stored`: content of `kernels.json`."""
     under = kept.of_kernels(manifest, own)
-    kernels = kept.read(stored, under, lambda found: found["kernels"], kept.KERNELS_FILE)
+    kernels = kept.read(stored, under, lambda content: content["kernels"], kept.KERNELS_FILE)
     if kernels in (ONNXRUNTIME, own.kernels):
         return (open_plain() if kernels == ONNXRUNTIME else own), None
     plain = open_plain()
     ratio = time_ratio(own, plain, manifest)
     session = plain if ratio > MARGIN else own
-    said = "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
-    log.info(said, manifest.key, session.kernels, ratio)
+    message = "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
+    log.info(message, manifest.key, session.kernels, ratio)
     return session, {"conditions": under, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
 
 

@@ -158,8 +158,8 @@ def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: Batch
     ran = session.warm_up(
         chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges), seconds=seconds
     )
-    said = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes run before the first request"
-    log.info(said, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
+    message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes run before the first request"
+    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
     return chosen
 
 

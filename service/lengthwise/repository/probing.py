@@ -80,8 +80,8 @@ class Probing:
             if error is None:
                 log.warning("%s works again: its golden sequences pass", key)
             else:
-                said = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
-                log.error(said, key, breaker.reason, self.retry_seconds)
+                message = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
+                log.error(message, key, breaker.reason, self.retry_seconds)
             await self.changed()
         return error
 

@@ -99,7 +99,7 @@ class Registry:
         self.served: Sequence[ServedModel] = ()  # by name and ascending version
         self._snapshot = _RegistrySnapshot(self.repository)
         self._changing = asyncio.Lock()
-        self._change_made: asyncio.Task[Any] | None = None
+        self._change_task: asyncio.Task[Any] | None = None
         self._rescan_wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -112,17 +112,17 @@ class Registry:
         highest one that works, but never the shadow.
         """
         snapshot = self._snapshot
-        found = snapshot.found.get((name, version))
-        if found is None:
-            found = snapshot.served[snapshot.repository.find(name, version)]
+        served = snapshot.found.get((name, version))
+        if served is None:
+            served = snapshot.served[snapshot.repository.find(name, version)]
             if len(snapshot.found) < _MOST_FOUND:
-                snapshot.found[name, version] = found
-        if version is None and found.queue.breaker.open:
-            same = [other for other in self.answering if other.manifest.name == found.manifest.name]
+                snapshot.found[name, version] = served
+        if version is None and served.queue.breaker.open:
+            same = [other for other in self.answering if other.manifest.name == served.manifest.name]
             works = [other for other in same if not other.queue.breaker.open]
-            below = [other for other in works if other.manifest.version < found.manifest.version]
-            return (below or works or [found])[-1]
-        return found
+            below = [other for other in works if other.manifest.version < served.manifest.version]
+            return (below or works or [served])[-1]
+        return served
 
     @property
     def answering(self) -> Sequence[ServedModel]:
@@ -185,7 +185,7 @@ class Registry:
         """
         await self._changing.acquire()
         change_made: Coroutine[Any, Any, Refusal | None] = self._load(name) if change == "load" else self._unload(name)
-        task = self._change_made = asyncio.create_task(change_made)  # the event loop itself keeps no task alive
+        task = self._change_task = asyncio.create_task(change_made)  # the event loop itself keeps no task alive
         task.add_done_callback(lambda _: self._changing.release())
         return await asyncio.shield(task)
 
@@ -318,28 +318,28 @@ class EveryWorker:
         call = f"{os.getpid()} {next(self._numbers)}"
         self._own[call] = None
         try:
-            found = await self.ask("change", change, name, call)
+            results = await self.ask("change", change, name, call)
         finally:
             own = self._own.pop(call)
-        silent = [one for one in found if "serves" not in one]  # they have not answered, so nobody knows
-        if silent or len({one["error"] is None for one in found}) > 1:
-            told = []
-            for one in found:
+        silent = [one for one in results if "serves" not in one]  # they have not answered, so nobody knows
+        if silent or len({one["error"] is None for one in results}) > 1:
+            outcomes = []
+            for one in results:
                 outcome = "made" if one["error"] is None else f"failed ({one['error']})"
                 serves = "" if one in silent else f", and serves {', '.join(one['serves']) or 'nothing'}"
-                told.append(f"worker {one['pid']} {outcome}{serves}")
-            raise WorkersDiffer(f"{change} of {name} was not made at every worker: {'; '.join(told)}")
+                outcomes.append(f"worker {one['pid']} {outcome}{serves}")
+            raise WorkersDiffer(f"{change} of {name} was not made at every worker: {'; '.join(outcomes)}")
         if isinstance(own, LengthwiseError):
             raise own
         return own
 
     async def _change(self, change: str, name: str, call: str) -> dict[str, Any]:
-        found: Refusal | LengthwiseError | None
+        result: Refusal | LengthwiseError | None
         try:
-            found = await self.here(change, name)
+            result = await self.here(change, name)
         except LengthwiseError as error:
-            found = error
+            result = error
         if call in self._own:
-            self._own[call] = found
-        why = found.reason if isinstance(found, Refusal) else None if found is None else str(found)
+            self._own[call] = result
+        why = result.reason if isinstance(result, Refusal) else None if result is None else str(result)
         return {"pid": os.getpid(), "error": why, **self.state()}

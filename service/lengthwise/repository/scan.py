@@ -120,15 +120,15 @@ class Scan:
             state.settle(key, runs, reason, current)
             return
         needed, most = graph_bytes(current), self.max_model_bytes
-        held = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
-        if most is None or held + needed <= most:
+        taken = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
+        if most is None or taken + needed <= most:
             future = in_daemon_thread("judging", lambda: self._judged(key, directory, runs))
             self._running[key] = current, future
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_one()
         else:  # without a state, so the next scan tries again
-            reason = f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
+            reason = f"its graph has {needed} bytes, and {taken} of the {most} that --max-model-bytes allows are taken"
             state.settle(key, runs, reason, None)
 
     def _wait_for_one(self) -> None:
@@ -252,7 +252,7 @@ class ScanState:
         }
         done = self._done() - waiting
         old = {model.key: model for model in before if model.key.name not in done or model.key in self.kept}
-        return self._made(
+        return self._repository(
             old | self._models,
             {key: reason for key, reason in self.known.items() if key in left} | self._refused,
             states={key: current for key, current in before.states.items() if key in left} | self._states,
@@ -264,9 +264,9 @@ class ScanState:
 
     def at_the_end(self) -> Repository:
         """The result of the scan."""
-        return self._made(self._models, self._refused, states=self._states, aliases=self.aliases)
+        return self._repository(self._models, self._refused, states=self._states, aliases=self.aliases)
 
-    def _made(self, models: dict[Key, LoadedModel], refused: dict[Key, str], **more: Any) -> Repository:
+    def _repository(self, models: dict[Key, LoadedModel], refused: dict[Key, str], **more: Any) -> Repository:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
         return Repository.of(models.values(), refusals, unloaded=self.before.unloaded, **more)
 

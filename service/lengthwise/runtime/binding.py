@@ -47,10 +47,10 @@ class Slot:
                 if target is None or target.size_bytes < staged.nbytes:
                     target = self._on_device_buffers[name] = self._memory.on_device(staged.nbytes)
                 self._memory.upload(staged, target)
-                place, index, address = self._device.provider.device_type, self._device.index, target.address
+                device, index, address = self._device.provider.device_type, self._device.index, target.address
             else:
-                place, index, address = "cpu", 0, staged.ctypes.data
-            binding.bind_input(name, place, index, array.dtype.type, array.shape, address)
+                device, index, address = "cpu", 0, staged.ctypes.data
+            binding.bind_input(name, device, index, array.dtype.type, array.shape, address)
         binding.clear_binding_outputs()  # the last batch may have requested others
         results = {}
         for name, shape in outputs.items():
@@ -62,7 +62,7 @@ class Slot:
     def _staged(self, name: str, shape: Shape, kind: np.dtype[Any]) -> NDArray[Any]:
         """The start of a name's host buffer, as an array of this shape; the buffer grows if it is too small."""
         size = int(np.prod(shape)) * kind.itemsize
-        held = self._host.get(name)
-        if held is None or held.nbytes < size:
-            held = self._host[name] = self._memory.on_host(size)
-        return held[:size].view(kind).reshape(shape)
+        buffer = self._host.get(name)
+        if buffer is None or buffer.nbytes < size:
+            buffer = self._host[name] = self._memory.on_host(size)
+        return buffer[:size].view(kind).reshape(shape)

@@ -186,9 +186,9 @@ class ProfileCounter:
         # Of a feature with fewer edges the last ones are infinite: nothing is above them.
         self._edges = np.full((len(profile.features), widest), np.inf, dtype=np.float32)
         shares = np.zeros((len(profile.features), widest + 1))
-        for row, place, bins in zip(self._edges, shares, profile.features, strict=True):
+        for row, row_of_shares, bins in zip(self._edges, shares, profile.features, strict=True):
             row[: len(bins.edges)] = bins.edges
-            place[: len(bins.shares)] = bins.shares
+            row_of_shares[: len(bins.shares)] = bins.shares
         self._classes = classes
         size, values = profile.sequences, profile.sequences * _MOST_STEPS
         self._reference = ProfileCounts(
@@ -262,14 +262,14 @@ class ProfileCounts:
 
 def _compared(reference: ProfileCounts, counts: ProfileCounts) -> dict[str, float]:
     """The PSI between two counts, by what is compared."""
-    found = {
+    distances = {
         "length": _psi(reference.lengths, counts.lengths),
         "missing": _psi((reference.present, reference.missing), (counts.present, counts.missing)),
         "class": _psi(reference.classes, counts.classes),
     }
     for index, (before, now) in enumerate(zip(reference.features, counts.features, strict=True)):
-        found[f"{FEATURE}{index}"] = _psi(before, now)
-    return found
+        distances[f"{FEATURE}{index}"] = _psi(before, now)
+    return distances
 
 
 def _psi(reference: Counts | Sequence[float], counts: Counts | Sequence[float]) -> float:

@@ -30,10 +30,10 @@ class Buffer:
 
     __slots__ = ("__weakref__", "address", "held", "size_bytes")
 
-    def __init__(self, address: int, size_bytes: int, held: object = None) -> None:
+    def __init__(self, address: int, size_bytes: int, owner: object = None) -> None:
         self.address = address
         self.size_bytes = size_bytes
-        self.held = held
+        self.held = owner
 
 
 class HostMemory:
@@ -45,8 +45,8 @@ class HostMemory:
 
     def on_device(self, size_bytes: int) -> Buffer:
         """A buffer in the device's memory."""
-        held = self.on_host(size_bytes)
-        return Buffer(held.ctypes.data, size_bytes, held)
+        array = self.on_host(size_bytes)
+        return Buffer(array.ctypes.data, size_bytes, array)
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
         """Copies a contiguous array of any shape to the start of a device buffer; returns when the copy is complete."""
@@ -75,9 +75,9 @@ class CudaMemory(HostMemory):
         """A buffer of page-locked memory."""
         address = ctypes.c_void_p()
         self._call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size_bytes), ctypes.c_uint(_PORTABLE))
-        held = (ctypes.c_uint8 * size_bytes).from_address(address.value or 0)
-        weakref.finalize(held, self._cuda.cudaFreeHost, ctypes.c_void_p(address.value)).atexit = False
-        return np.ctypeslib.as_array(held)
+        memory = (ctypes.c_uint8 * size_bytes).from_address(address.value or 0)
+        weakref.finalize(memory, self._cuda.cudaFreeHost, ctypes.c_void_p(address.value)).atexit = False
+        return np.ctypeslib.as_array(memory)
 
     def on_device(self, size_bytes: int) -> Buffer:
         """A buffer of the GPU's memory."""
@@ -99,8 +99,8 @@ class CudaMemory(HostMemory):
             ModelError: CUDA returns an error; the message has its text.
         """
         calls = (("cudaSetDevice", (ctypes.c_int(self._index),)), (name, arguments))
-        for called, given in calls:
-            if code := getattr(self._cuda, called)(*given):
+        for called, parameters in calls:
+            if code := getattr(self._cuda, called)(*parameters):
                 describe = self._cuda.cudaGetErrorString
                 describe.restype = ctypes.c_char_p
                 text = (describe(ctypes.c_int(code)) or b"unknown error").decode(errors="replace")

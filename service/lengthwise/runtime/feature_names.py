@@ -63,8 +63,8 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
         raise ValueError("some of its steps are objects, and others are none")
     names = names or tuple(dict.fromkeys(chain.from_iterable(objects)))
     for name in sorted({*chain.from_iterable(objects)} - {*names}, key=str)[:1]:
-        said = f"{similar(str(name), names)}; the model takes {listed(names)}"
-        raise ValueError(f"{str(name)[:_MOST_SHOWN]!r} is no name of a feature{said}")
+        hint = f"{similar(str(name), names)}; the model takes {listed(names)}"
+        raise ValueError(f"{str(name)[:_MOST_SHOWN]!r} is no name of a feature{hint}")
     return [[step.get(name) for name in names] for step in objects], names
 
 

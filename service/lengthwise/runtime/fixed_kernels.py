@@ -1,7 +1,7 @@
 """MiniRocket's fixed kernels in C: the shares of steps at which they are above biases, of valid steps only.
 
 The graph of such a model is plain ONNX. `lengthwise.runtime.onnx.kernel_shares` finds the part of it that counts when a
-graph is opened, and puts the operator of `kernels/_shares.c` in its place. Training calls the same code (`shares`).
+graph is opened, and replaces it by the operator of `kernels/_shares.c`. Training calls the same code (`shares`).
 On the grid every sum is exact, so the bits are those of the graph's own operators, on every processor.
 A C compiler is needed at installation; without it onnxruntime runs the graph as it is.
 """
@@ -28,12 +28,12 @@ INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.
 TAPS: Final = 9
 """Weights of a kernel."""
 HIGH_TAPS: Final = np.array(list(combinations(range(TAPS), 3)))
-"""`[84, 3]`: the places of the three weights of 2; the other weights are -1."""
+"""`[84, 3]`: the indices of the three weights of 2; the other weights are -1."""
 KERNELS: Final = len(HIGH_TAPS)
 POWERS: Final = np.exp2(np.arange(-60, 121, dtype=np.float32))
 """The powers of two that a grid may end at: the smallest that is not below its values."""
 EACH_ITS_OWN: Final = 121
-"""In a plan, in the place of the exponent of a grid's limit: each sequence has a grid of its own."""
+"""In a plan, instead of the exponent of a grid's limit: each sequence has a grid of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArra
     Sequences are `[length, features]`. One with NaN, or of no steps, gets NaN. ValueError if the plan is damaged, or is
     for another number of features.
     """
-    found = np.empty((len(sequences), plan.biases.size), np.float32)
+    result = np.empty((len(sequences), plan.biases.size), np.float32)
     values = np.concatenate([np.empty((0, int(plan.numbers[0])), np.float32), *sequences])
     lengths = np.array([len(steps) for steps in sequences], np.int32)
-    _kernels.shares(plan.numbers, plan.biases, np.ascontiguousarray(values, np.float32), lengths, found)
-    return found
+    _kernels.shares(plan.numbers, plan.biases, np.ascontiguousarray(values, np.float32), lengths, result)
+    return result

@@ -94,9 +94,9 @@ class StepInput(_ManifestPart):
         if (self.features is None) == (self.kind == "values") or (self.vocabulary is None) == (self.kind == "tokens"):
             raise ValueError("input.kind 'values' wants 'features' alone, 'tokens' wants 'vocabulary' alone")
         for field in ("names", "mean", "std"):
-            given = getattr(self, field)
-            if given is not None and len(given) != self.features:
-                raise ValueError(f"input.{field} has {len(given)} entries for {self.features} features")
+            entries = getattr(self, field)
+            if entries is not None and len(entries) != self.features:
+                raise ValueError(f"input.{field} has {len(entries)} entries for {self.features} features")
         return self
 
 
@@ -320,15 +320,15 @@ def is_name(text: str) -> bool:
     return re.fullmatch(_NAME, text) is not None
 
 
-def _known(place: tuple[int | str, ...]) -> Iterable[str]:
-    """The valid keys of the table at a place."""
+def _known(keys: tuple[int | str, ...]) -> Iterable[str]:
+    """The valid keys of the table at a path of keys."""
     tables: dict[object, type[BaseModel]] = {
         "input": StepInput,
         "graph": GraphNames,
         "promises": Promise,
         "training": DataProfile,
     }
-    return tables.get(place[0], Manifest).model_fields if place else Manifest.model_fields
+    return tables.get(keys[0], Manifest).model_fields if keys else Manifest.model_fields
 
 
 def external_data(graph: bytes) -> list[str]:

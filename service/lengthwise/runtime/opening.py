@@ -150,7 +150,7 @@ def _tested(source: Source, manifest: Manifest, threads: int, device: Device) ->
 def _with_fixed_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _Own | None:
-    """A session with the operator of `fixed_kernels`; None if the graph has no place for it, or other bits with it.
+    """A session with the operator of `fixed_kernels`; None if the graph has no such part, or other bits with it.
 
     Raises:
         ModelError: Never leaves this function: the operator gives other bits, so onnxruntime's run.
@@ -165,8 +165,10 @@ def _with_fixed_kernels(
     try:
         session = _open_in(source.replaced(counted.graph), options, device)
         for steps in kernel_shares.trial(counted, manifest.input.features or 1, manifest.max_length):
-            given = feed(manifest.graph, pad([steps, steps[: (len(steps) + 1) // 2]], multiple=manifest.width_multiple))
-            own, onnxruntimes = (each.run([manifest.graph.logits], given)[0] for each in (session, plain))
+            inputs = feed(
+                manifest.graph, pad([steps, steps[: (len(steps) + 1) // 2]], multiple=manifest.width_multiple)
+            )
+            own, onnxruntimes = (each.run([manifest.graph.logits], inputs)[0] for each in (session, plain))
             if own.tobytes() != onnxruntimes.tobytes():
                 raise ModelError("its fixed kernels are not those of MiniRocket")
     except Exception as error:  # whatever failed, the graph works without them

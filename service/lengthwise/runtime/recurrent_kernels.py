@@ -1,7 +1,7 @@
 """The kernels in C for layers on the CPU: LSTM and GRU that compute valid steps only, and products of 8-bit integers.
 
 onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
-own length. The kernels of `kernels/_recurrent.c` compute a few rows side by side, and a row that ends hands its place
+own length. The kernels of `kernels/_recurrent.c` compute a few rows side by side, and a row that ends hands its slot
 to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
 the graph is the same file. `onnx.fusion` replaces the nodes around the layers, too. They need AVX-512, AVX2 or NEON.
 

@@ -99,9 +99,9 @@ class Session:
         opened = [open_graph(source, manifest, threads, device) for device in devices]
         self._sessions = [one.session for one in opened]
         self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
-        given: dict[OutputName, str | None]
-        given = {"logits": names.logits, "attention": names.attention, "clipped": names.clipped}
-        self._outputs = {output: name for output, name in given.items() if name is not None}
+        names_of_outputs: dict[OutputName, str | None]
+        names_of_outputs = {"logits": names.logits, "attention": names.attention, "clipped": names.clipped}
+        self._outputs = {output: name for output, name in names_of_outputs.items() if name is not None}
         self._check(manifest)
         # The axes of each output, in the order of this service and in the graph's own.
         self._axes: dict[OutputName, tuple[str, ...]] = {
@@ -152,9 +152,9 @@ class Session:
         else:
             results = self._session.run([self._outputs[output] for output in wanted], inputs)
         if self._names.time_first or self._names.classes_first:
-            for place, output in enumerate(wanted):
+            for index, output in enumerate(wanted):
                 turned = [self._graph_axes[output].index(axis) for axis in self._axes[output]]
-                results[place] = np.ascontiguousarray(results[place].transpose(turned))
+                results[index] = np.ascontiguousarray(results[index].transpose(turned))
         return Outputs(**dict(zip(wanted, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:

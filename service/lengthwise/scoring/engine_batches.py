@@ -98,15 +98,15 @@ def with_answers(batch: Any, leave_out: str | None, columns: Sequence[AnswerColu
     """The batch with the answers, in its own type, without the column `leave_out`."""
     if _is_arrow(batch):
         return _arrow_with_answers(batch, leave_out, columns, rows)
-    found = {column.name: _values(column.kind, [row.get(column.field) for row in rows]) for column in columns}
+    answer_columns = {column.name: _values(column.kind, [row.get(column.field) for row in rows]) for column in columns}
     if isinstance(batch, Mapping):
-        return {name: values for name, values in batch.items() if name != leave_out} | found
+        return {name: values for name, values in batch.items() if name != leave_out} | answer_columns
     import pandas
 
     for column in columns:
         if column.kind == "count":
-            found[column.name] = pandas.array([row.get(column.field) for row in rows], dtype="Int32")
-    return (batch if leave_out is None else batch.drop(columns=leave_out)).assign(**found)
+            answer_columns[column.name] = pandas.array([row.get(column.field) for row in rows], dtype="Int32")
+    return (batch if leave_out is None else batch.drop(columns=leave_out)).assign(**answer_columns)
 
 
 def _values(kind: ColumnKind, values: list[Any]) -> Any:
@@ -135,9 +135,9 @@ def _arrow_with_answers(table: Any, leave_out: str | None, columns: Sequence[Ans
         "count": pa.int32(),
         "windows": pa.list_(windows),
     }
-    kept = [place for place, name in enumerate(table.schema.names) if name != leave_out]
-    fields = [table.schema.field(place) for place in kept]
-    values = [table.column(place) for place in kept]
+    kept = [index for index, name in enumerate(table.schema.names) if name != leave_out]
+    fields = [table.schema.field(index) for index in kept]
+    values = [table.column(index) for index in kept]
     for column in columns:
         cells = [row.get(column.field) for row in rows]
         if column.kind == "numbers of steps":  # Arrow takes a list of arrays, and no array of two axes

@@ -50,7 +50,7 @@ class _Row(WaitingSequence):
     """One window of an item, from its first step `start`: all of it, unless it is too long for the model."""
 
     steps: Steps = field(kw_only=True)
-    item: int = field(kw_only=True)  # its place in the chunk
+    item: int = field(kw_only=True)  # its index in the chunk
     start: int = field(kw_only=True)
 
 
@@ -103,13 +103,13 @@ def _begin(
     runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
     manifest, rows = model.manifest, []
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
             if model.buckets is None:
                 width = rounded_width(len(steps), manifest.width_multiple)
             else:
                 width = model.buckets.width_of(len(steps))
-            rows.append(_Row(width, steps=steps, item=place, start=start))
+            rows.append(_Row(width, steps=steps, item=index, start=start))
     pending = PendingSequences()
     for row in sorted(rows, key=lambda row: row.width, reverse=True):  # the last to run, all threads end together
         pending.add(row)

@@ -41,17 +41,19 @@ class OpenModel:
         from lengthwise.scoring import offline
 
         threads = self.threads if threads is None else threads
-        order = sorted(range(len(items)), key=lambda place: len(items[place].steps))
+        order = sorted(range(len(items)), key=lambda index: len(items[index].steps))
         chunks = (order[start : start + HORIZON] for start in range(0, len(order), HORIZON))  # planned together
         answered = offline.answer_all(
             self.loaded,
-            ((places, [items[place] for place in places]) for places in chunks),
+            ((indices, [items[index] for index in indices]) for indices in chunks),
             limits=self.limits,
             threads=0 if threads == 1 else threads,
             attention=attention,
         )
-        found = {place: result for places, results in answered for place, result in zip(places, results, strict=True)}
-        return [found[place] for place in range(len(items))]
+        result_of = {
+            index: result for indices, results in answered for index, result in zip(indices, results, strict=True)
+        }
+        return [result_of[index] for index in range(len(items))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,20 +64,20 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
     """Chunks of entries in the order of the file; with `stop`, the first bad record is the last of the last chunk."""
-    held: list[InputRecord] = []
+    pending: list[InputRecord] = []
     size = 0
     for entry in entries:
-        held.append(entry)
+        pending.append(entry)
         is_last = stop and isinstance(entry, BadRecord)
         if isinstance(entry, ValidRecord):
             size += entry.item.steps.nbytes
-        if is_last or len(held) == CHUNK_RECORDS or size >= CHUNK_BYTES:
-            yield Chunk(held, read())
-            held, size = [], 0
+        if is_last or len(pending) == CHUNK_RECORDS or size >= CHUNK_BYTES:
+            yield Chunk(pending, read())
+            pending, size = [], 0
         if is_last:
             return
-    if held:
-        yield Chunk(held, read())
+    if pending:
+        yield Chunk(pending, read())
 
 
 def prediction_of(
@@ -195,4 +195,4 @@ def right(label: Label, prediction: dict[str, Any], labels: Sequence[str], task:
     if task == "multi-label":
         return [(one in several) == (one in prediction["assigned"]) for one in labels]
     pairs = zip(several, prediction["step_labels"], strict=True)
-    return [wanted == found for wanted, found in pairs if found is not None]
+    return [wanted == predicted for wanted, predicted in pairs if predicted is not None]

@@ -125,8 +125,8 @@ class Scorer:
             return None if self.id is None or self.id not in names else cells_of(batch, self.id)
 
         def name(row: int) -> str:
-            found = ids()
-            return "" if found is None else f"id {str(found[row])[:_MOST_SHOWN]!r}: "
+            names_of_rows = ids()
+            return "" if names_of_rows is None else f"id {str(names_of_rows[row])[:_MOST_SHOWN]!r}: "
 
         rows = self._rows(model, items, name)
         answered: B = with_answers(batch, None if self.keep_steps else self.steps, columns, rows)

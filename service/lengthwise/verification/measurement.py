@@ -171,8 +171,8 @@ class BatchVariations:
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
         drawn = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
-        for place, kind in enumerate(KINDS if drawn and drawn[0].dtype == np.float32 else ()):
-            of_kind = drawn[place :: len(KINDS)]
+        for index, kind in enumerate(KINDS if drawn and drawn[0].dtype == np.float32 else ()):
+            of_kind = drawn[index :: len(KINDS)]
             finite = [np.isfinite(original(batch)).all() for batch in self._batches(of_kind, most_rows=1)]
             members = [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]
             if members:
@@ -215,7 +215,7 @@ class BatchVariations:
         count = len(self.sequences)
         turned = []
         for shift in range(count):
-            order = [(place + shift) % count for place in range(count)]
+            order = [(row + shift) % count for row in range(count)]
             turned.append(dict(zip(order, self._answers([self.sequences[row] for row in order]), strict=True)))
         for row, alone in enumerate(self.unbatched):
             steps = f"{len(self.sequences[row])} step{'s' if len(self.sequences[row]) != 1 else ''}"
@@ -270,7 +270,7 @@ class BatchVariations:
         for number in range(3):
             order = random.permutation(len(self.sequences))
             answers = self._answers([self.sequences[row] for row in order])
-            back = [answers[place] for place in np.argsort(order)]
+            back = [answers[row] for row in np.argsort(order)]
             yield self._case(f"rows permuted, order {number + 1}", "order", back)
 
     def at_max_length(self) -> Iterator[Case]:
@@ -337,17 +337,17 @@ class BatchVariations:
     def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
         """Sequences, every other one of raw values, and their answers unbatched.
 
-        The service refuses an answer that is not finite. If a raw sequence has one, an ordinary one takes its place.
+        The service refuses an answer that is not finite. If a raw sequence has one, an ordinary one replaces it.
         """
         sequences = draw(self.manifest, lengths, seed, raw=True)
         ordinary = draw(self.manifest, lengths, seed)
         answers = []
-        for place, steps in enumerate(sequences):
-            is_raw = kind_of(place) is not None
+        for index, steps in enumerate(sequences):
+            is_raw = kind_of(index) is not None
             answer = self._unbatched(steps, is_raw=is_raw)
             if is_raw and not all(np.isfinite(part).all() for part in answer):
-                sequences[place] = ordinary[place]
-                answer = self._unbatched(ordinary[place])
+                sequences[index] = ordinary[index]
+                answer = self._unbatched(ordinary[index])
             answers.append(answer)
         return sequences, answers
 

@@ -86,7 +86,7 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
     )
 
 
-def held(
+def promise_here(
     session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
     """The promise under which a model is served here, and if it is new, its cases, which should be stored.

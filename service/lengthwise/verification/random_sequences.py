@@ -73,7 +73,7 @@ KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Draw
 
 
 def kind_of(index: int, kinds: Sequence[str] = tuple(KINDS)) -> str | None:
-    """The kind of a sequence by its place: every other one is raw, the kinds in turn; None for an ordinary one."""
+    """The kind of a sequence by its index: every other one is raw, the kinds in turn; None for an ordinary one."""
     return kinds[index // 2 % len(kinds)] if index % 2 and kinds else None
 
 
@@ -149,8 +149,8 @@ def largest_of(differences: Sequence[NDArray[np.float32]]) -> float:
 def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:
     """The lengths among `wanted` that the model accepts.
 
-    For a model with a least number of steps, they count from there: its shortest sequence in the place of 1, one step
-    more in the place of 2. So the steps that its last window adds are tried, as in the other models.
+    For a model with a least number of steps, they count from there: its shortest sequence instead of 1, one step
+    more instead of 2. So the steps that its last window adds are tried, as in the other models.
     """
     more = manifest.min_length - 1
     return [more + length for length in wanted if more + length <= manifest.max_length]

@@ -56,7 +56,7 @@ class FusedGraph(NamedTuple):
 
 
 def fused(model: bytes) -> FusedGraph | None:
-    """A graph with these operators; None if there is no place for them.
+    """A graph with these operators; None if the graph has nothing that they compute.
 
     Raises:
         ValueError: The bytes are not a graph, or a layer has cells that the kernels do not compute.
@@ -79,7 +79,7 @@ class _Fusion(Pattern):
     """Finds the patterns in a graph, and replaces them."""
 
     def turn_layer(self, node: Node) -> Node:
-        """Puts a layer that writes its output in the new order in the place of one, its Transpose and its Reshape.
+        """Replaces a layer, its Transpose and its Reshape by a layer that writes its output in the new order.
 
         Raises:
             NotFound: The nodes have another form.
@@ -101,7 +101,7 @@ class _Fusion(Pattern):
         return layer
 
     def pool(self, layer: Node) -> bool:
-        """Puts an AttentionPooling in the place of the attention over a layer's output; False if there is none."""
+        """Replaces the attention over a layer's output by an AttentionPooling; False if there is none."""
         for product in self.users.get(layer.outputs[0], []):
             with suppress(NotFound):
                 self._pool_from(product, layer.outputs[0], layer.inputs[_LENGTHS])
@@ -123,13 +123,13 @@ class _Fusion(Pattern):
         require(scores.inputs[0] == unit.outputs[0])
         weights = [product.inputs[1], scores.inputs[1], *biases]
         require(all(name in self.graph.tensors for name in weights))
-        given, masked = scores, self.only_user(scores.outputs[0], "Squeeze", "Where")
+        input_node, masked = scores, self.only_user(scores.outputs[0], "Squeeze", "Where")
         is_flat = masked.operator == "Squeeze"  # scores are [rows, steps], or [rows, steps, 1]
         if is_flat:
             require(self.axis(masked) in (-1, 2))
             removed.append(masked)
-            given, masked = masked, self.only_user(masked.outputs[0], "Where")
-        self._check_mask(masked, given.outputs[0], lengths, is_flat=is_flat)
+            input_node, masked = masked, self.only_user(masked.outputs[0], "Where")
+        self._check_mask(masked, input_node.outputs[0], lengths, is_flat=is_flat)
         softmax = self.only_user(masked.outputs[0], "Softmax")
         require(softmax.attributes.get("axis", -1) in ((-1, 1) if is_flat else (-2, 1)))
         attention = softmax.outputs[0]
@@ -139,7 +139,7 @@ class _Fusion(Pattern):
         self.replace(softmax, pooling, [*removed, unit, scores, masked, *total])
 
     def _check_mask(self, where: Node, scores: str, lengths: str, *, is_flat: bool) -> None:
-        """Goes on only if a Where puts a very small number in the place of the scores at padding, and only there."""
+        """Goes on only if a Where replaces the scores at padding, and no others, by a very small number."""
         valid, padding = (1, 2) if self._is_valid(where.inputs[0], lengths, is_flat=is_flat) else (2, 1)
         require(where.inputs[valid] == scores and self.constant(where.inputs[padding]) < _MASKED)
 
@@ -170,11 +170,11 @@ class _Fusion(Pattern):
         """Has a layer write no padding, if only valid steps of its output are read."""
         output, users = layer.outputs[0], self.users.get(layer.outputs[0], [])
         for user in users:  # a layer that the kernels do not know leads to an error, and then nothing is replaced
-            place = (
+            index = (
                 _LENGTHS if user.operator in LAYERS else 1 if user.operator == "AttentionPooling" else len(user.inputs)
             )
             reads_as_values = user.inputs[0] == output and user.inputs.count(output) == 1
-            if not reads_as_values or user.inputs[place : place + 1] != [layer.inputs[_LENGTHS]]:
+            if not reads_as_values or user.inputs[index : index + 1] != [layer.inputs[_LENGTHS]]:
                 return
         if users and output not in self.graph.used_elsewhere:
             layer.attributes["zeros"] = 0

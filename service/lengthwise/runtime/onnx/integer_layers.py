@@ -1,4 +1,4 @@
-"""Finds the layers of an int8 graph that the integer kernels compute, and puts these in their place.
+"""Finds the layers of an int8 graph that the integer kernels compute, and replaces them by these.
 
     weights (bytes) ─> DequantizeLinear ─> Reshape ─> LSTM   becomes   weights (bytes), scales ─> integer LSTM
     weights (bytes) ─> DequantizeLinear ─> MatMul            becomes   weights (bytes), scales ─> integer MatMul
@@ -55,10 +55,10 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
     """
     if b"DequantizeLinear" not in model:
         return fusion.fused(model)
-    found = fusion.fused(_with_float_weights(model, None))
-    if found is None or not found.pools:
+    fused = fusion.fused(_with_float_weights(model, None))
+    if fused is None or not fused.pools:
         return fusion.fused(model)
-    nodes = onnx_graph.read(found.graph).nodes
+    nodes = onnx_graph.read(fused.graph).nodes
     pooled = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
     return fusion.fused(_with_float_weights(model, pooled))
 
@@ -88,12 +88,12 @@ class _Layers(Pattern):
     """Finds the layers of a graph that the integer kernels compute."""
 
     def layer(self, node: Node) -> Node:
-        """The operator in the place of a layer with the activations, layout and order of gates of the kernels."""
-        said = node.attributes
+        """The operator that replaces a layer with the activations, layout and order of gates of the kernels."""
+        attributes = node.attributes
         require(node.operator in fusion.LAYERS and node.domain in (*ONNX, fusion.DOMAIN))
-        require(not node.unread and said.keys() <= fusion.KNOWN | _OF_FUSION)
-        require(not said.get("layout") and not said.get("input_forget"))
-        require(node.operator == "LSTM" or said.get("linear_before_reset") == 1)
+        require(not node.unread and attributes.keys() <= fusion.KNOWN | _OF_FUSION)
+        require(not attributes.get("layout") and not attributes.get("input_forget"))
+        require(node.operator == "LSTM" or attributes.get("linear_before_reset") == 1)
         x, w, r, b, lengths, *others = [*node.inputs, *[""] * 5]
         require(not any(others))
         of_inputs = [w, ""]
@@ -102,7 +102,7 @@ class _Layers(Pattern):
         return _replaced(node, [x, *of_inputs, *self._dequantised(r), b, lengths])
 
     def product(self, node: Node) -> Node:
-        """The operator in the place of a product with constant weights."""
+        """The operator that replaces a product with constant weights."""
         require(node.domain in ONNX and len(node.inputs) == 2)
         return _replaced(node, [node.inputs[0], *self.bytes_of(node.inputs[1], axis=1)])
 
@@ -115,9 +115,9 @@ class _Layers(Pattern):
         dequantize = self.maker(name, "DequantizeLinear")
         require({"axis": 1, **dequantize.attributes} == {"axis": axis} and not dequantize.unread)
         require(len(dequantize.inputs) == 2)
-        found = _Bytes(*dequantize.inputs)
-        require(self._is_tensor(found.weights, INT8, 2) and self._is_tensor(found.scales, FLOAT, 1))
-        return found
+        quantized = _Bytes(*dequantize.inputs)
+        require(self._is_tensor(quantized.weights, INT8, 2) and self._is_tensor(quantized.scales, FLOAT, 1))
+        return quantized
 
     def _is_tensor(self, name: str, kind: int, axes: int) -> bool:
         tensor = self.graph.tensors.get(name)

@@ -1,4 +1,4 @@
-"""Finds the part of a graph that counts results of fixed kernels above biases, and puts one operator in its place.
+"""Finds the part of a graph that counts results of fixed kernels above biases, and replaces it by one operator.
 
     values -> grid -> Transpose -> Conv -> Where(counted) -> Greater(biases) -> ReduceSum -> Div -> Reshape -> Concat
                                    (one such chain for each dilation)
@@ -50,7 +50,7 @@ class _Chain(NamedTuple):
 
 
 def fused(model: bytes, lengths: str) -> Counted | None:
-    """The same graph with the operator; None if it has no place for it.
+    """The same graph with the operator; None if it has no such part.
 
     Args:
         model: The ONNX file.
@@ -67,13 +67,13 @@ def fused(model: bytes, lengths: str) -> Counted | None:
         return None
 
 
-def trial(found: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
+def trial(counted: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
     """Sequences `[length, features]` for the graph, at the lengths where something changes, and of wild sizes."""
     random = np.random.default_rng(0)
-    edges = {8 * each.dilation + more for each in found.kernels for more in (0, 1)}
-    for place, length in enumerate(sorted({1, 2, 7, *edges})):
+    edges = {8 * each.dilation + more for each in counted.kernels for more in (0, 1)}
+    for index, length in enumerate(sorted({1, 2, 7, *edges})):
         if length <= min(longest, _LONGEST):
-            size = (1.0, 1e-3, 1e37, 1e-30)[place % 4]
+            size = (1.0, 1e-3, 1e37, 1e-30)[index % 4]
             yield (random.standard_normal((length, features)) * size).astype(np.float32)
 
 
@@ -83,10 +83,10 @@ class _Finder(Pattern):
         self._lengths = lengths
 
     def replaced(self) -> Counted:
-        """The graph with the operator in the place of all chains; `NotFound` if there are none, or they differ."""
-        found = [self._chain(node) for node in self.graph.nodes if node.operator == "Conv"]
-        chains = {chain.output: chain for chain in found}
-        require(len({chain.grid for chain in found}) == 1)
+        """The graph with the operator instead of all chains; `NotFound` if there are none, or they differ."""
+        counts = [self._chain(node) for node in self.graph.nodes if node.operator == "Conv"]
+        chains = {chain.output: chain for chain in counts}
+        require(len({chain.grid for chain in counts}) == 1)
         outputs = [*chains]
         users = self.users.get(outputs[0], [])
         last = users[0] if len(users) == 1 and users[0].operator == "Concat" else None
@@ -106,8 +106,8 @@ class _Finder(Pattern):
         new = [Node("SharesAboveBiases", inputs, [to], domain=fixed_kernels.DOMAIN)]
         if others:
             new.append(Node("Concat", [to, *others], [whole], {"axis": 1}))
-        place = self.graph.nodes.index(self.makers[whole])
-        self.graph.nodes[place : place + 1] = new
+        index = self.graph.nodes.index(self.makers[whole])
+        self.graph.nodes[index : index + 1] = new
         self.graph.remove_unused()
         return Counted(self.graph.write({fixed_kernels.DOMAIN: 1}), kernels)
 
@@ -170,19 +170,19 @@ class _Finder(Pattern):
         number = self.only_user(greater.outputs[0], "Cast")
         total = self.only_user(number.outputs[0], "ReduceSum")
         require(self.axis(total) in (3, -1) and total.attributes.get("keepdims", 1) == 0)
-        given = greater.inputs[1]
-        split = self.makers.get(given)
+        name = greater.inputs[1]
+        split = self.makers.get(name)
         if split is None or split.operator != "Split":
-            return self.numbers(given, KERNELS, -1, 1)[:, :, 0], total.outputs[0]
+            return self.numbers(name, KERNELS, -1, 1)[:, :, 0], total.outputs[0]
         whole = self.numbers(split.inputs[0], KERNELS, -1, 1)
         count, size = len(split.outputs), -(-whole.shape[1] // len(split.outputs))
         sizes = [size] * (count - 1) + [whole.shape[1] - size * (count - 1)]  # as for an operator without sizes
         if any(split.inputs[1:]):
             sizes = self.numbers(split.inputs[1], -1).tolist()
-        place = split.outputs.index(given)
-        begin = sum(sizes[:place])
+        index = split.outputs.index(name)
+        begin = sum(sizes[:index])
         require(split.attributes.get("axis") == 1 and sum(sizes) == whole.shape[1])
-        return whole[:, begin : begin + sizes[place], 0], total.outputs[0]
+        return whole[:, begin : begin + sizes[index], 0], total.outputs[0]
 
     def _cone(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
         """The tables of booleans in what gives a value that depends on the lengths and the width only.

@@ -1,7 +1,7 @@
 """Whether NaN in the values of a graph reaches its recurrent layers: a trial at load, for graphs with an IsNaN node.
 
 onnxruntime's LSTM and GRU turn some NaN into numbers, and Lengthwise's kernels keep them. Only a graph that replaces
-NaN before them gives the same in both. So it is run in both, with NaN in many places; our kernels may serve it if all
+NaN before them gives the same in both. So it is run in both, with NaN at many steps; our kernels may serve it if all
 answers are finite and equal within rounding. A NaN that reaches a layer all the same is refused: never a wrong number.
 """
 
@@ -57,13 +57,13 @@ def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
     random = np.random.default_rng(0)
     mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
     tried = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
-    places: list[tuple[Any, Any]] = [(step, each) for each in tried for step in {0, length // 2, length - 1}]
-    places += [(step, slice(None)) for step in range(length)]  # a step without a value
-    places += [(slice(None), each) for each in tried]  # a feature without a value
-    places += [(slice(None), slice(None)), (slice(1, None), slice(None)), (slice(None, -1), slice(None))]
+    slices: list[tuple[Any, Any]] = [(step, each) for each in tried for step in {0, length // 2, length - 1}]
+    slices += [(step, slice(None)) for step in range(length)]  # a step without a value
+    slices += [(slice(None), each) for each in tried]  # a feature without a value
+    slices += [(slice(None), slice(None)), (slice(1, None), slice(None)), (slice(None, -1), slice(None))]
     sequences = []
-    for place in places:
+    for index in slices:
         steps = (mean + std * random.standard_normal((length, features))).astype(np.float32)
-        steps[place] = np.nan
+        steps[index] = np.nan
         sequences.append(steps)
     return sequences

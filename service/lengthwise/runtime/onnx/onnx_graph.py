@@ -30,24 +30,24 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     Raises:
         ValueError: The bytes are not a valid message.
     """
-    place, end = 0, len(message)
-    while place < end:
-        tag, place = varint(message, place)
+    offset, end = 0, len(message)
+    while offset < end:
+        tag, offset = varint(message, offset)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            value, place = varint(message, place)
+            value, offset = varint(message, offset)
             yield number, value
             continue
         if kind == _BYTES:
-            size, place = varint(message, place)
+            size, offset = varint(message, offset)
         elif kind in _SIZES:
             size = _SIZES[kind]
         else:
             raise ValueError("it is no message of protocol buffers that ONNX knows")
-        if size > end - place:
+        if size > end - offset:
             raise ValueError("it is cut off")
-        yield number, message[place : place + size]
-        place += size
+        yield number, message[offset : offset + size]
+        offset += size
 
 
 def messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -55,7 +55,7 @@ def messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     return ((number, value) for number, value in fields(message) if isinstance(value, memoryview))
 
 
-def varint(message: memoryview, place: int) -> tuple[int, int]:
+def varint(message: memoryview, offset: int) -> tuple[int, int]:
     """The varint at a position, and the position after it.
 
     Raises:
@@ -63,13 +63,13 @@ def varint(message: memoryview, place: int) -> tuple[int, int]:
     """
     number = 0
     for shift in range(0, 70, 7):
-        if place >= len(message):
+        if offset >= len(message):
             raise ValueError("it is cut off")
-        byte = message[place]
-        place += 1
+        byte = message[offset]
+        offset += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, place
+            return number, offset
     raise ValueError("it has a number of more than ten bytes")
 
 
@@ -88,11 +88,11 @@ def integers(value: memoryview | int) -> list[int]:
     """A repeated int64 field: one integer, or several in one piece."""
     if isinstance(value, int):
         return [signed(value)]
-    found, place = [], 0
-    while place < len(value):
-        each, place = varint(value, place)
-        found.append(signed(each))
-    return found
+    numbers, offset = [], 0
+    while offset < len(value):
+        each, offset = varint(value, offset)
+        numbers.append(signed(each))
+    return numbers
 
 
 def written(content: Iterable[tuple[int, Content]]) -> bytes:
@@ -107,12 +107,12 @@ def written(content: Iterable[tuple[int, Content]]) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 FLOAT, INT8, INT32, INT64, BOOL = 1, 3, 6, 7, 9
@@ -155,8 +155,8 @@ class Tensor:
 
     def constant(self) -> tuple[float, ...] | None:
         """Its numbers if they are few."""
-        found = self.numbers() if self.kind != INT8 and math.prod(self.shape) <= _SMALL else None
-        return None if found is None else tuple(found.ravel().tolist())
+        numbers = self.numbers() if self.kind != INT8 and math.prod(self.shape) <= _SMALL else None
+        return None if numbers is None else tuple(numbers.ravel().tolist())
 
 
 @dataclass(slots=True)
@@ -201,13 +201,15 @@ class Graph:
     @cached_property
     def constants(self) -> dict[str, tuple[float, ...]]:
         """The numbers of small tensors, by name: initializers and outputs of Constant."""
-        found = {name: numbers for name, tensor in self.tensors.items() if (numbers := tensor.constant()) is not None}
+        constants = {
+            name: numbers for name, tensor in self.tensors.items() if (numbers := tensor.constant()) is not None
+        }
         for node in self.nodes:
             if node.operator == "Constant" and node.outputs:
-                for given in node.attributes.values():
-                    if not isinstance(given, str):
-                        found[node.outputs[0]] = given if isinstance(given, tuple) else (given,)
-        return found
+                for value in node.attributes.values():
+                    if not isinstance(value, str):
+                        constants[node.outputs[0]] = value if isinstance(value, tuple) else (value,)
+        return constants
 
     @cached_property
     def used_elsewhere(self) -> set[str]:
@@ -217,11 +219,11 @@ class Graph:
 
     def users(self) -> dict[str, list[Node]]:
         """The nodes that use each value."""
-        found: dict[str, list[Node]] = {}
+        users: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
-                found.setdefault(name, []).append(node)
-        return found
+                users.setdefault(name, []).append(node)
+        return users
 
     def makers(self) -> dict[str, Node]:
         """The node that makes each value."""

@@ -36,10 +36,10 @@ class Pattern:
     def _index(self) -> None:
         self.makers, self.users = self.graph.makers(), self.graph.users()
 
-    def replace(self, place: Node, new: Node, removed: list[Node]) -> None:
-        """Puts a node in the place of another one, and removes others."""
+    def replace(self, old: Node, new: Node, removed: list[Node]) -> None:
+        """Replaces node `old` by `new`, and removes others."""
         gone = {id(node) for node in removed}
-        self.graph.nodes = [new if node is place else node for node in self.graph.nodes if id(node) not in gone]
+        self.graph.nodes = [new if node is old else node for node in self.graph.nodes if id(node) not in gone]
         self._index()
 
     def maker(self, name: str, *operators: str) -> Node:
@@ -81,5 +81,5 @@ class Pattern:
 
     def axis(self, node: Node) -> float | None:
         """The only axis of a Squeeze, an Unsqueeze or a reduction."""
-        given = self.graph.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
-        return given[0] if isinstance(given, tuple) and len(given) == 1 else None
+        axes = self.graph.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
+        return axes[0] if isinstance(axes, tuple) and len(axes) == 1 else None
