@@ -1,5 +1,9 @@
 """Each part works with what its extras bring, and with nothing else: here by hiding the rest, and nightly installed."""
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from lengthwise.errors import EXTRAS_OF
@@ -46,3 +50,33 @@ def test_an_extra_brings_what_errors_say_that_it_brings(extra: str) -> None:
     told = {PACKAGES.get(module, module.replace("_", "-")) for module, extras in EXTRAS_OF.items() if extra in extras}
     asked = {one.name for one in required([extra])} - {one.name for one in required([])} - NEVER_IMPORTED
     assert asked <= told <= brought([extra])
+
+
+def unexplained(lines: list[str]) -> Iterator[str]:
+    """The versions without a reason: none behind one, and none above it in its list or above its list of one line."""
+    is_explained = False
+    for line in map(str.strip, lines):
+        if line.startswith("#"):
+            is_explained = True
+        elif line.endswith("[") or line in ("", "]"):
+            is_explained = False
+        elif re.search(r'"[^"]*[<>=]=[^"]*"', line) and not is_explained and "  # " not in line:
+            yield line
+
+
+def test_every_version_says_why_it_stands_there() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
+    assert [*unexplained(text[text.index("dependencies = [") : text.index("[project.scripts]")].splitlines())] == []
+    assert [*unexplained(['client = ["httpx>=0.28"]', "", "dev = [", '"uv>=1",  # x', '"ruff==1",'])] == [
+        'client = ["httpx>=0.28"]',
+        '"ruff==1",',
+    ]
+
+
+@pytest.mark.parametrize("library", ["torch", "keras", "grpcio"])
+def test_a_library_whose_private_parts_are_used_has_one_minor_version(library: str) -> None:
+    for wanted in required(["export", "train", "keras", "grpc"]):
+        if wanted.name == library:
+            bounds = {bound.operator: bound.version for bound in wanted.specifier}
+            major, minor = map(int, bounds[">="].split("."))
+            assert bounds["<"] == f"{major}.{minor + 1}"
