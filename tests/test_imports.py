@@ -53,9 +53,6 @@ ONLY_IN = {
     "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
-    "ray": {"engines.ray"},
-    "pyspark": {"engines.spark"},
-    "apache_beam": {"engines.beam"},
 }
 """External packages that only these modules may import."""
 

@@ -465,16 +465,6 @@ def test_every_error_can_be_sent_to_another_process() -> None:
         InvalidSequences("sequence 1: is odd [while running a step]")  # type: ignore[arg-type]  # what is tested
 
 
-@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("spark", "pyspark"), ("beam", "apache_beam")])
-def test_an_engine_that_is_not_installed_is_named_with_its_extra(
-    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"lengthwise.engines.{engine}", raising=False)
-    with pytest.raises(ImportError, match=rf"pip install 'lengthwise\[{engine}\]'"):
-        __import__(f"lengthwise.engines.{engine}")
-
-
 def test_predictions_are_those_of_the_http_answer(opens: Opens) -> None:
     model = numpy_models.model(numpy_models.manifest())
     opens(model)
