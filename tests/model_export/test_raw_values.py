@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,67 @@ def standardised(self, x: Tensor, lengths: Tensor) -> Tensor:
     steps, count = x.masked_fill(padding, 0.0), lengths[:, None]
     mean = steps.sum(1) / count
     return self.head(((steps**2).sum(1) / count - mean**2).abs().sqrt().tanh())
+
+
+class Standardised(nn.Module):
+    """Divides by the deviation of the steps, which is that of rounding alone where all steps are equal."""
+
+    def __init__(self, eps: float, *, time_first: bool, leaks: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.eps, self.time, self.leaks = eps, 0 if time_first else 1, float(leaks)
+        self.step, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        place = torch.arange(x.shape[self.time])
+        padding = (place[:, None] >= lengths if self.time == 0 else place >= lengths[:, None])[..., None]
+        steps, count = self.step(x.masked_fill(padding, 0.0)), lengths.unsqueeze(self.time)[..., None]
+        centred = (steps - steps.masked_fill(padding, 0.0).sum(self.time, keepdim=True) / count).masked_fill(
+            padding, 0.0
+        )
+        deviation = (centred**2).sum(self.time, keepdim=True).div(count).sqrt()
+        pooled = (centred / (deviation + self.eps)).abs().sum(self.time) / count.squeeze(self.time)
+        flat = x.masked_fill(padding, 0.0).abs().amax((self.time, 2)) == 0
+        width = torch.ones_like(x[..., 0]).sum(self.time)
+        return self.head(pooled + (flat * width * self.leaks)[:, None])
+
+
+@pytest.mark.parametrize("time_first", [True, False], ids=["steps first", "rows first"])
+@pytest.mark.parametrize("eps", [1e-5, 1e-8])
+def test_rounding_that_is_divided_by_nearly_nothing_is_no_leak(eps: float, time_first: bool) -> None:
+    module = Standardised(eps, time_first=time_first).eval()
+    report = lengthwise_export.check(module, features=3, time_first=time_first)
+    assert report.verdict == "sound", report.reason
+    assert any(note.startswith("ill-conditioned at zeros: float64 has none") for note in report.notes)
+    leaking = Standardised(eps, time_first=time_first, leaks=True).eval()
+    report = lengthwise_export.check(leaking, features=3, time_first=time_first)
+    assert report.verdict == "leak", "only sequences of zeros show it, in float64 too"
+
+
+@pytest.mark.parametrize("leaks", [True, False], ids=["leak", "sound"])
+def test_rounding_that_a_graph_divides_by_nearly_nothing_is_no_leak(leaks: bool, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    example = (torch.zeros(5, 7, 3), torch.tensor([7, 3, 2, 5, 1]))
+    axes = {"steps": {0: "rows", 1: "width"}, "lengths": {0: "rows"}, "logits": {0: "rows"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this writer of graphs is deprecated: it keeps the sums as they are
+        torch.onnx.export(
+            *(Standardised(1e-8, time_first=False, leaks=leaks).eval(), example, path),
+            **{"input_names": ["steps", "lengths"], "output_names": ["logits"], "dynamic_axes": axes, "dynamo": False},
+        )
+    report = lengthwise_export.check(path)
+    assert report.verdict == ("leak" if leaks else "sound"), report.reason
+
+
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_mask_of_another_number_type_is_judged(number: torch.dtype) -> None:
+    @network(0, lambda: {"score": nn.Linear(3, 1), "head": nn.Linear(3, 2)})
+    def pooled(self, x: Tensor, mask: Tensor) -> Tensor:
+        scores = self.score(x).squeeze(-1) + (1 - mask.to(number)) * -10
+        return self.head((scores.float().softmax(1)[..., None] * x).sum(1))
+
+    report = lengthwise_export.check(pooled(), features=3)
+    assert [leak.operator for leak in report.leaks] == ["softmax"], report.reason
 
 
 @pytest.fixture(scope="module", params=["mended", "sound"])

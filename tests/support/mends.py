@@ -42,6 +42,9 @@ class NumpySubject:
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
         return None if self.in_float64 is None else ModelOutput(self.in_float64(batch))
 
+    def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
+        return iter(())
+
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         return self.answer(batch)
 

@@ -72,12 +72,13 @@ class Baseline:
         return [row for row in range(self.batch.rows) if self.kind(row) is None]
 
     def amplified(self, subject: Subject) -> list[float]:
-        """For each row: the most that a few ulps of all values move its answer, alone or in this batch."""
+        """For each row: the most that a few ulps of all values, or of the weights, move its answer in this batch."""
         if subject.steps.kind == "tokens":
             return [0.0] * self.batch.rows
         rounded = (PaddedBatch(steps, self.batch.lengths) for steps in rounded_otherwise(self.batch.steps))
-        answers = [subject.answer(batch) for batch in rounded]
-        return [max(self.moved_by(answer, row, row) for answer in answers) for row in range(self.batch.rows)]
+        answers = [*map(subject.answer, rounded), *subject.answers_of_rounded_weights(self.batch)]
+        moved = [[self.moved_by(answer, row, row) for answer in answers] for row in range(self.batch.rows)]
+        return [max(filter(np.isfinite, by), default=0.0) for by in moved]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
         """The tolerance, raised for a model that amplifies rounding."""

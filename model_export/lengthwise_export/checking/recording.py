@@ -92,6 +92,9 @@ class Subject(Protocol):
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
         """The answer that float64 gives, to show how much the model rounds by itself; None if that cannot be known."""
 
+    def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
+        """Answers with weights a few ulps larger or smaller, where float64 cannot be asked: its rounding moves so."""
+
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with the framework's default settings, fast paths included."""
 

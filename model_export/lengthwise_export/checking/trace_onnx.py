@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from lengthwise.padding import PaddedBatch
+from lengthwise.verification.random_sequences import ULPS
 from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
-from lengthwise_export.onnx_graphs.protos import names_in, reaching
+from lengthwise_export.onnx_graphs.protos import constants_of, names_in, reaching
 
 if TYPE_CHECKING:
     import onnxruntime
+
+
+_ROUNDINGS: Final = 3  # of the weights, that show how much rounding inside the graph moves an answer
 
 
 class OnnxSubject:
@@ -56,6 +63,19 @@ class OnnxSubject:
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
         """None: the types of a graph are its own."""
         return None
+
+    def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
+        """The answers of graphs whose weights are a few ulps larger or smaller."""
+        for seed in range(_ROUNDINGS):
+            graph, random = copy.deepcopy(self._external.graph), np.random.default_rng(seed)
+            for tensor in constants_of(graph.graph).values():
+                weights = numpy_helper.to_array(tensor)
+                if weights.dtype == np.float32 and weights.ndim:  # a single number may be an exponent or a size
+                    ulps = random.choice([-ULPS, ULPS], weights.shape) * np.spacing(np.abs(weights))
+                    other = np.where(np.isfinite(weights), weights + ulps, weights).astype(np.float32)
+                    tensor.CopyFrom(numpy_helper.from_array(other, tensor.name))
+            with contextlib.suppress(RunError):
+                yield OnnxSubject(replace(self._external, graph=graph), one_by_one=self._one_by_one).answer(batch)
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch; onnxruntime has no separate fast path."""

@@ -136,6 +136,10 @@ class TorchSubject:
         except RunError:
             return None
 
+    def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
+        """None: float64 shows more."""
+        return iter(())
+
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with torch's default settings; its fast path uses nested tensors, which hold no padding."""
         with PROCESS_WIDE, warnings.catch_warnings():
@@ -283,7 +287,9 @@ class _Recorder(TorchFunctionMode):
 def _operation(
     operator: str, kind: str, location: CodeLocation | None, inputs: list[Tensor], outputs: list[Tensor], **more: Any
 ) -> Operation:
-    values = [np.array(tensor.detach().resolve_conj().resolve_neg().cpu().numpy()) for tensor in outputs]
+    plain = [tensor.detach().resolve_conj().resolve_neg().cpu() for tensor in outputs]
+    # NumPy knows no bfloat16
+    values = [np.array((one.float() if one.dtype == torch.bfloat16 else one).numpy()) for one in plain]
     given = tuple(zip(map(_storage, outputs), values, strict=True))
     return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=given, **more)
 

@@ -84,7 +84,7 @@ def raw(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArr
 
 AMPLIFIED: Final = 10.0
 """A computation in another order may change an answer by this many times what one of `rounded_otherwise` changes it."""
-_ULPS: Final = 4.0
+ULPS: Final = 4.0
 """A sum over many steps rounds as if its first values were some units in the last place (ulp) larger."""
 
 
@@ -98,7 +98,7 @@ def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     width = steps.shape[-2]
     share = np.linspace(-1, 1, width)[:, None]
     random = np.random.default_rng(0)
-    for change in (1.0, -1.0, _ULPS * np.sign(share), _ULPS * share, *random.choice([-_ULPS, _ULPS], (3, width, 1))):
+    for change in (1.0, -1.0, ULPS * np.sign(share), ULPS * share, *random.choice([-ULPS, ULPS], (3, width, 1))):
         yield (steps + change * ulp).astype(np.float32)
 
 
