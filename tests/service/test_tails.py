@@ -49,6 +49,11 @@ def padded(fill: float = 0.0, *, left: bool = False, sequences: Any = SEQUENCES)
     return whole
 
 
+def repeated(sequences: Any) -> list[np.ndarray]:
+    """The last step of each is repeated up to the common length."""
+    return [np.pad(one, ((0, WIDTH - len(one)), *[(0, 0)] * (one.ndim - 1)), "edge") for one in sequences]
+
+
 @pytest.mark.parametrize(
     ("sequences", "said"),
     [
@@ -68,6 +73,12 @@ def padded(fill: float = 0.0, *, left: bool = False, sequences: Any = SEQUENCES)
         ),
         ([*padded(), SEQUENCES[9]], "nearly every sequence has 20 steps, and 36 of 40 end in zeros"),
         (padded(sequences=[np.round(one[:, :1]) for one in SEQUENCES]), "of 40 end in zeros"),  # half of them inside
+        (padded(99), "36 of 40 end in steps of 99: is this padding? Leave such steps out"),
+        (padded(99, sequences=[np.round(9 * one[:, :1]) for one in SEQUENCES]), "of 40 end in steps of 99"),
+        (padded(1e6, left=True), "36 of 40 begin with steps of 1e+06: is this padding? Leave such steps out"),
+        (repeated(SEQUENCES), "36 of 40 end in copies of their last step: is this padding? Leave such steps out"),
+        ([one[::-1] for one in repeated(SEQUENCES)], "36 of 40 begin with copies of their first step"),
+        (repeated([(1e4 * one[:, 0]).astype(np.int64) for one in SEQUENCES]), "36 of 40 end in copies of their last"),
     ],
     ids=[
         "zeros",
@@ -80,6 +91,12 @@ def padded(fill: float = 0.0, *, left: bool = False, sequences: Any = SEQUENCES)
         "another id",
         "one of another length",
         "counts",
+        "99",
+        "99 behind counts",
+        "a million on the left",
+        "last step",
+        "first step",
+        "last id",
     ],
 )
 def test_a_tail_of_padding_is_noticed(sequences: Any, said: str) -> None:
@@ -108,6 +125,18 @@ def at_rest(count: int) -> list[np.ndarray]:
         [(np.cumsum(random.random((60, 1)) < 0.1) % 2)[:, None] * random.random((60, 1)) for _ in range(40)],  # on, off
         [np.pad(random.normal(size=(n % 9 + 3, 1)), ((n % 7 + 10, 23 - n % 9 - n % 7), (0, 0))) for n in range(40)],
         [np.eye(3)[np.sort(random.integers(0, 3, WIDTH))] for _ in range(40)],  # states, the last one stays
+        [np.sort(random.integers(0, 3, WIDTH))[:, None] + 1.0 for _ in range(40)],  # grades of wear
+        [np.repeat(random.integers(1, 9, 10), 10)[:, None] * 1.0 for _ in range(40)],  # a machine's set points
+        [np.cumsum(random.random((60, 1)) < 0.1, axis=0) * 1.0 for _ in range(40)],  # counted events
+        [(np.cumsum(random.random((60, 1)) < 0.1, axis=0) % 2) * 5.0 + 2 for _ in range(40)],  # a valve: 2 or 7
+        [
+            np.pad(random.normal(size=(n % 9 + 3, 1)), ((n % 7 + 10, 23 - n % 9 - n % 7), (0, 0)), constant_values=4)
+            for n in range(40)
+        ],
+        [np.pad(random.normal(size=(9, 1)), ((n % 3 + 2, 40 - n % 3), (0, 0))) for n in range(40)],
+        [np.clip(random.uniform(0.02, 0.05) * np.arange(100.0), 0, 1)[:, None] for _ in range(40)],
+        [np.vstack([random.normal(size=(WIDTH - 4, 2)), np.full((4, 2), 99)]) for _ in range(40)],
+        [np.full((WIDTH, 2), float(n)) for n in range(9)],
         [np.zeros((WIDTH, 2))] * 9,
         [np.zeros((0, 2))] * 9,
         padded()[-1:],
@@ -124,6 +153,15 @@ def at_rest(count: int) -> list[np.ndarray]:
         "on and off",
         "pulses",
         "states",
+        "grades",
+        "set points",
+        "counts",
+        "valve",
+        "pulses above 4",
+        "early pulses",
+        "up to 1",
+        "four 99 each",
+        "constants",
         "zeros",
         "no steps",
         "one",
