@@ -15,6 +15,7 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
+from lengthwise.batching.runners import LendCores
 from lengthwise.batching.watchdog import Watchdog
 from lengthwise.connections.api_keys import Keys
 from lengthwise.connections.inflight import Inflight
@@ -87,7 +88,7 @@ class Serving:
             max_queue_seconds=settings.longest_wait_seconds,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
-            lend_cores=None if self.choice.provider.bound else recurrent_kernels.lend_cores,
+            lend_cores=self._lend_cores(),
             cores=available_cores(),
             on_batch=None if tracer is None else tracer.batch,
             on_suspect=lambda queue: self.probing.ask(queue),
@@ -140,6 +141,13 @@ class Serving:
             self.registry.listeners.append(self._note_readiness)
             worker.answers["metrics"] = self._snapshot
             worker.lives = lambda: self.alive
+
+    def _lend_cores(self) -> LendCores | None:
+        """Lends idle cores to recurrent layers: those of this process, and of other workers."""
+        lend = recurrent_kernels.lend_cores
+        if self.choice.provider.bound or (self.worker is None and available_cores() == 1):
+            return None
+        return lend if self.worker is None else self.worker.lending(lend, available_cores())
 
     async def _snapshot(self) -> Snapshot:
         return (await self._snapshots())[1]

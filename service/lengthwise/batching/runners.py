@@ -77,7 +77,7 @@ class Runners:
         self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         self._idle = 0  # runners that wait for work
-        self._lend_cores = lend_cores if cores > 1 else None
+        self._lend_cores = lend_cores
         self._cores = cores
         self._inline = False  # whether the event loop runs a batch
         self._turn_scheduled = False  # whether `_run_inline` is going to be called

@@ -19,6 +19,7 @@ import fcntl
 import itertools
 import json
 import logging
+import math
 import mmap
 import os
 import signal
@@ -34,6 +35,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
+from lengthwise.batching.runners import LendCores
 from lengthwise.errors import ConfigurationError
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.settings import worker_task
@@ -46,6 +48,7 @@ log = logging.getLogger("lengthwise.workers")
 BEAT_SECONDS: Final = 0.5
 SILENT_SECONDS: Final = 3.0  # without a beat: it is not ready for others
 GIVE_WAY_SECONDS: Final = 0.001  # at a time: the loop of a worker that is busy takes some to look at its socket
+REST_SECONDS: Final = 0.005  # without a request or a batch: its core may help others
 NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
 TOGETHER_SECONDS: Final = 5.0  # that a worker waits for others that start as it does
 ABSENT, STARTING, LOADED, READY, ENDING = range(5)
@@ -53,7 +56,9 @@ _PR_SET_PDEATHSIG: Final = 1
 _ROW: Final = np.dtype(
     [
         (name, "f8")
-        for name in ("pid", "state", "beat", "connections", "inflight", "started", "restarts", "reason", "judging")
+        for name in (
+            *("pid", "state", "beat", "connections", "inflight", "started", "restarts", "reason", "judging", "ran"),
+        )
     ]
 )
 _LINE_BYTES: Final = 2**26  # of a line of a channel: the metrics of one worker
@@ -97,6 +102,7 @@ class SharedMemory:
     | `inflight` | bytes of calls in hand: above 0 until the last is answered |
     | `reason` | a digest of why it could not start |
     | `judging` | whether it judges a model, or waits for another one that does |
+    | `ran` | when a request last came or a batch ended, on that clock; infinity while one runs |
     """
 
     def __init__(self, file: int, workers: int) -> None:
@@ -318,6 +324,27 @@ class Worker:
             return -NOT_READY_SECONDS
         least = counts.min()
         return GIVE_WAY_SECONDS if connections > least + least // 8 else 0.0  # of many, an eighth more is no matter
+
+    def lending(self, lend: LendCores, cores: int) -> LendCores:
+        """Lends one core more while most of the other workers rest, of which each has so many cores.
+
+        A worker rests where nothing has run for `REST_SECONDS`. One that wakes up meanwhile shares its core with the
+        help for the rest of a batch. The only core of this one is no help: the event loop is there.
+        """
+        ran: Any = memoryview(self.memory.table["ran"])
+        until, more = 0.0, 0
+
+        def lend_with_others(free: int, soon: bool) -> None:
+            nonlocal until, more
+            now = time.monotonic()
+            ran[self.place] = now if free == cores else math.inf
+            if now > until:
+                until = now + REST_SECONDS
+                rests = self.memory.table["ran"][self._others] < until - 2 * REST_SECONDS
+                more = int(2 * rests.sum() > len(rests))
+            lend(more + (free if cores > 1 else 0), soon)
+
+        return lend_with_others
 
     def connections(self) -> Connections:
         """A set of its connections, of which the others know how many they are."""
