@@ -56,12 +56,15 @@ async def test_a_repeated_header_block_is_parsed_once(
     assert len(parsed) == 1
     assert [status for status, _, _ in answers] == [200, 200, 422, 200]
     for body, (status, headers, payload) in zip(bodies, answers, strict=True):
-        alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
+        # A block that no request had before is parsed.
+        new = f"x-new: {len(parsed)}"
+        alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json", new)
         unlike = {"server-timing", "date"}
         assert (status, payload) == (alone[0], alone[2])
         assert {k: v for k, v in headers.items() if k not in unlike} == {
             k: v for k, v in alone[1].items() if k not in unlike
         }
+    assert len(parsed) == 1 + len(bodies)
     figures = await service.figures()
     assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == 6
 
@@ -70,7 +73,13 @@ async def test_a_head_that_differs_is_parsed_and_then_known_itself(line: Line, p
     for name in ("a", "a", "b", "b", "a"):
         status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
         assert (status, headers["x-request-id"]) == (200, name)
-    assert len(parsed) == 3
+    assert len(parsed) == 2
+
+
+async def test_a_header_block_is_known_on_every_connection(made: Net, parsed: list[bytes]) -> None:
+    for _ in range(3):
+        assert (await (await made.line()).ask(GOOD))[0] == 200
+    assert len(parsed) == 1
 
 
 async def test_a_known_head_is_no_head_inside_of_another_request(line: Line) -> None:

@@ -1,37 +1,46 @@
 """A head is known again only where the parser would make the same of it."""
 
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import httptools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lengthwise.http.fast_path import MAX_KNOWN_BYTES, MAX_KNOWN_FIELDS, KnownHead
-from lengthwise.http.fast_request import FastRequest
+from lengthwise.http.fast_path import MAX_KNOWN_BYTES, MAX_KNOWN_FIELDS, FastPath
 
 HEADERS = {b"host": b"x", b"content-type": b"application/json", b"content-length": b"4"}
 FIRST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nbody"
 
 
-def kept(request: bytes, headers: dict[bytes, bytes]) -> KnownHead | None:
-    return KnownHead.of(request, cast("FastRequest", SimpleNamespace(headers=headers, endpoint=None, scope={})))
+class Head:
+    """What a fast path makes of requests after one, whose headers the parser read."""
 
+    def __init__(self, request: bytes, headers: dict[bytes, bytes], max_bytes: int = 65_536) -> None:
+        serving: Any = SimpleNamespace(inflight=None, settings=SimpleNamespace(max_body_bytes=max_bytes))
+        self._path = FastPath([cast("Any", SimpleNamespace(serving=serving))])
+        self._path.remember(request, cast("Any", SimpleNamespace(headers=headers, endpoint=None, scope={})))
+        self.is_kept = self._path.known(request) is not None
 
-def known(request: bytes = FIRST, **headers: bytes) -> KnownHead:
-    head = kept(request, HEADERS | {name.replace("_", "-").encode(): value for name, value in headers.items()})
-    assert head is not None
-    return head
+    def body(self, request: bytes) -> bytes | None:
+        known = self._path.known(request)
+        return None if known is None else known[-1]
+
+    def headers(self, request: bytes) -> dict[bytes, bytes]:
+        known = self._path.known(request)
+        assert known is not None
+        return known[1]
 
 
 @pytest.mark.parametrize("first", [FIRST, b"POST / HTTP/1.1\r\ncontent-length: 4\r\nhost: x\r\n\r\nbody"])
 @pytest.mark.parametrize("body", [b"", b"x", b"body", b"b" * 12_345])
 def test_the_same_head_with_another_length_is_known_up_to_the_limit_wherever_it_stands(first: bytes, body: bytes):
     request = first.replace(b": 4", b": %d" % len(body))[:-4] + body
-    assert known(first).body(request, len(body)) == body
-    assert known(first).body(request, len(body) - 1) is None
-    assert known().headers == {b"host": b"x", b"content-type": b"application/json"}  # all but the length
+    assert Head(first, HEADERS, len(body)).body(request) == body
+    assert Head(first, HEADERS, len(body) - 1).body(request) is None
+    # all but the length
+    assert Head(first, HEADERS).headers(request) == {b"host": b"x", b"content-type": b"application/json"}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +64,8 @@ def test_the_same_head_with_another_length_is_known_up_to_the_limit_wherever_it_
     ],
 )
 def test_any_other_request_is_for_the_parser(request_: bytes):
-    assert known().body(request_, 100) is None
+    assert Head(FIRST, HEADERS).is_kept
+    assert Head(FIRST, HEADERS).body(request_) is None
 
 
 @pytest.mark.parametrize(
@@ -71,18 +81,18 @@ def test_any_other_request_is_for_the_parser(request_: bytes):
     ids=["no length", "no space", "in the body", "twice", "folded", "incomplete"],
 )
 def test_a_head_whose_length_does_not_stand_in_it_plainly_is_not_kept(first: bytes, headers: dict[bytes, bytes]):
-    assert kept(first, headers) is None
+    assert not Head(first, headers).is_kept
 
 
 def test_a_large_head_is_not_kept():
-    def first(fields: int, size: int) -> KnownHead | None:
+    def is_kept(fields: int, size: int) -> bool:
         more = [(b"x%d" % number, b"v" * size) for number in range(fields - len(HEADERS))]
         lines = b"".join(b"%s: %s\r\n" % field for field in more)
-        return kept(FIRST.replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"), HEADERS | dict(more))
+        return Head(FIRST.replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"), HEADERS | dict(more)).is_kept
 
-    assert first(MAX_KNOWN_FIELDS, 10) is not None
-    assert first(MAX_KNOWN_FIELDS + 1, 10) is None
-    assert first(10, MAX_KNOWN_BYTES // 7) is None
+    assert is_kept(MAX_KNOWN_FIELDS, 10)
+    assert not is_kept(MAX_KNOWN_FIELDS + 1, 10)
+    assert not is_kept(10, MAX_KNOWN_BYTES // 7)
 
 
 class Parsed:
@@ -125,12 +135,12 @@ def test_what_is_known_is_what_the_parser_reads(first: bytes, second: bytes):
         (headers, body), *others = Parsed(first).requests
     except (httptools.HttpParserError, ValueError):
         return
-    head = None if others else kept(first, dict(headers))
-    if head is None:
+    head = Head(first, dict(headers))
+    if others or not head.is_kept:
         return
-    assert head.body(first, 100) == body
-    found = head.body(second, 100)
+    assert head.body(first) == body
+    found = head.body(second)
     if found is not None:
         ((read, read_body),) = Parsed(second).requests
         assert found == read_body
-        assert head.headers == {name: value for name, value in read if name != b"content-length"}
+        assert head.headers(second) == {name: value for name, value in read if name != b"content-length"}

@@ -23,8 +23,8 @@ from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import tensor_text
 from lengthwise.protocols.endpoint import Received
+from lengthwise.protocols.known_requests import KnownRequests
 from lengthwise.protocols.tensor_text import SplitText, TensorText
-from lengthwise.protocols.tensors import KnownHeads
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import HEADER_LENGTH, Infer
 from lengthwise.runtime.answers import Answer
@@ -159,7 +159,7 @@ def message(draw: st.DrawFn) -> pb.ModelInferRequest:
 def test_grpc_gives_the_same_to_a_message_whatever_came_before(
     service: Service, data: st.DataObject, seed: int
 ) -> None:
-    heads: KnownHeads = vars(service).setdefault("heads", KnownHeads())
+    heads: KnownRequests = vars(service).setdefault("heads", KnownRequests())
     body = bytearray(data.draw(st.composite(message)()).SerializeToString())
     dice = random.Random(seed)
     for _ in range(data.draw(st.sampled_from([0, 0, 1, 3]))):  # broken on the way
@@ -235,7 +235,7 @@ def test_what_is_parsed_later_is_what_would_be_parsed_at_once(document: Any, spo
 
 
 def test_what_is_known_is_bounded() -> None:
-    heads = KnownHeads()
+    heads = KnownRequests()
     for number in range(1000):
         heads.add(number, 10, object())
         assert heads.get(number) is not None

@@ -18,8 +18,9 @@ from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_prob
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensors
+from lengthwise.protocols.known_requests import KnownRequests
 from lengthwise.protocols.tensor_specs import ELEMENTS
-from lengthwise.protocols.tensors import InputTensor, KnownHeads, KnownTensors, TensorCall
+from lengthwise.protocols.tensors import InputTensor, KnownTensors, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
@@ -94,7 +95,7 @@ class _KnownMessage(NamedTuple):
 
 
 def decode(
-    body: bytes, serving: Serving, heads: KnownHeads | None = None, split: MessageParts | None = None
+    body: bytes, serving: Serving, heads: KnownRequests | None = None, split: MessageParts | None = None
 ) -> tuple[Call, EncodeMessage]:
     """The call of a request, and the function that encodes its answer.
 

@@ -23,7 +23,7 @@ from lengthwise.protocols import kserve
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.call import DirectCall, InferenceCall
 from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
-from lengthwise.protocols.tensors import KnownHeads
+from lengthwise.protocols.known_requests import KnownRequests
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 
@@ -53,7 +53,7 @@ class ModelInfer(InferenceProtocol):
     def __init__(self, serving: Serving, large_bodies: Turns, name: str) -> None:
         super().__init__(serving, large_bodies)
         self.name = name
-        self._known = KnownHeads()
+        self._known = KnownRequests()
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts every call: the metadata decides nothing."""

@@ -35,11 +35,11 @@ What is read next is the connection's `State`:
 | ENDING, BROKEN | every earlier request has its answer | CLOSED |
 | any | an answer ended the connection, it was lost, or there are too many | CLOSED |
 
-Requests are read while earlier ones are answered (`is_answering`). One that arrives whole, with the header block of the
-one before it (`fast_path.KnownHead`), is answered without the parser: the state stays IDLE.
+Requests are read while earlier ones are answered (`is_answering`). One that arrives whole, with a header block that is
+remembered (`fast_path.py`), is answered without the parser: the state stays IDLE.
 
-Between two requests a connection keeps nothing of the last one but a small `KnownHead`: thousands of connections may be
-idle, and a request may have 32 KiB of headers, which take a multiple of that once they are parsed.
+Between two requests a connection keeps nothing of the last one: thousands of connections may be idle, and a request may
+have 32 KiB of headers, which take a multiple of that once they are parsed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.connections.listener import KeptAlive
 from lengthwise.connections.unread import has_arrived
 from lengthwise.http.asgi_request import AsgiRequest
-from lengthwise.http.fast_path import FastPath, KnownHead
+from lengthwise.http.fast_path import FastPath
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.framing import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE, MalformedLog
 from lengthwise.http.request_reader import MAX_HEADER_BYTES, MOST_PARTS, Head, RequestReader
@@ -95,7 +95,6 @@ class Connection(TimedConnection):
         self._max_connections = max_connections
         self._kept_alive = kept_alive
         self._fast_path = fast_path
-        self._known: KnownHead | None = None
         self._begun: FastRequest | None = None  # the fast request that this call of data_received began
         self._reader = RequestReader(self)
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
@@ -162,7 +161,7 @@ class Connection(TimedConnection):
     def data_received(self, data: bytes) -> None:
         """Answers a request whose header block is known; has any other data parsed, and remembers a new one."""
         between = self.state is IDLE
-        if between and self._known is not None and self._is_known(self._known, data):
+        if between and self._is_known(data):
             return
         if self.state in ENDED or self.transport.is_closing():
             return  # it is dropped
@@ -171,22 +170,24 @@ class Connection(TimedConnection):
             self._rest += data
             return
         self._parse_in_turns(data)
-        if between and self.state is IDLE and self._begun is not None and self._begun.admitted:
-            self._known = KnownHead.of(data, self._begun)
+        begun = self._begun
+        if self._fast_path is not None and between and self.state is IDLE and begun is not None and begun.admitted:
+            self._fast_path.remember(data, begun)
         self._begun = None
 
-    def _is_known(self, known: KnownHead, data: bytes) -> bool:
+    def _is_known(self, data: bytes) -> bool:
         """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
         if self._fast_path is None or self.is_answering() or self.transport.is_closing():
             return False
-        body = known.body(data, self._fast_path.max_bytes)
-        if body is None:
+        known = self._fast_path.known(data)
+        if known is None:
             return False
         self._kept_alive.pop(self, None)
         if self._timer is not None:
             self._stop_timer()
         self.bytes_since_progress = 0
-        self.newest = self._answering = request = FastRequest(self, known.endpoint, known.headers, known.scope)
+        endpoint, headers, scope, body = known
+        self.newest = self._answering = request = FastRequest(self, endpoint, headers, scope)
         request.answer(body, known=True)
         return True
 

@@ -1,29 +1,28 @@
 """Which requests are answered without ASGI, and without the parser if their header block is known.
 
-A connection that stays open carries one request after another. Their header blocks are the same bytes, but for the
-digits of `content-length`, so the result of parsing the first one is right for the others, and two comparisons of bytes
-recognise them. Every other header block goes through the parser.
+A program sends one request after another, on one connection or several. Their header blocks are the same bytes, but for
+the digits of `content-length`, so the result of parsing the first one is right for the others. Every other header block
+goes through the parser.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lengthwise.errors import Unauthorized
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.request_reader import Head
 from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
+from lengthwise.protocols.known_requests import LONGEST_KEY_BYTES, KnownRequests
 
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
 MAX_DIGITS: Final = 7  # of a content length; a request with more goes through ASGI
-# Larger header blocks are parsed each time: every idle connection keeps its known one, as bytes and as objects.
-MAX_KNOWN_BYTES: Final = 2048
+MAX_KNOWN_BYTES: Final = LONGEST_KEY_BYTES  # of a header block that is remembered, as bytes and as objects
 MAX_KNOWN_FIELDS: Final = 32
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
@@ -46,6 +45,22 @@ class FastPath:
         self.max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)
         self._endpoints = endpoints
         self._serving = serving
+        self._known = KnownRequests()
+
+    def known(self, data: bytes) -> tuple[Endpoint, dict[bytes, bytes], dict[str, Any], bytes] | None:
+        """The endpoint, headers, scope and body of a whole request with a remembered header block; else None."""
+        parts = RequestParts.of(data)
+        parsed = None if parts is None or len(parts.body) > self.max_bytes else self._known.get(parts.block)
+        return None if parts is None or parsed is None else (*parsed, parts.body)
+
+    def remember(self, data: bytes, request: FastRequest) -> None:
+        """Remembers the header block of a whole request that was parsed, unless it is large or unusual."""
+        parts, headers = RequestParts.of(data), dict(request.headers)
+        # The only plain content length is the one that the parser read: no other one hides in the block.
+        is_plain = parts is not None and headers.pop(b"content-length", None) == parts.digits
+        if parts is not None and is_plain and not _CONTENT_LENGTH.search(parts.block[1]):
+            parsed = (request.endpoint, headers, request.scope) if len(headers) < MAX_KNOWN_FIELDS else None
+            self._known.add(parts.block, sum(map(len, parts.block)), parsed)
 
     def begin(self, connection: Connection, head: Head) -> FastRequest | None:
         """Begins a request, by its head; None where it goes through ASGI."""
@@ -74,43 +89,19 @@ class FastPath:
         return int(length) <= min(self.max_bytes, self.inflight.free)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownHead:
-    """A header block that was parsed, and what is known by it of a request."""
+class RequestParts(NamedTuple):
+    """A whole request, as bytes."""
 
-    before: bytes  # the digits of the content length
-    after: bytes  # them, with the empty line
-    endpoint: Endpoint
-    headers: dict[bytes, bytes]  # without the content length
-    scope: dict[str, Any]
+    block: tuple[bytes, bytes]  # its header block before and after the digits of the content length
+    digits: bytes
+    body: bytes
 
     @classmethod
-    def of(cls, request: bytes, begun: FastRequest) -> KnownHead | None:
-        """The header block of a request, which was parsed; None if it is large, or has no plain content length."""
-        headers = begun.headers
-        end = request.find(_END) + len(_END)
-        if end > MAX_KNOWN_BYTES or len(headers) > MAX_KNOWN_FIELDS:
+    def of(cls, data: bytes) -> RequestParts | None:
+        """Splits a request; None where it is not whole, or its header block is large or without a plain length."""
+        end = data.find(_END, 0, MAX_KNOWN_BYTES) + len(_END)
+        length = _CONTENT_LENGTH.search(data, 0, end)
+        if length is None or int(length[1]) != len(data) - end:
             return None
-        lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))
-        if len(lengths) != 1:
-            return None
-        start, stop = lengths[0].span(1)
-        digits = request[start:stop]
-        if digits != headers.get(b"content-length") or int(digits) != len(request) - end:
-            return None
-        others = {name: value for name, value in headers.items() if name != b"content-length"}
-        return cls(request[:start], request[stop:end], begun.endpoint, others, begun.scope)
-
-    def body(self, request: bytes, max_bytes: int) -> bytes | None:
-        """The body of a whole request with this header block; None for any other request."""
-        before, after = self.before, self.after
-        if not request.startswith(before):
-            return None
-        start = len(before)
-        stop = request.find(after, start, start + MAX_DIGITS + len(after))
-        digits = request[start:stop]
-        if stop < 0 or not digits.isdigit():
-            return None
-        body = stop + len(after)
-        length = len(request) - body
-        return request[body:] if length == int(digits) and length <= max_bytes else None
+        start, stop = length.span(1)
+        return cls((data[:start], data[stop:end]), length[1], data[end:])

@@ -9,7 +9,7 @@ each length.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
@@ -31,8 +31,6 @@ MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object
 # The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do.
 INT64_MAX: Final = 2**63 - 1
 _FLOAT32: Final = ELEMENTS["FP32"]
-_MOST_KNOWN: Final = 256
-_LONGEST_KEY_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +138,6 @@ class KnownTensors:
         ((steps, rectangle),) = arrays.values()
         items = _items(rectangle, ends, manifest, steps, lengths, problems)
         return None if problems.total else _called(model, self.outputs, self.options, steps, rectangle, items)
-
-
-class KnownHeads:
-    """The requests that were read, by all of their bytes but the elements: programs send them again and again."""
-
-    def __init__(self) -> None:
-        self._known: dict[Hashable, Any] = {}
-
-    def get(self, key: Hashable) -> Any:
-        """What is known of a request; None if it is new."""
-        return self._known.get(key)
-
-    def add(self, key: Hashable, size: int, known: Any) -> None:
-        """Keeps what was read of a request whose key has so many bytes. Of too many, none is kept on."""
-        if size <= _LONGEST_KEY_BYTES and known is not None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()  # one step, because threads read and add, too
-            self._known[key] = known
 
 
 def _called(

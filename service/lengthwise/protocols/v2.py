@@ -29,9 +29,10 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
+from lengthwise.protocols.known_requests import KnownRequests
 from lengthwise.protocols.request_parameters import RequestedOutput
 from lengthwise.protocols.tensor_text import SplitText, TensorText
-from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownHeads, KnownTensors, TensorCall
+from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownTensors, TensorCall
 from lengthwise.protocols.turns import Turns
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.answers import Answer
@@ -53,7 +54,7 @@ class Infer(Endpoint):
 
     def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         super().__init__(serving, large_bodies)
-        self._known = KnownHeads()
+        self._known = KnownRequests()
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
