@@ -133,6 +133,31 @@ def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
     assert len(pool) == 1
 
 
+def test_the_most_urgent_of_some_widths_are_those_of_the_order_of_urgency():
+    pool = PendingSequences()
+    waits = [WaitingSequence(4 * (i % 5 + 1), priority=i % 3 // 2) for i in range(900)]
+    list(map(pool.add, waits))
+    pool.take(waits[::7])
+    ordered = [each for each in pool.near() if 4 < each.width <= 16]
+    assert pool.most_urgent_of(4, 16, 50) == ordered[:50]
+    assert set(pool.most_urgent_of(4, 16, 1000)) == set(ordered)
+
+
+def test_numbers_of_removed_ones_are_dropped_in_small_parts_and_stay_few():
+    pool = PendingSequences()
+    pool.add(WaitingSequence(4, priority=9))
+    waits = []
+    for _ in range(100):
+        waits += [WaitingSequence(8) for _ in range(64)]
+        list(map(pool.add, waits[-64:]))
+        pool.take(waits[-48:])  # the last first: what came before stays in the order
+        del waits[-48:]
+        assert len(pool.urgent) <= 2 * len(pool) + 200
+    assert [number for _, number in pool.urgent if number in {each.number for each in pool}] == sorted(
+        (each.number for each in pool), key=lambda number: number - 256 * 9 * (number == 1)
+    )
+
+
 def test_the_orders_drop_entries_of_sequences_that_left():
     pool = PendingSequences()
     pool.add(WaitingSequence(8, deadline=0.0, priority=9))

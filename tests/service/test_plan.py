@@ -15,7 +15,7 @@ import lengthwise.batching.pending
 import lengthwise.batching.plan
 from benchmarks.planner import LENGTHS, LONGEST, exact_seconds, planned, recurrent_table
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import PendingSequences, WaitingSequence
+from lengthwise.batching.pending import HORIZON, PendingSequences, WaitingSequence
 from lengthwise.batching.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
 from lengthwise.padding import rounded_width
 from tests.support.costs import linear_table
@@ -347,7 +347,7 @@ def test_offline_plans_cost_at_most_three_percent_more_than_the_exact_partition(
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTable):
-    assert ratio_to_exact(lengths, 4096, 1, cost, BatchLimits()) <= 1.03
+    assert ratio_to_exact(lengths, HORIZON + 1000, 1, cost, BatchLimits()) <= 1.03
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)

@@ -34,6 +34,13 @@ def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(leng
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_long_queue_is_divided_into_more_classes(lengths: str):
+    found = compared(DEVICES["in steps of 64 rows"], drawn(lengths, count=10_000), 4096)
+    assert found["over_arrival"] >= 1.5
+    assert found["p99_over_arrival"] <= 1.0
+
+
 def test_what_came_lately_is_counted_by_width_and_what_came_before_is_let_go():
     pool = PendingSequences()
     for width in (8, *[4] * 4095, 12):

@@ -14,16 +14,17 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
-HORIZON: Final = 1024  # most urgent sequences a plan chooses from: enough for good batches, and fast
+HORIZON: Final = 8192  # most urgent sequences a plan chooses from: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
 _RECENT: Final = 4096  # arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus 1.5 times the waiting sequences
 Number: TypeAlias = int  # a sequence's place in the order of arrival, from 1: its key here
 _NUMBER: Final = itemgetter(1)
+_URGENCY: Final = attrgetter("urgency")
 _NEVER: Final = float("inf")
 
 
@@ -44,7 +45,11 @@ class WaitingSequence:
 class _Order(list[tuple[float, Number]]):
     """The waiting sequences by a sort key: a sorted list, as most are added at its end and removed at its front."""
 
-    __slots__ = ()
+    __slots__ = ("_clean",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clean = 0  # up to where the numbers of removed ones were dropped
 
     def add(self, entry: tuple[float, Number]) -> None:
         """Adds one (sort key, arrival number)."""
@@ -52,6 +57,15 @@ class _Order(list[tuple[float, Number]]):
             insort(self, entry)
         else:
             self.append(entry)
+
+    def drop_some(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
+        """Where too many numbers are of removed ones, drops those in the next part: all at once would take long."""
+        if len(self) > 3 * len(waiting) // 2 + _MAX_STALE:
+            start = self._clean if self._clean < len(self) else 0
+            part = slice(start, start + _MAX_STALE + 8 * removed)
+            left = [entry for entry in self[part] if entry[1] in waiting]
+            self[part] = left
+            self._clean = start + len(left)
 
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
         """The first sequence that waits, or None; drops the numbers of removed ones before it."""
@@ -78,6 +92,7 @@ class PendingSequences:
         self.widths: Counter[int] = Counter()
         self._refilled_at = sys.maxsize  # the arrival with which as many have come as the last plan took, nearly
         self._waiting: dict[Number, WaitingSequence] = {}
+        self.alike: dict[tuple[int, int], dict[Number, WaitingSequence]] = {}  # by width and priority: by urgency, too
         self.urgent = _Order()
         self.deadlines = _Order()
 
@@ -97,6 +112,7 @@ class PendingSequences:
         waiting.begun = self.work
         waiting.waits = True
         self._waiting[number] = waiting
+        self.alike.setdefault((waiting.width, waiting.priority), {})[number] = waiting
         self.urgent.add((waiting.urgency, number))
         if waiting.deadline != _NEVER:
             self.deadlines.add((waiting.deadline, number))
@@ -122,10 +138,12 @@ class PendingSequences:
         for waiting in batch:
             waiting.waits = False
             del self._waiting[waiting.number]
-        most = 3 * len(self._waiting) // 2 + _MAX_STALE
+            alike = self.alike[waiting.width, waiting.priority]
+            del alike[waiting.number]
+            if not alike:
+                del self.alike[waiting.width, waiting.priority]
         for order in (self.urgent, self.deadlines):
-            if len(order) > most:
-                order[:] = [entry for entry in order if entry[1] in self._waiting]
+            order.drop_some(self._waiting, len(batch))
 
     def run(self, batch: Sequence[WaitingSequence]) -> None:
         """Removes the sequences of a plan."""
@@ -145,6 +163,14 @@ class PendingSequences:
         """The near sequences, the most urgent first."""
         waiting = map(self._waiting.get, map(_NUMBER, self.urgent))
         return islice(filter(None, waiting), self.horizon)
+
+    def most_urgent_of(self, below: int, width: int, count: int) -> list[WaitingSequence]:
+        """At most `count` of the near ones that are wider than `below` and at most `width` wide: the most urgent."""
+        kinds = (alike for (its_width, _), alike in self.alike.items() if below < its_width <= width)
+        some = [each for alike in kinds for each in islice(alike.values(), count)]
+        if len(self._waiting) > self.horizon:
+            some = list(filter(self.is_near, some))
+        return sorted(some, key=_URGENCY)[:count] if len(some) > count else some
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is surely one of the near ones."""

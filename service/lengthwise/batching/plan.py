@@ -47,7 +47,8 @@ _PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was 
 _MOST_NEAR: Final = 64
 _MANY_FREE: Final = 6  # many rows are next to free where one alone costs so many times as much as in the best batch
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
-_PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one
+_PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one, or of those that may be chosen, or
+_PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough
 # As many arrive as run: classes of widths, of which full batches are so much of what waits, times the share of padding
 _CLASSES: Final = 1.2  # in order of arrival. More save more padding, and a sequence waits for more of them
 _LONGER: Final = 1.06  # wait of what one batch could take and the next one does, over one batch of the widest
@@ -190,7 +191,7 @@ def _by_length(
     if anchor not in near:
         near.append(anchor)
     widths = sorted([each.width for each in near])
-    low, high = _batch_with(bisect_left(widths, anchor.width), widths, cost, limits, seconds, exact=exact)
+    low, high = _batch_with(bisect_left(widths, anchor.width), widths, cost, limits, seconds)
     left = Counter(widths[low:high])
     left[anchor.width] -= 1
     chosen = [anchor]
@@ -205,28 +206,31 @@ def _of_class(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
     """The anchor and others of its class of widths, in order of urgency, and narrower ones where rows are left."""
-    near = list(pending.near())
-    widths = sorted([each.width for each in near])
-    if _full_rows(cost, limits, widths[-1], seconds) >= len(near):
-        return _of_one_batch(pending, near, anchor, cost, limits)
-    tops = _class_tops(pending, len(near), cost, limits, seconds)
+    of_width: Counter[int] = Counter()
+    for (width, _), alike in pending.alike.items():
+        of_width[width] += len(alike)
+    widths = sorted(of_width)
+    counts = [*accumulate(of_width[width] for width in widths)]
+    if len(pending) <= _full_rows(cost, limits, widths[-1], seconds):
+        return _of_one_batch(pending, anchor, cost, limits)
+    tops = _class_tops(pending, cost, limits, seconds)
     tops[-1] = max(tops[-1], widths[-1])
     shapes: list[tuple[float, int, int, int]] = []  # of classes: sequences a second, rows, width, widest below them
     for below, top in pairwise([0, *tops]):
         if top >= anchor.width:
-            count = bisect_right(widths, top)
-            width = widths[count - 1]
-            full = _full_rows(cost, limits, width, seconds)
-            rows = min(full, count)
-            shapes.append((rows / cost.column(width, limits.rows).seconds[rows], rows, width, below))
-            if rows == full:
+            at = bisect_right(widths, top) - 1
+            full = _full_rows(cost, limits, widths[at], seconds)
+            times, cheapest, *_ = cost.column(widths[at], limits.rows)
+            rows = cheapest[min(full, counts[at])]
+            shapes.append((rows / times[rows], rows, widths[at], below))
+            if rows == cheapest[full]:
                 break
     _, rows, width, below = max(shapes)
     pending.work += cost.column(width, limits.rows).seconds[rows]
-    others = [each for each in near if below < each.width <= width and each is not anchor]
-    if len(others) < rows - 1:
-        others += [each for each in near if each.width <= below and each is not anchor]
-    return [anchor, *others[: rows - 1]]
+    chosen = pending.most_urgent_of(below, width, rows)
+    if len(chosen) < rows:
+        chosen += pending.most_urgent_of(0, below, rows)
+    return [anchor, *(each for each in chosen if each is not anchor)][:rows]
 
 
 def _full_rows(cost: CostTable, limits: BatchLimits, width: int, seconds: float) -> int:
@@ -235,9 +239,7 @@ def _full_rows(cost: CostTable, limits: BatchLimits, width: int, seconds: float)
     return rows_within(times, limits.most_rows(width), min(seconds, _NEARLY_FREE * times[enough]))
 
 
-def _class_tops(
-    pending: PendingSequences, count: int, cost: CostTable, limits: BatchLimits, seconds: float
-) -> list[int]:
+def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:
     """The widest of each class of widths, ascending: so many that full batches of each are about what waits.
 
     They follow from what came lately, not from what waits: of that, the classes that ran last are missing, and classes
@@ -247,7 +249,7 @@ def _class_tops(
     arrivals = len(pending.recent)
     least = [cost.column(width, limits.rows).least_row_seconds for width, _ in of_width]
     valid = sum(seconds * count for seconds, (_, count) in zip(least, of_width, strict=True))
-    waiting = _CLASSES * (1 - valid / (arrivals * least[0])) * count / arrivals  # for each that arrived
+    waiting = _CLASSES * (1 - valid / (arrivals * least[0])) * len(pending) / arrivals  # for each that arrived
     tops, left = [], 0.0  # rows that are left in the class
     for width, arrived in of_width:
         if left <= 0:
@@ -258,19 +260,17 @@ def _class_tops(
 
 
 def _of_one_batch(
-    pending: PendingSequences,
-    near: list[WaitingSequence],
-    anchor: WaitingSequence,
-    cost: CostTable,
-    limits: BatchLimits,
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits
 ) -> list[WaitingSequence]:
     """All, where one batch can take them; or before them the narrower ones, where both answer more a second.
 
     The fewest wait for longer than one batch of the widest that come takes, by much.
     """
-    count, now = len(near), pending.work
-    near.sort(key=_WIDTH)
-    longest = _LONGER * cost.column(max(pending.widths), limits.rows).seconds[count]
+    now, (times, cheapest, *_) = pending.work, cost.column(max(pending.widths), limits.rows)
+    count = cheapest[len(pending)]
+    longest = _LONGER * times[count]
+    others = islice((each for each in pending.near() if each is not anchor), count - 1)
+    near = sorted([anchor, *others], key=_WIDTH)
     took_by_all = cost.column(near[-1].width, limits.rows).seconds[count]
     begun = [*accumulate(map(_BEGUN, reversed(near)), min), math.inf][::-1]  # the first of all but so many narrow ones
     again = sum(each.begun < now for each in near)  # were left before
@@ -303,23 +303,24 @@ def _of_one_width(count: int, most: int, column: Column) -> int:
 
 
 def _batch_with(
-    place: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float, *, exact: bool
+    place: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float
 ) -> tuple[int, int]:
     """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths.
 
-    If not `exact`, batches end at the end of a width, or at every few sequences, counted from the widest.
+    Where many wait and many rows are enough, batches end at the end of a width, or at every few from the widest.
     """
     columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
-    step = 1 if exact else max(1, rows_within(*columns[widths[-1]], seconds) // _PARTS_OF_FULL)
+    enough = cost.column(widths[-1], limits.rows).enough_rows
+    few = min(columns[widths[-1]][1], len(widths), _PARTS_OF_ENOUGH * enough) // _PARTS_OF_FULL
     # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best, begins, first = [0], [0.0], [0], 0
     of_width = (end for end in range(1, len(widths)) if widths[end - 1] < widths[end])
-    for end in sorted({*range(len(widths), 0, -step), *of_width}):
+    for end in sorted({*range(len(widths), 0, -max(1, few)), *of_width}):
         times, limit = columns[widths[end - 1]]
         least = end - rows_within(times, limit, seconds)
         while ends[first] < least:
             first += 1
-        if exact:  # batches may begin anywhere
+        if few <= 1:  # batches may begin anywhere
             seconds_of = [*map(add, best[first:], times[end - first : 0 : -1])]
         else:
             seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from lengthwise.batching.pending import HORIZON
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE
@@ -20,6 +19,8 @@ if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only nam
     from lengthwise.decoding.calls import Item
     from lengthwise.repository.loading import LoadedModel
     from lengthwise.scoring.offline import ScoringResult
+
+TOGETHER: Final = 1024  # sequences that are planned together, so that all of them need not be in memory
 
 ProviderName = Literal["auto", "cuda", "cpu"]
 
@@ -42,7 +43,7 @@ class OpenModel:
 
         threads = self.threads if threads is None else threads
         order = sorted(range(len(items)), key=lambda index: len(items[index].steps))
-        chunks = (order[start : start + HORIZON] for start in range(0, len(order), HORIZON))  # planned together
+        chunks = (order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER))
         answered = offline.answer_all(
             self.loaded,
             ((indices, [items[index] for index in indices]) for indices in chunks),

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.batching.pending import HORIZON
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item, make_item, why_rejected
 from lengthwise.errors import IS_TRANSPOSED, RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
+from lengthwise.scoring.opened import TOGETHER
 
 if TYPE_CHECKING:
     from lengthwise.scoring.offline import ScoredBatch, ScoringResult
 
-CHUNK_RECORDS: Final = HORIZON  # what the planner considers together
+CHUNK_RECORDS: Final = TOGETHER
 CHUNK_BYTES: Final = 33_554_432  # of steps at which a chunk is full
 _TRANSPOSED: Final = f"{IS_TRANSPOSED} (--channels-first)"
 
