@@ -106,7 +106,7 @@ def test_embeddings_are_the_steps_where_steps_are_numbers() -> None:
 
 def called(signature: CallSignature, parameters: str, features: int = 3) -> tuple:
     steps, lengths = torch.zeros(2, 5, features), torch.tensor([5, 1])
-    return signature.call(taking(parameters), signature.given(steps, lengths, step_mask(lengths, 5)))
+    return signature.call(taking(parameters), signature.arguments_of(steps, lengths, step_mask(lengths, 5)))
 
 
 def test_a_module_is_called_as_it_wants() -> None:

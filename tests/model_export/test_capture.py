@@ -54,7 +54,7 @@ def worst(subject: TorchSubject, proto: onnx.ModelProto) -> float:
             values, fill = torch.randn(rows, width, steps.features), 3.0
         with without_fast_path(), torch.no_grad():
             mask = torch.arange(width) < lengths[:, None]
-            answer = signature.call(subject.module, signature.given(values, lengths, mask))
+            answer = signature.call(subject.module, signature.arguments_of(values, lengths, mask))
             expected = signature.rows_first(subject.select_output(answer)["logits"]).numpy()
         wider = torch.full((rows, width + extra, *values.shape[2:]), fill, dtype=values.dtype)
         wider[:, :width] = values

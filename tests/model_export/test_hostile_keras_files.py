@@ -319,7 +319,7 @@ WEIGHTS_CHANGED: dict[str, Callable[[Any], object]] = {
     "a link to another file": _linked(h5py.ExternalLink("/tmp/elsewhere.h5", "/secret")),
     "a link to another file, beside": lambda opened: opened.update(out=h5py.ExternalLink("/tmp/elsewhere.h5", "/")),
     "a link to nothing": _linked(h5py.SoftLink("/no/such/place")),
-    "a link to another place, beside": lambda opened: opened.update(out=h5py.SoftLink("/layers")),
+    "a link to something else, beside": lambda opened: opened.update(out=h5py.SoftLink("/layers")),
     "stored elsewhere": _first_replaced(
         lambda opened, place, shape: opened.create_dataset(
             place, shape, "f4", external=[("/etc/passwd", 0, 4 * int(np.prod(shape)))]

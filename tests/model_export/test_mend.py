@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "NonZero": (
         "i = NonZero (values)\n t = Transpose (i)\n g = GatherND (values, t)\n u = Unsqueeze (g, v0)\n"
         "logits = Identity (u)",
-        "as many places as the data say",
+        "as many indices as the data say",
     ),
     "random": ("r = RandomNormalLike (values)\n y = Add (values, r)\n" + MEAN, "random"),
     "dense over the width": (

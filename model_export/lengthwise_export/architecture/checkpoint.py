@@ -59,8 +59,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def state(path: Path) -> dict[str, Any]:
     """The state of a file of `write`; for a file of `torch.save`, its entry `labels` if there is one."""
     if path.suffix == ".safetensors":
-        with _opened(path) as (_, found):
-            return found
+        with _opened(path) as (_, stored):
+            return stored
     content = _loaded(path)
     is_nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
     labels = content.get("labels") if is_nested else None

@@ -39,15 +39,15 @@ def of_each(
     answer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor], rows: int = ROWS_TOGETHER
 ) -> list[Tensor]:
     """What a function of padded steps and lengths answers to each sequence: a row, or `[length, ...]` of its steps."""
-    found = [torch.empty(0)] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
+    results = [torch.empty(0)] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     for start in range(0, len(order), rows):
-        places = order[start : start + rows]
-        members = [sequences[place] for place in places]
+        indices = order[start : start + rows]
+        members = [sequences[index] for index in indices]
         lengths = torch.tensor([len(steps) for steps in members])
-        for place, row in zip(places, answer(pad_sequence(members, batch_first=True), lengths), strict=True):
-            found[place] = row[: len(sequences[place])] if row.ndim == 2 else row
-    return found
+        for index, row in zip(indices, answer(pad_sequence(members, batch_first=True), lengths), strict=True):
+            results[index] = row[: len(sequences[index])] if row.ndim == 2 else row
+    return results
 
 
 class TokenEmbedding(nn.Module):
@@ -133,10 +133,10 @@ class MaskedConv(nn.Module):
         """`[rows, width, kernel * features]`: for each step the steps that the kernel reads, side by side."""
         if self.kernel <= MOST_SLICES:
             return torch.cat([around[:, tap * self.dilation :][:, :width] for tap in range(self.kernel)], dim=2)
-        places = torch.arange(width, device=around.device).unsqueeze(1)
-        places = places + torch.arange(self.kernel, device=around.device) * self.dilation  # (width, kernel)
-        # one list of places becomes a Gather, a list of lists the slower GatherND
-        taps = around.index_select(1, places.flatten())  # (rows, width * kernel, features)
+        indices = torch.arange(width, device=around.device).unsqueeze(1)
+        indices = indices + torch.arange(self.kernel, device=around.device) * self.dilation  # (width, kernel)
+        # one list of indices becomes a Gather, a list of lists the slower GatherND
+        taps = around.index_select(1, indices.flatten())  # (rows, width * kernel, features)
         return taps.reshape(around.shape[0], width, self.kernel * around.shape[2])
 
 

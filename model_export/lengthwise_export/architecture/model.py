@@ -212,6 +212,6 @@ def sliding_maximum(steps: Tensor, mask: Tensor, size: int) -> Tensor:
         torch.where(mask.unsqueeze(2), steps, layers.LOWEST), (0, 0, before, size - 1 - before), value=layers.LOWEST
     )
     largest = around[:, :width]
-    for place in range(1, size):
-        largest = torch.maximum(largest, around[:, place:][:, :width])
+    for offset in range(1, size):
+        largest = torch.maximum(largest, around[:, offset:][:, :width])
     return layers.masked(largest, mask)

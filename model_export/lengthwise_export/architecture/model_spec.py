@@ -23,7 +23,7 @@ ROCKET_KEYS: Final = frozenset({"kind", "kernels", "grid", "sequence_features"})
 
 
 class SpecTable(BaseModel):
-    """A table of a spec: unknown keys, and booleans in the place of numbers, are errors. docs/spec.md has the keys."""
+    """A table of a spec: unknown keys, and booleans for numbers, are errors. docs/spec.md has the keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

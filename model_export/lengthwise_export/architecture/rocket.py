@@ -117,8 +117,8 @@ class KernelsAtDilation(nn.Module):
         results = functional.conv1d(steps, self.weights, padding=around, dilation=self.dilation)  # (rows, 84, width)
         ends = lengths.view(-1, 1, 1)
         is_short = ends <= 2 * around
-        places = torch.arange(steps.shape[2], device=steps.device)
-        has_all_steps = (places >= around) & (places < ends - around)  # (rows, 1, width)
+        positions = torch.arange(steps.shape[2], device=steps.device)
+        has_all_steps = (positions >= around) & (positions < ends - around)  # (rows, 1, width)
         counted = mask.unsqueeze(1) & (~self.inside | is_short | has_all_steps)  # (rows, 84, width)
         results = torch.where(counted, results, layers.LOWEST)
         compared = [results.unsqueeze(2) > biases for biases in torch.split(self.biases, self.together, dim=1)]
@@ -160,12 +160,12 @@ class RocketClassifier(nn.Module):
         """The same, of `steps [rows, width, channels]` behind the first layer; in C the bits are the same."""
         if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
             rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
-            found = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
+            shares = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
         else:
-            found = self.by_operators(steps, lengths, mask)
+            shares = self.by_operators(steps, lengths, mask)
         if self.sequence_features is None:
-            return found
-        return torch.cat([found, self.sequence_features(self.first.rescaled(values, mask), lengths)], dim=1)
+            return shares
+        return torch.cat([shares, self.sequence_features(self.first.rescaled(values, mask), lengths)], dim=1)
 
     def by_operators(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """`[rows, shares]` of `steps [rows, width, channels]`, zeros at padding: what is exported."""
@@ -236,7 +236,7 @@ def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, see
     dilations, counts = spread(biases, reference_length)
     fractions = (np.arange(1, KERNELS * biases + 1) * _GOLDEN_RATIO) % 1
     fitted, used = [], 0
-    for place, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
+    for index, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
         reads = _draw_features(random, features)
         quantiles = np.empty((KERNELS, count), dtype=np.float32)
         for kernel in range(KERNELS):
@@ -246,7 +246,7 @@ def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, see
             wanted = fractions[used : used + count] * (len(results) - 1)
             quantiles[kernel] = np.interp(wanted, np.arange(len(results)), np.sort(results))
             used += count
-        inside = (np.arange(KERNELS) + place) % 2 == 1
+        inside = (np.arange(KERNELS) + index) % 2 == 1
         fitted.append(DilatedKernels(dilation, reads, quantiles, inside))
     return fitted
 

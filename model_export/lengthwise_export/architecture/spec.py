@@ -108,8 +108,8 @@ class Spec(SpecTable):
 
     def with_keys(self, **tables: dict[str, Any]) -> Spec:
         """This spec with other values for some keys, such as `input={"normalize": "both"}`; preset None removes it."""
-        given = self.model_dump(mode="json", exclude_unset=True)
-        together = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | given).items()}
+        own = self.model_dump(mode="json", exclude_unset=True)
+        together = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | own).items()}
         if together["model"].get("preset", "") is None:
             del together["model"]["preset"]
         return Spec.from_table(together)
@@ -208,9 +208,9 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
 }
 
 
-def _known(place: tuple[int | str, ...]) -> Iterable[str]:
+def _known(keys: tuple[int | str, ...]) -> Iterable[str]:
     """The keys of the table at a path."""
-    return TABLES[tuple(part for part in place if isinstance(part, str))].model_fields
+    return TABLES[tuple(part for part in keys if isinstance(part, str))].model_fields
 
 
 def tables_of(path: Path) -> dict[str, Any]:

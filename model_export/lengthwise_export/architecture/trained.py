@@ -149,8 +149,8 @@ def settled(spec: Spec, path: Path) -> Spec:
         if spec.model.preset == "auto" and not spec.input.says("missing"):
             tables["input"]["missing"] = chosen["input"]["missing"]
     if spec.model.is_auto and spec.output.task == record.output.task:
-        given = spec.model.says(*type(spec.model).model_fields)
-        tables["model"] = {key: value for key, value in chosen["model"].items() if key not in given}
+        stated = spec.model.says(*type(spec.model).model_fields)
+        tables["model"] = {key: value for key, value in chosen["model"].items() if key not in stated}
         tables["model"]["preset"] = None
     return spec.with_keys(**tables)
 
@@ -195,14 +195,14 @@ def _compared(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
         )
         if record.labels not in (None, spec.output.labels):
             pairs = iter([("output.labels", record.labels, spec.output.labels)])
-    for key, trained, given in pairs:
-        said = f"{key}: the checkpoint was trained with {as_text(trained)}, the spec says {as_text(given)}"
+    for key, trained, stated in pairs:
+        difference = f"{key}: the checkpoint was trained with {as_text(trained)}, the spec says {as_text(stated)}"
         if key in MAY_DIFFER:
-            notices.append(f"{said}; the spec is used, because {MAY_DIFFER[key]}")
-        elif key == _NAMES and (trained is None or given is None):
-            notices.append(f"{said}; the spec is used, because these are only names")
+            notices.append(f"{difference}; the spec is used, because {MAY_DIFFER[key]}")
+        elif key == _NAMES and (trained is None or stated is None):
+            notices.append(f"{difference}; the spec is used, because these are only names")
         else:
-            refused.append(said)
+            refused.append(difference)
     if refused:
         raise CheckpointError(
             f"{path}: {'; '.join(refused)}. Weights are valid only with the spec of their training: pass that, or none "
@@ -211,9 +211,9 @@ def _compared(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
     return notices
 
 
-def differences(trained: Spec, given: Spec) -> Iterator[tuple[str, Any, Any]]:
+def differences(trained: Spec, stated: Spec) -> Iterator[tuple[str, Any, Any]]:
     """The keys that differ between two specs, with both values; None for a key that one side does not have."""
-    one, other = trained.resolved(), given.resolved()
+    one, other = trained.resolved(), stated.resolved()
     for table in dict.fromkeys([*one, *other]):
         left, right = one.get(table, {}), other.get(table, {})
         for key in dict.fromkeys([*left, *right]):

@@ -175,7 +175,7 @@ class TorchSubject:
         """The arguments of the module. The steps are copied, because a module may write into its input."""
         lengths = torch.tensor(batch.lengths).long()
         valid = step_mask(lengths, batch.width)
-        return self.signature.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
+        return self.signature.arguments_of(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
 
     def _answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
         outputs = {name: value.numpy() for name, value in self._run(self._inputs(batch, left=left)).items()}

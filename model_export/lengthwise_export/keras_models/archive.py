@@ -40,17 +40,17 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
             infos = archive.infolist()
             if len(infos) > _MOST_MEMBERS and not any(info.filename.startswith("assets/") for info in infos):
                 raise ConfigurationError(f"it has {len(infos)} members; a .keras file has three")
-            found: dict[str, zipfile.ZipInfo] = {}
+            members: dict[str, zipfile.ZipInfo] = {}
             for info in infos:
-                _require_known_member(info, is_there=info.filename in found)
-                found[info.filename] = info
-            missing = [name for name in (CONFIG, WEIGHTS) if name not in found]
+                _require_known_member(info, is_there=info.filename in members)
+                members[info.filename] = info
+            missing = [name for name in (CONFIG, WEIGHTS) if name not in members]
             if missing:
                 why = "it is no model that model.save('model.keras') wrote"
                 raise ConfigurationError(f"it has no {' and no '.join(missing)}: {why}")
-            config, metadata = (_json(archive, found[name]) if name in found else {} for name in (CONFIG, METADATA))
+            config, metadata = (_json(archive, members[name]) if name in members else {} for name in (CONFIG, METADATA))
             # What is read of a member is no longer than the archive says, which was compared with what is allowed.
-            with archive.open(found[WEIGHTS]) as source, weights.open("wb") as target:
+            with archive.open(members[WEIGHTS]) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zipfile.LargeZipFile) as error:
         raise ConfigurationError(f"it cannot be read as a .keras file: {error}") from error
@@ -94,8 +94,8 @@ def parsed(name: str, data: bytes | str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ConfigurationError(f"{name} is not JSON: {said}") from error
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigurationError(f"{name} is not JSON: {why}") from error
 
 
 _MOST_OBJECTS: Final = 100_000
@@ -113,13 +113,13 @@ def require_plain(path: Path) -> int:
     count = values = size = 0
     try:
         with h5py.File(path, "r") as file:
-            for shown, held in _parts(file, h5py):
+            for shown, part in _parts(file, h5py):
                 count += 1
                 if count > _MOST_OBJECTS:
                     raise ConfigurationError(f"its weights have more than {_MOST_OBJECTS} parts")
-                if isinstance(held, h5py.Dataset):
-                    _require_numbers(shown, held)
-                    values, size = values + held.size, size + held.nbytes
+                if isinstance(part, h5py.Dataset):
+                    _require_numbers(shown, part)
+                    values, size = values + part.size, size + part.nbytes
                 if size > MOST_BYTES:
                     raise ConfigurationError(f"its weights have more than {MOST_BYTES} bytes")
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -138,13 +138,13 @@ def _parts(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     for name in group:
         shown = f"{name[:80]!r} in its weights"
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ConfigurationError(f"{shown} is a link to another place, which Keras does not write")
-        held = group[name]
-        if not isinstance(held, h5py.Group | h5py.Dataset):
+            raise ConfigurationError(f"{shown} is a link to something else, which Keras does not write")
+        part = group[name]
+        if not isinstance(part, h5py.Group | h5py.Dataset):
             raise ConfigurationError(f"{shown} is not an array")
-        yield shown, held
-        if isinstance(held, h5py.Group):
-            yield from _parts(held, h5py, depth + 1)
+        yield shown, part
+        if isinstance(part, h5py.Group):
+            yield from _parts(part, h5py, depth + 1)
 
 
 def _require_numbers(shown: str, array: Any) -> None:

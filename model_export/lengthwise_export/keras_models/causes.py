@@ -99,7 +99,7 @@ _TABLE: Final = (  # the first entry that matches the class of a layer, and the 
     _LayerEntry("ops.(Prod|All)", _OVER_PADDING, _filled("1.0")),
     _LayerEntry(
         "ops.GetItem",
-        "It reads a step at a fixed place of the width, where there is padding for every sequence but the longest.",
+        "It reads a step at a fixed index of the width, where there is padding for every sequence but the longest.",
         _INSTEAD + _MASK + _LAST + _OR_MEND,
     ),
     _LayerEntry(
@@ -163,7 +163,7 @@ _TABLE: Final = (  # the first entry that matches the class of a layer, and the 
     ),
     _LayerEntry(
         "Flatten",
-        "It makes features of the steps, padding included: each place in the batch gets weights of its own.",
+        "It makes features of the steps, padding included: each step of the batch gets weights of its own.",
         _TO_ADAPT
         + "what follows has as many inputs as the width. In its place, and train again:\n"
         + _MASK

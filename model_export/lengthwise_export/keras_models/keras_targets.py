@@ -62,9 +62,9 @@ def read_file(text: str, options: TargetOptions) -> Target:
     """The Keras model in a file."""
     path = Path(text)
     target = of_model(text, load(path), options)
-    made = {**target.made, "checkpoint": digest(path)}
-    alone = None if target.alone is None else dataclasses.replace(target.alone, made=made)
-    return dataclasses.replace(target, made=made, alone=alone)
+    origin = {**target.made, "checkpoint": digest(path)}
+    alone = None if target.alone is None else dataclasses.replace(target.alone, made=origin)
+    return dataclasses.replace(target, made=origin, alone=alone)
 
 
 def of_model(text: str, model: Any, options: TargetOptions) -> Target:
@@ -79,42 +79,42 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
     _require_steps_alone(text, model)
-    given = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
-    notices = given.masks
-    if given.fixed is not None:
-        model = with_any_width(text, model, given.fixed)
+    model_input = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
+    notices = model_input.masks
+    if model_input.fixed is not None:
+        model = with_any_width(text, model, model_input.fixed)
         notices = (
             *notices,
-            f"it is built for sequences of exactly {given.fixed} steps; here each sequence gets the answer that the "
-            "same layers give it at its own length, without padding",
+            f"it is built for sequences of exactly {model_input.fixed} steps; here each sequence gets the answer that "
+            "the same layers give it at its own length, without padding",
         )
-    check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), given.steps, ())
+    check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
     module = KerasModule(model).eval()
     is_built = all(layer.built for layer in all_layers(model))
     state = ModuleState(model)
-    outputs = _require_agreement(text, module, given)
+    outputs = _require_agreement(text, module, model_input)
     if not is_built:  # the first call makes the weights of such layers, and cannot be undone
         state = ModuleState(model)
-    signature = CallSignature(features_axis=given.features_axis)
+    signature = CallSignature(features_axis=model_input.features_axis)
     select_output = _selector(text, outputs, options)
-    shape = _shape(module, given.steps, signature, select_output)
+    shape = _shape(module, model_input.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
-    made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    value = "" if given.padding == 0 else f"{given.padding:g}"
+    origin = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
+    value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
     mask = f"keras.layers.Masking({value}).compute_mask(inputs)"
-    if given.steps.kind == "tokens" or not given.features_axis:
+    if model_input.steps.kind == "tokens" or not model_input.features_axis:
         mask = f"keras.ops.not_equal(inputs, {value or 0})"
     whole, names = LayerParts(module, mask), ArgumentNames(fix=IN_OWN_LAYER)
     with_lengths, alone = (
         module_target(
             text,
             "keras",
-            TorchSubject(module, given.steps, each, select_output, whole=whole, own_names=names, state=state),
+            TorchSubject(module, model_input.steps, each, select_output, whole=whole, own_names=names, state=state),
             labels=labels,
             per_step=len(shape) == 3,
             notices=notices,
             scores=probable_scores(model),
-            made=made,
+            made=origin,
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )
@@ -217,8 +217,8 @@ def load(path: Path) -> Any:
                 return _load_hdf5(path, Path(folder))
         raise ConfigurationError("it is neither a .keras file nor an HDF5 file")
     except ConfigurationError as error:
-        told = f"{path}: {error}"  # names in it come from the file: a terminal must not obey them
-        raise ConfigurationError("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)) from error
+        text = f"{path}: {error}"  # names in it come from the file: a terminal must not obey them
+        raise ConfigurationError("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)) from error
 
 
 def _load_archive(path: Path, folder: Path) -> Any:
@@ -230,18 +230,18 @@ def _load_archive(path: Path, folder: Path) -> Any:
     if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
         raise ConfigurationError(f"{archive.CONFIG} describes no model")
     by = metadata.get("keras_version")
-    said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
+    versions = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
 
     def build() -> Any:  # Keras empties the configuration
         return keras.saving.deserialize_keras_object(copy.deepcopy(safe), safe_mode=True)
 
     older = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
-    model = _made(keras, stored, build, said, older)
+    model = _built(keras, stored, build, versions, older)
     with on_device():
         try:
             model.load_weights(weights)
         except Exception as error:  # Keras raises many kinds
-            raise ConfigurationError(f"the weights do not fit the model{said}: {first_line(error)}") from error
+            raise ConfigurationError(f"the weights do not fit the model{versions}: {first_line(error)}") from error
     return model
 
 
@@ -265,10 +265,10 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
     def build() -> Any:
         return keras.models.load_model(copied, compile=False, safe_mode=True)
 
-    return _made(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
+    return _built(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
 
 
-def _made(keras: Any, stored: int, build: Callable[[], Any], said: str, otherwise: str) -> Any:
+def _built(keras: Any, stored: int, build: Callable[[], Any], versions: str, otherwise: str) -> Any:
     """What `build` gives, if that is a model with no more weights than the file stores.
 
     Raises:
@@ -279,7 +279,7 @@ def _made(keras: Any, stored: int, build: Callable[[], Any], said: str, otherwis
             with on_device(device):
                 model = build()
         except Exception as error:  # Keras raises many kinds
-            why = f"it cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. {otherwise}"
+            why = f"it cannot be read by Keras {keras.__version__}{versions}: {first_line(error)}. {otherwise}"
             raise ConfigurationError(why) from error
         if not isinstance(model, keras.Model):
             raise ConfigurationError(f"it holds a {type(model).__name__}, which is no model")
@@ -296,7 +296,7 @@ _LONGER: Final = (24, 33, 64, 130)
 _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
-def _require_agreement(text: str, module: KerasModule, given: ModelInput, seed: int = 0) -> tuple[str, ...]:
+def _require_agreement(text: str, module: KerasModule, model_input: ModelInput, seed: int = 0) -> tuple[str, ...]:
     """Compares the module with Keras on the same sequences; returns the names (or numbers) of the outputs.
 
     Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras
@@ -305,8 +305,8 @@ def _require_agreement(text: str, module: KerasModule, given: ModelInput, seed: 
     """
     random = np.random.default_rng(seed)
     with torch.no_grad(), one_torch_thread():
-        sequences = _running(text, module, given, random)
-        padded = _padded(sequences, given, random)
+        sequences = _running(text, module, model_input, random)
+        padded = _padded(sequences, model_input, random)
         module.known.learning = True
         try:
             for batch, lengths in padded:
@@ -328,12 +328,12 @@ def _require_agreement(text: str, module: KerasModule, given: ModelInput, seed: 
         return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
 
 
-def _running(text: str, module: KerasModule, given: ModelInput, random: np.random.Generator) -> list[Tensor]:
+def _running(text: str, module: KerasModule, model_input: ModelInput, random: np.random.Generator) -> list[Tensor]:
     error: Exception | None = None
     for lengths in (_LENGTHS, _LONGER):
         running = []
         for length in lengths:
-            sequence = _drawn(given, (1, length), random)
+            sequence = _drawn(model_input, (1, length), random)
             try:
                 _alone(module.model, sequence)
             except Exception as raised:  # whatever a model raises at a length
@@ -342,8 +342,8 @@ def _running(text: str, module: KerasModule, given: ModelInput, random: np.rando
                 running.append(sequence)
         if len(running) > 1:
             return running
-    said = first_line(error) if error is not None else ""
-    raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {said}") from error
+    why = first_line(error) if error is not None else ""
+    raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {why}") from error
 
 
 def _alone(model: Any, steps: Tensor) -> Any:
@@ -352,27 +352,29 @@ def _alone(model: Any, steps: Tensor) -> Any:
         return model(steps, training=False)
 
 
-def _drawn(given: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+def _drawn(model_input: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
     """Random steps `[rows, width(, features)]`, none of which Keras would mask."""
-    steps = given.steps
+    steps = model_input.steps
     if steps.kind == "tokens":
         vocabulary = steps.vocabulary or 1
         return torch.from_numpy(random.integers(min(1, vocabulary - 1), vocabulary, shape))
-    size = (*shape, steps.features or 1) if given.features_axis else shape
+    size = (*shape, steps.features or 1) if model_input.features_axis else shape
     values = random.standard_normal(size).astype(np.float32)
-    return torch.from_numpy(np.where(values == given.padding, values + 1, values).astype(np.float32))
+    return torch.from_numpy(np.where(values == model_input.padding, values + 1, values).astype(np.float32))
 
 
-def _padded(sequences: Sequence[Tensor], given: ModelInput, random: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+def _padded(
+    sequences: Sequence[Tensor], model_input: ModelInput, random: np.random.Generator
+) -> list[tuple[Tensor, Tensor]]:
     """Batches with padding: as Keras masks it, and two with other values there, of other lengths."""
     lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
     width = int(lengths.max()) + _WIDER
     batches = []
     for ends, fill in ((lengths, True), (lengths, False), (lengths.flip(0).clamp(max=width - 1), False)):
-        drawn = _drawn(given, (len(ends), width), random)
+        drawn = _drawn(model_input, (len(ends), width), random)
         if fill:
             for row, end in enumerate(ends.tolist()):
-                drawn[row, end:] = 0 if given.steps.kind == "tokens" else given.padding
+                drawn[row, end:] = 0 if model_input.steps.kind == "tokens" else model_input.padding
         batches.append((drawn, ends))
     return batches
 
@@ -382,11 +384,11 @@ def _answers(answer: Any) -> dict[str, Tensor]:
         return {"0": answer}
     if isinstance(answer, Mapping):  # a module names what Keras gives as a list
         answer = list(answer.values())
-    return {str(place): value for place, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
+    return {str(index): value for index, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
 
 
-def _compare(text: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], of: str) -> None:
-    for value, own in zip(expected.values(), given.values(), strict=True):
+def _compare(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], of: str) -> None:
+    for value, own in zip(expected.values(), actual.values(), strict=True):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             continue
         if own.shape == value.shape and torch.equal(own.isfinite(), value.isfinite()):

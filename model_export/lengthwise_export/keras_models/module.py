@@ -25,7 +25,7 @@ class SummaryLayer:
 
     path: str  # Its name; inside a nested model or a layer of the user's, `model/layer`
     layer: Any
-    place: int  # The number, in the summary of the whole model and from 1, of the layer that it is or is in
+    number: int  # The number, in the summary of the whole model and from 1, of the layer that it is or is in
     count: int  # How many layers that summary lists
 
     @property
@@ -40,15 +40,15 @@ class SummaryLayer:
 
     def __str__(self) -> str:
         """`layer 3 of 5 in the summary`; inside another layer `in layer 3 of 5 in the summary`."""
-        return f"{'in ' if '/' in self.path else ''}layer {self.place} of {self.count} in the summary"
+        return f"{'in ' if '/' in self.path else ''}layer {self.number} of {self.count} in the summary"
 
 
 def layers_of(model: Any) -> Iterator[SummaryLayer]:
     """The layers of a model in the order of its summary; those inside one of them follow it."""
     is_graph = hasattr(model, "operations") and type(model).__name__ != "Sequential"
     layers = list(model.operations if is_graph else model.layers)
-    for place, layer in enumerate(layers, 1):
-        yield from _with_inner(SummaryLayer(layer.name, layer, place, len(layers)))
+    for index, layer in enumerate(layers, 1):
+        yield from _with_inner(SummaryLayer(layer.name, layer, index, len(layers)))
 
 
 def _with_inner(outer: SummaryLayer) -> Iterator[SummaryLayer]:
@@ -56,7 +56,7 @@ def _with_inner(outer: SummaryLayer) -> Iterator[SummaryLayer]:
     if outer.is_whole:
         return
     for layer in outer.layer._flatten_layers(include_self=False, recursive=False):
-        yield from _with_inner(SummaryLayer(f"{outer.path}/{layer.name}", layer, outer.place, outer.count))
+        yield from _with_inner(SummaryLayer(f"{outer.path}/{layer.name}", layer, outer.number, outer.count))
 
 
 def output_names(model: Any) -> tuple[str, ...]:

@@ -123,8 +123,8 @@ class GatheredSteps:
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask.bool()
         width = mask.shape[1]
-        places = torch.arange(width).expand_as(self._mask)
-        sorted_places = torch.where(self._mask, places, places + width).sort(dim=1).values
+        indices = torch.arange(width).expand_as(self._mask)
+        sorted_places = torch.where(self._mask, indices, indices + width).sort(dim=1).values
         self._order = torch.where(sorted_places < width, sorted_places, sorted_places - width)
         self._count = self._mask.sum(1)
         self.lengths = self._count.clamp(min=1)
@@ -138,13 +138,13 @@ class GatheredSteps:
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if before is None else before)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """Outputs `[rows, width, hidden]` at the places of the steps; a masked one is the one before if `repeated`."""
+        """Outputs `[rows, width, hidden]` at the indices of the steps; a masked one is the one before if `repeated`."""
         before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
-        place = self._count.unsqueeze(1) - before if backwards else before - 1
+        index = self._count.unsqueeze(1) - before if backwards else before - 1
         known = self._mask if not repeated else before > 0
-        moved = torch.where(known.unsqueeze(-1), _at(outputs, place.clamp(min=0, max=self._mask.shape[1] - 1)), 0.0)
+        moved = torch.where(known.unsqueeze(-1), _at(outputs, index.clamp(min=0, max=self._mask.shape[1] - 1)), 0.0)
         return moved.flip(1) if backwards else moved
 
 
-def _at(values: Tensor, places: Tensor) -> Tensor:
-    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[2]))
+def _at(values: Tensor, indices: Tensor) -> Tensor:
+    return values.gather(1, indices.unsqueeze(-1).expand(-1, -1, values.shape[2]))

@@ -158,11 +158,11 @@ def _output(
     return run.fill(values, last.unsqueeze(1)) if is_filled else values
 
 
-def _initial_states(given: Any, cells: int) -> list[list[Tensor]]:
+def _initial_states(initial: Any, cells: int) -> list[list[Tensor]]:
     """The initial states of each cell; empty lists for zeros."""
-    if given is None:
+    if initial is None:
         return [[]] * cells
-    listed = list(given) if isinstance(given, list | tuple) else [given]
+    listed = list(initial) if isinstance(initial, list | tuple) else [initial]
     of_cells = listed if cells > 1 else [listed]
     return [list(states) if isinstance(states, list | tuple) else [states] for states in of_cells]
 

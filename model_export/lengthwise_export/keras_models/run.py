@@ -186,8 +186,8 @@ def _mask_arguments(node: Any) -> set[int]:
     """The ids of the tensors that a layer gets as masks; none for an operation between layers."""
     if not _is_layer(node.operation):
         return set()
-    given = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
-    return {id(symbol) for value in given for symbol in _flat(value) if symbol is not None}
+    masks = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
+    return {id(symbol) for value in masks for symbol in _flat(value) if symbol is not None}
 
 
 def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[int]:

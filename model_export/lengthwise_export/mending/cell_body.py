@@ -166,20 +166,20 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
         NotACell: Cells have no such operator.
     """
     kind = node.op_type
-    said = {"num_outputs": len(node.output), **attributes_of(node)}
-    if kind == "Constant" and "value" in said:
-        return [numpy_helper.to_array(said["value"])]
+    attributes = {"num_outputs": len(node.output), **attributes_of(node)}
+    if kind == "Constant" and "value" in attributes:
+        return [numpy_helper.to_array(attributes["value"])]
     if not any(isinstance(each, Affine) for each in inputs):
         constants = computed(node, [each for each in inputs if not isinstance(each, Affine)])
         if constants is None:
             raise NotACell
         return constants
     if kind in ACTIVATIONS:
-        numbers = tuple((name, float(said.get(name, default))) for name, default in ACTIVATIONS[kind])
+        numbers = tuple((name, float(attributes.get(name, default))) for name, default in ACTIVATIONS[kind])
         return [_activated(kind, _affine(inputs[0]), numbers)]
     if kind not in _RULES:
         raise NotACell
-    result = _RULES[kind](said, inputs)
+    result = _RULES[kind](attributes, inputs)
     return [result] if isinstance(result, Affine) else result
 
 
@@ -220,7 +220,7 @@ def _sum(inputs: _Inputs, sign: float) -> Affine:
     return one.plus(other.scaled(sign))
 
 
-def _multiplied(said: Said, inputs: _Inputs) -> Affine:
+def _multiplied(attributes: Said, inputs: _Inputs) -> Affine:
     one, other = _pair(inputs)
     for value, factor in ((one, other), (other, one)):
         if not factor.terms:
@@ -239,25 +239,25 @@ def _multiplied(said: Said, inputs: _Inputs) -> Affine:
     return total
 
 
-def _divided(said: Said, inputs: _Inputs) -> Affine:
+def _divided(attributes: Said, inputs: _Inputs) -> Affine:
     one, other = _pair(inputs)
     if other.terms or not other.bias.all():
         raise NotACell
     return one.scaled(1.0 / other.bias)
 
 
-def _product(said: Said, inputs: _Inputs) -> Affine:
+def _product(attributes: Said, inputs: _Inputs) -> Affine:
     """The outputs of MatMul and Gemm.
 
     Raises:
         NotACell: The first factor is no affine function, or is transposed.
     """
-    if not isinstance(inputs[0], Affine) or said.get("transA", 0):
+    if not isinstance(inputs[0], Affine) or attributes.get("transA", 0):
         raise NotACell
     weights = _constant(inputs[1], 2).astype(np.float64)
-    result = inputs[0].times(weights.T if said.get("transB", 0) else weights).scaled(said.get("alpha", 1.0))
+    result = inputs[0].times(weights.T if attributes.get("transB", 0) else weights).scaled(attributes.get("alpha", 1.0))
     if len(inputs) > 2 and inputs[2] is not None:
-        result = result.plus(_affine(inputs[2], result.width).scaled(said.get("beta", 1.0)))
+        result = result.plus(_affine(inputs[2], result.width).scaled(attributes.get("beta", 1.0)))
     return result
 
 
@@ -265,21 +265,21 @@ def _is_last(axis: int) -> bool:
     return axis in (1, -1)
 
 
-def _columns(value: Affine, places: ConstantArray) -> Affine:
-    return value.times(np.eye(value.width)[:, places])
+def _columns(value: Affine, indices: ConstantArray) -> Affine:
+    return value.times(np.eye(value.width)[:, indices])
 
 
-def _split(said: Said, inputs: _Inputs) -> list[Affine]:
+def _split(attributes: Said, inputs: _Inputs) -> list[Affine]:
     value = _affine(inputs[0])
-    count = said["num_outputs"]
+    count = attributes["num_outputs"]
     sizes = _constant(inputs[1]).tolist() if len(inputs) > 1 else [value.width // count] * count
     ends = np.cumsum([0, *sizes])
-    if not _is_last(said.get("axis", 0)) or ends[-1] != value.width:
+    if not _is_last(attributes.get("axis", 0)) or ends[-1] != value.width:
         raise NotACell
     return [_columns(value, np.arange(start, end)) for start, end in itertools.pairwise(ends)]
 
 
-def _slice(said: Said, inputs: _Inputs) -> Affine:
+def _slice(attributes: Said, inputs: _Inputs) -> Affine:
     value = _affine(inputs[0])
     starts, ends, *more = [_constant(each).reshape(-1).tolist() for each in inputs[1:] if each is not None]
     axes = more[0] if more else range(len(starts))
@@ -292,9 +292,9 @@ def _slice(said: Said, inputs: _Inputs) -> Affine:
     return value
 
 
-def _joined(said: Said, inputs: _Inputs) -> Affine:
+def _joined(attributes: Said, inputs: _Inputs) -> Affine:
     values = [_affine(each) for each in inputs]
-    if not _is_last(said["axis"]):
+    if not _is_last(attributes["axis"]):
         raise NotACell
     width, at = sum(value.width for value in values), 0
     whole = Affine({}, np.zeros(width))
@@ -304,7 +304,7 @@ def _joined(said: Said, inputs: _Inputs) -> Affine:
     return whole
 
 
-def _clipped(said: Said, inputs: _Inputs) -> Affine:
+def _clipped(attributes: Said, inputs: _Inputs) -> Affine:
     bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
     low, high = (*bounds, None, None)[:2]
     if low != 0 or high is None:
@@ -336,7 +336,7 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
     return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 
-def _chosen(said: Said, inputs: _Inputs) -> Affine:
+def _chosen(attributes: Said, inputs: _Inputs) -> Affine:
     condition = _constant(inputs[0])
     if condition.all() or not condition.any():
         widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]

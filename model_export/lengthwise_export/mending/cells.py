@@ -67,17 +67,17 @@ def recognise(
     body = Body(nodes, known)
     for name, width in others.items():
         body.input(name, width)
-    given = body.input(*step)
+    step_leaf = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
     nexts = {name: after for name, (next_name, _) in states.items() if (after := body.function(next_name)) is not None}
     for state, after in nexts.items():
         for memory, cell in nexts.items():
             gates = None if memory == state else _lstm(after, cell, leaves[memory])
-            if gates is not None and (layer := _layer("LSTM", gates, given, leaves[state])) is not None:
+            if gates is not None and (layer := _layer("LSTM", gates, step_leaf, leaves[state])) is not None:
                 return Cell("LSTM", *layer, state, memory, body.names_of(after), body.names_of(cell))
         alone = _gate(after)
         for kind, gates in (("GRU", _gru(after, leaves[state])), ("RNN", None if alone is None else [alone])):
-            if gates is not None and (layer := _layer(kind, gates, given, leaves[state])) is not None:
+            if gates is not None and (layer := _layer(kind, gates, step_leaf, leaves[state])) is not None:
                 return Cell(kind, *layer, state, None, body.names_of(after), frozenset())
     raise NotACell
 
@@ -171,29 +171,29 @@ def _reset(inner: Affine, old: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | N
 _Layer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]
 
 
-def _layer(kind: str, gates: _Gates, given: Leaf, state: Leaf) -> _Layer | None:
+def _layer(kind: str, gates: _Gates, step_leaf: Leaf, state: Leaf) -> _Layer | None:
     """Weights, recurrence, bias, attributes; None if a gate depends on something else than the step and the state."""
     own = gates[:4]
     hidden, parts = state.width, []
     for gate in own:
-        if not gate.inner.terms.keys() <= {given, state} or gate.inner.width != hidden:
+        if not gate.inner.terms.keys() <= {step_leaf, state} or gate.inner.width != hidden:
             return None
         after = gate.after or Affine({}, np.zeros(hidden))
         recurrence = gate.inner.terms.get(state)
         if gate.after is not None and recurrence is not None:
             return None
         recurrence = after.terms.get(state, np.zeros((hidden, hidden))) if recurrence is None else recurrence
-        step = gate.inner.terms.get(given, np.zeros((given.width, hidden)))
+        step = gate.inner.terms.get(step_leaf, np.zeros((step_leaf.width, hidden)))
         parts.append((step.T, recurrence.T, gate.inner.bias, after.bias))
     weights, recurrences, biases, others = (
         np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True)
     )
-    chosen = [gates[place] for place in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
+    chosen = [gates[index] for index in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
     attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in chosen]}
     for number in ("alpha", "beta"):
-        said = [value for gate in chosen for key, value in gate.numbers if key == number]
-        if said:
-            attributes[f"activation_{number}"] = said
+        values = [value for gate in chosen for key, value in gate.numbers if key == number]
+        if values:
+            attributes[f"activation_{number}"] = values
     if kind == "GRU" and own[-1].after is not None:
         attributes["linear_before_reset"] = 1
     return weights[None], recurrences[None], np.concatenate([biases, others])[None], attributes

@@ -62,8 +62,8 @@ class FixProposal:
             **{"mendable": self.mendable, "reason": self.reason, "operator": self.operator},
             **location_as_json(self.location),
             "changes": [
-                {**said, **location_as_json(one.location), "before": list(one.before), "after": list(one.after)}
-                for said, one in changes
+                {**fields, **location_as_json(one.location), "before": list(one.before), "after": list(one.after)}
+                for fields, one in changes
             ],
             **record,
             "verdict": self.verdict,
@@ -82,13 +82,13 @@ class FixProposal:
 
     def on_terminal(self) -> RenderableType:
         """A proposed fix for the terminal. Code is never wrapped: print it without cropping."""
-        said = self.reason
+        text = self.reason
         if not self.mendable:
             where = "".join(f"{each}: " for each in (self.location, self.operator) if each is not None)
-            said = f"this model cannot be mended: {where}{said}"
+            text = f"this model cannot be mended: {where}{text}"
         parts: list[RenderableType] = [
             "",
-            Text.assemble(("mend", f"bold {'green' if self.mendable else 'red'}"), f"  {said}"),
+            Text.assemble(("mend", f"bold {'green' if self.mendable else 'red'}"), f"  {text}"),
         ]
         for change in self.changes:
             parts += ["", *_changed(change)]
@@ -175,9 +175,9 @@ def draw_curve(
         padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
         moved = [abs(one - other)[one.argmax()] for one, other in zip(alone, padded, strict=True)]
         chosen = int(np.argmax(moved))
-        place = int(alone[chosen].argmax())
+        label = int(alone[chosen].argmax())
         before, after = (
-            tuple(float(_probabilities(model, sequences[chosen], widths[share])[place]) for share in shares)
+            tuple(float(_probabilities(model, sequences[chosen], widths[share])[label]) for share in shares)
             for model in (original, mended)
         )
     except (RunError, IndexError):  # no axis of steps as wide as the batch

@@ -2,7 +2,7 @@
 
     Masking(0.0), Embedding(mask_zero=True)     Not(Equal(steps, 0.0)) -> any over the features -> mask
 
-Who made such a model meant lengths: the number marks the padding. Where a mend puts lengths in the place of such a
+Who made such a model meant lengths: the number marks the padding. Where a mend puts lengths instead of such a
 mask, the mask is *opened*: true everywhere, and only the length says where a sequence ends.
 """
 
@@ -61,7 +61,7 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
 
 def _stage_behind(node: NodeProto, stage: str, number: NDArray[Any] | None, *, tokens: bool) -> str:
     """The stage of a node's output; empty if it is on no way to a mask. `number`: its second input, if constant."""
-    kind, said = node.op_type, attributes_of(node)
+    kind, attributes = node.op_type, attributes_of(node)
     is_one = number is not None and number.size == 1
     if kind in ("Identity", "Cast") and stage in ("steps", "differs"):
         return stage
@@ -70,10 +70,10 @@ def _stage_behind(node: NodeProto, stage: str, number: NDArray[Any] | None, *, t
     if stage == "equal" and kind == "Not":
         return "mask" if tokens else "differs"
     if stage == "differs" and kind in ("ReduceSum", "ReduceMax"):
-        axes = said.get("axes", [] if number is None else number.reshape(-1).tolist())
+        axes = attributes.get("axes", [] if number is None else number.reshape(-1).tolist())
         return "counted" if list(axes) in ([-1], [2]) else ""  # over the features, the last of three axes
     is_any = kind == "Greater" and is_one and not np.any(number)
-    is_any |= kind == "Cast" and said["to"] == TensorProto.BOOL
+    is_any |= kind == "Cast" and attributes["to"] == TensorProto.BOOL
     return "mask" if (stage == "counted" and is_any) or (stage == "mask" and kind in _SAME) else ""
 
 

@@ -57,7 +57,7 @@ _REASONS: Final = {
     "the original does not give the same answer twice: export it in evaluation mode",
     "DFT STFT MelWeightMatrix": "transforms the whole width at once, and its frequencies depend on the width: "
     "transform outside of the model",
-    "NonZero Compress Unique NonMaxSuppression": "gives as many places as the data say, so no axis of time can be "
+    "NonZero Compress Unique NonMaxSuppression": "gives as many indices as the data say, so no axis of time can be "
     "followed behind it",
     "If SequenceMap": "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as "
     "Where",
@@ -104,24 +104,24 @@ def _mended(
     prepared = prepared if counted is None else deepcopy(counted)
     _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
     lengths = names.lengths or "lengths"
-    given = {value.name: value for value in prepared.graph.input}
+    inputs = {value.name: value for value in prepared.graph.input}
     taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
-    taken |= {*given, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
-    is_int32 = lengths not in given or given[lengths].type.tensor_type.elem_type == TensorProto.INT32
+    taken |= {*inputs, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
+    is_int32 = lengths not in inputs or inputs[lengths].type.tensor_type.elem_type == TensorProto.INT32
     writer = Writer(lengths, (names.sequences, names.open_axes[1]), taken, int32=is_int32, range_=range_)
     mender = Mender(writer, range_, opset=opset_of(prepared))
     mender.follow = _followed
     mender.hides = masks
     mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
     mender.used = {*names_in(prepared.graph.node), *(value.name for value in prepared.graph.output)}
-    _set_inputs(mender, names, steps, given, lengths)
+    _set_inputs(mender, names, steps, inputs, lengths)
     for tensor in prepared.graph.initializer:
         mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     changes = [change for node in prepared.graph.node for change in _followed(mender, node)]
     outputs = [_output(mender, value) for value in prepared.graph.output]
-    given.setdefault(lengths, helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
+    inputs.setdefault(lengths, helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
     refill(prepared.graph.node, writer.nodes)
-    refill(prepared.graph.input, given.values())
+    refill(prepared.graph.input, inputs.values())
     refill(prepared.graph.output, outputs)
     refill(prepared.graph.value_info, ())
     prepared.graph.initializer.extend(writer.constants)
@@ -161,7 +161,7 @@ def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
 
 
 def _set_inputs(
-    mender: Mender, names: GraphNames, steps: StepInput, given: Mapping[str, onnx.ValueInfoProto], lengths: str
+    mender: Mender, names: GraphNames, steps: StepInput, inputs: Mapping[str, onnx.ValueInfoProto], lengths: str
 ) -> None:
     time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
@@ -172,7 +172,7 @@ def _set_inputs(
         names.sequences: (mender.rows, *features, time) if is_turned else (*order, *features),
         lengths: (mender.rows,),
     }
-    for name, value in given.items():
+    for name, value in inputs.items():
         if name not in axes:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
         mender.values[name] = Ragged(name, value.type.tensor_type.elem_type, singles(axes[name]))
@@ -266,9 +266,9 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     if ragged.name != value.name:
         producer = next((node for node in mender.writer.nodes if value.name in node.output), None)
         if producer is not None:
-            for place, name in enumerate(producer.output):
+            for index, name in enumerate(producer.output):
                 if name == value.name:
-                    producer.output[place] = mender.writer.name(f"{name}_before")
+                    producer.output[index] = mender.writer.name(f"{name}_before")
         mender.writer.nodes.append(helper.make_node("Identity", [ragged.name], [value.name]))
     shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.axes]
     return helper.make_tensor_value_info(value.name, ragged.dtype, shape)
@@ -283,7 +283,7 @@ class MendedOperator:
     location: CodeLocation | None
     cause: str  # How padding reached its output
     before: tuple[str, ...]
-    after: tuple[str, ...]  # The lines of graph text in their place
+    after: tuple[str, ...]  # The lines of graph text that replace them
 
 
 @dataclass(frozen=True, slots=True)

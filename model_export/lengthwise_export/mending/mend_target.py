@@ -144,21 +144,21 @@ def _proved(
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **how)
     say("one answer against padding")
     curve = draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
-    told: dict[str, Any] = {"changes": mended.changes, "min_length": proof.min_length, "hiding": mended.hiding}
-    told |= {"proof": proof, "curve": curve}
+    facts: dict[str, Any] = {"changes": mended.changes, "min_length": proof.min_length, "hiding": mended.hiding}
+    facts |= {"proof": proof, "curve": curve}
     if not proof.holds:
         ties = ties_in(mended.graph)
         reason = f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}")
-        return ProvedMend(FixProposal(False, reason, **told), target)
+        return ProvedMend(FixProposal(False, reason, **facts), target)
     report = check(after.subject, min_length=proof.min_length, **how)
     if report.verdict != "sound":
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
         reason = f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}"
-        return ProvedMend(FixProposal(False, reason, verdict=report.verdict, **told), target, report=report)
+        return ProvedMend(FixProposal(False, reason, verdict=report.verdict, **facts), target, report=report)
     reason = f"{operators_text(len(mended.changes))} changed, and the proof holds"
     if not mended.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
-    fix = FixProposal(True, reason, verdict=report.verdict, **told)
+    fix = FixProposal(True, reason, verdict=report.verdict, **facts)
     counted = None if mended.counted is None else _run_as(target, mended.counted, target.names, blind=target.blind)
     return ProvedMend(fix, target, after, report, counted)
 

@@ -64,11 +64,11 @@ class MendAccuracy:
         }
 
     def __str__(self) -> str:
-        said = [f"{self.mended:.4f} mended"]
+        parts = [f"{self.mended:.4f} mended"]
         for _, name, way in self._ways:
             moved = f"{name} (from there {way.moved} of {self.answers} labels move)"
-            said.append(f"the original raises {name}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}")
-        return f"accuracy {', '.join(said)}"
+            parts.append(f"the original raises {name}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}")
+        return f"accuracy {', '.join(parts)}"
 
 
 def measure(original: Subject, session: Session, manifest: Manifest, records: Sequence[Record]) -> MendAccuracy | None:
@@ -113,7 +113,7 @@ def _labels(
     multiple: int = 1,
 ) -> list[NDArray[np.bool_]] | None:
     """The labels of each sequence, in batches in order; None if the model raises or an answer is not finite."""
-    found = []
+    answered = []
     for first in range(0, len(sequences), rows):
         batch = pad(sequences[first : first + rows], width=width, multiple=multiple)
         try:
@@ -123,12 +123,12 @@ def _labels(
         for answer in scored:
             if answer is None:
                 return None
-            found.append(found_labels(answer, manifest))
-    return found
+            answered.append(found_labels(answer, manifest))
+    return answered
 
 
 def _share_right(
-    expected: Sequence[NDArray[np.bool_]], found: Sequence[NDArray[np.bool_]], manifest: Manifest
+    expected: Sequence[NDArray[np.bool_]], answered: Sequence[NDArray[np.bool_]], manifest: Manifest
 ) -> float:
-    hits = [hits_of(one, other, manifest) for one, other in zip(expected, found, strict=True)]
+    hits = [hits_of(one, other, manifest) for one, other in zip(expected, answered, strict=True)]
     return float(sum(each.sum() for each in hits) / sum(each.size for each in hits))

@@ -20,32 +20,32 @@ class Mender(NodeMender):
 
     # -- masks --------------------------------------------------------------------------------------------------------
 
-    def masked(self, value: Ragged, places: Iterable[int], fill: float) -> Ragged:
+    def masked(self, value: Ragged, dims: Iterable[int], fill: float) -> Ragged:
         """The tensor with a number beyond each row's own positions, along these axes of time of the tensor."""
-        places, times = sorted(places), dict(value.times())
-        if not places or (fill == 0 and value.zeroed):
+        dims, times = sorted(dims), dict(value.times())
+        if not dims or (fill == 0 and value.zeroed):
             return value
         adds_rows = value.rows_at is None
         rank = len(value.axes) + (value.row_added or adds_rows)
 
         def build() -> str:
-            masks = [self.mask_over(times[place], place + adds_rows, value.rows_at or 0, rank) for place in places]
+            masks = [self.mask_over(times[dim], dim + adds_rows, value.rows_at or 0, rank) for dim in dims]
             valid = functools.reduce(lambda one, other: self.emit("And", [one, other]), masks)
             return self.emit("Where", [valid, value.name, self.writer.scalar_of(fill, value.dtype)])
 
-        name = self.writer.once(("masked", value.name, tuple(places), repr(fill)), build)
-        zeroed = fill == 0 and len(places) == len(times)
+        name = self.writer.once(("masked", value.name, tuple(dims), repr(fill)), build)
+        zeroed = fill == 0 and len(dims) == len(times)
         return value.called(name, row_added=value.row_added or adds_rows, zeroed=zeroed)
 
-    def mask_over(self, size: Size, place: int, rows_at: int, rank: int) -> str:
+    def mask_over(self, size: Size, dim: int, rows_at: int, rank: int) -> str:
         """The mask of one axis of time, with the axes of a tensor: bool, of size 1 but at the rows and at this axis."""
         mask = self.writer.mask(size)
 
         def build() -> str:
-            turned = self.transposed(mask, (1, 0) if place < rows_at else (0, 1))
-            return self.unsqueezed(turned, [axis for axis in range(rank) if axis not in (place, rows_at)])
+            turned = self.transposed(mask, (1, 0) if dim < rows_at else (0, 1))
+            return self.unsqueezed(turned, [axis for axis in range(rank) if axis not in (dim, rows_at)])
 
-        return self.writer.once(("mask over", mask, place, rows_at, rank), build)
+        return self.writer.once(("mask over", mask, dim, rows_at, rank), build)
 
     def last_choice(self, dtype: int, *, largest: bool = True, finite: bool = False) -> float:
         """The number that comes last where the largest (or the smallest) is chosen; by default behind an infinity."""
@@ -64,11 +64,11 @@ class Mender(NodeMender):
         operands = [self.as_ragged(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
         targets: list[Group] = []
-        for place in range(rank):
+        for axis in range(rank):
             group: Group = (self.one,)
             for operand in operands:
-                own = place - rank + operand.rank - free
-                if own < 0 or place == keep or self._is_one_or_none(operand.groups[own]):
+                own = axis - rank + operand.rank - free
+                if own < 0 or axis == keep or self._is_one_or_none(operand.groups[own]):
                     continue
                 if self._is_one_or_none(group):
                     group = operand.groups[own]
@@ -108,12 +108,12 @@ class Mender(NodeMender):
         before = len(targets) - (value.rank - free)
         current: list[object] = ["rows"] if value.row_added else []
         for own, group in enumerate(value.groups):
-            current += [(own + before, place) for place in range(len(group))]
+            current += [(own + before, axis) for axis in range(len(group))]
         wanted: list[object] = ["rows"] if value.row_added and not has_rows else []
-        for place, target in enumerate(targets):
-            group = value.groups[place - before] if place >= before else ()
-            left = [(place, at) for at in range(len(group))]
-            if place == keep and place >= before:
+        for axis, target in enumerate(targets):
+            group = value.groups[axis - before] if axis >= before else ()
+            left = [(axis, at) for at in range(len(group))]
+            if axis == keep and axis >= before:
                 wanted += left
                 continue
             axes = iter(left[:1] if is_one(group) else left)
@@ -139,26 +139,26 @@ class Mender(NodeMender):
 
     def within(self, value: Ragged, axis: int) -> tuple[int, Size]:
         """As `single`, for an operator that mixes what is along the axis: it must not be the rows."""
-        place, size = self.single(value, axis)
+        dim, size = self.single(value, axis)
         self.keep_rows_apart((size,))
-        return place, size
+        return dim, size
 
     def padded_with(self, value: Ragged, axis: int, fill: float, cause: str) -> Ragged:
         """The tensor with a number beyond each row's own steps, if the axis is one of time; notes the cause."""
-        place, size = self.within(value, axis)
+        dim, size = self.within(value, axis)
         if not size.is_time:
             return value
         self.causes.append(cause)
-        return self.masked(value, [place], fill)
+        return self.masked(value, [dim], fill)
 
     def take(self, value: Ragged, axis: int, index: str, size: Size, *, clip: bool = True) -> Ragged:
         """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row."""
-        place, own = self.single(value, axis)
+        dim, own = self.single(value, axis)
         if clip:  # positions beyond the width, which only padding has, become the last or the first
             last = self.emit("Sub", [self.writer.at_width(own), self.writer.constant([1])])
             index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
         rank, rows_at = len(value.axes) + value.row_added, value.rows_at
-        front = [place] if rows_at is None else [rows_at, place]
+        front = [dim] if rows_at is None else [rows_at, dim]
         order = [*front, *(at for at in range(rank) if at not in front)]
         back = [order.index(at) for at in range(rank)]
         index = index if rows_at is None else self.unsqueezed(index, [2])
@@ -172,10 +172,10 @@ class Mender(NodeMender):
 
     def along(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""
-        places = self.writer.positions(size)
+        positions = self.writer.positions(size)
         if step != 1:
-            places = self.emit("Mul", [places, self.writer.constant(np.int64(step))])
-        return self.emit("Add", [self.writer.column(start.astype(np.int64)), places])
+            positions = self.emit("Mul", [positions, self.writer.constant(np.int64(step))])
+        return self.emit("Add", [self.writer.column(start.astype(np.int64)), positions])
 
     def size_vector(self, value: Ragged) -> str:
         """`[rank]` int64: the shape of the original at the width of the batch."""
@@ -207,7 +207,7 @@ class Mender(NodeMender):
         return self.emit("Reshape", [value.name, self.size_vector(value)])
 
     def split_first(self, name: str, group: Group, rank: int) -> str:
-        """A tensor whose first axis is merged, with the axes of this group in its place."""
+        """A tensor whose first axis is merged, with the axes of this group instead of it."""
         if len(group) == 1:
             return name
         rest = self.emit("Shape", [name], start=1)

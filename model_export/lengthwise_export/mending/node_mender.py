@@ -41,7 +41,7 @@ def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
 
 
 class NodeMender:
-    """Reads the inputs of the node that is being mended, and writes nodes in its place."""
+    """Reads the inputs of the node that is being mended, and writes nodes instead of it."""
 
     def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
         self.writer = writer
@@ -62,43 +62,43 @@ class NodeMender:
 
     # -- values -------------------------------------------------------------------------------------------------------
 
-    def value(self, place: int) -> Value | None:
+    def value(self, index: int) -> Value | None:
         """An input of the node; None if it is not given."""
-        name = self.node.input[place] if place < len(self.node.input) else ""
+        name = self.node.input[index] if index < len(self.node.input) else ""
         return self.values[name] if name else None
 
-    def given(self, place: int) -> Value:
+    def required(self, index: int) -> Value:
         """An input of the node that it must have."""
-        return self.values[self.node.input[place]]
+        return self.values[self.node.input[index]]
 
-    def ragged(self, place: int) -> Ragged:
+    def ragged(self, index: int) -> Ragged:
         """An input of the node as a tensor of data."""
-        return self.as_ragged(self.given(place))
+        return self.as_ragged(self.required(index))
 
-    def tensor(self, place: int) -> Ragged:
+    def tensor(self, index: int) -> Ragged:
         """An input of the node for an operator that only moves elements: it may hold the numbers of the rows."""
-        value = self.value(place)
-        return value if isinstance(value, Ragged) and value.counts_rows else self.ragged(place)
+        value = self.value(index)
+        return value if isinstance(value, Ragged) and value.counts_rows else self.ragged(index)
 
-    def constant(self, place: int) -> NDArray[Any] | None:
+    def constant(self, index: int) -> NDArray[Any] | None:
         """The constant, of any shape, that an input is; None if the node has no such input."""
-        value = self.value(place)
+        value = self.value(index)
         if value is None:
             return None
         if not isinstance(value, Numbers) or not value.is_constant:
-            self.refuse(f"its input {self.node.input[place]} is not a constant")
+            self.refuse(f"its input {self.node.input[index]} is not a constant")
         array: NDArray[Any] = value.table[0, 0]
         return array
 
-    def array(self, place: int) -> NDArray[Any]:
+    def array(self, index: int) -> NDArray[Any]:
         """The constant, of any shape, that an input is; the node must have it."""
-        array = self.constant(place)
+        array = self.constant(index)
         assert array is not None
         return array
 
-    def sizes(self, place: int, what: str) -> Numbers:
+    def sizes(self, index: int, what: str) -> Numbers:
         """An input that must be computed from sizes and constants, and what it is."""
-        value = self.value(place)
+        value = self.value(index)
         if not isinstance(value, Numbers):
             self.refuse(f"{what} computed from the data")
         return value
@@ -111,17 +111,17 @@ class NodeMender:
                 return value.decode() if isinstance(value, bytes) else value
         return default
 
-    def axes(self, rank: int, place: int = 1) -> list[int] | None:
+    def axes(self, rank: int, index: int = 1) -> list[int] | None:
         """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
-        given = self.attribute("axes")
-        if given is None:
-            array = self.constant(place)
-            given = None if array is None else array.reshape(-1).tolist()
-        return None if given is None else [int(axis) % rank for axis in given]
+        axes = self.attribute("axes")
+        if axes is None:
+            array = self.constant(index)
+            axes = None if array is None else array.reshape(-1).tolist()
+        return None if axes is None else [int(axis) % rank for axis in axes]
 
-    def set(self, value: Value, place: int = 0) -> None:
+    def set(self, value: Value, index: int = 0) -> None:
         """Sets an output of the node."""
-        self.values[self.node.output[place]] = value
+        self.values[self.node.output[index]] = value
 
     def numbers(self, name: str, array: NDArray[Any]) -> Numbers:
         """A constant of this name: `array`, of any shape, at each length."""
@@ -141,12 +141,12 @@ class NodeMender:
         """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
         if isinstance(value, Ragged):
             if value.counts_rows or value.columns:
-                self.refuse("computes with the numbers of the rows: only x[rows, places] may use them")
+                self.refuse("computes with the numbers of the rows: only x[rows, indices] may use them")
             return value
         groups = singles([self.fixed(size) for size in value.shape])
         if value.is_constant:
             return Ragged(value.name, value.dtype, groups)
-        self.causes.append("it computes with the width of the batch in the place of the row's length")
+        self.causes.append("it computes with the width of the batch instead of the row's length")
         return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
 
     def refuse(self, reason: str) -> NoReturn:
@@ -217,7 +217,7 @@ class NodeMender:
         return list(copied.output)
 
     def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
-        """The tensor with axes of size 1 at these places of the result."""
+        """The tensor with axes of size 1 at these axes of the result."""
         return self.emit("Unsqueeze", [name, self.writer.constant(list(axes))]) if axes else name
 
     def squeezed(self, name: str, axes: Sequence[int]) -> str:

@@ -43,7 +43,7 @@ _FIRST_LENGTHS: Final = 8  # all lengths are tried from the shortest one on, thi
 class ComparedSequence:
     """One sequence of a proof, in one batch."""
 
-    index: int  # Its place among the sequences of the proof, from 0
+    index: int  # Its index among the sequences of the proof, from 0
     length: int
     rows: int
     width: int
@@ -98,10 +98,10 @@ class MendProof:
             return self.wrong
         kept = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
         least, most = min(self.lengths, default=0), max(self.lengths, default=0)
-        told = f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone"
+        agreement = f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone"
         moved = f"a few ulps of their values move its answer by up to {self.amplified:.2g}"
         ill = f"; {self.ill_conditioned} are ill-conditioned in the original: {moved}" if self.ill_conditioned else ""
-        return f"{told}, within {self.difference:.2g}, and {kept}{ill}"
+        return f"{agreement}, within {self.difference:.2g}, and {kept}{ill}"
 
     def as_json(self) -> dict[str, Any]:
         """The proof as JSON values; a difference that is not finite becomes null."""
@@ -215,12 +215,12 @@ def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> lis
 
 
 def _some(things: Sequence[_T], count: int) -> list[_T]:
-    places = np.linspace(0, len(things) - 1, min(count, len(things))) if things else np.zeros(0)
-    return [things[place] for place in places.round().astype(int)]
+    indices = np.linspace(0, len(things) - 1, min(count, len(things))) if things else np.zeros(0)
+    return [things[index] for index in indices.round().astype(int)]
 
 
 def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
-    """The sequence with other values in the place of those that the original hides."""
+    """The sequence with other values instead of those that the original hides."""
     for _ in hiding:
         for number in hiding:
             hidden = steps == number if steps.ndim == 1 else (steps == number).all(axis=1)
@@ -244,7 +244,7 @@ def _answers_alone(
             alone.append(_Alone(index, original, Baseline([steps], batch, answer), index >= ordinary))
         elif index < ordinary:
             raised.append(len(steps))
-    return [alone[place] for place in np.random.default_rng(len(alone)).permutation(len(alone))], raised
+    return [alone[number] for number in np.random.default_rng(len(alone)).permutation(len(alone))], raised
 
 
 def _compare(

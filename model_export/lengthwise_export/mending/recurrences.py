@@ -47,10 +47,10 @@ class _Loop:
         mender = self._mender
         ends: dict[str, str] = {}  # by state, the output of the Loop that is its last value
         collected: dict[str, str] = {}  # by output of the Loop, the value of the body that is kept of each step
-        for place, (name, inside) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
+        for index, (name, inside) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
             if name not in mender.used:
                 continue
-            state = self._inputs[2 + place] if place < len(self._states) else ""
+            state = self._inputs[2 + index] if index < len(self._states) else ""
             if state in self._constant:
                 mender.values[name] = mender.values[self._constant[state]]
             elif state in self._counters:
@@ -68,15 +68,17 @@ class _Loop:
         for name in [*(self._states[state] for state in carried), *collected.values()]:
             results.append(mender.writer.name(f"{name}_of_step"))
             nodes.append(helper.make_node("Identity", [name], [results[-1]]))
-        given = [*(self._starts[state] for state in carried), *sources]
+        scan_inputs = [*(self._starts[state] for state in carried), *sources]
         inputs = [
             helper.make_tensor_value_info(name, mender.values[outside].dtype, None)
-            for name, outside in zip([*carried, *picked], given, strict=True)
+            for name, outside in zip([*carried, *picked], scan_inputs, strict=True)
         ]
-        made = [ValueInfoProto(name=name) for name in results]
-        body = helper.make_graph(nodes, "steps", inputs, made)
+        scan_outputs = [ValueInfoProto(name=name) for name in results]
+        body = helper.make_graph(nodes, "steps", inputs, scan_outputs)
         outputs = [*(ends.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
-        return helper.make_node("Scan", given, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources))
+        return helper.make_node(
+            "Scan", scan_inputs, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources)
+        )
 
     def _origin(self, name: str) -> str:
         """A value without the Identity that it went through."""

@@ -136,17 +136,17 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 
 def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape."""
-    kind, said, given = node.op_type, attributes_of(node), [table for table in inputs if table is not None]
+    kind, attributes, present = node.op_type, attributes_of(node), [table for table in inputs if table is not None]
     if kind in _ELEMENTWISE:
-        tables = iter(_aligned(given, max(table.ndim for table in given)))
+        tables = iter(_aligned(present, max(table.ndim for table in present)))
         results = computed(node, [None if table is None else next(tables) for table in inputs])
         return None if results is None else results[0]
     if inputs[0] is None:
         return None
     if kind == "Concat":
-        return np.concatenate(given, _shifted(said["axis"], inputs[0].ndim - 2))
+        return np.concatenate(present, _shifted(attributes["axis"], inputs[0].ndim - 2))
     move = _MOVES.get(kind)
-    return None if move is None else move(kind, inputs[0], [constant_of(each) for each in inputs[1:]], said)
+    return None if move is None else move(kind, inputs[0], [constant_of(each) for each in inputs[1:]], attributes)
 
 
 def _aligned(tables: Sequence[Table], rank: int) -> list[Table]:
@@ -163,35 +163,35 @@ _Constants = Sequence[NDArray[Any] | None]  # a node's inputs behind the first, 
 Said = Mapping[str, Any]  # its attributes
 
 
-def _gather(_: str, table: Table, extra: _Constants, said: Said) -> Table | None:
-    places, axis = extra[0], _shifted(said.get("axis", 0), table.ndim - 2)
-    if places is None or not ((-table.shape[axis] <= places) & (places < table.shape[axis])).all():
+def _gather(_: str, table: Table, extra: _Constants, attributes: Said) -> Table | None:
+    indices, axis = extra[0], _shifted(attributes.get("axis", 0), table.ndim - 2)
+    if indices is None or not ((-table.shape[axis] <= indices) & (indices < table.shape[axis])).all():
         return None
-    return np.take(table, places, axis=axis)
+    return np.take(table, indices, axis=axis)
 
 
-def _along_axes(kind: str, table: Table, extra: _Constants, said: Said) -> Table:
+def _along_axes(kind: str, table: Table, extra: _Constants, attributes: Said) -> Table:
     """Squeeze, Unsqueeze and reductions, whose axes are an attribute or an input."""
-    axes = said.get("axes") if not extra or extra[0] is None else extra[0].tolist()
+    axes = attributes.get("axes") if not extra or extra[0] is None else extra[0].tolist()
     if axes is None:
         axes = [axis for axis in range(table.ndim - 2) if kind != "Squeeze" or table.shape[axis + 2] == 1]
     where = tuple(_shifted(axis, table.ndim - 2 + len(axes) * (kind == "Unsqueeze")) for axis in axes)
     if kind in _REDUCED:
-        return _REDUCED[kind](table, axis=where, keepdims=bool(said.get("keepdims", 1)))
+        return _REDUCED[kind](table, axis=where, keepdims=bool(attributes.get("keepdims", 1)))
     return np.squeeze(table, where) if kind == "Squeeze" else np.expand_dims(table, where)
 
 
 def _slice(_: str, table: Table, extra: _Constants, __: Said) -> Table | None:
-    given: list[Any] = [each.tolist() for each in extra if each is not None]
-    if len(given) < len(extra):
+    lists: list[Any] = [each.tolist() for each in extra if each is not None]
+    if len(lists) < len(extra):
         return None
-    starts, ends, axes, steps = [*given, None, None][:4]
+    starts, ends, axes, steps = [*lists, None, None][:4]
     cut = [slice(None)] * table.ndim
     for start, end, axis, step in zip(
         starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
     ):
-        place = _shifted(axis, table.ndim - 2)
-        cut[place] = slice(start, None if step < 0 and end < -table.shape[place] else end, step)
+        dim = _shifted(axis, table.ndim - 2)
+        cut[dim] = slice(start, None if step < 0 and end < -table.shape[dim] else end, step)
     return table[tuple(cut)]
 
 
@@ -228,7 +228,7 @@ class Numbers:
 
     def elements(self) -> list[Table]:
         """The tables `[2, lengths]` of the elements of a tensor of one axis."""
-        return [self.table[..., place] for place in range(self.shape[0])]
+        return [self.table[..., index] for index in range(self.shape[0])]
 
     @property
     def is_constant(self) -> bool:
@@ -243,7 +243,10 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """A tensor with data, or with an axis of time."""
+    """A tensor with data, or with an axis of time.
+
+    An axis is one of the original's tensor, and a dim one of the mended graph's: an axis may be several dims.
+    """
 
     name: str  # The value in the mended graph
     dtype: int
@@ -261,7 +264,7 @@ class Ragged:
 
     @property
     def axes(self) -> tuple[Size, ...]:
-        """The axes of the tensor, without the added axis of rows."""
+        """The sizes of the tensor's dims, without that of the added rows."""
         return tuple(size for group in self.groups for size in group)
 
     @property
@@ -270,30 +273,30 @@ class Ragged:
         return any(len(group) != 1 for group in self.groups)
 
     def starts(self) -> tuple[int, ...]:
-        """For each group, the index of its first axis in the tensor."""
-        places, at = [], int(self.row_added)
+        """The first dim of each axis of the original."""
+        dims, at = [], int(self.row_added)
         for group in self.groups:
-            places.append(at)
+            dims.append(at)
             at += len(group)
-        return tuple(places)
+        return tuple(dims)
 
     def indexes(self, axis: int) -> range:
-        """The axes of the tensor that are one axis of the original."""
+        """The dims that are one axis of the original."""
         start = self.starts()[axis]
         return range(start, start + len(self.groups[axis]))
 
     @property
     def rows_at(self) -> int | None:
-        """The index of the rows among the tensor's axes; None if it is the same for all rows."""
+        """The dim of the rows; None if it is the same for all rows."""
         if self.row_added:
             return 0
-        return next((place for place, size in enumerate(self.axes) if size.is_rows), None)
+        return next((dim for dim, size in enumerate(self.axes) if size.is_rows), None)
 
     def times(self) -> Iterator[tuple[int, Size]]:
-        """Each axis of time: its index in the tensor, and its size."""
-        for place, size in enumerate(self.axes, start=int(self.row_added)):
+        """Each dim of time, and its size."""
+        for dim, size in enumerate(self.axes, start=int(self.row_added)):
             if size.is_time:
-                yield place, size
+                yield dim, size
 
     def resized(self, axis: int, size: Size) -> tuple[Group, ...]:
         """The groups with another size of an axis of the original."""

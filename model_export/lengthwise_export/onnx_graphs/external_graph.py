@@ -75,16 +75,16 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
     names = [names for names in readings if agrees(names, inputs, logits)]
     reader.require_dynamic_axes(names)
     reader.require_rows_in_recurrent_layers(names)
-    running = [found for one in names if (found := reader.running(one)) is not None]
+    running = [reading for one in names if (reading := reader.running(one)) is not None]
     if len(inputs) == 1:
-        running = [found for found in running if found.tried.keeps_rows_apart()] or running
+        running = [reading for reading in running if reading.tried.keeps_rows_apart()] or running
     running = reader.by_their_names(running)
     if len(inputs) == 1:
         running = running[:1]  # either order of axes gives the same answers
     if not running:
         raise reader.why_none_runs(names, new_lengths)
     if len(running) > 1:
-        choices = "; ".join(_as_options(found.tried.names) for found in running)
+        choices = "; ".join(_as_options(reading.tried.names) for reading in running)
         raise ConfigurationError(f"the inputs {listed(inputs)} can be read in several ways; choose one: {choices}")
     tried, shape = running[0].tried, running[0].shape
     mask = tried.names.mask
@@ -165,7 +165,7 @@ class _Reader:
         tokens, vocabulary = tried.names.sequences, self.hints.vocabulary
         tables = {table.name: int(table.dims[0]) for table in self.graph.graph.initializer if table.dims}
         gathers = (node.input for node in self.graph.graph.node if node.op_type == "Gather")
-        read = (tables[table] for table, place in gathers if place == tokens and table in tables)
+        read = (tables[table] for table, indices in gathers if indices == tokens and table in tables)
         vocabulary = vocabulary or next(read, None)
         if vocabulary is None:
             raise ConfigurationError(f"{tokens} takes token ids: pass their number with --vocabulary")
@@ -213,7 +213,7 @@ class _Reader:
             return isinstance(rows, str) and _ROWS.fullmatch(rows.lower()) is not None
 
         for speaks_for in (mask_is_named_so, ids_are_named_so, rows_are_named_so):
-            running = [found for found in running if speaks_for(found.tried.names)] or running
+            running = [reading for reading in running if speaks_for(reading.tried.names)] or running
         return running
 
     def why_none_runs(self, names: list[GraphNames], new_lengths: str | None) -> UncheckableError:

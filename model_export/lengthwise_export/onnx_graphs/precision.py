@@ -5,7 +5,7 @@ keep them small. Masks, normalisation, sums, softmax and the last product before
 constant is rounded (onnxruntime's own converter clamps them to -65504), no length above 2048 is miscounted, and no sum
 overflows. The CPU computes most of these nodes in float32, with weights rounded to float16.
 
-int8 is plain ONNX; the service puts integer kernels in its place (`lengthwise.runtime.onnx.integer_layers`):
+int8 is plain ONNX; the service runs it in integer kernels (`lengthwise.runtime.onnx.integer_layers`):
 
     weights (float32) ─> LSTM     becomes   weights (int8), scales ─> DequantizeLinear ─> Reshape ─> LSTM
     weights (float32) ─> MatMul   becomes   weights (int8), scales ─> DequantizeLinear ─> MatMul
@@ -258,20 +258,20 @@ def _stored(
 def _dequantised(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
     """Stores a layer's weights as bytes, and gives the nodes that dequantise them. First states of zeros go away."""
     del node.input[5:]
-    for place, name in ((1, "W"), (2, "R")):
-        weights = numpy_helper.to_array(constants[node.input[place]])
+    for index, name in ((1, "W"), (2, "R")):
+        weights = numpy_helper.to_array(constants[node.input[index]])
         stem = f"{node.name or node.output[0]}/{name}"
-        if place == 1 and weights.shape[2] < FEW_INPUTS:
+        if index == 1 and weights.shape[2] < FEW_INPUTS:
             if node.input[1] not in {tensor.name for tensor in graph.initializer}:
                 graph.initializer.append(numpy_helper.from_array(weights, f"{stem}_float32"))
                 node.input[1] = f"{stem}_float32"
             continue
         whole, scales = rounded(weights.reshape(-1, weights.shape[2]))
-        found = f"{stem}_dequantized"
+        output = f"{stem}_dequantized"
         yield _stored(graph, stem, whole, scales, f"{stem}_flat", f"{stem}_flat_node", axis=0)
         graph.initializer.append(numpy_helper.from_array(np.array(weights.shape, np.int64), f"{stem}_shape"))
-        yield helper.make_node("Reshape", [f"{stem}_flat", f"{stem}_shape"], [found], f"{found}_node")
-        node.input[place] = found
+        yield helper.make_node("Reshape", [f"{stem}_flat", f"{stem}_shape"], [output], f"{output}_node")
+        node.input[index] = output
 
 
 def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
@@ -285,16 +285,16 @@ def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> b
 
 def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:
     """The values that are zeros whatever their shape, such as the first states that torch.onnx writes."""
-    found = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
+    zeros = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
     for node in graph.node:
         if node.op_type == "ConstantOfShape":
             filled = [numpy_helper.to_array(attribute.t) for attribute in node.attribute]
             is_zero = not any(value.any() for value in filled)
         else:
-            is_zero = node.op_type in _KEEP_ZEROS and node.input[0] in found
+            is_zero = node.op_type in _KEEP_ZEROS and node.input[0] in zeros
         if is_zero:
-            found.update(node.output)
-    return found
+            zeros.update(node.output)
+    return zeros
 
 
 def _inner_layers(graph: GraphProto) -> Iterator[tuple[str, str]]:

@@ -72,8 +72,8 @@ def _in_parts(new: Replacement, value: ir.Value, weights: NDArray[Any]) -> ir.Va
     values = new.add_outputs("Split", (value, split), len(parts), axis=1)
     bias = new.replaced.inputs[2] if len(new.replaced.inputs) > 2 else None
     convolved = [
-        _convolved(new, each, part, 1, None if place else bias, part=f"_{place}")
-        for place, (each, part) in enumerate(zip(values, parts, strict=True))
+        _convolved(new, each, part, 1, None if index else bias, part=f"_{index}")
+        for index, (each, part) in enumerate(zip(values, parts, strict=True))
     ]
     return new.total(convolved)
 
@@ -116,8 +116,8 @@ def _group_by_group(new: Replacement, value: ir.Value, weights: NDArray[Any], gr
     if len(new.replaced.inputs) > 2:
         biases = new.add_outputs("Split", (new.replaced.inputs[2], new.constant([into] * groups)), groups, axis=0)
     parts = [
-        _convolved(new, part, weights[place * into : (place + 1) * into], 1, bias, part=f"_{place}")
-        for place, (part, bias) in enumerate(zip(channels, biases, strict=True))
+        _convolved(new, part, weights[index * into : (index + 1) * into], 1, bias, part=f"_{index}")
+        for index, (part, bias) in enumerate(zip(channels, biases, strict=True))
     ]
     return new.add("Concat", *parts, axis=1)
 

@@ -41,7 +41,7 @@ def rewritten_sum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
         return None
     new, rest = Replacement(node), list(axes)
     for axis in sorted(over, reverse=True):
-        others = [place for place in range(len(rest)) if place != axis]
+        others = [other for other in range(len(rest)) if other != axis]
         if axis in open_axes:
             value = _over_steps(new, value, rest, axis, facts.opset)
         else:  # a product with a constant column of ones
@@ -96,20 +96,20 @@ def _over_steps(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis],
         size = new.add("Slice", new.add("Shape", value), new.constant([axis]), new.constant([axis + 1]))
     shape = new.add("Concat", new.constant([2]), size, axis=0)
     ones = new.add("ConstantOfShape", shape, value=ir.tensor(np.ones(1, dtype=np.float32)))
-    others = [place for place in range(len(axes)) if place != axis]
-    columns = max((place for place in others if axes[place].fixed), default=None)
+    others = [other for other in range(len(axes)) if other != axis]
+    columns = max((other for other in others if axes[other].fixed), default=None)
     if columns is None:
         # The columns must not be the rows of the batch: how a product adds depends on their number.
         value = new.add("Unsqueeze", value, new.constant([len(axes)]))
         order = [*others, axis, len(axes)]
     else:
-        order = [*(place for place in others if place != columns), axis, columns]
+        order = [*(other for other in others if other != columns), axis, columns]
     product = new.add("MatMul", ones, new.transposed(value, order))
     total = new.add("Gather", product, new.constant(np.array(0, dtype=np.int64)), axis=len(order) - 2)
     if columns is None:
         return new.add("Squeeze", total, new.constant([len(others)]))
-    kept = [place for place in order if place != axis]
-    return new.transposed(total, [kept.index(place) for place in others])
+    kept = [other for other in order if other != axis]
+    return new.transposed(total, [kept.index(other) for other in others])
 
 
 def rewritten_product(node: ir.Node, facts: GraphFacts) -> Replacement | None:
@@ -174,11 +174,11 @@ def rewritten_rnn(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     new = Replacement(node)
     zero, one, last = new.constant([0]), new.constant([1]), new.constant([-1])
     inputs = list(node.inputs)
-    for place, axis in _ROWS.items():
-        value = inputs[place] if place < len(inputs) else None
+    for index, axis in _ROWS.items():
+        value = inputs[index] if index < len(inputs) else None
         if value is not None:
             first = new.add("Slice", value, zero, one, new.constant([axis]))
-            inputs[place] = new.add("Concat", value, first, axis=axis)
+            inputs[index] = new.add("Concat", value, first, axis=axis)
     outputs = new.add_outputs("RNN", inputs, len(node.outputs))
     new.nodes[-1].attributes.update(node.attributes)
     kept = [
@@ -239,11 +239,11 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
         words, values = words[::-1], values[::-1]
     new = Replacement(node)
-    is_summed = [bool(_alone(words, place, out)) for place in range(len(words))]
-    for place, word in enumerate(words):
-        if over := _alone(words, place, out):
-            values[place] = new.add("ReduceSum", values[place], new.constant([*map(word.index, over)]), keepdims=0)
-            words[place] = "".join(letter for letter in word if letter not in over)
+    is_summed = [bool(_alone(words, index, out)) for index in range(len(words))]
+    for index, word in enumerate(words):
+        if over := _alone(words, index, out):
+            values[index] = new.add("ReduceSum", values[index], new.constant([*map(word.index, over)]), keepdims=0)
+            words[index] = "".join(letter for letter in word if letter not in over)
     if len(words) == 1:
         return new.gives(_in_order(new, values[0], words[0], out)) if facts.every or is_summed[0] else None
     first, second = words
@@ -258,10 +258,10 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
     return new.gives(_product(new, values, words, out, (batch, inner, left, right)))
 
 
-def _alone(words: Sequence[str], place: int, out: str) -> str:
+def _alone(words: Sequence[str], index: int, out: str) -> str:
     """The letters of one value that neither the other value nor the result has."""
-    others = {letter for other, word in enumerate(words) if other != place for letter in word}
-    return "".join(letter for letter in words[place] if letter not in others and letter not in out)
+    others = {letter for other, word in enumerate(words) if other != index for letter in word}
+    return "".join(letter for letter in words[index] if letter not in others and letter not in out)
 
 
 def _in_order(new: Replacement, value: ir.Value, word: str, out: str) -> ir.Value:

@@ -1,4 +1,4 @@
-"""What a rewrite knows of a graph, and the new nodes that it puts in the place of one.
+"""What a rewrite knows of a graph, and the new nodes that replace one.
 
 Sizes are measured and not inferred: shape inference does not follow every graph, and it does not say how small an axis
 can be. The graph is run on the smallest batch that it accepts, and on a larger one. An axis of the same size in both is
@@ -89,8 +89,8 @@ def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[
         if manifest.input.kind == "tokens":
             steps = np.zeros((rows, width), dtype=np.int64)
         inputs = feed(manifest.graph, PaddedBatch(steps, lengths))
-        found = dict(zip(names, session.run(names, inputs), strict=True)) | inputs
-        arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        values = dict(zip(names, session.run(names, inputs), strict=True)) | inputs
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         return {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
 
     raised: Exception | None = None
@@ -119,13 +119,13 @@ MOST_LANES: Final = 16  # the most numbers that a processor computes at once, in
 
 @dataclass(slots=True)
 class Replacement:
-    """New nodes in order of execution, and what they give in place of the replaced nodes' outputs."""
+    """New nodes in order of execution, and their outputs, which replace those of other nodes."""
 
     replaced: ir.Node
     nodes: list[ir.Node] = field(default_factory=list)
     # The values that are replaced, outputs of `replaced` or of nodes behind it
     olds: list[ir.Value] = field(default_factory=list)
-    news: list[ir.Value] = field(default_factory=list)  # The values in their place
+    news: list[ir.Value] = field(default_factory=list)  # The values that replace them
     also: list[ir.Node] = field(default_factory=list)  # Nodes behind `replaced` that go with it
     weights: list[ir.Value] = field(default_factory=list)
 
@@ -166,7 +166,7 @@ class Replacement:
         return functools.reduce(lambda total, part: self.add("Add", total, part), parts)
 
     def gives(self, *values: ir.Value) -> Replacement:
-        """Says what stands in place of the outputs of the replaced node."""
+        """Says what replaces the outputs of the replaced node."""
         self.olds, self.news = list(self.replaced.outputs)[: len(values)], list(values)
         return self
 

@@ -132,7 +132,7 @@ class _Optimized(OnnxSubject):
 _EXPANSIONS: Final = frozenset({"Einsum"})  # they become others which have rewrites of their own, so they come first
 
 Rewrite = Callable[[ir.Node, GraphFacts], Replacement | None]
-"""The nodes in place of one, whose bits do not depend on the batch; None where it keeps its bits, or must stay."""
+"""The nodes that replace one, whose bits do not depend on the batch; None where it keeps its bits, or must stay."""
 
 REWRITES: Final[Mapping[str, Rewrite]] = {
     "Einsum": expanded_einsum,
@@ -163,7 +163,7 @@ class RewrittenOperator:
 
     operator: str
     kind: str
-    into: tuple[str, ...]  # The operator types that stand in its place, in order of execution
+    into: tuple[str, ...]  # The operator types that replace it, in order of execution
 
 
 def with_steady_bits(

@@ -64,7 +64,7 @@ class CallSignature:
     classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
     form: _Form | None = None
 
-    def given(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
+    def arguments_of(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
         """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""
         width = steps.shape[1]
         steps = steps if self.features_axis else steps.squeeze(-1)
@@ -81,11 +81,11 @@ class CallSignature:
                 arguments[role] = self.form[1](arguments[role], width)
         return arguments
 
-    def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
+    def call(self, module: nn.Module, tensors: Mapping[Role, Tensor]) -> Any:
         """Calls a module with steps `[rows, width, features]`, and lengths `[rows]` or a mask `[rows, width]`."""
         arguments = self.arguments or _usual(self.second)
-        by_place = [given[role] for role, name in arguments if name is None]
-        return module(*by_place, **{name: given[role] for role, name in arguments if name is not None})
+        by_place = [tensors[role] for role, name in arguments if name is None]
+        return module(*by_place, **{name: tensors[role] for role, name in arguments if name is not None})
 
     def names(self, module: nn.Module) -> dict[Role, str]:
         """The names of the module's arguments by role; empty if it takes `*args`."""
@@ -94,7 +94,7 @@ class CallSignature:
         by_place = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
         if len(by_place) < len(arguments):
             return {}
-        return {role: name or by_place[place] for place, (role, name) in enumerate(arguments)}
+        return {role: name or by_place[index] for index, (role, name) in enumerate(arguments)}
 
     def rows_first(self, logits: Tensor) -> Tensor:
         """Logits `[rows, classes]` unchanged; per-step logits transposed to `[rows, width, classes]`."""
@@ -118,9 +118,9 @@ class CallSignature:
         if self.second in ("mask", "padding-mask"):
             mask: Literal["mask", "padding-mask"] = "padding-mask" if self.second == "mask" else "mask"
             names = tuple((role if role == "steps" else mask, name) for role, name in self.arguments)
-            place = "padding" if mask == "padding-mask" else "valid steps"
-            said = f"with a mask that is true at {place}: if that is right, pass --second {mask}"
-            yield replace(self, second=mask, arguments=names), said, True
+            where = "padding" if mask == "padding-mask" else "valid steps"
+            hint = f"with a mask that is true at {where}: if that is right, pass --second {mask}"
+            yield replace(self, second=mask, arguments=names), hint, True
         for form in _FORMS:
             if any(role.endswith(form[0]) for role in _ROLES[self.second]):
                 yield replace(self, form=form), f"with {form[2]}: begin forward with {form[0]} = {form[3]}", False
@@ -215,7 +215,7 @@ def _read(
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
     _require_no_more([each for each in others if each not in chosen.values()], shown, hint)
     roles: dict[str, Role] = {each.name: role for role, each in chosen.items()} | {steps.name: "steps"}
-    kind = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
+    kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(chosen))
     return kind, tuple(_arguments(named, roles))
 
 
@@ -368,9 +368,9 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     tried = named if output is None else {output: named[output]}
     if output is None or not _can_be_logits(named[output]):
         is_one = any(isinstance(one, Tensor) and one.dim() == 1 and one.is_floating_point() for one in tried.values())
-        said = f"none of {_types(tried)} is" if output is None else f"{_types(tried)} cannot be the output: it must be"
+        what = f"none of {_types(tried)} is" if output is None else f"{_types(tried)} cannot be the output: it must be"
         hint = f"; {ONE_VALUE_HINT}" if is_one else ""
-        raise ExportError("outputs", f"{said} float32 [rows, classes] or [rows, width, classes]{hint}")
+        raise ExportError("outputs", f"{what} float32 [rows, classes] or [rows, width, classes]{hint}")
     logits = named[output]
     attention = named.get("attention")
     if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
@@ -391,7 +391,7 @@ def outputs_by_name(answer: Any) -> dict[str, Any]:
     if isinstance(answer, tuple) and hasattr(answer, "_asdict"):
         return dict(answer._asdict())
     if isinstance(answer, tuple | list):
-        return {str(place): value for place, value in enumerate(answer)}
+        return {str(index): value for index, value in enumerate(answer)}
     if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
         return {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
     raise ExportError("outputs", f"the module returns a {type(answer).__name__}: return a tensor, or a tuple or dict")

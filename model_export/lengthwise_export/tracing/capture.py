@@ -53,7 +53,7 @@ Lines = dict[str, CodeLocation]  # the lines of the code that branch on a size, 
 
 _UNALLOCATED: Final = "its data is not allocated yet"
 _EXTENSION: Final = "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"
-"""What is said in the place of torch's words."""
+"""What is said instead of torch's words."""
 
 
 def capture(
@@ -99,7 +99,7 @@ class _Call:
 
     def run(self, lengths: list[int], random: torch.Generator | None = None) -> None:
         with without_fast_path(), torch.no_grad():
-            self.signature.call(self.model, self.signature.given(*self.batch(lengths, random)))
+            self.signature.call(self.model, self.signature.arguments_of(*self.batch(lengths, random)))
 
     def runs(self, width: int) -> bool:
         with contextlib.suppress(Exception, SystemExit):
@@ -124,9 +124,9 @@ class _Call:
             # A batch at which the module raises shows nothing about its branches; the trace will report the error.
             with contextlib.suppress(Exception, SystemExit), BranchRecorder(seen):
                 self.run(lengths, random)
-                for place, ways in seen.items():
-                    known.setdefault(place, set()).update(ways)
-        return {place: ways.pop() for place, ways in known.items() if len(ways) == 1}
+                for line, ways in seen.items():
+                    known.setdefault(line, set()).update(ways)
+        return {line: ways.pop() for line, ways in known.items() if len(ways) == 1}
 
 
 def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, list[str]]:
@@ -226,9 +226,9 @@ class _Traced(nn.Module):
             ends = lengths.long()
         self._trace.shape, self._trace.lengths = sequences.shape[:2], ends
         signature = self._call.signature
-        given = signature.given(sequences, ends)
-        with OpenSizes(sequences, ends, given, self._trace.branches, self._trace.lines):
-            answer = signature.call(self.model, given)
+        arguments = signature.arguments_of(sequences, ends)
+        with OpenSizes(sequences, ends, arguments, self._trace.branches, self._trace.lines):
+            answer = signature.call(self.model, arguments)
         outputs = self._call.select_output(answer)
         outputs["logits"] = signature.rows_first(outputs["logits"])
         self._trace.outputs = list(outputs)

@@ -81,7 +81,7 @@ class OpenSizes(TorchFunctionMode):
         self,
         sequences: Tensor,
         lengths: Tensor | None,
-        given: Mapping[Role, Tensor],
+        arguments: Mapping[Role, Tensor],
         branches: Branches,
         lines: Mapping[str, CodeLocation],
     ) -> None:
@@ -93,8 +93,8 @@ class OpenSizes(TorchFunctionMode):
         self._branches = branches
         # Tensors that hold the lengths, a mask, a padding mask or the longest length, in any element type.
         self._as_lengths = _Known([] if lengths is None else [lengths])
-        self._as_mask = _Known([given["mask"]] if "mask" in given else [])
-        self._as_padding_mask = _Known([given["padding-mask"]] if "padding-mask" in given else [])
+        self._as_mask = _Known([arguments["mask"]] if "mask" in arguments else [])
+        self._as_padding_mask = _Known([arguments["padding-mask"]] if "padding-mask" in arguments else [])
         self._as_longest = _Known([])
 
     def __torch_function__(
@@ -368,4 +368,4 @@ def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt]
 
 
 _SUBSTITUTES: Final = {"len": _len, "int": _Int, "float": _Float, "range": _range, "round": _round}
-"""What stands in the place of Python's built-ins."""
+"""What replaces Python's built-ins."""

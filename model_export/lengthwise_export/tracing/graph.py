@@ -43,7 +43,7 @@ _INSTEAD: Final = {
 _TRANSLATIONS: Final = recurrent_op.TRANSLATIONS | translations.TRANSLATIONS
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
-_LENGTHS_PLACE: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node
+_LENGTHS_INPUT: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node
 
 
 def build(
@@ -130,7 +130,7 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
         while begin is not None and (producer := begin.producer()) is not None and producer.op_type == "Cast":
             begin = producer.inputs[0]
         if begin is not ends and begin is not None and begin.dtype == ir.DataType.INT32:
-            node.replace_input_with(_LENGTHS_PLACE, begin)
+            node.replace_input_with(_LENGTHS_INPUT, begin)
     ir.passes.common.RemoveUnusedNodesPass()(graph)
 
 
@@ -162,7 +162,7 @@ def ensure(graph: ir.Model, promised: Mapping[str, tuple[str, list[str | int | N
 
 def _lengths_of(node: ir.Node) -> ir.Value | None:
     """The lengths of a recurrent node; None if every row runs over the full width."""
-    return node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
+    return node.inputs[_LENGTHS_INPUT] if len(node.inputs) > _LENGTHS_INPUT else None
 
 
 def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
@@ -177,7 +177,7 @@ def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
         return why
     operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
-    at = "" if location is None else f"{location.told()}: "
+    at = "" if location is None else f"{location.described()}: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return f"{at}{operator} has no translation to ONNX{detail}: {instead}"
@@ -200,12 +200,12 @@ _TIES: Final = "lengthwise.ties"
 
 
 def _note_ties(model: onnx.ModelProto) -> None:
-    """Notes in a traced graph which lines use the places of sorted values without `stable=True`; see `ties_in`."""
+    """Notes in a traced graph which lines use the indices of sorted values without `stable=True`; see `ties_in`."""
     graph = model.graph
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in read]
-    places = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
-    lines = dict.fromkeys(f"{place}: `{place.source}`" for place in places if place is not None)
+    locations = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
+    lines = dict.fromkeys(f"{location}: `{location.source}`" for location in locations if location is not None)
     if lines:
         model.metadata_props.add(key=_TIES, value="; ".join(lines))
 
@@ -213,8 +213,8 @@ def _note_ties(model: onnx.ModelProto) -> None:
 def ties_in(model: onnx.ModelProto) -> str | None:
     """What is to be said about ties in a graph's sorts, as noted when it was traced; None if there is nothing."""
     lines = next((entry.value for entry in model.metadata_props if entry.key == _TIES), None)
-    said = "torch leaves the order of equal values open, and the graph has the first one first: sort with stable=True"
-    return None if lines is None else f"{lines}: {said}, and for topk take the first of that"
+    advice = "torch leaves the order of equal values open, and the graph has the first one first: sort with stable=True"
+    return None if lines is None else f"{lines}: {advice}, and for topk take the first of that"
 
 
 def forget_ties(model: onnx.ModelProto) -> None:
@@ -244,16 +244,16 @@ def optimized(model: ir.Model) -> ir.Model:
     hidden = []
     for count, (value, tensor) in enumerate([*_mistakable(model)]):
         kind = value.type or ir.TensorType(tensor.dtype)
-        given = ir.Value(name=f"small_number_{count}", type=kind, shape=ir.Shape([]))
-        ir.convenience.replace_all_uses_with(value, given)
-        model.graph.inputs.append(given)
-        hidden.append((given, tensor))
+        stand_in = ir.Value(name=f"small_number_{count}", type=kind, shape=ir.Shape([]))
+        ir.convenience.replace_all_uses_with(value, stand_in)
+        model.graph.inputs.append(stand_in)
+        hidden.append((stand_in, tensor))
     optimizer.optimize_ir(model)
-    for given, tensor in hidden:
-        model.graph.inputs.remove(given)
-        if given.uses():
-            given.const_value = tensor
-            model.graph.register_initializer(given)
+    for stand_in, tensor in hidden:
+        model.graph.inputs.remove(stand_in)
+        if stand_in.uses():
+            stand_in.const_value = tensor
+            model.graph.register_initializer(stand_in)
     return model
 
 
@@ -310,28 +310,28 @@ class _Cone:
         self._values = values
         self.nodes: list[ir.Node] = []
 
-    def float64(self, given: Any) -> ir.Value | None:
+    def float64(self, operand: Any) -> ir.Value | None:
         """A number of the program as float64; None if it is made in another way."""
-        if not isinstance(given, fx.Node):
-            if not isinstance(given, int | float):
+        if not isinstance(operand, fx.Node):
+            if not isinstance(operand, int | float):
                 return None
-            value = self._given(ir.node("Constant", [], {"value": ir.tensor(np.float64(given))}), ir.DataType.DOUBLE)
+            value = self._typed(ir.node("Constant", [], {"value": ir.tensor(np.float64(operand))}), ir.DataType.DOUBLE)
             value.shape = ir.Shape([])
             return value
-        if isinstance(given.meta.get("val"), torch.SymInt):
-            size = self._values.get(given.name)
+        if isinstance(operand.meta.get("val"), torch.SymInt):
+            size = self._values.get(operand.name)
             return None if size is None else self.add("Cast", [size])
-        kind = _OPERATORS.get(given.target)
-        inputs = [self.float64(each) for each in given.args]
+        kind = _OPERATORS.get(operand.target)
+        inputs = [self.float64(each) for each in operand.args]
         known = [each for each in inputs if each is not None]
         return None if kind is None or len(known) < len(inputs) else self.add(kind, known)
 
     def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
         """The value that one more node gives, of type `to`."""
         attributes = [ir.AttrInt64("to", to)] if kind == "Cast" else []
-        return self._given(ir.Node("", kind, inputs, attributes), to)
+        return self._typed(ir.Node("", kind, inputs, attributes), to)
 
-    def _given(self, node: ir.Node, kind: ir.DataType) -> ir.Value:
+    def _typed(self, node: ir.Node, kind: ir.DataType) -> ir.Value:
         self.nodes.append(node)
         (value,) = node.outputs
         value.dtype = kind
@@ -357,8 +357,8 @@ def with_exact_sigmoids(model: ir.Model) -> ir.Model:
         total = ir.node("Add", [*power.outputs, *one.outputs])
         answer = ir.node("Reciprocal", total.outputs)
         nodes = [one, minus, power, total, answer]
-        for place, each in enumerate(nodes):
-            each.outputs[0].name = f"{node.outputs[0].name}_exact_{place}"
+        for index, each in enumerate(nodes):
+            each.outputs[0].name = f"{node.outputs[0].name}_exact_{index}"
             each.outputs[0].type, each.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
             each.metadata_props.update(node.metadata_props)
         one.outputs[0].shape = ir.Shape([])
@@ -371,8 +371,8 @@ def _is_read_sharply(sigmoid: ir.Node) -> bool:
     seen: set[ir.Node] = set()
     left = [sigmoid]
     while left:
-        for reader, place in [use for output in left.pop().outputs for use in output.uses()]:
-            if reader.op_type in _SHARP and not (reader.op_type == "Div" and place == 0):
+        for reader, index in [use for output in left.pop().outputs for use in output.uses()]:
+            if reader.op_type in _SHARP and not (reader.op_type == "Div" and index == 0):
                 return True
             if reader.op_type in _PASSING and reader not in seen:
                 seen.add(reader)

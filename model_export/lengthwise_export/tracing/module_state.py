@@ -34,7 +34,7 @@ class ModuleState:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._held: dict[tuple[int, str], _Held] = {}
+        self._parts: dict[tuple[int, str], _Part] = {}
         self._keep(module, "")
 
     def now(self) -> ModuleState:
@@ -43,29 +43,29 @@ class ModuleState:
 
     def changed(self) -> list[str]:
         """The names of what differs now, such as `norm.mean`."""
-        return list(dict.fromkeys(name for held in self._held.values() for name, _ in held.differing()))
+        return list(dict.fromkeys(name for part in self._parts.values() for name, _ in part.differing()))
 
     def restore(self, names: Collection[str] | None = None) -> None:
         """Puts back what differs now; with `names`, only what has one of these names."""
         with torch.no_grad():
-            for held in self._held.values():
-                for name, key in held.differing():
+            for part in self._parts.values():
+                for name, key in part.differing():
                     if names is None or name in names:
-                        held.put_back(key)
+                        part.put_back(key)
 
     def line_of_change(self, names: Collection[str], run: Callable[[], object]) -> CodeLocation | None:
         """Restores the state, and finds the line of the user's code that changes one of these names during a run."""
         self.restore()
-        watched = [held for held in self._held.values() if held.may_change(names)]
-        found: list[CodeLocation | None] = []
+        watched = [part for part in self._parts.values() if part.may_change(names)]
+        locations: list[CodeLocation | None] = []
         last: CodeLocation | None = None
 
         def traced(frame: FrameType, event: str, _: object) -> Any:
             nonlocal last
-            if found or not is_users(frame.f_code.co_filename, installed=True):
+            if locations or not is_users(frame.f_code.co_filename, installed=True):
                 return None
-            if event != "call" and any(name in names for held in watched for name, _ in held.differing()):
-                found.append(last)
+            if event != "call" and any(name in names for part in watched for name, _ in part.differing()):
+                locations.append(last)
             last = location_of_frame(frame.f_back if event == "return" else frame)
             return traced
 
@@ -75,22 +75,22 @@ class ModuleState:
             run()
         finally:
             sys.settrace(before)
-        return found[0] if found else None
+        return locations[0] if locations else None
 
     def _keep(self, thing: Any, name: str) -> None:
         if isinstance(thing, (*_PLAIN, ModuleType)):
             return
-        for held in _held_by(thing, name):
-            if (id(held.thing), held.scope) in self._held:
+        for part in _parts_of(thing, name):
+            if (id(part.thing), part.scope) in self._parts:
                 continue
-            self._held[id(held.thing), held.scope] = held
-            entries = held.entries()
+            self._parts[id(part.thing), part.scope] = part
+            entries = part.entries()
             for inner, value in entries if len(entries) <= _MAX_ENTRIES else ():
                 self._keep(value, inner)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Part:
     """A container, and a copy of what it held."""
 
     thing: Any
@@ -130,50 +130,50 @@ class _Held:
         return self.name if self.prefix is None else f"{self.prefix}{key}"
 
 
-def _held_by(thing: Any, name: str) -> Iterator[_Held]:
+def _parts_of(thing: Any, name: str) -> Iterator[_Part]:
     prefix = f"{name}." if name else ""
     if isinstance(thing, nn.Module):
         yield from (_entries(vars(thing)[own], name, prefix) for own in _OF_MODULE if own in vars(thing))
-        yield from _held_by_object(thing, name, prefix)
+        yield from _parts_of_object(thing, name, prefix)
     elif isinstance(thing, type):
         if _is_of_users(thing):
             prefix = f"{thing.__name__}."
-            yield _Held(thing, name, dict(vars(thing)), lambda kind: dict(vars(kind)), _write_attribute, prefix)
+            yield _Part(thing, name, dict(vars(thing)), lambda kind: dict(vars(kind)), _write_attribute, prefix)
     elif isinstance(thing, FunctionType | staticmethod | classmethod | property):
         function: Any = thing.fget if isinstance(thing, property) else thing
-        yield from _held_by_function(inspect.unwrap(function), name)
+        yield from _parts_of_function(inspect.unwrap(function), name)
     elif isinstance(thing, MethodType):  # such as a hook
-        yield from (*_held_by(thing.__self__, name), *_held_by(thing.__func__, name))
+        yield from (*_parts_of(thing.__self__, name), *_parts_of(thing.__func__, name))
     elif isinstance(thing, dict):
         yield _entries(thing, name, None)
     elif kind := next((kind for of, kind in _CONTENT.items() if isinstance(thing, of)), None):
         if not (isinstance(thing, Tensor) and (is_lazy(thing) or thing.is_meta or thing.layout != torch.strided)):
-            yield _Held(thing, name, kind[0](thing), *kind)
+            yield _Part(thing, name, kind[0](thing), *kind)
     elif type(thing).__dictoffset__ and _is_of_users(type(thing)):  # `hasattr` would ask the thing itself
-        yield from _held_by_object(thing, name, prefix)
+        yield from _parts_of_object(thing, name, prefix)
 
 
-def _held_by_object(thing: Any, name: str, prefix: str) -> Iterator[_Held]:
+def _parts_of_object(thing: Any, name: str, prefix: str) -> Iterator[_Part]:
     """The attributes, and the class, which a call changes where layers are lazy."""
     yield _entries(vars(thing), name, prefix)
 
     def write(thing: Any, classes: tuple[type, ...]) -> None:
         thing.__class__ = classes[0]
 
-    yield _Held(thing, name, type(thing).__mro__, lambda thing: type(thing).__mro__, write, scope="class")
+    yield _Part(thing, name, type(thing).__mro__, lambda thing: type(thing).__mro__, write, scope="class")
 
 
-def _held_by_function(function: Any, name: str) -> Iterator[_Held]:
+def _parts_of_function(function: Any, name: str) -> Iterator[_Part]:
     """The closure, the default arguments, and the globals that a function of the user's names."""
     if not isinstance(function, FunctionType) or not is_users(function.__code__.co_filename, installed=True):
         return
     code = function.__code__
     for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        yield from _held_by(cell, variable)
-    yield from _held_by((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()), name)
+        yield from _parts_of(cell, variable)
+    yield from _parts_of((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()), name)
     for named in sorted(_names_in(code) & function.__globals__.keys()):
         read = partial(_one_entry, named)
-        yield _Held(function.__globals__, named, read(function.__globals__), read, _write_entry, scope=named)
+        yield _Part(function.__globals__, named, read(function.__globals__), read, _write_entry, scope=named)
 
 
 def _names_in(code: CodeType) -> set[str]:
@@ -186,8 +186,8 @@ def _is_of_users(kind: type) -> bool:
     return kind.__module__ == "__main__" or is_users(file, installed=True)
 
 
-def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Held:
-    return _Held(thing, name, _read_entries(thing), _read_entries, _write_entry, prefix)
+def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Part:
+    return _Part(thing, name, _read_entries(thing), _read_entries, _write_entry, prefix)
 
 
 def _read_entries(entries: dict[Any, Any]) -> dict[Any, Any]:

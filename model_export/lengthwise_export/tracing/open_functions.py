@@ -1,6 +1,6 @@
 """Functions of torch whose own implementation needs a size as a number, computed with a dynamic size instead.
 
-A trace uses these in the place of the functions of the same names (see `dynamic_shapes`). They give the same answers.
+A trace uses these instead of the functions of the same names (see `dynamic_shapes`). They give the same answers.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ def _to_one(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Calla
 
 def _bins(width: int, bins: int) -> tuple[Tensor, Tensor]:
     """Which steps `[width, bins]` are in each bin of an adaptive pool, and how many `[bins]`. Bins may overlap."""
-    places = torch.arange(bins)
-    first = places * width // bins
-    behind = ((places + 1) * width + (bins - 1)) // bins
+    indices = torch.arange(bins)
+    first = indices * width // bins
+    behind = ((indices + 1) * width + (bins - 1)) // bins
     steps = torch.arange(width).unsqueeze(1)
     return (steps >= first) & (steps < behind), behind - first
 

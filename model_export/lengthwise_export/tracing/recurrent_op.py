@@ -228,20 +228,20 @@ def recurrent_cells(
     if lengths is None:
         lengths = torch.full((rows,), width, dtype=torch.int64)
     compute = [ACTIVATIONS[name].compute for name in activations.split(",")]
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for place, backwards in enumerate(_REVERSED[direction]):
-        projected = functional.linear(values, inputs[place], biases[place, : GATES[kind] * hidden])
-        state = values.new_zeros(rows, hidden) if initial_state is None else initial_state[place].clone()
-        cell = values.new_zeros(rows, hidden) if initial_cell is None else initial_cell[place].clone()
+    results: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, backwards in enumerate(_REVERSED[direction]):
+        projected = functional.linear(values, inputs[index], biases[index, : GATES[kind] * hidden])
+        state = values.new_zeros(rows, hidden) if initial_state is None else initial_state[index].clone()
+        cell = values.new_zeros(rows, hidden) if initial_cell is None else initial_cell[index].clone()
         outputs = values.new_zeros(rows, width, hidden)
-        weights, added = states[place], biases[place, GATES[kind] * hidden :]
+        weights, added = states[index], biases[index, GATES[kind] * hidden :]
         for at in reversed(range(width)) if backwards else range(width):
             valid = (at < lengths).unsqueeze(1)
             new_state, new_cell = _step(kind, projected[:, at], state, cell, weights, added, compute, reset_after)
             state, cell = torch.where(valid, new_state, state), torch.where(valid, new_cell, cell)
             outputs[:, at] = torch.where(valid, new_state, 0.0)
-        found.append((outputs, state, cell if kind == "LSTM" else state.clone()))
-    merged, last, cells = (list(each) for each in zip(*found, strict=True))
+        results.append((outputs, state, cell if kind == "LSTM" else state.clone()))
+    merged, last, cells = (list(each) for each in zip(*results, strict=True))
     return torch.cat(merged, dim=2), torch.stack(last), torch.stack(cells)
 
 
@@ -303,9 +303,9 @@ def _cells_to_onnx(
     names = [each.name for each in chosen]
     form: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
     for number in ("alpha", "beta"):  # of those activations that have one, in their order
-        given = [value for each in chosen if (value := getattr(each, number)) is not None]
-        if given:
-            form[f"activation_{number}"] = given
+        numbers = [value for each in chosen if (value := getattr(each, number)) is not None]
+        if numbers:
+            form[f"activation_{number}"] = numbers
     if kind == "GRU":
         form["linear_before_reset"] = int(reset_after)
     before = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state, initial_cell)

@@ -41,18 +41,18 @@ class CodeLocation:
 
     def __str__(self) -> str:
         """`path:line`, and in brackets that of the library; relative if it is below the working directory."""
-        return f"{self.place}" + ("" if self.inside is None else f" ({self.inside.place})")
+        return f"{self.file_and_line}" + ("" if self.inside is None else f" ({self.inside.file_and_line})")
 
     @property
-    def place(self) -> str:
+    def file_and_line(self) -> str:
         """`path:line`; the path of an installed package begins with its name."""
         folder = next((folder for folder in _folders()[1] if self.file.startswith(folder)), None)
         return f"{relative_path(self.file) if folder is None else self.file.removeprefix(folder)}:{self.line}"
 
-    def told(self) -> str:
+    def described(self) -> str:
         """The line with its text, and that of the library: ``net.py:9: `y = f(x)`, in lib/part.py:4: `x.item()```."""
-        inside = "" if self.inside is None else f", in {self.inside.told()}"
-        return f"{self.place}: `{self.source}`{inside}"
+        inside = "" if self.inside is None else f", in {self.inside.described()}"
+        return f"{self.file_and_line}: `{self.source}`{inside}"
 
 
 def location_as_json(location: CodeLocation | None) -> dict[str, str | int | None]:

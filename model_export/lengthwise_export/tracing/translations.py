@@ -21,11 +21,11 @@ op: Final[Any] = opset18
 
 
 def _one_of(
-    values: ir.Value, axis: int, count: ir.Value, place: ir.Value, *, keepdim: bool
+    values: ir.Value, axis: int, count: ir.Value, rank: ir.Value, *, keepdim: bool
 ) -> tuple[ir.Value, ir.Value]:
-    ordered, places = op.TopK(values, count, axis=axis, largest=0, sorted=1)
+    ordered, indices = op.TopK(values, count, axis=axis, largest=0, sorted=1)
     where = op.Constant(value_ints=[axis])
-    one, at = (op.Gather(each, place, axis=axis) for each in (ordered, places))
+    one, at = (op.Gather(each, rank, axis=axis) for each in (ordered, indices))
     return (one, at) if keepdim else (op.Squeeze(one, where), op.Squeeze(at, where))
 
 
@@ -50,8 +50,8 @@ def _stable_sort(
     """`aten.sort.stable`: of equal values TopK takes the first one first, whether the largest or the smallest lead."""
     axis = dim % len(values.shape or ())
     size = op.Shape(values, start=axis, end=axis + 1)
-    ordered, places = op.TopK(values, size, axis=axis, largest=int(descending), sorted=1)
-    return ordered, places
+    ordered, indices = op.TopK(values, size, axis=axis, largest=int(descending), sorted=1)
+    return ordered, indices
 
 
 def _number(value: float, like: ir.Value) -> Any:

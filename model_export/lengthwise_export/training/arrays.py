@@ -4,7 +4,7 @@
 spec, sequences, labels -> the kind of a step -> arrays -> records -> what the spec leaves open
 spec, files --------------------------------------------> records -> what the spec leaves open
 ```
-One error names every sequence and label that cannot be used, by its place in the list; of files the first ones.
+One error names every sequence and label that cannot be used, by its index in the list; of files the first ones.
 Nothing here imports torch, so that wrong data is told at once.
 """
 
@@ -59,7 +59,7 @@ class LabelledSequences:
 
 
 def labelled(
-    given: GivenSpec,
+    spec_or_tables: GivenSpec,
     sequences: Any,
     labels: Iterable[Any] | None,
     layout: Layout = "steps-first",
@@ -70,8 +70,8 @@ def labelled(
     Raises:
         ConfigurationError: There is no sequence. A wrong spec or label is a ConfigurationError, too.
     """
-    said = _with_padding(tables(given), padding)
-    step, task = said.get("input", {}), said.get("output", {}).get("task")
+    keys = _with_padding(tables(spec_or_tables), padding)
+    step, task = keys.get("input", {}), keys.get("output", {}).get("task")
     tokens, features = step.get("vocabulary") is not None, step.get("features")
     known = features if type(features) is int and not tokens else None
     how: dict[str, Any] = {
@@ -86,7 +86,7 @@ def labelled(
     reasons, warnings = ([] if roles is None else [f"columns: {roles}"]), []
     if not tokens and features is None and are_whole:
         warnings.append(MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}"))
-    spec = Spec.from_table(completed(said, records, reasons))
+    spec = Spec.from_table(completed(keys, records, reasons))
     require_fit("", records, lenient(spec))
     return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
 
@@ -107,7 +107,7 @@ def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
     return (specs or ["auto"])[0], data
 
 
-def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
+def of_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
     """The records of files to train on, and their spec.
 
     One error names the first bad records, or the first that do not fit the spec.
@@ -115,19 +115,19 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
     Raises:
         ConfigurationError: The files hold no record.
     """
-    said = _with_padding(tables(given), reading.padding)
-    source = "spec" if isinstance(given, Spec) or given in NAMES else given
-    is_open, step = _closed(said) != said, said.get("input", {})
+    keys = _with_padding(tables(spec_or_path), reading.padding)
+    source = "spec" if isinstance(spec_or_path, Spec) or spec_or_path in NAMES else spec_or_path
+    is_open, step = _closed(keys) != keys, keys.get("input", {})
     columns, taken = replace(reading.columns, inputs=tuple(step.get("feature_names") or ()) or None), list[Roles]()
-    per_step = said.get("output", {}).get("task") == "per-step"
+    per_step = keys.get("output", {}).get("task") == "per-step"
     reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append, padding=step.get("padding"))
     kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
     every = _entries(files, kind, reading)
-    records = [*(dataset.fitting(every) if is_open else fitting(every, Spec.from_table(said, source=source)))]
+    records = [*(dataset.fitting(every) if is_open else fitting(every, Spec.from_table(keys, source=source)))]
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
     reasons: list[str] = []
-    spec = Spec.from_table(completed(said, records, reasons), source=source)
+    spec = Spec.from_table(completed(keys, records, reasons), source=source)
     are_whole = spec.input.features == 1 and all(
         (one.steps >= 0).all() and not (one.steps % 1).any() for one in records
     )
@@ -138,8 +138,8 @@ def of_files(given: str | Spec, files: Sequence[str], reading: Reading) -> Label
     return LabelledSequences(spec, records, named, tuple(reasons), tuple(warnings), is_open)
 
 
-def _with_padding(said: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
-    return said if padding is None else {**said, "input": {**said.get("input", {}), "padding": padding}}
+def _with_padding(keys: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
+    return keys if padding is None else {**keys, "input": {**keys.get("input", {}), "padding": padding}}
 
 
 def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator[Record | BadRecord]:
@@ -159,7 +159,7 @@ def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
     """
     reasons = [why_unfit(record, spec) for record in records]
     about = f"in {name}: " if name else ""
-    problems = [Problem(f"/sequences/{place}", f"{about}{why}") for place, why in enumerate(reasons) if why]
+    problems = [Problem(f"/sequences/{index}", f"{about}{why}") for index, why in enumerate(reasons) if why]
     if problems:
         raise InvalidSequences(problems)
 
@@ -182,10 +182,10 @@ def _read(
         ConfigurationError: There are not as many labels as sequences.
         ValueError: Never leaves this function: it becomes an InvalidSequences.
     """
-    found, roles = forms.read(sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False)
+    entries, roles = forms.read(sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False)
     arrays: list[Steps] = []
     problems = []
-    for place, one in enumerate(found):
+    for index, one in enumerate(entries):
         try:
             if isinstance(one, str):
                 raise ValueError(one)
@@ -193,20 +193,22 @@ def _read(
             _require_features(steps, features, arrays[0] if arrays else steps)
             arrays.append(kept_steps(one, steps))
         except ValueError as error:
-            problems.append(Problem(f"/sequences/{place}", str(error)))
+            problems.append(Problem(f"/sequences/{index}", str(error)))
     if problems:
         raise InvalidSequences(problems)
-    given = GivenSequences(one for one in found if isinstance(one, GivenSequence))
+    sequences_read = GivenSequences(one for one in entries if isinstance(one, GivenSequence))
     taken = "" if roles is None else str(roles)
-    found_labels = [as_label(label, place) for place, label in enumerate(_labels(labels, given, arrays, taken, task))]
+    found_labels = [
+        as_label(label, index) for index, label in enumerate(_labels(labels, sequences_read, arrays, taken, task))
+    ]
     if len(found_labels) != len(arrays):
         raise ConfigurationError(f"{len(arrays)} sequences and {len(found_labels)} labels: each sequence needs one")
     records = [
-        Record(str(place) if one.id is None else one.id, steps, label, f"sequence {place}", names or one.names)
-        for place, (one, steps, label) in enumerate(zip(given, arrays, found_labels, strict=True))
+        Record(str(index) if one.id is None else one.id, steps, label, f"sequence {index}", names or one.names)
+        for index, (one, steps, label) in enumerate(zip(sequences_read, arrays, found_labels, strict=True))
     ]
     records = forms.good(without_padding(record, padding) for record in records)
-    return records, roles, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given)
+    return records, roles, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in sequences_read)
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
@@ -230,7 +232,7 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
 
 
 def _labels(
-    labels: Iterable[Any] | None, given: GivenSequences, arrays: Sequence[Steps], taken: str, task: str | None
+    labels: Iterable[Any] | None, sequences: GivenSequences, arrays: Sequence[Steps], taken: str, task: str | None
 ) -> Iterable[Any]:
     """The labels of a call; without them, those of the sequences, for a per-step model at each step.
 
@@ -239,7 +241,7 @@ def _labels(
         InvalidSequences: They are not a list.
     """
     if labels is None:
-        own = given.labels
+        own = sequences.labels
         if None in own:
             raise ConfigurationError(
                 f"sequence {own.index(None)} has no label: give labels=, or a table with a column of labels"
@@ -255,22 +257,22 @@ def _labels(
     return labels
 
 
-def as_label(label: Any, place: int) -> Label:
+def as_label(label: Any, index: int) -> Label:
     """A label as records hold it: a text, or several; ConfigurationError for neither a text nor a whole number."""
     if getattr(label, "ndim", None) == 0:  # a number of NumPy
         label = label.item()
     if isinstance(label, set | frozenset):
         label = sorted(label, key=str)
     if isinstance(label, np.ndarray | list | tuple):
-        return tuple(_text(one, place) for one in label)
-    return _text(label, place)
+        return tuple(_text(one, index) for one in label)
+    return _text(label, index)
 
 
-def _text(label: Any, place: int) -> str:
+def _text(label: Any, index: int) -> str:
     if isinstance(label, str | int | np.integer) and not isinstance(label, bool):
         return str(label)
     raise ConfigurationError(
-        f"label {place} is {str(label)[:40]!r}, a {type(label).__name__}: a label is a text or a whole number, or a "
+        f"label {index} is {str(label)[:40]!r}, a {type(label).__name__}: a label is a text or a whole number, or a "
         "list of them for a model with several"
     )
 
@@ -282,33 +284,33 @@ def sorted_labels(labels: Iterable[Label]) -> list[str]:
     return sorted(each, key=lambda one: (int(one), one)) if numbers else sorted(each)
 
 
-def tables(given: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
+def tables(spec: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
     """The tables of a spec, maybe with open keys.
 
     Raises:
         SpecError: A table is not one; the message begins with `source`.
         ConfigurationError: It is no preset, path or dictionary.
     """
-    if isinstance(given, Spec):
-        return given.model_dump(mode="json", exclude_unset=True)
-    if isinstance(given, Mapping):
-        wrong = [name for name, table in given.items() if not isinstance(table, Mapping)]
+    if isinstance(spec, Spec):
+        return spec.model_dump(mode="json", exclude_unset=True)
+    if isinstance(spec, Mapping):
+        wrong = [name for name, table in spec.items() if not isinstance(table, Mapping)]
         if wrong:
             raise SpecError(
                 f"{source}: {wrong[0]!r} must be a table: {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} "
                 "with the keys of docs/spec.md"
             )
-        Spec.from_table(_closed(given), source=source)  # what is wrong is told before the data is read
-        return given
-    if not isinstance(given, str | os.PathLike):
+        Spec.from_table(_closed(spec), source=source)  # what is wrong is told before the data is read
+        return spec
+    if not isinstance(spec, str | os.PathLike):
         raise ConfigurationError(
             f"spec must be the name of a preset ({', '.join(NAMES)}), the path of a TOML file, or its tables as a "
-            f"dictionary, got {given!r}"
+            f"dictionary, got {spec!r}"
         )
-    text = os.fspath(given)
+    text = os.fspath(spec)
     if text in NAMES:
         return {"model": {"preset": text}}
-    if isinstance(given, str) and not text.endswith(".toml"):
+    if isinstance(spec, str) and not text.endswith(".toml"):
         raise ConfigurationError(
             f"spec={text!r}: there is no such preset{nearest(text, NAMES)}; there are {', '.join(NAMES)}. A path ends "
             "in .toml"
@@ -316,22 +318,22 @@ def tables(given: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, 
     return tables(tables_of(Path(text)), text)
 
 
-def _closed(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tables, with anything in the place of what the data will say."""
-    step = dict(said.get("input", {}))
+def _closed(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tables, with anything for what the data will say."""
+    step = dict(keys.get("input", {}))
     if step.get("vocabulary") is None:
         names = step.get("feature_names")
         step.setdefault("features", (isinstance(names, list | tuple) and len(names)) or 1)
-    return {**said, "input": step, "output": {"labels": ["1", "2"], **said.get("output", {})}}
+    return {**keys, "input": step, "output": {"labels": ["1", "2"], **keys.get("output", {})}}
 
 
-def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
+def with_labels(spec: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
     """The tables of a spec for one label a sequence, with these in this order.
 
     Raises:
         ConfigurationError: The spec has other labels, or another task.
     """
-    done = {name: dict(table) for name, table in tables(given).items()}
+    done = {name: dict(table) for name, table in tables(spec).items()}
     output = done.setdefault("output", {})
     if output.get("task", "single-label") != "single-label":
         raise ConfigurationError(f"spec: the task is {output['task']!r}: a classifier gives each sequence one label")
@@ -344,14 +346,14 @@ def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
     return done
 
 
-def completed(said: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
+def completed(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
     """The tables with what they leave open: features, task, labels, and the longest sequence.
 
     Raises:
         ConfigurationError: The records do not say it: all have the same label or none, or only some have names of
             features.
     """
-    done = {name: dict(table) for name, table in said.items()}
+    done = {name: dict(table) for name, table in keys.items()}
     step, output = done.setdefault("input", {}), done.setdefault("output", {})
     if step.get("vocabulary") is None and "features" not in step:
         step["features"] = int(records[0].steps.shape[1])

@@ -76,13 +76,13 @@ def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> t
     """
     random = np.random.default_rng(seed)
     second: set[int] = set()
-    for members in places_of_each(targets):
+    for members in indices_of_each(targets):
         count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
         second.update(random.permutation(members)[:count].tolist())
     return [index for index in range(len(targets)) if index not in second], sorted(second)
 
 
-def places_of_each(targets: Sequence[object]) -> list[list[int]]:
+def indices_of_each(targets: Sequence[object]) -> list[list[int]]:
     """The indices of each target, in the order in which targets first occur."""
     kinds: dict[object, list[int]] = defaultdict(list)
     for index, target in enumerate(targets):
@@ -108,11 +108,11 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> It
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         groups += [pool[first : first + rows] for first in range(0, len(pool), rows)]
     per_step = members[0].target.ndim == 1 and not members[0].target.is_floating_point()
-    for place in random.permutation(len(groups)):
-        steps = [members[index].steps for index in groups[place]]
-        targets = [members[index].target for index in groups[place]]
+    for group in random.permutation(len(groups)):
+        steps = [members[index].steps for index in groups[group]]
+        targets = [members[index].target for index in groups[group]]
         yield TrainingBatch(
             pad_sequence(steps, batch_first=True),
-            torch.from_numpy(lengths[groups[place]]),
+            torch.from_numpy(lengths[groups[group]]),
             pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
         )

@@ -112,7 +112,7 @@ def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence
     tried = _probed(spec, records, sequence_features)
     if not tried:
         return _with(plan, "both" if facts.spread >= 3 else "training", seen)
-    losses = {name: found.loss for name, found in tried.items()}
+    losses = {name: scores.loss for name, scores in tried.items()}
     best = min(losses, key=lambda name: losses[name])
     # Of values that differ by orders of magnitude, the statistics of the training split leave little
     usual = "sequence" if facts.spread >= ORDERS_OF_MAGNITUDE else "both"
@@ -134,16 +134,16 @@ def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOpt
     if first is None:
         return plan
     plan = replace(plan, fitted=first if len(few) == len(records) else None)
-    held = first.splits["left_out"]
-    if held.accuracy >= ENOUGH or held.answers > len(few):
+    left_out = first.splits["left_out"]
+    if left_out.accuracy >= ENOUGH or left_out.answers > len(few):
         return plan
-    losses, better, least = {str(spec.input.normalize): held.loss}, None, 0.0
+    losses, better, least = {str(spec.input.normalize): left_out.loss}, None, 0.0
     for name in (*plan.close, "none"):  # the kernels need no scale: what they compare with comes from the values
         other = _fitted(spec.with_keys(input={"normalize": name}), few, options)
         if other is None:
             continue
         losses[name] = other.splits["left_out"].loss
-        differences = other.splits["left_out"].losses - held.losses
+        differences = other.splits["left_out"].losses - left_out.losses
         error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
         if differences.mean() < min(least, -STANDARD_ERRORS * error):
             better, least = (name, other), float(differences.mean())
@@ -176,17 +176,17 @@ def _probed(spec: Spec, records: Sequence[Record], sequence_features: Sequence[s
     """The held-out scores of a small rocket model with each normalisation; empty if one cannot be fitted."""
     if spec.output.task == "per-step" or len(records) < 10:
         return {}
-    few = [records[place] for place in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
+    few = [records[index] for index in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
     model = {"kind": "rocket", "kernels": PROBE_KERNELS, "sequence_features": list(sequence_features)}
     small = Spec.from_table(spec.resolved() | {"model": model})
     tried = {}
     for name in TRIED:
         if name == "feature-scale" and spec.input.features == 1:  # the same as that of the sequence
             continue
-        found = _fitted(small.with_keys(input={"normalize": name}), few, TrainingOptions())
-        if found is None:
+        result = _fitted(small.with_keys(input={"normalize": name}), few, TrainingOptions())
+        if result is None:
             return {}
-        tried[name] = found.splits["left_out"]
+        tried[name] = result.splits["left_out"]
     return tried
 
 

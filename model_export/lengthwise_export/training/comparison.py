@@ -119,11 +119,11 @@ def compare(first: StrPath | TrainedModel, second: StrPath | TrainedModel) -> Co
     if one.get("labels") != other.get("labels") or one.get("task") != other.get("task"):
         raise ConfigurationError(f"{' and '.join(names)} answer different questions: their labels or tasks differ")
     # What a rocket model answers to each sequence without having seen it is its validation
-    held = [{"validation": splits.get("left_out", {}), **splits} for splits in map(splits_of, reports)]
-    common = [name for name in SPLITS if all(splits.get(name) for splits in held)]
+    scores = [{"validation": splits.get("left_out", {}), **splits} for splits in map(splits_of, reports)]
+    common = [name for name in SPLITS if all(splits.get(name) for splits in scores)]
     if not common:
         raise ConfigurationError(f"{' and '.join(names)} have no split in common: train both with the same --test")
-    return Comparison(names, common[-1], [splits[common[-1]] for splits in held], reports)
+    return Comparison(names, common[-1], [splits[common[-1]] for splits in scores], reports)
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             y = sequences.labels
         labels = _labels(y)
         check_consistent_length(sequences, labels)
-        classes, places = np.unique(labels, return_inverse=True)
+        classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y holds {len(classes)} class: a classifier needs at least two classes")
         names = [str(one) for one in classes.tolist()]
@@ -131,12 +131,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        given = self.get_params(deep=False)
+        parameters = self.get_params(deep=False)
         run = training_api.train(
             described,
             sequences,
-            [names[place] for place in places],
-            **{name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()},
+            [names[index] for index in indices],
+            **{name: parameters[name] for name in TrainOptions.model_fields.keys() & parameters.keys()},
             padding=self.padding,
             seed=int(seed),
             progress="auto" if self.verbose else None,
@@ -161,24 +161,24 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
-        given = _read(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
+        sequences = _read(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
         lacking = [
             Problem(
-                f"/sequences/{place}",
+                f"/sequences/{index}",
                 f"step {step} lacks a value (NaN), and input.missing = 'refuse'"
                 + (f"; {ADVICE_ON_TAILS}" if is_tail(one.steps, step) else ""),
             )
-            for place, one in enumerate(given)
+            for index, one in enumerate(sequences)
             for step in np.argwhere(np.isnan(one.steps))[:1, 0]
         ]
         if lacking and manifest.missing == "refuse":  # in scikit-learn's words
             raise InvalidSequences(lacking)
-        steps = [torch.from_numpy(item.steps) for item in items(given, manifest, ask=False)]
+        steps = [torch.from_numpy(item.steps) for item in items(sequences, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
         model = self._module()
-        found = of_each(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
-        return np.asarray(torch.stack(found).double().softmax(dim=1).numpy())
+        logits = of_each(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
+        return np.asarray(torch.stack(logits).double().softmax(dim=1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them."""
@@ -224,11 +224,11 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     def _takes_nan(self) -> bool:
         """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""
         try:
-            given = arrays.tables(self.spec)
+            keys = arrays.tables(self.spec)
         except ConfigurationError:
             return False
-        is_open = given.get("model", {}).get("preset") == "auto"
-        return bool(given.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
+        is_open = keys.get("model", {}).get("preset") == "auto"
+        return bool(keys.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
 def _read(

@@ -54,36 +54,36 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
     is_rocket = spec.model.kind == "rocket"
-    given = _given(asked)
-    for_layers = sorted(given.keys() - ROCKET_OPTIONS)
+    options = _options_set(asked)
+    for_layers = sorted(options.keys() - ROCKET_OPTIONS)
     if is_rocket and for_layers:
         flag = f"--{for_layers[0].replace('_', '-')}"
         raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
-    seen, made = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
+    seen, choices = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
     if seen.missing and missing_is_open(spec):
         why = f'missing = "indicator": {seen.missing:.1%} of the values are missing'
-        made = made.then(why, input={"missing": "indicator"})
-    members = examples(records, made.spec)
-    run = TrainingOptions(**{name: value for name, value in given.items() if name in ROCKET_OPTIONS})
+        choices = choices.then(why, input={"missing": "indicator"})
+    members = examples(records, choices.spec)
+    run = TrainingOptions(**{name: value for name, value in options.items() if name in ROCKET_OPTIONS})
     calibrated = replace(run, calibration=True)  # log losses, by which models are compared, mean little without
     asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
-    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(made.spec, seen, len(members)):
-        made = _rocket(made, records, seen, calibrated)
+    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(choices.spec, seen, len(members)):
+        choices = _rocket(choices, records, seen, calibrated)
     else:
-        made = choice.normalised(made, records, seen, spec.model.sequence_features)
+        choices = choice.normalised(choices, records, seen, spec.model.sequence_features)
         if is_rocket:
-            made = choice.with_all_kernels(made, records, calibrated)
+            choices = choice.with_all_kernels(choices, records, calibrated)
         elif spec.model.is_auto:
-            made = _layers(made, seen)
-    if made.spec.model.kind == "rocket":
-        return replace(made, options=run, fitted=made.fitted if run.calibration else None)
-    return _scheduled(made, [stratum(example, spec.output.task) for example in members], given)
+            choices = _layers(choices, seen)
+    if choices.spec.model.kind == "rocket":
+        return replace(choices, options=run, fitted=choices.fitted if run.calibration else None)
+    return _scheduled(choices, [stratum(example, spec.output.task) for example in members], options)
 
 
-def _given(asked: TrainOptions) -> dict[str, Any]:
+def _options_set(asked: TrainOptions) -> dict[str, Any]:
     """The options of a run that the user gives, by their names."""
-    given = {one.name: getattr(asked, one.name) for one in fields(TrainingOptions)}
-    return {name: value for name, value in given.items() if name in asked.model_fields_set and value is not None}
+    options = {one.name: getattr(asked, one.name) for one in fields(TrainingOptions)}
+    return {name: value for name, value in options.items() if name in asked.model_fields_set and value is not None}
 
 
 def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
@@ -95,20 +95,20 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
 def _rocket(before: Plan, records: Sequence[Record], facts: DataFacts, run: TrainingOptions) -> Plan:
     """The best fixed kernels, fitted."""
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
-    made = choice.normalised(before, records, facts, features)
+    choices = choice.normalised(before, records, facts, features)
     model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
-    made = replace(made, spec=made.spec.with_keys(model=model))
-    made = choice.with_all_kernels(made, records, run)
-    fitted = made.fitted or rocket.fit(made.spec, records, run)
+    choices = replace(choices, spec=choices.spec.with_keys(model=model))
+    choices = choice.with_all_kernels(choices, records, run)
+    fitted = choices.fitted or rocket.fit(choices.spec, records, run)
     if before.reasons:  # the policy for missing values was open
-        filled = made.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
+        filled = choices.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
         other = rocket.fit(filled.spec, records, run)
         if other.splits["left_out"].loss < fitted.splits["left_out"].loss:
-            made, fitted = filled, other
+            choices, fitted = filled, other
     correct = f"MiniRocket is correct on {fitted.splits['left_out'].accuracy:.1%} of the records (leave-one-out)"
     preset = _layers(before, facts).spec.model.preset
     why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'
-    return replace(made.then(why), fitted=fitted)
+    return replace(choices.then(why), fitted=fitted)
 
 
 def _layers(plan: Plan, facts: DataFacts) -> Plan:
@@ -125,32 +125,32 @@ def _layers(plan: Plan, facts: DataFacts) -> Plan:
     return plan.then(f'preset = "{name}": {why}', model=keys)
 
 
-def _scheduled(plan: Plan, strata: Sequence[object], given: Mapping[str, Any]) -> Plan:
+def _scheduled(plan: Plan, strata: Sequence[object], chosen: Mapping[str, Any]) -> Plan:
     """The plan of layers with the options of a run, those given among them; `strata` as `stratum` gives them."""
-    options = TrainingOptions(**given)
-    held = len(stratified_split(strata, options.validation, seed=0)[1])
-    if "validation" not in given and held < SMALLEST_VALIDATION:
+    options = TrainingOptions(**chosen)
+    validating = len(stratified_split(strata, options.validation, seed=0)[1])
+    if "validation" not in chosen and validating < SMALLEST_VALIDATION:
         plan = plan.then(
-            f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {held}, too few to choose an "
-            "epoch by; all records are trained on, with a fixed schedule"
+            f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {validating}, too few to "
+            "choose an epoch by; all records are trained on, with a fixed schedule"
         )
-        options, held = replace(options, validation=0.0), 0
-    elif options.validation and held < SMALLEST_VALIDATION:
+        options, validating = replace(options, validation=0.0), 0
+    elif options.validation and validating < SMALLEST_VALIDATION:
         warning = (
-            f"validation has {held} records: the epoch that it chooses, and its accuracy, are mostly chance; leave "
-            "--validation out to train on all records with a fixed schedule"
+            f"validation has {validating} records: the epoch that it chooses, and its accuracy, are mostly chance; "
+            "leave --validation out to train on all records with a fixed schedule"
         )
         plan = replace(plan, warnings=(*plan.warnings, warning))
     counts = Counter(strata).values()
     ratio = max(counts) / min(counts)
-    if "class_weights" not in given and plan.spec.output.task == "single-label" and ratio >= SKEWED:
+    if "class_weights" not in chosen and plan.spec.output.task == "single-label" and ratio >= SKEWED:
         plan = plan.then(f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest")
         options = replace(options, class_weights=True)
-    steps = max(math.ceil((len(strata) - held) / options.batch_rows), 1)
-    if "epochs" not in given:
+    steps = max(math.ceil((len(strata) - validating) / options.batch_rows), 1)
+    if "epochs" not in chosen:
         options = replace(options, epochs=max(math.ceil(LEAST_STEPS / steps), LEAST_EPOCHS))
         plan = plan.then(f"{options.epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
-    if "patience" not in given:
+    if "patience" not in chosen:
         options = replace(options, patience=max(math.ceil(PATIENCE_STEPS / steps), options.epochs // 4, 10))
     return replace(plan, options=options)
 

@@ -93,20 +93,20 @@ def fit(
         return model.features(steps, lengths)
 
     rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
-    found = torch.stack(of_each(features, sequences, rows))
+    values = torch.stack(of_each(features, sequences, rows))
     labels = torch.stack([example.target for example in members])
     targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
     importance = None
     if options.class_weights:  # all classes count the same, whatever the number of their examples
         importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1))
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
-    fitted = fit_ridge(found.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
+    fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
     wanted = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, wanted, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
-        logits = {"training": model.head(found)}
+        logits = {"training": model.head(values)}
     logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
     return TrainingResult(
         model,

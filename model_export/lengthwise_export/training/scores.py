@@ -94,8 +94,8 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
 def answers(model: BuiltInModel, members: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
     """The answer to each example, in their order. The model stays in evaluation mode."""
     model.eval()
-    found = of_each(lambda steps, lengths: model(steps, lengths).logits, [one.steps for one in members], rows)
-    return [ScoredAnswer(logits, example) for logits, example in zip(found, members, strict=True)]
+    logits_of_each = of_each(lambda steps, lengths: model(steps, lengths).logits, [one.steps for one in members], rows)
+    return [ScoredAnswer(logits, example) for logits, example in zip(logits_of_each, members, strict=True)]
 
 
 def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> EvaluationScores:
@@ -104,15 +104,15 @@ def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> Eva
     return scores(answers(model, members, rows=rows), spec)
 
 
-def joined(found: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
+def joined(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
     """Logits and targets of all answers: `[answers, classes]`, and the targets as in `Example`."""
     join = torch.cat if task == "per-step" else torch.stack
-    return join([one.logits for one in found]), join([one.example.target for one in found])
+    return join([one.logits for one in answered]), join([one.example.target for one in answered])
 
 
-def scores(found: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
+def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     """The scores of answers."""
-    logits, targets = joined(found, spec.output.task)
+    logits, targets = joined(answered, spec.output.task)
     wanted = targets.numpy()
     if spec.output.task == "multi-label":
         predicted, wanted = (logits > 0).numpy(), wanted > 0
@@ -131,16 +131,16 @@ def scores(found: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
         macro_f1=float((2 * hits[seen > 0] / seen[seen > 0]).mean()),
         answers=wanted.size,
         confusion=confusion.tolist(),
-        of=found,
+        of=answered,
     )
 
 
-def quality(found: Sequence[ScoredAnswer]) -> dict[str, Any]:
+def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
     """What a report says of answers besides their scores: `ece` is the expected calibration error."""
-    rated = [_rated(one) for one in found]
+    rated = [_rated(one) for one in answered]
     sure, right = (np.concatenate(each) for each in zip(*rated, strict=True))
     bins, error = [], 0.0
-    for low, high in itertools.pairwise(place / BINS for place in range(BINS + 1)):
+    for low, high in itertools.pairwise(index / BINS for index in range(BINS + 1)):
         inside = (sure > low) & (sure <= high)
         count = int(inside.sum())
         if count:
@@ -149,13 +149,13 @@ def quality(found: Sequence[ScoredAnswer]) -> dict[str, Any]:
             bins.append({"from": low, "to": high, "answers": count, "confidence": confidence, "accuracy": accuracy})
     each = [one for _, one in rated]
     # by quantile of the length; equal lengths are in one group
-    lengths = np.array([len(one.example.steps) for one in found])
+    lengths = np.array([len(one.example.steps) for one in answered])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
     lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
     parts = zip(lows, edges[1:] or edges, strict=True)
     by_length = [((lengths >= low) & (lengths <= high), low, high) for low, high in parts]
     result = {"ece": error, "reliability": bins, "by_length": _groups(each, by_length)}
-    missing = np.array([one.example.missing for one in found])
+    missing = np.array([one.example.missing for one in answered])
     if missing.any():
         shares = [((missing > low) & (missing <= high), low, high) for low, high in itertools.pairwise(MISSING_EDGES)]
         result["by_missing"] = _groups(each, [(missing == 0, 0.0, 0.0), *shares])
@@ -179,7 +179,7 @@ def _groups(
     groups = []
     for inside, low, high in parts:
         if inside.any():
-            those = np.concatenate([right[place] for place in np.flatnonzero(inside)])
+            those = np.concatenate([right[index] for index in np.flatnonzero(inside)])
             count = {"sequences": int(inside.sum()), "answers": len(those)}
             groups.append({"from": low, "to": high, **count, "accuracy": float(those.mean()) if len(those) else None})
     return groups

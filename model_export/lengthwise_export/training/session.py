@@ -50,7 +50,7 @@ class TrainingSession:
     records: Sequence[Record]
     options: TrainOptions  # the user's
     test: Sequence[Record] = ()  # scored once, at the end
-    validation: Sequence[Record] = ()  # the validation split, in the place of a share of `records`
+    validation: Sequence[Record] = ()  # the validation split, instead of a share of `records`
     columns: Mapping[str, str] = field(default_factory=dict)  # of the table of the records, by role
     reasons: tuple[str, ...] = ()  # why what was chosen while the records were read was chosen
     warnings: tuple[str, ...] = ()  # what the user should know about the records
@@ -64,19 +64,19 @@ class TrainingSession:
 
     def run(self, out: Path) -> RunReport:
         """Chooses what is open, trains, and writes the weights and the report."""
-        held = {"validation": self.validation, "test": self.test}
+        other_splits = {"validation": self.validation, "test": self.test}
         with _threads(self.options.threads):
             plan = self.plan()
             if plan.spec.input.missing == "refuse" and missing_is_open(self.spec):
-                for name, records in held.items():
+                for name, records in other_splits.items():
                     self.recheck(name, records, plan.spec)
             for line in [*(f"chosen: {one}" for one in plan.reasons), *(f"warning: {one}" for one in plan.warnings)]:
                 self.tell(line)
-            with _made_folder(out):
+            with _new_folder(out):
                 for path in () if self.resume else run_files(out):
                     path.unlink()
                 result = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
-                report = self._report(plan, result, held)
+                report = self._report(plan, result, other_splits)
                 if self.columns:  # so that an export reads other tables of this kind
                     weights, state = checkpoint.read(out / WEIGHTS_FILE)
                     checkpoint.write(out / WEIGHTS_FILE, weights, state | {"columns": dict(self.columns)})
@@ -142,9 +142,9 @@ class TrainingSession:
                 validation=self.validation,
             )
 
-    def _report(self, plan: Plan, result: TrainingResult, held: Mapping[str, Sequence[Record]]) -> RunReport:
+    def _report(self, plan: Plan, result: TrainingResult, other_splits: Mapping[str, Sequence[Record]]) -> RunReport:
         """The report of a run; what was held back and not scored yet is scored here."""
-        others = {name: those for name, those in held.items() if those and name not in result.splits}
+        others = {name: those for name, those in other_splits.items() if those and name not in result.splits}
         more = {name: evaluate(result.model, examples(those, plan.spec), plan.spec) for name, those in others.items()}
         return RunReport.of(plan, result, {**result.splits, **more}, self.records, self.test)
 
@@ -156,13 +156,13 @@ def finished_epochs(out: Path) -> int:
 
 
 @contextmanager
-def _made_folder(out: Path) -> Iterator[None]:
+def _new_folder(out: Path) -> Iterator[None]:
     """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
 
     Raises:
         ConfigurationError: The folder cannot be written.
     """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def _made_folder(out: Path) -> Iterator[None]:
             raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
         yield
     except BaseException:
-        for folder in made:
+        for folder in new:
             with suppress(OSError):  # not empty, or never created
                 folder.rmdir()
         raise
@@ -178,21 +178,21 @@ def _made_folder(out: Path) -> Iterator[None]:
 
 def _endings(result: TrainingResult, plan: Plan) -> list[str]:
     """What the user should know about how the training of layers ended."""
-    said = []
+    notices = []
     if result.progress is not None and result.progress.still_improves(plan.options):
-        said.append(
+        notices.append(
             f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
             f"--epochs {2 * plan.options.epochs} would probably be better"
         )
     if plan.options.calibration and result.temperature is None:
-        said.append("the probabilities are not calibrated: there is no validation split. Set --validation")
+        notices.append("the probabilities are not calibrated: there is no validation split. Set --validation")
     measured, probe = result.splits.get("validation"), plan.probe
     if probe is not None and measured is not None and probe > measured.accuracy + 2 / measured.answers**0.5:
-        said.append(
+        notices.append(
             f"a quick MiniRocket was correct on {probe:.1%}, this model on {measured.accuracy:.1%}: "
             'try kind = "rocket" in [model]'
         )
-    return said
+    return notices
 
 
 @contextmanager

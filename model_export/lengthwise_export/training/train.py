@@ -140,9 +140,9 @@ class TrainingRun:
         if self.validation:
             state = _copied(self.model.state_dict())
             self.model.load_state_dict(self.average)
-            found = scores.evaluate(self.model, self.validation, self.spec)
+            validated = scores.evaluate(self.model, self.validation, self.spec)
             self.model.load_state_dict(state)
-            epoch = replace(epoch, validation_loss=found.loss, validation_accuracy=found.accuracy)
+            epoch = replace(epoch, validation_loss=validated.loss, validation_accuracy=validated.accuracy)
         if self.progress.add(epoch):
             self.best = _copied(self.average)
         return epoch
@@ -165,7 +165,11 @@ class TrainingRun:
         """Writes the state."""
         parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
         parts |= {f"optimizer.{index}": one for index, one in self.optimizer.state_dict()["state"].items()}
-        tensors = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, tensors_of_part in parts.items()
+            for name, tensor in tensors_of_part.items()
+        }
         epochs = [asdict(epoch) for epoch in self.progress.epochs]
         state = key | {"run": True, "best": self.progress.best, "epochs": epochs, "steps": self.steps}
         checkpoint.write(path, tensors, state)
@@ -285,16 +289,18 @@ def _calibrated(model: SequenceClassifier, members: Sequence[Example], spec: Spe
 
 def write(directory: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, **more: Any) -> None:
     """Writes the weights of a result with the record of their training, and a profile to tell how data drift."""
-    splits = {name.replace("left_out", "validation"): found for name, found in result.splits.items()}
-    places = {label: place for place, label in enumerate(spec.output.labels)}
+    splits = {
+        name.replace("left_out", "validation"): scores_of_split for name, scores_of_split in result.splits.items()
+    }
+    label_indices = {label: index for index, label in enumerate(spec.output.labels)}
     several = [one.label if isinstance(one.label, tuple) else (str(one.label),) for one in records]
-    classes = [[places[label] for label in each] for each in several]
+    classes = [[label_indices[label] for label in each] for each in several]
     state = trained.record_of(
         spec,
-        accuracy={name: found.accuracy for name, found in splits.items()},
-        answers={name: found.answers for name, found in splits.items()},
+        accuracy={name: scores_of_split.accuracy for name, scores_of_split in splits.items()},
+        answers={name: scores_of_split.answers for name, scores_of_split in splits.items()},
         temperature=result.temperature,
-        profile=DataProfile.of([record.steps for record in records], classes, labels=len(places)),
+        profile=DataProfile.of([record.steps for record in records], classes, labels=len(label_indices)),
     )
     checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | more)
 
@@ -305,8 +311,8 @@ def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) ->
     for record in records:
         data.update(repr((record.steps.shape, record.label)).encode())
         data.update(record.steps.tobytes())
-    made = {"spec": spec.resolved(), "options": asdict(options), "data": data.hexdigest()}
-    return dict(json.loads(json.dumps(made)))
+    key = {"spec": spec.resolved(), "options": asdict(options), "data": data.hexdigest()}
+    return dict(json.loads(json.dumps(key)))
 
 
 def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:

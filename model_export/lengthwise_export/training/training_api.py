@@ -79,8 +79,8 @@ class TrainedModel:
     def __repr__(self) -> str:
         """`<lengthwise_export.TrainedModel of 9 labels: accuracy 0.9812 (test)>`."""
         name, scores = list(splits_of(self.report).items())[-1]
-        said = f"accuracy {scores['accuracy']:.4f} ({name.replace('_', ' ')})"
-        return f"<lengthwise_export.TrainedModel of {len(self.labels)} labels: {said}>"
+        accuracy = f"accuracy {scores['accuracy']:.4f} ({name.replace('_', ' ')})"
+        return f"<lengthwise_export.TrainedModel of {len(self.labels)} labels: {accuracy}>"
 
     def __str__(self) -> str:
         """The scores of each split, as `lengthwise train` prints them."""
@@ -169,18 +169,18 @@ def train(  # noqa: D417 - the decorator adds the options
     folder = None if options.out is None else Path(options.out)
     if folder is not None and not options.overwrite:
         refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
-    held = None if isinstance(options.validation, int | float) else options.validation
-    found = arrays.labelled(spec, sequences, labels, options.layout, options.padding)
-    open_spec = lenient(found.spec)  # what is wrong is found before the choice, which may take minutes
+    validation = None if isinstance(options.validation, int | float) else options.validation
+    data = arrays.labelled(spec, sequences, labels, options.layout, options.padding)
+    open_spec = lenient(data.spec)  # what is wrong is found before the choice, which may take minutes
     training = session.TrainingSession(
-        found.spec,
-        found.records,
-        options if held is None else options.model_copy(update={"validation": None}),
+        data.spec,
+        data.records,
+        options if validation is None else options.model_copy(update={"validation": None}),
         test=_read("test", options.test, open_spec, options.layout),
-        validation=_read("validation", held, open_spec, options.layout),
-        columns=found.columns,
-        reasons=found.reasons,
-        warnings=found.warnings,
+        validation=_read("validation", validation, open_spec, options.layout),
+        columns=data.columns,
+        reasons=data.reasons,
+        warnings=data.warnings,
         recheck=arrays.require_fit,
         progress=progress,
         tell=_log,
@@ -191,9 +191,9 @@ def train(  # noqa: D417 - the decorator adds the options
             temporary = TemporaryDirectory(prefix="lengthwise-run-", ignore_cleanup_errors=True)
             directory = Path(stack.enter_context(temporary))
         with torch_as_before():
-            made = TrainedModel(directory, training.run(directory))
-        weakref.finalize(made, stack.pop_all().close)  # a temporary folder goes with the model
-    return made
+            model = TrainedModel(directory, training.run(directory))
+        weakref.finalize(model, stack.pop_all().close)  # a temporary folder goes with the model
+    return model
 
 
 def _log(line: str) -> None:
@@ -202,23 +202,23 @@ def _log(line: str) -> None:
         log.warning("%s", line.removeprefix("warning: "))
 
 
-def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
+def _read(name: str, split: Any, spec: Spec, layout: Layout) -> list[Record]:
     """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
 
     Raises:
         ConfigurationError: It is neither a pair nor such a table. An error of its records begins with `name`.
         InvalidSequences: Some sequences or labels cannot be used; each message begins with "in" and `name`.
     """
-    if given is None:
+    if split is None:
         return []
-    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):
-        sequences, labels = given
-    elif isinstance(given, GivenSequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
-        sequences, labels = given, None
+    if isinstance(split, tuple | list) and len(split) == 2 and not isinstance(split, GivenSequences):
+        sequences, labels = split
+    elif isinstance(split, GivenSequences) or columns_of(split) is not None or hasattr(type(split), "groups"):
+        sequences, labels = split, None
     else:
         share = ", or a share of the sequences" if name == "validation" else ""
         raise ConfigurationError(
-            f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(given).__name__}"
+            f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(split).__name__}"
         )
     try:
         records = arrays.labelled(spec, sequences, labels, layout).records

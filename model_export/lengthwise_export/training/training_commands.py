@@ -77,14 +77,14 @@ def train(
     from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
     from lengthwise_export.training import arrays
 
-    given, files = arrays.spec_and_files(words)
+    spec, files = arrays.spec_and_files(words)
     if not resume and not overwrite:
         refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
-    found = arrays.of_files(given, files, reading)
-    tested = arrays.of_files(found.spec, [test], reading).records if test else ()
+    data = arrays.of_files(spec, files, reading)
+    tested = arrays.of_files(data.spec, [test], reading).records if test else ()
     tell = partial(click.echo, err=True)
-    if found.is_inferred:
-        tell(f"the spec, which {out} keeps with what is chosen:\n\n{as_toml(found.spec)}")
+    if data.is_inferred:
+        tell(f"the spec, which {out} keeps with what is chosen:\n\n{as_toml(data.spec)}")
 
     from rich.console import Console  # what follows imports torch
 
@@ -94,13 +94,13 @@ def train(
     errors = Console(stderr=True)
     progress: ProgressTarget = "auto" if errors.is_terminal else partial(say, errors)  # each line at once
     training = session.TrainingSession(
-        found.spec,
-        found.records,
+        data.spec,
+        data.records,
         options,
         test=tested,
-        columns=found.columns,
-        reasons=found.reasons,
-        warnings=found.warnings,
+        columns=data.columns,
+        reasons=data.reasons,
+        warnings=data.warnings,
         resume=resume,
         progress=None if as_json else progress,
         tell=tell,
@@ -134,11 +134,11 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
     from lengthwise_export.training import comparison
 
-    found = comparison.compare(first, second)
+    compared = comparison.compare(first, second)
     if as_json:
-        show_json(found.as_json())
+        show_json(compared.as_json())
     else:
-        Console().print(found.table())
+        Console().print(compared.table())
 
 
 def _kept(out: Path, epochs: int, *, overwrite: bool) -> str:

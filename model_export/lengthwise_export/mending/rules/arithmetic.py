@@ -1,4 +1,4 @@
-"""Operators that compute each element from those at the same place, and products, which sum over an axis.
+"""Operators that compute each element from those at the same index, and products, which sum over an axis.
 
 Padding stays where it is in the first; a product over the steps needs zeros beyond each row's length.
 """
@@ -52,7 +52,7 @@ def _test(mender: Mender) -> None:
 @rule("Cast", "CastLike")
 def _cast(mender: Mender) -> None:
     value, to = mender.tensor(0), mender.attribute("to")
-    mender.rerun(value, zeroed=value.zeroed, dtype=mender.given(1).dtype if to is None else to)
+    mender.rerun(value, zeroed=value.zeroed, dtype=mender.required(1).dtype if to is None else to)
 
 
 @rule(*_COMBINED, *_TESTS)
@@ -78,7 +78,7 @@ def _combined(mender: Mender) -> None:
 @rule("Clip")
 def _clip(mender: Mender) -> None:
     value = mender.ragged(0)
-    bounds = [mender.value(place) for place in (1, 2)]
+    bounds = [mender.value(index) for index in (1, 2)]
     if any(bound is not None and not (isinstance(bound, Numbers) and bound.is_constant) for bound in bounds):
         for kind, bound in zip(("Max", "Min"), bounds, strict=True):
             if bound is not None:
@@ -93,7 +93,7 @@ def _dropout(mender: Mender) -> None:
     training = mender.constant(2)
     if training is not None and bool(training.any()):
         mender.refuse("drops values at random: export the model in evaluation mode")
-    mender.set(mender.given(0))
+    mender.set(mender.required(0))
     if len(mender.node.output) > 1 and mender.node.output[1]:
         mender.refuse("the mask of a Dropout is used: export the model in evaluation mode")
 
@@ -130,13 +130,13 @@ def _product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
     if left.rank == 1:
         name = mender.unsqueezed(left.name, [int(left.row_added)])
         whole = _product(mender, left.called(name, groups=((mender.one,), *left.groups)), right)
-        place = whole.starts()[-2]
-        return whole.called(mender.squeezed(whole.name, [place]), groups=(*whole.groups[:-2], whole.groups[-1]))
+        dim = whole.starts()[-2]
+        return whole.called(mender.squeezed(whole.name, [dim]), groups=(*whole.groups[:-2], whole.groups[-1]))
     if right.rank == 1:
         name = mender.unsqueezed(right.name, [1 + int(right.row_added)])
         whole = _product(mender, left, right.called(name, groups=(*right.groups, (mender.one,))))
-        place = whole.starts()[-1]
-        return whole.called(mender.squeezed(whole.name, [place]), groups=whole.groups[:-1])
+        dim = whole.starts()[-1]
+        return whole.called(mender.squeezed(whole.name, [dim]), groups=whole.groups[:-1])
     left, right = _summable(mender, left, right)
     plain = right.rank == 2 and not right.row_added
     if len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain):
@@ -196,14 +196,14 @@ def _scaled(mender: Mender, value: Ragged, number: float) -> Ragged:
 
 
 def _turned(mender: Mender, value: Ragged) -> Ragged:
-    places = [0] * value.row_added + [*value.indexes(1), *value.indexes(0)]
-    return value.called(mender.transposed(value.name, places), groups=value.groups[::-1])
+    dims = [0] * value.row_added + [*value.indexes(1), *value.indexes(0)]
+    return value.called(mender.transposed(value.name, dims), groups=value.groups[::-1])
 
 
 @rule("Einsum")
 def _einsum(mender: Mender) -> None:
     """Letters that the result lacks are summed over. A merged axis gets a letter for each of its axes."""
-    operands = [mender.ragged(place) for place in range(len(mender.node.input))]
+    operands = [mender.ragged(index) for index in range(len(mender.node.input))]
     terms, result = _terms(mender, [operand.rank for operand in operands])
     groups: dict[str, Group] = {}
     for term, operand in zip(terms, operands, strict=True):
@@ -222,7 +222,7 @@ def _einsum(mender: Mender) -> None:
     if times:
         mender.causes.append("it sums over the steps, those of the padding too")
     masked = [
-        mender.masked(operand, [place + operand.row_added for place, part in enumerate(term) if part in times], 0)
+        mender.masked(operand, [index + operand.row_added for index, part in enumerate(term) if part in times], 0)
         for term, operand in zip(terms, operands, strict=True)
     ]
     row_added = any(operand.row_added for operand in masked) and not rows

@@ -17,25 +17,25 @@ class Window:
     """How a kernel moves along one axis."""
 
     kernel: int  # Its size, with the holes of a dilation
-    stride: int  # The distance between two places
+    stride: int  # The distance between two windows
     before: int  # Zeros in front of the axis
     after: int  # Zeros behind it
-    rounds_up: bool = False  # Whether a last place that reaches beyond the zeros counts (`ceil_mode`)
+    rounds_up: bool = False  # Whether a last window that reaches beyond the zeros counts (`ceil_mode`)
 
-    def places(self, size: Table) -> Table:
-        """The number of places for each size of the axis."""
+    def count(self, size: Table) -> Table:
+        """The number of windows for each size of the axis."""
         room = size + self.before + self.after - self.kernel
         count = (-(-room // self.stride) if self.rounds_up else room // self.stride) + 1
-        if self.rounds_up:  # the last place begins in the axis, or in the zeros in front
+        if self.rounds_up:  # the last window begins in the axis, or in the zeros in front
             count = np.where((count - 1) * self.stride >= size + self.before, count - 1, count)
         result: Table = np.maximum(count, 0)
         return result
 
     def reads_beyond(self, size: Size) -> bool:
-        """Whether the axis is one of time, and a place that counts reads behind it at any length."""
-        places = self.places(size.alone)
-        last = (places - 1) * self.stride - self.before + self.kernel - 1
-        return size.is_time and bool((last >= size.alone)[places > 0].any())
+        """Whether the axis is one of time, and a window that counts reads behind it at any length."""
+        counts = self.count(size.alone)
+        last = (counts - 1) * self.stride - self.before + self.kernel - 1
+        return size.is_time and bool((last >= size.alone)[counts > 0].any())
 
 
 def _windows(
@@ -48,24 +48,24 @@ def _windows(
         for name, neutral, size in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2))
     )
     auto = mender.attribute("auto_pad", "NOTSET")
-    found = []
+    windows = []
     moved: dict[int, tuple[Table, Table]] = {}
-    for place in range(count):
-        spread = dilations[place] * (kernel[place] - 1) + 1
-        before, after = (0, 0) if auto == "VALID" else (pads[place], pads[place + count])
+    for index in range(count):
+        spread = dilations[index] * (kernel[index] - 1) + 1
+        before, after = (0, 0) if auto == "VALID" else (pads[index], pads[index + count])
         if auto.startswith("SAME"):
-            size = sizes[place].alone
-            total = np.maximum((-(-size // strides[place]) - 1) * strides[place] + spread - size, 0)
-            if strides[place] == 1:
+            size = sizes[index].alone
+            total = np.maximum((-(-size // strides[index]) - 1) * strides[index] + spread - size, 0)
+            if strides[index] == 1:
                 total = np.full_like(total, spread - 1)
             less, more = total // 2, total - total // 2
             front, behind = (less, more) if auto == "SAME_UPPER" else (more, less)
             before, after = int(front.max()), int(behind.max())
             if (front != before).any():
-                moved[place] = front, behind
+                moved[index] = front, behind
                 before = after = 0
-        found.append(Window(spread, strides[place], before, after, bool(mender.attribute("ceil_mode", 0))))
-    return found, moved
+        windows.append(Window(spread, strides[index], before, after, bool(mender.attribute("ceil_mode", 0))))
+    return windows, moved
 
 
 def surrounded(
@@ -73,8 +73,8 @@ def surrounded(
 ) -> Ragged:
     """The tensor with a number around each row's own steps, as often as two `[lengths]` say: in front, and behind."""
     value = mender.padded_with(value, axis, fill, cause)
-    place, size = mender.single(value, axis)
-    ends = [int(at == place) for at in range(len(value.axes))] * 2
+    dim, size = mender.single(value, axis)
+    ends = [int(at == dim) for at in range(len(value.axes))] * 2
     number = mender.writer.scalar_of(fill, value.dtype)
     wider = mender.emit("Pad", [value.name, mender.writer.constant(ends), number], mode="constant")
     around, out = Size(size.table + 2), Size(size.table + sum(amounts))
@@ -109,15 +109,15 @@ def _convolved(
     if mender.single(value, 1)[1].is_time:
         mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
     moves, moved = _windows(mender, kernel, sizes)
-    for place, amounts in moved.items():
-        told = "the zeros in front of the steps are counted for the padded width"
-        value = surrounded(mender, value, place + 2, amounts, fill, told)
-        sizes[place] = value.groups[place + 2][0]
+    for index, amounts in moved.items():
+        cause = "the zeros in front of the steps are counted for the padded width"
+        value = surrounded(mender, value, index + 2, amounts, fill, cause)
+        sizes[index] = value.groups[index + 2][0]
     reading = [value.starts()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]
     if reading:
         mender.causes.append(why)
         value = mender.masked(value, reading, fill)
-    out = [Size(move.places(size.table)) for size, move in zip(sizes, moves, strict=True)]
+    out = [Size(move.count(size.table)) for size, move in zip(sizes, moves, strict=True)]
     for size in out:
         mender.require(size.alone >= 1)
     name = mender.split_first(run(value, moves), value.groups[0], value.rank)
@@ -172,7 +172,7 @@ def _conv_transpose(mender: Mender) -> None:
 def _pool(mender: Mender) -> None:
     value, largest = mender.ragged(0), mender.node.op_type == "MaxPool"
     if largest and len(mender.node.output) > 1 and mender.node.output[1]:
-        mender.refuse("gives the places of the largest values, which count the padding")
+        mender.refuse("gives the indices of the largest values, which count the padding")
     fill = mender.last_choice(value.dtype, finite=True) if largest else 0
     _convolved(mender, mender.attribute("kernel_shape"), _as_it_is(mender), fill=fill)
 
@@ -189,7 +189,7 @@ def _average_pool(mender: Mender) -> None:
     rounds_up, padded = moves[0].rounds_up, any(move.before or move.after for move in moves)
 
     def counted(masked: Ragged, moves: list[Window]) -> str:
-        """The mean, divided by that of ones in the places that count: what a mean is divided by cancels out."""
+        """The mean, divided by that of ones at the steps that count: what a mean is divided by cancels out."""
         pads = _fixed_pads(moves)
         if counts_zeros:  # the zeros around each row's own steps are there
             front, count = [0] * masked.starts()[2], len(moves)
@@ -201,7 +201,7 @@ def _average_pool(mender: Mender) -> None:
         whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
         (one, _), groups, row_added = mender.align([whole, masked])
         ones = mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])])
-        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in masked.times()], 0)
+        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [dim for dim, _ in masked.times()], 0)
         inputs = [mender.merged(each) for each in (masked, valid)]
         if rounds_up:  # by zeros behind, because the last divisor of `ceil_mode` would depend on the width
             behind = [min(move.kernel, move.stride) - 1 for move in moves]
@@ -212,7 +212,7 @@ def _average_pool(mender: Mender) -> None:
         mean = mender.emit("Div", shares)
         if not rounds_up:
             return mean
-        ends = [mender.writer.at_width(Size(move.places(size.table))) for size, move in zip(sizes, moves, strict=True)]
+        ends = [mender.writer.at_width(Size(move.count(size.table))) for size, move in zip(sizes, moves, strict=True)]
         axes = mender.writer.constant([*range(2, value.rank)])
         return mender.emit(
             "Slice", [mean, mender.writer.constant([0] * len(ends)), mender.emit("Concat", ends, axis=0), axes]
@@ -234,9 +234,9 @@ def _resize(mender: Mender) -> None:
         for axis, scale in zip(axes, scales.table[0, 0].tolist(), strict=True):
             repeats[axis] = scale
     elif isinstance(sizes, Numbers):
-        for place, axis in enumerate(axes):
+        for index, axis in enumerate(axes):
             old = mender.size_of(value.groups[axis])
-            grown = Size(sizes.table[..., place]).over(old)
+            grown = Size(sizes.table[..., index]).over(old)
             repeats[axis] = grown.fixed if grown is not None and grown.fixed is not None else 0.5
     else:
         repeats = [0.5] * value.rank

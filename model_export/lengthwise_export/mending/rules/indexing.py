@@ -1,4 +1,4 @@
-"""Operators that pick places: what counts from the end counts from each row's own end."""
+"""Operators that pick by indices: what counts from the end counts from each row's own end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
 @rule("Slice")
 def _slice(mender: Mender) -> None:
     value = mender.ragged(0)
-    starts, ends = (mender.sizes(place, f"its {name} are").elements() for place, name in ((1, "starts"), (2, "ends")))
+    starts, ends = (mender.sizes(index, f"its {name} are").elements() for index, name in ((1, "starts"), (2, "ends")))
     axes, steps = mender.axes(value.rank, 3), mender.constant(4)
     strides = [1] * len(starts) if steps is None else steps.tolist()
     for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, strides, strict=True):
@@ -36,7 +36,7 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
     out, begins = Size(np.maximum(-(-(stop_at - begin_at) // step), 0)), begin_at[0]
     if step == 1 and not begins.any() and out.same(size):
         return value
-    place, size = mender.single(value, axis)
+    dim, size = mender.single(value, axis)
     if size.is_rows or out.counts_rows:
         mender.refuse(CROSSES_ROWS)
     if not out.alone.any():
@@ -51,7 +51,7 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
         else:
             stop = mender.emit("Mul", [mender.writer.at_width(out), mender.writer.constant([step])])
             stop = mender.emit("Add", [stop, mender.writer.constant([begin])]) if begin else stop
-        numbers = [mender.writer.constant([each]) for each in (begin, place, step)]
+        numbers = [mender.writer.constant([each]) for each in (begin, dim, step)]
         name = mender.emit("Slice", [value.name, numbers[0], stop, numbers[1], numbers[2]])
         # Behind an end that is cut off there are steps, not zeros.
         zeroed = value.zeroed and (to_the_end or not size.is_time)
@@ -63,7 +63,7 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
 
 @rule("Gather")
 def _gather(mender: Mender) -> None:
-    value, index = mender.ragged(0), mender.given(1)
+    value, index = mender.ragged(0), mender.required(1)
     axis = mender.attribute("axis", 0) % value.rank
     if isinstance(index, Numbers):
         mender.set(_gathered_by_numbers(mender, value, axis, index))
@@ -73,23 +73,23 @@ def _gather(mender: Mender) -> None:
 
 def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Numbers) -> Ragged:
     mender.keep_rows_apart(value.groups[axis])
-    place, size = mender.single(value, axis)
+    dim, size = mender.single(value, axis)
     shape: tuple[Group, ...] = tuple((mender.fixed(each),) for each in index.shape)
     groups = (*value.groups[:axis], *shape, *value.groups[axis + 1 :])
-    places = index.table[0]
-    own = size.alone.reshape(-1, *[1] * (places.ndim - 1))
-    counted = np.where(places < 0, places + own, places)
+    indices = index.table[0]
+    own = size.alone.reshape(-1, *[1] * (indices.ndim - 1))
+    counted = np.where(indices < 0, indices + own, indices)
     inside: NDArray[np.bool_] = np.asarray(((counted >= 0) & (counted < own)).reshape(len(counted), -1).all(axis=1))
     if not inside.any():
-        mender.refuse("picks places that no sequence has")
+        mender.refuse("picks steps that no sequence has")
     mender.require(inside)
     if (counted == counted[0]).all():
-        name = mender.emit("Gather", [value.name, mender.writer.constant(counted[0].astype(np.int64))], axis=place)
+        name = mender.emit("Gather", [value.name, mender.writer.constant(counted[0].astype(np.int64))], axis=dim)
         return value.called(name, groups=groups)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
     if len(index.shape) > 1:
-        mender.refuse("picks a table of places that depend on the length")
+        mender.refuse("picks by a table of indices that depend on the length")
     flat = np.maximum(counted.reshape(len(counted), -1), 0).astype(np.int64)
     picked = mender.take(value, axis, mender.writer.per_row(flat), mender.fixed(flat.shape[1]))
     if index.shape:
@@ -98,33 +98,33 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
 
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
-    place, size = mender.within(value, axis)
+    dim, size = mender.within(value, axis)
     if value.rows_at is not None and any(each.is_rows for each in index.axes):
-        mender.refuse("picks places of all rows in each row: gather along the steps")
+        mender.refuse("picks steps of all rows in each row: gather along the steps")
     if index.is_merged:
         mender.refuse("picks by an index with merged axes")
     groups = (*value.groups[:axis], *index.groups, *value.groups[axis + 1 :])
     if index.row_added and value.rows_at is not None:
         if index.rank != 1:
-            mender.refuse("picks by a table of places that depend on the row")
+            mender.refuse("picks by a table of indices that depend on the row")
         return mender.take(value, axis, _from_the_end(mender, index, size).name, index.groups[0][0])
     times = [at for at, _ in index.times()]
     if index.rows_at is not None and index.name not in mender.raw:
         index = mender.masked(index, times, 0)  # at the padding, a computed number may be outside of the table
     row_added = value.row_added or index.row_added
     if index.row_added and not value.row_added and axis != 0:
-        front = [place, *(at for at in range(len(value.axes)) if at != place)]
+        front = [dim, *(at for at in range(len(value.axes)) if at != dim)]
         name = mender.emit("Gather", [mender.transposed(value.name, front), index.name], axis=0)
         count = len(index.axes) + 1
-        order = [0, *range(count, count + place), *range(1, count), *range(count + place, count + len(value.axes) - 1)]
+        order = [0, *range(count, count + dim), *range(1, count), *range(count + dim, count + len(value.axes) - 1)]
         name = mender.transposed(name, order)
     else:
-        name = mender.emit("Gather", [value.name, index.name], axis=place)
+        name = mender.emit("Gather", [value.name, index.name], axis=dim)
     return value.called(name, groups=groups, row_added=row_added, zeroed=False)
 
 
 def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
-    """An index whose negative places count from each row's own end."""
+    """An index whose negative numbers count from each row's own end."""
     (one, end), groups, row_added = mender.align([index, Numbers(mender.writer.at_width(size), size.table)])
     zero = mender.writer.scalar_of(0, index.dtype)
     negative = mender.emit("Less", [one.name, zero])
@@ -137,7 +137,7 @@ def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
 @rule("GatherND")
 def _gather_nd(mender: Mender) -> None:
     """By one index, which is Gather along its first axis."""
-    value, index = mender.ragged(0), mender.given(1)
+    value, index = mender.ragged(0), mender.required(1)
     if isinstance(index, Ragged) and index.columns:
         mender.set(_of_each_row(mender, value, index.columns))
         return
@@ -156,17 +156,17 @@ def _gather_nd(mender: Mender) -> None:
 
 
 def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Ragged:
-    """`value[rows, places]`, where `rows` counts the rows."""
+    """`value[rows, indices]`, where `rows` counts the rows."""
     first, *rest = columns
     if len(rest) != 1 or not isinstance(first, Ragged) or not first.counts_rows:
-        mender.refuse("picks places by the numbers of the rows in another order than x[rows, places]")
+        mender.refuse("picks by the numbers of the rows in another order than x[rows, indices]")
     if value.is_merged or value.row_added or value.rank < 2 or not value.groups[0][0].is_rows:
         mender.refuse("picks by the numbers of the rows from a value whose first axis is not the rows")
-    (_, places), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
+    (_, indices), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
     if not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows:
-        mender.refuse("picks places of each row by an index of more than two axes")
-    whole = mender.shaped("Expand", places.name, [size for (size,) in groups])
-    return _of_own_row(mender, value, Ragged(whole, places.dtype, groups))
+        mender.refuse("picks steps of each row by an index of more than two axes")
+    whole = mender.shaped("Expand", indices.name, [size for (size,) in groups])
+    return _of_own_row(mender, value, Ragged(whole, indices.dtype, groups))
 
 
 def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
@@ -178,7 +178,7 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
     groups = index.groups[:-1]
     picked = Ragged(mender.squeezed(index.name, [len(groups)]), index.dtype, groups)
     picked = _from_the_end(mender, picked, size) if size.is_time else picked
-    picked = mender.masked(picked, [place for place, _ in picked.times()], 0)
+    picked = mender.masked(picked, [dim for dim, _ in picked.times()], 0)
     name = mender.emit("GatherND", [value.name, mender.unsqueezed(picked.name, [len(groups)])], batch_dims=1)
     return value.called(name, groups=(*groups, *value.groups[2:]), zeroed=False)
 
@@ -187,7 +187,7 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
 def _gather_elements(mender: Mender) -> None:
     value, index = mender.ragged(0), mender.ragged(1)
     axis = mender.attribute("axis", 0) % value.rank
-    place, size = mender.within(value, axis)
+    dim, size = mender.within(value, axis)
     if value.row_added != index.row_added or value.is_merged or index.is_merged:
         mender.refuse("picks from one row by the index of another")
     for at, (one, other) in enumerate(zip(value.groups, index.groups, strict=True)):
@@ -195,19 +195,19 @@ def _gather_elements(mender: Mender) -> None:
             mender.refuse(f"picks from {shown(one)} by an index of {shown(other)}")
         if one[0].is_rows and at != axis and not other[0].is_rows:
             mender.refuse(CROSSES_ROWS)
-    places = _from_the_end(mender, index, size) if size.is_time else index
-    places = mender.masked(places, [at for at, _ in places.times()], 0)
-    if places.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part
+    indices = _from_the_end(mender, index, size) if size.is_time else index
+    indices = mender.masked(indices, [at for at, _ in indices.times()], 0)
+    if indices.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part
         shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.axes))], axis=0)
         name = mender.emit("Expand", [mender.unsqueezed(value.name, [0]), shape])
-        value, place = value.called(name, row_added=True), place + 1
-    name = mender.emit("GatherElements", [value.name, places.name], axis=place)
+        value, dim = value.called(name, row_added=True), dim + 1
+    name = mender.emit("GatherElements", [value.name, indices.name], axis=dim)
     mender.set(value.called(name, groups=index.groups, zeroed=False))
 
 
 @rule("Range")
 def _range(mender: Mender) -> None:
-    numbers = [each for each in map(mender.given, range(3)) if isinstance(each, Numbers)]
+    numbers = [each for each in map(mender.required, range(3)) if isinstance(each, Numbers)]
     if len(numbers) < 3:
         mender.refuse("its end is computed from the data")
     start, limit, step = (each.table for each in numbers)
@@ -235,8 +235,8 @@ def _reverse_sequence(mender: Mender) -> None:
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
     if value.is_merged or value.row_added or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time:
         mender.refuse("reverses another axis than the steps of each row")
-    given = mender.node.input[1]
-    if given in mender.from_lengths:
+    lengths = mender.node.input[1]
+    if lengths in mender.from_lengths:
         ends = mender.ragged(1).name
     else:
         mender.causes.append("it reverses the padding together with the steps")

@@ -29,8 +29,8 @@ def _concat(mender: Mender) -> None:
     sizes = [part[0] for part in parts]
     operands = [_repeated(mender, operand, groups, row_added, axis) for operand in operands]
     out = Size(np.sum([size.table for size in sizes], axis=0))
-    place = int(row_added) + sum(len(group) for group in groups[:axis])
-    name = mender.emit("Concat", [operand.name for operand in operands], axis=place)
+    dim = int(row_added) + sum(len(group) for group in groups[:axis])
+    name = mender.emit("Concat", [operand.name for operand in operands], axis=dim)
     whole, is_behind = (*groups[:axis], (out,), *groups[axis + 1 :]), any(size.is_time for size in sizes[:-1])
     zeroed = all(operand.zeroed for operand in operands) and not is_behind and not out.is_time
     joined = Ragged(name, operands[0].dtype, whole, row_added, zeroed)
@@ -69,14 +69,14 @@ def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added:
 def _split(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", 0) % value.rank
-    place, size = mender.single(value, axis)
+    dim, size = mender.single(value, axis)
     array, count = mender.constant(1), len(mender.node.output)
     if size.fixed is None:
         mender.refuse(CROSSES_ROWS if size.is_rows else "cuts the steps into pieces whose sizes depend on the width")
     each = -(-size.fixed // count)
-    given = [min(each, size.fixed - each * at) for at in range(count)] if array is None else array.tolist()
-    copied = mender.copy([value.name, *mender.rest()], axis=place)
-    for at, (name, part) in enumerate(zip(copied, given, strict=True)):
+    part_sizes = [min(each, size.fixed - each * at) for at in range(count)] if array is None else array.tolist()
+    copied = mender.copy([value.name, *mender.rest()], axis=dim)
+    for at, (name, part) in enumerate(zip(copied, part_sizes, strict=True)):
         if name:
             mender.set(value.called(name, groups=value.resized(axis, mender.fixed(part))), at)
 
@@ -111,15 +111,15 @@ def _padded_by_length(
 
 
 def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
-    place, size = mender.within(value, axis)
+    dim, size = mender.within(value, axis)
     mender.require(size.alone >= -before - after)  # no original takes away more steps than there are
     out = Size(np.maximum(size.table + before + after, 0))
     if mode == "constant" or size.fixed is not None:
         if after > 0:
             value = mender.padded_with(value, axis, fill, "what it adds comes behind the padding")
-            place = value.starts()[axis]
+            dim = value.starts()[axis]
         rank = len(value.axes) + value.row_added
-        amounts = [amount if at == place else 0 for amount in (before, after) for at in range(rank)]
+        amounts = [amount if at == dim else 0 for amount in (before, after) for at in range(rank)]
         inputs = [value.name, mender.writer.constant(amounts)]
         inputs += [mender.writer.scalar_of(fill, value.dtype)] if mode == "constant" else []
         name = mender.emit("Pad", inputs, mode=mode)

@@ -33,12 +33,12 @@ def recurrent(mender: Mender) -> None:
     directions = mender.fixed(2 if mender.attribute("direction", "forward") == "bidirectional" else 1)
     hidden = mender.fixed(int(mender.attribute("hidden_size")))
     all_steps = ((time,), (directions,), group, (hidden,))
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if name:
-            groups = all_steps if place == 0 else all_steps[1:]
+            groups = all_steps if index == 0 else all_steps[1:]
             if len(group) > 1:
                 name = mender.shaped("Reshape", name, (size for axes in groups for size in axes))
-            mender.set(Ragged(name, value.dtype, groups, zeroed=place == 0 and time.is_time), place)
+            mender.set(Ragged(name, value.dtype, groups, zeroed=index == 0 and time.is_time), index)
 
 
 def _refuse_other_forms(mender: Mender, value: Ragged) -> None:
@@ -59,9 +59,9 @@ def _refuse_other_forms(mender: Mender, value: Ragged) -> None:
 
 def _ends(mender: Mender, time: Size, group: Group) -> str:
     """The value that says where each row ends; empty for none."""
-    given = mender.node.input[4] if mender.value(4) is not None else ""
-    if given and (not time.is_time or given in mender.from_lengths | mender.from_steps):  # its author says it
-        return mender.values[given].name
+    lengths = mender.node.input[4] if mender.value(4) is not None else ""
+    if lengths and (not time.is_time or lengths in mender.from_lengths | mender.from_steps):  # its author says it
+        return mender.values[lengths].name
     if not time.is_time:
         return ""
     if len(group) > 1 and any(size.is_time for size in group):
@@ -75,31 +75,31 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
     if len(group) == 1:
         return ends
     # Rows that are merged with another axis: each row's own length, again for each of its parts.
-    single = mender.unsqueezed(ends, [place for place, size in enumerate(group) if not size.is_rows])
+    single = mender.unsqueezed(ends, [dim for dim, size in enumerate(group) if not size.is_rows])
     return mender.emit("Reshape", [mender.shaped("Expand", single, group), mender.writer.constant([-1])])
 
 
 def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
     inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
-    for place in (1, 2, 3, 7):
-        if inputs[place]:
-            mender.constant(place)
-            inputs[place] = mender.values[inputs[place]].name
+    for index in (1, 2, 3, 7):
+        if inputs[index]:
+            mender.constant(index)
+            inputs[index] = mender.values[inputs[index]].name
     inputs[0], inputs[4] = mender.merged(value), ends
-    for place in (5, 6):
-        if inputs[place]:
-            inputs[place] = _state(mender, place, value.groups[1])
+    for index in (5, 6):
+        if inputs[index]:
+            inputs[index] = _state(mender, index, value.groups[1])
     while inputs and not inputs[-1]:
         inputs.pop()
     return inputs
 
 
-def _state(mender: Mender, place: int, group: Group) -> str:
+def _state(mender: Mender, index: int, group: Group) -> str:
     """An initial state `[directions, rows, hidden]`."""
-    state = mender.ragged(place)
+    state = mender.ragged(index)
     if state.row_added or len(state.groups) != 3:
         mender.refuse("its initial state has merged axes")
-    if is_one(state.groups[1]) and isinstance(mender.value(place), Numbers):
+    if is_one(state.groups[1]) and isinstance(mender.value(index), Numbers):
         shape = [mender.writer.constant([1]), mender.at_width(group), mender.writer.constant([1])]
         return mender.emit("Expand", [state.name, mender.emit("Concat", shape, axis=0)])
     if not mender.matches(state.groups[1], group):
@@ -131,9 +131,9 @@ def _without_what_stays(mender: Mender) -> NodeProto:
             inside.update(node.output)
             kept.append(node)
             continue
-        for place, name in enumerate(node.output):
+        for index, name in enumerate(node.output):
             moved[name] = mender.writer.name(f"{name}_outside") if name else ""
-            node.output[place] = moved[name]
+            node.output[index] = moved[name]
         mender.follow(mender, node)
     for value in body.output:
         if value.name in moved:  # a body has to make its outputs itself
@@ -165,7 +165,7 @@ def _scan(mender: Mender) -> None:
             mender.refuse("has a state whose first axis is not the rows")
     mender.node = node
     mender.causes.append("it runs on through the padding, or begins in it")
-    masked = _held(mender, body, states, len(values[0].groups))
+    masked = _with_valid_steps_only(mender, body, states, len(values[0].groups))
     # [steps, rows]: true at each row's own steps.
     mask = mender.transposed(mender.writer.mask(time), (1, 0))
     if any(directions) and not all(directions):
@@ -177,17 +177,17 @@ def _scan(mender: Mender) -> None:
         scan_input_directions=[*directions, directions[0]],
         drop=["scan_input_axes"],
     )
-    for place, (name, result) in enumerate(zip(names, results, strict=True)):
+    for index, (name, result) in enumerate(zip(names, results, strict=True)):
         if name:
-            groups = result.groups if place < states else ((time,), *result.groups)
-            mender.set(Ragged(name, result.dtype, groups), place)
+            groups = result.groups if index < states else ((time,), *result.groups)
+            mender.set(Ragged(name, result.dtype, groups), index)
 
 
 def _scanned(mender: Mender, states: int) -> list[Ragged]:
     """The inputs of a Scan over the steps: its states, and what it scans."""
     if any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []):
         mender.refuse("scans another axis than the first: transpose around it")
-    values = [mender.ragged(place) for place in range(len(mender.node.input))]
+    values = [mender.ragged(index) for index in range(len(mender.node.input))]
     if any(value.is_merged or value.row_added for value in values):
         mender.refuse("scans merged axes")
     time = values[states].groups[0][0]
@@ -219,7 +219,7 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
         cell = recognise(body.node, (steps[0][0], width), widths, known, others)
     except NotACell:
         return False
-    ends = {name: body.output[place].name for place, name in enumerate(node.output) if name in mender.used}
+    ends = {name: body.output[index].name for index, name in enumerate(node.output) if name in mender.used}
     finals = {name: inside for name, inside in ends.items() if name in node.output[:count]}
     if not cell.states.union(cell.memories).issuperset(finals.values()):
         return False
@@ -258,7 +258,7 @@ def _width(value: Ragged, rank: int) -> int:
 
 
 def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragged]) -> list[Ragged]:
-    """The outputs of a layer in the place of a loop: of all steps, the last state, and of an LSTM its memory."""
+    """The outputs of a layer that replaces a loop: of all steps, the last state, and of an LSTM its memory."""
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
@@ -317,7 +317,7 @@ def _outside(body: GraphProto) -> list[str]:
     return [name for node in body.node for name in node.input if name and name not in own]
 
 
-def _held(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProto:
+def _with_valid_steps_only(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProto:
     """The body with one more input, whether a row has this step, and states that stay where it has not."""
     copied = deepcopy(body)
     outside = {name: mender.values[name].name for name in _outside(body)}

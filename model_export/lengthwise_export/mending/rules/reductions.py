@@ -50,24 +50,24 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         own = value.called(value.name, groups=(), row_added=True)
         return with_keepdims(mender, own, axes, value.rank) if keep else own
     mender.keep_rows_apart(sizes)
-    places = [place for axis in axes for place in value.indexes(axis)]
+    dims = [dim for axis in axes for dim in value.indexes(axis)]
     times = dict(value.times())
-    over_time = [place for place in places if place in times]
+    over_time = [dim for dim in dims if dim in times]
     if over_time:
         mender.causes.append("it reduces the padding together with the steps")
         fill: float = int(kind == "ReduceProd")
         if kind in ("ReduceMax", "ReduceMin", "ReduceLogSumExp"):
             fill = mender.last_choice(value.dtype, largest=kind != "ReduceMin", finite=kind == "ReduceLogSumExp")
         value = mender.masked(value, over_time, fill)
-        places = [place for axis in axes for place in value.indexes(axis)]
-        for place in over_time:
-            mender.require(times[place].alone >= (kind not in _OF_NONE))
+        dims = [dim for axis in axes for dim in value.indexes(axis)]
+        for dim in over_time:
+            mender.require(times[dim].alone >= (kind not in _OF_NONE))
     mean = kind == "ReduceMean" and bool(over_time)
     if mean or kind == "ReduceSum" or mender.axes_are_inputs:
-        inputs = [value.name, mender.writer.constant(places)]
+        inputs = [value.name, mender.writer.constant(dims)]
         name = mender.emit("ReduceSum" if mean else kind, inputs, keepdims=0)
     else:
-        name = mender.emit(kind, [value.name], axes=places, keepdims=0)
+        name = mender.emit(kind, [value.name], axes=dims, keepdims=0)
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
     result = Ragged(name, value.dtype, groups, value.row_added)
     if mean:
@@ -123,8 +123,8 @@ def _top_k(mender: Mender) -> None:
     if size.is_time:
         mender.require(size.alone >= chosen.alone)
     names = mender.copy([value.name, mender.writer.at_width(chosen)], axis=value.starts()[axis])
-    for place, (name, dtype) in enumerate(zip(names, (value.dtype, INT64), strict=False)):
-        mender.set(Ragged(name, dtype, value.resized(axis, chosen), value.row_added), place)
+    for index, (name, dtype) in enumerate(zip(names, (value.dtype, INT64), strict=False)):
+        mender.set(Ragged(name, dtype, value.resized(axis, chosen), value.row_added), index)
 
 
 @rule("CumSum")
@@ -223,8 +223,8 @@ def _layer_normalization(mender: Mender) -> None:
         mender.rerun(value, axis=value.starts()[axis])
         return
     value = over(mender, value, range(axis, value.rank), mender.attribute("epsilon", 1e-5))
-    for kind, place in (("Mul", 1), ("Add", 2)):  # scale and shift, which are computed for each width, such as ones
-        weights = mender.value(place)
+    for kind, index in (("Mul", 1), ("Add", 2)):  # scale and shift, which are computed for each width, such as ones
+        weights = mender.value(index)
         if isinstance(weights, Numbers) and weights.table.size > 2 * mender.count and weights.is_constant:
             mender.refuse("has weights for each step of a fixed width: normalise the features of each step")
         if weights is not None:

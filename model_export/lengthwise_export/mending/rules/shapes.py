@@ -19,7 +19,7 @@ _SMALL = 4096  # the most elements of a constant that is kept as numbers
 @rule("Shape")
 def _shape(mender: Mender) -> None:
     """Sizes at the width of the batch, and a table of them for each length."""
-    value = mender.given(0)
+    value = mender.required(0)
     groups = singles(map(mender.fixed, value.shape)) if isinstance(value, Numbers) else value.groups
     start, end = mender.attribute("start", 0), mender.attribute("end")
     if isinstance(value, Ragged) and (value.is_merged or value.row_added):
@@ -45,8 +45,8 @@ def _size(mender: Mender) -> None:
 def _transpose(mender: Mender) -> None:
     value = mender.ragged(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
-    places = [place for axis in order for place in value.indexes(axis)]
-    (name,) = mender.copy([value.name], perm=[0] * value.row_added + places)
+    dims = [dim for axis in order for dim in value.indexes(axis)]
+    (name,) = mender.copy([value.name], perm=[0] * value.row_added + dims)
     mender.set(value.called(name, groups=tuple(value.groups[axis] for axis in order)))
 
 
@@ -56,8 +56,8 @@ def _reshape(mender: Mender) -> None:
     value = mender.ragged(0)
     sizes = [Size(table) for table in mender.sizes(1, "its shape is").elements()]
     if not mender.attribute("allowzero", 0):
-        for place, group in enumerate(value.groups[: len(sizes)]):
-            sizes[place] = mender.size_of(group) if sizes[place].fixed == 0 else sizes[place]
+        for index, group in enumerate(value.groups[: len(sizes)]):
+            sizes[index] = mender.size_of(group) if sizes[index].fixed == 0 else sizes[index]
     total = mender.size_of(value.axes)
     if any(each.fixed == -1 for each in sizes):
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1))
@@ -85,8 +85,8 @@ def _regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
         rows = [mender.rows] * value.row_added
         old, new = [*rows, *value.axes], [*rows, *axes]
         target = []
-        for place, size in enumerate(new):
-            stays = place < len(old) and old[place].same(size)
+        for index, size in enumerate(new):
+            stays = index < len(old) and old[index].same(size)
             target.append(size.fixed if size.fixed is not None else 0 if stays else -1)
         if target.count(-1) <= 1:
             name = mender.emit("Reshape", [name, mender.writer.constant(target)])
@@ -149,16 +149,16 @@ class _Regrouping:
         self._refuse(": cuts the steps into pieces, or its width is fixed")
 
     def _move_rows(self) -> None:
-        """Moves the rows to the place where the original looks for them: alone, it has only one."""
+        """Moves the rows to the axis where the original looks for them: alone, it has only one."""
         mender, value, atoms, at = self._mender, self.value, self._atoms, self._at
-        start = next((place for place, (size, _) in enumerate(atoms) if size.is_rows), None)
+        start = next((index for index, (size, _) in enumerate(atoms) if size.is_rows), None)
         if start is None or start < at or value.row_added or any(size is not whole for size, whole in atoms[at:start]):
             mender.refuse(CROSSES_ROWS)
         if any(size.fixed != 1 for size, _ in atoms[at:start]):
             mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
         order = [*range(len(atoms))]
         order.insert(at, order.pop(start))
-        self._atoms = [atoms[place] for place in order]
+        self._atoms = [atoms[index] for index in order]
         groups = tuple((whole,) for _, whole in self._atoms)
         self.value = value.called(mender.transposed(value.name, order), groups=groups)
 
@@ -183,16 +183,16 @@ def _squeeze(mender: Mender) -> None:
         axes = [axis for axis, group in enumerate(value.groups) if is_one(group)]
     if not all(is_one(value.groups[axis]) for axis in axes):
         mender.refuse("removes an axis that does not have size 1 in a batch")
-    name = mender.squeezed(value.name, [place for axis in axes for place in value.indexes(axis)])
+    name = mender.squeezed(value.name, [dim for axis in axes for dim in value.indexes(axis)])
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
     mender.set(value.called(name, groups=groups))
 
 
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
-    value, given = mender.tensor(0), mender.array(1).reshape(-1).tolist()
-    rank = value.rank + len(given)
-    new = sorted(axis % rank for axis in given)
+    value, axes = mender.tensor(0), mender.array(1).reshape(-1).tolist()
+    rank = value.rank + len(axes)
+    new = sorted(axis % rank for axis in axes)
     left = iter(value.groups)
     wider = value.called(value.name, groups=tuple((mender.one,) if axis in new else next(left) for axis in range(rank)))
     mender.set(wider.called(mender.unsqueezed(value.name, [wider.starts()[axis] for axis in new])))
@@ -240,9 +240,9 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     name = mender.unsqueezed(name, split)
     moved_rows = value.row_added and any(are_rows)
     if moved_rows:  # each row has its own value: its axis of rows moves to where the original has it
-        place = are_rows.index(True)
-        name = mender.squeezed(name, [place + 1])
-        name = mender.transposed(name, [*range(1, place + 1), 0, *range(place + 1, len(are_rows))])
+        dim = are_rows.index(True)
+        name = mender.squeezed(name, [dim + 1])
+        name = mender.transposed(name, [*range(1, dim + 1), 0, *range(dim + 1, len(are_rows))])
         parts = parts[1:]
     if any(part is not None for part in parts):
         name = mender.shaped("Expand", name, parts)
@@ -263,8 +263,8 @@ def _tile(mender: Mender) -> None:
         if count != 1 and len(group) == 1 and group[0].is_time:
             mender.causes.append("it repeats the padding together with the steps")
             own, out = mender.writer.column(group[0].alone), Size(group[0].table * count)
-            places = mender.emit("Mod", [mender.unsqueezed(mender.writer.positions(out), [0]), own])
-            value = mender.take(value, axis, places, out, clip=False)
+            indices = mender.emit("Mod", [mender.unsqueezed(mender.writer.positions(out), [0]), own])
+            value = mender.take(value, axis, indices, out, clip=False)
             counts[axis] = 1
         elif count != 1 and (len(group) != 1 or group[0].fixed is None):
             mender.refuse("repeats merged axes, or rows")
