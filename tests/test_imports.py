@@ -50,7 +50,7 @@ ONLY_IN = {
     "fastapi": {f"http.{name}" for name in ("app", "health", "operations", "server")},
     "grpc": {f"grpc.{name}" for name in ("calls", "infer", "server", "transport")},
     "uvicorn": {"http.server", "http.connection", "http.timed_connection"},
-    "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.exposition"},
+    "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.remote"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
 }

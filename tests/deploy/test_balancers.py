@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lengthwise.bench.exposition import Samples
 from lengthwise.bench.launch import free_port, serve_command
 from tests.deploy.live import started, until
 from tests.deploy.tools import DEPLOY, PIP, program, run
+from tests.support.numpy_models import samples
 from tests.support.waiting import answers
 
 CONNECTIONS = 16
@@ -80,7 +80,8 @@ class Instances:
     def answered(self) -> list[float]:
         """How many calls each answered with 200 since it was started."""
         pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in self.ports]
-        return [Samples.parse(page).total("lengthwise_requests_total", code="200") for page in pages]
+        first = 'lengthwise_requests_total{code="200",'
+        return [sum(value for name, value in samples(page).items() if name.startswith(first)) for page in pages]
 
     def stop(self) -> None:
         """Ends both."""

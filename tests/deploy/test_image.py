@@ -24,13 +24,13 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from lengthwise.bench.exposition import Samples
 from lengthwise.bench.launch import free_port
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.runtime import recurrent_kernels
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
 from tests.deploy.live import started, until
 from tests.deploy.tools import CHART, DEPLOY, ROOT, chart_engine, objects
+from tests.support.numpy_models import samples
 from tests.support.waiting import answers
 
 pytestmark = pytest.mark.deploy
@@ -181,8 +181,8 @@ def test_a_volume_takes_the_bundled_models_place(built: Engine, tmp_path: Path) 
         health = httpx.get(f"http://127.0.0.1:{port}/healthz").json()
         assert [(one["model"], one["version"]) for one in health["models"]] == [("japanese-vowels", "1")]
         assert [one["model"] for one in health["refused"]] == ["japanese-vowels/2"]
-        page = Samples.parse(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
-        assert page.total("lengthwise_refused_models") == 1
+        page = samples(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        assert page["lengthwise_refused_models"] == 1
 
 
 def test_the_arguments_of_the_kserve_runtime_serve_what_kserve_mounts(built: Engine, tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ def test_a_stop_under_load_answers_every_accepted_request_and_exits_with_zero(bu
 @pytest.mark.parametrize(("cpus", "runners"), [("1", 1), ("0.5", 1), ("2", 2)])
 def test_the_runners_follow_the_cpu_quota(built: Engine, cpus: str, runners: int) -> None:
     with _served(built, "--cpus", cpus) as (_, port):
-        page = Samples.parse(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
-        assert page.total("lengthwise_runners") == runners
+        page = samples(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        assert page["lengthwise_runners"] == runners
 
 
 def test_it_stays_within_its_memory_limit_under_load(built: Engine) -> None:

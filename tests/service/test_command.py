@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
-from lengthwise.commands.command import Command, end
+from lengthwise.commands.command import REMOVED, Command, end
 from lengthwise.errors import ConfigurationError, VerificationError
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,13 @@ def test_an_option_without_its_command_names_the_command(words: list[str], said:
     result = CliRunner().invoke(main, words, prog_name="lengthwise")
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(("command", "option"), sorted(REMOVED))
+def test_an_option_that_is_gone_says_what_to_use_now(command: str, option: str) -> None:
+    result = CliRunner().invoke(main, [command, option, "1"], prog_name="lengthwise")
+    assert result.exit_code == 2
+    assert f"The option {option} is gone; {REMOVED[command, option]}" in result.stderr
 
 
 def test_without_the_exporter_an_option_names_the_commands_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lengthwise.bench.exposition import Samples
 from lengthwise.bench.figures import Figures, Latency, figures, padding, table
 from lengthwise.bench.load import Measurement
+from lengthwise.bench.remote import Totals
 
 
 def measurement(
@@ -27,7 +27,7 @@ def measurement(
     )
 
 
-def shown(seen: Measurement, growth: Samples | None = None, **options: object) -> Figures:
+def shown(seen: Measurement, growth: Totals | None = None, **options: object) -> Figures:
     return figures(seen, growth, **{"load": "a load", "seconds": 2.0, **options})
 
 
@@ -66,13 +66,13 @@ def test_a_load_with_a_missing_or_wrong_answer_is_not_sound(failure: str):
 
 @pytest.mark.parametrize(("computed", "share"), [(0, 0), (10, 0.1)])
 def test_padding_and_rows_come_from_the_servers_counters(computed: int, share: float):
-    growth = Samples.parse(
-        "# TYPE lengthwise_steps_total counter\n"
-        'lengthwise_steps_total{kind="valid"} 90\nlengthwise_steps_total{kind="padding"} 10\n'
-        f"# TYPE lengthwise_computed_padding_steps counter\nlengthwise_computed_padding_steps_total {computed}\n"
-        "# TYPE lengthwise_batch_rows histogram\n"
-        'lengthwise_batch_rows_bucket{le="+Inf"} 5\nlengthwise_batch_rows_sum 30\nlengthwise_batch_rows_count 5\n'
-    )
+    growth = {
+        ("lengthwise_steps_total", "valid"): 90.0,
+        ("lengthwise_steps_total", "padding"): 10.0,
+        ("lengthwise_computed_padding_steps_total", ""): float(computed),
+        ("lengthwise_batch_rows_sum", ""): 30.0,
+        ("lengthwise_batch_rows_count", ""): 5.0,
+    }
     seen = shown(measurement([0.1]), growth, sequences_per_request=4)
     assert (seen.padding_share, seen.computed_padding_share, seen.rows_per_batch) == (0.1, share, 6)
     assert padding(seen) == f"{share:.1%} (10.0%)"
@@ -80,7 +80,7 @@ def test_padding_and_rows_come_from_the_servers_counters(computed: int, share: f
 
 
 def test_a_server_without_counters_has_neither():
-    assert shown(measurement([0.1]), Samples({})).padding_share is None
+    assert shown(measurement([0.1]), {("up", ""): 1.0}).padding_share is None
     assert shown(measurement([0.1])).rows_per_batch is None
 
 

@@ -149,7 +149,7 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
 def test_the_directory_of_many_processes_changes_nothing_and_stays_empty(variable: str, tmp_path: Path):
     program = (
-        "from tests.support.used_metrics import used; from lengthwise.bench import exposition; "
+        "from tests.support.used_metrics import used; from lengthwise.bench import remote; "
         "import sys; sys.stdout.buffer.write(used().text())"
     )
     done = subprocess.run(

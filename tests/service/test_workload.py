@@ -33,22 +33,6 @@ def test_lengths_from_a_file_are_those_that_stand_there(tmp_path: Path):
     assert set(lengths(f"file:{file}")) == {5, 7, 2}
 
 
-def test_lengths_from_a_histogram_fall_into_its_buckets(tmp_path: Path):
-    page = tmp_path / "metrics.txt"
-    name = "lengthwise_sequence_length_steps"
-    counts = {"10.0": 30, "20.0": 30, "50.0": 90, "+Inf": 100}
-    page.write_text(
-        f"# TYPE {name} histogram\n"
-        + "".join(f'{name}_bucket{{le="{bound}",model="m"}} {count}\n' for bound, count in counts.items())
-        + f'{name}_sum{{model="m"}} 1\n{name}_count{{model="m"}} 100\n'
-    )
-    drawn = lengths(f"histogram:{page}")
-    assert ((drawn >= 1) & (drawn <= 10)).mean() == pytest.approx(0.3, abs=0.03)
-    assert ((drawn > 20) & (drawn <= 50)).mean() == pytest.approx(0.6, abs=0.03)
-    assert (drawn == 51).mean() == pytest.approx(0.1, abs=0.03)
-    assert not ((drawn > 10) & (drawn <= 20)).any()
-
-
 def test_lengths_past_the_models_longest_are_cut():
     assert lengths("lognormal:50,0.7", max_length=60).max() == 60
 
@@ -62,18 +46,12 @@ def test_a_distribution_that_cannot_be_read_says_what_is_wrong(distribution: str
         lengths(distribution)
 
 
-@pytest.mark.parametrize(
-    ("kind", "content"),
-    [
-        *(("file", content) for content in ("", "many\n", '{"id": 3}\n', "0\n", "true\n")),
-        ("histogram", "# TYPE other counter\nother_total 3\n"),
-    ],
-)
-def test_a_file_without_lengths_and_a_page_without_observations_are_refused(tmp_path: Path, kind: str, content: str):
+@pytest.mark.parametrize("content", ["", "many\n", '{"id": 3}\n', "0\n", "true\n"])
+def test_a_file_without_lengths_is_refused(tmp_path: Path, content: str):
     file = tmp_path / "lengths"
     file.write_text(content)
     with pytest.raises(ConfigurationError):
-        lengths(f"{kind}:{file}")
+        lengths(f"file:{file}")
 
 
 def test_values_are_short_decimals_of_the_features_asked_for():

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lengthwise.bench.exposition import Samples
 from lengthwise.bench.load import Measurement
+from lengthwise.bench.remote import Totals
 
 COMPUTED_PADDING: Final = "lengthwise_computed_padding_steps_total"
 PADDING_NOTE: Final = "padding: of all computed steps (and of rows x width, whether computed or skipped)"
@@ -71,7 +71,7 @@ class Figures:
 
 def figures(
     measurement: Measurement,
-    growth: Samples | None,
+    growth: Totals | None,
     *,
     load: str,
     seconds: float,
@@ -105,22 +105,22 @@ def figures(
         wrong=measurement.wrong if checked else None,
         padding_share=_padding_share(growth, computed=False) if growth else None,
         computed_padding_share=_padding_share(growth, computed=True) if growth else None,
-        rows_per_batch=growth.mean("lengthwise_batch_rows") if growth else None,
+        rows_per_batch=_rows_per_batch(growth) if growth else None,
         late_ms=float(np.percentile(late, 99) * 1e3) if late.size else 0.0,
         client_core_share=measurement.cpu_seconds / measurement.seconds,
         client_us_per_request=measurement.cpu_seconds / max(len(late), 1) * 1e6,
     )
 
 
-def _padding_share(growth: Samples, *, computed: bool) -> float | None:
-    steps = growth.by_label("lengthwise_steps_total", "kind")
-    padding = steps.get("padding", 0.0)
-    if computed:
-        if not growth.named(COMPUTED_PADDING):
-            return None
-        padding = growth.total(COMPUTED_PADDING)
-    total = steps.get("valid", 0.0) + padding
-    return padding / total if total else None
+def _padding_share(growth: Totals, *, computed: bool) -> float | None:
+    padding = growth.get((COMPUTED_PADDING, "") if computed else ("lengthwise_steps_total", "padding"))
+    total = growth.get(("lengthwise_steps_total", "valid"), 0.0) + (padding or 0.0)
+    return padding / total if padding is not None and total else None
+
+
+def _rows_per_batch(growth: Totals) -> float | None:
+    batches = growth.get(("lengthwise_batch_rows_count", ""))
+    return growth["lengthwise_batch_rows_sum", ""] / batches if batches else None
 
 
 def padding(row: Figures) -> str:

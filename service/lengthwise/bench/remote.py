@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import http.client
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import orjson
 
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.exposition import Samples
 from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
 
 _SECONDS = 10.0
+
+Totals: TypeAlias = Mapping[tuple[str, str], float]
+"""The samples of a page of metrics by name and label `kind`, summed over all other labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,19 @@ def refusals(target: ServerAddress) -> str | None:
     return f"serves no model: {reasons}" if reasons and not described["models"] else None
 
 
-def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Samples | None:
+def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Totals | None:
     """The service's metrics, or None where this port has none."""
+    from prometheus_client.parser import text_string_to_metric_families
+
     status, body = get(target, "/metrics", headers)
+    totals: dict[tuple[str, str], float] = defaultdict(float)
     try:
-        return Samples.parse(body.decode()) if status == 200 else None
+        for family in text_string_to_metric_families(body.decode()):
+            for sample in family.samples:
+                totals[sample.name, sample.labels.get("kind", "")] += sample.value
     except ValueError:
         return None
+    return dict(totals) if status == 200 else None
 
 
 def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:

@@ -108,21 +108,16 @@ class LoadSpec:
     warmup_seconds: float = 1.0  # before, not measured
     count: int | None = None  # most requests
     seed: int = 0
-    moments: Sequence[float] | None = None  # of the requests of a recorded load
 
     @property
     def name(self) -> str:
         """A description of the load."""
-        if self.moments is not None:
-            return f"{len(self.moments):,} recorded requests"
         if self.rate is None:
             return f"{self.concurrency} connection{'s' if self.concurrency > 1 else ''}"
         return f"{self.rate:,.0f} requests/s"
 
     def schedule(self) -> Schedule:
         """When its requests are due."""
-        if self.moments is not None:
-            return Schedule(self.moments[: self.count])
         if self.rate is None:
             return Schedule(seconds=self.seconds, count=math.inf if self.count is None else self.count)
         moments = arrival_moments(self.rate, self.seconds, np.random.default_rng(self.seed))
@@ -136,13 +131,13 @@ class LoadTest:
     target: ServerAddress
     requests: Sequence[bytes]  # sent in this order, and again from the start
     expected: Expected | None = None  # None where answers are not checked
-    sequences_per_request: float = 1  # on average
+    sequences_per_request: int = 1
     headers: dict[str, str] = field(default_factory=dict)  # of requests for metrics, such as a key
 
     def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
         """Runs one load: the warm-up, then the measurement."""
         if load.warmup_seconds:
-            warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1, moments=None)
+            warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1)
             self._load(warmup).run(load.concurrency)
         before = remote.metrics(self.target, self.headers)
         check = self.expected.is_right if self.expected else None
@@ -150,7 +145,7 @@ class LoadTest:
         after = remote.metrics(self.target, self.headers)
         return figures(
             measurement,
-            after.since(before) if before and after else None,
+            {key: value - before.get(key, 0.0) for key, value in after.items()} if before and after else None,
             load=load.name,
             seconds=load.seconds,
             offered_rate=load.rate,

@@ -6,7 +6,6 @@
 | `uniform:1,100` | each from 1 to 100 equally often |
 | `lognormal:50,0.7` | median 50, standard deviation 0.7 of the logarithm |
 | `file:PATH` | drawn from a file: a number a line, or JSON Lines with `length` or `steps` |
-| `histogram:PATH` | drawn from `lengthwise_sequence_length_steps` in a saved `/metrics` page |
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.bench.exposition import Samples
 from lengthwise.datasets.dataset import StepKind
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
 Lengths = NDArray[np.int64]
-LENGTH_HISTOGRAM = "lengthwise_sequence_length_steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +97,6 @@ def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArr
     return random.choice([_length(line) for line in lines], size=count).astype(np.float64)
 
 
-def _from_histogram(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-    bounds, counts = Samples.parse(_read(arguments)).buckets(LENGTH_HISTOGRAM)
-    if sum(counts) == 0:
-        raise ValueError(f"{arguments} has no observation of {LENGTH_HISTOGRAM}")
-    uppers = np.array(bounds)
-    lowers = np.concatenate([[0.0], uppers[:-1]]) + 1
-    # Sequences beyond the last finite bound are drawn just longer than it: the histogram has no more.
-    uppers = np.where(np.isfinite(uppers), uppers, lowers)
-    bucket = random.choice(len(counts), size=count, p=np.array(counts) / sum(counts))
-    # Within a bucket every length is as likely as any other.
-    return np.floor(random.uniform(lowers[bucket], np.maximum(uppers, lowers)[bucket] + 1))
-
-
 def _length(line: str) -> int:
     try:
         record = orjson.loads(line)
@@ -148,5 +132,4 @@ _DISTRIBUTIONS: dict[str, tuple[str, _Draw]] = {
     "uniform": ("uniform:SHORTEST,LONGEST", _uniform),
     "lognormal": ("lognormal:MEDIAN,SIGMA", _lognormal),
     "file": ("file:PATH", _from_file),
-    "histogram": ("histogram:PATH", _from_histogram),
 }

@@ -15,11 +15,11 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
-from lengthwise.bench import plots, remote, replay
+from lengthwise.bench import plots, remote
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import ServiceUnderLoad, served
 from lengthwise.bench.remote import RemoteModel
-from lengthwise.bench.trial import LoadSpec, LoadTest, RequestFormat, json_requests, prepare
+from lengthwise.bench.trial import LoadSpec, LoadTest, RequestFormat, prepare
 from lengthwise.bench.workload import draw_lengths, make_sequences
 from lengthwise.commands.command import Command
 from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut, reading_of
@@ -67,19 +67,13 @@ class BenchOptions(Options):
     request_count: int | None = Field(default=None, ge=1, description="Most requests in each load.")
     lengths: Annotated[str, Flag(metavar="DISTRIBUTION")] = Field(
         default="lognormal:50,0.7",
-        description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, file:PATH, or "
-        " histogram:PATH (a saved /metrics page).",
+        description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, or file:PATH.",
     )
     data: Annotated[str | None, Flag(metavar="FILE")] = Field(
         default=None, description="Send the sequences of this .jsonl, .ts, .csv or .parquet file instead."
     )
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
-    replay: Path | None = Field(
-        default=None,
-        description="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, "
-        "answers are not compared.",
-    )
     sequences: int = Field(default=1, ge=1, le=1024, description="Sequences in each request.")
     format: RequestFormat = Field(default="json", description="Form of the requests; binary holds one sequence each.")
     headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", pairs, several=True)] = Field(
@@ -115,27 +109,20 @@ class BenchOptions(Options):
         lengths = draw_lengths(self.lengths, count, model.max_length, random, min_length=model.min_length)
         return make_sequences(lengths, model.step, random)
 
-    def load_test(self, service: ServiceUnderLoad, progress: Progress) -> tuple[LoadTest, list[LoadSpec]]:
-        """The requests for a service's model, with the expected answers except of a recorded load, and the loads."""
+    def load_test(self, service: ServiceUnderLoad, progress: Progress) -> LoadTest:
+        """The requests for a service's model, with the expected answers."""
         model = remote.model(service.target, service.name, self.headers)
-        if self.replay is None:
-            sequences = self.sequences_for(model)
-            test = prepare(
-                service.target,
-                sequences,
-                form=self.format,
-                per_request=self.sequences,
-                fields=service.fields,
-                headers=self.headers,
-                check=self.check,
-                tick=ticker(progress, "each by itself", requests=len(sequences)),
-            )
-            return test, self.loads()
-        recorded = replay.read(self.replay, model.step, model=model.name)
-        requests = json_requests(service.target, recorded.requests, service.fields, self.headers)
-        mean = sum(map(len, recorded.requests)) / len(requests)
-        load = replace(self.loads()[0], moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))
-        return LoadTest(service.target, requests, None, mean, self.headers), [load]
+        sequences = self.sequences_for(model)
+        return prepare(
+            service.target,
+            sequences,
+            form=self.format,
+            per_request=self.sequences,
+            fields=service.fields,
+            headers=self.headers,
+            check=self.check,
+            tick=ticker(progress, "each by itself", requests=len(sequences)),
+        )
 
 
 @click.command(cls=Command)
@@ -150,18 +137,15 @@ def bench(where: str | None, options: BenchOptions) -> None:
     \f
 
     Raises:
-        UsageError: --replay is given with a rate or with --data.
         Exit: An answer was wrong or missing.
     """  # noqa: D301 - click wants a real form feed
     if options.plot is not None:
         importlib.import_module("matplotlib.figure")  # a missing package is reported before the load
-    if options.replay is not None and (options.request_rate is not None or options.data is not None):
-        raise click.UsageError("--replay has its own requests and times: it excludes --request-rate and --data")
-    title = f"{where or 'the bundled model'}, {options.replay or options.data or options.lengths}"
+    title = f"{where or 'the bundled model'}, {options.data or options.lengths}"
     console = Console(stderr=True)
     with progress_bar(console) as progress, served(where, options.serve, model=options.model) as service:
-        test, loads = options.load_test(service, progress)
-        rows = [test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
+        test = options.load_test(service, progress)
+        rows = [test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in options.loads()]
     if options.as_json:
         click.echo(orjson.dumps({"title": title, "loads": [row.to_json() for row in rows]}, option=orjson.OPT_INDENT_2))
     else:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import signal
 import traceback
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from lengthwise.errors import LengthwiseError, ModelError, missing_extra
 
+REMOVED: Final = {
+    ("bench", "--replay"): "records are a data file: --data FILE",
+}  # options of commands that were there once, and what to use now
 BAD = 1
 NOT_CHECKED = 2
 INTERRUPTED = 130
@@ -25,6 +28,20 @@ class Ended(SystemExit):
 
 class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code; a missing library names its extra."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """As click does it; the error for an option that is gone says what to use now.
+
+        Raises:
+            NoSuchOption: The command does not have the option.
+        """
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            now = REMOVED.get((str(self.name), error.option_name))
+            if now is not None:
+                context.fail(f"The option {error.option_name} is gone; {now}")
+            raise
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command. SIGTERM interrupts it as SIGINT does, so that unfinished output is removed.

@@ -1,28 +1,19 @@
-"""Records are good for something: a load is sent again, labels are joined, drift is shown."""
+"""Records are good for something: labels are joined, drift is shown."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from lengthwise.bench import replay
-from lengthwise.bench.workload import Input
-from lengthwise.commands.bench import bench
 from lengthwise.commands.cli import main
 from lengthwise.datasets import dataset
-from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import record_file, recorded
 from lengthwise.runtime.data_profile import DataProfile
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import manifest, model, serving
-from tests.support.small_server import SmallServer
-from tests.support.small_server import serving as small
-
-VALUES = Input("values", 2)
 
 
 async def record(folder: Path, *, calls: int = 4) -> None:
@@ -37,55 +28,6 @@ async def record(folder: Path, *, calls: int = 4) -> None:
                 sequences.append({"id": f"s{number}", "steps": steps})
                 number += 1
             assert (await service.predict({"sequences": sequences})).status_code == 200
-
-
-async def test_the_requests_come_back_as_they_were(tmp_path: Path) -> None:
-    await record(tmp_path)
-    load = replay.read(tmp_path, VALUES)
-    assert [len(request) for request in load.requests] == [1, 2, 1, 2]
-    assert load.moments[0] == 0
-    assert list(load.moments) == sorted(load.moments)
-    (path,) = tmp_path.glob("*.parquet")
-    steps = [record.steps.tolist() for record in dataset.read(path)]
-    assert [one.tolist() for request in load.requests for one in request] == steps
-
-
-async def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
-    await record(tmp_path)
-    with pytest.raises(ConfigurationError):
-        replay.read(tmp_path, Input("values", 3))
-    with pytest.raises(ConfigurationError):
-        replay.read(tmp_path, VALUES, model="others")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigurationError):
-        replay.read(tmp_path / "empty", VALUES)
-    (tmp_path / "other.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ConfigurationError):
-        replay.read(tmp_path / "other.parquet", VALUES)
-
-
-async def test_bench_sends_a_recording(tmp_path: Path) -> None:
-    await record(tmp_path, calls=6)
-    entry = {"model": "sums", "version": "1", "input": "values", "features": 2, "max_length": 64}
-    server = SmallServer(models=[entry])
-    result = replayed(server, "--replay", str(tmp_path))
-    assert result.exit_code == 0, result.output
-    (load,) = json.loads(result.stdout)["loads"]
-    assert load["load"] == "6 recorded requests"
-    assert load["answers"] == {"200": 6}
-    sent = [len(orjson.loads(body)["sequences"]) for body in server.bodies if body]
-    assert sorted(sent[-6:]) == [1, 1, 1, 2, 2, 2]
-
-
-def test_a_replay_excludes_other_loads(tmp_path: Path) -> None:
-    result = replayed(SmallServer(), "--replay", str(tmp_path), "--request-rate", "5")
-    assert result.exit_code == 2
-    assert "--replay has its own requests" in result.stderr
-
-
-def replayed(server: SmallServer, *arguments: str) -> Result:
-    with small(server) as target:
-        return CliRunner().invoke(bench, [target.url, "--warmup-seconds", "0", "--json", *arguments])
 
 
 class TestLabels:
