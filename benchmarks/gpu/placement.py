@@ -1,8 +1,9 @@
 """Section `placement`: which node runs where, and that the service rejects a node which the device cannot run.
 
 The assignment comes from onnxruntime itself, so the service's own check is checked too. The graph to be rejected is
-the same graph at opset 22: LSTM has a new schema there, for which the CUDA provider is not known to have a kernel, and
-onnxruntime moves such a node to the CPU without a message.
+the same graph with `clip` in its recurrent layers, which changes no number: cuDNN's layers do not have it, and
+onnxruntime moves such a node to the CPU without a message. (An opset is no such graph: onnxruntime-gpu 1.31 runs an
+LSTM of opset 22 on CUDA.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from benchmarks.gpu.stage import Graph, Stage
 from lengthwise.errors import ModelError
 from lengthwise.runtime.manifest import GRAPH_FILE
 
-_BEYOND_OPSET = 22
+_NEVER_REACHED = 1e6  # by the sums in a layer
 
 
 def measure(stage: Stage, figures: Figures) -> None:
@@ -48,6 +49,7 @@ def placed(file: Path | bytes, stage: Stage, graph: Graph) -> list[tuple[str, st
 
     device = stage.device(graph)
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # what it would warn of, the section tells
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = onnxruntime.InferenceSession(
         file if isinstance(file, bytes) else str(file),
@@ -69,13 +71,13 @@ def rejection(stage: Stage) -> str:
     if onnx is None:
         return "not tried: onnx is not installed"
     graph: Any = onnx.load(stage.directory("fp32") / GRAPH_FILE)
-    for opset in graph.opset_import:
-        if opset.domain in ("", "ai.onnx"):
-            opset.version = _BEYOND_OPSET
+    for node in graph.graph.node:
+        if node.op_type in ("LSTM", "GRU"):
+            node.attribute.append(onnx.helper.make_attribute("clip", _NEVER_REACHED))
     changed = graph.SerializeToString()
     try:
         stage.opened(changed, "fp32")
     except ModelError as error:
         return f"rejected: {error}"
     where = Counter(provider for _, _, provider in placed(changed, stage, "fp32"))
-    return f"NOT rejected at opset {_BEYOND_OPSET}: onnxruntime runs {dict(where)}"
+    return f"NOT rejected with clip in its recurrent layers: onnxruntime runs {dict(where)}"

@@ -17,7 +17,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.repository import loading
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.provider import DeviceChoice, choose
+from lengthwise.runtime.provider import PLAIN_CPU, DeviceChoice, choose
 from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
 from lengthwise_export.exporting.model_files import host_nodes
@@ -240,8 +240,26 @@ def test_the_promise_of_a_gpu_is_kept_for_the_next_start(choice: DeviceChoice, t
     assert loading.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
 
 
-def test_a_quantised_layer_is_refused_by_its_name(choice: DeviceChoice) -> None:
-    graph = precision.convert(onnx.load(BUNDLED / GRAPH_FILE), "int8")
-    listed = precision.manifest_at(MANIFEST, "int8").model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
-    with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*DynamicQuantizeLSTM"):
+def test_a_layer_that_the_gpu_cannot_run_is_refused_by_its_name(choice: DeviceChoice) -> None:
+    graph = onnx.load(BUNDLED / GRAPH_FILE)
+    for node in graph.graph.node:
+        if node.op_type == "LSTM":
+            node.attribute.append(onnx.helper.make_attribute("clip", 1e6))  # of cuDNN's layers none has it
+    listed = MANIFEST.model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
+    with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*\(LSTM\)"):
         Session(graph.SerializeToString(), listed, devices=choice.devices[:1])
+
+
+def test_an_int8_model_runs_there_with_its_weights_in_float32(choice: DeviceChoice) -> None:
+    content = precision.convert(onnx.load(BUNDLED / GRAPH_FILE), "int8")
+    listed = precision.manifest_at(MANIFEST, "int8").model_copy(update={"host_nodes": host_nodes(content, "lengths")})
+    graph = content.SerializeToString()
+    batch = pad(sequences(16, seed=3))
+    expected = Session(graph, listed, devices=(PLAIN_CPU,)).run(batch).logits
+    found = Session(graph, listed, devices=choice.devices[:1]).run(batch).logits
+    assert np.abs(found - expected).max() < ROUNDING * np.abs(expected).max()
+
+
+def test_opening_a_session_prints_nothing(choice: DeviceChoice, capfd: pytest.CaptureFixture[str]) -> None:
+    Session.load(BUNDLED, MANIFEST, devices=choice.devices[:1])
+    assert capfd.readouterr().err == ""

@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 
@@ -13,6 +14,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.placement import PlacedNode
 from lengthwise.runtime.provider import PROVIDERS, Device
 from lengthwise.runtime.session import Session
+from lengthwise_export.onnx_graphs import precision
 from tests.support.fake_device import ELSEWHERE
 from tests.support.model_directories import BUNDLED
 
@@ -95,6 +97,30 @@ def test_a_session_on_cuda_is_asked_for_without_fallback_with_its_options_and_th
     assert not reporting.opened.options.enable_mem_pattern
     assert session.provider == "CUDAExecutionProvider, NVIDIA H200"
     assert session.clock is time.perf_counter
+
+
+def test_a_device_is_opened_without_warnings_and_the_cpu_leaves_the_log_of_onnxruntime_alone(
+    reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
+):
+    severities: list[int] = []
+    monkeypatch.setattr("lengthwise.runtime.opening.onnxruntime.set_default_logger_severity", severities.append)
+    Session.load(BUNDLED, Manifest.read(BUNDLED))
+    assert severities == []
+    load()
+    assert severities == [3]  # errors are printed
+    assert reporting.opened.options.log_severity_level == 3
+
+
+def test_weights_at_int8_that_a_device_makes_float32_are_told(
+    reporting: type[Reporting], caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    load()
+    assert "int8 weights" not in caplog.text
+    graph = precision.convert(onnx.load(BUNDLED / GRAPH_FILE), "int8")
+    session = Session(graph.SerializeToString(), Manifest.read(BUNDLED), devices=[GPU])
+    assert session.kernels == "onnxruntime"
+    assert "its int8 weights become float32 in every run" in caplog.text
 
 
 def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu_and_never_the_session(

@@ -35,6 +35,8 @@ INTEGER: Final = "int8 "
 """What comes before the instruction set of the integer kernels."""
 FIXED: Final = "fixed "
 """What comes before the instruction set of `fixed_kernels`."""
+_ERRORS: Final = 3
+"""The lowest severity of what onnxruntime prints. It would warn of nodes on the CPU and of copies: see `placement`."""
 _NO_FOLDER: Final = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -83,6 +85,8 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
     if device.provider != CPU_DEVICE.provider:
         _check_placement(plain, device.provider.execution_provider, manifest)
     content = source.content()
+    if device.provider.bound and b"DequantizeLinear" in content:
+        log.info("%s: its int8 weights become float32 in every run: integer kernels are for the CPU", manifest.key)
     is_recurrent = any(name in content for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
     own = None
     if device.recurrent_kernels and is_recurrent:
@@ -182,7 +186,7 @@ def _options(threads: int, provider: Provider) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = _ERRORS
     # Threads that wait must not spin on a core that the event loop needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in provider.session.items():
@@ -210,6 +214,9 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
         options.add_external_initializers_from_files_in_memory(
             list(source.weights), contents, [len(content) for content in contents]
         )
+    if device.provider.bound:
+        # It warns that no plugin has the device, and takes the provider that was asked for. Errors are still printed.
+        onnxruntime.set_default_logger_severity(_ERRORS)
     # With the fallback, onnxruntime would open the session on the CPU if the provider fails.
     session = onnxruntime.InferenceSession(graph, options, providers=[named], enable_fallback=0)
     if hasattr(session, "_model_bytes"):

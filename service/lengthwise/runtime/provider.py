@@ -190,7 +190,7 @@ def choose(
     others = len(driver.gpus) - len(alike)
     left_out = f"; {others} of another kind left out" if others else ""
     why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-    return DeviceChoice(gpus, f"{why}; GPUs are experimental: no release has been tried on one{left_out}")
+    return DeviceChoice(gpus, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{left_out}")
 
 
 def processor_with(recurrent_kernels: bool | None) -> Device:
