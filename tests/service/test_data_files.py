@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import lengthwise
 from lengthwise.connections.api_keys import Keys
 from lengthwise.datasets import dataset, text_files
 from lengthwise.datasets.column_roles import ColumnNames
@@ -121,8 +122,37 @@ def test_a_block_ends_where_an_id_does(tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", table())
     assert [len(block.lines) for block in text_files.read_csv(path, id_of=lambda _: "id")] == [8, 8, 8]
     assert [len(block.lines) for block in text_files.read_csv(path)] == [24]
+    said: list[str] = []
     apart = write(tmp_path / "a.csv", table() + "s0,9,1,a\n")
-    assert [len(block.lines) for block in text_files.read_csv(apart, id_of=lambda _: "id")] == [25]
+    assert [len(block.lines) for block in text_files.read_csv(apart, id_of=lambda _: "id", say=said.append)] == [25]
+    assert said == [
+        f"warning: {apart}: the rows of one 'id' do not stand together, so the whole table is held in memory, many "
+        "times the size of the file: sort it by 'id'"
+    ]
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("more", ["", "s0,9,1,a\n"], ids=["together", "apart"])
+def test_a_large_table_that_is_not_sorted_by_its_id_is_warned_of(tmp_path: Path, more: str) -> None:
+    said: list[str] = []
+    path = write(tmp_path / "d.csv", table() + more)
+    assert len([*dataset.entries(path, reading=dataset.Reading(per_step=False, say=said.append))]) == 6
+    assert sum("sort it by 'id'" in line for line in said) == bool(more)
+
+
+@pytest.mark.parametrize("words", [("go", "stop"), ("go", "?")], ids=["words", "some missing"])
+def test_a_column_of_words_may_be_the_label(tmp_path: Path, words: tuple[str, str]) -> None:
+    rows = "".join(f"s{n},{t},0.{t},{words[n % 2]}\n" for n in range(4) for t in range(3))
+    path = write(tmp_path / "d.csv", f"id,t,x,way\n{rows}")
+    with pytest.raises(ConfigurationError) as told:
+        read(path)
+    assert (
+        "the column 'way' holds 'go', a str, and no numbers: say which columns are the features (values); if it is the "
+        "label, say label='way' (--column label=way)"
+    ) in str(told.value)
+    assert read(path, label="way")[0][0].label == "go"
+    with pytest.raises(ConfigurationError, match="--column label=way"):
+        lengthwise.sequences(pandas.read_csv(path))
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -244,6 +244,28 @@ def test_labels_of_steps_may_be_lists_too() -> None:
     assert lengthwise.sequences(LISTS.assign(label=[["u", "v"], ["v"]])).labels == [["u", "v"], ["v"]]
 
 
+def test_a_list_of_times_orders_the_labels_of_steps_too() -> None:
+    lists = pandas.DataFrame({"t": [[1, 0], [0, 1]], "label": [["u", "v"], ["v", "v"]], "x": [[1.5, 0.5], [2.0, 3.0]]})
+    found = lengthwise.sequences(lists)
+    assert [one.steps.tolist() for one in found] == [[0.5, 1.5], [2.0, 3.0]]
+    assert found.labels == [["v", "u"], ["v", "v"]]
+
+
+@pytest.mark.parametrize("form", [pandas.DataFrame, polars.DataFrame, pa.table])
+def test_lists_of_one_label_each_are_its_label(form: Callable[[Any], Any]) -> None:
+    lists = {"id": ["a", "b"], "x": [[0.5, 1.5], [2.0]], "label": [["u", "u"], ["v"]]}
+    assert lengthwise.sequences(form(lists)).labels == ["u", "v"]
+    assert lengthwise.sequences(form(lists | {"label": [["u", "v"], ["v"]]})).labels == [["u", "v"], ["v"]]
+
+
+@pytest.mark.parametrize("form", [pandas.DataFrame, polars.DataFrame, pa.table])
+def test_a_column_with_lists_of_words_may_be_the_label(form: Callable[[Any], Any]) -> None:
+    lists = form({"id": ["a", "b"], "x": [[0.5, 1.5], [2.0]], "way": [["u", "u"], ["v"]]})
+    with pytest.raises(ConfigurationError, match=r"the column 'way' holds 'u', .* say label='way'"):
+        lengthwise.sequences(lists)
+    assert lengthwise.sequences(lists, label="way").labels == ["u", "v"]
+
+
 @pytest.mark.parametrize("form", FORMS, ids=["pandas", "polars", "arrow"])
 def test_lists_of_different_lengths_name_their_row(form: Callable[[pandas.DataFrame], Any]) -> None:
     with pytest.raises(InvalidSequences, match="sequence 1: 'b' has 2 values in its list, and 'a' 1") as told:

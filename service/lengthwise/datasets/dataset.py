@@ -202,7 +202,7 @@ def entries(
     elif name.endswith((".jsonl", ".jsonl.gz")):
         found = json_lines(path, kind, advance, reading.columns.inputs)
     elif name.endswith(CSV_SUFFIXES):
-        blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading))
+        blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.say)
         found = _table(path, kind, blocks, reading)
     elif name.endswith(".ts"):
         if kind == "tokens":

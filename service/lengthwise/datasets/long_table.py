@@ -118,7 +118,7 @@ def _sequences(
     of_row = np.array([places[name] for name in ids], dtype=np.intp)
     order = _order(of_row, columns, found)
     bounds = np.searchsorted(of_row[order], np.arange(len(places) + 1))
-    numbers = [numbers_of(columns[name], name) for name in found.values]
+    numbers = [feature_of(columns[name], name) for name in found.values]
     wrong: dict[int, str] = {}
     for _, bad in reversed(numbers):
         wrong |= bad
@@ -308,10 +308,7 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
             pass
         present = [cell for cell in cells if not _is_missing(cell)]
         shown = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))
-        raise ConfigurationError(
-            f"the column {name!r} holds {str(shown)[:_MOST_SHOWN]!r}, a {type(shown).__name__}, and no numbers: say "
-            f"which columns are the features (values){_AS_TEXT if str(shown).startswith('[') else ''}"
-        )
+        raise ConfigurationError(no_numbers(name, shown))
     found = np.full(len(cells), np.nan)
     wrong: dict[int, str] = {}
     for row, cell in enumerate(cells):
@@ -323,6 +320,33 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
                 hint = _COMMA if re.fullmatch(r"-?\d*,\d+", text) else _AS_TEXT if text.startswith("[") else ""
                 wrong[row] = f"{text[:_MOST_SHOWN]!r} in the column {name!r} is not a number{hint}"
     return found, wrong
+
+
+def no_numbers(name: str, cell: Any) -> str:
+    """What is said of a column that holds no numbers, such as `cell`; it may be the label."""
+    text, label = str(cell), ""
+    if text.startswith("["):
+        label = _AS_TEXT
+    elif isinstance(cell, str):
+        label = f"; if it is the label, say label={name!r} (--column label={name})"
+    return (
+        f"the column {name!r} holds {text[:_MOST_SHOWN]!r}, a {type(cell).__name__}, and no numbers: say which columns "
+        f"are the features (values){label}"
+    )
+
+
+def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
+    """The same of the column of a feature.
+
+    Raises:
+        ConfigurationError: A column of a file holds words only.
+    """
+    numbers, wrong = numbers_of(cells, name)
+    if wrong and len(wrong) == sum(cell.strip().lower() not in MISSING for cell in cells):
+        row = next(iter(wrong))
+        if wrong[row].endswith("is not a number"):  # no list as text, and no decimal comma
+            raise ConfigurationError(no_numbers(name, cells[row].strip()))
+    return numbers, wrong
 
 
 def labels_of(cells: Cells, name: str) -> list[Any]:

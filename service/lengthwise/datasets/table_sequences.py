@@ -12,7 +12,7 @@ a   0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells withou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -33,7 +33,11 @@ _FEWEST_STEPS: Final = 3  # columns of a table whose rows are sequences
 def sequences(
     columns: TableColumns, given: ColumnNames, wrong: Mapping[int, str] | None = None, **how: Any
 ) -> tuple[list[long_table.LongSequence], Roles]:
-    """The sequences of a table, and what each column is; arguments and errors as those of `long_table.sequences`."""
+    """The sequences of a table, and what each column is; arguments as those of `long_table.sequences`.
+
+    Raises:
+        ConfigurationError: It is not clear what the columns are, or one that is a feature holds words.
+    """
     wrong = dict(wrong or {})
     given = _wide(columns, given)
     lists = [name for name in lists_in(columns) if name not in given.all and not is_no_feature(name)]
@@ -52,18 +56,36 @@ def sequences(
     found = replace(found, time=found.time if has_times else None, row="sequence")
     ids = None if found.id is None else long_table.ids_of(columns[found.id], found.id)
     labels = None if found.label is None else long_table.labels_of(columns[found.label], found.label)
+    for name in found.values if len(found.values) > 1 else ():
+        word = next((one for cell in columns[name] if is_list(cell) for one in cell), None)
+        if isinstance(word, str):
+            raise ConfigurationError(long_table.no_numbers(name, word))
     made = []
     for row in range(len(columns[lists[0]])):
+        label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
         steps: NDArray[Any] = np.empty((0, 1))
         try:
-            steps = _steps({name: columns[name][row] for name in (*found.values, found.time) if name}, found.time)
+            steps, order = _steps(
+                {name: columns[name][row] for name in (*found.values, found.time) if name}, found.time
+            )
+            if isinstance(label, list) and len(label) == len(order):
+                label = [label[step] for step in order]
         except (ValueError, ConfigurationError) as error:
             wrong.setdefault(row, str(error))
-        label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
         problem = (row, wrong[row]) if row in wrong else None
         name = str(row) if ids is None else ids[row]
         made.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, found))
-    return made, found
+    return made if how.get("per_step") else [*_of_one_label(made)], found
+
+
+def _of_one_label(made: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
+    """The same; where every sequence has the same label at each of its steps, as from `agg`, it has that one."""
+    is_of_one = all(
+        isinstance(one.label, list) and len(one.label) == len(one.steps) and len({*map(str, one.label)}) == 1
+        for one in made
+    )
+    for one in made:
+        yield replace(one, label=one.label[0]) if is_of_one else one
 
 
 def lists_in(columns: TableColumns) -> list[str]:
@@ -76,8 +98,8 @@ def is_list(cell: Any) -> bool:
     return isinstance(cell, list | tuple) or getattr(cell, "ndim", 0) > 0 or hasattr(cell, "to_list")
 
 
-def _steps(cells: Mapping[str, Any], time: str | None) -> NDArray[Any]:
-    """The steps of one row, in the order of their times.
+def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Sequence[int]]:
+    """The steps of one row, in the order of their times, and that order.
 
     Raises:
         ValueError: A cell is not a list, a list is empty, or the lists differ in length.
@@ -94,9 +116,9 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> NDArray[Any]:
         raise ValueError("a sequence has at least one step")
     steps = np.column_stack(arrays) if len(arrays) > 1 else arrays[0]
     if time is None:
-        return steps
-    keys = long_table.sortable(Texts(map(str, cells[time])), time)
-    return steps[np.argsort(keys, kind="stable")]
+        return steps, range(len(steps))
+    order = np.argsort(long_table.sortable(Texts(map(str, cells[time])), time), kind="stable")
+    return steps[order], order.tolist()
 
 
 def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
@@ -160,7 +182,7 @@ def _separator(names: Sequence[str]) -> str:
 
 def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
     """The values of each row in these columns, up to the last one that is there; `wrong` gets why a row has none."""
-    numbers = [long_table.numbers_of(columns[name], name) for name in names]
+    numbers = [long_table.feature_of(columns[name], name) for name in names]
     for _, bad in numbers:
         wrong.update({row: why for row, why in bad.items() if row not in wrong})
     matrix = np.column_stack([array for array, _ in numbers])

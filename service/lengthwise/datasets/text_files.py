@@ -206,11 +206,16 @@ class TextColumns(NamedTuple):
 CsvRow = tuple[int, list[str]]  # the number of its last line, from 1, and its cells
 
 
-def read_csv(path: Path, advance: Advance = lambda _share: None, id_of: IdOf = lambda _: None) -> Iterator[TextColumns]:
+def read_csv(
+    path: Path,
+    advance: Advance = lambda _share: None,
+    id_of: IdOf = lambda _: None,
+    say: Callable[[str], object] = lambda _line: None,
+) -> Iterator[TextColumns]:
     """The rows of a CSV file, in blocks that end where another id begins; all in one if `id_of` knows no id's column.
 
     The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows; where
-    the rows of an id do not stand together, the file is one block too.
+    the rows of an id do not stand together, the file is one block too, and `say` gets a warning.
 
     Raises:
         ConfigurationError: The file is empty.
@@ -226,6 +231,11 @@ def read_csv(path: Path, advance: Advance = lambda _share: None, id_of: IdOf = l
     name = id_of(_text_columns(head, block[:_SNIFFED]).columns) if len(block) >= most else None
     place = len(head) if name is None else head.index(name)
     is_sorted = name is not None and _stand_together(path, place)
+    if name is not None and not is_sorted:
+        say(
+            f"warning: {path}: the rows of one {name!r} do not stand together, so the whole table is held in memory, "
+            f"many times the size of the file: sort it by {name!r}"
+        )
     for row in rows:
         if is_sorted and len(block) >= most and row[1][place : place + 1] != block[-1][1][place : place + 1]:
             yield _text_columns(head, block)
