@@ -36,7 +36,7 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.workload import json_body
 from lengthwise.commands.cli import main as lengthwise_command
-from lengthwise.http.server import serve
+from lengthwise.processes.server import serve
 from lengthwise.settings import Settings
 
 FEATURES: Final = 12

@@ -49,10 +49,10 @@ OPENED = 4
 CALLERS = 64  # over gRPC
 STEPS = 50  # of each of their sequences
 _MAIN = "from lengthwise.commands.cli import main; main()"
-_FIRST_COME = "from lengthwise.http.worker import Worker; Worker.accept_delay = lambda *_: 0.0; "
+_FIRST_COME = "from lengthwise.processes.worker import Worker; Worker.accept_delay = lambda *_: 0.0; "
 _HASHED = """
 import contextlib, socket, sys
-from lengthwise.http import supervisor, worker
+from lengthwise.processes import supervisor, worker
 port = int(sys.argv[sys.argv.index("--port") + 1])
 def bound():
     held = supervisor._reserved("127.0.0.1", port, check=False)

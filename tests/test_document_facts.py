@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lengthwise import errors
+from lengthwise.application import pages
+from lengthwise.application.app import Application
 from lengthwise.commands.serve import JsonLines
 from lengthwise.decoding import options
 from lengthwise.grpc.infer import CODES
-from lengthwise.http import pages
-from lengthwise.http.app import Application
 from lengthwise.runtime.provider import PROVIDERS
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings

@@ -47,9 +47,9 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.opening"},
-    "fastapi": {f"http.{name}" for name in ("app", "health", "operations", "server")},
+    "fastapi": {"processes.server", *(f"application.{name}" for name in ("app", "health", "operations"))},
     "grpc": {f"grpc.{name}" for name in ("calls", "infer", "server", "transport")},
-    "uvicorn": {"http.server", "http.connection", "http.timed_connection"},
+    "uvicorn": {"processes.server", "http.connection", "http.timed_connection"},
     "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.remote"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
@@ -208,7 +208,7 @@ def _words(path: Path) -> Iterator[str]:
 def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
     known = {name for path in modules(EXPORTER).values() for name in imports(path) if name.startswith("lengthwise.")}
     rooms = {room("lengthwise", name.removeprefix("lengthwise.")) for name in known}
-    assert not rooms & {"http", "protocols", "serving", "connections", "telemetry"}
+    assert not rooms & {"http", "application", "processes", "protocols", "serving", "connections", "telemetry"}
     assert not known & {
         "lengthwise.batching.batcher",
         "lengthwise.decoding.json_body",

@@ -95,7 +95,7 @@ def test_a_check_of_a_module_needs_no_exporter() -> None:
 )
 def test_a_service_loads_the_console_and_monitoring_where_they_are_on(options: str, loaded: list[str]) -> None:
     program = (
-        f"import sys, lengthwise, lengthwise.http.server; lengthwise.make_app(lengthwise.Settings({options})); "
+        f"import sys, lengthwise, lengthwise.processes.server; lengthwise.make_app(lengthwise.Settings({options})); "
         f"print([name for name in {OF_A_SERVICE} if name in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)

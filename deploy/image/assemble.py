@@ -43,7 +43,14 @@ UNUSED_PATHS = (
 )
 AS_SHIPPED = ("nvidia", "onnxruntime")  # nothing to gain, and the CUDA libraries could not be tried afterwards
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "ensurepip")
-SERVED = ("lengthwise", "lengthwise.__main__", "lengthwise.http.server", "uvloop", "httptools", "uvicorn.lifespan.on")
+SERVED = (
+    "lengthwise",
+    "lengthwise.__main__",
+    "lengthwise.processes.server",
+    "uvloop",
+    "httptools",
+    "uvicorn.lifespan.on",
+)
 
 
 def packages(folder: Path) -> None:

@@ -57,17 +57,17 @@ _MODULES = {
     "PreparedSequences": "lengthwise.client.bodies",
     "Scorer": "lengthwise.scoring.scorer",
     "Settings": "lengthwise.settings",
-    "make_app": "lengthwise.http.app",
+    "make_app": "lengthwise.application.app",
     "sequences": "lengthwise.datasets.given",
 }
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, Predictions, load
+    from lengthwise.application.app import make_app
     from lengthwise.client.bodies import PreparedSequences
     from lengthwise.client.client import AsyncClient, Client
     from lengthwise.datasets.given import GivenSequences, sequences
-    from lengthwise.http.app import make_app
     from lengthwise.scoring.scorer import Scorer
     from lengthwise.settings import Settings
 

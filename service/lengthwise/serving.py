@@ -45,8 +45,8 @@ from lengthwise.telemetry.snapshots import Snapshot, without_zeros
 from lengthwise.versions import Key, Policy
 
 if TYPE_CHECKING:
-    from lengthwise.http.worker import Worker
     from lengthwise.monitoring.monitoring import Monitoring
+    from lengthwise.processes.worker import Worker
     from lengthwise.telemetry.tracing import Trace, Tracer
 
 log = logging.getLogger("lengthwise.serving")

@@ -359,7 +359,7 @@ def passed_to_worker(task: dict[str, Any]) -> dict[str, str]:
 
 @functools.cache
 def worker_task() -> dict[str, Any] | None:
-    """What `http.supervisor` started this process for; None if it is no worker."""
+    """What `processes.supervisor` started this process for; None if it is no worker."""
     task: dict[str, Any] | None = json.loads(os.environ.pop(_WORKER_VARIABLE, "null"))
     if task is not None:
         share_among(task["workers"])

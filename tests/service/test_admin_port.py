@@ -10,13 +10,13 @@ import httpx
 import orjson
 import pytest
 
+from lengthwise.application.app import make_admin_app
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input
 from lengthwise.connections.limits import ADMIN_CONNECTIONS
-from lengthwise.http.app import make_admin_app
 from tests.support.grpc_calls import listening
 from tests.support.numpy_models import manifest, model, samples, serving
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from lengthwise.application.app import Application
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import Application
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings

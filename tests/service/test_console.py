@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from lengthwise.application import pages
+from lengthwise.application.app import make_admin_app
 from lengthwise.console import page
-from lengthwise.http import pages
-from lengthwise.http.app import make_admin_app
 from lengthwise.protocols.predict import media_types
 from lengthwise.reports.templates import look
 from lengthwise.repository.contents import Refusal
@@ -139,7 +139,7 @@ async def test_the_state_says_what_is_served_refused_and_allowed() -> None:
 
 
 def test_reading_files_is_loaded_by_nobody_who_uploads_none() -> None:
-    program = "import sys, lengthwise.http.app; print([name for name in sys.modules if 'upload' in name])"
+    program = "import sys, lengthwise.application.app; print([name for name in sys.modules if 'upload' in name])"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
 

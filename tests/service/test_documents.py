@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
+from lengthwise.application import bodies, pages
 from lengthwise.decoding import json_body
 from lengthwise.errors import RequestError
-from lengthwise.http import bodies, pages
 from lengthwise.runtime.manifest import Manifest
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.numpy_models import MANIFESTS, OneModel, Service, manifest, model, serving

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.http import ending
-from lengthwise.http.ending import LastResort, leave_behind
+from lengthwise.processes import ending
+from lengthwise.processes.ending import LastResort, leave_behind
 from lengthwise.settings import bundled_models
 from tests.support.doors import certificate
 from tests.support.model_directories import place

@@ -18,9 +18,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lengthwise
+from lengthwise.application.app import Application
+from lengthwise.application.gate import NO_LIFESPAN
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import Application
-from lengthwise.http.gate import NO_LIFESPAN
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.http_lines import BEARER, GOOD, net

@@ -23,6 +23,7 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from lengthwise.application.app import Application
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.bench.launch import free_port
 from lengthwise.decoding.calls import Call
@@ -31,7 +32,6 @@ from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.grpc.server import GrpcServer
-from lengthwise.http.app import Application
 from lengthwise.protocols.endpoint import MAX_FIELDS
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving

@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from lengthwise.application.app import Application
+from lengthwise.application.gate import NO_LIFESPAN
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import Application
-from lengthwise.http.gate import NO_LIFESPAN
 from lengthwise.repository import judging, registry
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel

@@ -19,13 +19,13 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
+from lengthwise.application.app import Application
 from lengthwise.bench.launch import free_port
 from lengthwise.commands.cli import main as commands
 from lengthwise.connections.listener import Listener
 from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import Application
-from lengthwise.http.server import Server, serve
+from lengthwise.processes.server import Server, serve
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.server_process import ServerProcess, request, started, well_afterwards

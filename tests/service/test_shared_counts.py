@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.http.worker import (
+from lengthwise.processes.worker import (
     ENDING,
     GIVE_WAY_SECONDS,
     NOT_READY_SECONDS,

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from lengthwise.application.app import Application
 from lengthwise.errors import ModelError
-from lengthwise.http.app import Application
 from lengthwise.repository import judging, scan
 from lengthwise.repository.judging import Judged, JudgeTask
 from lengthwise.repository.stopping import Stopping

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from lengthwise.connections.listener import context
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.server import serve
+from lengthwise.processes.server import serve
 from lengthwise.settings import Settings, flag
 from tests.support.server_process import started
 

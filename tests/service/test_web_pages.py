@@ -7,9 +7,9 @@ import httpx
 import orjson
 import pytest
 
+from lengthwise.application.app import make_admin_app
 from lengthwise.connections.web_pages import WebPages
 from lengthwise.errors import Forbidden, Misdirected
-from lengthwise.http.app import make_admin_app
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.server_process import ServerProcess, started
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lengthwise.application.app import make_app
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
-from lengthwise.http import worker_count
-from lengthwise.http.app import make_app
-from lengthwise.http.worker_count import count_workers
+from lengthwise.processes import worker_count
+from lengthwise.processes.worker_count import count_workers
 from lengthwise.runtime.provider import PROVIDERS, Device, DeviceChoice
 from lengthwise.settings import Settings, bundled_models
 from tests.support.server_process import started

@@ -18,7 +18,7 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
-from lengthwise.http.supervisor import EARLY_SECONDS, MOST_EARLY
+from lengthwise.processes.supervisor import EARLY_SECONDS, MOST_EARLY
 from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
 from tests.support import proc
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lengthwise.http.worker import Channel
+from lengthwise.processes.worker import Channel
 from tests.support import proc
 from tests.support.model_directories import place
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started

@@ -20,10 +20,10 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
-from lengthwise.http import worker
-from lengthwise.http.supervisor import MOST_EARLY, Place, Supervisor
-from lengthwise.http.worker import shared_file
-from lengthwise.http.worker_count import WorkerCount
+from lengthwise.processes import worker
+from lengthwise.processes.supervisor import MOST_EARLY, Place, Supervisor
+from lengthwise.processes.worker import shared_file
+from lengthwise.processes.worker_count import WorkerCount
 from lengthwise.settings import Settings, bundled_models
 from tests.support import proc
 from tests.support.doors import certificate

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.listener import KeptAlive
-from lengthwise.http.server import protocol
+from lengthwise.processes.server import protocol
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import Service, held_batch, manifest, model, serving
 

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import numpy as np
 
+from lengthwise.application.app import Application
 from lengthwise.batching.cost import CostTable
 from lengthwise.errors import ModelNotFound, NotReady
-from lengthwise.http.app import Application
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.loading import LoadedModel

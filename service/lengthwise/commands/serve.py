@@ -43,8 +43,8 @@ def serve(**flags: Any) -> None:
     try:
         settings = Settings.load(**flags)
         configure_logging(settings)
-        from lengthwise.http.server import serve as run  # help needs no web server
-        from lengthwise.http.worker_count import ONE_PROCESS, count_workers
+        from lengthwise.processes.server import serve as run  # help needs no web server
+        from lengthwise.processes.worker_count import ONE_PROCESS, count_workers
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reads the models, there is nothing to read again
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
@@ -68,7 +68,7 @@ def _is_said_elsewhere(error: BaseException) -> bool:
     if task["restarts"]:
         return False
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
-    from lengthwise.http.worker import SharedMemory
+    from lengthwise.processes.worker import SharedMemory
 
     return not SharedMemory(task["memory"], task["workers"]).is_first(task["place"], repr(error))
 

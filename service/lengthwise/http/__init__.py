@@ -1,1 +1,1 @@
-"""HTTP: connections, the application with its routes, and the server process with its shutdown."""
+"""HTTP connections: requests read within bounds, ordinary calls answered without ASGI."""

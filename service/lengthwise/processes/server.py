@@ -25,16 +25,16 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from lengthwise.application.app import Application, make_admin_app
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
 from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, to_try
 from lengthwise.connections.listener import KeptAlive, Listener, context, listening
-from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
-from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.http.fast_path import FastPath
-from lengthwise.http.supervisor import supervise
-from lengthwise.http.worker import Worker
-from lengthwise.http.worker_count import ONE_PROCESS, WorkerCount
+from lengthwise.processes.ending import LastResort, leave_behind
+from lengthwise.processes.supervisor import supervise
+from lengthwise.processes.worker import Worker
+from lengthwise.processes.worker_count import ONE_PROCESS, WorkerCount
 from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving

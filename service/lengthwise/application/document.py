@@ -1,7 +1,7 @@
 """`/openapi.json`: what FastAPI does not know of the operations, whose bodies and parameters it does not read.
 
-An operation is described where its route is (`http.operations`, `http.health`), with `operation`. `completed` adds the
-schemas, what paths name, and examples of the models that are served now.
+An operation is described where its route is (`application.operations`, `application.health`), with `operation`.
+`completed` adds the schemas, what paths name, and examples of the models that are served now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import PlainTextResponse, Response
 
-from lengthwise.http import bodies, schemas
+from lengthwise.application import bodies, schemas
 from lengthwise.protocols import kserve
 from lengthwise.runtime.manifest import Manifest
 

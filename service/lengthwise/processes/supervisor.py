@@ -32,7 +32,7 @@ from typing import IO, Any, Final
 
 from lengthwise.connections.limits import announce
 from lengthwise.connections.listener import listening, reserved
-from lengthwise.http.worker import (
+from lengthwise.processes.worker import (
     ABSENT,
     BEAT_SECONDS,
     ENDING,
@@ -43,7 +43,7 @@ from lengthwise.http.worker import (
     SharedMemory,
     shared_file,
 )
-from lengthwise.http.worker_count import WorkerCount
+from lengthwise.processes.worker_count import WorkerCount
 from lengthwise.repository.judge_process import SIGNALS, Verdicts
 from lengthwise.repository.modest import memory_bytes
 from lengthwise.settings import Settings, flag, passed_to_worker

@@ -12,10 +12,10 @@ from typing import Final
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lengthwise.application import pages
+from lengthwise.application.operations import Inference
+from lengthwise.application.pages import path_of
 from lengthwise.errors import RequestError, Unauthorized
-from lengthwise.http import pages
-from lengthwise.http.operations import Inference
-from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, problems
 from lengthwise.protocols.body import headers_of
 from lengthwise.serving import Serving

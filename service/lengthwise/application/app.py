@@ -34,10 +34,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
+from lengthwise.application import document, health, operations, pages, schemas
+from lengthwise.application.gate import OPEN, Gate
+from lengthwise.application.pages import path_of
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
-from lengthwise.http import document, health, operations, pages, schemas
-from lengthwise.http.gate import OPEN, Gate
-from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.endpoint import Endpoint

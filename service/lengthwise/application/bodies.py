@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, RootModel, WithJsonSchema
 
+from lengthwise.application.schemas import ABSENT, Schema
 from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
 from lengthwise.decoding.sent_steps import FLOAT32_BEYOND
-from lengthwise.http.schemas import ABSENT, Schema
 from lengthwise.protocols import tensor_specs
 from lengthwise.runtime.manifest import Manifest
 

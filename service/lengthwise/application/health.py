@@ -10,9 +10,9 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
+from lengthwise.application import document, pages, schemas
+from lengthwise.application.document import operation
 from lengthwise.errors import Draining, NotReady, RequestError
-from lengthwise.http import document, pages, schemas
-from lengthwise.http.document import operation
 from lengthwise.protocols import kserve
 from lengthwise.repository.contents import listed
 from lengthwise.repository.registry import ServedModel

@@ -15,12 +15,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
+from lengthwise.application import bodies, document, schemas
+from lengthwise.application.document import Responses, errors, operation
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
-from lengthwise.http import bodies, document, schemas
-from lengthwise.http.document import Responses, errors, operation
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint

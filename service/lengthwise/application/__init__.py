@@ -1,0 +1,1 @@
+"""The application and its routes: operations with their schema, probes, keys, pages for browsers."""

@@ -1,0 +1,1 @@
+"""The server process and its shutdown, and several workers with their parent."""
