@@ -186,7 +186,10 @@ def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_and_allocate
     assert isinstance(model.cost, BucketedCosts)
     assert model.cost.clock is time.perf_counter
     count, first = len(model.buckets.shapes()), len(model.buckets.first_shapes())
-    assert any(f"; {first} of {count} shapes run before the first request" in line for line in caplog.messages)
+    before = min(first, buckets.BEFORE_READY)
+    line = f"; {before} of {count} shapes ran, the next {first - before} run at rest"
+    assert any(line in each for each in caplog.messages)
+    assert len(model.cold) == first - before
     monkeypatch.setattr("lengthwise.runtime.device_memory.HostMemory.on_host", asked)
     random = np.random.default_rng(0)
     for rows, width in model.buckets.shapes()[::7]:

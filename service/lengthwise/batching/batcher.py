@@ -122,6 +122,8 @@ class Batcher:
         """Adds a model's queue."""
         with self._lock:
             self._queues.append(queue)
+            if queue.cold:
+                self._runners.wake_all()
 
     def close(self, queue: ModelQueue) -> None:
         """Removes a queue when it is empty: what waits, or was decoded for its model before, is still answered."""
@@ -246,6 +248,14 @@ class Batcher:
                 if self._loop is not None:
                     self._loop.call_soon_threadsafe(self._expire, late.request)
         return self._queues.next(now, draining=self.draining)
+
+    def next_cold(self) -> Callable[[], object] | None:
+        """What runs a shape of a device for the first time, by the widths that came lately; the lock is held."""
+        for queue in () if self.draining else self._queues:
+            if queue.cold:
+                lately = queue.pending.widths
+                return queue.cold.pop(max(queue.cold, key=lambda shape: lately[shape[1]]))
+        return None
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
         """Plans a queue's next batch, with the lock held; wakes a runner, or the event loop, if others wait."""

@@ -24,7 +24,8 @@ BatchShape = tuple[int, int]  # rows, width
 
 DEVICE_ROWS: Final = 1024  # most that are measured on a device, and run where its cost table shows that they pay
 DEVICE_STEPS: Final = 262_144
-MOST_FIRST: Final = 64  # shapes that run before the first request
+MOST_FIRST: Final = 64  # shapes that run before a request needs them,
+BEFORE_READY: Final = 16  # and of these before the model is ready
 _FIRST_ROWS, _FIRST_WIDTHS = 9, 7
 MOST_ADDED: Final = 0.05  # by one rounding, as a share of the steps or the predicted seconds
 
@@ -52,7 +53,7 @@ class Buckets:
         return min(self.rows[bisect_left(self.rows, rows)], most)
 
     def first_shapes(self, lengths: Sequence[float] = ()) -> list[BatchShape]:
-        """The shapes to run before the first request, at most `MOST_FIRST`: the largest, then few rows before many.
+        """The shapes to run before a request needs them, at most `MOST_FIRST`: the largest, then few rows before many.
 
         Of widths and of rows each some, evenly spread; of the widths only those of the `lengths` that are expected.
         """

@@ -173,11 +173,26 @@ class Runners:
                         return self._source.take_batch(queue)
                     self._schedule_turn(self._loop.call_soon_threadsafe)
                     wait_seconds = None
+                elif wait_seconds is None and self._idle == self.count - 1 and self._ran_cold_shape():
+                    continue
                 self._idle += 1
                 self._lend()
                 self._work.wait(wait_seconds)
                 self._idle -= 1
                 self._lend(soon=True)
+
+    def _ran_cold_shape(self) -> bool:
+        """Whether there was a shape that had not run; while it runs, the lock is free."""
+        warm = self._source.next_cold()
+        if warm is None:
+            return False
+        self._lock.release()
+        try:
+            with suppress(Exception):  # of any runtime; the batch that needs this shape fails, and says so
+                warm()
+        finally:
+            self._lock.acquire()
+        return True
 
     def _notify(self, count: int) -> None:
         """Wakes idle runners, and takes back their cores first; with the lock held."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from lengthwise.batching import buckets
-from lengthwise.batching.buckets import BucketedCosts, Buckets
+from lengthwise.batching.buckets import BatchShape, BucketedCosts, Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
@@ -61,6 +61,7 @@ class LoadedModel:
     steady: bool = True  # whether the time of a run follows from the shape of its batch
     golden: Golden | None = None
     examples: bytes | None = None  # a few labelled recordings, as JSON Lines
+    cold: Sequence[BatchShape] = ()  # shapes that run once it is ready, while nothing else does
 
     @property
     def key(self) -> Key:
@@ -129,9 +130,9 @@ def load(
             )
     try:
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
-        shapes = None
+        shapes, cold = None, list[BatchShape]()
         if session.bound:
-            shapes = _warmed(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
+            shapes, cold = _warmed(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
@@ -145,22 +146,25 @@ def load(
         judged.steady,
         Golden.of(task.golden, manifest),
         task.examples,
+        cold,
     )
 
 
-def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float) -> Buckets:
-    """Chooses the shapes of the batches on a device, and runs each of them once, as far as the time allows."""
+def _warmed(
+    session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float
+) -> tuple[Buckets, list[BatchShape]]:
+    """Chooses the shapes of the batches on a device, and runs some as far as the time allows; and those for later."""
     limits = buckets.lowered(cost, limits) if limits.by_table else limits
     chosen = buckets.choose(
         cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
     count = len(chosen.shapes())
-    ran = session.warm_up(
-        chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges), seconds=seconds
-    )
-    message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes run before the first request"
-    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
-    return chosen
+    first = chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
+    first = [*dict.fromkeys((first[0], max(first), *first))]  # then no buffer grows for a later one
+    ran = session.warm_up(first[: buckets.BEFORE_READY], seconds=seconds)
+    message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes ran, the next %d run at rest"
+    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count, len(first) - ran)
+    return chosen, first[ran:]
 
 
 def directory_state(directory: Path) -> DirectoryState:

@@ -182,6 +182,11 @@ class Session:
                 break
         return count
 
+    def warm(self, shape: tuple[int, int]) -> None:
+        """Runs a batch of zeros of (rows, width) in a slot for each device; other batches may run."""
+        for _ in self._sessions:
+            self.run(zero_batch(self._manifest, *shape), [*self._outputs])
+
     def _in_graph_order(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         if self._names.classes_first and axes == ("rows", "width", "classes"):
             return ("rows", "classes", "width")
