@@ -22,7 +22,7 @@ LengthwiseError
     ├── Misdirected          421    the server is called by a name that it does not have
     ├── InferenceFailed      500    the runtime failed; only this batch is affected
     ├── WorkersDiffer        500    a change of the models was made at some workers only
-    └── Refused                     the request itself is good, but is rejected; has one of a closed set of reasons
+    └── Refused                     the request itself is good, but is refused; has one of a closed set of reasons
         ├── QueueFull        429    reason queue_full; comes with the seconds to wait
         ├── InflightFull     503    reason inflight_full: too many bytes of bodies and answers in memory
         ├── NotReady         503    reason not_ready: starting, or no good model
@@ -255,7 +255,7 @@ class NotReady(Refused, status=503, title="Not ready", reason="not_ready"):
 
 
 class Draining(Refused, status=503, title="Draining", reason="draining"):
-    """The server is shutting down and rejects new requests."""
+    """The server is shutting down and refuses new requests."""
 
 
 class DeadlineExceeded(Refused, status=504, title="Deadline exceeded", reason="deadline"):

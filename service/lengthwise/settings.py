@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     max_model_bytes: int | None = Field(
         None,
         ge=1,
-        description="Limit of the bytes of all graphs served at once; a version that exceeds it is rejected. Off "
+        description="Limit of the bytes of all graphs served at once; a version that exceeds it is refused. Off "
         "by default.",
     )
     reload_seconds: float = Field(
@@ -100,12 +100,12 @@ class Settings(BaseSettings):
         description="How often to look for new, changed and removed versions; 0: only on SIGHUP and on load calls.",
     )
     judge_timeout_seconds: Seconds = Field(
-        120, description="Longest time to verify one version; a version that takes longer is rejected."
+        120, description="Longest time to verify one version; a version that takes longer is refused."
     )
     judge_memory_bytes: int = Field(
         4 * 2**30,
         ge=2**26,
-        description="Most memory for verifying one version, its files included; a version that needs more is rejected.",
+        description="Most memory for verifying one version, its files included; a version that needs more is refused.",
     )
     grpc_port: Port | None = Field(
         None, description="Port for gRPC, usually 8001. Off by default. Needs the extra grpc."

@@ -97,7 +97,7 @@ def shown(value: Any) -> str:
 
 
 def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
-    """Rejects `true` and `false` for a number, which Python would read as 1 and 0; returns the table.
+    """Refuses `true` and `false` for a number, which Python would read as 1 and 0; returns the table.
 
     Raises:
         ValueError: A number is a boolean; the message names the first such key.

@@ -19,7 +19,7 @@ from typing import Final
 from hypothesis.strategies import SearchStrategy
 
 from lengthwise.batching.pending import MAX_PRIORITY
-from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_refused
 from lengthwise.errors import RequestError
 from lengthwise.grpc import codec
 from lengthwise.protocols import kserve
@@ -85,7 +85,7 @@ def _valid(call: Call) -> str:
     manifest = call.model.manifest
     assert call.items
     for item in call.items:
-        assert why_rejected(item.steps, manifest) is None
+        assert why_refused(item.steps, manifest) is None
         assert item.sent_steps >= len(item.steps) >= 1
         assert item.kept_places is None or len(item.kept_places) == len(item.steps)
         assert item.id is None or isinstance(item.id.encode(), bytes)  # it can be sent back

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lengthwise.decoding.calls import Problems, make_item, why_rejected
+from lengthwise.decoding.calls import Problems, make_item, why_refused
 from tests.support.numpy_models import manifest
 
 STEPS = np.arange(5, dtype=np.int64)
@@ -52,4 +52,4 @@ def changed(row: int, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     ],
 )
 def test_why_a_model_does_not_take_a_sequence(steps: Any, fields: Any, why: str | None) -> None:
-    assert why_rejected(steps, manifest(**fields)) == why
+    assert why_refused(steps, manifest(**fields)) == why

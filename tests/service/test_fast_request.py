@@ -537,10 +537,10 @@ async def test_what_takes_the_reader_in_python_long_is_read_beside_the_event_loo
     async with serving(model(manifest(max_length=10_000))) as service, net(service, direct=direct) as made:
         read = service.app.predict.read
 
-        def counted(request: Received, *, quick: bool) -> Any:
-            if quick:
+        def counted(request: Received, *, fast: bool) -> Any:
+            if fast:
                 tried.append(request.body)
-            return read(request, quick=quick)
+            return read(request, fast=fast)
 
         monkeypatch.setattr(service.app.predict, "read", counted)
         line = await made.line()

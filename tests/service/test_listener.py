@@ -16,7 +16,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
-from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAlive, Listener, listening
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REFUSED, KeptAlive, Listener, listening
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
 from tests.support.doors import certificate
@@ -55,7 +55,7 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
             for _ in range(3):  # silence does not end by itself in this test
                 assert server.predict(GOOD).status_code == 200
                 assert httpx.get(f"https://localhost:{admin_port}/metrics", verify=context).status_code == 200
-            assert proc.open_files(server.process.pid) <= at_rest + 20 + 32 + 2 * REJECTED + 4
+            assert proc.open_files(server.process.pid) <= at_rest + 20 + 32 + 2 * REFUSED + 4
         assert "no connection can be accepted" not in server.text
 
 
@@ -136,7 +136,7 @@ async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
     idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
         listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
-        listener.start(Greeting, range(3 + REJECTED), idle)
+        listener.start(Greeting, range(3 + REFUSED), idle)
         told = []
         for _ in range(2):
             one = stack.enter_context(socket.create_connection(taken.getsockname()))

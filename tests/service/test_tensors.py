@@ -11,7 +11,7 @@ from lengthwise.decoding.calls import Problems
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.protocols import output_tensors, tensor_specs, tensors
-from lengthwise.protocols.request_parameters import RequestedOutput
+from lengthwise.protocols.request_parameters import WantedOutput
 from lengthwise.protocols.tensors import MOST_CLASSIFICATIONS, InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -35,7 +35,7 @@ def read(
     classes: dict[str, int] | None = None,
 ) -> TensorCall:
     model: Any = OneModel(of)
-    outputs = [RequestedOutput(name, classes=(classes or {}).get(name)) for name in wanted]
+    outputs = [WantedOutput(name, classes=(classes or {}).get(name)) for name in wanted]
     return tensors.read(model, sent, outputs, parameters or {}, Problems(), max_sequences=max_sequences)
 
 
@@ -285,11 +285,11 @@ def test_more_classifications_than_are_written_are_too_large() -> None:
 
 
 def test_texts_stand_behind_their_lengths_and_numbers_in_their_own_bytes() -> None:
-    text = output_tensors.OutputTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object), True)
+    text = output_tensors.EncodedTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object), True)
     assert text.raw() == b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xbc"
-    number = output_tensors.OutputTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32), True)
+    number = output_tensors.EncodedTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32), True)
     assert np.frombuffer(number.raw(), "<f4").tolist() == [1.5, -2]
-    assert output_tensors.OutputTensor("assigned", "BOOL", np.array([True, False]), True).raw() == b"\x01\x00"
+    assert output_tensors.EncodedTensor("assigned", "BOOL", np.array([True, False]), True).raw() == b"\x01\x00"
 
 
 def test_nothing_is_copied_of_the_octets_of_a_tensor() -> None:

@@ -339,10 +339,10 @@ async def test_a_large_body_whose_head_is_known_is_read_on_the_event_loop_and_a_
             assert TENSORS_BYTES < len(body) <= LARGE_BODY_BYTES
             return Received({"path_params": {"model": "sums"}}, {}, body)
 
-        assert infer.read(received(1), quick=True) is None
+        assert infer.read(received(1), fast=True) is None
         infer.decode(received(1))
-        decoded = infer.read(received(2), quick=True)
+        decoded = infer.read(received(2), fast=True)
         assert decoded is not None
         assert decoded[0].items[0].steps[0].tolist() == [2.0, 0.5]
-        assert infer.read(received("text"), quick=True) is None
-        assert infer.read(received([1]), quick=True) is None
+        assert infer.read(received("text"), fast=True) is None
+        assert infer.read(received([1]), fast=True) is None

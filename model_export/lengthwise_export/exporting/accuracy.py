@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import make_item, why_rejected
+from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, ConfigurationError, VerificationError
 from lengthwise.padding import Steps, pad
 from lengthwise.runtime import answers
@@ -146,7 +146,7 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
             raise ConfigurationError(f"{record.place}: {wrong}")
     accepted, left_out, why = [], 0, ""
     for record in labelled:
-        reason = why_rejected(record.steps, manifest, IS_TRANSPOSED)
+        reason = why_refused(record.steps, manifest, IS_TRANSPOSED)
         if reason is None:
             accepted.append(record)
         else:

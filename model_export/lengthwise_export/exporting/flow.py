@@ -127,7 +127,7 @@ def publish(
 
     Errors: `PublishError` (the version exists, or cannot be written), `ExportError` (no graph, or not at that
     precision), `VerificationError` (a case, the order of the labels, or the accuracy; nothing was published),
-    `ConfigurationError` (the data does not fit the model), `ModelError` (a service would reject it otherwise).
+    `ConfigurationError` (the data does not fit the model), `ModelError` (a service would refuse it otherwise).
     """
     from lengthwise_export.exporting import model_files, verify
 

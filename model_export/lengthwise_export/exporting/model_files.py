@@ -27,7 +27,7 @@ from onnx import ModelProto
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
-from lengthwise.decoding.calls import why_rejected
+from lengthwise.decoding.calls import why_refused
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.repository import judging
 from lengthwise.runtime import recurrent_kernels
@@ -336,7 +336,7 @@ MOST_VALUES: Final = 40_000  # of all of them together
 
 def chosen_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
     """The first recordings of different labels that the model accepts; then others, up to `MOST_RECORDINGS`."""
-    fits = [one for one in records if one.label is not None and why_rejected(one.steps, manifest) is None]
+    fits = [one for one in records if one.label is not None and why_refused(one.steps, manifest) is None]
     first = {record.label: place for place, record in reversed(list(enumerate(fits)))}
     others = [place for place in range(len(fits)) if place not in first.values()]
     found: list[Record] = []

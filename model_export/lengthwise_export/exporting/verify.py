@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from lengthwise.decoding.calls import make_item, why_rejected
+from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.repository import judging
@@ -269,7 +269,7 @@ def profile_of_served(
 
     The labels of the data are not used: a model that answers a rare label still more rarely would always drift.
     """
-    accepted = [record for record in records if why_rejected(record.steps, manifest) is None]
+    accepted = [record for record in records if why_refused(record.steps, manifest) is None]
     if not accepted:
         return None
     count = len(accepted)

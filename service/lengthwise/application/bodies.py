@@ -26,12 +26,12 @@ VERSION: Final = "^([1-9][0-9]*|[a-z][a-z0-9_-]{0,63})$"
 Version = Annotated[str, Field(pattern=VERSION, description="Or an alias. Default: the highest good one.")]
 Timeout = Annotated[float, Field(gt=0, description="After so many milliseconds the client needs no answer.")]
 Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY, description="Default: 0; higher first.")]
-Size = Annotated[int, Field(ge=1, le=2**63 - 1)]
+ShapeSize = Annotated[int, Field(ge=1, le=2**63 - 1)]
 End = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Number = Annotated[float, Field(gt=-_BEYOND, lt=_BEYOND)] | None
+JsonNumber = Annotated[float, Field(gt=-_BEYOND, lt=_BEYOND)] | None
 Element = float | None
 Token = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # in the padding any
-Refused = Annotated[Any, WithJsonSchema({"not": {}})]
+NotTaken = Annotated[Any, WithJsonSchema({"not": {}})]
 NotAsked = Literal[None, False, 0, ""]  # with which clients send a parameter that they do not use
 
 
@@ -52,7 +52,7 @@ class RawOptions(Schema):
     priority: Priority = Field(ABSENT, description="With raw steps: 0 (default) to 9, higher first.")
 
 
-class Steps(RootModel[Annotated[list[Annotated[list[Number], SOME] | Number | dict[str, Number]], SOME]]):
+class Steps(RootModel[Annotated[list[Annotated[list[JsonNumber], SOME] | JsonNumber | dict[str, JsonNumber]], SOME]]):
     """A step is a list of its features, or one number: of a model of one feature, or the id of a token.
 
     Of a model with `names`, the steps of a sequence may be objects: each has the features by their names.
@@ -75,10 +75,10 @@ class SequenceWithMasks(Closed):
     )
 
 
-Sequences = Annotated[list[Steps | SequenceWithMasks], SOME]
+SequenceList = Annotated[list[Steps | SequenceWithMasks], SOME]
 
 
-class Options(Closed):
+class CallFields(Closed):
     """The fields of a body besides its sequences."""
 
     outputs: list[Literal["attention"]] = ABSENT
@@ -86,27 +86,27 @@ class Options(Closed):
     priority: Priority = ABSENT
 
 
-class PredictRequest(Options):
+class PredictRequest(CallFields):
     """Sequences to classify."""
 
-    sequences: Sequences
+    sequences: SequenceList
     model: str = Field(ABSENT, description="Required if several are served.")
     version: Version = ABSENT
 
 
-class V1Request(Options):
+class V1Request(CallFields):
     """Sequences to classify by the model of the path (KServe v1)."""
 
-    instances: Sequences
+    instances: SequenceList
     signature_name: str = Field(ABSENT, description="Changes nothing: clients of TensorFlow Serving send it.")
 
 
 class Unshared(Schema):
     """Unknown parameters are ignored, but no memory is shared with clients."""
 
-    shared_memory_region: Refused = ABSENT
-    shared_memory_offset: Refused = ABSENT
-    shared_memory_byte_size: Refused = ABSENT
+    shared_memory_region: NotTaken = ABSENT
+    shared_memory_offset: NotTaken = ABSENT
+    shared_memory_byte_size: NotTaken = ABSENT
 
 
 class InferParameters(Unshared):
@@ -119,7 +119,7 @@ class InferParameters(Unshared):
     sequence_id: NotAsked = ABSENT
     sequence_start: NotAsked = ABSENT
     sequence_end: NotAsked = ABSENT
-    classification: Refused = Field(ABSENT, description="Belongs to an output.")
+    classification: NotTaken = Field(ABSENT, description="Belongs to an output.")
 
 
 class InputParameters(Unshared):
@@ -128,36 +128,36 @@ class InputParameters(Unshared):
     binary_data_size: None = Field(ABSENT, description="A number only where the elements stand behind the JSON.")
 
 
-class InputTensor(Closed):
+class TensorFields(Closed):
     """Sequences as a rectangle, each padded to its width."""
 
     parameters: InputParameters = ABSENT
 
 
-class ValuesTensor(InputTensor):
+class ValuesTensor(TensorFields):
     """Steps of features; null where one is missing."""
 
     name: Literal["values"]
     datatype: Literal["FP32", "FP64"]
-    shape: tuple[Size, Size, Size] = Field(description="Rows, width, features.")
+    shape: tuple[ShapeSize, ShapeSize, ShapeSize] = Field(description="Rows, width, features.")
     data: Annotated[list[Element], SOME] | Annotated[list[list[list[Element]]], SOME] = Field(description=_DATA)
 
 
-class TokensTensor(InputTensor):
+class TokensTensor(TensorFields):
     """Steps of token ids."""
 
     name: Literal["tokens"]
     datatype: Literal["INT64", "INT32"]
-    shape: tuple[Size, Size] = Field(description="Rows, width.")
+    shape: tuple[ShapeSize, ShapeSize] = Field(description="Rows, width.")
     data: Annotated[list[Token], SOME] | Annotated[list[list[Token]], SOME] = Field(description=_DATA)
 
 
-class LengthsTensor(InputTensor):
+class LengthsTensor(TensorFields):
     """The length of each row; required for more than one."""
 
     name: Literal["lengths"]
     datatype: Literal["INT32", "INT64"]
-    shape: tuple[Size] | tuple[Size, Literal[1]]
+    shape: tuple[ShapeSize] | tuple[ShapeSize, Literal[1]]
     data: Annotated[list[End], SOME] | Annotated[list[tuple[End]], SOME]
 
 
@@ -165,7 +165,7 @@ class OutputParameters(Unshared):
     """Unknown parameters are ignored."""
 
     binary_data: bool = ABSENT
-    classification: Refused = Field(ABSENT, description="Belongs to `probabilities`.")
+    classification: NotTaken = Field(ABSENT, description="Belongs to `probabilities`.")
 
 
 class ProbabilitiesParameters(OutputParameters):

@@ -79,7 +79,7 @@ class Batcher:
         self._unsettled: set[PendingRequest] = set()
         self.runners = runners
         self.expect = self._runners.expect
-        self.draining = False  # whether it rejects new requests because the server shuts down
+        self.draining = False  # whether it refuses new requests because the server shuts down
         self._loop: asyncio.AbstractEventLoop | None = None
         self._all_settled = asyncio.Event()
         self._all_settled.set()
@@ -199,7 +199,7 @@ class Batcher:
             if self.draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
             admission.check(queue, total, total_seconds, patience=deadline - now, deadline=deadline, priority=priority)
-            request.sequences = queued  # a cycle, until it is settled; a rejected request never has it
+            request.sequences = queued  # a cycle, until it is settled; a refused request never has it
             admission.add(queue, total, total_seconds)
             self._unsettled.add(request)
             self._queues.activate(queue)
@@ -235,7 +235,7 @@ class Batcher:
         return not late
 
     def begin_draining(self) -> None:
-        """Rejects new requests from now on; `drain` waits for the others. Safe in a signal handler: takes no lock."""
+        """Refuses new requests from now on; `drain` waits for the others. Safe in a signal handler: takes no lock."""
         self.draining = True
 
     def next_queue(self) -> tuple[ModelQueue | None, float | None]:

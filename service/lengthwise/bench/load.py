@@ -84,9 +84,9 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
 
     one_by_one = Schedule(count=len(requests))
     measurement = Load(target, requests, one_by_one, check=keep, tick=tick, patience_seconds=60.0).run(1)
-    rejected = measurement.status[measurement.status != 200]
+    refused = measurement.status[measurement.status != 200]
     if len(bodies) != len(requests):
-        what = f"answered {rejected[0]}" if rejected.size else "did not answer"
+        what = f"answered {refused[0]}" if refused.size else "did not answer"
         raise ConfigurationError(f"{target.url} {what} to one of {len(requests)} requests sent one by one")
     return bodies
 

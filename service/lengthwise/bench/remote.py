@@ -52,7 +52,7 @@ def get(
 
 
 def refusals(target: ServerAddress) -> str | None:
-    """Why a running service has nothing to serve: it rejected its models, or has none. None if it serves a model."""
+    """Why a running service has nothing to serve: it refused its models, or has none. None if it serves a model."""
     try:
         described = orjson.loads(get(target, "/healthz")[1])
         if described.get("starting"):

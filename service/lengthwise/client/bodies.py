@@ -103,7 +103,7 @@ def _bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits
     for index, sequence in enumerate(sequences, first):
         fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
         steps = np.ascontiguousarray(sequence.steps)
-        # orjson writes NaN as null, which is a missing value; infinite numbers were rejected.
+        # orjson writes NaN as null, which is a missing value; infinite numbers were refused.
         text = orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)
         if len(text) > most:
             raise TooLarge(f"sequence {index} takes {len(text)} bytes; a body of this server may have {most}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from lengthwise.connections.listener import REJECTED
+from lengthwise.connections.listener import REFUSED
 from lengthwise.connections.web_pages import is_loopback
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import Settings
@@ -18,7 +18,7 @@ log = logging.getLogger("lengthwise.server")
 
 ADMIN_CONNECTIONS: Final = 32  # of the admin port
 LEAST_FILES: Final = 32  # that the server itself needs: listeners, the graph, the log, those of the event loop
-_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED  # of no client, or rejected as too many
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REFUSED  # of no client, or refused as too many
 _GRPC_FILES: Final = LEAST_FILES  # of gRPC itself, and of connections that it closes as too many
 
 

@@ -33,7 +33,7 @@ from lengthwise.settings import Settings, flag
 log = logging.getLogger("lengthwise.listener")
 
 BACKLOG: Final = 2048  # connections that the kernel keeps until they are accepted
-REJECTED: Final = 16  # connections above the limit that are accepted only to be rejected
+REFUSED: Final = 16  # connections above the limit that are accepted only to be refused
 _A_TURN: Final = 32  # connections accepted in one turn of the event loop
 _PATIENCE: Final = 5  # times that it leaves a connection to others before it takes one; later two, and so on
 NO_FILES_SECONDS: Final = 0.5  # none is accepted when the process has no file descriptors left
@@ -66,7 +66,7 @@ class KeptAlive(dict[KeptConnection, float]):
 
 
 class Listener:
-    """Accepts connections, `most` at once and some to be rejected, and gives each a protocol.
+    """Accepts connections, `most` at once and some to be refused, and gives each a protocol.
 
     Where other processes accept from the same socket, `turn` says how many seconds this one leaves a connection to
     them, given how many it has, below 0 if in any case; and `is_last` whether none of them accepts any more. If they
@@ -103,7 +103,7 @@ class Listener:
 
     @property
     def _full(self) -> bool:
-        return len(self._connections) + len(self._pending) >= self._most + REJECTED
+        return len(self._connections) + len(self._pending) >= self._most + REFUSED
 
     def start(
         self,
@@ -167,7 +167,7 @@ class Listener:
             loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
         if self._full and not self._make_room(loop.time()):
-            self._reject(accepted)
+            self._refuse(accepted)
             return True
         accepted.setblocking(False)
         self._pending[accepted] = loop.create_task(self._set_up(loop, accepted))
@@ -188,7 +188,7 @@ class Listener:
             oldest.shutdown(socket.SHUT_RDWR)
         return True
 
-    def _reject(self, accepted: socket.socket) -> None:
+    def _refuse(self, accepted: socket.socket) -> None:
         """Tells a client that there are too many connections, and ends this one."""
         with accepted, suppress(OSError):
             accepted.setblocking(False)

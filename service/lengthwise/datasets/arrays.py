@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lengthwise.datasets import given as forms
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.given import GivenSequence, Layout, Padding
-from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_rejected
+from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_refused
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -30,7 +30,7 @@ def items_or_reasons(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> list[Item | str]:
-    """The item of each sequence, or why the model rejects it; `ask` and what is raised: see `given.read`."""
+    """The item of each sequence, or why the model refuses it; `ask` and what is raised: see `given.read`."""
     columns = ColumnNames(inputs=manifest.input.names or ())
     features = manifest.input.features or 0
     found, _ = forms.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
@@ -38,7 +38,7 @@ def items_or_reasons(
 
 
 def item(given: GivenSequence, manifest: Manifest) -> Item | str:
-    """The item of one sequence, or why the model rejects it, as a sentence."""
+    """The item of one sequence, or why the model refuses it, as a sentence."""
     features = manifest.input.features
     try:
         steps = kept = as_steps(given.steps, manifest.input.kind, features)
@@ -49,7 +49,7 @@ def item(given: GivenSequence, manifest: Manifest) -> Item | str:
         return str(error)
     if has_mask and given.feature_mask is not None and not all(given.feature_mask) and manifest.missing == "refuse":
         return missing_message(manifest)
-    why = why_rejected(kept, manifest)
+    why = why_refused(kept, manifest)
     if why is not None:
         return why
     places = None if given.step_mask is None else np.flatnonzero(given.step_mask)

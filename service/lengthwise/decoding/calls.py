@@ -68,8 +68,8 @@ def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) ->
     return int(np.logical_or.reduce(np.isnan(steps), axis=1).argmax()), "missing"
 
 
-def why_rejected(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) -> str | None:
-    """Why a model rejects the kept steps, as a sentence; None if not. `validation` names each wrong value instead.
+def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) -> str | None:
+    """Why a model refuses the kept steps, as a sentence; None if not. `validation` names each wrong value instead.
 
     `transposed` ends it where the other axis has as many values as the model takes features.
     """

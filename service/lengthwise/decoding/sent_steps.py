@@ -20,7 +20,7 @@ from lengthwise.decoding.calls import (
     rounded,
     token_message,
     unknown_fields,
-    why_rejected,
+    why_refused,
 )
 from lengthwise.decoding.json_text import MAX_PARTS, kind
 from lengthwise.errors import TooLarge
@@ -78,7 +78,7 @@ class JsonSteps(SentSteps):
                 return None
             where = where._replace(keys=[escaped(name) for name in names])
         array = _array(entries, where.manifest.input.features)
-        if array is None or why_rejected(array, where.manifest) is not None:
+        if array is None or why_refused(array, where.manifest) is not None:
             has_list = any(isinstance(entry, list) for entry in entries)
             explain_steps(zip(kept, entries, strict=True), where, count=len(entries), has_list=has_list)
         return array

@@ -71,7 +71,7 @@ class SmallCalls:
             serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _SLOTS
         )
         self._free_probes = _SLOTS
-        self.health = Health(serving)
+        self.health = HealthService(serving)
         self.streams = {"watch": 0, "reflection": 0}  # that are open now
 
     def handlers(self) -> dict[str, Handler]:
@@ -221,7 +221,7 @@ class SmallCalls:
             self._free_probes += 1
 
 
-class Health:
+class HealthService:
     """gRPC's health service: whether the server serves, which has an empty name there, and its service of inference."""
 
     def __init__(self, serving: Serving) -> None:

@@ -58,9 +58,9 @@ class ModelInfer(InferenceProtocol):
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts every call: the metadata decides nothing."""
 
-    def read(self, request: Received, *, quick: bool) -> Decoded | None:
+    def read(self, request: Received, *, fast: bool) -> Decoded | None:
         """Decodes a message; see `InferenceProtocol.read`."""
-        if quick and len(request.body) > TENSORS_BYTES:
+        if fast and len(request.body) > TENSORS_BYTES:
             return None
         return codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
 

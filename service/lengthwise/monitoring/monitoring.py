@@ -22,7 +22,7 @@ from lengthwise.errors import RequestError
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
-from lengthwise.monitoring.reruns import AnswerCheck, Shadow
+from lengthwise.monitoring.reruns import AnswerCheck, ShadowRuns
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -49,7 +49,7 @@ class Monitoring:
     ) -> None:
         self._find = find
         self._threads: list[ConsumerThread] = []
-        self.shadow: Shadow | None = None
+        self.shadow: ShadowRuns | None = None
         if settings.drift_share > 0:
             self._threads.append(ConsumerThread(Drift(settings.drift_share, self._is_served)))
         if settings.record is not None and settings.record_share > 0:
@@ -59,7 +59,7 @@ class Monitoring:
             self._threads.append(ConsumerThread(AnswerCheck(settings.verify_share), at_rest))
         if settings.shadow is not None:
             key = Key.parse(settings.shadow)
-            self.shadow = Shadow(lambda: find(key.name, str(key.version)), key, settings.shadow_share)
+            self.shadow = ShadowRuns(lambda: find(key.name, str(key.version)), key, settings.shadow_share)
             self._threads.append(ConsumerThread(self.shadow, at_rest))
 
     def _is_served(self, name: str, version: str) -> bool:

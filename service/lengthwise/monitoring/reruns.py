@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from lengthwise.decoding.calls import why_rejected
+from lengthwise.decoding.calls import why_refused
 from lengthwise.errors import RequestError
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import answered_classes
@@ -109,7 +109,7 @@ class ShadowComparison:
         }
 
 
-class Shadow(Consumer):
+class ShadowRuns(Consumer):
     """Runs a candidate on sampled calls of other versions of the same name."""
 
     name = "shadow"
@@ -152,7 +152,7 @@ class Shadow(Consumer):
         primary, candidate = call.model.manifest, served.manifest
         if sent.windows is not None or served.model.session.bound:
             return
-        refused = why_rejected(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
+        refused = why_refused(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
         clock = served.queue.cost.clock  # of the predictions, too: this thread gives way to others while it runs
         started = clock()
         alone = None if refused else served.model.answer(served.queue.padded([item.steps]), False)[0]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_rejected
+from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_refused
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.protocols.endpoint import Encode, Headers, Received
@@ -56,7 +56,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
         )
     problems.require_none()
     steps = _steps(request, manifest)
-    wrong = why_rejected(steps, manifest)
+    wrong = why_refused(steps, manifest)
     if wrong is not None:
         raise InvalidRequest([Problem("", wrong)])
     item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
@@ -145,7 +145,7 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
 
 
 def check_beside_json(query: bytes) -> None:
-    """Rejects an option in the query of a JSON body: it would have no effect, and another model might answer."""
+    """Refuses an option in the query of a JSON body: it would have no effect, and another model might answer."""
     problems = Problems()
     for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
         if name in PARAMETERS:

@@ -9,7 +9,7 @@ open ──> admit ──> decode ──> submit ──> finish ──> close
 |---|---|---|
 | open (`InferenceCall`) | its record begins: request id, trace, arrival | event loop |
 | `admit` | key and headers are checked, before the body is read | event loop |
-| `decode` | the body is read: `decode_quickly` on the event loop, or `decode_slowly` in a thread | both |
+| `decode` | the body is read: `decode_at_once` on the event loop, or `decode_slowly` in a thread | both |
 | `submit` | its sequences are queued, if there is memory for them and for the answer | event loop |
 | finish | the model's results become the answer, encoded | the one that ran the last batch |
 | `fail` | any step may fail: an error becomes the refusal that the client gets | event loop |
@@ -107,14 +107,14 @@ class InferenceCall:
         self._decoding_since = time.monotonic()
         self._protocol.serving.batcher.expect()
 
-    def decode_quickly(self, request: Received) -> Decoded | None:
+    def decode_at_once(self, request: Received) -> Decoded | None:
         """Decodes a body on the event loop; None where that would block the loop for too long.
 
         Raises `QueueFull`, without decoding it, if every queue is full and the body names no priority; else as
         `InferenceProtocol.read`.
         """
         self._check_open(request)
-        decoded = self._protocol.read(request, quick=True)
+        decoded = self._protocol.read(request, fast=True)
         if decoded is not None:
             self._note(decoded)
         return decoded
@@ -125,7 +125,7 @@ class InferenceCall:
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, while the caller has a `place`. Errors are those of `decode_quickly`.
+        """Decodes a body in a thread, while the caller has a `place`. Errors are those of `decode_at_once`.
 
         Raises:
             ClientLeft: The client left while the call waited for its permit.
@@ -290,7 +290,7 @@ class DirectCall(ABC):
         try:
             call.hold.set(len(request.body))
             call.begin_decoding()
-            decoded = call.decode_quickly(request)
+            decoded = call.decode_at_once(request)
             if decoded is None:
                 self._decoding = asyncio.ensure_future(self._decode_slowly(request))
             else:

@@ -66,8 +66,8 @@ class InferenceProtocol(ABC):
         """Raises `RequestError` for a request that its headers show to be wrong, before its body is read."""
 
     @abstractmethod
-    def read(self, request: Received, *, quick: bool) -> Decoded | None:
-        """Decodes a body; if `quick`, on the event loop, and None where that would block the loop for too long.
+    def read(self, request: Received, *, fast: bool) -> Decoded | None:
+        """Decodes a body; if `fast`, on the event loop, and None where that would block the loop for too long.
 
         Raises `RequestError` if the request is wrong, or its model is not served.
         """
@@ -80,11 +80,11 @@ class InferenceProtocol(ABC):
         """Decodes a body, however long that takes.
 
         Raises:
-            RuntimeError: `read` returns nothing, which only a quick one may. Other errors are those of `read`.
+            RuntimeError: `read` returns nothing, which only a fast one may. Other errors are those of `read`.
         """
-        decoded = self.read(request, quick=False)
+        decoded = self.read(request, fast=False)
         if decoded is None:
-            raise RuntimeError("only a quick reader returns nothing")
+            raise RuntimeError("only a fast reader returns nothing")
         return decoded
 
 

@@ -18,7 +18,7 @@ _NO_LABELS: Final[NDArray[Any]] = np.array([], dtype=object)
 
 
 @dataclass(frozen=True, slots=True)
-class OutputTensor:
+class EncodedTensor:
     """An output tensor."""
 
     name: str
@@ -33,7 +33,7 @@ class OutputTensor:
         return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
 
 
-def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
+def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
     """The output tensors of a call, in the requested order."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
@@ -51,7 +51,7 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
             values = _padded(rows, asked)
         else:
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
-        outputs.append(OutputTensor(name, datatype, values, bool(binary)))
+        outputs.append(EncodedTensor(name, datatype, values, bool(binary)))
     return outputs
 
 

@@ -84,7 +84,7 @@ class OverAsgi:
             body = inflated
             hold.holds(len(body))
         request = Received(scope, headers, body)
-        decoded = call.decode_quickly(request)
+        decoded = call.decode_at_once(request)
         return await call.decode_slowly(request) if decoded is None else decoded
 
     async def _answer(self, call: InferenceCall, decoded: Decoded, receive: Receive) -> Response:

@@ -58,19 +58,19 @@ class Predict(Endpoint):
         is_binary = media_type(request.headers) == OCTETS
         return OptionsText(query=request.query) if is_binary else super().options_of(request)
 
-    def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body by its media type: quickly a short one, a raw tensor or ordinary JSON."""
+    def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
+        """Decodes a body by its media type: fast for a short one, a raw tensor or ordinary JSON."""
         headers, size = request.headers, len(request.body)
         # Most requests write JSON's media type as it is.
         kind = JSON[1] if headers.get(b"content-type") == JSON[1] else media_type(headers)
-        if quick and size > LARGE_BODY_BYTES:
+        if fast and size > LARGE_BODY_BYTES:
             return None
         if kind == OCTETS:
             call, encoded = binary_bodies.read_octets(request, self.serving)
             return call, encoded or partial(encode, call)
         if query := request.scope.get("query_string"):
             binary_bodies.check_beside_json(query)
-        decode = json_body.decode_ordinary if quick and size > CAREFUL_BYTES else json_body.decode
+        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
         decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
         return None if decoded is None else (decoded, partial(encode, decoded))
 

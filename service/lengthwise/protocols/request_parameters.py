@@ -21,7 +21,7 @@ _READ: Final = (CLASSIFICATION, "binary_data", "binary_data_output", "priority",
 KNOWN: Final = frozenset((*_READ, *SHARED_MEMORY, *STATEFUL))  # all others are ignored
 
 
-class RequestedOutput(NamedTuple):
+class WantedOutput(NamedTuple):
     """How a request asks for one output."""
 
     name: str
@@ -29,14 +29,14 @@ class RequestedOutput(NamedTuple):
     classes: int | None = None  # number of best classes to send instead of the numbers
 
 
-def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems) -> RequestedOutput:
+def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems) -> WantedOutput:
     """Reads the parameters of an output, and adds what is wrong with them to `problems`."""
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
     if CLASSIFICATION in parameters and (type(classes) is not int or classes < 1):
         problems.add(f"{at}/{CLASSIFICATION}", "must be the number of classes wanted, a whole number from 1")
         classes = None
-    return RequestedOutput(name, flag(parameters, "binary_data", at, problems), classes)
+    return WantedOutput(name, flag(parameters, "binary_data", at, problems), classes)
 
 
 def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:

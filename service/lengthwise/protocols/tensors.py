@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_rejected
+from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_refused
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
-from lengthwise.protocols.request_parameters import RequestedOutput
+from lengthwise.protocols.request_parameters import WantedOutput
 from lengthwise.protocols.tensor_specs import ELEMENTS, LENGTHS, TensorSpec, inputs_of, outputs_of
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.registry import ServedModel
@@ -49,13 +49,13 @@ class TensorCall:
     """A call whose sequences came as tensors, and the outputs that it asks for, in order."""
 
     call: Call
-    outputs: tuple[RequestedOutput, ...]
+    outputs: tuple[WantedOutput, ...]
 
 
 def read(
     model: ServedModel,
     sent: Sequence[InputTensor],
-    wanted: Sequence[RequestedOutput],
+    wanted: Sequence[WantedOutput],
     parameters: Mapping[str, Any],
     problems: Problems,
     *,
@@ -65,7 +65,7 @@ def read(
     """Decodes a request of input tensors, for which `problems` were found so far.
 
     No `wanted` outputs mean all of them. They are raw bytes if `binary`, unless the request says something else. Of its
-    parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is rejected or ignored by
+    parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is refused or ignored by
     `request_parameters.check`.
 
     Everything that is wrong with the tensors is one `InvalidRequest`.
@@ -107,7 +107,7 @@ class KnownTensors:
 
     manifest: Manifest  # of the model that it was for
     inputs: tuple[InputTensor, ...]  # without data
-    outputs: tuple[RequestedOutput, ...]
+    outputs: tuple[WantedOutput, ...]
     options: options.CallOptions  # its timeout and priority, and whether it asks for attention
 
     @classmethod
@@ -142,7 +142,7 @@ class KnownTensors:
 
 def _called(
     model: ServedModel,
-    outputs: tuple[RequestedOutput, ...],
+    outputs: tuple[WantedOutput, ...],
     asked: options.CallOptions,
     steps: InputTensor,
     rectangle: NDArray[Any],
@@ -156,8 +156,8 @@ def _called(
 
 
 def _outputs(
-    wanted: Sequence[RequestedOutput], manifest: Manifest, problems: Problems, *, binary: bool
-) -> tuple[RequestedOutput, ...]:
+    wanted: Sequence[WantedOutput], manifest: Manifest, problems: Problems, *, binary: bool
+) -> tuple[WantedOutput, ...]:
     """The outputs of an answer, each of which says whether it is raw bytes, and of at most all classes."""
     known = [form.name for form in outputs_of(manifest)]
     names = [output.name for output in wanted]
@@ -170,12 +170,12 @@ def _outputs(
             at = f"/outputs/{i}/parameters/{request_parameters.CLASSIFICATION}"
             problems.add(at, "the output with a figure of each class is 'probabilities'")
     return tuple(
-        RequestedOutput(
+        WantedOutput(
             output.name,
             binary if output.binary is None else output.binary,
             None if output.classes is None else min(output.classes, manifest.classes),
         )
-        for output in wanted or map(RequestedOutput, known)
+        for output in wanted or map(WantedOutput, known)
     )
 
 
@@ -277,7 +277,7 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
 
 
 def _single(elements: NDArray[Any]) -> NDArray[Any]:
-    """Floats rounded to float32. A number beyond it becomes infinite, and is rejected if it is not padding."""
+    """Floats rounded to float32. A number beyond it becomes infinite, and is refused if it is not padding."""
     if elements.dtype.kind != "f" or elements.dtype == _FLOAT32:
         return elements
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -328,7 +328,7 @@ def _items(
             problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {end}")
             continue
         steps = row[:end].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:end]
-        wrong = why_rejected(steps, manifest)
+        wrong = why_refused(steps, manifest)
         if wrong is not None:
             problems.add(at, f"row {i}: {wrong}")
         else:

@@ -54,14 +54,14 @@ class PredictV1(Endpoint):
         if media_type(headers) not in (b"application/json", b""):
             raise UnsupportedMedia("content-type must be application/json, or none")
 
-    def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body for the model of the path, whatever it may name: quickly a short one, or ordinary JSON."""
+    def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
+        """Decodes a body for the model of the path, whatever it may name: fast for a short one, or ordinary JSON."""
         size = len(request.body)
-        if quick and size > LARGE_BODY_BYTES:
+        if fast and size > LARGE_BODY_BYTES:
             return None
         named = request.scope["path_params"]
         served = kserve.find(self.serving, named["model"], named.get("version"))
-        decode = json_body.decode_ordinary if quick and size > CAREFUL_BYTES else json_body.decode
+        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
         most = self.serving.settings.max_sequences
         call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
         return None if call is None else (call, partial(_encode, call))

@@ -30,7 +30,7 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.protocols.known_requests import KnownRequests
-from lengthwise.protocols.request_parameters import RequestedOutput
+from lengthwise.protocols.request_parameters import WantedOutput
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownTensors, TensorCall
 from lengthwise.protocols.turns import Turns
@@ -77,16 +77,16 @@ class Infer(Endpoint):
         document = request.body[: int(length[:20])] if length.isdigit() else request.body
         return OptionsText(document=document, within=("parameters",))
 
-    def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body; one whose head is known is decoded by its elements alone, which is quick."""
+    def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
+        """Decodes a body; one whose head is known is decoded by its elements alone, which is fast."""
         size, path = len(request.body), request.scope["path_params"]
-        if quick and size > LARGE_BODY_BYTES:
+        if fast and size > LARGE_BODY_BYTES:
             return None
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
         found = tensor_text.split(head)
         key = (served.manifest.key, found.rest, len(found.texts), len(tail))
-        known_only = quick and size > TENSORS_BYTES
+        known_only = fast and size > TENSORS_BYTES
         known: _KnownBody | None = self._known.get(key)
         if known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in found.texts):
             return None
@@ -204,7 +204,7 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
     return sent
 
 
-def _outputs(document: dict[str, Any], problems: Problems) -> list[RequestedOutput]:
+def _outputs(document: dict[str, Any], problems: Problems) -> list[WantedOutput]:
     wanted = []
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer, name = f"/outputs/{i}", entry.get("name")

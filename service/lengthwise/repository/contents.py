@@ -1,4 +1,4 @@
-"""The result of a scan of the model repository, immutable: what is served or rejected, and what a request means."""
+"""The result of a scan of the model repository, immutable: what is served or refused, and what a request means."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """The models of one folder, served or rejected."""
+    """The models of one folder, served or refused."""
 
     models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)  # to serve, by name and version
     refused: Sequence[Refusal] = ()  # versions that the policy selects

@@ -49,7 +49,7 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
             answer = {"refused": str(error), "kind": type(error).__name__}
     except MemoryError:
         return {"memory": True}
-    except Exception as error:  # any error that a model's files cause is a reason to reject it
+    except Exception as error:  # any error that a model's files cause is a reason to refuse it
         answer = {"refused": f"an unexpected error while it was verified: {type(error).__name__}: {str(error)[:500]}"}
         answer["trace"] = traceback.format_exc()
     return answer | {"memory": any(sign in answer["refused"] for sign in _OUT_OF_MEMORY)}

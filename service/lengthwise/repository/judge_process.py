@@ -4,7 +4,7 @@
                                            │ it crashes: the signal is the reason
                                            │ it takes too long, or the service stops: it is killed
 
-A graph may crash the process that runs it, hang, or use all of its memory. Here that only rejects one version. The
+A graph may crash the process that runs it, hang, or use all of its memory. Here that only refuses one version. The
 process gets the bytes that will run, only those environment variables that running a model needs, and no open file, and
 it never outlives the service. Several processes that serve together judge a model once (`SharedJudge`).
 """
@@ -84,7 +84,7 @@ class JudgeProcess:
         """Reserves memory for a process: its limit in bytes.
 
         Where the container has too little for the full limit beside the processes that run, it waits for these to end:
-        with less memory a good version could be rejected, which alone is served.
+        with less memory a good version could be refused, which alone is served.
         """
 
         def wake() -> None:

@@ -38,7 +38,7 @@ log = logging.getLogger("lengthwise.registry")
 _MOST_FOUND: Final = 256
 
 Publish: TypeAlias = Callable[[Repository], object]  # serves what a scan has found so far
-Rescan = Callable[[Repository, str | None, Publish], Repository]  # after the last result; rejected ones of a name again
+Rescan = Callable[[Repository, str | None, Publish], Repository]  # after the last result; refused ones of a name again
 
 
 class ServedModel:
@@ -172,7 +172,7 @@ class Registry:
             await self._look(self.repository)
 
     async def load(self, name: str) -> Refusal | None:
-        """Scans for one name, rejected versions too, and no longer unloaded; returns why its highest is not served."""
+        """Scans for one name, refused versions too, and no longer unloaded; returns why its highest is not served."""
         return await self.everywhere("load", name)
 
     async def unload(self, name: str) -> None:

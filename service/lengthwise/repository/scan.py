@@ -1,7 +1,7 @@
 """Scans a model repository: which of its versions are served from now on.
 
-An unchanged version is kept, good or rejected. A new or changed one is verified while the old one serves, and replaces
-it only if it is good, so a directory that is still being copied is rejected until it is complete. Each good version is
+An unchanged version is kept, good or refused. A new or changed one is verified while the old one serves, and replaces
+it only if it is good, so a directory that is still being copied is refused until it is complete. Each good version is
 published at once. If one takes long, those of other names are verified at the same time; a lower one of its name waits.
 """
 
@@ -41,7 +41,7 @@ _Result: TypeAlias = tuple[LoadedModel | None, str | None, bool]  # a model, why
 
 @dataclass(slots=True)
 class Scan:
-    """One scan of a model repository. Any error in one directory rejects that version only."""
+    """One scan of a model repository. Any error in one directory refuses that version only."""
 
     folder: Path  # with `NAME/VERSION/` directories
     limits: BatchLimits
@@ -49,7 +49,7 @@ class Scan:
     policy: Policy
     max_model_bytes: int | None = None  # of graphs served at once, without those being replaced
     before: Repository = field(default_factory=Repository)  # the result of the last scan
-    again: str | None = None  # a name whose rejected versions are verified even if unchanged
+    again: str | None = None  # a name whose refused versions are verified even if unchanged
     devices: Sequence[Device] = (CPU_DEVICE,)
     judge: Judge = judging.judge
     most_bytes: int = MOST_BYTES  # of the files of one version
@@ -170,7 +170,7 @@ class Scan:
 
 @dataclass(slots=True)
 class ScanState:
-    """The results of a running scan: what is left, served already, or was rejected."""
+    """The results of a running scan: what is left, served already, or was refused."""
 
     before: Repository
     policy: Policy
@@ -180,7 +180,7 @@ class ScanState:
     shadows: Collection[Key] = ()  # which answer nothing, so the highest version is another one
     first: bool = field(init=False)
     running: dict[Key, LoadedModel] = field(init=False)  # served before
-    known: dict[Key, str] = field(init=False)  # rejected before
+    known: dict[Key, str] = field(init=False)  # refused before
     _new: int = 0
     _unnamed: str | None = None
     _models: dict[Key, LoadedModel] = field(default_factory=dict)

@@ -1,10 +1,10 @@
 """Checks that every node of a graph runs on the chosen provider. What onnxruntime recorded is passed as an argument.
 
 If the device has no kernel for a node, onnxruntime runs the node on the CPU, copies its tensors there and back, and at
-most logs it. Here such a graph is rejected, with the names of these nodes. One kind of node may run on the CPU: those
+most logs it. Here such a graph is refused, with the names of these nodes. One kind of node may run on the CPU: those
 that compute shapes only (a `Shape`, and the `Squeeze` that takes the width out of it), because the numbers that they
 need are on the CPU. The exporter finds these nodes, and the manifest lists them. onnxruntime's own option
-`session.disable_cpu_ep_fallback` would reject them too, and names no node.
+`session.disable_cpu_ep_fallback` would refuse them too, and names no node.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 
 `--provider auto` chooses CUDA if the installed onnxruntime supports it and a GPU is available, else the CPU, and logs
 why. `--provider cuda` without CUDA is an error that names everything that is missing. Nothing falls back to the CPU
-silently: `lengthwise.runtime.session` rejects a session that onnxruntime moved there, and
-`lengthwise.runtime.placement` rejects a node.
+silently: `lengthwise.runtime.session` refuses a session that onnxruntime moved there, and
+`lengthwise.runtime.placement` refuses a node.
 """
 
 from __future__ import annotations

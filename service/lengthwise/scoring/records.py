@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Item, make_item, why_rejected
+from lengthwise.decoding.calls import Item, make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
@@ -54,7 +54,7 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
         if isinstance(record, BadRecord):
             yield record
             continue
-        reason = why_rejected(record.steps, manifest, _TRANSPOSED) or label_mismatch(record, manifest.task)
+        reason = why_refused(record.steps, manifest, _TRANSPOSED) or label_mismatch(record, manifest.task)
         if reason is not None:
             yield BadRecord(record.id, RecordError(f"{record.place}: {reason}"))
             continue

@@ -181,9 +181,9 @@ class Scorer:
         from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 
-        rejected = {row: item for row, item in enumerate(items) if isinstance(item, str)}
-        if rejected and self.on_error == "raise":
-            offline.refuse(rejected, name)
+        refused = {row: item for row, item in enumerate(items) if isinstance(item, str)}
+        if refused and self.on_error == "raise":
+            offline.refuse(refused, name)
         good = [item for item in items if not isinstance(item, str)]
         answers = iter(model.answers(good, attention=self.attention))
         results = [(item, item if isinstance(item, str) else next(answers)) for item in items]
