@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +62,6 @@ class ProtocolForm:
     probabilities: Callable[[bytes], Sequence[float]]  # reads those of an answer's body
     rpc: bool = False  # whether it goes over gRPC
     in_flight: int = 0  # requests on their way on one stream; 0 where each is a call
-    quick: bool = True  # whether the server may answer before the application does (`--quick-path`)
 
 
 def _predict(target: ServerAddress, steps: Steps) -> bytes:
@@ -120,7 +119,6 @@ def _first(body: bytes) -> list[float]:
 
 FORMS = (
     ProtocolForm("JSON `/predict`", _predict, _first),
-    ProtocolForm("JSON `/predict` through ASGI", _predict, _first, quick=False),
     ProtocolForm("octets `/predict`", _octets, _floats),
     ProtocolForm("v1", _v1, _first),
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
@@ -342,15 +340,13 @@ class ProtocolLoad:
     rounds: int = 3  # how often each protocol has its turn; the median round counts
 
 
-def _served(
-    empty: bool, cores: Sequence[int], environment: Mapping[str, str] | None = None, **options: str
-) -> AbstractContextManager[launch.Running]:
+def _served(empty: bool, cores: Sequence[int], **options: str) -> AbstractContextManager[launch.Running]:
     port = launch.free_port()
     command = launch.serve_command(bundled_models(), port, {"runners": "1", "log_level": "error", **options})
     if empty:
         command[command.index("lengthwise")] = "benchmarks.variants"
         command.insert(command.index("serve"), "empty-run")
-    return launch.running(command, port, cores=cores, environment=environment)
+    return launch.running(command, port, cores=cores)
 
 
 def compare(
@@ -360,16 +356,12 @@ def compare(
     random = np.random.default_rng(0)
     grpc_port = launch.free_port()
     found: dict[str, dict[str, Any]] = {}
-    with (
-        _served(empty, server_cores, grpc_port=str(grpc_port)) as quick,
-        _served(empty, server_cores, {"LENGTHWISE_QUICK_PATH": "false"}) as through_asgi,
-    ):
+    with _served(empty, server_cores, grpc_port=str(grpc_port)) as server:
         for length in lengths:
             work = make_sequences(np.full(100, length), Input("values", _FEATURES), random)
             rounds: dict[str, list[dict[str, Any]]] = {form.name: [] for form in FORMS}
             for _ in range(load.rounds):
                 for form in track(FORMS, f"{length} steps", transient=True):
-                    server = quick if form.quick else through_asgi
                     rounds[form.name].append(measure(form, server, grpc_port, work, load))
             bits = {name: figures[0]["bits"] for name, figures in rounds.items()}
             different = [name for name in bits if bits[name] != bits[FORMS[0].name]]

@@ -122,7 +122,7 @@ class Serving:
             from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
 
             self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
-        self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
+        self.probing = Probing(lambda: self.served, self._tell_listeners)
         self.created = time.time()
         self.begun = False  # whether anything starts it
         self.started = False  # whether the first scan is over

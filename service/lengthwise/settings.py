@@ -61,6 +61,12 @@ PREFIX: Final = "LENGTHWISE_"
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
 _WORKER_VARIABLE: Final = PREFIX + "WORKER"
 
+REMOVED: Final = {
+    "breaker_retry_seconds": "a model that fails is tried again every 10 s",
+    "quick_path": "an application with middleware sees every call",
+}
+"""Options that were there once, and what to know now."""
+
 Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_share)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -143,11 +149,6 @@ class Settings(BaseSettings):
         description="Run LSTM and GRU layers on the CPU in Lengthwise's kernels, which compute valid steps only; "
         "off: in onnxruntime's kernels. By default each model is timed in both when it is loaded.",
     )
-    quick_path: bool = Field(  # the fast path, `http.fast_path`
-        True,
-        description="Answer an ordinary POST /predict before the application, unless that was given middleware, "
-        "dependencies or instrumentation.",
-    )
     gpu_memory_bytes: int | None = Field(
         None, ge=1, description="Limit of each model's memory arena on a GPU. Off by default."
     )
@@ -180,12 +181,6 @@ class Settings(BaseSettings):
     default_timeout_ms: float = Field(30_000, gt=0, le=86_400_000, description="Timeout of a request that gives none.")
     drain_seconds: float = Field(
         30, ge=0, le=86_400, description="Longest time that a shutdown waits for accepted requests."
-    )
-    breaker_retry_seconds: float = Field(
-        10,
-        gt=0,
-        le=3600,
-        description="How often to try a model again, with its golden sequences, after all of its batches failed.",
     )
     hung_seconds: float = Field(
         60,
@@ -341,7 +336,10 @@ class Settings(BaseSettings):
         ]
         if unknown:
             names = [name.upper() for name in cls.model_fields]
-            listed = ", ".join(f"{name}{nearest(name.removeprefix(PREFIX), names, PREFIX)}" for name in sorted(unknown))
+            listed = ", ".join(
+                name + (_gone(name.removeprefix(PREFIX)) or nearest(name.removeprefix(PREFIX), names, PREFIX))
+                for name in sorted(unknown)
+            )
             raise ConfigurationError(
                 f"no option belongs to the variable {listed}; `lengthwise serve --help` lists them"
             )
@@ -388,6 +386,12 @@ def mmap_threshold_is_set() -> bool:
     return "glibc.malloc.mmap_" in tunables or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
 
 
+def _gone(name: str) -> str:
+    """That an option is gone, to follow its name; nothing for one that never was."""
+    now = REMOVED.get(name.lower())
+    return f" (gone: {now})" if now else ""
+
+
 def flag(name: str) -> str:
     """The flag of a field: `--max-wait-ms` for `max_wait_ms`."""
     return "--" + name.replace("_", "-")
@@ -403,6 +407,6 @@ def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
     if name in from_flags:
         source = flag(name)
     if item["type"] == "extra_forbidden":
-        options = f"{nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"
+        options = f"{_gone(name) or nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"
         return f"no option belongs to the key {source}{options}"
     return f"{source}: {sentence(item)}, got {item['input']!r}"

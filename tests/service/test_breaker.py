@@ -67,14 +67,23 @@ class Switch:
             raise ERROR
 
 
+@pytest.fixture(autouse=True)
+def never_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that fails is not tried again while a test lasts."""
+    monkeypatch.setattr("lengthwise.repository.probing.RETRY_SECONDS", 3600)
+
+
 async def fail(service: Service, count: int = SUSPECTED_AFTER, body: object = GOOD, **named: str) -> None:
     for _ in range(count):
         assert (await service.predict({**body, **named})).status_code == 500  # type: ignore[dict-item]
 
 
-async def test_a_model_whose_every_batch_fails_is_not_ready_says_why_and_works_again_by_itself() -> None:
+async def test_a_model_whose_every_batch_fails_is_not_ready_says_why_and_works_again_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lengthwise.repository.probing.RETRY_SECONDS", 0.05)
     switch = Switch()
-    async with serving(model(manifest(), switch), breaker_retry_seconds=0.05) as service:
+    async with serving(model(manifest(), switch)) as service:
         queue = service.serving.served[0].queue
         assert (await service.predict(GOOD)).status_code == 200
         switch.on = True
@@ -115,7 +124,7 @@ async def test_one_callers_poison_opens_no_breaker() -> None:
 async def test_a_request_that_names_no_version_goes_to_one_that_works() -> None:
     switch = Switch()
     models = [model(manifest(version=1)), model(manifest(version=2), switch)]
-    async with serving(*models, breaker_retry_seconds=3600) as service:
+    async with serving(*models) as service:
         assert (await service.predict(GOOD)).json()["version"] == "2"
         switch.on = True
         await fail(service)
@@ -127,7 +136,7 @@ async def test_a_request_that_names_no_version_goes_to_one_that_works() -> None:
 
 async def test_grpc_says_so_too_and_tells_who_watches() -> None:
     switch = Switch()
-    async with listening(model(manifest(), switch), breaker_retry_seconds=3600) as caller:
+    async with listening(model(manifest(), switch)) as caller:
         ready = lambda: caller.call("ModelReady", pb.ModelReadyRequest(name="sums"))  # noqa: E731
         assert (await ready()).ready
         switch.on = True
@@ -145,7 +154,7 @@ async def test_golden_sequences_with_other_answers_keep_the_breaker_open() -> No
     wrong = replace(right, logits=tuple(logits + 1 for logits in right.logits))
     for expected, opens in ((right, False), (wrong, True)):
         switch.on = False
-        async with serving(replace(made, golden=expected), breaker_retry_seconds=3600) as service:
+        async with serving(replace(made, golden=expected)) as service:
             breaker = service.serving.served[0].queue.breaker
             await fail(service, body={"sequences": [[[POISON, 1]]]})
             await until(lambda: breaker.closed or breaker.open)  # noqa: B023
@@ -156,7 +165,8 @@ async def test_golden_sequences_with_other_answers_keep_the_breaker_open() -> No
 async def test_a_probe_that_raises_is_tried_again_and_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     probe, switch = Mock(side_effect=[ERROR, None] * 2), Switch()
     monkeypatch.setattr("lengthwise.repository.probing.probe", probe)
-    async with serving(model(manifest(), switch), breaker_retry_seconds=0.05) as service:
+    monkeypatch.setattr("lengthwise.repository.probing.RETRY_SECONDS", 0.05)
+    async with serving(model(manifest(), switch)) as service:
         breaker, switch.on = service.serving.served[0].queue.breaker, True
         for count in (2, 4):
             await fail(service)

@@ -10,7 +10,7 @@ import pytest
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
-from lengthwise.settings import CONFIG_VARIABLE, PREFIX, Settings, bundled_models, flag
+from lengthwise.settings import CONFIG_VARIABLE, PREFIX, REMOVED, Settings, bundled_models, flag
 
 
 @pytest.fixture(autouse=True)
@@ -191,3 +191,16 @@ def test_origins_are_a_list_in_the_file_and_stand_with_commas_in_a_variable(
     assert Settings.load().cors_origins == ("https://a.example",)
     monkeypatch.setenv("LENGTHWISE_CORS_ORIGINS", "https://a.example, http://localhost:3000,")
     assert Settings.load().cors_origins == ("https://a.example", "http://localhost:3000")
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_an_option_that_is_gone_says_so_as_a_variable_and_in_the_file(
+    name: str, config: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config.write_text(f"{name} = 1\n")
+    with pytest.raises(ConfigurationError, match=f"gone: {REMOVED[name]}"):
+        Settings.load()
+    config.write_text("")
+    monkeypatch.setenv(f"LENGTHWISE_{name.upper()}", "1")
+    with pytest.raises(ConfigurationError, match=f"gone: {REMOVED[name]}"):
+        Settings.load()

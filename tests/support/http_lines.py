@@ -73,8 +73,9 @@ class Net:
 async def net(service: Service, *, direct: bool = True, most: int = 100, **settings: Any) -> AsyncIterator[Net]:
     """The service behind a socket with so many places and other settings, with the way past ASGI or without."""
     made = Net(service)
-    changed = service.serving.settings.model_copy(update=settings | ({} if direct else {"quick_path": False}))
-    bounded: Any = partial(protocol(service.app, changed, most), kept_alive=KeptAlive())
+    changed = service.serving.settings.model_copy(update=settings)
+    application = service.app if direct else made.asgi
+    bounded: Any = partial(protocol(application, changed, most), kept_alive=KeptAlive())
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

@@ -80,7 +80,6 @@ class BenchOptions(Options):
         default={}, description="A header of each request, such as a key."
     )
     check: bool = Field(default=True, description="Do not compare each answer with the unbatched one.")
-    seed: int = Field(default=LoadSpec.seed, ge=0, description="Same seed, same load.")
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the figures as JSON.")
     plot: Path | None = Field(default=None, description="Draw latency against load to this PNG.")
 
@@ -91,7 +90,6 @@ class BenchOptions(Options):
             seconds=self.duration_seconds,
             warmup_seconds=self.warmup_seconds,
             count=self.request_count,
-            seed=self.seed,
         )
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
@@ -104,7 +102,7 @@ class BenchOptions(Options):
             for doubt in doubts(sequences):
                 click.echo(f"warning: {self.data}: {doubt}", err=True)
             return sequences
-        random = np.random.default_rng(self.seed)
+        random = np.random.default_rng(LoadSpec.seed)
         count = min(_DISTINCT, self.request_count or _DISTINCT)
         lengths = draw_lengths(self.lengths, count, model.max_length, random, min_length=model.min_length)
         return make_sequences(lengths, model.step, random)

@@ -12,10 +12,14 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from lengthwise import settings
 from lengthwise.errors import LengthwiseError, ModelError, missing_extra
+from lengthwise.settings import flag
 
 REMOVED: Final = {
     ("bench", "--replay"): "records are a data file: --data FILE",
+    ("bench", "--seed"): "each load is the same, every time",
+    **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
 BAD = 1
 NOT_CHECKED = 2

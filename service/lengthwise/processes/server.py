@@ -296,13 +296,13 @@ def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.C
 def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable[..., Connection]:
     """Makes the connections of a server, within this process's bounds.
 
-    Ordinary requests go past the application, unless that is switched off, or somebody has to see every call.
+    Ordinary requests go past the application, unless somebody has to see every call.
     """
     bounds: dict[str, Any] = {
         "header_timeout_seconds": settings.header_timeout_seconds,
         "max_connections": max_connections,
     }
-    if not isinstance(app, Application) or not settings.quick_path:
+    if not isinstance(app, Application):
         return partial(Connection, **bounds)
     fast_path = FastPath(app.inference)
     return lambda **options: Connection(fast_path=None if app.extended() else fast_path, **bounds, **options)

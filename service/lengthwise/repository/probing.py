@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.repository import judging
@@ -17,15 +18,15 @@ from lengthwise.repository.registry import ServedModel
 from lengthwise.repository.stopping import in_daemon_thread
 from lengthwise.verification import golden
 
+RETRY_SECONDS: Final = 10.0  # until a model that failed is tried again
 log = logging.getLogger("lengthwise.probing")
 
 
 @dataclass
 class Probing:
-    """Probes models every `retry_seconds` until they work again; `changed` is called when one stops or works again."""
+    """Probes models every `RETRY_SECONDS` until they work again; `changed` is called when one stops or works again."""
 
     served: Callable[[], Sequence[ServedModel]]
-    retry_seconds: float
     changed: Callable[[], Awaitable[None]]
     _loop: asyncio.AbstractEventLoop | None = None
     _probes: dict[ServedModel, asyncio.Task[None]] = field(default_factory=dict)
@@ -65,10 +66,10 @@ class Probing:
                 try:
                     error = await self._probe_once(served)
                 except Exception as raised:  # as where no thread starts: only another probe closes the breaker
-                    log.exception("the probe of %s failed: it is tried again after %g s", key, self.retry_seconds)
+                    log.exception("the probe of %s failed: it is tried again after %g s", key, RETRY_SECONDS)
                     error = raised
                 if error is not None:
-                    await asyncio.sleep(self.retry_seconds)
+                    await asyncio.sleep(RETRY_SECONDS)
         finally:
             del self._probes[served]  # from now on it can be asked again
 
@@ -76,12 +77,12 @@ class Probing:
         """Probes a model, and says whether it stopped or works again; returns why it is broken."""
         breaker, key = served.queue.breaker, served.manifest.key
         error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
-        if breaker.probed(error, time.monotonic(), self.retry_seconds):
+        if breaker.probed(error, time.monotonic(), RETRY_SECONDS):
             if error is None:
                 log.warning("%s works again: its golden sequences pass", key)
             else:
                 message = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
-                log.error(message, key, breaker.reason, self.retry_seconds)
+                log.error(message, key, breaker.reason, RETRY_SECONDS)
             await self.changed()
         return error
 
