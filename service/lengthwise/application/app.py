@@ -14,7 +14,9 @@ was given any of these: see `Application.extended`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
@@ -25,6 +27,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import fastapi.routing
+import starlette
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -79,6 +82,9 @@ _CALLED: Final = (
     (fastapi.routing, "get_request_handler"),
     (fastapi.routing, "request_response"),
 )  # what instrumentation replaces to see calls
+
+
+_FRAMEWORKS: Final = tuple(os.path.join(folder, "") for package in (fastapi, starlette) for folder in package.__path__)
 
 
 def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
@@ -382,9 +388,8 @@ def _is_instrumented() -> bool:
     """Whether instrumentation sees all calls of this process, of which the application knows nothing."""
     for owner, name in _CALLED:
         called = getattr(owner, name)
-        if type(called) is not FunctionType:
-            return True
-        if called.__globals__["__name__"].partition(".")[0] not in ("fastapi", "starlette"):
+        # A proxy has the file of what it stands for, a function around another one its own.
+        if type(called) is not FunctionType or not inspect.getfile(called).startswith(_FRAMEWORKS):
             return True
     # Where OpenTelemetry's tracing is set up for all libraries, FastAPI itself makes spans.
     trace = sys.modules.get("opentelemetry.trace")
