@@ -160,7 +160,7 @@ def test_the_service_reads_the_clock_of_the_day_only_for_times_that_people_see()
         if "time.time()" in path.read_text() or "datetime.now(" in path.read_text()
     }
     for_people = {"telemetry/metrics.py", "monitoring/monitoring.py"}  # the second for the column `arrived` of a record
-    for_people |= {"serving.py", "processes/supervisor.py"}  # when service and workers began
+    for_people |= {"serving/service.py", "processes/supervisor.py"}  # when service and workers began
     of_others = {"client/answers.py"}  # a proxy's `Retry-After` may be a date
     of_others |= {"grpc/transport.py"}  # gRPC's deadlines
     assert readers == for_people | of_others, "durations and deadlines are of time.monotonic"

@@ -50,7 +50,7 @@ async def serving_on(
     devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
     monkeypatch.setattr(
-        "lengthwise.serving.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
+        "lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )
     settings = Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options)
     async with started(Serving(settings, judge=judging.judge)) as service:
@@ -117,7 +117,7 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
 async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_option_names_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lengthwise.serving.choose", lambda *_, **__: DeviceChoice(ONE, "a test asked for it"))
+    monkeypatch.setattr("lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(ONE, "a test asked for it"))
     # A device on which 300 rows take as long as one, and more rows as much longer.
     table = CostTable([1, 300, 3000], [4, 1024], np.array([[4.0, 1024.0], [4.0, 1024.0], [40.0, 10_240.0]]))
     monkeypatch.setattr(judging, "measure", lambda *_, **__: table)
@@ -155,7 +155,7 @@ def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
         seen.append((wanted, options))
         return DeviceChoice()
 
-    monkeypatch.setattr("lengthwise.serving.choose", choose)
+    monkeypatch.setattr("lengthwise.serving.service.choose", choose)
     Serving(Settings(provider="cuda", gpu_memory_bytes=7, runners=3))
     Serving(Settings(recurrent_kernels=False))
     assert seen == [

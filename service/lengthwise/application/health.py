@@ -51,7 +51,7 @@ def add_state(router: APIRouter, serving: Serving) -> None:
 
     @router.get("/metrics", **operation("metrics", "Figures for Prometheus", None, open_metrics, tag=TAG))
     async def metrics(request: Request) -> Response:
-        page, media_type = await serving.exposition(request.headers.get("accept", ""))
+        page, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": media_type})
 
     compared = "How the answers of the shadow version compare with those that were sent"

@@ -1,21 +1,15 @@
-"""The service without its protocols, whose calls share batches: models, a queue for each, the batcher, the metrics."""
+"""One service, whose calls share batches: its models, a queue for each, the batcher, and how it starts and ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from lengthwise.batching.batcher import Batcher
-from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
-from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
-from lengthwise.batching.runners import LendCores
 from lengthwise.batching.watchdog import Watchdog
 from lengthwise.connections.api_keys import Keys
 from lengthwise.connections.inflight import Inflight
@@ -23,11 +17,8 @@ from lengthwise.connections.web_pages import WebPages
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull, RequestError
-from lengthwise.files import available_cores
 from lengthwise.padding import Steps
-from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.judge_process import JudgeProcess, SharedJudge
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.probing import Probing
@@ -37,22 +28,18 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
-from lengthwise.settings import Settings, bundled_models
+from lengthwise.serving import collaborators
+from lengthwise.serving.figures import ServiceFigures
+from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import ANYBODY, AccessLog, Caller, CallRecorder
-from lengthwise.telemetry.families import Family, Openings
-from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
-from lengthwise.telemetry.snapshots import Snapshot, without_zeros
+from lengthwise.telemetry.families import Openings
 from lengthwise.versions import Key, Policy
 
 if TYPE_CHECKING:
-    from lengthwise.monitoring.monitoring import Monitoring
     from lengthwise.processes.worker import Worker
     from lengthwise.telemetry.tracing import Trace, Tracer
 
 log = logging.getLogger("lengthwise.serving")
-
-T = TypeVar("T")
-_BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
 
 
 class Serving:
@@ -76,112 +63,55 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
-        # Of what waits: one runner takes all, several leave the one that is done next as much as they take.
-        share = 1.0 if settings.max_wait_ms or self.runners == 1 else 1 / (self.runners + 1)
-        self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
-        if self.choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:
-            steps = min(DEVICE_STEPS, settings.max_queue_cost_steps)
-            self.limits = replace(self.limits, rows=DEVICE_ROWS, padded_steps=steps, by_table=True)
-        self.batcher = Batcher(
-            runners=self.runners,
-            max_queue_cost_steps=settings.max_queue_cost_steps,
-            max_queue_seconds=settings.longest_wait_seconds,
-            max_wait_seconds=settings.max_wait_ms / 1000,
-            one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
-            lend_cores=self._lend_cores(),
-            cores=available_cores(),
-            on_batch=None if tracer is None else tracer.batch,
-            on_suspect=lambda queue: self.probing.ask(queue),
+        self.limits = collaborators.batch_limits(settings, self.choice, self.runners)
+        self.batcher = collaborators.batcher_of(
+            settings, self.choice, self.runners, worker, tracer, lambda queue: self.probing.ask(queue)
         )
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.openings = Openings()
-        shared: dict[str, Any] = {} if worker is None else {"shared": worker.counts, "forget": worker.forget}
-        self._counting = asyncio.Lock()
-        self.metrics = Metrics(self._gauges, self._bounds, self._families, **shared)
+        self.figures = ServiceFigures(self)
+        self.metrics = self.figures.metrics
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes, None if worker is None else worker.inflight)
         self.call_records = CallRecorder(
             self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
         )
-        # Anyone who can change the bundled models can change the program too.
-        bundled = settings.models.resolve() == bundled_models().resolve()
-        process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
-        self.judge: Judge = judge or process or judging.judge
-        if worker is not None:
-            self.judge = SharedJudge(self.judge, worker.judging, worker.ask_from_thread)
+        self.judge = collaborators.judge_of(settings, judge, worker)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self._shadow = None if settings.shadow is None else Key.parse(settings.shadow)
         self.registry = Registry(
             rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, shadow=self._shadow
         )
         self.find = self.registry.find
-        self.monitoring: Monitoring | None = None
-        records = settings.record is not None and settings.record_share > 0
-        if records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None:
-            from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
-
-            self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
+        self.monitoring = collaborators.monitoring_of(settings, lambda: self.batcher.at_rest, self.find)
         self.probing = Probing(lambda: self.served, self._tell_listeners)
         self.created = time.time()
         self.begun = False  # whether anything starts it
         self.started = False  # whether the first scan is over
         self._stopping: asyncio.Future[None] | None = None
         if worker is not None:
-            self.registry.everywhere = EveryWorker(
-                self.registry.change_here,
-                lambda: {
-                    "serves": [served.manifest.key for served in self.served],
-                    "unloaded": sorted(self.repository.unloaded),
-                },
-                worker.ask,
-                worker.answers,
-            )
-            self.registry.unloaded = lambda: worker.ask("unloaded")
-            self.registry.listeners.append(self._note_readiness)
-            worker.answers["metrics"] = self._snapshot
-            worker.lives = lambda: self.alive
+            self._join(worker)
 
-    def _lend_cores(self) -> LendCores | None:
-        """Lends idle cores to recurrent layers: those of this process, and of other workers."""
-        lend = recurrent_kernels.lend_cores
-        if self.choice.provider.bound or (self.worker is None and available_cores() == 1):
-            return None
-        return lend if self.worker is None else self.worker.lending(lend, available_cores())
-
-    async def _snapshot(self) -> Snapshot:
-        return (await self._snapshots())[1]
-
-    async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
-        """The snapshot of this process, and the same to be sent.
-
-        Both are made again where a model was forgotten meanwhile: the parent has its counts by then.
-        """
-        forgotten, own, sent = -1, Snapshot(), Snapshot()
-        while forgotten != self.metrics.forgotten:
-            forgotten = self.metrics.forgotten
-            own = await self._count(self.metrics.snapshot)
-            sent = await self._count(partial(without_zeros, own))
-        return own, sent
-
-    async def _count(self, made: Callable[[], T]) -> T:
-        """Does a part of a scrape in a thread, one at a time: with hundreds of versions it takes seconds."""
-        async with self._counting:
-            return await asyncio.to_thread(made)
+    def _join(self, worker: Worker) -> None:
+        """Has other workers follow the changes that are made here, and this one those that are made there."""
+        self.registry.everywhere = EveryWorker(
+            self.registry.change_here,
+            lambda: {
+                "serves": [served.manifest.key for served in self.served],
+                "unloaded": sorted(self.repository.unloaded),
+            },
+            worker.ask,
+            worker.answers,
+        )
+        self.registry.unloaded = lambda: worker.ask("unloaded")
+        self.registry.listeners.append(self._note_readiness)
+        worker.answers["metrics"] = self.figures.snapshot
+        worker.lives = lambda: self.alive
 
     async def _note_readiness(self) -> None:
         if self.worker is not None:
             self.worker.is_ready(self.ready)
-
-    async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The body of `GET /metrics` and its media type: of all processes that serve together."""
-        metrics, snapshots = self.metrics, list[Snapshot]()
-        forgotten = -1
-        while self.worker is not None and forgotten != metrics.forgotten:  # see `_snapshots`
-            own, sent = await self._snapshots()
-            forgotten = metrics.forgotten
-            snapshots = [own, *await self.worker.ask("metrics", sent)]  # sent before it is shown: nothing is lost
-        return await self._count(lambda: metrics.exposition(accept, snapshots))
 
     async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready.
@@ -337,45 +267,3 @@ class Serving:
         if all(other.metrics is not served.metrics for other in self.served):
             self.metrics.remove(served.metrics)
         log.info("%s is no longer served; its memory is freed when its last request is answered", served.manifest.key)
-
-    def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        ready = self.ready
-        works = {served.metrics.labels: ready and not served.queue.breaker.open for served in self.served}
-        gauges = {labels: Gauges(0, 0, 0, each) for labels, each in works.items()}
-        for queue in self.batcher.queues:  # also of removed models, while anything waits or runs there
-            labels = queue.metrics.labels
-            held = gauges.get(labels, Gauges(0, 0, 0, False))
-            gauges[labels] = Gauges(
-                held.queue_cost_steps + queue.padded_steps,
-                held.queue_sequences + len(queue.pending),
-                held.inflight_batches + queue.inflight,
-                held.ready,
-                held.breaker_open or (queue.breaker.open and not queue.closed),
-                held.queue_seconds + queue.seconds / self.batcher.admission.rate.value,
-            )
-        return gauges or {("", ""): Gauges(0, 0, 0, False)}
-
-    def _families(self) -> Iterator[Family]:
-        """Which versions the aliases name, and which a call without a version gets; and what others count."""
-        yield from self.openings.families()
-        restarts = 0 if self.worker is None else self.worker.restarts
-        yield Family("counter", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
-        if self.monitoring is not None:
-            yield from self.monitoring.families()
-        labels, served = ("model", "version"), self.served
-        aliases = [((*model.metrics.labels, alias), 1) for model in served for alias in self.aliases_of(model)]
-        yield Family("gauge", "model_alias", "Always 1; the aliases of each version.", (*labels, "alias"), aliases)
-        default = [(model.metrics.labels, self.default_of(model.manifest.name) is model) for model in served]
-        what = "1 for the version that a call without a version gets, else 0."
-        yield Family("gauge", "default_version", what, labels, default)
-
-    def _bounds(self) -> Bounds:
-        settings = self.settings
-        return Bounds(
-            runners=self.runners,
-            max_queue_cost_steps=settings.max_queue_cost_steps,
-            refused_models=len(self.repository.refused),
-            inflight_bytes=self.inflight.bytes,
-            max_inflight_bytes=self.inflight.max_bytes,
-            max_queue_seconds=self.batcher.admission.most_wait_seconds,
-        )

@@ -1,0 +1,88 @@
+"""Builds what a service works with, of its settings and of the devices that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.queues import ModelQueue
+from lengthwise.batching.runners import LendCores
+from lengthwise.files import available_cores
+from lengthwise.repository import judging
+from lengthwise.repository.judge_process import JudgeProcess, SharedJudge
+from lengthwise.repository.judging import Judge
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.provider import DeviceChoice
+from lengthwise.settings import Settings, bundled_models
+
+if TYPE_CHECKING:
+    from lengthwise.monitoring.monitoring import Monitoring
+    from lengthwise.processes.worker import Worker
+    from lengthwise.telemetry.tracing import Tracer
+
+_BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
+
+
+def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:
+    """What one batch may contain; on a device its cost table decides, unless the settings say it."""
+    # Of what waits: one runner takes all, several leave the one that is done next as much as they take.
+    share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
+    limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
+    if choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:
+        steps = min(DEVICE_STEPS, settings.max_queue_cost_steps)
+        return replace(limits, rows=DEVICE_ROWS, padded_steps=steps, by_table=True)
+    return limits
+
+
+def batcher_of(
+    settings: Settings,
+    choice: DeviceChoice,
+    runners: int,
+    worker: Worker | None,
+    tracer: Tracer | None,
+    on_suspect: Callable[[ModelQueue], None],
+) -> Batcher:
+    """What forms batches, and runs them."""
+    cores = available_cores()
+    return Batcher(
+        runners=runners,
+        max_queue_cost_steps=settings.max_queue_cost_steps,
+        max_queue_seconds=settings.longest_wait_seconds,
+        max_wait_seconds=settings.max_wait_ms / 1000,
+        one_core=runners == cores == 1 and not choice.provider.bound,
+        lend_cores=_lent_cores(choice, worker),
+        cores=cores,
+        on_batch=None if tracer is None else tracer.batch,
+        on_suspect=on_suspect,
+    )
+
+
+def _lent_cores(choice: DeviceChoice, worker: Worker | None) -> LendCores | None:
+    """Lends idle cores to recurrent layers: those of this process, and of other workers."""
+    lend = recurrent_kernels.lend_cores
+    if choice.provider.bound or (worker is None and available_cores() == 1):
+        return None
+    return lend if worker is None else worker.lending(lend, available_cores())
+
+
+def judge_of(settings: Settings, judge: Judge | None, worker: Worker | None) -> Judge:
+    """What verifies model directories: in a process of its own, and once for all workers."""
+    # Anyone who can change the bundled models can change the program too.
+    bundled = settings.models.resolve() == bundled_models().resolve()
+    process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
+    own = judge or process or judging.judge
+    return own if worker is None else SharedJudge(own, worker.judging, worker.ask_from_thread)
+
+
+def monitoring_of(settings: Settings, at_rest: Callable[[], bool], find: Callable[..., Any]) -> Monitoring | None:
+    """What observes calls; None where no option asks for it."""
+    records = settings.record is not None and settings.record_share > 0
+    if not (records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None):
+        return None
+    from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
+
+    return Monitoring(settings, at_rest, find)

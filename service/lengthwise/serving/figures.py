@@ -1,0 +1,102 @@
+"""What `GET /metrics` shows: the figures of a service, and of all processes that serve together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lengthwise.telemetry.families import Family
+from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
+from lengthwise.telemetry.snapshots import Snapshot, without_zeros
+
+if TYPE_CHECKING:
+    from lengthwise.serving.service import Serving
+
+T = TypeVar("T")
+
+
+class ServiceFigures:
+    """The metrics of a service; those of other workers are asked for through the parent."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._worker = worker = serving.worker
+        shared: dict[str, Any] = {} if worker is None else {"shared": worker.counts, "forget": worker.forget}
+        self.metrics = Metrics(self._gauges, self._bounds, self._families, **shared)
+        self._counting = asyncio.Lock()
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The body of `GET /metrics` and its media type: of all processes that serve together."""
+        metrics, snapshots = self.metrics, list[Snapshot]()
+        forgotten = -1
+        while self._worker is not None and forgotten != metrics.forgotten:  # see `_snapshots`
+            own, sent = await self._snapshots()
+            forgotten = metrics.forgotten
+            snapshots = [own, *await self._worker.ask("metrics", sent)]  # sent before it is shown: nothing is lost
+        return await self._count(lambda: metrics.exposition(accept, snapshots))
+
+    async def snapshot(self) -> Snapshot:
+        """The snapshot of this process, as it is sent to another one."""
+        return (await self._snapshots())[1]
+
+    async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
+        """The snapshot of this process, and the same to be sent.
+
+        Both are made again where a model was forgotten meanwhile: the parent has its counts by then.
+        """
+        forgotten, own, sent = -1, Snapshot(), Snapshot()
+        while forgotten != self.metrics.forgotten:
+            forgotten = self.metrics.forgotten
+            own = await self._count(self.metrics.snapshot)
+            sent = await self._count(partial(without_zeros, own))
+        return own, sent
+
+    async def _count(self, made: Callable[[], T]) -> T:
+        """Does a part of a scrape in a thread, one at a time: with hundreds of versions it takes seconds."""
+        async with self._counting:
+            return await asyncio.to_thread(made)
+
+    def _gauges(self) -> dict[tuple[str, str], Gauges]:
+        serving, ready = self._serving, self._serving.ready
+        works = {served.metrics.labels: ready and not served.queue.breaker.open for served in serving.served}
+        gauges = {labels: Gauges(0, 0, 0, each) for labels, each in works.items()}
+        for queue in serving.batcher.queues:  # also of removed models, while anything waits or runs there
+            labels = queue.metrics.labels
+            held = gauges.get(labels, Gauges(0, 0, 0, False))
+            gauges[labels] = Gauges(
+                held.queue_cost_steps + queue.padded_steps,
+                held.queue_sequences + len(queue.pending),
+                held.inflight_batches + queue.inflight,
+                held.ready,
+                held.breaker_open or (queue.breaker.open and not queue.closed),
+                held.queue_seconds + queue.seconds / serving.batcher.admission.rate.value,
+            )
+        return gauges or {("", ""): Gauges(0, 0, 0, False)}
+
+    def _families(self) -> Iterator[Family]:
+        """Which versions the aliases name, and which a call without a version gets; and what others count."""
+        serving = self._serving
+        yield from serving.openings.families()
+        restarts = 0 if self._worker is None else self._worker.restarts
+        yield Family("counter", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
+        if serving.monitoring is not None:
+            yield from serving.monitoring.families()
+        labels, served = ("model", "version"), serving.served
+        aliases = [((*model.metrics.labels, alias), 1) for model in served for alias in serving.aliases_of(model)]
+        yield Family("gauge", "model_alias", "Always 1; the aliases of each version.", (*labels, "alias"), aliases)
+        default = [(model.metrics.labels, serving.default_of(model.manifest.name) is model) for model in served]
+        what = "1 for the version that a call without a version gets, else 0."
+        yield Family("gauge", "default_version", what, labels, default)
+
+    def _bounds(self) -> Bounds:
+        serving, settings = self._serving, self._serving.settings
+        return Bounds(
+            runners=serving.runners,
+            max_queue_cost_steps=settings.max_queue_cost_steps,
+            refused_models=len(serving.repository.refused),
+            inflight_bytes=serving.inflight.bytes,
+            max_inflight_bytes=serving.inflight.max_bytes,
+            max_queue_seconds=serving.batcher.admission.most_wait_seconds,
+        )
