@@ -94,7 +94,7 @@ def script(steps: int) -> str:
 
 def load(url: str, pid: int, lua: Path, connections: int, seconds: float) -> dict[str, float]:
     """The figures of one load, after a short one that is not counted."""
-    command = ["wrk", "-t1", f"-c{connections}", "-s", str(lua), "--timeout", "10", f"{url}/predict"]
+    command = ["wrk", "-t1", f"-c{connections}", "-s", str(lua), "--timeout", "2", f"{url}/predict"]
     subprocess.run([*command, "-d1s"], stdout=subprocess.DEVNULL, check=True)
     spent = processes.cpu_seconds(pid)
     told = subprocess.run([*command, f"-d{seconds:g}s"], stdout=subprocess.PIPE, check=True, text=True).stdout
@@ -104,41 +104,47 @@ def load(url: str, pid: int, lua: Path, connections: int, seconds: float) -> dic
     return found | {"rate": answered / found["seconds"], "cores": spent / found["seconds"]}
 
 
-def lines(figures: Sequence[dict[str, Any]], cores: int, model: str, connections: int) -> list[list[str]]:
-    """The lines of one number of cores, one model and one number of connections."""
-    chosen = [one for one in figures if (one["of"], one["model"], one["connections"]) == (cores, model, connections)]
-    best = max((one["rate"] for one in chosen if one["setting"] != _AUTO), default=1.0)
+def cells(one: dict[str, Any], best: float) -> list[str]:
+    """The figures of one load, beside the most requests/s of any setting."""
+    return [
+        *(f"{one['rate']:,.0f}", f"{one['rate'] / best:.2f}", f"{one['p50']:.1f}, {one['p99']:.1f}"),
+        *(f"{one['refused']:.0f}, {one['lost']:.0f}", f"{one['cores']:.2f}, {one['cores'] / one['rate'] * 1e6:.0f}"),
+    ]
+
+
+def lines(figures: Sequence[dict[str, Any]], cores: int, model: str) -> list[list[str]]:
+    """A line for each setting, of one number of cores and one model."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    best: dict[int, float] = {}
+    for one in figures:
+        if (one["of"], one["model"]) == (cores, model):
+            settings.setdefault(one["setting"], []).append(one)
+            if one["setting"] != _AUTO:
+                best[one["connections"]] = max(best.get(one["connections"], 1.0), one["rate"])
     return [
         [
-            *(
-                str(cores),
-                model,
-                str(connections),
-                one["setting"] + (f" = {one['workers']}" * (one["setting"] == _AUTO)),
-            ),
-            *(f"{one['rate']:,.0f}", f"{one['rate'] / best:.2f}", f"{one['p50']:.1f}", f"{one['p99']:.1f}"),
-            *(f"{one['refused']:.0f}, {one['lost']:.0f}", f"{one['cores']:.2f}"),
-            f"{one['cores'] / one['rate'] * 1e6:.0f}",
+            *(str(cores), model, setting + (f" = {loads[0]['workers']}" if setting == _AUTO else "")),
+            *(cell for one in loads for cell in cells(one, best.get(one["connections"], one["rate"]))),
         ]
-        for one in chosen
+        for setting, loads in settings.items()
     ]
 
 
 def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: float) -> str:
     """The figures as a page."""
-    heads = "cores", "graph", "connections", "workers x runners", "requests/s", "of the best", "p50 ms", "p99 ms"
-    heads += "refused, lost", "real cores used", "their us a request"
-    kinds = sorted(
-        {(one["of"], one["model"], one["connections"]) for one in figures}, key=lambda kind: (kind[1], *kind)
-    )
+    heads = ["cores", "graph", "workers x runners"]
+    for connections in dict.fromkeys(one["connections"] for one in figures):
+        heads += [f"{connections} connections: requests/s", "of the best", "p50, p99 ms", "refused, lost"]
+        heads += ["real cores used, us a request"]
+    kinds = sorted({(one["model"], one["of"]) for one in figures})
     text = ", ".join(f"{name} {ms:g} ms for {steps} steps" for name, (steps, ms) in MODELS.items())
     return pages.page(
         facts,
         "Workers and runners on simulated cores",
         "`python -m benchmarks.cores`: runs of the graph sleep, and Python runs on the machine's own cores beside wrk. "
         f"{seconds:g} s a load. Graphs on one core: {text}. A setting that uses near two real cores is bounded by this "
-        "machine.",
-        pages.table(heads, [line for kind in kinds for line in lines(figures, kind[0], *kind[1:])]),
+        "machine. Lost: not answered within the time that wrk waits.",
+        pages.table(heads, [line for model, cores in kinds for line in lines(figures, cores, model)]),
     )
 
 
@@ -181,7 +187,10 @@ def main(
                             found = load(url, pid, lua, connections, seconds)
                             kind = {"of": cores, "model": model, "setting": setting, "connections": connections}
                             figures.append(kind | {"workers": workers} | found)
-                            click.echo(" ".join(lines(figures, cores, model, connections)[-1]), err=True)
+                            shown = " ".join(cells(figures[-1], found["rate"]))
+                            click.echo(
+                                f"{cores} cores, {model}, {connections} connections, {setting}: {shown}", err=True
+                            )
     if add_to is not None:
         add_to.write_text(json.dumps(figures))
     output.tell(page(facts, figures, seconds), figures, as_json=as_json, out=out)

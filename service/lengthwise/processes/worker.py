@@ -340,8 +340,7 @@ class Worker:
             ran[self.place] = now if free == cores else math.inf
             if now > until:
                 until = now + REST_SECONDS
-                rests = self.memory.table["ran"][self._others] < until - 2 * REST_SECONDS
-                more = int(2 * rests.sum() > len(rests))
+                more = int((self.memory.table["ran"][self._others] < now - REST_SECONDS).mean() > 0.5)
             lend(more + (free if cores > 1 else 0), soon)
 
         return lend_with_others

@@ -32,7 +32,6 @@ _WORKER_BYTES: Final = 256 * 2**20
 _COPIES: Final = 2
 """Of a model's files in the memory of a worker: as they are, and as onnxruntime arranges them."""
 _MOST: Final = 256
-ASKED_FOR: Final = "as was asked for"
 
 
 class WorkerCount(NamedTuple):
@@ -52,7 +51,7 @@ def count_workers(settings: Settings) -> WorkerCount:
         ConfigurationError: The model repository cannot be read, or the provider is not available.
     """  # noqa: DOC502 - what it calls raises them
     if settings.workers is not None:
-        return WorkerCount(settings.workers, ASKED_FOR)
+        return WorkerCount(settings.workers, "as was asked for")
     if choose(settings.provider).provider.bound:
         return WorkerCount(1, "one process has the GPU, as each would need a context and the models there")
     if sys.platform != "linux":
@@ -74,7 +73,6 @@ def _model_bytes(settings: Settings) -> int:
     """The bytes of the graphs that are served, by the policy; 0 of those that cannot be read."""
     policy = Policy.parse(settings.versions)
     directories = folder.read(settings.models).directories
-    served = policy.candidates(directories)
-    if policy.one:
-        served = served[: len({key.name for key in served})]
+    versions = policy.candidates(directories)  # the highest of each name first
+    served = versions[: len({key.name for key in versions})] if policy.one else versions
     return sum(graph_bytes(directory_state(directories[key])) for key in served)

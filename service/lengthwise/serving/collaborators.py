@@ -10,7 +10,6 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
-from lengthwise.batching.runners import LendCores
 from lengthwise.files import available_cores
 from lengthwise.repository import judging
 from lengthwise.repository.judge_process import JudgeProcess, SharedJudge
@@ -48,25 +47,18 @@ def batcher_of(
 ) -> Batcher:
     """What forms batches, and runs them."""
     cores = available_cores()
+    lend = recurrent_kernels.lend_cores if worker is None else worker.lending(recurrent_kernels.lend_cores, cores)
     return Batcher(
         runners=runners,
         max_queue_cost_steps=settings.max_queue_cost_steps,
         max_queue_seconds=settings.longest_wait_seconds,
         max_wait_seconds=settings.max_wait_ms / 1000,
         one_core=runners == cores == 1 and not choice.provider.bound,
-        lend_cores=_lent_cores(choice, worker),
+        lend_cores=None if choice.provider.bound or (worker is None and cores == 1) else lend,
         cores=cores,
         on_batch=None if tracer is None else tracer.batch,
         on_suspect=on_suspect,
     )
-
-
-def _lent_cores(choice: DeviceChoice, worker: Worker | None) -> LendCores | None:
-    """Lends idle cores to recurrent layers: those of this process, and of other workers."""
-    lend = recurrent_kernels.lend_cores
-    if choice.provider.bound or (worker is None and available_cores() == 1):
-        return None
-    return lend if worker is None else worker.lending(lend, available_cores())
 
 
 def judge_of(settings: Settings, judge: Judge | None, worker: Worker | None) -> Judge:
