@@ -1,8 +1,8 @@
 """How long other callers wait while `/metrics` is read with hundreds of versions. `python -m benchmarks.scrape`.
 
 The bundled model is served under so many versions (the first start takes a minute or two: each is loaded). Callers ask
-`/livez` again and again on kept connections, first alone, then while one scrape follows another; their longest waits
-are those of the event loop, and of whatever else runs on the machine.
+`/livez` again and again on kept connections, first alone, then while another process makes one scrape after the other;
+their longest waits are those of the event loop, and of whatever else runs on the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
@@ -61,6 +63,13 @@ def waits(port: int, over: threading.Event) -> list[float]:
     return found
 
 
+def scrape(url: str, count: int) -> tuple[float, int]:
+    """Reads the page so often: seconds of each, and its bytes."""
+    began = time.perf_counter()
+    sizes = [len(httpx.get(f"{url}/metrics", timeout=60).content) for _ in range(count)]
+    return (time.perf_counter() - began) / count, sizes[-1]
+
+
 @click.command()
 @click.option("--versions", "count", default=500, show_default=True)
 @click.option("--workers", default=1, show_default=True)
@@ -68,25 +77,23 @@ def waits(port: int, over: threading.Event) -> list[float]:
 def main(count: int, workers: int, scrapes: int) -> None:
     """Measures the waits of callers without and with scrapes."""
     click.echo(f"load average before: {machine.facts()['load_average'][0]}")
-    with tempfile.TemporaryDirectory(dir=prepared.models().parent) as folder:
+    with tempfile.TemporaryDirectory(dir=prepared.models().parent) as folder, ProcessPoolExecutor(1) as other:
         versions(Path(folder), count)
         with started("--versions", "all", "--workers", str(workers), **{prepared.VARIABLE: folder}) as server:
-            for name in ("alone", "scrapes"):
+            other.submit(scrape, server.url, 1).result()
+            for name, work in (
+                ("alone", partial(time.sleep, 0.3 * scrapes)),
+                ("scrapes", partial(scrape, server.url, scrapes)),
+            ):
                 over, found = threading.Event(), list[float]()
                 thread = threading.Thread(target=lambda over=over, found=found: found.extend(waits(server.port, over)))
                 thread.start()
-                began = time.perf_counter()
-                for _ in range(scrapes):
-                    if name == "scrapes":
-                        page = httpx.get(f"{server.url}/metrics", timeout=60).content
-                    else:
-                        time.sleep(0.3)
-                each = (time.perf_counter() - began) / scrapes
+                result = other.submit(work).result()
                 over.set()
                 thread.join()
                 middle, late, most = np.percentile(found, [50, 99, 100])
                 click.echo(f"{name}: {len(found)} calls, median {middle:.1f}, p99 {late:.1f}, longest {most:.1f} ms")
-            click.echo(f"a scrape took {each:.2f} s and has {len(page):,} bytes")
+            click.echo(f"a scrape took {result[0]:.2f} s and has {result[1]:,} bytes")
 
 
 if __name__ == "__main__":

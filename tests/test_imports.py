@@ -50,7 +50,7 @@ ONLY_IN = {
     "fastapi": {"processes.server", *(f"application.{name}" for name in ("app", "health", "operations"))},
     "grpc": {f"grpc.{name}" for name in ("calls", "infer", "server", "transport")},
     "uvicorn": {"processes.server", "http.connection", "http.timed_connection"},
-    "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.remote"},
+    "prometheus_client": {"telemetry.metrics", "telemetry.exposition", "bench.remote"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
 }

@@ -58,11 +58,11 @@ class InProcessService:
         await batcher.drain(_DRAIN_SECONDS)
         if load.failed:
             raise RuntimeError(f"{load.failed} sequences failed, the first: {load.error!r}")
-        steps = metrics.valid_steps + metrics.padding_steps
+        steps = metrics.number("steps", "valid") + metrics.number("steps", "padding")
         return {
             "sequences_per_second": load.answered / elapsed,
             "rows_per_batch": metrics.batch_rows.total / max(1, metrics.batch_rows.count),
-            "padding_share": metrics.padding_steps / max(1, steps),
+            "padding_share": metrics.number("steps", "padding") / max(1, steps),
         }
 
 

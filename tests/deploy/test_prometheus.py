@@ -30,7 +30,7 @@ def _exported() -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = Settings(record=Path(folder), verify_share=1, shadow="m/2")
         monitoring = Monitoring(options, lambda: True, Mock())
-        restarts = Family("counter", "worker_restarts", "As `Serving` has it.", (), [((), 0)])
+        restarts = Family("counter", "largest", "worker_restarts", "As `Serving` has it.", (), [((), 0)])
         metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda: [*monitoring.families(), restarts])
         metrics.model("m", "1", {"provider": "p", "digest": "d"})
         return set(re.findall(r"^# TYPE (lengthwise_\S+) ", metrics.text().decode(), re.MULTILINE))

@@ -226,18 +226,18 @@ def test_clipped_values_are_counted_in_the_metrics(device: Device) -> None:
     metrics, table = ModelMetrics(), CostTable([1], [4], np.array([[1.0]]))
     served = ServedModel(LoadedModel(manifest, session, table), metrics, BatchLimits())
     served.queue.run(pad(given), False)
-    assert metrics.clipped_values == 0
+    assert metrics.number("clipped_values") == 0
     given[0][0, 1], given[2][29], given[2][4] = -3e38, 1e6, np.nan
     batch = pad(given, rows=5)
     batch.steps[3:] = 1e6  # fillers, and padding
     batch.steps[1, 9:] = 1e6
     assert len(served.queue.run(batch, False)) == 3
-    assert metrics.clipped_values == 4
+    assert metrics.number("clipped_values") == 4
     other, described = exported("features = 3")
     assert described.graph.clipped is None
     model = LoadedModel(described, Session(other, described), table)
     ServedModel(model, metrics, BatchLimits()).queue.run(batch, False)
-    assert metrics.clipped_values == 4
+    assert metrics.number("clipped_values") == 4
 
 
 def altered(graph: bytes, name: str, change: Any) -> bytes:

@@ -43,14 +43,14 @@ async def test_a_full_queue_refuses_in_every_protocol_unread_and_answers_again_w
         running = asyncio.create_task(service.predict(GOOD))  # type: ignore[arg-type]
         await entered.wait()
         accepted = await fill(caller)
-        decoded = service.serving.served[0].metrics.sequences
+        decoded = service.serving.served[0].metrics.number("sequences")
         for path, body in FORMS.items():
             refused = await service.client.post(path, content=body, headers={"content-type": "application/json"})
             assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True), path
         error = await caller.refused("ModelInfer", grpc_request())
         assert error.code() is StatusCode.RESOURCE_EXHAUSTED
         assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
-        assert service.serving.served[0].metrics.sequences == decoded, "no body was read"
+        assert service.serving.served[0].metrics.number("sequences") == decoded, "no body was read"
         urgent = await service.predict({**GOOD, "priority": 10})
         assert urgent.status_code == 422, "a body with a priority is read"
         assert (await service.client.get("/readyz")).status_code == 200

@@ -80,7 +80,7 @@ async def test_counted_steps_are_those_that_ran():
         await outcome(first)
         await outcome(second)
     metrics = only.metrics
-    assert (metrics.valid_steps, metrics.padding_steps) == (3 + 5 + 6, 1 + 3 + 2)
+    assert (metrics.number("steps", "valid"), metrics.number("steps", "padding")) == (3 + 5 + 6, 1 + 3 + 2)
     assert metrics.batch_rows.total == 3
     assert metrics.batch_width.total == 4 + 8
 
@@ -130,7 +130,7 @@ async def test_a_failed_batch_fails_only_the_requests_in_it():
     assert (good, after) == ([12], [14])
     assert isinstance(failed, InferenceFailed)
     assert "secret" not in failed.detail
-    assert only.metrics.batch_failures == 1
+    assert only.metrics.number("batch_failures") == 1
     assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
@@ -138,7 +138,7 @@ async def test_a_run_with_too_few_results_is_a_failure():
     only = model_queue(lambda batch, attention: [])
     async with running(only) as batcher:
         assert isinstance(await outcome(batcher.submit(only, [sequence(1)], answers)), InferenceFailed)
-    assert only.metrics.batch_failures == 1
+    assert only.metrics.number("batch_failures") == 1
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ async def test_a_sequence_without_numbers_is_never_sent(service: Service, client
     with pytest.raises(errors.InvalidSequences) as error:
         await client.predict([STEPS, [[1, 2], [3]]])
     assert error.value.indices == (1,)
-    assert service.serving.served[0].metrics.sequences == 0
+    assert service.serving.served[0].metrics.number("sequences") == 0
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"base_url": "x:y"}])

@@ -3,7 +3,7 @@ import re
 
 from lengthwise import errors
 from lengthwise.errors import LengthwiseError, Refused, RequestError
-from lengthwise.telemetry.metrics import REASONS
+from lengthwise.telemetry.families import REASONS
 
 TREE = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LengthwiseError)}
 

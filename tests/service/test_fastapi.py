@@ -310,7 +310,7 @@ async def test_a_route_around_the_model_batches_and_refuses_as_the_model_does() 
     assert (late.status_code, late.json()["title"]) == (504, "Deadline exceeded")
     assert (full.status_code, int(full.headers["retry-after"]) >= 1) == (429, True)
     assert (wrong.status_code, wrong.headers["content-type"]) == (422, "application/problem+json")
-    figures = samples(inner.serving.metrics.exposition("", [])[0].decode())
+    figures = samples(inner.serving.metrics.text().decode())
     batches = sum(value for name, value in figures.items() if name.startswith("lengthwise_batch_rows_count"))
     assert batches == 2  # the four ran together
 

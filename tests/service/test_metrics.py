@@ -1,18 +1,30 @@
 """The exposition: the names of the design, and figures that add up."""
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from itertools import accumulate
 from pathlib import Path
+from typing import get_args
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Metrics, ModelMetrics
+from lengthwise.processes.server import YOUNG_OBJECTS
+from lengthwise.telemetry.exposition import FamilyLines, lines_of, lines_of_histogram, media_type, page
+from lengthwise.telemetry.families import FIRST_CELL, REASONS, ROWS, Family, ModelHistogram, OverWorkers
+from lengthwise.telemetry.metrics import KEPT_GONE, OF_LIBRARIES, Bounds, Gauges, Metrics, ModelMetrics
+from lengthwise.telemetry.snapshots import Total
 from tests.support.used_metrics import INFO, metrics, used
 
 OWN = frozenset({"model", "version"})
@@ -102,7 +114,7 @@ def test_calls_are_counted_once_each_by_the_name_of_their_key():
     assert value(made, "requests_total", code="429", key="team-a") == 1
     assert value(made, "requests_total", code="429", key="-") == 0
     assert value(made, "requests_total", code="503", key="team-a") == 0  # from the first call on, so that it has a rate
-    assert (model.codes[200], model.codes[429]) == (4, 1)
+    assert (model.number("requests", "200"), model.number("requests", "429")) == (4, 1)
 
 
 def test_gauges_are_read_at_each_scrape():
@@ -117,7 +129,7 @@ def test_gauges_are_read_at_each_scrape():
 
 def test_a_model_that_is_loaded_again_keeps_its_figures_and_shows_its_new_digest():
     made = used()
-    assert made.model("m", "1", {"provider": "CPUExecutionProvider", "digest": "sha256:11"}).sequences == 2
+    assert made.model("m", "1", {"provider": "CPUExecutionProvider", "digest": "sha256:11"}).number("sequences") == 2
     digests = [dict(labels)["digest"] for name, labels in samples(made) if name == "lengthwise_model_info"]
     assert digests == ["sha256:11"]
 
@@ -139,8 +151,8 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
     assert len(kept) == KEPT_GONE + 1
     assert {"served", "2", str(KEPT_GONE + 3)} <= set(kept)
     assert not {"1", "3", "4"} & set(kept)
-    assert made.model("m", "2").sequences == KEPT_GONE + 3
-    assert made.model("m", "3").sequences == 0
+    assert made.model("m", "2").number("sequences") == KEPT_GONE + 3
+    assert made.model("m", "3").number("sequences") == 0
     assert made.model("m", "served", INFO) is served
     page = made.text().decode()
     assert page.count("lengthwise_model_info{") == 1
@@ -207,8 +219,12 @@ def test_threads_lose_no_count():
         thread.start()
     for thread in threads:
         thread.join()
-    assert {code: count for code, count in model.codes.items() if count} == {200: 8000}
-    assert (model.valid_steps, model.padding_steps, sum(model.queue_seconds.counts)) == (40_000, 24_000, 16_000)
+    assert model.number("requests", "200") == 8000
+    assert (model.number("steps", "valid"), model.number("steps", "padding"), sum(model.queue_seconds.counts)) == (
+        40_000,
+        24_000,
+        16_000,
+    )
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -223,9 +239,9 @@ def test_a_traced_call_is_its_buckets_exemplar_in_open_metrics_only():
     model.request(200, 0.003, trace_id="aa" * 16)
     model.request(200, 0.004, trace_id="bb" * 16)
     model.request(200, 0.7)
-    page, media_type = made.exposition("application/openmetrics-text; version=1.0.0")
-    assert media_type.startswith("application/openmetrics-text; version=1.0.0")
-    marked = [line for line in page.decode().splitlines() if " # {" in line]
+    pieces, kind = made.exposition("application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    marked = [line for line in b"".join(pieces).decode().splitlines() if " # {" in line]
     assert len(marked) == 1
     assert marked[0].startswith('lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"} 2.0 # {')
     assert f'trace_id="{"bb" * 16}"' in marked[0]  # the latest
@@ -241,6 +257,118 @@ def test_a_traced_call_is_its_buckets_exemplar_in_open_metrics_only():
     ],
 )
 def test_whatever_is_asked_for_some_exposition_is_the_answer(accept: str):
-    page, media_type = used().exposition(accept)
-    assert b"lengthwise_requests_total{" in page
-    assert media_type.startswith(("text/plain", "application/openmetrics-text"))
+    pieces, kind = used().exposition(accept)
+    assert b"lengthwise_requests_total{" in b"".join(pieces)
+    assert kind.startswith(("text/plain", "application/openmetrics-text"))
+
+
+labels = st.text(st.sampled_from('ab"\\\n%{} é'), max_size=6)
+
+
+numbers = st.floats().map(lambda number: number + 0.0) | st.integers(0, 10**8)  # -0.0 is 0.0
+
+
+@given(st.lists(st.tuples(labels, labels, numbers), max_size=20), labels, st.booleans())
+def test_the_lines_of_a_family_are_those_of_prometheus_client(
+    rows: list[tuple[str, str, float]], text: str, counts: bool
+) -> None:
+    names, samples_of = ("b", "a"), [((one, other), number) for one, other, number in rows]
+    family = Family("counter" if counts else "gauge", "sum", "x", text, names, samples_of)
+    metric = (CounterMetricFamily if counts else GaugeMetricFamily)("lengthwise_x", text, labels=names)
+    for values, number in samples_of:
+        metric.add_metric(values, float(number))
+    compare(lines_of(family), metric)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 10**8), min_size=len(ROWS) + 1, max_size=len(ROWS) + 1), max_size=5),
+    st.dictionaries(st.integers(0, len(ROWS)), st.tuples(st.text("0af", min_size=1), st.floats(0), st.floats(0))),
+)
+def test_the_lines_of_a_histogram_are_those_of_prometheus_client(
+    observed: list[list[int]], exemplars: dict[int, tuple[str, float, float]]
+) -> None:
+    names = [*(repr(float(bound)) for bound in ROWS), "+Inf"]
+    metric = HistogramMetricFamily("lengthwise_batch_rows", "Rows.", labels=("model", "version"))
+    counts = {}
+    for number, buckets in enumerate(observed):
+        counts['a"b', str(number)] = [*[0] * FIRST_CELL["batch_rows"], *buckets, 7.5, *[0] * 100]
+        marks = {bucket: Exemplar({"trace_id": mark[0]}, *mark[1:]) for bucket, mark in exemplars.items()}
+        cumulated = zip(names, accumulate(map(float, buckets)), strict=True)
+        samples_of = [(*pair, marks.get(bucket)) for bucket, pair in enumerate(cumulated)]
+        metric.add_metric(('a"b', str(number)), samples_of, 7.5)
+    histogram = ModelHistogram("batch_rows", "Rows.", ROWS)
+    compare(lines_of_histogram(histogram, counts, dict.fromkeys(counts, exemplars)), metric)
+
+
+def compare(lines: FamilyLines, metric: Metric) -> None:
+    """The page of a family is what prometheus_client writes, in both formats."""
+
+    class One(Collector):
+        def collect(self) -> list[Metric]:
+            return [metric]
+
+    registry = CollectorRegistry()
+    registry.register(One())
+    for accept in ("", "application/openmetrics-text; version=1.0.0"):
+        assert b"".join(page([lines], media_type(accept))) == choose_encoder(accept)[0](registry)
+
+
+def many(models: int) -> Metrics:
+    """The metrics of so many models, each of which has answered a call."""
+    keys = [("m", str(number)) for number in range(models)]
+    made = Metrics(lambda: {key: Gauges(0, 0, 0, True) for key in keys}, lambda: Bounds(1, 1000, 0, 0, 100))
+    for key in keys:
+        made.model(*key, INFO).request(200, 0.003)
+    return made
+
+
+def test_a_page_of_hundreds_of_versions_starts_no_collection_of_cycles() -> None:
+    made = many(500)
+    threshold, generations = gc.get_threshold(), list[int]()
+
+    def note(phase: str, facts: dict[str, int]) -> None:
+        if phase == "start":
+            generations.append(facts["generation"])
+
+    gc.collect()
+    gc.set_threshold(YOUNG_OBJECTS)
+    gc.callbacks.append(note)
+    try:
+        pieces = [*made.exposition()[0]]
+    finally:
+        gc.callbacks.remove(note)
+        gc.set_threshold(*threshold)
+    assert generations == []
+    assert max(map(len, pieces)) < sum(map(len, pieces)) / 20, "no step writes all of it"
+
+
+LARGEST = {
+    *("ready", "breaker_open", "queue_seconds", "model_info", "recurrent_kernels"),
+    *("refused_models", "max_queue_seconds", "process_start_time_seconds", "python_info"),
+}
+"""The metrics whose largest number counts where several workers serve; all others are added."""
+
+
+def test_every_family_says_how_it_adds_up_over_workers() -> None:
+    ways = {family.name: family.over_workers for family in used().families()}
+    assert {name for name, way in ways.items() if way == "largest"} == LARGEST
+    assert set(ways.values()) == set(get_args(OverWorkers))
+
+
+def test_of_two_workers_numbers_are_added_or_the_largest_is_shown_as_their_family_says() -> None:
+    one, other = metrics(), Metrics(lambda: {("m", "1"): Gauges(1, 2, 3, False)}, lambda: Bounds(3, 5, 7, 9, 11))
+    for each in (one, other):
+        each.model("m", "1", INFO)
+    snapshots = [one.snapshot(), other.snapshot()]
+    samples_of = [dict(family.samples) for made in (one, other) for family in made.families() if family.prefix]
+    shown = {family.name: family for family in Total(snapshots).families() if family.prefix}
+    assert len(samples_of) == 2 * len(shown)
+    for family, numbers, others in zip(shown.values(), samples_of, samples_of[len(shown) :], strict=False):
+        assert numbers.keys() == others.keys() == dict(family.samples).keys()
+        for labels, number in family.samples:
+            add = max if family.over_workers == "largest" else int.__add__
+            assert number == add(int(numbers[labels]), int(others[labels])), family.name
+
+
+def test_every_gauge_of_prometheus_client_is_declared() -> None:
+    assert {each.name for each in metrics().families() if not each.prefix and each.kind == "gauge"} <= set(OF_LIBRARIES)

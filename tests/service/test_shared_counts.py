@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -28,9 +29,10 @@ from lengthwise.repository.judge_process import SharedJudge, Verdicts
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
-from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics, ModelMetrics, counted
+from lengthwise.telemetry.families import CELL
+from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.shared_counts import SharedCounts
-from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, with_rows, without_zeros
+from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, taken, with_rows, without_zeros
 from tests.support.numpy_models import manifest, samples
 
 
@@ -53,11 +55,14 @@ def test_what_a_process_has_counted_is_read_when_it_is_gone() -> None:
     counted.decoded(0.001, [5, 70])
     counted.batch(rows=2, width=72, valid_steps=75, waits=[0.1, 0.2], seconds=0.01)
     counted.count("batch_failures")
-    (unknown, found) = SharedCounts(shared).models()
-    assert (unknown.labels, found.labels) == (("", ""), ("m", "1"))
-    assert list(found.cells) == list(counted.cells)
-    assert (found.codes[200], found.rejected["queue_full"], found.sequences, found.batch_failures) == (1, 1, 2, 1)
-    assert (found.valid_steps, found.padding_steps, found.sequence_length.total) == (75, 69, 75)
+    models, keys = SharedCounts(shared).counts()
+    assert (models.keys(), keys) == ({("", ""), ("m", "1")}, {})
+    assert list(models["m", "1"]) == list(counted.cells)
+    left = ModelMetrics(cells=models["m", "1"])
+    assert (left.number("requests", "200"), left.number("rejected", "queue_full")) == (1, 1)
+    assert (left.number("sequences"), left.number("batch_failures")) == (2, 1)
+    assert (left.number("steps", "valid"), left.number("steps", "padding")) == (75, 69)
+    assert left.sequence_length.total == 75
     SharedCounts(shared).clear()
     assert not any(shared)
 
@@ -71,7 +76,7 @@ def test_of_a_place_that_was_being_labelled_or_freed_at_a_kill_nothing_is_read()
         shared[label] = first
         assert list(SharedCounts(shared).places()) == ([] if not first else [("a-long-name", "1")])
     shared[label : label + 2] = b"\0\xff"  # half of a character
-    assert list(SharedCounts(shared).models()) == []
+    assert SharedCounts(shared).counts() == ({}, {})
     SharedCounts(shared).clear()
     assert not any(shared)
 
@@ -105,18 +110,22 @@ def test_the_calls_of_a_key_with_a_name_outlive_their_process_too() -> None:
     for name in ("m", "n"):
         for key in ("team-a", "team-b", "-"):
             counting.model(name, "1").request(200, 0.003, key=key)
-    _, found, other = SharedCounts(shared).models()
-    assert {key: codes[200] for key, codes in found.codes_by_key.items()} == {"team-a": 1, "team-b": 1, "-": 1}
-    assert {key: codes[200] for key, codes in other.codes_by_key.items()} == {"team-a": 1, "team-b": 1, "-": 1}
+    models, keys = SharedCounts(shared).counts()
+    answered = CELL["requests", "200"]
+    assert {labels: row[answered] for labels, row in keys.items()} == {
+        (name, "1", key): 1 for name in ("m", "n") for key in ("team-a", "team-b")
+    }
+    assert (models["m", "1"][answered], models["n", "1"][answered]) == (3, 3)
     for number in range(KEPT_GONE + 1):
         counting.remove(counting.model(f"gone {number}", "1"))
     counting.remove(counting.model("m", "1"))
     for number in range(KEPT_GONE):
         counting.remove(counting.model(f"later {number}", "1"))
-    assert sum(model.labels == ("m", "1") for model in SharedCounts(shared).models()) == 0
+    assert ("m", "1") not in SharedCounts(shared).counts()[0]
     counting.model("m", "1").request(200, 0.003)
-    again = next(model for model in SharedCounts(shared).models() if model.labels == ("m", "1"))
-    assert set(again.codes_by_key) == {"-"}  # its rows were freed with it
+    models, keys = SharedCounts(shared).counts()
+    assert ("m", "1") in models
+    assert [labels for labels in keys if labels[0] == "m"] == []  # its rows were freed with it
     SharedCounts(shared).clear()
     assert not any(shared)
 
@@ -135,8 +144,8 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     for number, process in enumerate(processes, 1):
         for _ in range(number):
             process.model("m", "1").request(200, 0.003)
-    page, _ = processes[0].exposition("", [each.snapshot() for each in processes])
-    found = samples(page.decode())
+    pieces, _ = processes[0].exposition("", Total([each.snapshot() for each in processes]))
+    found = samples(b"".join(pieces).decode())
     assert found['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 3
     assert found['lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"}'] == 3
     assert found['lengthwise_request_duration_seconds_sum{model="m",version="1"}'] == pytest.approx(0.009)
@@ -145,11 +154,10 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     assert found["lengthwise_max_queue_cost_steps"] == 2000
     own = samples(processes[0].text().decode())
     assert found.keys() == own.keys()
-    assert (
-        processes[0]
-        .exposition("application/openmetrics-text", [each.snapshot() for each in processes])[0]
-        .endswith(b"# EOF\n")
-    )
+    pieces, _ = processes[0].exposition("application/openmetrics-text", Total([each.snapshot() for each in processes]))
+    page = b"".join(pieces)
+    assert page.count(b"# EOF\n") == 1
+    assert page.endswith(b"\n# EOF\n")
 
 
 def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_the_last_others() -> None:
@@ -161,10 +169,11 @@ def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_
         exact = ModelMetrics("m", version)
         exact.request(200, 0.003)
         exact.request(200, 0.003)  # after it was told last
-        ended.add(with_rows(process.snapshot(), counted([exact])), [("m", version)])
+        rows = {("m", version): np.array(exact.cells)}
+        ended.add(with_rows(process.snapshot(), taken(rows, {})), [("m", version)])
     assert "lengthwise_ready" not in ended.snapshot["families"]
     assert "process_cpu_seconds" in ended.snapshot["families"]
-    shown = samples(process.exposition("", [ended.snapshot] * 2)[0].decode())
+    shown = samples(b"".join(process.exposition("", Total([ended.snapshot] * 2))[0]).decode())
     assert shown['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 2
     assert shown['lengthwise_requests_total{code="200",key="team-a",model="m",version="1"}'] == 2
     ended.forget([("m", "1")], 2)
@@ -176,7 +185,7 @@ def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_
 def test_a_process_without_memory_for_a_model_counts_by_what_it_told_last() -> None:
     process, ended = Metrics(dict, lambda: Bounds(1, 1, 0, 1, 1)), EndedCounts()
     process.model("m", "1").request(200, 0.003)
-    ended.add(with_rows(process.snapshot(), counted([])), [])
+    ended.add(with_rows(process.snapshot(), taken({}, {})), [])
     assert sum(Total([ended.snapshot, {}]).models["m", "1"]) == pytest.approx(2.003)
 
 
@@ -204,7 +213,7 @@ def test_of_a_model_that_is_counted_no_more_the_counts_are_told_and_no_sum_goes_
     for version in "12345":
         one.model("m", version)
         one.remove(one.model("m", str(int(version) - 1)))
-    shown = samples(one.exposition("", [one.snapshot(), other.snapshot(), ended.snapshot])[0].decode())
+    shown = samples(b"".join(one.exposition("", Total([one.snapshot(), other.snapshot(), ended.snapshot]))[0]).decode())
     assert shown['lengthwise_requests_total{code="200",key="-",model="m",version="0"}'] == 2
     drop(ended.snapshot, [("m", "0")])
     assert ("m", "0") not in Total([ended.snapshot]).models

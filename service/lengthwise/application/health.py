@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from lengthwise.application import document, pages, schemas
 from lengthwise.application.document import operation
@@ -51,8 +54,8 @@ def add_state(router: APIRouter, serving: Serving) -> None:
 
     @router.get("/metrics", **operation("metrics", "Figures for Prometheus", None, open_metrics, tag=TAG))
     async def metrics(request: Request) -> Response:
-        page, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
-        return Response(page, headers={"content-type": media_type})
+        pieces, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
+        return _Pieces(pieces, media_type)
 
     compared = "How the answers of the shadow version compare with those that were sent"
 
@@ -63,6 +66,22 @@ def add_state(router: APIRouter, serving: Serving) -> None:
         if "text/html" in request.headers.get("accept", ""):
             return pages.comparison(found)
         return document.answer(found, headers={"vary": "accept"})
+
+
+class _Pieces(Response):
+    """A body of megabytes, written piece after piece: to join or to write all of it would stop the event loop."""
+
+    def __init__(self, pieces: Sequence[bytes], media_type: str) -> None:
+        super().__init__(headers={"content-type": media_type, "content-length": str(sum(map(len, pieces)))})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it; others have the event loop between the pieces."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body"})
 
 
 def described(serving: Serving) -> dict[str, Any]:

@@ -100,9 +100,11 @@ class Drift(Consumer):
             for what, psi in shown(window.drift(), window.profile)
         ]
         what = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
-        yield Family("gauge", "drift", what, labels, [(values, psi) for values, psi, _ in distances])
+        yield Family("gauge", "largest", "drift", what, labels, [(values, psi) for values, psi, _ in distances])
         what = "The lengthwise_drift from which on the data has drifted."
-        yield Family("gauge", "drift_limit", what, labels, [(values, limit) for values, _, limit in distances])
+        yield Family(
+            "gauge", "largest", "drift_limit", what, labels, [(values, limit) for values, _, limit in distances]
+        )
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:

@@ -104,7 +104,7 @@ class Monitoring:
             yield from thread.consumer.families()
         what = "Sampled calls that were dropped because the consumer was too slow or failed."
         dropped = [((thread.consumer.name,), thread.dropped) for thread in self._threads]
-        yield Family("counter", "monitoring_dropped_calls", what, ("consumer",), dropped)
+        yield Family("counter", "sum", "monitoring_dropped_calls", what, ("consumer",), dropped)
 
 
 class ConsumerThread(threading.Thread):

@@ -85,8 +85,10 @@ class Recorder(Consumer):
             ("recorded_sequences", "Sequences in record files that were completed.", self._written),
             ("record_lost_sequences", "Sequences that could not be written to records.", self._lost),
         ):
-            yield Family("counter", name, help_, samples=[((), count)])
-        yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)])
+            yield Family("counter", "sum", name, help_, samples=[((), count)])
+        yield Family(
+            "gauge", "largest", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)]
+        )
 
     def _write(self, *, last: bool = False) -> None:
         """Writes what is due; an error loses open files and waiting rows, which else fail again and again, and pauses.

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.answers import Answer
-from lengthwise.telemetry.families import Family
+from lengthwise.telemetry.families import Family, Kind, OverWorkers
 from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.monitoring")
@@ -70,7 +70,7 @@ class AnswerCheck(Consumer):
             ("verify_mismatches", "Of these, answers that were not the same alone.", self._mismatches),
         ):
             samples = [(key, counts[key]) for key in list(self._checked)]
-            yield Family("counter", name, help_, ("model", "version"), samples)
+            yield Family("counter", "sum", name, help_, ("model", "version"), samples)
 
 
 def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
@@ -192,16 +192,22 @@ class ShadowRuns(Consumer):
                 ((self.key.name, version, str(self.key.version)), replace(comparison))
                 for version, comparison in self._comparisons.items()
             ]
-        for kind, name, help_, attribute in _FAMILIES:
+        for kind, over_workers, name, help_, attribute in _FAMILIES:
             samples = [(values, float(getattr(comparison, attribute))) for values, comparison in comparisons]
-            yield Family(kind, name, help_, labels, samples)
+            yield Family(kind, over_workers, name, help_, labels, samples)
 
 
-_FAMILIES: Final[tuple[tuple[Literal["counter", "gauge"], str, str, str], ...]] = (
-    ("counter", "shadow_sequences", "Sequences that a shadow answered too.", "sequences"),
-    ("counter", "shadow_refused", "Sequences that a shadow does not accept or cannot answer.", "refused"),
-    ("counter", "shadow_disagreements", "Sequences to which a shadow gave another answer.", "disagreements"),
-    ("counter", "shadow_seconds", "Seconds that a shadow took, each sequence alone.", "seconds"),
-    ("counter", "shadow_primary_seconds", "Predicted seconds of who answered, alone.", "primary_seconds"),
-    ("gauge", "shadow_largest_difference", "Largest difference of a probability so far.", "largest_difference"),
+_FAMILIES: Final[tuple[tuple[Kind, OverWorkers, str, str, str], ...]] = (
+    ("counter", "sum", "shadow_sequences", "Sequences that a shadow answered too.", "sequences"),
+    ("counter", "sum", "shadow_refused", "Sequences that a shadow does not accept or cannot answer.", "refused"),
+    ("counter", "sum", "shadow_disagreements", "Sequences to which a shadow gave another answer.", "disagreements"),
+    ("counter", "sum", "shadow_seconds", "Seconds that a shadow took, each sequence alone.", "seconds"),
+    ("counter", "sum", "shadow_primary_seconds", "Predicted seconds of who answered, alone.", "primary_seconds"),
+    (
+        "gauge",
+        "largest",
+        "shadow_largest_difference",
+        "Largest difference of a probability so far.",
+        "largest_difference",
+    ),
 )

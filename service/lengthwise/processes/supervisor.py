@@ -47,8 +47,8 @@ from lengthwise.processes.worker_count import WorkerCount
 from lengthwise.repository.judge_process import SIGNALS, Verdicts
 from lengthwise.repository.modest import memory_bytes
 from lengthwise.settings import Settings, flag, passed_to_worker
-from lengthwise.telemetry.metrics import KEPT_GONE, counted
-from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, with_rows
+from lengthwise.telemetry.metrics import KEPT_GONE
+from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, taken, with_rows
 
 log = logging.getLogger("lengthwise.workers")
 
@@ -379,7 +379,7 @@ class Supervisor:
         """Adds an ended worker's counters to the totals; exact counts come from shared memory."""
         counts = self._memory.counts[place.number]
         # A model without a place in the memory has the numbers that it told last.
-        self._ended.add(with_rows(place.last, counted(counts.models())), counts.places())
+        self._ended.add(with_rows(place.last, taken(*counts.counts())), counts.places())
         counts.clear()
         place.last = {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
-from lengthwise.telemetry.snapshots import Snapshot, without_zeros
+from lengthwise.telemetry.snapshots import Snapshot, Total, without_zeros
 
 if TYPE_CHECKING:
     from lengthwise.serving.service import Serving
@@ -27,15 +27,16 @@ class ServiceFigures:
         self.metrics = Metrics(self._gauges, self._bounds, self._families, **shared)
         self._counting = asyncio.Lock()
 
-    async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The body of `GET /metrics` and its media type: of all processes that serve together."""
-        metrics, snapshots = self.metrics, list[Snapshot]()
-        forgotten = -1
+    async def exposition(self, accept: str) -> tuple[list[bytes], str]:
+        """The body of `GET /metrics` in pieces, and its media type: of all processes that serve together."""
+        metrics, total, forgotten = self.metrics, None, -1
         while self._worker is not None and forgotten != metrics.forgotten:  # see `_snapshots`
             own, sent = await self._snapshots()
-            forgotten = metrics.forgotten
-            snapshots = [own, *await self._worker.ask("metrics", sent)]  # sent before it is shown: nothing is lost
-        return await self._count(lambda: metrics.exposition(accept, snapshots))
+            total, forgotten = Total(), metrics.forgotten
+            for snapshot in [own, *await self._worker.ask("metrics", sent)]:  # sent before it is shown: nothing is lost
+                await self._count(partial(total.add, snapshot))
+        pieces, media_type = metrics.exposition(accept, total)
+        return await self._each(pieces), media_type
 
     async def snapshot(self) -> Snapshot:
         """The snapshot of this process, as it is sent to another one."""
@@ -49,12 +50,19 @@ class ServiceFigures:
         forgotten, own, sent = -1, Snapshot(), Snapshot()
         while forgotten != self.metrics.forgotten:
             forgotten = self.metrics.forgotten
-            own = await self._count(self.metrics.snapshot)
+            families = await self._each(self.metrics.families())
+            own = await self._count(partial(self.metrics.snapshot, families))
             sent = await self._count(partial(without_zeros, own))
         return own, sent
 
+    async def _each(self, parts: Iterator[T]) -> list[T]:
+        each = list[T]()
+        while (part := await self._count(partial(next, parts, None))) is not None:
+            each.append(part)
+        return each
+
     async def _count(self, made: Callable[[], T]) -> T:
-        """Does a part of a scrape in a thread, one at a time: with hundreds of versions it takes seconds."""
+        """Does a part of a scrape in a thread, one at a time, of a few milliseconds: then the event loop has a turn."""
         async with self._counting:
             return await asyncio.to_thread(made)
 
@@ -80,15 +88,17 @@ class ServiceFigures:
         serving = self._serving
         yield from serving.openings.families()
         restarts = 0 if self._worker is None else self._worker.restarts
-        yield Family("counter", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
+        yield Family("counter", "largest", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
         if serving.monitoring is not None:
             yield from serving.monitoring.families()
         labels, served = ("model", "version"), serving.served
         aliases = [((*model.metrics.labels, alias), 1) for model in served for alias in serving.aliases_of(model)]
-        yield Family("gauge", "model_alias", "Always 1; the aliases of each version.", (*labels, "alias"), aliases)
-        default = [(model.metrics.labels, serving.default_of(model.manifest.name) is model) for model in served]
+        what = "Always 1; the aliases of each version."
+        yield Family("gauge", "largest", "model_alias", what, (*labels, "alias"), aliases)
+        of_name = {name: serving.default_of(name) for name in {model.manifest.name for model in served}}
+        default = [(model.metrics.labels, of_name[model.manifest.name] is model) for model in served]
         what = "1 for the version that a call without a version gets, else 0."
-        yield Family("gauge", "default_version", what, labels, default)
+        yield Family("gauge", "largest", "default_version", what, labels, default)
 
     def _bounds(self) -> Bounds:
         serving, settings = self._serving, self._serving.settings

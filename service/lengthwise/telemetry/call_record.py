@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lengthwise.errors import ConfigurationError, Refused, RequestError
-from lengthwise.telemetry.metrics import NO_NAME, ModelMetrics
+from lengthwise.telemetry.families import NO_NAME
+from lengthwise.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
     from lengthwise.batching.queues import Timing

@@ -1,86 +1,117 @@
-"""Metric families as plain data: packages with figures of their own need not know Prometheus."""
+"""Every metric, declared once: its kind, how it adds up over workers, its name, its help and its labels.
+
+| a metric | is declared as |
+|---|---|
+| a counter of a model | a `ModelCounter` in `COUNTERS`; `ModelMetrics.count` counts it |
+| a histogram of a model | a `ModelHistogram` in `HISTOGRAMS` |
+| a gauge of a model, or of the process | a field of `Gauges` or `Bounds` in `telemetry.metrics` |
+| any other | a `Family`, made at each scrape where its numbers are |
+
+They are plain data: packages with figures of their own need not know Prometheus.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
-
-if TYPE_CHECKING:
-    from lengthwise.telemetry.metrics import ModelMetrics
+from itertools import accumulate
+from typing import Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["counter", "gauge"]
+OverWorkers: TypeAlias = Literal["sum", "largest"]
+"""What the page of all workers shows: the sum of their numbers; or the largest, of what all say alike, or one is
+enough to say."""
+
+LabelValues: TypeAlias = tuple[str, ...]  # values of labels
+LabelledNumber: TypeAlias = tuple[LabelValues, float]
+OF_A_MODEL: Final = ("model", "version")
+NO_NAME: Final = "-"  # the label `key` of calls whose key has no name, or that sent no valid one
+REASONS: Final = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
+STATUSES: Final = (200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504)
+CODES: Final = ("200", "413", "422", "429", "499", "500", "503", "504")
+"""The statuses that are shown from the start: a counter that appears later has no rate."""
 
 
 @dataclass(slots=True)
 class Family:
-    """One metric with its samples: the values of its labels, and the number. Names get `lengthwise_` and `_total`."""
+    """One metric with its samples: the values of its labels, and the number. Names get the prefix, and `_total`."""
 
     kind: Kind
+    over_workers: OverWorkers
     name: str
     help: str
     labels: tuple[str, ...] = ()
-    samples: Sequence[tuple[tuple[str, ...], float]] = ()
+    samples: Iterable[LabelledNumber] = ()
+    prefix: str = "lengthwise_"
 
 
-LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]  # values of a family's own labels
+@dataclass(frozen=True, slots=True)
+class ModelCounter:
+    """A counter of a model, or several that differ in a label: each of its `values` has a cell of the model's row.
+
+    Over workers it is the sum, as rows are added.
+    """
+
+    name: str
+    help: str
+    labels: LabelValues = ()  # beside those of the model: one
+    values: tuple[str, ...] = ("",)
 
 
-def _informed(name: str, *labels: str) -> Callable[[ModelMetrics], LabelledNumbers]:
-    """Always 1, with labels of a model's `info`, where it has the first of them."""
+@dataclass(frozen=True, slots=True)
+class ModelHistogram:
+    """A histogram of a model, with the upper bounds of its buckets but the last. Over workers it is the sum."""
 
-    def samples(model: ModelMetrics) -> LabelledNumbers:
-        info = model.info
-        return [] if info is None or name not in info else [(tuple(info[label] for label in (name, *labels)), 1)]
-
-    return samples
-
-
-def _steps(model: ModelMetrics) -> LabelledNumbers:
-    return [(("valid",), model.valid_steps), (("padding",), model.padding_steps)]
+    name: str
+    help: str
+    bounds: Sequence[float]
 
 
-def _number(name: str) -> Callable[[ModelMetrics], LabelledNumbers]:
-    return lambda model: [((), getattr(model, name))]
-
-
-_NUMBERS: Final = {
-    "sequences": "Sequences decoded.",
-    "computed_padding_steps": "The padding of lengthwise_steps_total that was computed; kernels on the CPU skip it.",
-    "batch_failures": "Batches that failed in the runtime.",
-    "overdue_batches": "Batches that ran for many times longer than predicted.",
-    "cancelled_sequences": "Sequences whose client left before their batch began.",
-    "clipped_values": "Values that were clipped at the grid of a model.",
-}
-_REQUESTS: Final = "Inference calls under any protocol, by status and by the name of the caller's key."
-_STEPS: Final = "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped."
-_KERNELS: Final = "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime."
-_REJECTED: Final = "Calls rejected although nothing was wrong with them, by reason."
-OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], LabelledNumbers]], ...]] = (
-    (
-        *("counter", "requests", _REQUESTS, ("code", "key")),
-        lambda model: [
-            ((str(code), key), count) for key, codes in model.codes_by_key.items() for code, count in codes.items()
-        ],
+COUNTERS: Final = (
+    ModelCounter(
+        "requests",
+        "Inference calls under any protocol, by status and by the name of the caller's key.",
+        ("code", "key"),  # a key with a name has a row of its own
+        tuple(map(str, STATUSES)),
     ),
-    (
-        *("counter", "rejected", _REJECTED, ("reason",)),
-        lambda model: [((reason,), count) for reason, count in model.rejected.items()],
+    ModelCounter("rejected", "Calls rejected although nothing was wrong with them, by reason.", ("reason",), REASONS),
+    ModelCounter(
+        "steps",
+        "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped.",
+        ("kind",),
+        ("valid", "padding"),
     ),
-    ("counter", "steps", _STEPS, ("kind",), _steps),
-    *(("counter", name, help_, (), _number(name)) for name, help_ in _NUMBERS.items()),
-    ("gauge", "model_info", "Always 1.", ("provider", "digest"), _informed("provider", "digest")),
-    ("gauge", "recurrent_kernels", _KERNELS, ("kernels",), _informed("kernels")),
+    ModelCounter("sequences", "Sequences decoded."),
+    ModelCounter(
+        "computed_padding_steps",
+        "The padding of lengthwise_steps_total that was computed; kernels on the CPU skip it.",
+    ),
+    ModelCounter("batch_failures", "Batches that failed in the runtime."),
+    ModelCounter("overdue_batches", "Batches that ran for many times longer than predicted."),
+    ModelCounter("cancelled_sequences", "Sequences whose client left before their batch began."),
+    ModelCounter("clipped_values", "Values that were clipped at the grid of a model."),
 )
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_STEPS: Final = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 16384)
 HISTOGRAMS: Final = (
-    ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
-    ("queue_wait_seconds", "queue_seconds", "From accepting a sequence to the start of its batch."),
-    ("inference_duration_seconds", "inference_seconds", "One batch in the runtime."),
-    ("decode_duration_seconds", "decode_seconds", "Reading one body."),
-    ("batch_rows", "batch_rows", "Sequences in a batch."),
-    ("batch_width_steps", "batch_width", "Padded steps of a batch's rows, rounding included."),
-    ("sequence_length_steps", "sequence_length", "Steps of a sequence."),
+    ModelHistogram("request_duration_seconds", "From the first byte of a call to its answer.", _SECONDS),
+    ModelHistogram("queue_wait_seconds", "From accepting a sequence to the start of its batch.", _SECONDS),
+    ModelHistogram("inference_duration_seconds", "One batch in the runtime.", _SECONDS),
+    ModelHistogram("decode_duration_seconds", "Reading one body.", _SECONDS),
+    ModelHistogram("batch_rows", "Sequences in a batch.", ROWS),
+    ModelHistogram("batch_width_steps", "Padded steps of a batch's rows, rounding included.", _STEPS),
+    ModelHistogram("sequence_length_steps", "Steps of a sequence.", _STEPS),
 )
+CELL: Final = {
+    key: cell for cell, key in enumerate((counter.name, value) for counter in COUNTERS for value in counter.values)
+}
+"""The cell of each counter and value of its label in the row of a model; those of a key's row are the first ones."""
+_ENDS: Final = [*accumulate((len(histogram.bounds) + 2 for histogram in HISTOGRAMS), initial=len(CELL))]
+FIRST_CELL: Final = {histogram.name: first for histogram, first in zip(HISTOGRAMS, _ENDS, strict=False)}
+"""The first cell of each histogram, which has the counts of its buckets, and behind them the sum of the values."""
+CELLS: Final = _ENDS[-1]
+"""The cells of a model's row."""
 
 
 class Openings:
@@ -99,8 +130,10 @@ class Openings:
         streams = [((kind,), float(count)) for kind, count in self.streams().items()]
         viewers = sum(count() for count in self.viewers)
         return [
-            Family("gauge", "open_connections", "Connections that are open now.", ("door",), doors),
-            Family("gauge", "max_connections", "Most connections that may be open.", ("door",), most),
-            Family("gauge", "grpc_streams", "Calls and streams over gRPC that are open now.", ("kind",), streams),
-            Family("gauge", "live_viewers", "Live views of the console that are open now.", (), [((), viewers)]),
+            Family("gauge", "sum", "open_connections", "Connections that are open now.", ("door",), doors),
+            Family("gauge", "sum", "max_connections", "Most connections that may be open.", ("door",), most),
+            Family(
+                "gauge", "sum", "grpc_streams", "Calls and streams over gRPC that are open now.", ("kind",), streams
+            ),
+            Family("gauge", "sum", "live_viewers", "Live views of the console that are open now.", (), [((), viewers)]),
         ]

@@ -14,32 +14,58 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Final, cast, get_type_hints
 
 import numpy as np
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.families import HISTOGRAMS, OF_MODELS, Family, Kind
+from lengthwise.telemetry.exposition import Exemplars, FamilyLines, lines_of, lines_of_histogram, media_type, page
+from lengthwise.telemetry.families import (
+    CELL,
+    CELLS,
+    CODES,
+    COUNTERS,
+    FIRST_CELL,
+    HISTOGRAMS,
+    NO_NAME,
+    OF_A_MODEL,
+    STATUSES,
+    Family,
+    Kind,
+    LabelledNumber,
+    LabelValues,
+    ModelCounter,
+    OverWorkers,
+)
 from lengthwise.telemetry.snapshots import CountRows, Snapshot, Total, taken
 
 if TYPE_CHECKING:
     from lengthwise.telemetry.shared_counts import SharedCounts
 
-REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
-CODES = (200, 413, 422, 429, 499, 500, 503, 504)  # 0 from the start: a counter that appears later has no rate
-STATUSES: Final = (200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504)
-
 KEPT_GONE = 4  # removed versions that stay on the page: their counts since the last scrape are not lost
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_LABELS: Final = ("model", "version")
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 16384)
+_STATUS_CELL: Final = {status: CELL["requests", str(status)] for status in STATUSES}
+_SEQUENCES: Final = CELL["sequences", ""]
+_VALID: Final = CELL["steps", "valid"]
+_PADDING: Final = CELL["steps", "padding"]
+_COMPUTED: Final = CELL["computed_padding_steps", ""]
+_OF_MODEL: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "model_info": ("Always 1.", ("provider", "digest")),
+    "recurrent_kernels": (
+        "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
+        ("kernels",),
+    ),
+}
+"""Gauges with labels of a model's `info`, where it has the first of them."""
+OF_LIBRARIES: Final[dict[str, OverWorkers]] = {
+    "process_virtual_memory_bytes": "sum",
+    "process_resident_memory_bytes": "sum",
+    "process_start_time_seconds": "largest",
+    "process_open_fds": "sum",
+    "process_max_fds": "sum",
+    "python_info": "largest",
+}
+"""How the gauges of prometheus_client's own collectors add up; their counters are summed."""
 
 
 class Histogram:
@@ -53,7 +79,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float], cells: MutableSequence[float], first: int) -> None:
         self.bounds = bounds
-        self.exemplars: dict[int, Exemplar] = {}
+        self.exemplars: dict[int, tuple[str, float, float]] = {}  # by bucket; see `telemetry.exposition`
         self._cells = cells
         self._first = first
         self._total = first + len(bounds) + 1
@@ -64,7 +90,7 @@ class Histogram:
         self._cells[self._first + bucket] += 1
         self._cells[self._total] += value
         if trace_id is not None:
-            self.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
+            self.exemplars[bucket] = (trace_id, value, time.time())
 
     @property
     def counts(self) -> list[int]:
@@ -80,14 +106,6 @@ class Histogram:
     def count(self) -> int:
         """Number of observations."""
         return sum(self.counts)
-
-    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-        """Cumulative counts, as Prometheus wants them, each with its bucket's exemplar."""
-        names = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
-        return [
-            (name, float(count), self.exemplars[i]) if i in self.exemplars else (name, float(count))
-            for i, (name, count) in enumerate(zip(names, accumulate(self.counts), strict=True))
-        ]
 
 
 @dataclass(slots=True)
@@ -111,38 +129,8 @@ class OfRows:
     writing_seconds: float = 0.0  # encoding the answers that they completed
 
 
-class _CountOf:
-    """A number of `ModelMetrics` in its cells."""
-
-    def __init__(self, cell: int) -> None:
-        self.cell = cell
-
-    def __get__(self, metrics: ModelMetrics, _: object = None) -> int:
-        return int(metrics.cells[self.cell])
-
-
-NO_NAME: Final = "-"  # the label `key` of calls whose key has no name, or that sent no valid one
-_CODE: Final = {code: cell for cell, code in enumerate(STATUSES)}
-_REASON: Final = {reason: cell for cell, reason in enumerate(REASONS, len(_CODE))}
-_NUMBERS: Final = len(_CODE) + len(_REASON)
-_SEQUENCES, _VALID, _PADDING, _COMPUTED, _FAILED, _OVERDUE, _CANCELLED, _CLIPPED, _HISTOGRAMS = range(
-    _NUMBERS, _NUMBERS + 9
-)
-_BOUNDS: Final[tuple[Sequence[float], ...]] = (SECONDS, SECONDS, SECONDS, SECONDS, ROWS, STEPS, STEPS)
-CELLS: Final = _HISTOGRAMS + sum(len(bounds) + 2 for bounds in _BOUNDS)  # of a model
-
-
 class ModelMetrics:
     """The metrics of one model and version; of calls for no served model where both labels are empty."""
-
-    sequences = _CountOf(_SEQUENCES)
-    valid_steps = _CountOf(_VALID)
-    padding_steps = _CountOf(_PADDING)
-    computed_padding_steps = _CountOf(_COMPUTED)
-    batch_failures = _CountOf(_FAILED)
-    overdue_batches = _CountOf(_OVERDUE)
-    cancelled_sequences = _CountOf(_CANCELLED)
-    clipped_values = _CountOf(_CLIPPED)
 
     def __init__(
         self,
@@ -160,31 +148,17 @@ class ModelMetrics:
         self._claim = claim  # shared memory for the calls of a name, if there is any
         self.computes_padding = True  # as its graph runs now
         self.answered = Sums()
-        first, histograms = _HISTOGRAMS, []
-        for bounds in _BOUNDS:
-            histograms.append(Histogram(bounds, self.cells, first))
-            first += len(bounds) + 2
-        self.request_seconds, self.decode_seconds, self.queue_seconds, self.inference_seconds = histograms[:4]
-        self.batch_rows, self.batch_width, self.sequence_length = histograms[4:]
+        self.histograms = {each.name: Histogram(each.bounds, self.cells, FIRST_CELL[each.name]) for each in HISTOGRAMS}
+        self.request_seconds, self.queue_seconds, self.inference_seconds, self.decode_seconds, *steps = (
+            self.histograms.values()
+        )
+        self.batch_rows, self.batch_width, self.sequence_length = steps
         self.by_rows: dict[int, OfRows] = {}
         self.last_batch_time = 0.0  # seconds since the epoch, of when the last one was counted
 
-    @property
-    def codes(self) -> dict[int, int]:
-        """Inference calls by status: those of `CODES`, and those that were counted."""
-        return _by_status(self.cells)
-
-    @property
-    def codes_by_key(self) -> dict[str, dict[int, int]]:
-        """The same calls by the name of the caller's key, then by status; those without a name are the rest."""
-        named = {key: _by_status(cells) for key, cells in self.named.items()}
-        rest = {code: count - sum(each.get(code, 0) for each in named.values()) for code, count in self.codes.items()}
-        return {NO_NAME: rest, **named}
-
-    @property
-    def rejected(self) -> dict[str, int]:
-        """Rejected calls by reason."""
-        return {reason: int(self.cells[cell]) for reason, cell in _REASON.items()}
+    def number(self, counter: str, value: str = "") -> int:
+        """What one of `COUNTERS` has counted, with a value of its label."""
+        return int(self.cells[CELL[counter, value]])
 
     def request(
         self,
@@ -197,7 +171,7 @@ class ModelMetrics:
         key: str = NO_NAME,
     ) -> None:
         """Counts an inference call that has ended; `stages` are its seconds in the queue and the runtime."""
-        cell = _CODE.get(code, _CODE[500])
+        cell = _STATUS_CELL.get(code, _STATUS_CELL[500])
         with self.lock:
             self.cells[cell] += 1
             if key != NO_NAME:
@@ -213,7 +187,7 @@ class ModelMetrics:
                 answered.queue_seconds += stages[0]
                 answered.inference_seconds += stages[1]
             if reason is not None:
-                self.cells[_REASON[reason]] += 1
+                self.cells[CELL["rejected", reason]] += 1
 
     def decoded(self, seconds: float, lengths: Iterable[int]) -> None:
         """Counts a decoded body: how long decoding took, and the lengths of its sequences."""
@@ -256,46 +230,49 @@ class ModelMetrics:
             for wait in waits:
                 self.queue_seconds.observe(wait)
 
-    def count(self, name: str, number: int = 1) -> None:
-        """Adds to `batch_failures`, `overdue_batches`, `cancelled_sequences` or `clipped_values`."""
+    def count(self, counter: str, number: int = 1) -> None:
+        """Adds to one of `COUNTERS` without a label."""
         with self.lock:
-            self.cells[vars(ModelMetrics)[name].cell] += number
-
-
-def _by_status(cells: MutableSequence[float]) -> dict[int, int]:
-    return {code: int(cells[cell]) for code, cell in _CODE.items() if cells[cell] or code in CODES}
+            self.cells[CELL[counter, ""]] += number
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The gauges of one model: what waits and runs now. Each has the help that its page shows."""
+    """The gauges of one model: what waits and runs now. Each says how it adds up over workers, and has its help."""
 
-    queue_cost_steps: Annotated[int, "Padded steps that wait."]
-    queue_sequences: Annotated[int, "Sequences that wait."]
-    inflight_batches: Annotated[int, "Batches that run now."]
-    ready: Annotated[bool, "1 while the model is served and works."]
-    breaker_open: Annotated[bool, "1 while the model does not work, and requests for it are rejected."] = False
-    queue_seconds: Annotated[float, "Predicted seconds until what waits now has begun to run."] = 0.0
+    queue_cost_steps: Annotated[int, "sum", "Padded steps that wait."]
+    queue_sequences: Annotated[int, "sum", "Sequences that wait."]
+    inflight_batches: Annotated[int, "sum", "Batches that run now."]
+    ready: Annotated[bool, "largest", "1 while the model is served and works."]
+    breaker_open: Annotated[bool, "largest", "1 while the model does not work, and requests for it are rejected."] = (
+        False
+    )
+    queue_seconds: Annotated[float, "largest", "Predicted seconds until what waits now has begun to run."] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The metrics of the process, over all models, and their limits: alerts need no options then."""
 
-    runners: Annotated[int, "Threads that run batches."]
-    max_queue_cost_steps: Annotated[int, "Most padded steps that may wait, over all models."]
-    refused_models: Annotated[int, "Versions in the repository that failed their verification and are not served."]
-    inflight_bytes: Annotated[int, "Bytes of bodies and answers in memory: read, inflated, waiting, being written."]
-    max_inflight_bytes: Annotated[int, "Most bytes of bodies and answers that may be in memory."]
-    max_queue_seconds: Annotated[float, "Predicted seconds of waiting at which the queue is full."] = 0.0
+    runners: Annotated[int, "sum", "Threads that run batches."]
+    max_queue_cost_steps: Annotated[int, "sum", "Most padded steps that may wait, over all models."]
+    refused_models: Annotated[
+        int, "largest", "Versions in the repository that failed their verification and are not served."
+    ]
+    inflight_bytes: Annotated[
+        int, "sum", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."
+    ]
+    max_inflight_bytes: Annotated[int, "sum", "Most bytes of bodies and answers that may be in memory."]
+    max_queue_seconds: Annotated[float, "largest", "Predicted seconds of waiting at which the queue is full."] = 0.0
 
 
-def _helps(kind: type) -> dict[str, str]:
-    """The fields of a dataclass, each with its help."""
-    return {name: hint.__metadata__[0] for name, hint in get_type_hints(kind, include_extras=True).items()}
+def _declared(kind: type) -> Iterator[tuple[str, OverWorkers, str]]:
+    """The fields of a dataclass, each with how it adds up and its help."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        yield name, *hint.__metadata__
 
 
-class Metrics(Collector):
+class Metrics:
     """The metrics of all models, the gauges and bounds, read at each scrape, and what others count (`more`)."""
 
     def __init__(
@@ -325,11 +302,8 @@ class Metrics(Collector):
         self._gone.pop((name, version), None)
         metrics = self._models.get((name, version))
         if metrics is None:
-            metrics = ModelMetrics(name, version)
-            if (shared := self._shared) is not None:
-                claim = partial(shared.claim, name, version)
-                metrics = ModelMetrics(name, version, cells=claim(), claim=claim)
-            self._models[name, version] = metrics
+            claim = partial(self._shared.claim, name, version) if self._shared is not None else lambda *_: None
+            metrics = self._models[name, version] = ModelMetrics(name, version, cells=claim(), claim=claim)
         metrics.info = info
         return metrics
 
@@ -342,103 +316,80 @@ class Metrics(Collector):
             longest_gone = next(iter(self._gone))
             del self._gone[longest_gone]
             self.forgotten += 1
-            self._forget(longest_gone, counted([self._models.pop(longest_gone)]))
+            self._forget(longest_gone, taken(*_rows_of([self._models.pop(longest_gone)])))
             if self._shared is not None:
                 self._shared.release(*longest_gone)
 
-    def exposition(self, accept: str = "", snapshots: Sequence[Snapshot] = ()) -> tuple[bytes, str]:
-        """The body of `GET /metrics` and its media type: OpenMetrics, with exemplars, if `accept` asks for it.
+    def exposition(self, accept: str = "", total: Total | None = None) -> tuple[Iterator[bytes], str]:
+        """The body of `GET /metrics` in pieces, and its media type: OpenMetrics, with exemplars, if `accept` asks.
 
-        With snapshots of all processes, this one's among them, it is their sum. It may be made in any thread.
+        With the sum over all processes it is that. The pieces may be made in any thread.
         """
-        try:
-            encode, media_type = choose_encoder(accept)
-        except TypeError:  # it compares a version that is a word with a number
-            encode, media_type = choose_encoder("")
-        return encode(self if not snapshots else _Sum(self._models, Total(snapshots))), media_type
+        kind = media_type(accept)
+        return page(self._lines(total), kind), kind
 
-    def snapshot(self) -> Snapshot:
-        """What this process has counted, and its gauges, as plain data; in any thread."""
-        return taken(*_rows_of(list(self._models.values())), self._others())
+    def snapshot(self, families: Iterable[Family] | None = None) -> Snapshot:
+        """What this process has counted, and its `families`, as plain data; in any thread."""
+        return taken(*_rows_of(list(self._models.values())), self.families() if families is None else families)
 
     def text(self) -> bytes:
         """The exposition as Prometheus's own text format."""
-        return self.exposition()[0]
+        return b"".join(self.exposition()[0])
 
-    def collect(self) -> Iterator[Metric]:
-        """Every family, for prometheus_client."""
-        yield from _of_models(list(self._models.values()))
-        yield from self._others()
+    def _lines(self, total: Total | None) -> Iterator[FamilyLines]:
+        """Every family, of this process or of all; exemplars are of the models of this process."""
+        counts, keys = _rows_of(list(self._models.values())) if total is None else total.rows()
+        for counter in COUNTERS:
+            samples = _requests(counts, keys) if counter.name == "requests" else _counts(counter, counts)
+            yield lines_of(Family("counter", "sum", counter.name, counter.help, OF_A_MODEL + counter.labels, samples))
+        for histogram in HISTOGRAMS:
+            own = ((labels, model.histograms[histogram.name]) for labels, model in list(self._models.items()))
+            exemplars: dict[LabelValues, Exemplars] = {labels: dict(each.exemplars) for labels, each in own}
+            yield lines_of_histogram(histogram, counts, exemplars)
+        yield from map(lines_of, self.families() if total is None else total.families())
 
-    def _others(self) -> Iterator[Metric]:
-        """Every family but those of `_of_models`."""
-        yield from map(_metric, self._families())
-        yield from self._process.collect()
-
-    def _families(self) -> Iterator[Family]:
-        yield from _families_of(list(self._models.values()), "gauge")
-        gauges = self._gauges()
-        for name, help_ in _helps(Gauges).items():
-            yield Family("gauge", name, help_, _LABELS, [(key, getattr(one, name)) for key, one in gauges.items()])
-        bounds = self._bounds()
-        for name, help_ in _helps(Bounds).items():
-            yield Family("gauge", name, help_, (), [((), getattr(bounds, name))])
+    def families(self) -> Iterator[Family]:
+        """Every family but those of rows of cells."""
+        models = [(model.labels, info) for model in list(self._models.values()) if (info := model.info) is not None]
+        for name, (help_, labels) in _OF_MODEL.items():
+            infos = [(model, [info[label] for label in labels]) for model, info in models if labels[0] in info]
+            samples = [((*model, *values), 1) for model, values in infos]
+            yield Family("gauge", "largest", name, help_, (*OF_A_MODEL, *labels), samples)
+        gauges, bounds = self._gauges(), self._bounds()
+        for name, over_workers, help_ in _declared(Gauges):
+            numbers = [(model, getattr(one, name)) for model, one in gauges.items()]
+            yield Family("gauge", over_workers, name, help_, OF_A_MODEL, numbers)
+        for name, over_workers, help_ in _declared(Bounds):
+            yield Family("gauge", over_workers, name, help_, (), [((), getattr(bounds, name))])
         for families in self._more:
             yield from families()
+        yield from self._of_libraries()
+
+    def _of_libraries(self) -> Iterator[Family]:
+        """What prometheus_client says of the process and of Python; a gauge that is new there is not summed."""
+        for metric in self._process.collect():
+            labels = tuple(metric.samples[0].labels) if metric.samples else ()
+            samples = [(tuple(sample.labels.values()), sample.value) for sample in metric.samples]
+            over_workers: OverWorkers = "sum" if metric.type == "counter" else OF_LIBRARIES.get(metric.name, "largest")
+            kind = cast("Kind", metric.type)
+            yield Family(kind, over_workers, metric.name, metric.documentation, labels, samples, prefix="")
 
 
-class _Sum(Collector):
-    """The metrics of all processes; exemplars are of the models of this one."""
-
-    def __init__(self, own: dict[tuple[str, str], ModelMetrics], total: Total) -> None:
-        self._total = total
-        self._models = {}
-        for (name, version), row in total.models.items():
-            self._models[name, version] = model = ModelMetrics(name, version, cells=row.tolist())
-            for _, attribute, _ in HISTOGRAMS if (name, version) in own else ():
-                getattr(model, attribute).exemplars = getattr(own[name, version], attribute).exemplars
-        for (name, version, key), row in total.keys.items():
-            self._models[name, version].named[key] = row.tolist()
-
-    def collect(self) -> Iterator[Metric]:
-        """Every family, for prometheus_client."""
-        yield from _of_models(list(self._models.values()))
-        yield from self._total.families()
+def _counts(counter: ModelCounter, counts: CountRows) -> Iterator[LabelledNumber]:
+    for labels, cells in counts.items():
+        for value in counter.values:
+            yield labels + ((value,) if counter.labels else ()), cells[CELL[counter.name, value]]
 
 
-def _of_models(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-    """The families of what models have counted."""
-    yield from map(_metric, _families_of(models, "counter"))
-    for name, attribute, help_ in HISTOGRAMS:
-        histograms = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=_LABELS)
-        for model in models:
-            with model.lock:
-                histogram: Histogram = getattr(model, attribute)
-                histograms.add_metric(model.labels, histogram.buckets(), histogram.total)
-        yield histograms
-
-
-def _families_of(models: Sequence[ModelMetrics], kind: Kind) -> Iterator[Family]:
-    for each, name, help_, labels, read in OF_MODELS:
-        if each == kind:
-            samples: list[tuple[tuple[str, ...], float]] = []
-            for model in models:
-                with model.lock:
-                    samples += [((*model.labels, *more), number) for more, number in read(model)]
-            yield Family(kind, name, help_, (*_LABELS, *labels), samples)
-
-
-def _metric(family: Family) -> Metric:
-    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = make(f"lengthwise_{family.name}", family.help, labels=family.labels)
-    for labels, number in family.samples:
-        metric.add_metric(labels, float(number))
-    return metric
-
-
-def counted(models: Iterable[ModelMetrics]) -> Snapshot:
-    """What was counted of models."""
-    return taken(*_rows_of(models), ())
+def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
+    """Calls by status and key: those of each key with a name, and the rest."""
+    rest = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
+    for (name, version, _), cells in keys.items():
+        rest[name, version, NO_NAME] = np.subtract(rest[name, version, NO_NAME], cells[: len(STATUSES)])
+    for (name, version, key), cells in (rest | keys).items():
+        for status, count in zip(STATUSES, cells, strict=False):
+            if count or str(status) in CODES:
+                yield (name, version, str(status), key), count
 
 
 def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
@@ -447,6 +398,6 @@ def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
     keys: CountRows = {}
     for model in models:
         with model.lock:
-            counts[model.labels] = np.array(model.cells)
-            keys |= {(*model.labels, key): np.array(cells) for key, cells in model.named.items()}
+            counts[model.labels] = list(model.cells)
+            keys |= {(*model.labels, key): list(cells) for key, cells in model.named.items()}
     return counts, keys

@@ -11,10 +11,13 @@ Before the rows stands how many were ever in use, so that whoever reads them tou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableSequence
+from collections.abc import MutableSequence
 from typing import Final, cast
 
-from lengthwise.telemetry.metrics import CELLS, ModelMetrics
+import numpy as np
+
+from lengthwise.telemetry.families import CELLS
+from lengthwise.telemetry.snapshots import CountRows
 
 LABEL_BYTES: Final = 336
 """A folder's name of 255 bytes, the digits of a version, and the name of a key."""
@@ -52,14 +55,11 @@ class SharedCounts:
         for labels in [each for each in self._claimed if each[:2] == (name, version)]:
             self._clear(self._claimed.pop(labels))
 
-    def models(self) -> Iterator[ModelMetrics]:
-        """What was counted, by whichever process."""
-        rows = self._rows()
-        for model, row in self.places().items():
-            counted = ModelMetrics(*model, cells=list(self._cells(row)))
-            named = {labels[2]: of for labels, of in rows.items() if labels[:2] == model and labels[2:]}
-            counted.named = {key: list(self._cells(of)) for key, of in named.items()}
-            yield counted
+    def counts(self) -> tuple[CountRows, CountRows]:
+        """What was counted, by whichever process: the rows of models, and of keys with a name that called these."""
+        rows = {labels: np.array(self._cells(row)) for labels, row in self._rows().items()}
+        models = {labels: row for labels, row in rows.items() if not labels[2:]}
+        return models, {labels: row for labels, row in rows.items() if labels[2:] and labels[:2] in models}
 
     def places(self) -> dict[tuple[str, str], int]:
         """The row of each model, a name and a version, that is counted, by whichever process."""

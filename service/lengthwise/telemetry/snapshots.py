@@ -6,11 +6,10 @@ A snapshot is plain data, so that it can be sent as JSON:
 |---|---|
 | `models` | the counts of each model, `[labels, rows]`: name and version, and the cells of its `ModelMetrics` |
 | `keys` | the same of each key with a name: name, version and key, and its calls by status |
-| `families` | all other metrics: `{metric: [kind, help, [[sample, labels, number], ...]]}` |
+| `families` | all other metrics: `{name: [kind, over_workers, name, help, labels, prefix, samples]}`, as in `Family` |
 
 With hundreds of models there are tens of thousands of samples. So counts are sent and added as rows of numbers, and
-become samples only on the page. Of the other metrics counters add up, and so do gauges, but for those that say how
-something is.
+become samples only on the page. How the other metrics add up, each says itself: `Family.over_workers`.
 """
 
 from __future__ import annotations
@@ -21,35 +20,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-from prometheus_client.core import Metric
+
+from lengthwise.telemetry.families import OF_A_MODEL, Family, LabelValues
 
 Snapshot = dict[str, Any]
-RowLabels = tuple[str, ...]  # of a row; those of a model are its name and version
-CountRows = dict[RowLabels, Any]  # arrays of float64
+CountRows = dict[LabelValues, Any]  # lists or arrays of float64; the labels of a model's row are its name and version
 
 _ROWS: Final = ("models", "keys")
-_LARGEST: Final = frozenset(
-    {
-        "process_start_time_seconds",
-        "python_info",
-        *(
-            f"lengthwise_{name}"
-            for name in (
-                *("ready", "breaker_open", "model_info", "recurrent_kernels", "model_alias", "default_version"),
-                *("drift", "drift_limit", "record_bytes", "queue_seconds", "max_queue_seconds", "refused_models"),
-                "worker_restarts",
-            )
-        ),
-    }
-)
-"""Gauges, and one counter that all know, of which the largest counts: all processes say the same, or one suffices."""
 
 
-def taken(models: CountRows, keys: CountRows, others: Iterable[Metric]) -> Snapshot:
-    """The snapshot of one process, of its rows and its other metrics."""
+def taken(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> Snapshot:
+    """The snapshot of one process, or what it has of some models: of rows, and of its other metrics."""
     families = {
-        metric.name: [metric.type, metric.documentation, [[one.name, one.labels, one.value] for one in metric.samples]]
-        for metric in others
+        one.prefix + one.name: [
+            *(one.kind, one.over_workers, one.name, one.help, one.labels, one.prefix, list(one.samples))
+        ]
+        for one in others
     }
     return {"models": _packed(models), "keys": _packed(keys), "families": families}
 
@@ -57,8 +43,8 @@ def taken(models: CountRows, keys: CountRows, others: Iterable[Metric]) -> Snaps
 def without_zeros(snapshot: Snapshot) -> Snapshot:
     """A snapshot to be sent: nothing is added by a zero, and every process has the same samples."""
     families = {
-        name: [kind, told, [sample for sample in samples if sample[2]]]
-        for name, (kind, told, samples) in snapshot["families"].items()
+        name: [*head, [sample for sample in samples if sample[1]]]
+        for name, (*head, samples) in snapshot["families"].items()
     }
     return snapshot | {"families": families}
 
@@ -69,7 +55,7 @@ class Total:
     def __init__(self, snapshots: Iterable[Snapshot] = ()) -> None:
         self.models: CountRows = {}
         self.keys: CountRows = {}
-        self._families: dict[str, tuple[str, str, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
+        self._families: dict[str, tuple[list[Any], dict[LabelValues, float]]] = {}
         for snapshot in snapshots:
             self.add(snapshot)
 
@@ -78,20 +64,21 @@ class Total:
         for name, rows in zip(_ROWS, (self.models, self.keys), strict=True):
             for labels, row in unpacked(snapshot.get(name)).items():
                 rows[labels] = rows.get(labels, 0) + row
-        for name, (kind, told, samples) in snapshot.get("families", {}).items():
-            numbers = self._families.setdefault(name, (kind, told, {}))[2]
-            for sample, labels, number in samples:
-                key = sample, tuple(labels.items())
-                before = numbers.get(key, 0)
-                numbers[key] = max(before, number) if name in _LARGEST else before + number
+        for name, (*head, samples) in snapshot.get("families", {}).items():
+            numbers = self._families.setdefault(name, (head, {}))[1]
+            for labels, number in samples:
+                before = numbers.get(key := tuple(labels), 0)
+                numbers[key] = max(before, number) if head[1] == "largest" else before + number
 
-    def families(self) -> Iterator[Metric]:
-        """All metrics but the rows, for prometheus_client."""
-        for name, (kind, told, numbers) in self._families.items():
-            metric = Metric(name, told, kind)
-            for (sample, labels), number in numbers.items():
-                metric.add_sample(sample, dict(labels), number)
-            yield metric
+    def rows(self) -> tuple[CountRows, CountRows]:
+        """The counts of models, and those of keys with a name, as lists."""
+        models, keys = ({labels: row.tolist() for labels, row in rows.items()} for rows in (self.models, self.keys))
+        return models, keys
+
+    def families(self) -> Iterator[Family]:
+        """All metrics but the rows."""
+        for (kind, over_workers, name, help_, labels, prefix), numbers in self._families.values():
+            yield Family(kind, over_workers, name, help_, tuple(labels), numbers.items(), prefix)
 
     def snapshot(self) -> Snapshot:
         """The sum as a snapshot."""
@@ -112,18 +99,17 @@ def with_rows(last: Snapshot, exact: Snapshot) -> Snapshot:
 def lasting(snapshot: Snapshot) -> Snapshot:
     """What stays of a process that has ended: what it counted."""
     families = snapshot["families"].items()
-    return snapshot | {
-        "families": {name: each for name, each in families if each[0] == "counter" and name not in _LARGEST}
-    }
+    return snapshot | {"families": {name: each for name, each in families if each[:2] == ["counter", "sum"]}}
 
 
-def drop(snapshot: Snapshot, models: Collection[RowLabels]) -> None:
+def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
     """Removes what a snapshot has of models."""
     for name in _ROWS:
         rows = unpacked(snapshot.get(name)).items()
         snapshot[name] = _packed({labels: row for labels, row in rows if labels[:2] not in models})
     for family in snapshot.get("families", {}).values():
-        family[2] = [each for each in family[2] if (each[1].get("model"), each[1].get("version")) not in models]
+        if (*family[4][:2],) == OF_A_MODEL:
+            family[-1] = [each for each in family[-1] if (*each[0][:2],) not in models]
 
 
 class EndedCounts:
@@ -131,14 +117,14 @@ class EndedCounts:
 
     def __init__(self) -> None:
         self.snapshot: Snapshot = {}
-        self._models: list[RowLabels] = []  # those that ended last at the end
+        self._models: list[LabelValues] = []  # those that ended last at the end
 
-    def add(self, snapshot: Snapshot, models: Collection[RowLabels]) -> None:
+    def add(self, snapshot: Snapshot, models: Collection[LabelValues]) -> None:
         """Adds the last snapshot of a process that counted these models."""
         self.snapshot = Total([self.snapshot, lasting(snapshot)]).snapshot()
         self._models = [each for each in self._models if each not in models] + [*models]
 
-    def forget(self, counted: Collection[RowLabels], kept: int) -> None:
+    def forget(self, counted: Collection[LabelValues], kept: int) -> None:
         """Drops the models that no worker counts, except the `kept` most recent."""
         gone = [each for each in self._models if each not in counted][:-kept]
         if gone:
@@ -146,7 +132,7 @@ class EndedCounts:
             drop(self.snapshot, gone)
 
 
-def _packed(rows: Mapping[RowLabels, Any]) -> list[Any]:
+def _packed(rows: Mapping[LabelValues, Any]) -> list[Any]:
     numbers = b"".join([np.asarray(row, "<f8").tobytes() for row in rows.values()])
     return [list(rows), base64.b64encode(zlib.compress(numbers, 1)).decode()]
 
