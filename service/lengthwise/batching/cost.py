@@ -46,6 +46,7 @@ class Column(NamedTuple):
     cheapest_rows: list[int]  # of at most 0, 1, 2, ... rows: the number with the fewest seconds a row
     enough_rows: int  # the fewest whose seconds a row are within 5 % of the least
     least_row_seconds: float
+    balanced_rows: int  # the power of two in the middle, on a log scale, of those within 5 %: see `plan`
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
@@ -54,8 +55,9 @@ class Column(NamedTuple):
         of_one_row = seconds / counts
         least = np.minimum.accumulate(of_one_row)
         cheapest = np.maximum.accumulate(np.where(of_one_row <= least, counts, 0))
-        enough = int((of_one_row <= _NEARLY_BEST * least[-1]).argmax()) + 1
-        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough, float(least[-1]))
+        cheap = counts[of_one_row <= _NEARLY_BEST * least[-1]]
+        balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)
+        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], int(cheap[0]), float(least[-1]), balanced)
 
 
 class _Snapshot(NamedTuple):

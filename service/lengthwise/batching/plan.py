@@ -5,8 +5,13 @@ kernels (`CostTable.valid_steps_only`):
 
 | a row costs | the batch |
 |---|---|
-| its own steps | the anchor and the most urgent others: as many as are cheap and the limits allow |
+| its own steps | the anchor and the most urgent others: as many as are cheapest here, within the limits |
 | the steps of the longest row, too | the one with the anchor in it, of a cheapest partition by length |
+
+In order of arrival, what waits is served in the same order however it is cut. Fewer rows a batch answer sooner, more
+save work between batches, which no table has. The table that was measured at load says where either is free on this
+processor: from where a row is about as cheap as it can be to where the caches are full. A batch has the rows in the
+middle, a power of two: callers are often as many, and what is left over would be a batch of its own.
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
 finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as TurboTransformers (Fang
@@ -39,7 +44,6 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
-_MOST_BY_ARRIVAL: Final = 32  # rows, unless more are needed to be cheap: more gain 1 %, and all wait for the batch
 _NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8
 _PAYS: Final = 1.5  # batches save much where a row alone costs so many times as much as in the best batch: there,
@@ -139,18 +143,15 @@ def _by_arrival(
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent others, as many as keep the limits and the deadlines that can be kept."""
     chosen, shapes = [anchor], [(1, anchor.width, anchor.width, seconds)]  # of each prefix: rows, width, steps, longest
-
-    def most_rows(width: int) -> int:
-        enough = cost.column(width, limits.rows).enough_rows
-        share = min(math.ceil(limits.share * len(pending)), _MOST_BY_ARRIVAL)
-        return min(limits.most_rows(width), max(enough, share))
-
-    width, valid, most = anchor.width, anchor.width, most_rows(anchor.width)
-    for waiting in islice(pending.near(), limits.rows):
+    near = list(islice(pending.near(), limits.rows))
+    column = cost.column(sum([each.width for each in near]) // len(near), limits.rows)
+    enough = max(column.enough_rows, min(math.ceil(limits.share * len(pending)), column.balanced_rows))
+    width, valid, most = anchor.width, anchor.width, min(limits.most_rows(anchor.width), enough)
+    for waiting in near:
         if waiting is anchor:
             continue
         if waiting.width > width:
-            width, most = waiting.width, most_rows(waiting.width)
+            width, most = waiting.width, min(limits.most_rows(waiting.width), enough)
         if len(chosen) >= most:
             break
         slack = (waiting.deadline - now) / cost.drift
@@ -235,7 +236,7 @@ def _of_class(
 
 def _full_rows(cost: CostTable, limits: BatchLimits, width: int, seconds: float) -> int:
     """The rows of a full batch of a width: those that are enough, and more where those are nearly free."""
-    times, _, enough, _ = cost.column(width, limits.rows)
+    times, _, enough, *_ = cost.column(width, limits.rows)
     return rows_within(times, limits.most_rows(width), min(seconds, _NEARLY_FREE * times[enough]))
 
 
