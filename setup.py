@@ -24,6 +24,7 @@ IS_LIMITED = not PURE and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]} if IS_LIMITED else {}
 
 KERNELS = "service/lengthwise/runtime/kernels"
+PARTS = ("_kernels", "_recurrent", "_integer", "_shares", "_convolutions", "_spare_cores")
 MODULES_IN_C = [
     Extension(
         "lengthwise.decoding._fast_json",
@@ -32,7 +33,7 @@ MODULES_IN_C = [
     ),
     Extension(
         "lengthwise.runtime.kernels._kernels",
-        [f"{KERNELS}/{name}.c" for name in ("_kernels", "_recurrent", "_integer", "_shares", "_spare_cores")],
+        [f"{KERNELS}/{name}.c" for name in PARTS],
         depends=[*glob(f"{KERNELS}/*.h")],
         # No product and sum are fused but where the source says so: the bits are the same with every compiler.
         extra_compile_args=["-O3", "-ffp-contract=off", "-fvisibility=hidden"],

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from lengthwise.errors import ModelError
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import data_dependence, integer_layers, kernel_shares, nan_trial
+from lengthwise.runtime.onnx import convolutions, data_dependence, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
@@ -37,6 +39,11 @@ FIXED: Final = "fixed "
 """What comes before the instruction set of `fixed_kernels`."""
 _ERRORS: Final = 3
 """The lowest severity of what onnxruntime prints. It would warn of nodes on the CPU and of copies: see `placement`."""
+CONVOLUTIONS: Final = "convolutions "
+"""What comes before the instruction set of the kernels for convolutions."""
+_SAME: Final = 1e-4
+"""How far, as a share, answers in the kernels for convolutions may be from onnxruntime's."""
+_TRIAL_LENGTHS: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
 _NO_FOLDER: Final = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -93,6 +100,7 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
         own = _with_recurrent_kernels(source, content, manifest, threads, device, plain)
     if own is None and device.recurrent_kernels:
         own = _with_fixed_kernels(source, content, manifest, threads, device, plain)
+        own = own or _with_convolutions(source, content, manifest, threads, device, plain)
     session, kernels, ran = own or (plain, recurrent_kernels.ONNXRUNTIME, content)
     lengths = [name for name in (manifest.graph.lengths, manifest.graph.mask) if name is not None]
     padding = data_dependence.computes_padding(ran, manifest.graph.sequences, lengths, own_kernels=own is not None)
@@ -179,6 +187,33 @@ def _with_fixed_kernels(
         log.info("%s: onnxruntime's own operators run its fixed kernels: %s", manifest.key, error)
         return None
     return session, kernels, counted.graph
+
+
+def _with_convolutions(
+    source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
+) -> _Own | None:
+    """A session with the operator of `onnx.convolutions`; None if the graph has no place for it, or answers differ."""
+    names, features = manifest.graph, manifest.input.features
+    if not recurrent_kernels.INSTRUCTION_SETS or names.lengths_type != "int32" or not features:
+        return None
+    graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
+    if graph is None or manifest.missing == "handled":
+        return None
+    options = _options(threads, device.provider)
+    kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
+    try:
+        session = _open_in(source.replaced(graph), options, device)
+        random = np.random.default_rng(0)
+        lengths = sorted({min(max(steps, manifest.min_length), manifest.max_length) for steps in _TRIAL_LENGTHS})
+        given = feed(names, pad([random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]))
+        own, onnxruntimes = (each.run([names.logits], given)[0] for each in (session, plain))
+        same = np.allclose(own, onnxruntimes, rtol=_SAME, atol=_SAME * np.abs(onnxruntimes).max())
+        why = "its masks are not of valid steps"
+    except Exception as error:  # whatever failed, the graph works without them
+        same, why = False, str(error)
+    if not same:
+        log.info("%s: onnxruntime's own operators run its convolutions: %s", manifest.key, why)
+    return (session, kernels, graph) if same else None
 
 
 def _options(threads: int, provider: Provider) -> Any:

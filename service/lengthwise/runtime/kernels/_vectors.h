@@ -37,6 +37,7 @@
 #define UP_TO_3(f) UP_TO_2(f) case 3: f(3); break;
 #define UP_TO_4(f) UP_TO_3(f) case 4: f(4); break;
 #define UP_TO_6(f) UP_TO_4(f) case 5: f(5); break; case 6: f(6); break;
+#define UP_TO_8(f) UP_TO_6(f) case 7: f(7); break; case 8: f(8); break;
 
 #define AVX2 "avx2,fma"
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.onnx import fusion, integer_layers, onnx_graph
+from lengthwise.runtime.onnx import convolutions, fusion, integer_layers, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 ENDS_WITHOUT_ROWS: Final = frozenset({"LSTM", "GRU"})
@@ -110,7 +110,7 @@ def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *,
 
 
 _DOMAINS: Final = frozenset(
-    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_layers.DOMAIN, fixed_kernels.DOMAIN}
+    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_layers.DOMAIN, fixed_kernels.DOMAIN, convolutions.DOMAIN}
 )
 """Where operators are known from. Any other may be a function of the file, with layers in it."""
 _POOLING: Final = "AttentionPooling"
@@ -153,7 +153,7 @@ def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str
         return node.outputs[:1]  # behind it: the last state of each row
     if node.operator == _POOLING:
         return node.outputs[1:]  # the attention
-    if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases"):
+    if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases", "PooledConvolutions"):
         return []
     second = node.inputs[1] if len(node.inputs) > 1 else ""
     if node.operator in _TAKING and second not in stepped:  # one step of each row, or one feature of each step

@@ -24,8 +24,8 @@ from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
 from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 
-_OF_MASKS: Final = frozenset(
-    {"And", "Cast", "Constant", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
+OF_MASKS: Final = frozenset(
+    {"And", "Cast", "Constant", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
     | {"Range", "Reshape", "Shape", "Squeeze", "Sub", "Unsqueeze", "Where"}
 )
 """The operators that say which steps count, and how many."""
@@ -202,7 +202,7 @@ class _Finder(Pattern):
             elif name in self.graph.constants:
                 sizes.update(self.graph.constants[name])
             else:
-                maker = self.maker(name, *_OF_MASKS)
+                maker = self.maker(name, *OF_MASKS)
                 left += maker.inputs if maker.operator != "Shape" else []
         require(8 * dilation in sizes)
         return tables

@@ -1,0 +1,252 @@
+"""Finds the convolutions of a graph up to their pooling over the steps, and puts one operator in their place.
+
+    values -> Transpose -> Conv, BatchNormalization, Relu, Add, Concat, MaxPool -> sum, or maximum, of valid steps
+
+becomes `values, lengths -> PooledConvolutions` (`kernels/_convolutions.c`), which runs each row at its own length. So
+a mask changes nothing, as there is nothing past the end of a row: what is masked with 0 before a convolution, or with
+the lowest number before a maximum, has what their own padding has. So masks are left out. What a mask says is a small
+graph of its own, of which only the operators and what they start from are read; `runtime.opening` runs both graphs on
+sequences of several lengths, and uses the operator only if the answers agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.onnx.kernel_shares import OF_MASKS
+from lengthwise.runtime.onnx.onnx_graph import Graph, Node
+from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
+
+DOMAIN: Final = "lengthwise.convolutions"
+"""The domain of the operator PooledConvolutions. It occurs in no file."""
+_FILLED: Final = 16  # the channels of a value are filled up to a multiple of it
+_LOWEST: Final = -3e38
+_CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutions.c`
+
+
+def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | None:
+    """The same graph with the operator; None if it has no place for it.
+
+    Args:
+        model: The ONNX file.
+        sequences: The name of its input with the sequences, `[rows, width, features]`.
+        lengths: The name of its input with the lengths, int32.
+        features: Numbers of a step.
+    """
+    if b"Conv" not in model:
+        return None
+    try:
+        return _Trunk(onnx_graph.read(model), sequences, lengths, features).replaced()
+    except NotFound:
+        return None
+
+
+class _Step(NamedTuple):
+    """One operator, as `struct Step` in `_convolutions.c`, of values in the place of slots."""
+
+    kind: int
+    source: int
+    target: int
+    width: int
+    into: int
+    other: int  # the second value of a sum
+    taps: int = 1
+    dilation: int = 1
+    left: int = 0
+    at: int = 0  # where its numbers begin
+
+
+class _Trunk(Pattern):
+    def __init__(self, graph: Graph, sequences: str, lengths: str, features: int) -> None:
+        super().__init__(graph)
+        self._sequences, self._lengths = sequences, lengths
+        self._channels = [features]  # of each value; the first is the input
+        self._values: dict[str, int] = {}  # by their names in the graph
+        self._steps: list[_Step] = []
+        self._numbers: list[NDArray[np.float32]] = []
+
+    def replaced(self) -> bytes:
+        """The graph with the operator in the place of everything up to its only pooling."""
+        pools = [(node, pooled) for node in self.graph.nodes if (pooled := self._pooled(node)) is not None]
+        require(len(pools) == 1)
+        pool, name = pools[0]
+        result = self._value(name)
+        require(any(step.kind == _CONVOLVE for step in self._steps))
+        numbers = np.concatenate(self._numbers)
+        slots, count = self._slots(result)
+        steps = [
+            (each.kind, slots[each.source], slots[each.other], slots[each.target], *each[3:5], *each[6:])
+            for each in self._steps
+        ]
+        is_largest = pool.operator == "ReduceMax"
+        head = [self._channels[0], count, self._channels[result], slots[result], int(is_largest)]
+        self.graph.add_tensor("lengthwise.plan", np.array([*head, *np.ravel(steps)], np.int32))
+        self.graph.add_tensor("lengthwise.numbers", numbers)
+        inputs = [self._sequences, self._lengths, "lengthwise.plan", "lengthwise.numbers"]
+        self.replace(pool, Node("PooledConvolutions", inputs, pool.outputs, domain=DOMAIN), [])
+        self.graph.remove_unused()
+        return self.graph.write({DOMAIN: 1})
+
+    def _pooled(self, node: Node) -> str | None:
+        """What is summed, or the largest of, over the valid steps; None if the node does something else."""
+        name = node.inputs[0] if node.inputs else ""
+        try:
+            if node.operator == "Gather":  # of a product with ones, which has the same bits at every width
+                require(node.attributes.get("axis") == 1)
+                turned = self.maker(self.maker(name, "MatMul").inputs[1], "Transpose")
+                require(turned.attributes.get("perm") == (0, 2, 1))
+                name = turned.inputs[0]
+            else:
+                require(node.operator in ("ReduceSum", "ReduceMax") and node.attributes.get("keepdims", 1) == 0)
+                require(self.axis(node) in (2, -1))
+            source, past = self._past_end(name)
+            require(past <= _LOWEST if node.operator == "ReduceMax" else past == 0)
+        except NotFound:
+            return None
+        return source
+
+    def _past_end(self, name: str) -> tuple[str, float]:
+        """A value without masks, and what stands past the end of each row; NaN where anything may."""
+        past = np.nan
+        while (node := self.makers.get(name)) is not None and node.operator in ("Unsqueeze", "Squeeze", "Where"):
+            if node.operator != "Where":
+                require(self.axis(node) == 2)
+                name = node.inputs[0]
+                continue
+            fills = [each for each in node.inputs[1:] if len(self.graph.constants.get(each, ())) == 1]
+            require(len(fills) == 1)
+            self._require_of_lengths(node.inputs[0])
+            past = self.constant(fills[0]) if np.isnan(past) else past
+            name = next(each for each in node.inputs[1:] if each != fills[0])
+        is_input = node is not None and node.operator == "Transpose" and node.inputs[0] == self._sequences
+        return name, 0.0 if is_input and np.isnan(past) else past
+
+    def _require_of_lengths(self, name: str) -> None:
+        """Goes on if a value depends on the lengths and the width only."""
+        left = [name]
+        while left:
+            name = left.pop()
+            if name not in ("", self._lengths) and name not in self.graph.constants:
+                node = self.maker(name, *OF_MASKS)
+                left += node.inputs if node.operator != "Shape" else []
+
+    def _value(self, name: str) -> int:
+        """The number of a value, after the steps that make it."""
+        name, _ = self._past_end(name)
+        if name not in self._values:
+            node = self.maker(name, *self._MAKERS)
+            self._values[name] = self._MAKERS[node.operator](self, node)
+        return self._values[name]
+
+    def _added(self, kind: int, source: int, channels: int, *numbers: NDArray[Any], **fields: int) -> int:
+        """Adds a step with its numbers; the value that it makes."""
+        self._channels.append(channels)
+        at = sum(map(len, self._numbers))
+        target, width, into = len(self._channels) - 1, _filled(self._channels[source]), _filled(channels)
+        self._steps.append(_Step(kind, source, target, width, into, at=at, **{"other": source, **fields}))
+        self._numbers += [np.ravel(each).astype(np.float32) for each in numbers]
+        return target
+
+    def _input(self, node: Node) -> int:
+        require(node.inputs[0] == self._sequences and node.attributes.get("perm") == (0, 2, 1))
+        return 0
+
+    def _window(self, node: Node, taps: int, past: bool) -> dict[str, int]:
+        """Taps, dilation and left padding of a convolution or a pooling that keeps the number of steps."""
+        dilation = self._last(node, "dilations", 1)
+        pads = node.attributes.get("pads", (0, 0))
+        require(isinstance(pads, tuple) and node.attributes.get("auto_pad", "NOTSET") == "NOTSET")
+        assert isinstance(pads, tuple)  # for the type checker
+        left, right = int(pads[len(pads) // 2 - 1]), int(pads[-1])
+        require(sum(pads) == left + right == (taps - 1) * dilation and min(left, right) >= 0)
+        require(self._last(node, "strides", 1) == 1 and (taps == 1 or past))
+        return {"taps": taps, "dilation": dilation, "left": left}
+
+    def _last(self, node: Node, name: str, otherwise: int) -> int:
+        """The last of an attribute's integers; those before it are 1."""
+        integers = node.attributes.get(name, (otherwise,))
+        require(isinstance(integers, tuple) and all(each == 1 for each in integers[:-1]))
+        return int(integers[-1])  # type: ignore[index]
+
+    def _convolution(self, node: Node) -> int:
+        shape = self.graph.tensors[node.inputs[1]].shape if node.inputs[1] in self.graph.tensors else ()
+        require(len(shape) in (3, 4) and shape[2:-1] in ((), (1,)) and node.attributes.get("group", 1) == 1)
+        weights = self.numbers(node.inputs[1], *(-1 for _ in shape)).reshape(shape[0], shape[1], shape[-1])
+        bias = self.numbers(node.inputs[2], shape[0]) if any(node.inputs[2:]) else np.zeros(shape[0])
+        source = self._value(node.inputs[0])
+        require(self._channels[source] == shape[1])
+        window = self._window(node, shape[-1], self._past_end(node.inputs[0])[1] == 0)
+        matrix = np.zeros((shape[-1], _filled(shape[1]), _filled(shape[0])))
+        matrix[:, : shape[1], : shape[0]] = weights.transpose(2, 1, 0)
+        return self._added(_CONVOLVE, source, shape[0], _widened(bias), matrix, **window)
+
+    def _norm(self, node: Node) -> int:
+        source = self._value(node.inputs[0])
+        gamma, beta, mean, variance = (self.numbers(name, self._channels[source]) for name in node.inputs[1:5])
+        epsilon = node.attributes.get("epsilon", 1e-5)
+        require(not node.attributes.get("training_mode", 0))
+        scale = gamma / np.sqrt(variance.astype(np.float64) + float(epsilon))  # type: ignore[arg-type]
+        shift = beta - mean * scale
+        return self._added(_SCALE, source, self._channels[source], _widened(scale), _widened(shift))
+
+    def _rectifier(self, node: Node) -> int:
+        source = self._value(node.inputs[0])
+        return self._added(_RECTIFY, source, self._channels[source])
+
+    def _sum(self, node: Node) -> int:
+        source, other = (self._value(name) for name in node.inputs)
+        require(self._channels[source] == self._channels[other])
+        return self._added(_ADD, source, self._channels[source], other=other)
+
+    def _maximum(self, node: Node) -> int:
+        source = self._value(node.inputs[0])
+        require(len(node.outputs) == 1 and node.attributes.get("ceil_mode", 0) == 0)
+        window = self._window(node, self._last(node, "kernel_shape", 1), self._past_end(node.inputs[0])[1] <= _LOWEST)
+        require(window["dilation"] == 1)
+        return self._added(_POOL, source, self._channels[source], **window)
+
+    def _concatenation(self, node: Node) -> int:
+        parts = [self._value(name) for name in node.inputs]
+        sizes = [self._channels[part] for part in parts]
+        require(node.attributes.get("axis") == 1 and all(size % _FILLED == 0 for size in sizes))
+        target = len(self._channels)
+        self._channels.append(sum(sizes))
+        for place, part in enumerate(parts):
+            left = sum(sizes[:place])
+            self._steps.append(_Step(_COPY, part, target, sizes[place], sum(sizes), part, left=left))
+        return target
+
+    _MAKERS: Final = {
+        "Transpose": _input,
+        "Conv": _convolution,
+        "BatchNormalization": _norm,
+        "Relu": _rectifier,
+        "Add": _sum,
+        "MaxPool": _maximum,
+        "Concat": _concatenation,
+    }
+
+    def _slots(self, result: int) -> tuple[dict[int, int], int]:
+        """The slot of each value, and how many there are: one is free again after the last use of its value."""
+        last = {value: place for place, step in enumerate(self._steps) for value in (step.source, step.other)}
+        last[result] = len(self._steps)
+        slots, free, count = {0: 0}, list[int](), 1
+        for place, step in enumerate(self._steps):
+            if step.target not in slots:
+                count += not free
+                slots[step.target] = free.pop() if free else count - 1
+            free += {slots[value] for value in {step.source, step.other} if last[value] == place}
+        return slots, count
+
+
+def _filled(channels: int) -> int:
+    return -(-channels // _FILLED) * _FILLED
+
+
+def _widened(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Filled up with zeros."""
+    return np.pad(numbers, (0, _filled(len(numbers)) - len(numbers)))
