@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WIRE_FORMS = {"Answer", "Prediction", "Problem", "Steps"}
-"""In `http.schemas` and `http.bodies`, the JSON form of the class of that name, as `/openapi.json` shows it."""
+"""In `application`, the JSON form of the class of that name, as `/openapi.json` shows it."""
 
 
 def test_a_class_name_is_defined_once() -> None:

@@ -105,7 +105,7 @@ def lock(descriptor: int, *, wait: bool) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process has the lock on a folder, and has it; of a folder that cannot be locked, at once."""
+    """Takes the lock of a folder, and waits for it; a folder that cannot be locked is not waited for."""
     descriptor = None
     with suppress(OSError):  # a file system without locks, or Windows, which opens no folder
         descriptor = os.open(folder, os.O_RDONLY)

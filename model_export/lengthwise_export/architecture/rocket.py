@@ -230,7 +230,7 @@ def _require_whole(kernels: DilatedKernels, features: int) -> None:
 
 
 def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
-    """Chooses dilations, features and so many biases of each kernel, which spans at most the reference length."""
+    """Chooses dilations, features and `biases` biases of each kernel, which spans at most the reference length."""
     random = np.random.default_rng(seed)
     features = sequences[0].shape[1]
     dilations, counts = spread(biases, reference_length)

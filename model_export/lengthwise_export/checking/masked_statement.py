@@ -183,7 +183,7 @@ def write_masked(at: Operation, axes: tuple[int, int], names: ArgumentNames, kin
 
 
 def write_lengths(at: Operation, batch: Geometry, names: ArgumentNames) -> str | None:
-    """The statement with each row's length in the place of the width, or of one number of all lengths; None without."""
+    """The statement with each row's length instead of the width, or of one number for all; None without either."""
     site = _site(at) if batch.rows in at.shape else None
     if site is None:
         return None

@@ -129,7 +129,7 @@ def answered_classes(session: Session, manifest: Manifest, records: Sequence[Rec
 
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
-    """The records with a label that the model accepts; the number of those that it does not; the first one's reason.
+    """The labelled records that the model accepts, the number of the others, and why the first of these is refused.
 
     Raises:
         ConfigurationError: A label is unknown or does not fit the task, or the model accepts no labelled record.

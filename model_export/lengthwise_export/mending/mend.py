@@ -226,7 +226,7 @@ def _ruled(mender: Mender, node: NodeProto) -> None:
 
 
 def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
-    """Handles a node all of whose inputs are constants or computed from sizes."""
+    """Computes a node whose inputs are all constants or computed from sizes; False if it has others."""
     inputs: list[Numbers | None] = []
     for name in node.input:
         value: Value | None = mender.values[name] if name else None

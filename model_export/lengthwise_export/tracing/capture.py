@@ -298,7 +298,7 @@ _tracing: list[_Trace] = []
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences what torch's exporter logs and warns of: errors are raised all the same, and said in one line."""
+    """Silences the logs and warnings of torch's exporter; its errors are raised, with one line of text."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch._subclasses", "torch.fx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

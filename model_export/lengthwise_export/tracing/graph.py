@@ -211,7 +211,7 @@ def _note_ties(model: onnx.ModelProto) -> None:
 
 
 def ties_in(model: onnx.ModelProto) -> str | None:
-    """What is to be said about ties in a graph's sorts, as noted when it was traced; None if there is nothing."""
+    """The advice about ties in a graph's sorts, as noted when it was traced; None without such sorts."""
     lines = next((entry.value for entry in model.metadata_props if entry.key == _TIES), None)
     advice = "torch leaves the order of equal values open, and the graph has the first one first: sort with stable=True"
     return None if lines is None else f"{lines}: {advice}, and for topk take the first of that"

@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def margin(self) -> float:
-        """The difference in accuracy that two equally good models often have on so many answers: two deviations."""
+        """The difference in accuracy that two equally good models often have: two standard deviations."""
         variance = 0.0
         for scores in self.scores:
             count = max(int(scores["answers"]), 1)

@@ -193,7 +193,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             return api.export(weights, out, **options)
 
     def __sklearn_tags__(self) -> Tags:
-        """What scikit-learn is told: rows of an array are sequences, and NaN is for the spec to decide."""
+        """Scikit-learn's tags: rows of an array are sequences, and the spec decides about NaN."""
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.input_tags.allow_nan = self._takes_nan()

@@ -197,7 +197,7 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Makes torch, and the linear algebra of NumPy, compute in so many threads during the block."""
+    """Limits torch, and NumPy's linear algebra, to `count` threads during the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -106,7 +106,7 @@ def _nearness(points: NDArray[np.int64], point: int) -> NDArray[np.float64]:
 
 
 def _spread(points: Sequence[int], most: int) -> Sequence[int]:
-    """At most so many of the points, the first and the last among them."""
+    """At most `most` of the points, evenly chosen, with the first and the last."""
     return [points[place] for place in sorted({*np.linspace(0, len(points) - 1, most).round().astype(int).tolist()})]
 
 

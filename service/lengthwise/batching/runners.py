@@ -205,7 +205,7 @@ class Runners:
             self._lend_cores(self.free_cores(coming), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Has the event loop run a batch soon, unless it is going to anyway."""
+        """Schedules a batch on the event loop, unless one is scheduled already."""
         if not self._turn_scheduled:
             self._turn_scheduled = True
             call(self._run_inline)

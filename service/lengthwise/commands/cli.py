@@ -17,7 +17,7 @@ from lengthwise.commands.command import NOT_CHECKED, end
 
 
 class Row(NamedTuple):
-    """A command: the module that has it under its name, and its short help."""
+    """A command: the module that has a function of its name, and its short help."""
 
     module: str
     meaning: str

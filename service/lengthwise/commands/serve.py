@@ -58,7 +58,7 @@ def serve(**flags: Any) -> None:
 
 
 def _is_said_elsewhere(error: BaseException) -> bool:
-    """Whether this is a worker, and what ends it needs no words of its own: the parent, or another worker, has said it.
+    """Whether this is a worker whose error is logged already, by the parent or by another worker.
 
     At the first start, the first worker with an error says it for all.
     """

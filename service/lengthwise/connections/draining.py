@@ -73,7 +73,7 @@ class ConnectionDrain:
             connection.transport.abort()
 
     def _close_idle(self) -> set[DrainedConnection]:
-        """Closes those whose time is over; returns those that are left."""
+        """Closes the connections whose time is over; returns the others."""
         now = self._clock()
         left = set(self._connections)
         self._since = {connection: since for connection, since in self._since.items() if connection in left}

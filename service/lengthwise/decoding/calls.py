@@ -95,7 +95,7 @@ def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) 
 
 
 def features_message(count: int, manifest: Manifest) -> str:
-    """The message of a step with so many values where the model takes another number."""
+    """The message for a step with another number of values than the model takes."""
     names = f" ({listed(manifest.input.names)})" if manifest.input.names else ""
     return f"the model takes {counted(manifest.input.features or 1, 'feature')} a step{names}, this one has {count}"
 
@@ -115,7 +115,7 @@ def id_problem(value: Any) -> str | None:
 
 
 def length_problem(length: int, manifest: Manifest) -> str | None:
-    """Why a model does not accept a sequence of so many steps; None if it does."""
+    """Why a model does not accept a sequence of `length` steps; None if it does."""
     if length > manifest.max_length and manifest.long == "reject":
         return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
     if length < manifest.min_length:

@@ -222,7 +222,7 @@ class SmallCalls:
 
 
 class HealthService:
-    """gRPC's health service: whether the server serves, which has an empty name there, and its service of inference."""
+    """gRPC's health service: the status of the server (under the empty name) and of its inference service."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving

@@ -156,7 +156,7 @@ def _send(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answe
 
 
 def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None) -> None:
-    """Ends a call with an error's code, or `code`; when to come back is said as gRPC's retries want it."""
+    """Ends a call with an error's code, or `code`; with the seconds to wait in the form that gRPC's retries read."""
     metadata = list(trailing)
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))

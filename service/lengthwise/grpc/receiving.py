@@ -158,7 +158,7 @@ class Receiving:
         return self._max_bytes * sum(message.client == client for message in self._arrivals)
 
     def start(self, message: IncomingMessage, deadline: float) -> None:
-        """Has a message received when it is its turn, with memory reserved for the largest; its hold keeps that.
+        """Receives a message when it is its turn. Memory for the largest is reserved, and stays in its hold.
 
         It is refused with `InflightFull` where there is no memory for it, or too many wait, and with `DeadlineExceeded`
         where the deadline (on the clock of `time.monotonic`) passes, or it is silent or slow while others wait.
@@ -225,7 +225,7 @@ class Receiving:
             self._timer = asyncio.get_running_loop().call_later(SILENT_SECONDS / 2, self._end_slow)
 
     def _is_slow(self, message: IncomingMessage, now: float) -> bool:
-        """Whether a message that others wait for arrives too slowly: by what came since that was looked at first."""
+        """Whether a message that others wait for arrives too slowly, by the bytes since it was first looked at."""
         seconds = now - (message.began or now)
         if seconds >= PATIENCE_SECONDS:
             return True

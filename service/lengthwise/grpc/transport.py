@@ -87,7 +87,7 @@ class RpcCall:
         return time.time() >= self._late
 
     def run(self, handler: Handler) -> None:
-        """Has a handler answer it. What a coroutine does not finish is finished when it returns."""
+        """Runs a handler for the call; when its coroutine returns, what it has not finished is finished."""
         answering = handler(self)
         if answering is not None:
             task = asyncio.get_running_loop().create_task(self._run(answering))
@@ -104,14 +104,14 @@ class RpcCall:
             self.finish(grpc.StatusCode.UNKNOWN, "the call could not be answered")
 
     def on_end(self, ended: Callable[[], None]) -> None:
-        """Has a function called when all of its answer has left, or never will."""
+        """Calls `ended` when the whole answer was sent, or never will be."""
         if self._over:
             ended()
         else:
             self._ended.append(ended)
 
     def receive(self, received: Callable[[bytes | None], None]) -> None:
-        """Has a function called with the next message; with None where the client sends no more. One at a time."""
+        """Calls `received` with the next message, or None after the last. One at a time."""
 
         def done(event: Any) -> None:
             message = event.batch_operations[0].message()

@@ -64,7 +64,7 @@ class AnswerCheck(Consumer):
                 log.error(message, served.manifest.key, call.request_id, len(item.steps))
 
     def families(self) -> Iterator[Family]:
-        """The counters of answers that were checked, and of those that differed."""
+        """The counters of checked answers, and of answers that differed."""
         for name, help_, counts in (
             ("verified_answers", "Answers that were computed again, alone.", self._checked),
             ("verify_mismatches", "Of these, answers that were not the same alone.", self._mismatches),

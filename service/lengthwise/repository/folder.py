@@ -88,7 +88,7 @@ def read(folder: Path) -> FolderContent:
 
 
 def _files_of_a_version(paths: Iterable[Path]) -> str:
-    """The names of files that only a version has, as text; empty if there are none."""
+    """The names of files that only a version has, as text; empty without such files."""
     return " and ".join(sorted({path.name for path in paths} & {MANIFEST_FILE, GRAPH_FILE}))
 
 

@@ -97,7 +97,7 @@ def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
 
 
 def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifest: Manifest) -> Answer:
-    """Merges the answers of a sequence's windows, which begin at the steps `starts`; the sequence has so many steps.
+    """Merges the answers of a sequence's windows, which begin at the steps `starts`, into one for `length` steps.
 
     Probabilities and attention are means over the windows, so the attention sums to 1 over the sequence. With a
     per-step head, a step that is in two windows gets the first one's answer.

@@ -178,7 +178,7 @@ def _limits(
 
 
 class ProfileCounter:
-    """Counts sequences in the bins of a profile, for a model of so many classes."""
+    """Counts sequences in the bins of a profile, for a model of `classes` classes."""
 
     def __init__(self, profile: DataProfile, classes: int) -> None:
         self._lengths = np.array(profile.lengths.edges)

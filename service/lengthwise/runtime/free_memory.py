@@ -18,7 +18,7 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def map_large_blocks() -> None:
-    """Has the C library map each large block of this process by itself, see mallopt(3).
+    """Makes the C library map each large block of memory by itself; see mallopt(3).
 
     By itself glibc raises the limit to the size of the largest block that was ever freed, up to 32 MiB.
     """

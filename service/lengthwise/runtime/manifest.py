@@ -254,7 +254,7 @@ class Manifest(_ManifestPart):
         return cls.from_json(text, source=str(path))
 
     def checked(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
-        """Reads a model's files, each once, and compares them with their digests; of all files at most so many bytes.
+        """Reads a model's files, each once, and compares their digests; at most `most_bytes` bytes of all together.
 
         The caller should use the returned contents, not the files: they are what was compared. They are, by name, the
         graph, `verification.json`, `golden.npz` and `examples.jsonl` (if they have digests), and the files with the

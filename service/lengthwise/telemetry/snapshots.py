@@ -41,7 +41,7 @@ def taken(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> 
 
 
 def without_zeros(snapshot: Snapshot) -> Snapshot:
-    """A snapshot to be sent: nothing is added by a zero, and every process has the same samples."""
+    """A snapshot without zeros, for sending: they add nothing, and every process has the same samples."""
     families = {
         name: [*head, [sample for sample in samples if sample[1]]]
         for name, (*head, samples) in snapshot["families"].items()

@@ -156,7 +156,7 @@ def _gather_nd(mender: Mender) -> None:
 
 
 def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Ragged:
-    """`value[rows, indices]`, where `rows` counts the rows."""
+    """`value[rows, indices]`, where `rows` are the numbers of the rows, in order."""
     first, *rest = columns
     if len(rest) != 1 or not isinstance(first, Ragged) or not first.counts_rows:
         mender.refuse("picks by the numbers of the rows in another order than x[rows, indices]")

@@ -139,7 +139,7 @@ class _Fusion(Pattern):
         self.replace(softmax, pooling, [*removed, unit, scores, masked, *total])
 
     def _check_mask(self, where: Node, scores: str, lengths: str, *, is_flat: bool) -> None:
-        """Goes on only if a Where replaces the scores at padding, and no others, by a very small number."""
+        """Requires that a Where replaces the scores at padding, and no others, by a very small number."""
         valid, padding = (1, 2) if self._is_valid(where.inputs[0], lengths, is_flat=is_flat) else (2, 1)
         require(where.inputs[valid] == scores and self.constant(where.inputs[padding]) < _MASKED)
 
@@ -167,7 +167,7 @@ class _Fusion(Pattern):
         return [shares, total]
 
     def leave_padding_unwritten(self, layer: Node) -> None:
-        """Has a layer write no padding, if only valid steps of its output are read."""
+        """Marks a layer whose output is read at valid steps only, so that it writes no padding."""
         output, users = layer.outputs[0], self.users.get(layer.outputs[0], [])
         for user in users:  # a layer that the kernels do not know leads to an error, and then nothing is replaced
             index = (
@@ -195,7 +195,7 @@ class _Fusion(Pattern):
         return valid
 
     def _check_steps(self, name: str) -> None:
-        """Goes on only if a value is 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
+        """Requires that a value is 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
         node = self.maker(self._root(name), "Range", "Unsqueeze")
         if node.operator == "Unsqueeze":
             require(self.axis(node) == 0)

@@ -17,7 +17,7 @@ class NotFound(Exception):
 
 
 def require(condition: object) -> None:
-    """Goes on only if something is so.
+    """Requires a condition of the graph.
 
     Raises:
         NotFound: It is not.
