@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lengthwise.application.app import Application
+from lengthwise.application.app import Application, make_admin_app
 from lengthwise.errors import ConfigurationError
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.serving import Serving
@@ -194,6 +194,29 @@ async def test_health_says_what_a_model_takes() -> None:
         }
         == described
     )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/livez", "/readyz", "/healthz", "/metrics", "/predict", "/openapi.json", "/docs", "/v2", "/v2/health/live"),
+        *("/v1/models/sums", "/v1/models/sums:predict", "/v2/models/sums", "/v2/models/sums/infer"),
+        *("/v2/models/sums/ready", "/v2/models/sums/versions/1", "/v2/repository/models/sums/unload"),
+    ],
+)
+async def test_a_path_that_ends_with_a_line_feed_is_another_one(path: str) -> None:
+    async with serving(model(manifest())) as service:
+        for method in ("GET", "POST"):
+            for end in ("%0a", "%0A"):
+                assert (await service.client.request(method, path + end)).status_code == 404, method
+
+
+async def test_of_the_admin_port_too() -> None:
+    async with serving(model(manifest())) as service:
+        admin = httpx.AsyncClient(transport=httpx.ASGITransport(make_admin_app(service.serving)), base_url="http://x")
+        async with admin:
+            assert (await admin.get("/livez")).status_code == 200
+            assert {(await admin.get(f"{path}%0a")).status_code for path in ("/livez", "/metrics", "/healthz")} == {404}
 
 
 async def test_the_ready_gauge_follows_readiness() -> None:

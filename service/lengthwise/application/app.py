@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
@@ -35,7 +35,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from lengthwise.application import document, health, operations, pages, schemas
 from lengthwise.application.gate import OPEN, Gate
@@ -190,6 +190,7 @@ class Application(FastAPI):
         if self._has_docs and self.openapi_url is not None:
             self.router.routes += pages.routes(self.openapi_url, pages.folder())
         self._own_routes = self.router.routes[before:]
+        _match_to_the_end(self.router.routes)
 
     def _begin_again(self) -> None:
         """Has another service take the place of one that has ended; the user's routes stay.
@@ -295,8 +296,17 @@ def make_admin_app(serving: Serving) -> FastAPI:
         endpoint = operations.Inference(Predict(serving, Turns()))
         app.router.add_api_route(CONSOLE_PREDICT, endpoint, methods=["POST"], include_in_schema=False)
         app.router.routes += routes.routes(serving, health.described, predict=CONSOLE_PREDICT[1:])
+    _match_to_the_end(app.router.routes)
     _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
     return app
+
+
+def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
+    """Has routes match whole paths: the `$` of Starlette also matches before a line feed at the end, `%0a`."""
+    for route in routes:
+        if isinstance(route, Route):
+            pattern = route.path_regex.pattern.replace("[^/]", r"[^/\n]")
+            route.path_regex = re.compile(pattern.removesuffix("$") + r"\Z")
 
 
 def _add_index(router: APIRouter, serving: Serving, places: Mapping[str, str], *, console: bool) -> None:
