@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import orjson
 import pytest
 
+from lengthwise.connections.listener import Listener
 from lengthwise.errors import ModelError, NotJudged, VerificationError
 from lengthwise.processes.worker import (
     ENDING,
@@ -34,6 +36,7 @@ from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics, Mod
 from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, taken, with_rows, without_zeros
 from tests.support.numpy_models import manifest, samples
+from tests.support.waiting import until
 
 
 def metrics(memory: memoryview, *, ready: bool = True) -> Metrics:
@@ -268,6 +271,26 @@ def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -
     assert one.accept_delay(2) == 0  # it was told that the other has two
     one.is_ready(False)
     assert other.accept_delay(9) == 0
+
+
+async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Worker]) -> None:
+    one, other = pair
+    one.is_ready(True)
+    other.is_ready(True)
+    assert one.accept_delay(2) == GIVE_WAY_SECONDS
+
+    class NoDescriptors(socket.socket):
+        def accept(self) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with NoDescriptors() as listening, socket.socket() as client:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        client.connect(listening.getsockname())
+        listener = Listener(listening, most=8, tls=None, handshake_seconds=1, turn=other.accept_delay)
+        listener.start(asyncio.Protocol, ())
+        await until(lambda: one.accept_delay(2) == 0)
+        await listener.close()
 
 
 def test_nothing_is_left_to_a_worker_that_hangs_nor_waited_for(pair: list[Worker]) -> None:

@@ -163,6 +163,7 @@ class Listener:
             return True
         except OSError as error:
             log.error("no connection can be accepted: %s", error.strerror)
+            self._turn(sys.maxsize)  # no other process leaves one to this
             loop.remove_reader(self._socket)
             loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
