@@ -361,6 +361,19 @@ async def test_a_client_that_leaves_with_pipelined_requests_is_counted_once_as_g
         assert made.service.serving.inflight.bytes == 0
 
 
+async def test_the_heads_of_requests_that_wait_on_a_connection_are_bytes_in_memory() -> None:
+    async with held() as (made, release, running):
+        line, inflight = await made.line(), made.service.serving.inflight
+        line.writer.write(request("direct"))
+        await running.wait()
+        before, head = inflight.bytes, b"GET /livez HTTP/1.1\r\nhost: x\r\nx: " + b"x" * 10_000 + b"\r\n\r\n"
+        line.writer.write(head * 8)
+        await until(lambda: inflight.bytes >= before + 8 * 10_000)
+        release.set()
+        assert [(await line.answer())[0] for _ in range(9)] == [200] * 9
+        await until(lambda: inflight.bytes == 0)
+
+
 @WAYS
 async def test_an_answer_that_the_connection_cannot_take_is_not_counted_as_given(way: str) -> None:
     async with held() as (made, release, running):

@@ -100,7 +100,7 @@ class Connection(TimedConnection):
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
         self._answered_at = 0.0
         self._waiting: deque[AsgiRequest] = deque()  # those behind it
-        self._ahead = Hold(self._unwritten.inflight)  # the bodies of those
+        self._ahead = Hold(self._unwritten.inflight)  # the heads and bodies of those
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._parts = 0  # of bodies, parsed in this turn of the event loop
@@ -267,6 +267,7 @@ class Connection(TimedConnection):
             if self.is_answering():
                 self.flow.pause_reading()
                 self._waiting.append(request)
+                self._ahead.holds(self._ahead.size + head.size)
             else:
                 self._start(request)
         self.state = BODY

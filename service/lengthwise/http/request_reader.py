@@ -25,6 +25,9 @@ MOST_PARTS: Final = 256
 MAX_HEADER_BYTES: Final = 32_768
 
 
+_FIELD_BYTES: Final = 150  # of a header field in memory, beside its text
+
+
 @dataclass(slots=True)
 class Head:
     """The request line and the headers of a request."""
@@ -35,6 +38,11 @@ class Head:
     method: bytes = b""
     version: str = ""  # HTTP's, such as `1.1`
     keep_alive: bool = False  # the connection stays open after the answer
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self.url) + sum(_FIELD_BYTES + len(name) + len(value) for name, value in self.headers)
 
 
 class TooManyFields(Exception):
