@@ -79,7 +79,16 @@ def test_a_deadline_is_known_where_the_key_is_one_of_the_options(body: bytes, ex
         (b'{%b, "timeout_ms": 5}' % LARGE, NOT_KNOWN),
         (b'{"parameters": [{"timeout_ms": 5}], %b}' % LARGE, NOT_KNOWN),
         (b'{"parameters": {"x": {"timeout_ms": 5}}, %b}' % LARGE, NOT_KNOWN),
-        (b'{"parameters": {"timeout": 5}, %b}' % LARGE, NOT_KNOWN),
+        # `timeout` is in microseconds, and counts where there is no `timeout_ms`.
+        (b'{"parameters": {"timeout": 2500000, "priority": 1}, %b}' % LARGE, (2.5, True)),
+        (b'{%b, "parameters": {"timeout": 2500000}, "outputs": []}' % LARGE, (2.5, True)),
+        (b'{"parameters": {"timeout": 5, "timeout_ms": 2500}, %b}' % LARGE, (2.5, True)),
+        (b'{"parameters": {"timeout": 5}, %b, "parameters": {"timeout_ms": 2500}}' % LARGE, (2.5, True)),
+        (b'{"parameters": {"timeout": 5}, %b, "id": "\\u0074"}' % LARGE, NOT_KNOWN),
+        (b'{"parameters": {"timeout": 5}, "timeout": 7, %b}' % LARGE, NOT_KNOWN),
+        (b'{"parameters": {"timeout": 2.5}, %b}' % LARGE, NOT_KNOWN),
+        (b'{"parameters": {"timeout": 0}, %b}' % LARGE, NOT_KNOWN),
+        (b'{"timeout": 5, %b}' % LARGE, NOT_KNOWN),
         (b'{%b}' % LARGE, DEFAULT),
     ],
 )  # fmt: skip
@@ -102,6 +111,7 @@ def test_the_options_of_a_binary_body_are_in_the_query(query: bytes, expected: t
 
 
 def test_of_the_beginning_of_a_body_only_that_is_read() -> None:
+    assert seen(b'{"parameters": {"timeout": 5}, "inputs": [', *V2, whole=False) == NOT_KNOWN  # `timeout_ms` may come
     assert seen(b'{"timeout_ms": 2500, "sequences": [[[1', whole=False) == (2.5, True)
     assert seen(b'{"sequences": [[[1, 2]]', whole=False) == NOT_KNOWN
     assert seen(b'{"sequences": [], "timeout_ms": 25', whole=False) == NOT_KNOWN  # and 00

@@ -25,8 +25,10 @@ from lengthwise.decoding.calls import MAX_TIMEOUT_MS
 EDGE_BYTES: Final = 16_384  # of either end of a body
 UNKNOWN_SECONDS: Final = 60.0  # that a body waits whose deadline is not known before, unless the default is longer
 _NAME: Final = b"timeout"
-_KEY: Final = b'"timeout_ms"'
-_MEMBER: Final = re.compile(rb'"timeout_ms"[ \t\r\n]*:[ \t\r\n]*([0-9.eE+-]{1,40})[ \t\r\n]*[,}]')
+_MEMBERS: Final = {
+    name: re.compile(rb'"%b"[ \t\r\n]*:[ \t\r\n]*(%b)[ \t\r\n]*[,}]' % (name, number))
+    for name, number in ((b"timeout_ms", rb"[0-9.eE+-]{1,40}"), (b"timeout", rb"[0-9]{1,18}"))
+}
 _IN_QUERY: Final = re.compile(rb"(?:^|&)timeout_ms=([0-9]{1,20}(?:\.[0-9]{1,20})?)(?=&|$)")
 
 
@@ -46,27 +48,30 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
     """
     unknown = max(default_seconds, UNKNOWN_SECONDS), False
     named = _IN_QUERY.findall(options.query)
-    milliseconds = float(named[0]) if len(named) == 1 else _timeout_ms(options)
+    milliseconds = float(named[0]) if len(named) == 1 else _timeout(options, b"timeout_ms")
+    document = options.document
+    # The parameters of v2 may have `timeout` instead, in microseconds: it counts if there is no `timeout_ms` anywhere.
+    if math.isnan(milliseconds) and options.within and options.whole and document.count(_NAME) == 1:
+        milliseconds = _timeout(options, b"timeout") / 1000 if b"\\" not in document else math.nan
     if 0 < milliseconds < math.inf:
         return min(milliseconds, MAX_TIMEOUT_MS) / 1000, True
-    document = options.document
     names_none = options.whole and not named and _NAME not in options.query
     if names_none and _NAME not in document and b"\\" not in document:  # which may hide a letter of the name
         return default_seconds, False
     return unknown
 
 
-def _timeout_ms(options: OptionsText) -> float:
+def _timeout(options: OptionsText, name: bytes) -> float:
     """The number of the one key at an edge of a document; NaN if there is none, or it may not be an option."""
-    text, within = options.document, options.within
+    text, within, key = options.document, options.within, b'"%b"' % name
     head, tail = text[:EDGE_BYTES], text[max(EDGE_BYTES, len(text) - EDGE_BYTES) :] if options.whole else b""
-    edge = head if _KEY in head else tail
-    at = edge.find(_KEY)
-    member = _MEMBER.match(edge, at) if head.count(_KEY) + tail.count(_KEY) == 1 else None
+    edge = head if key in head else tail
+    at = edge.find(key)
+    member = _MEMBERS[name].match(edge, at) if head.count(key) + tail.count(key) == 1 else None
     if member is None:
         return math.nan
     if edge is head:
-        document = head[:at] + _KEY + b":0}" + b"}" * len(within)
+        document = head[:at] + key + b":0}" + b"}" * len(within)
     else:
         start = tail.rfind(b'"%s"' % within[0].encode(), 0, at) if within else at
         if tail[start - 1 : start] not in (b",", b"{", b" ", b"\t", b"\r", b"\n"):  # else it may be within a text
@@ -74,8 +79,8 @@ def _timeout_ms(options: OptionsText) -> float:
         document = b"{" + tail[start:]
     try:
         found: Any = orjson.loads(document)
-        for name in within:
-            found = found[name]
-        return float(member[1]) if "timeout_ms" in found and isinstance(found, dict) else math.nan
+        for outer in within:
+            found = found[outer]
+        return float(member[1]) if name.decode() in found and isinstance(found, dict) else math.nan
     except (ValueError, TypeError, KeyError):
         return math.nan
