@@ -1,10 +1,11 @@
-"""The options of `check` and `export`: each is declared once, for the command and for Python."""
+"""The options of `check` and `export`: each is declared once, for the command and for Python; and what both tell."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -28,6 +29,21 @@ ONE_VALUE_HINT: Final = (
 """What to do with a model that gives one number for each sequence, as for a yes/no label."""
 
 StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What an export or a training tells: the command prints it behind its kind, Python logs warnings as such."""
+
+    text: str
+    kind: Literal["plain", "notice", "warning", "chosen"] = "plain"
+
+    def __str__(self) -> str:
+        """`warning: the probabilities are not calibrated`; a plain one is its text."""
+        return self.text if self.kind == "plain" else f"{self.kind}: {self.text}"
+
+
+Tell = Callable[[Notice], object]
 
 
 def _existing(path: StrPath) -> StrPath:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lengthwise.commands.cli import main
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.check import check
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.tracing.call_signature import CallSignature, Second, output_selector
@@ -79,7 +79,9 @@ def refusing(unwanted) -> nn.Module:
 
 
 def judged(module: nn.Module, **options: object) -> Report:
-    return check(TorchSubject(module, STEPS, signature=CallSignature(), select_output=output_selector(None)), **options)
+    return check_subject(
+        TorchSubject(module, STEPS, signature=CallSignature(), select_output=output_selector(None)), **options
+    )
 
 
 def test_a_sound_model_passes_every_trial_and_takes_every_length_from_1_alone() -> None:
@@ -250,7 +252,7 @@ def bag(self, tokens, lengths):
 
 def test_small_models_of_tokens_are_judged() -> None:
     steps = StepInput(kind="tokens", vocabulary=9)
-    report = check(TorchSubject(bag(), steps, signature=CallSignature(), select_output=output_selector(None)))
+    report = check_subject(TorchSubject(bag(), steps, signature=CallSignature(), select_output=output_selector(None)))
     assert (report.verdict, report.leaks[0].operator) == ("leak", "sum")
     assert np.isfinite(report.leaks[0].difference)
 
@@ -416,7 +418,7 @@ def test_a_limit_past_the_trials_is_a_note_with_the_exception() -> None:
 )
 def test_a_mask_is_read_the_way_round_that_is_said(second: Second, expected: set[str]) -> None:
     module = forwarding(lambda self, x, mask: Base.forward(self, x.masked_fill(mask[..., None], 0.0), (~mask).sum(1)))
-    assert check(TorchSubject(module, STEPS, CallSignature(second), output_selector(None))).verdict in expected
+    assert check_subject(TorchSubject(module, STEPS, CallSignature(second), output_selector(None))).verdict in expected
 
 
 class Guarded(Unpadded):

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise_export.checking.check import check
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.keras_models import keras_targets
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
@@ -216,6 +216,6 @@ def test_a_subclassed_model_is_checked_and_traced() -> None:
     with pytest.raises(ConfigurationError, match="--features N"):
         targets.read(name, TargetOptions())
     target = targets.read(name, TargetOptions(features=7))
-    assert check(target.subject, max_length=16).verdict == "sound"
+    assert check_subject(target.subject, max_length=16).verdict == "sound"
     kinds = [node.op_type for node in target.build("net", 18).graph.node]
     assert kinds.count("GRU") == 1

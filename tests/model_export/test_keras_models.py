@@ -16,7 +16,7 @@ import lengthwise_export
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.check import check
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import ExportError
 from lengthwise_export.keras_models.keras_targets import of_model
@@ -167,7 +167,7 @@ def difference(target: Target, model: Any, subject: Any = None) -> float:
 def test_each_model_is_sound_and_answers_as_keras_alone_itself_and_as_a_graph(name: str) -> None:
     model, target = target_of(SOUND[name])
     assert difference(target, model) < 1e-5
-    assert check(target.subject, max_length=30).verdict == "sound"
+    assert check_subject(target.subject, max_length=30).verdict == "sound"
     graph = target.build("model", 18)
     external = ExternalGraph(graph, target.steps, target.names, len(target.labels), per_step=target.per_step)
     assert difference(target, model, OnnxSubject(external)) < 1e-5
@@ -188,7 +188,7 @@ def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
 def test_the_check_names_the_layer_that_leaks(name: str) -> None:
     make, operator, why = LEAKING[name]
     _, target = target_of(make)
-    report = check(target.subject, max_length=20)
+    report = check_subject(target.subject, max_length=20)
     assert report.verdict == "leak"
     leak = report.leaks[0]
     assert leak.operator in operator.split("|")

@@ -11,7 +11,7 @@ pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
-from lengthwise_export.checking.check import check
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import keras_stacks
@@ -31,7 +31,7 @@ def require_as_keras(seed: int, folder: Path) -> None:
     file = folder / "stack.keras"
     stack.model.save(file)
     target = targets.read(str(file), TargetOptions())
-    report = check(target.subject, max_length=40)
+    report = check_subject(target.subject, max_length=40)
     assert (truth.difference > SAME) == (report.verdict == "leak"), (stack.layers, truth.difference, report.reason)
     if report.verdict == "leak":
         return

@@ -124,9 +124,9 @@ def test_a_block_ends_where_an_id_does(tmp_path: Path) -> None:
     assert [len(block.lines) for block in text_files.read_csv(path)] == [24]
     said: list[str] = []
     apart = write(tmp_path / "a.csv", table() + "s0,9,1,a\n")
-    assert [len(block.lines) for block in text_files.read_csv(apart, id_of=lambda _: "id", say=said.append)] == [25]
+    assert [len(block.lines) for block in text_files.read_csv(apart, id_of=lambda _: "id", warn=said.append)] == [25]
     assert said == [
-        f"warning: {apart}: the rows of one 'id' do not stand together, so the whole table is held in memory, many "
+        f"{apart}: the rows of one 'id' do not stand together, so the whole table is held in memory, many "
         "times the size of the file: sort it by 'id'"
     ]
 
@@ -136,7 +136,7 @@ def test_a_block_ends_where_an_id_does(tmp_path: Path) -> None:
 def test_a_large_table_that_is_not_sorted_by_its_id_is_warned_of(tmp_path: Path, more: str) -> None:
     said: list[str] = []
     path = write(tmp_path / "d.csv", table() + more)
-    assert len([*dataset.entries(path, reading=dataset.Reading(per_step=False, say=said.append))]) == 6
+    assert len([*dataset.entries(path, reading=dataset.Reading(per_step=False, warn=said.append))]) == 6
     assert sum("sort it by 'id'" in line for line in said) == bool(more)
 
 

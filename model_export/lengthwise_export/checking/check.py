@@ -17,9 +17,10 @@ from typing import Final
 import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad
-from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
+from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Steadiness, is_finite
+from lengthwise_export.checking.conditioning import Conditioning
 from lengthwise_export.checking.leaks import FailedTrial, find_finite_fill, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
@@ -30,14 +31,12 @@ _MAX_UNBATCHED: Final = 48  # at most this many lengths are run unbatched
 
 _RAW_OF_EACH: Final = 2  # so many sequences of each kind of raw values are run unbatched, most of them short
 
-_FINER: Final = 1000  # times smaller in float64 is a difference by rounding, at least
-
 _MAX_NAMED: Final = 5  # at most this many trials are named in the reason
 
 ProgressCallback = Callable[[str], None]
 
 
-def check(
+def check_subject(
     subject: Subject,
     *,
     max_length: int = 1024,
@@ -52,7 +51,7 @@ def check(
         UncheckableError: Never leaves this function: it becomes a report.
     """
     sampler, tell = Sampler(subject.steps, seed), progress or (lambda _: None)
-    running = _Check(subject, min_length, max_length, ROUNDING + tolerance, sampler, tell)
+    running = _Check(subject, min_length, max_length, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
     try:
         try:
             return running.report()
@@ -74,13 +73,12 @@ class _Check:
     tolerance: float
     sampler: Sampler
     progress: ProgressCallback
+    conditioning: Conditioning
     outcomes: list[TrialResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: list[FailedTrial] = field(default_factory=list)
     # The row counts, widths and lengths of the batches that ran and whose answers were compared
     ran: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
-    amplified: dict[int, tuple[Baseline, list[float]]] = field(default_factory=dict)
-    ill_conditioned: dict[str, tuple[float, float]] = field(default_factory=dict)
     steadiness: Steadiness | None = None
 
     def report(self) -> Report:
@@ -109,9 +107,7 @@ class _Check:
         elif not finite:
             self._require_meaningful_trials(first, min(2, widest - sizes.shortest + 1))
         self._note_fast_path(first)
-        for kind, (by_ulps, apart) in self.ill_conditioned.items():
-            why = f"a few ulps of such values move the answer by {by_ulps:.2g}" if by_ulps else "float64 has none"
-            self.notes.append(f"ill-conditioned at {kind}: {why}; differences of up to {apart:.2g} there are rounding")
+        self.notes += self.conditioning.notes()
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         filled = ""
@@ -381,8 +377,9 @@ class _Check:
             elif not may_raise:
                 raise UncheckableError(limits.why_it_raises_for(first, trial, error)) from error
             return error
-        apart = {pair: self._unexplained(first, pair[0], first.moved_by(answer, *pair)) for pair in trial.rows}
-        apart = self._explained_by_float64(first, trial, apart)
+        apart = {pair: first.moved_by(answer, *pair) for pair in trial.rows}
+        is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
+        apart = self.conditioning.unexplained(first, trial, apart, self.tolerance, exactly=not is_leak)
         largest = max(apart.values())
         self.outcomes.append(TrialResult(trial.name, trial.change, largest, largest <= self.tolerance))
         if not largest <= self.tolerance:
@@ -411,43 +408,3 @@ class _Check:
                 f"the framework's fast path skips padding and does not show it ({moved.trial.name}); training, other "
                 "settings and an exported graph use the plain path"
             )
-
-    def _unexplained(self, first: Baseline, row: int, moved: float) -> float:
-        """The difference of an answer; 0 if the sequence is raw and ill-conditioned, so that rounding explains it."""
-        kind = first.kind(row)
-        if moved <= self.tolerance or kind is None or not np.isfinite(moved):
-            return moved
-        if id(first) not in self.amplified:
-            self.amplified[id(first)] = first, first.amplified(self.subject)
-        by_ulps = self.amplified[id(first)][1][row]
-        if moved > self.tolerance + AMPLIFIED * by_ulps:
-            return moved
-        self._note_rounding(kind, by_ulps, moved)
-        return 0.0
-
-    def _explained_by_float64(
-        self, first: Baseline, trial: CheckTrial, apart: dict[tuple[int, int], float]
-    ) -> dict[tuple[int, int], float]:
-        """The same differences, 0 for those of raw sequences that float64 does not have: they are rounding.
-
-        A few ulps of the values do not show what a model does with its own rounding: those of zeros are none. Only
-        asked where no ordinary sequence has shown a leak, which makes the verdict sure.
-        """
-        moved = {pair: first.kind(pair[0]) for pair, by in apart.items() if self.tolerance < by < np.inf}
-        is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
-        if is_leak or trial.change == "poison" or not moved or None in moved.values():
-            return apart
-        before, after = (self.subject.answer_in_float64(one) for one in (first.batch, trial.batch))
-        if before is None or after is None:
-            return apart
-        exact = replace(first, answer=before)
-        for pair, kind in moved.items():
-            by = exact.moved_by(after, *pair)
-            if by <= min(self.tolerance, apart[pair] / _FINER):
-                self._note_rounding(str(kind), 0.0, apart[pair])
-                apart = apart | {pair: 0.0}
-        return apart
-
-    def _note_rounding(self, kind: str, by_ulps: float, moved: float) -> None:
-        before = self.ill_conditioned.get(kind, (0.0, 0.0))
-        self.ill_conditioned[kind] = (max(before[0], by_ulps), max(before[1], moved))

@@ -25,7 +25,7 @@ from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.baseline import at_valid_steps, is_finite
-from lengthwise_export.checking.check import check as run_check
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput
 from lengthwise_export.checking.report import Report
@@ -33,7 +33,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting.accuracy import UNTRAINED
 from lengthwise_export.exporting.missing_values import contains_isnan
-from lengthwise_export.options import OPSET, ExportOptions
+from lengthwise_export.options import OPSET, ExportOptions, Notice, Tell
 from lengthwise_export.targets.target import ScoreKind, Target
 from lengthwise_export.tracing import graph
 
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 
 PLAIN: Final = ExportOptions()  # no option given
-
-Tell = Callable[[str], None]  # Receives lines, some of which begin with `warning: ` or `notice: `
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +132,14 @@ def of_users_model(read: Target, options: ExportOptions, tell: Tell) -> Candidat
 
     how: dict[str, Any] = {"tolerance": options.tolerance or 0.0, "seed": options.seed, "progress": options.progress}
     how["max_length"] = options.max_length or MAX_LENGTH
-    report = None if read.blind else run_check(read.subject, **how)
+    report = None if read.blind else check_subject(read.subject, **how)
     if report is not None and report.verdict != "leak":
         source = from_target(read, options, report=report)
-        tell(NOTHING_TO_MEND)
+        tell(Notice(NOTHING_TO_MEND))
         return source
     source = from_mend(mend_target(read.alone or read, opset=options.opset, **how), options)
     assert source.mend is not None
-    tell(source.mend.summary())
+    tell(Notice(source.mend.summary()))
     return source
 
 
@@ -157,7 +155,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
-        report = run_check(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
+        report = check_subject(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
     _require_sound(report, target)
     task = _task(target, multi_label=options.multi_label)
     least, longest = report.min_length, report.max_length or max_length

@@ -18,10 +18,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise.wrong_values import counted
-from lengthwise_export.checking.check import check as judge
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report, promise_text
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.options import CheckOptions, ExportOptions
+from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target, one_torch_thread
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # what is imported here and below when it is needed brings to
     from lengthwise.datasets.dataset import Record
     from lengthwise.verification.measurement import Case
     from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
-    from lengthwise_export.exporting.candidate import Candidate, Tell
+    from lengthwise_export.exporting.candidate import Candidate
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
 
@@ -81,21 +81,21 @@ def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell)
     with one_torch_thread():
         read = targets.read(target, options, blind=options.mend)
         for notice in read.notices:
-            tell(f"warning: {notice}")
+            tell(Notice(notice, "warning"))
         names = _feature_names(options, read)
         records = _labelled(options, read, names, tell)
         source = candidate_of(read, options, tell)
         named = source.manifest.input.model_copy(update={"names": names})
         source = replace(source, manifest=source.manifest.model_copy(update={"input": named}))
         for notice in source.notices:
-            tell(f"notice: {notice}")
+            tell(Notice(notice, "notice"))
         if options.progress is not None:
             options.progress("building, verifying and publishing the graph")
         published = publish(source, out, options, records)
     for notice in published.notices:
-        tell(f"notice: {notice}")
+        tell(Notice(notice, "notice"))
     for warning in _unexpected(read, source, published):
-        tell(f"warning: {warning}")
+        tell(Notice(warning, "warning"))
     return published
 
 
@@ -106,14 +106,14 @@ def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
     if read.spec is not None:
         source = candidate.from_spec(read.spec, read.checkpoint, options)
         if options.mend:
-            tell(f"{candidate.NOTHING_TO_MEND}: the built-in architecture takes lengths")
+            tell(Notice(f"{candidate.NOTHING_TO_MEND}: the built-in architecture takes lengths"))
     else:
         source = candidate.of_users_model(read, options, tell)
     if options.threshold is not None:
         source = candidate.with_threshold(source, options.threshold)
     weights = source.manifest.made.get("weights")
     if weights is not None:
-        tell(f"warning: no --checkpoint: the weights are {weights}")
+        tell(Notice(f"no --checkpoint: the weights are {weights}", "warning"))
     return source
 
 
@@ -195,7 +195,7 @@ def _tried(read: Target, options: CheckOptions) -> Report:
     """The report of a target's trials."""
     least = 1 if read.manifest is None else read.manifest.min_length
     how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    report = judge(read.subject, min_length=least, **how)
+    report = check_subject(read.subject, min_length=least, **how)
     if options.missing == "handled" and not read.blind:
         from lengthwise_export.exporting import missing_values
 
@@ -250,10 +250,15 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
     padding = options.padding or (None if read.spec is None else read.spec.input.padding)
     row = {key: word for key, word in earlier.items() if key == "row"}
     reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=earlier)
-    reading = replace(reading, per_step=read.per_step, say=lambda line: tell(f"notice: {line}"))
+    reading = replace(
+        reading,
+        per_step=read.per_step,
+        say=lambda line: tell(Notice(line, "notice")),
+        warn=lambda line: tell(Notice(line, "warning")),
+    )
     records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)
     for doubt in doubts([record.steps for record in records]):
-        tell(f"warning: {options.data}: {doubt}")
+        tell(Notice(f"{options.data}: {doubt}", "warning"))
     if options.precision == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
             f"{options.data}: no record has a label, so there is nothing to compare answers with; without labels, "

@@ -21,7 +21,7 @@ from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.report import Report, on_terminal
 from lengthwise_export.exporting import flow
 from lengthwise_export.exporting.flow import PublishedModel
-from lengthwise_export.options import CheckOptions, ExportOptions, StrPath
+from lengthwise_export.options import CheckOptions, ExportOptions, Notice, StrPath
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.process_wide import torch_as_before
 
@@ -146,11 +146,9 @@ def export(  # noqa: D417 - the decorator adds the options
     """  # noqa: DOC502 - what it calls raises them
     told: list[str] = []
 
-    def tell(line: str) -> None:
-        kind, _, text = line.partition(": ")
-        text = text if kind in ("warning", "notice") else line
-        log.log(logging.WARNING if kind == "warning" else logging.INFO, "%s", text)
-        told.append(text)
+    def tell(notice: Notice) -> None:
+        log.log(logging.WARNING if notice.kind == "warning" else logging.INFO, "%s", notice.text)
+        told.append(notice.text)
 
     with torch_as_before(target):
         published = flow.export(target, Path(out), options, tell)

@@ -180,5 +180,5 @@ def _write(path: Path, text: str) -> None:
     _say(f"wrote {path}")
 
 
-def _say(line: str) -> None:
+def _say(line: object) -> None:
     click.echo(line, err=True)

@@ -19,7 +19,7 @@ from lengthwise.runtime.manifest import GraphNames
 from lengthwise.verification.measurement import BatchLogits
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking.baseline import Steadiness
-from lengthwise_export.checking.check import ProgressCallback, check
+from lengthwise_export.checking.check import ProgressCallback, check_subject
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report
@@ -111,7 +111,7 @@ def mend_target(
         return ProvedMend(FixProposal(False, error.reason, operator, location), target)
     except LengthwiseError as error:
         # Where the original runs at one width only, for example, tracing fails too, and says less.
-        report = check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
+        report = check_subject(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
     origin_of = ((change, *_origin(change.operator, change.location, origins)) for change in mended.changes)
     changes = tuple(replace(change, operator=operator, location=at) for change, operator, at in origin_of)
@@ -150,7 +150,7 @@ def _proved(
         ties = ties_in(mended.graph)
         reason = f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}")
         return ProvedMend(FixProposal(False, reason, **facts), target)
-    report = check(after.subject, min_length=proof.min_length, **how)
+    report = check_subject(after.subject, min_length=proof.min_length, **how)
     if report.verdict != "sound":
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
         reason = f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}"

@@ -28,6 +28,7 @@ from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, run_files
+from lengthwise_export.options import Notice, Tell
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.choice import Plan
@@ -59,8 +60,7 @@ class TrainingSession:
     # open when they were read
     recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [*fitting(records, spec)]
     progress: ProgressTarget = None
-    # Called with each reason and warning as soon as it is known, with `chosen: ` or `warning: ` before it
-    tell: Callable[[str], None] = lambda _line: None
+    tell: Tell = lambda _notice: None  # called with each reason and warning as soon as it is known
 
     def run(self, out: Path) -> RunReport:
         """Chooses what is open, trains, and writes the weights and the report."""
@@ -70,8 +70,10 @@ class TrainingSession:
             if plan.spec.input.missing == "refuse" and missing_is_open(self.spec):
                 for name, records in other_splits.items():
                     self.recheck(name, records, plan.spec)
-            for line in [*(f"chosen: {one}" for one in plan.reasons), *(f"warning: {one}" for one in plan.warnings)]:
-                self.tell(line)
+            for reason in plan.reasons:
+                self.tell(Notice(reason, "chosen"))
+            for warning in plan.warnings:
+                self.tell(Notice(warning, "warning"))
             with _new_folder(out):
                 for path in () if self.resume else run_files(out):
                     path.unlink()
@@ -82,7 +84,7 @@ class TrainingSession:
                     checkpoint.write(out / WEIGHTS_FILE, weights, state | {"columns": dict(self.columns)})
         endings = _endings(result, plan)
         for line in endings:
-            self.tell(f"warning: {line}")
+            self.tell(Notice(line, "warning"))
         report |= {"warnings": [*plan.warnings, *endings]}
         notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
         files.write(out / SPEC_FILE, as_toml(plan.spec, notes))

@@ -23,6 +23,7 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.reports.notebook import as_text
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
+from lengthwise_export.options import Notice
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, session
 from lengthwise_export.training.options import TrainCallOptions
@@ -196,10 +197,10 @@ def train(  # noqa: D417 - the decorator adds the options
     return model
 
 
-def _log(line: str) -> None:
+def _log(notice: Notice) -> None:
     """Logs a warning of a session; the reasons of its choices are in the result."""
-    if line.startswith("warning: "):
-        log.warning("%s", line.removeprefix("warning: "))
+    if notice.kind == "warning":
+        log.warning("%s", notice.text)
 
 
 def _read(name: str, split: Any, spec: Spec, layout: Layout) -> list[Record]:

@@ -59,7 +59,8 @@ def reading_of(
     names = None if values is None else tuple(name.strip() for name in values.split(","))
     chosen: dict[str, Any] = {**columns, "values": names, **more}
     say = functools.partial(click.echo, err=True)
-    return Reading(ColumnNames(**chosen), channels_first, say=say, how_to_name=_HOW, padding=padding)
+    how: dict[str, Any] = {"say": say, "warn": lambda line: say(f"warning: {line}"), "how_to_name": _HOW}
+    return Reading(ColumnNames(**chosen), channels_first, padding=padding, **how)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:

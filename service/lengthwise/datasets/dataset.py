@@ -60,6 +60,7 @@ class Reading:
     per_step: bool | None = None  # whether each step has a label, also where all are equal; None if it is not known
     ids_are_needed: bool = True  # by a file with a row for each step
     say: Callable[[str], object] = lambda _line: None  # called with what the columns were taken as, as a line
+    warn: Callable[[str], object] = lambda _line: None  # called with what the user should change
     how_to_name: str = ""  # ends an error about columns
     padding: Padding | None = None  # which tails are cut off
     taken: Callable[[Roles], object] = lambda _roles: None  # called with what the columns were taken as
@@ -202,7 +203,7 @@ def entries(
     elif name.endswith((".jsonl", ".jsonl.gz")):
         found = json_lines(path, kind, advance, reading.columns.inputs)
     elif name.endswith(CSV_SUFFIXES):
-        blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.say)
+        blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.warn)
         found = _table(path, kind, blocks, reading)
     elif name.endswith(".ts"):
         if kind == "tokens":

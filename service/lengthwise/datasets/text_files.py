@@ -210,12 +210,12 @@ def read_csv(
     path: Path,
     advance: Advance = lambda _share: None,
     id_of: IdOf = lambda _: None,
-    say: Callable[[str], object] = lambda _line: None,
+    warn: Callable[[str], object] = lambda _line: None,
 ) -> Iterator[TextColumns]:
     """The rows of a CSV file, in blocks that end where another id begins; all in one if `id_of` knows no id's column.
 
     The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows; where
-    the rows of an id do not stand together, the file is one block too, and `say` gets a warning.
+    the rows of an id do not stand together, the file is one block too, and `warn` is told.
 
     Raises:
         ConfigurationError: The file is empty.
@@ -232,8 +232,8 @@ def read_csv(
     place = len(head) if name is None else head.index(name)
     is_sorted = name is not None and _stand_together(path, place)
     if name is not None and not is_sorted:
-        say(
-            f"warning: {path}: the rows of one {name!r} do not stand together, so the whole table is held in memory, "
+        warn(
+            f"{path}: the rows of one {name!r} do not stand together, so the whole table is held in memory, "
             f"many times the size of the file: sort it by {name!r}"
         )
     for row in rows:
