@@ -142,7 +142,7 @@ def page(facts: dict[str, Any], rows: Sequence[Judged]) -> str:
     )
     outcomes = ("mended and true", "sound and true", "refused", "wrong", "misleading")
     summary = "; ".join(f"{outcome}: {counts[outcome]}" for outcome in outcomes) + "."
-    heads = ("library", "module", "outcome", "difference", "ill-conditioned at", "why it is refused", "seconds")
+    heads = ("library", "module", "outcome", "difference", "ill-conditioned at", "why it is refused")
     return pages.page(facts, "Modules of other libraries", how, summary, pages.table(heads, map(cells, rows)))
 
 
@@ -152,7 +152,7 @@ def cells(row: Judged) -> tuple[str, ...]:
     said = row.said.replace("|", "\\|") if row.difference is None else ""
     if len(said) > LONGEST_REASON:
         said = said[:LONGEST_REASON] + " ..."  # --json has all of it
-    return row.library, row.module, row.outcome, apart, ", ".join(row.ill_conditioned), said, f"{row.seconds:.0f}"
+    return row.library, row.module, row.outcome, apart, ", ".join(row.ill_conditioned), said
 
 
 @click.command(cls=Command)

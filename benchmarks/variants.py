@@ -3,6 +3,7 @@
 | part | instead |
 |---|---|
 | `arrival-order` | batches are planned in order of arrival |
+| `no-help` | no idle core helps with a batch |
 | `empty-run` | the graph is not run; HTTP, JSON, queue, planning and answers remain |
 | `sleeping-run:CORES:SECONDS` | a run sleeps for so many seconds a step, its lock released, as on so many cores |
 """
@@ -29,6 +30,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.repository.loading import LoadedModel
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import OutputName, Outputs, Session
 
@@ -77,6 +79,10 @@ class Fixed(CostTable):
 
 def _arrival_order() -> None:
     batcher.plan = plan_by_arrival
+
+
+def _no_help() -> None:
+    recurrent_kernels.lend_cores = lambda count, soon=False: None
 
 
 def _empty_run() -> None:
@@ -128,6 +134,7 @@ def _sleeping_run(cores: str, seconds_a_step: str) -> None:
 
 PARTS: dict[str, Callable[..., None]] = {
     "arrival-order": _arrival_order,
+    "no-help": _no_help,
     "empty-run": _empty_run,
     "sleeping-run": _sleeping_run,
 }
