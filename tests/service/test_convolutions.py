@@ -13,14 +13,13 @@ from onnx import numpy_helper
 
 from lengthwise.padding import Steps, pad
 from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.kernels import _kernels
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.onnx import convolutions
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
 
-SETS: Final = _kernels.INSTRUCTION_SETS["convolutions"] if recurrent_kernels.COMPILED else ()
+SETS: Final = recurrent_kernels.CONVOLUTION_SETS
 pytestmark = pytest.mark.skipif(not SETS, reason="the kernels were not built, or do not run on this processor")
 FEATURES: Final = 3
 LENGTHS: Final = (1, 2, 3, 7, 8, 9, 16, 17, 40, 100)

@@ -194,7 +194,7 @@ def _with_convolutions(
 ) -> _Own | None:
     """A session with the operator of `onnx.convolutions`; None if the graph has no place for it, or answers differ."""
     names, features = manifest.graph, manifest.input.features
-    if not recurrent_kernels.INSTRUCTION_SETS or names.lengths_type != "int32" or not features:
+    if not recurrent_kernels.CONVOLUTION_SETS or names.lengths_type != "int32" or not features:
         return None
     graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
     if graph is None or manifest.missing == "handled":

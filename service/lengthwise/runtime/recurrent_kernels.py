@@ -38,6 +38,8 @@ INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS["float32"] 
 """The instruction sets that both this processor and the kernels support, best first; empty if they cannot run."""
 INTEGER_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS["int8"] if COMPILED else ()
 """The same for products of integers."""
+CONVOLUTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS.get("convolutions", ()) if COMPILED else ()
+"""The same for convolutions (`onnx.convolutions`)."""
 
 
 def register(options: Any, numbers: Numbers = "float32") -> str:
