@@ -44,11 +44,12 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
-_NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
-_FEWEST_NEAR: Final = 8
+# By length, who may overtake whom is policy, the same on every processor; what it gains there is the table's:
+_NEAR_SHARE: Final = 6  # one of so many that wait may be chosen: more cost less, with a longer tail
+_FEWEST_NEAR: Final = 8  # of fewer there is little to choose
 _PAYS: Final = 1.5  # batches save much where a row alone costs so many times as much as in the best batch: there,
 _PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was passed over by so much of the queue
-_MOST_NEAR: Final = 64
+_MOST_NEAR: Final = 64  # as a decision's time grows with its square
 _MANY_FREE: Final = 6  # many rows are next to free where one alone costs so many times as much as in the best batch
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
 _PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one, or of those that may be chosen, or
