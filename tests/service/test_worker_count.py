@@ -48,6 +48,12 @@ def test_the_cores_are_divided_by_the_runners_that_each_is_to_have(runners: int,
     assert count_workers(Settings(runners=runners)) == (number, f"12 cores, for {runners} runners each")
 
 
+@pytest.mark.parametrize(("fit", "number"), [(1, 1), (5, 4), (7, 6), (11, 6), (12, 12)])
+def test_where_memory_is_short_every_core_has_a_runner(fit: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: fit * GIB // 4 + GIB // 8)
+    assert count_workers(Settings()).number == number
+
+
 @pytest.mark.parametrize("number", [1, 3, 200])
 def test_a_number_that_is_given_stays(number: int) -> None:
     assert count_workers(Settings(workers=number)).number == number
@@ -88,7 +94,7 @@ def test_large_models_leave_room_for_fewer(tmp_path: Path, monkeypatch: pytest.M
 def test_without_a_limit_half_of_the_memory_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: None)
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}.__getitem__)
-    assert count_workers(Settings()).number == 7  # of 4 GiB
+    assert count_workers(Settings()).number == 6  # memory for 7 of 4 GiB
 
 
 def test_one_process_has_the_gpu_unless_a_number_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

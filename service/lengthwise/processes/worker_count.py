@@ -65,7 +65,9 @@ def count_workers(settings: Settings) -> WorkerCount:
     left = memory_left_bytes()
     fit = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if left is None else left) // needed
     if fit < count:
-        count, reason = fit, f"{cores} cores, but memory for {fit}, at {needed // 2**20} MiB each"
+        # Each has the cores over the workers as runners: with eight cores and memory for five, four of two each.
+        reason = f"{cores} cores, but memory for {fit}, at {needed // 2**20} MiB each"
+        count = max(range(1, max(2, fit + 1)), key=lambda number: (cores // number * number, number))
     return WorkerCount(min(max(1, count), _MOST), reason)
 
 
