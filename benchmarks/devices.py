@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import machine, output, pages
-from lengthwise.batching.buckets import BucketedCosts, Buckets, choose
+from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, BucketedCosts, Buckets, choose
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import grid, measure, rows_grid
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
@@ -34,6 +34,9 @@ PAGE = pages.RESULTS / "devices.md"
 LONGEST: Final = 400
 WIDEST: Final = 512
 WAITING: Final = (64, 256, 1024, 4096, 8192)
+RATE: Final = 100.0  # sequences a second
+FIRST_SECONDS: Final = 5.0
+COLD: Final = 3.0  # the first run of a shape takes so many times longer
 _LAUNCH, _STEP = 5e-4, 41.4e-6  # of an H100 that ran a BiLSTM 2 x 128
 
 Truth = Callable[[int, int], float]  # seconds of rows and width
@@ -53,7 +56,7 @@ LENGTHS: Mapping[str, Draw] = {
 }
 
 
-def table_error(truth: Truth, seed: int, *, cold: float = 3.0, noise: float = 0.05) -> float:
+def table_error(truth: Truth, seed: int, *, cold: float = COLD, noise: float = 0.05) -> float:
     """How many times a measured time of the grid is too long or too short at most, after a second and 60 runs."""
     random, now, ran = np.random.default_rng(seed), 0.0, set()
 
@@ -78,13 +81,54 @@ class Loop:
     deciding: list[float]  # seconds of each decision
 
 
-def planned_loop(truth: Truth, lengths: list[int], waiting: int) -> Loop:
-    """Plans with true costs, in the shapes of a device."""
+def true_costs(truth: Truth) -> tuple[BucketedCosts, BatchLimits, Buckets]:
+    """What a plan for a device gets, where its table is right."""
     rows, widths = sorted({*rows_grid(MOST_ROWS), *range(65, MOST_ROWS, 64)}), grid(WIDEST, smallest=4)
     table = CostTable(rows, widths, np.array([[truth(count, width) for width in widths] for count in rows]))
     limits = BatchLimits(MOST_ROWS, MOST_STEPS)
     buckets = choose(table, limits, max_length=WIDEST)
-    cost, limits = BucketedCosts(table, buckets), replace(limits, turn_seconds=TURN_SECONDS)
+    return BucketedCosts(table, buckets), replace(limits, turn_seconds=TURN_SECONDS), buckets
+
+
+def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: bool) -> tuple[float, float]:
+    """The seconds of `before` shapes that run before the model is ready, and the 99th percentile of the first waits.
+
+    Sequences come at random, `RATE` a second. The first run of a shape is slow; 48 more run `at_rest`, or none.
+    """
+    cost, limits, buckets = true_costs(truth)
+    now, ran, pool, begun, waits = 0.0, set[BatchShape](), PendingSequences(), dict[int, float](), list[float]()
+
+    def run(shape: BatchShape) -> None:
+        nonlocal now
+        now += truth(*shape) * (1 if shape in ran else 1 + COLD)
+        ran.add(shape)
+
+    for shape in buckets.first_shapes()[:before]:
+        run(shape)
+    ready, left = now, MOST_FIRST - before
+    gaps = np.random.default_rng(0).exponential(1 / RATE, int(RATE * FIRST_SECONDS))
+    coming = list(zip((ready + np.cumsum(gaps)).tolist(), itertools.cycle(lengths)))[::-1]
+    while coming or pool:
+        while coming and coming[-1][0] <= now:
+            came, length = coming.pop()
+            pool.add(one := WaitingSequence(buckets.width_of(length)))
+            begun[one.number] = came
+        if pool:
+            chosen = plan(pool, cost, limits, now)
+            width = max(one.width for one in chosen)
+            run((buckets.rows_of(len(chosen), width), width))
+            waits += [now - begun.pop(one.number) for one in chosen]
+        elif at_rest and left and pool.widths:
+            left -= 1
+            run(max(set(buckets.shapes()) - ran, key=lambda shape: (pool.widths[shape[1]] / shape[0], shape)))
+        else:
+            now = coming[-1][0]
+    return ready, float(np.quantile(waits, 0.99))
+
+
+def planned_loop(truth: Truth, lengths: list[int], waiting: int) -> Loop:
+    """Plans with true costs, in the shapes of a device."""
+    cost, limits, buckets = true_costs(truth)
 
     def take(pool: PendingSequences) -> list[WaitingSequence]:
         return plan(pool, cost, limits, 0.0)
@@ -167,8 +211,13 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
     plans = {
         (device, name, count): compared(truth, drawn(name), count)
         for device, truth in DEVICES.items()
+        if device != "flat to 1,024 rows"  # at most 256 run: the same as the first
         for name in LENGTHS
         for count in waiting
+    }
+    starts = {
+        (before, at_rest): first_seconds(DEVICES["flat to 256 rows"], drawn("lognormal"), before, at_rest=at_rest)
+        for before, at_rest in ((MOST_FIRST, False), (BEFORE_READY, True), (BEFORE_READY, False))
     }
     text = pages.page(
         facts,
@@ -177,6 +226,15 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
         "of the table measured in a second and 60 runs is too long or too short at most, of five tables each; runs "
         "take some percent longer, and the first run of a shape four times as long.",
         pages.table(["device", "off by"], [[device, f"{error:.2f}"] for device, error in tables.items()]),
+        f"The first {FIRST_SECONDS:g} seconds of a model on the first device, {RATE:g} sequences a second: how long "
+        "those shapes take that run before it is ready, and what is gained by 48 that run at rest.",
+        pages.table(
+            ["shapes before ready", "the others at rest", "seconds", "p99 ms"],
+            [
+                [str(before), "yes" if at_rest else "no", f"{seconds:.2f}", f"{p99 * 1e3:.0f}"]
+                for (before, at_rest), (seconds, p99) in starts.items()
+            ],
+        ),
         "Then plans with true costs, while as many sequences arrive as run, over batches in order of arrival at their "
         f"best size; at most {MOST_ROWS} rows. Plans run in the few widths of a device, the others in any. The time of "
         "a decision is of this machine, and other work on it lengthens it.",

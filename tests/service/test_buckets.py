@@ -192,6 +192,15 @@ def test_serving_corrects_the_times_of_shapes_like_those_that_ran_and_leaves_the
     assert cost.predict(*wrong) == pytest.approx(3 * before[wrong], rel=0.1)
 
 
+def test_noise_around_the_times_that_are_right_computes_no_column_again():
+    cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
+    column = cost.column(16, FEW.rows)
+    took = cost.predict(8, 16)
+    for noise in (1.0, *100 * [1.05, 0.95]):
+        cost.observe(8, 16, noise * took)
+    assert cost.column(16, FEW.rows) is column
+
+
 def test_the_slow_first_run_of_a_shape_is_not_learned():
     cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
     before = cost.predict(5, 4)

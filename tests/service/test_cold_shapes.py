@@ -8,7 +8,7 @@ import pytest
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import BatchShape
-from tests.support.batching import PATIENCE_SECONDS, answers, model_queue, outcome, sequence
+from tests.support.batching import PATIENCE_SECONDS, answers, model_queue, outcome, running, sequence
 
 
 class Device:
@@ -37,37 +37,43 @@ class Device:
             raise RuntimeError("no memory for it")
 
 
-SHAPES: list[BatchShape] = [(64, 8), (1, 4), (1, 8), (2, 4)]
+SHAPES: list[BatchShape] = [(64, 8), (2, 8), (3, 4), (2, 4)]
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["they run", "they fail"])
-async def test_they_run_in_their_order_before_any_request_comes(fails: bool):
+async def test_those_of_widths_that_came_run_few_rows_first(fails: bool):
     device = Device(SHAPES, fails=fails)
     device.free.set()
-    batcher = Batcher()
-    await batcher.start()
-    batcher.open(device.queue)
-    assert await asyncio.to_thread(device.done.wait, PATIENCE_SECONDS)
-    assert device.ran == SHAPES
-    assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]  # the runner is as it was
-    await batcher.drain(PATIENCE_SECONDS)
+    device.left = 2
+    async with running(device.queue) as batcher:
+        assert device.ran == []  # nothing came yet
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
+        assert await asyncio.to_thread(device.done.wait, PATIENCE_SECONDS)
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]  # the runner is as it was
+    assert device.ran == ["a request", (2, 4), (3, 4), "a request"]
 
 
-async def test_a_request_waits_for_one_of_them_at_most_and_those_of_its_width_are_next():
+async def test_a_request_waits_for_one_of_them_at_most():
     device = Device(SHAPES)
-    batcher = Batcher()
-    batcher.open(device.queue)
-    await batcher.start()
-    assert await asyncio.to_thread(device.entered.wait, PATIENCE_SECONDS)
-    request = batcher.submit(device.queue, [sequence(0)], answers)
-    (waiting,) = device.queue.pending
+    async with running(device.queue) as batcher:
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
+        assert await asyncio.to_thread(device.entered.wait, PATIENCE_SECONDS)
+        request = batcher.submit(device.queue, [sequence(0, 8)], answers)
+        device.free.set()
+        assert await outcome(request) == [0]
+        assert await asyncio.to_thread(device.done.wait, PATIENCE_SECONDS)
+    assert device.ran == ["a request", (2, 4), "a request", (2, 8), (3, 4), (64, 8)]
+
+
+async def test_no_more_of_them_run_than_may():
+    device = Device(SHAPES)
     device.free.set()
-    assert await outcome(request) == [0]
-    assert await asyncio.to_thread(device.done.wait, PATIENCE_SECONDS)
-    await batcher.drain(PATIENCE_SECONDS)
-    assert device.ran[:2] == [SHAPES[0], "a request"]
-    same = [shape for shape in SHAPES[1:] if shape[1] == waiting.width]
-    assert device.ran[2 : 2 + len(same)] == same
+    device.queue.runs_at_rest = 1
+    async with running(device.queue) as batcher:
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
+        assert await asyncio.to_thread(device.entered.wait, PATIENCE_SECONDS)
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
+    assert device.ran == ["a request", (2, 4), "a request"]
 
 
 async def test_none_runs_while_another_runner_is_at_work_or_while_the_service_drains():

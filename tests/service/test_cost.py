@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 
-from lengthwise.batching.cost import Column, CostTable
+from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import FAILED_SECONDS, grid, measure, rows_grid
 from tests.support.costs import linear_table
 
@@ -275,7 +275,7 @@ def test_drift_measured_on_one_shape_applies_to_all():
 def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: pytest.MonkeyPatch):
     compute, overtaken = CostTable.computed, []
 
-    def computed(self: CostTable, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
+    def computed(self: CostTable, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         column = compute(self, width, rows, seconds)
         if not overtaken:
             overtaken.append(width)

@@ -122,8 +122,6 @@ class Batcher:
         """Adds a model's queue."""
         with self._lock:
             self._queues.append(queue)
-            if queue.cold:
-                self._runners.wake_all()
 
     def close(self, queue: ModelQueue) -> None:
         """Removes a queue when it is empty: what waits, or was decoded for its model before, is still answered."""
@@ -250,11 +248,14 @@ class Batcher:
         return self._queues.next(now, draining=self.draining)
 
     def next_cold(self) -> Callable[[], object] | None:
-        """What runs a shape of a device for the first time, by the widths that came lately; the lock is held."""
+        """What runs the shape of a device that is needed most probably and has not run; the lock is held."""
         for queue in () if self.draining else self._queues:
-            if queue.cold:
-                lately = queue.pending.widths
-                return queue.cold.pop(max(queue.cold, key=lambda shape: lately[shape[1]]))
+            lately = queue.pending.widths
+            if queue.cold and queue.runs_at_rest and lately:
+                shape = max([*queue.cold], key=lambda shape: lately[shape[1]] / shape[0])
+                if lately[shape[1]]:
+                    queue.runs_at_rest -= 1
+                    return queue.cold.pop(shape, None)
         return None
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:

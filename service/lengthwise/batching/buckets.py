@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.cost import Column, CostTable
+from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
@@ -130,6 +130,7 @@ class BucketedCosts(CostTable):
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
         self._ran: set[BatchShape] = set()
+        self._filled: dict[tuple[int, int], list[int]] = {}  # rows with fillers, by most of a width and of a column
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
         """See `CostTable.observe`; the first run of a shape is slow, and not counted."""
@@ -141,8 +142,11 @@ class BucketedCosts(CostTable):
             near = _nearness(self.rows, rows)[:, None] * _nearness(self.widths, width)
             self.correct(near, seconds / self.predict(rows, width))
 
-    def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
-        """The column of a bucketed width, from seconds `[rows]`; rows cost what their bucket costs."""
-        filled = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
-        exact = super().computed(width, filled[-1], seconds).seconds
-        return Column.of(np.asarray([exact[count] for count in filled]))
+    def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Those of a bucketed width, `[rows]`; rows cost what their bucket costs."""
+        key = self._buckets.limits.most_rows(width), rows
+        filled = self._filled.get(key)
+        if filled is None:
+            filled = self._filled[key] = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
+        exact = super().computed(width, filled[-1], seconds)
+        return np.asarray(exact[np.subtract(filled, 1)], dtype=np.float64)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 _MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
 _CORRECTION_WEIGHT: Final = 0.1  # of one run in the times of shapes like its own
-_CORRECTION_STEP: Final = 0.05  # columns are computed again after corrections by so much
+_CORRECTION_STEP: Final = 0.05  # columns are computed again once the log of a time is off by so much
 _OVERHEAD_WEIGHT: Final = 0.01  # of one run; low, as it is estimated from small differences
 _SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what no size would take
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
@@ -100,7 +100,6 @@ class CostTable:
         self.drift = 1.0
         self.overhead = Overhead()
         self._log_drift = 0.0
-        self._corrected = 0.0  # since the columns were computed
         self.learning = threading.RLock()  # reentrant: `observe` predicts, and a prediction may add rows
         self._snapshot = _Snapshot(0, 0.0, self._measured, {})  # replaced, never changed, by `observe` in any thread
         self._row_weights: dict[int, NDArray[np.float64]] = {}  # `[rows, grid rows]` by rows, for interpolation
@@ -126,14 +125,14 @@ class CostTable:
         columns = snapshot.columns
         column = columns.get(width)
         if column is None:
-            column = self.computed(width, snapshot.rows, snapshot.seconds)
+            column = Column.of(self.computed(width, snapshot.rows, snapshot.seconds))
             if len(columns) >= _MAX_COLUMNS:
                 columns.clear()
             columns[width] = column
         return column
 
-    def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
-        """The column of a width for 1 to `rows` rows, interpolated in the grid's `seconds [rows, widths]`."""
+    def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The seconds `[rows]` of 1 to `rows` rows of a width, interpolated in the grid's `seconds [rows, widths]`."""
         weights = self._row_weights.get(rows)
         if weights is None:
             counts, grid = np.arange(1, rows + 1), np.eye(len(self.rows))
@@ -141,7 +140,7 @@ class CostTable:
             weights = self._row_weights[rows] = between * np.maximum(1.0, counts / self.rows[-1])[:, None]
         # Past the widest point, the slope of many rows may be smaller than the slope of few: accumulate again.
         at_width = np.maximum.accumulate(interpolated(self.grid_widths, seconds, width))
-        return Column.of(np.maximum.accumulate(weights @ at_width))
+        return np.asarray(np.maximum.accumulate(weights @ at_width), dtype=np.float64)
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of one batch, with overhead and drift; past the grid they grow with its last slope."""
@@ -186,10 +185,10 @@ class CostTable:
         with self.learning:
             moved = self._measured * np.exp(weights * error)
             self._measured = np.maximum.accumulate(np.maximum.accumulate(moved, axis=0), axis=1)
-            self._corrected += abs(error)
-            if self._corrected > _CORRECTION_STEP:
-                snapshot, self._corrected = self._snapshot, 0.0
-                self._snapshot = snapshot._replace(seconds=self._measured + snapshot.overhead, columns={})
+            snapshot = self._snapshot
+            times = self._measured + snapshot.overhead
+            if np.abs(np.log(times / snapshot.seconds)).max() > _CORRECTION_STEP:
+                self._snapshot = snapshot._replace(seconds=times, columns={})
 
     def to_json(self) -> dict[str, Any]:
         """What the model directory keeps."""

@@ -111,6 +111,7 @@ class Execution:
         if batch is None:
             return
         queue = planned.queue
+        queue.cold.pop((batch.rows, batch.width), None)
         _tell(queue.cost.observe, batch.rows, planned.width, finished.work_seconds, planned.valid_steps)
         _tell(
             queue.metrics.batch,

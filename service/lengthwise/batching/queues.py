@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from lengthwise.batching.breaker import Breaker
-from lengthwise.batching.buckets import BatchShape, Buckets
+from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
@@ -84,7 +84,8 @@ class ModelQueue:
     multiple: InitVar[int] = 4
     buckets: Buckets | None = None  # the shapes of its batches; None for any
     steady: InitVar[bool] = True  # see `InlineRule`
-    cold: dict[BatchShape, Callable[[], object]] = field(default_factory=dict)  # shapes of a device, to run at rest
+    cold: dict[BatchShape, Callable[[], object]] = field(default_factory=dict)  # shapes of a device that did not run
+    runs_at_rest: int = MOST_FIRST - BEFORE_READY  # how many of these may still run without a batch that needs them
     pending: PendingSequences = field(init=False, default_factory=PendingSequences)
     padded_steps: int = 0  # of the waiting sequences
     seconds: float = 0.0  # predicted, of the waiting sequences

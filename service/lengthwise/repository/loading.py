@@ -161,10 +161,11 @@ def _warmed(
     count = len(chosen.shapes())
     first = chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
     first = [*dict.fromkeys((first[0], max(first), *first))]  # then no buffer grows for a later one
-    ran = session.warm_up(first[: buckets.BEFORE_READY], seconds=seconds)
-    message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes ran, the next %d run at rest"
-    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count, len(first) - ran)
-    return chosen, first[ran:]
+    first = first[: buckets.BEFORE_READY]
+    ran = session.warm_up(first, seconds=seconds)
+    message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes ran, others run at rest"
+    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
+    return chosen, [shape for shape in chosen.shapes() if shape not in first[:ran]]
 
 
 def directory_state(directory: Path) -> DirectoryState:
