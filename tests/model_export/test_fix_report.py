@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.mending.fix import FixProposal, draw_curve, operators_text, unified
+from lengthwise_export.mending.fix import FixProposal, draw_curve, unified
+from lengthwise_export.mending.mend import MendedOperator
 from tests.support.check_reports import REPORT
 from tests.support.mends import CHANGES, CURVE, FIX, REFUSED, NumpySubject, over_the_steps, over_the_width
 
@@ -45,9 +46,11 @@ def test_a_unified_view_keeps_lines_that_did_not_change() -> None:
     assert unified(change) == [" a", "-b", "+x", " c"]
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 operators"), (1, "1 operator"), (12, "12 operators")])
-def test_operators_are_counted(count: int, text: str) -> None:
-    assert operators_text(count) == text
+@pytest.mark.parametrize(
+    ("changes", "text"), [((), "0 operators"), (CHANGES[:1], "1 operator"), (CHANGES, "2 operators")]
+)
+def test_operators_are_counted(changes: tuple[MendedOperator, ...], text: str) -> None:
+    assert f"mended {text}: " in replace(FIX, changes=changes).summary()
 
 
 def test_as_json_holds_the_changes_and_the_proof_and_as_a_record_no_path() -> None:

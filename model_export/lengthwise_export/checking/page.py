@@ -11,6 +11,7 @@ from typing import Final
 from markupsafe import Markup
 
 from lengthwise.reports.templates import render
+from lengthwise.wrong_values import counted
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import Report, number, one_per_kind, tested_sizes_text, tolerance_text
 
@@ -31,26 +32,22 @@ def _lines(leak: Leak) -> Iterator[OperatorSpread | str]:
     behind = leak.spread[len(before) :]
     shown = before[-_MAX_BEFORE:]
     if len(before) > len(shown):
-        yield f"{_operators(len(before) - len(shown))} before: no valid step moved"
+        yield f"{counted(len(before) - len(shown), 'operator')} before: no valid step moved"
     for spreads in (shown, behind[:_MAX_BEHIND]):
         for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
             alike = list(group)
             if still and len(alike) > 1:
-                yield f"{_operators(len(alike))}: nothing moved ({', '.join(map(_label, alike))})"
+                yield f"{counted(len(alike), 'operator')}: nothing moved ({', '.join(map(_label, alike))})"
             else:
                 yield from alike
     if len(behind) > _MAX_BEHIND:
-        yield f"{_operators(len(behind) - _MAX_BEHIND)} more, up to the answer"
+        yield f"{counted(len(behind) - _MAX_BEHIND, 'operator')} more, up to the answer"
 
 
 def _before(leak: Leak) -> tuple[OperatorSpread, ...]:
     """The operators before the leaking one."""
     first = next((index for index, spread in enumerate(leak.spread) if spread.operator == leak.operator), 0)
     return leak.spread[:first]
-
-
-def _operators(count: int) -> str:
-    return f"{count} operator{'s' if count > 1 else ''}"
 
 
 def _label(spread: OperatorSpread) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from lengthwise.padding import Steps, pad
 from lengthwise.reports.templates import render
+from lengthwise.wrong_values import counted
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Verdict
 from lengthwise_export.checking.trials import Sampler
@@ -110,12 +111,7 @@ class FixProposal:
 
     def summary(self) -> str:
         """The mend of an export as a line: how many operators, and the proof."""
-        return f"mended {operators_text(len(self.changes))}: {self.proof}"
-
-
-def operators_text(count: int) -> str:
-    """Such as `12 operators`."""
-    return f"{count} operator{'' if count == 1 else 's'}"
+        return f"mended {counted(len(self.changes), 'operator')}: {self.proof}"
 
 
 def unified(change: MendedOperator) -> list[str]:

@@ -18,6 +18,7 @@ from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import GraphNames
 from lengthwise.verification.measurement import BatchLogits
 from lengthwise.verification.random_sequences import ROUNDING
+from lengthwise.wrong_values import counted
 from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import ProgressCallback, check_subject
 from lengthwise_export.checking.limits import WidthLimits
@@ -26,7 +27,7 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_onnx import OnnxSubject, widened
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import UncheckableError, UnmendableError
-from lengthwise_export.mending.fix import FixProposal, draw_curve, operators_text
+from lengthwise_export.mending.fix import FixProposal, draw_curve
 from lengthwise_export.mending.mend import Mended, mend, shown_operator
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -70,7 +71,7 @@ class ProvedMend:
     @property
     def operators(self) -> str:
         """Such as `12 operators`: how many were changed."""
-        return operators_text(len(self.fix.changes))
+        return counted(len(self.fix.changes), "operator")
 
 
 def mend_target(
@@ -155,12 +156,14 @@ def _proved(
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
         reason = f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}"
         return ProvedMend(FixProposal(False, reason, verdict=report.verdict, **facts), target, report=report)
-    reason = f"{operators_text(len(mended.changes))} changed, and the proof holds"
+    reason = f"{counted(len(mended.changes), 'operator')} changed, and the proof holds"
     if not mended.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
     fix = FixProposal(True, reason, verdict=report.verdict, **facts)
-    counted = None if mended.counted is None else _run_as(target, mended.counted, target.names, blind=target.blind)
-    return ProvedMend(fix, target, after, report, counted)
+    counted_subject = (
+        None if mended.counted is None else _run_as(target, mended.counted, target.names, blind=target.blind)
+    )
+    return ProvedMend(fix, target, after, report, counted_subject)
 
 
 def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> Subject:
