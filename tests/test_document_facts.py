@@ -44,12 +44,6 @@ def test_each_number_of_the_readme_stands_in_the_results_that_it_links() -> None
         assert number.split()[0] in (ROOT / page).read_text()
 
 
-def test_the_first_page_is_short_and_begins_with_the_first_command() -> None:
-    lines = README.splitlines()
-    assert len(lines) <= 140
-    assert "lengthwise serve" in lines[:20]
-
-
 def test_every_path_option_and_status_of_the_api_is_in_its_document() -> None:
     page = PAGES["api"]
     served = {getattr(route, "path", "") for route in Application(Serving(Settings())).routes}

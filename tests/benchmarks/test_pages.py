@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +44,3 @@ def test_a_result_of_uncommitted_sources_is_refused_before_it_is_measured(monkey
     monkeypatch.setattr(machine, "described", lambda folder: "0123abc-dirty")
     assert CliRunner().invoke(command, ["--out", "runs/page.md"]).exit_code == 0
     assert asked == [str(FOLDER / "page.md")] * 2 + ["runs/page.md"]
-
-
-def test_documents_that_are_written_do_not_make_a_checkout_another_one(tmp_path: Path) -> None:
-    def git(*words: str) -> None:
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
-
-    git("init", "-q")
-    for name in ("source.py", "docs/page.md", "benchmarks/results/soak.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("one\n")
-    git("add", ".")
-    git("commit", "-q", "-m", "one")
-    clean = machine.described(tmp_path)
-    (tmp_path / "docs/page.md").write_text("two\n")
-    (tmp_path / "benchmarks/results/soak.png").write_text("two\n")
-    assert machine.described(tmp_path) == clean
-    (tmp_path / "source.py").write_text("two\n")
-    assert machine.described(tmp_path) == f"{clean}-dirty"
