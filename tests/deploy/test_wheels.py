@@ -26,7 +26,8 @@ def test_every_python_that_is_promised_is_named_and_tried() -> None:
     named = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
     assert tuple(named) == PYTHONS
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert re.findall(r"python: \[(.+)\]", workflow) == [", ".join(f'"{python}"' for python in PYTHONS)]
+    (tried,) = re.findall(r"python: \[(.+)\]", workflow)
+    assert set(PYTHONS) <= set(re.findall(r"3\.\d+", tried))  # and newer ones, which are not promised yet
 
 
 def test_the_extra_that_serves_brings_the_files_of_the_page_of_calls() -> None:

@@ -15,7 +15,7 @@ import pytest
 from lengthwise.application import pages
 from lengthwise.application.app import make_admin_app
 from lengthwise.console import page
-from lengthwise.protocols.predict import media_types
+from lengthwise.protocols.predict import MEDIA_TYPES
 from lengthwise.reports.templates import look
 from lengthwise.repository.contents import Refusal
 from tests.support.http_lines import BEARER
@@ -55,7 +55,7 @@ async def test_programs_get_json_at_the_root(console: bool) -> None:
                 "openapi": "/openapi.json",
                 "names": {"sums": {"1": None}},
                 "health": "/healthz",
-                "media_types": media_types(),
+                "media_types": [*MEDIA_TYPES],
                 "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},
             }
 
