@@ -117,6 +117,24 @@ KEPT: Final = {  # as onnxruntime has them
         logits = Add (sums, most)
         """,
     ),
+    "the sum, and a mean outside": (
+        "h = Conv <pads: ints = [1, 1]> (steps, w5_3_3)",
+        SUM.replace("logits", "sums")
+        + "mean = ReduceMean <axes: ints = [2], keepdims: int = 0> (h)\nlogits = Add (sums, mean)",
+    ),
+    "a product with what depends on the values": (
+        "h = Conv (steps, w5_3_1)",
+        """
+        largest = ReduceMax <axes: ints = [2], keepdims: int = 0> (values)
+        small = Less (largest, ten)
+        shares = Cast <to: int = 1> (small)
+        row = Unsqueeze (shares, second)
+        shown = Where (mask, h, zero)
+        turned = Transpose <perm: ints = [0, 2, 1]> (shown)
+        product = MatMul (row, turned)
+        logits = Gather <axis: int = 1> (product, nothing)
+        """,
+    ),
 }
 
 
@@ -130,6 +148,7 @@ def network(body: str, pooling: str, mask: str = MASK) -> tuple[bytes, Manifest]
     model, random = onnx.parser.parse_model(text), np.random.default_rng(0)
     fixed: dict[str, Any] = {"first": [0], "second": [1], "third": [2], "nothing": np.int64(0), "one": np.int64(1)}
     fixed |= {"zero": np.float32(0), "lowest": np.float32(-np.inf), "one_float": np.float32(1)}
+    fixed |= {"hundred": np.int64(100), "ten": np.float32(10)}
     for name in sorted({name for node in model.graph.node for name in node.input}):
         if name in fixed:
             numbers = np.asarray(fixed[name])
@@ -184,6 +203,23 @@ def test_a_graph_that_does_something_else_is_left_as_it_is(form: str):
 def test_a_mask_that_is_not_of_the_valid_steps_is_seen_in_the_answers():
     graph, manifest = network(*NETWORKS["one convolution"], mask=MASK.replace("Less (", "LessOrEqual ("))
     assert convolutions.fused(graph, "values", "lengths", FEATURES) is not None
+    assert Session(graph, manifest).kernels == ONNXRUNTIME
+
+
+def test_masks_are_tried_with_several_lengths_where_the_shortest_is_long():
+    graph, manifest = network(*NETWORKS["one convolution"], mask=MASK.replace("Less (", "LessOrEqual ("))
+    assert Session(graph, manifest.model_copy(update={"min_length": 100})).kernels == ONNXRUNTIME
+
+
+def test_a_mask_that_ends_past_the_lengths_of_the_trial_is_left_as_it_is():
+    ends = "early = Less (places, hundred)\nreal = Less (places, column)\nvalid = And (early, real)"
+    graph, manifest = network(*NETWORKS["one convolution"], mask=MASK.replace("valid = Less (places, column)", ends))
+    assert Session(graph, manifest).kernels == ONNXRUNTIME
+
+
+def test_a_graph_too_deep_to_be_followed_is_left_as_it_is():
+    many = "\n".join(f"r{place + 1} = Relu (r{place})" for place in range(1000))
+    graph, manifest = network(f"r0 = Conv (steps, w5_3_1)\n{many}", SUM.replace(", h,", ", r1000,"))
     assert Session(graph, manifest).kernels == ONNXRUNTIME
 
 

@@ -44,6 +44,7 @@ CONVOLUTIONS: Final = "convolutions "
 _SAME: Final = 1e-4
 """How far, as a share, answers in the kernels for convolutions may be from onnxruntime's."""
 _TRIAL_LENGTHS: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
+"""Of which 1 is the shortest sequence that a model takes: rows of several lengths, so that masks are seen."""
 _NO_FOLDER: Final = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -196,24 +197,25 @@ def _with_convolutions(
     names, features = manifest.graph, manifest.input.features
     if not recurrent_kernels.CONVOLUTION_SETS or names.lengths_type != "int32" or not features:
         return None
-    graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
-    if graph is None or manifest.missing == "handled":
-        return None
-    options = _options(threads, device.provider)
-    kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
     try:
+        graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
+        if graph is None or manifest.missing == "handled":
+            return None
+        options = _options(threads, device.provider)
+        kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
         session = _open_in(source.replaced(graph), options, device)
         random = np.random.default_rng(0)
-        lengths = sorted({min(max(steps, manifest.min_length), manifest.max_length) for steps in _TRIAL_LENGTHS})
-        given = feed(names, pad([random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]))
+        lengths = sorted({min(manifest.min_length - 1 + more, manifest.max_length) for more in _TRIAL_LENGTHS})
+        sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
+        given = feed(names, pad(sequences, multiple=manifest.width_multiple))
         own, onnxruntimes = (each.run([names.logits], given)[0] for each in (session, plain))
-        same = np.allclose(own, onnxruntimes, rtol=_SAME, atol=_SAME * np.abs(onnxruntimes).max())
+        if np.allclose(own, onnxruntimes, rtol=_SAME, atol=_SAME * np.abs(onnxruntimes).max()):
+            return session, kernels, graph
         why = "its masks are not of valid steps"
     except Exception as error:  # whatever failed, the graph works without them
-        same, why = False, str(error)
-    if not same:
-        log.info("%s: onnxruntime's own operators run its convolutions: %s", manifest.key, why)
-    return (session, kernels, graph) if same else None
+        why = str(error)
+    log.info("%s: onnxruntime's own operators run its convolutions: %s", manifest.key, why)
+    return None
 
 
 def _options(threads: int, provider: Provider) -> Any:

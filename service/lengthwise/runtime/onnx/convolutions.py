@@ -25,6 +25,9 @@ DOMAIN: Final = "lengthwise.convolutions"
 """The domain of the operator PooledConvolutions. It occurs in no file."""
 _FILLED: Final = 16  # the channels of a value are filled up to a multiple of it
 _LOWEST: Final = -3e38
+# No trial sees what a mask does past a number that is larger ("the first 500 steps"), unless that is no length:
+_MOST_IN_MASKS: Final = 16
+_NO_LENGTH: Final = 2**31
 _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutions.c`
 
 
@@ -89,6 +92,8 @@ class _Trunk(Pattern):
         inputs = [self._sequences, self._lengths, "lengthwise.plan", "lengthwise.numbers"]
         self.replace(pool, Node("PooledConvolutions", inputs, pool.outputs, domain=DOMAIN), [])
         self.graph.remove_unused()
+        # What is needed elsewhere, too, would be computed twice.
+        require(not any(each.operator == "Conv" and each.outputs[0] in self._values for each in self.graph.nodes))
         return self.graph.write({DOMAIN: 1})
 
     def _pooled(self, node: Node) -> str | None:
@@ -97,7 +102,9 @@ class _Trunk(Pattern):
         try:
             if node.operator == "Gather":  # of a product with ones, which has the same bits at every width
                 require(node.attributes.get("axis") == 1)
-                turned = self.maker(self.maker(name, "MatMul").inputs[1], "Transpose")
+                product = self.maker(name, "MatMul")
+                self.maker(product.inputs[0], "ConstantOfShape")
+                turned = self.maker(product.inputs[1], "Transpose")
                 require(turned.attributes.get("perm") == (0, 2, 1))
                 name = turned.inputs[0]
             else:
@@ -126,11 +133,14 @@ class _Trunk(Pattern):
         return name, 0.0 if is_input and np.isnan(past) else past
 
     def _require_of_lengths(self, name: str) -> None:
-        """Goes on if a value depends on the lengths and the width only."""
+        """Goes on if a value depends on the lengths and the width only, and is of the same form at every length."""
         left = [name]
         while left:
             name = left.pop()
-            if name not in ("", self._lengths) and name not in self.graph.constants:
+            if name in self.graph.constants:
+                numbers = np.abs(self.graph.constants[name])
+                require(((numbers <= _MOST_IN_MASKS) | (numbers >= _NO_LENGTH)).all())
+            elif name not in ("", self._lengths):
                 node = self.maker(name, *OF_MASKS)
                 left += node.inputs if node.operator != "Shape" else []
 
