@@ -91,6 +91,17 @@ def test_large_models_leave_room_for_fewer(tmp_path: Path, monkeypatch: pytest.M
     assert count_workers(named).number == 12  # the large version is not served
 
 
+def test_a_limit_of_all_graphs_leaves_each_worker_room_for_those_that_are_served(tmp_path: Path) -> None:
+    (version,) = bundled_models().glob("*/1")
+    shutil.copytree(version, tmp_path / version.parent.name / "1")
+    graph = (tmp_path / version.parent.name / "1" / "model.onnx").stat().st_size
+    for most, number in ((100 * graph, 12), (7 * graph, 3), (graph, 1), (graph // 2, 1)):
+        settings = Settings(models=tmp_path, max_model_bytes=most)
+        count = count_workers(settings)
+        assert (count.number, "max_model_bytes" in count.reason) == (number, number < 12)
+        assert settings.of_worker(number)["max_model_bytes"] >= min(most, 2 * graph)
+
+
 def test_without_a_limit_half_of_the_memory_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: None)
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}.__getitem__)

@@ -10,6 +10,7 @@ one runner each do not, and what they cost is memory.
 | models run on a GPU | 1: each process would have a context and a copy of the models there |
 | `--runners N` | the cores over N |
 | a system that is not Linux | 1 |
+| a small `max_model_bytes`, of which each has its share | as many as have room for twice the graphs |
 | little memory, which is what the container has left, or half of the machine's | as many as fit |
 """
 
@@ -61,7 +62,11 @@ def count_workers(settings: Settings) -> WorkerCount:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
     else:
         count, reason = cores, "one for each core"
-    needed = _WORKER_BYTES + _COPIES * _model_bytes(settings)
+    graphs = _model_bytes(settings)
+    if settings.max_model_bytes is not None and (most := settings.max_model_bytes // max(1, _COPIES * graphs)) < count:
+        # Each has its share of the limit, in which a new version of twice the size is to fit.
+        count, reason = most, f"{cores} cores, but max_model_bytes for {most}"
+    needed = _WORKER_BYTES + _COPIES * graphs
     left = memory_left_bytes()
     fit = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if left is None else left) // needed
     if fit < count:
