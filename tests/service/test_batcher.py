@@ -233,6 +233,21 @@ async def test_what_even_an_idle_queue_cannot_hold_is_too_large():
         assert await outcome(batcher.submit(only, [sequence(0, 20), sequence(1, 20)], answers)) == [0, 1]
 
 
+async def test_of_several_workers_each_takes_what_all_queues_together_could_hold():
+    async with held(max_queue_cost_steps=40, workers=4) as (batcher, only, gate, running_now):
+        with pytest.raises(TooLarge, match=r"16\d padded steps; the queue holds 160 in all"):
+            batcher.submit(only, [sequence(1, 80), sequence(2, 81)], answers)
+        small = batcher.submit(only, [sequence(3, 21)], answers)
+        with pytest.raises(QueueFull) as full:  # more than half of this worker's share waits
+            batcher.submit(only, [sequence(4, 41)], answers)
+        assert 0 < full.value.retry_after_seconds < only.row_seconds(21)
+        gate.open.set()
+        assert [await outcome(request) for request in (running_now, small)] == [[0], [3]]
+        large = batcher.submit(only, [sequence(5, 80), sequence(6, 80)], answers)
+        assert await outcome(large) == [5, 6]
+    assert only.padded_steps == 0
+
+
 # Who comes late or leaves
 
 

@@ -9,6 +9,9 @@ The queue is limited in padded steps, and in predicted seconds: the cost of what
 | it would begin after its own deadline | refused (504), at once and not when the deadline passes |
 | otherwise | queued |
 
+Each of several workers has a share of the limit in steps. A request that is larger than a share is not refused for
+ever: it may wait where half of the share is free, and the queue is full then.
+
 A full queue stays closed until it has drained to `REOPENING` of its limit, else whether a retry succeeds would be
 chance, and no time to come back true; only a priority passes. Of several models, each may use its equal share.
 """
@@ -55,9 +58,12 @@ class DrainRate:
 class Admission:
     """Counts what waits in all queues, in padded steps and predicted seconds, and decides what else may wait."""
 
-    def __init__(self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int) -> None:
+    def __init__(
+        self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int, workers: int = 1
+    ) -> None:
         self._queues = queues
         self._most_steps = max_padded_steps
+        self._most_steps_of_request = workers * max_padded_steps
         self.most_wait_seconds = _FULL * max_seconds  # the predicted wait at which the queue is full
         self.padded_steps = 0
         self.seconds = 0.0
@@ -90,13 +96,13 @@ class Admission:
         return seconds
 
     def check_size(self, padded_steps: int) -> None:
-        """Makes sure that an empty queue could hold a request.
+        """Makes sure that an empty queue could hold a request: those of all workers together.
 
         Raises:
             TooLarge: Even an empty queue could not hold it.
         """
-        if padded_steps > self._most_steps:
-            raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._most_steps} in all")
+        if padded_steps > self._most_steps_of_request:
+            raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._most_steps_of_request} in all")
 
     def check(
         self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
@@ -109,6 +115,8 @@ class Admission:
             DeadlineExceeded: It would wait longer than `patience`.
         """
         rate = self.rate.value
+        if padded_steps > self._most_steps:
+            padded_steps = int(REOPENING * self._most_steps)
         if (
             not queue.closed_to_new
             and self.padded_steps + padded_steps <= self._most_steps

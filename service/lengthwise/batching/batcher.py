@@ -42,7 +42,8 @@ class Batcher:
     """All queues, the requests that wait in them, and the runners; `clock` is that of all deadlines.
 
     `on_batch` is called with each batch that ran or failed, `on_suspect` with the queue of a model whose batches failed
-    several times in a row, both in the thread that ran it; `lend_cores`: see `Runners`.
+    several times in a row, both in the thread that ran it; `lend_cores`: see `Runners`. Each of several `workers` has
+    `max_queue_cost_steps`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Batcher:
         runners: int = 1,
         max_queue_cost_steps: int = 1_000_000,
         max_queue_seconds: float = float("inf"),
+        workers: int = 1,
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
         lend_cores: LendCores | None = None,
@@ -62,7 +64,11 @@ class Batcher:
         self._clock = clock
         self._queues = ModelQueues(max_wait_seconds)
         self.admission = Admission(
-            self._queues, max_padded_steps=max_queue_cost_steps, max_seconds=max_queue_seconds, runners=runners
+            self._queues,
+            max_padded_steps=max_queue_cost_steps,
+            max_seconds=max_queue_seconds,
+            runners=runners,
+            workers=workers,
         )
         self._lock = threading.Lock()
         self.execution = Execution(self._queues, self._lock, clock, on_batch, on_suspect)

@@ -203,7 +203,7 @@ class Supervisor:
         """Has a worker in a place until the service ends."""
         while not self._ending.is_set():
             place.started = time.monotonic()
-            self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time(), beat=0)
+            self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time(), beat=0, ran=0)
             was_up, code = False, 1
             try:
                 was_up, code = await self._life(place)

@@ -245,10 +245,11 @@ class Worker:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.place: int = task["place"]
+        self.number: int = task["workers"]  # of all workers
         self.reason: str = task["reason"]  # why there are so many
-        self._others = [place for place in range(task["workers"]) if place != self.place]
+        self._others = [place for place in range(self.number) if place != self.place]
         self._sockets: dict[str, int] = task["sockets"]
-        self.memory = SharedMemory(task["memory"], task["workers"])
+        self.memory = SharedMemory(task["memory"], self.number)
         self.counts = self.memory.counts[self.place]  # the memory of its counts
         self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # what it does when all are called, by name
         self.commands: dict[str, Callable[[], None]] = {}  # what it does when the parent says so

@@ -52,6 +52,7 @@ def batcher_of(
         runners=runners,
         max_queue_cost_steps=settings.max_queue_cost_steps,
         max_queue_seconds=settings.longest_wait_seconds,
+        workers=1 if worker is None else worker.number,
         max_wait_seconds=settings.max_wait_ms / 1000,
         one_core=runners == cores == 1 and not choice.provider.bound,
         lend_cores=None if choice.provider.bound or (worker is None and cores == 1) else lend,
