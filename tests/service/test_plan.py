@@ -237,6 +237,15 @@ def test_the_company_of_one_with_a_deadline_does_not_make_it_late():
     assert rows[0] == 41
 
 
+def test_a_deadline_that_leaves_few_rows_is_kept_where_many_are_cheap():
+    cost = linear_table(1.0, 1e-4)  # 256 rows are cheapest, and batches end at every few of them
+    alone = cost.predict(1, 100)
+    pool, places = pool_of([Spec(100, 1.01 * alone), *[Spec(100), Spec(40)] * 150])
+    chosen = plan(pool, cost, BatchLimits(rows=256, padded_steps=1 << 20), now=0.0)
+    assert 0 in [places[one] for one in chosen]
+    assert cost.predict(len(chosen), max(one.width for one in chosen)) <= 1.01 * alone
+
+
 def test_a_stream_of_deadlines_lets_the_most_urgent_through_after_a_few():
     cost = linear_table(0.01, 0.0)
     pool, _ = pool_of([Spec(100)])

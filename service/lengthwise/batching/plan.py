@@ -313,13 +313,13 @@ def _batch_with(
     """
     columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
     enough = cost.column(widths[-1], limits.rows).enough_rows
-    few = min(columns[widths[-1]][1], len(widths), _PARTS_OF_ENOUGH * enough) // _PARTS_OF_FULL
+    few = min(rows_within(*columns[widths[-1]], seconds), len(widths), _PARTS_OF_ENOUGH * enough) // _PARTS_OF_FULL
     # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best, begins, first = [0], [0.0], [0], 0
     of_width = (end for end in range(1, len(widths)) if widths[end - 1] < widths[end])
     for end in sorted({*range(len(widths), 0, -max(1, few)), *of_width}):
         times, limit = columns[widths[end - 1]]
-        least = end - rows_within(times, limit, seconds)
+        least = min(ends[-1], end - rows_within(times, limit, seconds))
         while ends[first] < least:
             first += 1
         if few <= 1:  # batches may begin anywhere
