@@ -18,7 +18,7 @@ CLIENT = Path(__file__).parents[1] / "support" / "triton_client.py"
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[dict[str, str]]:
     port = free_port()
-    with started("--grpc-port", str(port), "--workers", "1") as server:  # statistics are of one worker
+    with started("--grpc-port", str(port), "--workers", "2") as server:
         yield {"http": server.url.removeprefix("http://"), "grpc": f"127.0.0.1:{port}"}
 
 

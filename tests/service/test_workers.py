@@ -61,6 +61,25 @@ def test_both_serve_with_a_share_of_the_bounds_and_their_metrics_are_one(workers
     assert figures["lengthwise_worker_restarts_total"] == 0
 
 
+def test_the_statistics_of_v2_are_of_all_workers(workers: Workers) -> None:
+    server, path = workers.server, "/v2/models/japanese-vowels/stats"
+
+    def counts() -> tuple[int, int, int, int]:
+        (found,) = server.get(path).json()["model_stats"]
+        of_batches = sum(batch["batch_size"] * batch["compute_infer"]["count"] for batch in found["batch_stats"])
+        assert (found["name"], found["version"]) == ("japanese-vowels", "1")
+        assert len({batch["batch_size"] for batch in found["batch_stats"]}) == len(found["batch_stats"])
+        success = found["inference_stats"]["success"]["count"]
+        return found["inference_count"], found["execution_count"], of_batches, success
+
+    before = counts()
+    for _ in range(20):
+        assert server.predict(GOOD).status_code == 200
+    after = tuple(count + 20 for count in before)
+    wait_until(lambda: counts() == after, server.text.strip)  # a batch is counted a moment after its answers
+    assert {counts() for _ in range(10)} == {after}
+
+
 def test_a_few_connections_that_stay_are_spread(workers: Workers) -> None:
     server, held = workers.server, [0, 0]
     with ExitStack() as wires:

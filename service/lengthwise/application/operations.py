@@ -6,6 +6,7 @@ has run the dependencies of its route.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -127,6 +128,8 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     add("/v2/health/live", lambda _: {"live": serving.alive}, "v2_live", live, schemas.Live, hangs)
     ready, refused = "Whether a request would be answered", errors(answer=schemas.Ready)
     add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready", ready, schemas.Ready, refused)
+    if serving.worker is not None:
+        serving.worker.answers["statistics"] = partial(_statistics, serving)
     # Before those of models: the statistics of a model with the name `stats` are under its version.
     every, form = "The statistics of all models that are served", schemas.Statistics
     add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics", every, form)
@@ -213,8 +216,13 @@ def _add_get(
 
     @router.get(path, **operation(name, summary, answer, refused))
     async def answered(request: Request) -> Response:
-        found = make(request)
+        made = make(request)
+        found = await made if inspect.isawaitable(made) else made
         return document.answer(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
+
+
+async def _statistics(serving: Serving) -> Any:
+    return inventory.statistics_of_process(serving)
 
 
 def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:

@@ -270,6 +270,7 @@ class Supervisor:
             theirs.close()
             methods: dict[str, Callable[..., Any]] = {
                 "metrics": partial(self._metrics_beside, place),
+                "statistics": partial(self._answers_beside, place, "statistics"),
                 "change": self._change,
                 "unloaded": partial(self._unloaded_before, place),
                 "judgement": self._verdicts.find,
@@ -347,6 +348,14 @@ class Supervisor:
         """Keeps what a worker has counted of a model, which others may count yet: the sum must not go back."""
         drop(place.last, [(model[0], model[1])])
         self._ended.add(counts, [(model[0], model[1])])
+
+    async def _answers_beside(self, asking: Place, call: str) -> list[Any]:
+        """What the other workers answer to a call within a moment; those that start or hang are left out."""
+        others = [place for place in self._places if place is not asking and place.up]
+        channels = [place.channel for place in others if place.silent_seconds <= SILENT_SECONDS]
+        asked = [asyncio.ensure_future(channel.call(call)) for channel in channels if channel is not None]
+        done, _ = await asyncio.wait(asked, timeout=_ANSWER_SECONDS) if asked else (set(), set())
+        return [answer for one in done if isinstance(answer := one.result(), list)]
 
     async def _note_last(self, place: Place, last: Snapshot) -> None:
         place.last = last

@@ -391,8 +391,8 @@ class Worker:
     async def ask(self, call: str, *given: Any) -> list[Any]:
         """What the parent answers.
 
-        `metrics`, with its own: those of all others; `change`: what came of it at each worker; `unloaded`: the names,
-        before a scan.
+        `metrics`, with its own: those of all others; `statistics`: those of all others that answer; `change`: what
+        came of it at each worker; `unloaded`: the names, before a scan.
         """
         return list(await self._channel.call(call, *given))
 

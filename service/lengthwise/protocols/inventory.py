@@ -21,7 +21,8 @@ Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -185,16 +186,47 @@ def without_folders(reason: str, models: Path) -> str:
     return _FOLDERS.sub("", reason)
 
 
-def statistics(serving: Serving, name: str | None, version: str | None) -> dict[str, Any]:
+async def statistics(serving: Serving, name: str | None, version: str | None) -> dict[str, Any]:
     """The statistics of one version; of all versions of a model where none is named; or of all served models.
 
-    Raises `RequestError` if there is no such model, or none is ready.
+    Of several workers they are the sum over those that answer. Raises `RequestError` if there is no such model, or none
+    is ready.
     """
+    own = statistics_of_process(serving, name, version)
+    others = [] if serving.worker is None else await serving.worker.ask("statistics")
+    every = [*own, *(one for found in others for one in found)]
+    keys = [(one["name"], one["version"]) for one in own]
+    return {"model_stats": [_sum([one for one in every if (one["name"], one["version"]) == key]) for key in keys]}
+
+
+def statistics_of_process(
+    serving: Serving, name: str | None = None, version: str | None = None
+) -> list[dict[str, Any]]:
+    """The same of this process alone."""
     models = list(serving.served)
     if name is not None or version is not None:
         one = kserve.find(serving, name, version)
         models = [one] if version is not None else [each for each in models if each.manifest.name == one.manifest.name]
-    return {"model_stats": [_described(served) for served in models]}
+    return [_described(served) for served in models]
+
+
+def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The statistics of one version at several workers, the first one of them with its names, as one."""
+    total = reduce(_added, stats)
+    by_rows: dict[int, dict[str, Any]] = {}
+    for batch in total["batch_stats"]:
+        rows = batch["batch_size"]
+        by_rows[rows] = _added(by_rows.get(rows, {}), batch) | {"batch_size": rows}
+    last = max(one["last_inference"] for one in stats)
+    names = {name: stats[0][name] for name in ("name", "version")}
+    return total | names | {"last_inference": last, "batch_stats": [by_rows[rows] for rows in sorted(by_rows)]}
+
+
+def _added(one: Any, other: Any) -> Any:
+    """The sum of two numbers, two lists, or what two objects have under the same names."""
+    if not isinstance(one, dict):
+        return one + other
+    return one | {name: _added(one[name], value) if name in one else value for name, value in other.items()}
 
 
 def _described(served: ServedModel) -> dict[str, Any]:

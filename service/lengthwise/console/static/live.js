@@ -34,6 +34,9 @@ export class Live {
 
   serve(state) {
     this.state = state;
+    const workers = state.workers.length;
+    byId("live-worker").hidden = workers < 2;
+    byId("live-worker").textContent = `This is what one of ${workers} workers does, the one that this view has reached; /metrics has the sums of all.`;
     if (!this.busy) byId("burst").disabled = !state.models.length;
     if (!state.models.length || byId("burst-note").textContent === NO_MODEL) byId("burst-note").textContent = state.models.length ? "" : NO_MODEL;
   }
