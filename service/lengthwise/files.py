@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 
 try:
     import fcntl
@@ -147,6 +147,7 @@ def bundled_models() -> Path:
     return Path(str(resources.files("lengthwise") / "models"))
 
 
+OWN_CGROUPS = Path("/proc/self/cgroup")
 _sharing = 1
 
 
@@ -164,9 +165,26 @@ def available_cores() -> int:
 
 
 def cgroup_quota(root: Path) -> float | None:
-    """The CPU quota in cores, of cgroup v2 or v1; None if there is none."""
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):  # cgroup v2 writes "max" for no quota
-            quota, period = (float(word) for name in names for word in (root / name).read_text().split())
-            return quota / period if quota > 0 and period > 0 else None
-    return None
+    """The least CPU quota in cores of the cgroups that this process is in, v2 or v1; None if there is none."""
+    quotas = list[float]()
+    for controller, *names in (("", "cpu.max"), ("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        for folder in own_cgroups(root, controller):
+            with suppress(OSError, ValueError, ZeroDivisionError):  # cgroup v2 writes "max" for no quota
+                quota, period = (float(word) for name in names for word in (folder / name).read_text().split())
+                quotas += [quota / period] * (quota > 0)
+    return min(quotas, default=None)
+
+
+def own_cgroups(root: Path, controller: str) -> list[Path]:
+    """The folders of the cgroup of this process and of those around it, up to the mount: the limits of each hold.
+
+    A service of systemd, or a container without a namespace for it, has a cgroup below the mount. `controller` is one
+    of cgroup v1, or empty for v2.
+    """
+    own = PurePath()
+    with suppress(OSError):
+        for line in OWN_CGROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                own = PurePath(path.lstrip("/"))
+    return [root / controller / each for each in (own, *own.parents)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise import files
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged, VerificationError
 from lengthwise.repository import contents, judging, loading, modest
@@ -203,6 +204,29 @@ def test_the_memory_that_a_container_has_left_is_read(tmp_path: Path, written: d
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert memory_left_bytes(tmp_path) == left
+
+
+@pytest.mark.parametrize(("version", "below"), [("0::", ""), ("3:cpu,memory:", "memory")])
+def test_the_limits_of_a_cgroup_below_the_mount_hold_too(
+    version: str, below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of a service of systemd: of its own cgroup and of the slice around it, each with a limit or without."""
+    (tmp_path / "own").write_text(f"12:pids:/\n{version}/system.slice/lengthwise.service\n")
+    monkeypatch.setattr(files, "OWN_CGROUPS", tmp_path / "own")
+    slice_ = tmp_path / below / "system.slice"
+    names = ("limit_in_bytes", "usage_in_bytes") if below else ("max", "current")
+
+    def limit(folder: Path, most: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in zip((*names, "stat"), (most, "600", ""), strict=True):
+            (folder / f"memory.{name}").write_text(text)
+
+    limit(slice_, str(2**63 - 4096) if below else "max")
+    assert memory_left_bytes(tmp_path) is None
+    limit(slice_ / "lengthwise.service", "1000")
+    assert memory_left_bytes(tmp_path) == 400
+    limit(slice_, "900")
+    assert memory_left_bytes(tmp_path) == 300
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")

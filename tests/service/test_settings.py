@@ -162,6 +162,17 @@ def test_the_quota_of_a_cgroup_of_either_version(of_cgroup: dict[str, str], quot
     assert files.cgroup_quota(tmp_path) == quota
 
 
+def test_the_least_quota_of_the_cgroups_of_a_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own").write_text("0::/system.slice/lengthwise.service\n")
+    monkeypatch.setattr(files, "OWN_CGROUPS", tmp_path / "own")
+    service = tmp_path / "system.slice" / "lengthwise.service"
+    service.mkdir(parents=True)
+    (service / "cpu.max").write_text("300000 100000\n")
+    assert files.cgroup_quota(tmp_path) == 3
+    (service.parent / "cpu.max").write_text("150000 100000\n")
+    assert files.cgroup_quota(tmp_path) == 1.5
+
+
 @pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8.0, 4), (2.5, 2), (0.5, 1)])
 def test_cores_are_those_of_the_affinity_or_fewer_by_quota(
     quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch

@@ -14,11 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from lengthwise.files import own_cgroups
+
 NICER: Final = 5  # of the process: it then gets about a third of the service's share of a busy core
 SHARE_OF_MEMORY: Final = 0.8  # most of the process, of what the container has left
 LEAST_BYTES: Final = 2**27  # least memory with which the process can start
 _PR_SET_PDEATHSIG: Final = 1
 _LATER_SECONDS: Final = 5
+_NO_LIMIT_BYTES: Final = 2**60  # cgroup v1 writes a number above this one where there is no limit
 
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
@@ -28,19 +31,19 @@ def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
 
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that this process's cgroup, v2 or v1, may still use; None if it has no limit."""
-    for kind, limit, used, cached in (
-        ("memory", "max", "current", "inactive_file"),
-        ("memory/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    """Bytes of memory that the cgroups of this process, v2 or v1, may still use; None if none has a limit."""
+    left = list[int]()
+    for controller, limit, used, cached in (
+        ("", "max", "current", "inactive_file"),
+        ("memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            most, in_use = (int((root / f"{kind}.{name}").read_text()) for name in (limit, used))
-            lines = (line.split() for line in (root / f"{kind}.stat").read_text().splitlines())
-            reclaimable = next((int(number) for name, number in lines if name == cached), 0)
-        except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
-            continue
-        return max(0, most - in_use + reclaimable)
-    return None
+        for folder in own_cgroups(root, controller):
+            with suppress(OSError, ValueError):  # cgroup v2 writes "max" for no limit
+                most, in_use = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
+                lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                reclaimable = next((int(number) for name, number in lines if name == cached), 0)
+                left += [max(0, most - in_use + reclaimable)] * (most < _NO_LIMIT_BYTES)
+    return min(left, default=None)
 
 
 def memory_bytes(pid: int) -> int:
