@@ -8,6 +8,7 @@ import pytest
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import BatchShape
+from lengthwise.batching.watchdog import Watchdog
 from tests.support.batching import PATIENCE_SECONDS, answers, model_queue, outcome, running, sequence
 
 
@@ -63,6 +64,23 @@ async def test_a_request_waits_for_one_of_them_at_most():
         assert await outcome(request) == [0]
         assert await asyncio.to_thread(device.done.wait, PATIENCE_SECONDS)
     assert device.ran == ["a request", (2, 4), "a request", (2, 8), (3, 4), (64, 8)]
+
+
+async def test_one_that_hangs_is_seen_as_any_run_is():
+    device = Device(SHAPES[-2:])
+    async with running(device.queue) as batcher:
+        watchdog = Watchdog(batcher.execution.runs, hung_seconds=1.0)
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
+        assert await asyncio.to_thread(device.entered.wait, PATIENCE_SECONDS)
+        for _ in range(1000):
+            watchdog.look_at_runs()
+        assert watchdog.problem is not None
+        assert "2 rows of 4 steps" in watchdog.problem
+        device.free.set()
+        assert await asyncio.to_thread(device.done.wait, PATIENCE_SECONDS)
+        assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
+        watchdog.look_at_runs()
+        assert watchdog.problem is None
 
 
 async def test_no_more_of_them_run_than_may():

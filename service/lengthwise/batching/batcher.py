@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -256,12 +257,13 @@ class Batcher:
     def next_cold(self) -> Callable[[], object] | None:
         """What runs the shape of a device that is needed most probably and has not run; the lock is held."""
         for queue in () if self.draining else self._queues:
-            lately = queue.pending.widths
-            if queue.cold and queue.runs_at_rest and lately:
-                shape = max([*queue.cold], key=lambda shape: lately[shape[1]] / shape[0])
-                if lately[shape[1]]:
+            lately, shapes = queue.pending.widths, [*queue.cold]  # batches that are counted now remove theirs
+            if shapes and queue.runs_at_rest and lately:
+                shape = max(shapes, key=lambda shape: lately[shape[1]] / shape[0])
+                warm = queue.cold.pop(shape, None) if lately[shape[1]] else None
+                if warm is not None:
                     queue.runs_at_rest -= 1
-                    return queue.cold.pop(shape, None)
+                    return partial(self.execution.run_at_rest, queue, shape, warm)
         return None
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:

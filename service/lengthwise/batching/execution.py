@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lengthwise.batching.buckets import BatchShape
 from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
 from lengthwise.batching.watchdog import Run
 from lengthwise.errors import InferenceFailed, RequestError
@@ -101,6 +102,16 @@ class Execution:
         return FinishedBatch(
             planned, outcomes, batch, start, end - start, work_seconds, padded - start, self.clock() - writing
         )
+
+    def run_at_rest(self, queue: ModelQueue, shape: BatchShape, warm: Callable[[], object]) -> None:
+        """Runs a shape of a device that no batch needs yet, and is watched meanwhile: it may hang like any run."""
+        thread = threading.get_ident()
+        self.runs[thread] = Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
+        try:
+            warm()
+        except Exception as error:  # of any runtime; the batch that needs this shape fails, and says so
+            log.debug("a shape did not run at rest in %s: %s", queue.name, error)
+        del self.runs[thread]
 
     def count(self, finished: FinishedBatch) -> None:
         """Counts a batch that ran in the metrics, and lets the cost table learn from it."""

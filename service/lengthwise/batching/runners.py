@@ -188,8 +188,7 @@ class Runners:
             return False
         self._lock.release()
         try:
-            with suppress(Exception):  # of any runtime; the batch that needs this shape fails, and says so
-                warm()
+            warm()
         finally:
             self._lock.acquire()
         return True
