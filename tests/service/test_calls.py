@@ -24,7 +24,7 @@ def test_problems_keep_the_first_and_count_all() -> None:
     assert problems.total == 5
 
 
-WAY_OUT = "export it with another missing policy to allow them"
+WAY_OUT = "to allow them, export it with --missing, or train it again with `missing` in its spec"
 VALUES = np.array([[0, 1], [2, 3], [4, 5]], dtype=np.float32)
 
 

@@ -1,7 +1,9 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -50,6 +52,16 @@ def test_a_json_line_is_one_object_also_of_text_that_is_no_unicode(
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", made.pop("time"))
     assert made.pop("exception").endswith("ValueError: why")
     assert made == {"level": "error", "logger": "lengthwise.test", "message": message}
+
+
+@pytest.mark.parametrize(("kind", "line"), [("text", "worker 3: the message"), ("json", '"worker": 3')])
+def test_a_line_of_a_worker_names_it(
+    kind: Literal["text", "json"], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules[configure_logging.__module__], "worker_task", lambda: {"place": 3})
+    configure_logging(Settings(log_format=kind))
+    log.warning("the message")
+    assert line in logged(capsys)
 
 
 def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

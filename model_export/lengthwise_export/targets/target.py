@@ -75,8 +75,8 @@ def one_torch_thread(needed: bool = True) -> Iterator[None]:
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})
 _AXES: Final = frozenset({"time_first", "channels_first", "second"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
-    "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),
-    "checkpoint": ("checkpoint of the built-in architecture", _STEP),
+    "spec": ("spec of the built-in architecture, which decides that", _STEP | {"checkpoint"}),
+    "checkpoint": ("checkpoint of the built-in architecture, whose spec decides that", _STEP),
     "module": ("torch module", _STEP | _AXES | {"checkpoint", "output", "missing"}),
     "keras": ("Keras model", _STEP | {"output", "missing"}),
     "onnx": ("ONNX file", _STEP | _AXES | {"values", "lengths", "mask", "output", "missing"}),

@@ -56,7 +56,7 @@ def train(
       spec.toml              the spec with everything that was chosen
       metrics.json           loss, accuracy, macro F1, calibration, confusion; for the test file too
       report.html            the same as a page, with the learning curves
-      state.safetensors      everything --resume needs
+      state.safetensors      everything --resume needs (of a neural network)
 
     \b
     Example:

@@ -83,6 +83,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **({} if (task := worker_task()) is None else {"worker": task["place"]}),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -91,14 +92,18 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Sets up logging on stderr for the whole process: text lines, or one JSON object per line."""
-    level = settings.log_level.upper()
+    """Sets up logging on stderr for the whole process: text lines, or one JSON object per line.
+
+    The lines of a worker name it, because all workers write to one log.
+    """
+    level, task = settings.log_level.upper(), worker_task()
+    worker = "" if task is None else f"worker {task['place']}: "
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {
-                "text": {"format": "%(asctime)s %(levelname)-7s %(message)s"},
+                "text": {"format": f"%(asctime)s %(levelname)-7s {worker}%(message)s"},
                 "json": {"()": "lengthwise.commands.serve.JsonLines"},
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},

@@ -130,7 +130,11 @@ def is_tail(steps: Steps, first: int) -> bool:
 
 def missing_message(manifest: Manifest, *, in_tail: bool = False) -> str:
     """The message of a missing value if the model does not accept any; `in_tail`: behind it there are no values."""
-    cure = ADVICE_ON_TAILS if in_tail else "export it with another missing policy to allow them"
+    cure = (
+        ADVICE_ON_TAILS
+        if in_tail
+        else "to allow them, export it with --missing, or train it again with `missing` in its spec"
+    )
     return f"the model {manifest.key} refuses missing values; {cure}"
 
 

@@ -226,7 +226,10 @@ def _named(said: str, value: Any, feature: int, where: SentWhere) -> str:
 
 def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
     if value is None and is_empty:  # whether others with values follow is not known here
-        return missing_message(manifest, in_tail=True) + "; within it, export the model with another missing policy"
+        return (
+            missing_message(manifest, in_tail=True)
+            + "; within it, export the model with --missing, or train it again with `missing` in its spec"
+        )
     if value is None:
         return missing_message(manifest)
     if type(value) is float or type(value) is int:
