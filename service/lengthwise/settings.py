@@ -50,6 +50,8 @@ def _share(value: Any) -> Any:
 
 
 def _workers(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto" and not re.fullmatch(r"\s*-?[0-9]+\s*", value):
+        raise ValueError("must be auto or a whole number")
     return None if value == "auto" else value
 
 

@@ -71,6 +71,13 @@ def test_auto_is_the_default_in_every_source(tmp_path: Path, monkeypatch: pytest
     assert Settings.load().workers is None
 
 
+@pytest.mark.parametrize("text", ["", "AUTO", "all", "1.5", "None"])
+def test_a_text_that_is_no_number_of_workers_is_told_of_auto(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LENGTHWISE_WORKERS", text)
+    with pytest.raises(ConfigurationError, match=f"LENGTHWISE_WORKERS: must be auto or a whole number, got '{text}'"):
+        Settings.load()
+
+
 def test_there_are_no_more_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: GIB)
     number, reason = count_workers(Settings())
