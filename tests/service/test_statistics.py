@@ -113,5 +113,5 @@ def test_a_sum_that_lies_a_rounding_below_another_is_not_below_nothing() -> None
     metrics.answered.seconds += 1e-9
     served: Any = type("ServedModel", (), {"manifest": manifest(), "metrics": metrics})
     made: Any = type("Serving", (), {"served": [served]})
-    (found,) = inventory.statistics_of_process(made)
+    (found,) = inventory.statistics_of_process(made, None, None)
     assert found["inference_stats"]["fail"] == {"count": 0, "ns": 0}

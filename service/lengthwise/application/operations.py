@@ -221,8 +221,8 @@ def _add_get(
         return document.answer(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
 
 
-async def _statistics(serving: Serving) -> Any:
-    return inventory.statistics_of_process(serving)
+async def _statistics(serving: Serving, name: str | None, version: str | None) -> Any:
+    return inventory.statistics_of_process(serving, name, version)
 
 
 def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:

@@ -349,11 +349,11 @@ class Supervisor:
         drop(place.last, [(model[0], model[1])])
         self._ended.add(counts, [(model[0], model[1])])
 
-    async def _answers_beside(self, asking: Place, call: str) -> list[Any]:
+    async def _answers_beside(self, asking: Place, call: str, *given: Any) -> list[Any]:
         """What the other workers answer to a call within a moment; those that start or hang are left out."""
         others = [place for place in self._places if place is not asking and place.up]
         channels = [place.channel for place in others if place.silent_seconds <= SILENT_SECONDS]
-        asked = [asyncio.ensure_future(channel.call(call)) for channel in channels if channel is not None]
+        asked = [asyncio.ensure_future(channel.call(call, *given)) for channel in channels if channel is not None]
         done, _ = await asyncio.wait(asked, timeout=_ANSWER_SECONDS) if asked else (set(), set())
         return [answer for one in done if isinstance(answer := one.result(), list)]
 

@@ -24,6 +24,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -193,15 +194,14 @@ async def statistics(serving: Serving, name: str | None, version: str | None) ->
     is ready.
     """
     own = statistics_of_process(serving, name, version)
-    others = [] if serving.worker is None else await serving.worker.ask("statistics")
-    every = [*own, *(one for found in others for one in found)]
-    keys = [(one["name"], one["version"]) for one in own]
-    return {"model_stats": [_sum([one for one in every if (one["name"], one["version"]) == key]) for key in keys]}
+    others = [] if serving.worker is None else await serving.worker.ask("statistics", name, version)
+    every: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in chain(own, *others):
+        every.setdefault((one["name"], one["version"]), []).append(one)
+    return {"model_stats": [_sum(every[one["name"], one["version"]]) for one in own]}
 
 
-def statistics_of_process(
-    serving: Serving, name: str | None = None, version: str | None = None
-) -> list[dict[str, Any]]:
+def statistics_of_process(serving: Serving, name: str | None, version: str | None) -> list[dict[str, Any]]:
     """The same of this process alone."""
     models = list(serving.served)
     if name is not None or version is not None:
@@ -217,9 +217,12 @@ def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for batch in total["batch_stats"]:
         rows = batch["batch_size"]
         by_rows[rows] = _added(by_rows.get(rows, {}), batch) | {"batch_size": rows}
-    last = max(one["last_inference"] for one in stats)
-    names = {name: stats[0][name] for name in ("name", "version")}
-    return total | names | {"last_inference": last, "batch_stats": [by_rows[rows] for rows in sorted(by_rows)]}
+    return total | {
+        "name": stats[0]["name"],
+        "version": stats[0]["version"],
+        "last_inference": max(one["last_inference"] for one in stats),
+        "batch_stats": [by_rows[rows] for rows in sorted(by_rows)],
+    }
 
 
 def _added(one: Any, other: Any) -> Any:
