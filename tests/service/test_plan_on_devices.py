@@ -86,3 +86,12 @@ def test_rows_that_are_left_in_a_wide_batch_are_for_the_narrow():
     plan(pool, cost, BatchLimits(rows=8), 0.0)  # narrow ones, which are the most urgent
     pool.run(narrow[8:36])
     assert sorted(one.width for one in plan(pool, cost, BatchLimits(rows=8), 0.0)) == [*[4] * 4, *[400] * 4]
+
+
+def test_one_that_a_wider_batch_than_the_most_urgent_would_make_late_goes_before():
+    pool, cost = PendingSequences(), CostTable([1, 8], [4, 400], np.array([[1.0, 2.0], [1.0, 2.0]]))
+    hurried = WaitingSequence(400, deadline=3.5)  # after a batch of 2 seconds its own would end too late
+    for one in (WaitingSequence(4), *(WaitingSequence(400) for _ in range(20)), hurried):
+        pool.add(one)
+    pool.run([])
+    assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)

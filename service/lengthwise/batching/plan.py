@@ -125,7 +125,8 @@ def _anchor(
         most = limits.padded_steps // limits.rows or 1
         batch = min(cost.seconds_of(limits.rows, most), limits.turn_seconds / cost.drift) * cost.drift
     else:
-        batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * cost.drift
+        widest = max(pending.alike)[0]  # others may be wider than the most urgent one
+        batch = cost.column(widest, limits.rows).seconds[limits.most_rows(widest)] * cost.drift
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
