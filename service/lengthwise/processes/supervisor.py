@@ -351,9 +351,11 @@ class Supervisor:
 
     async def _answers_beside(self, asking: Place, call: str, *given: Any) -> list[Any]:
         """What the other workers answer to a call within a moment; those that start or hang are left out."""
-        others = [place for place in self._places if place is not asking and place.up]
-        channels = [place.channel for place in others if place.silent_seconds <= SILENT_SECONDS]
-        asked = [asyncio.ensure_future(channel.call(call, *given)) for channel in channels if channel is not None]
+        asked = [
+            asyncio.ensure_future(place.channel.call(call, *given))
+            for place in self._places
+            if place is not asking and place.channel is not None and place.up and place.silent_seconds <= SILENT_SECONDS
+        ]
         done, _ = await asyncio.wait(asked, timeout=_ANSWER_SECONDS) if asked else (set(), set())
         return [answer for one in done if isinstance(answer := one.result(), list)]
 
@@ -374,8 +376,11 @@ class Supervisor:
                 place.last = renewed(place.last, found)
 
         others = [place for place in self._places if place is not asking and place.up]
-        answer = [place for place in others if place.silent_seconds <= SILENT_SECONDS]
-        asked = {asyncio.ensure_future(ask(place, place.channel)) for place in answer if place.channel is not None}
+        asked = {
+            asyncio.ensure_future(ask(place, place.channel))
+            for place in others
+            if place.channel is not None and place.silent_seconds <= SILENT_SECONDS
+        }
         if asked:
             await asyncio.wait(asked, timeout=_ANSWER_SECONDS)
         if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
