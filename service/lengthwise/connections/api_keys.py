@@ -1,7 +1,8 @@
 """API keys: which clients may call, from a file that is read again when it changes, in a thread.
 
-The file, one key a line, may be on a network and not answer for minutes: until then the old keys hold. Only digests are
-in memory, compared in constant time. No key is ever logged; the name before it is (`team-a: KEY`), and is counted.
+The file, one key a line, may be on a network and not answer for minutes: until then the old keys hold. Of it only
+digests are in memory, compared in constant time. No key is ever logged; the name before it is (`team-a: KEY`), and is
+counted.
 """
 
 from __future__ import annotations
