@@ -182,7 +182,7 @@ def own_cgroups(root: Path, controller: str) -> list[Path]:
     of cgroup v1, or empty for v2.
     """
     own = PurePath()
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in OWN_CGROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):

@@ -102,7 +102,7 @@ def test_a_limit_of_all_graphs_leaves_each_worker_room_for_those_that_are_served
     (version,) = bundled_models().glob("*/1")
     shutil.copytree(version, tmp_path / version.parent.name / "1")
     graph = (tmp_path / version.parent.name / "1" / "model.onnx").stat().st_size
-    for most, number in ((100 * graph, 12), (7 * graph, 3), (graph, 1), (graph // 2, 1)):
+    for most, number in ((100 * graph, 12), (10 * graph, 4), (7 * graph, 3), (graph, 1), (graph // 2, 1)):
         settings = Settings(models=tmp_path, max_model_bytes=most)
         count = count_workers(settings)
         assert (count.number, "max_model_bytes" in count.reason) == (number, number < 12)
