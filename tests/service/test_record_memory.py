@@ -23,7 +23,7 @@ def row(index):
     values = {name: f"{name} {index}" for name in ("id", "model", "version", "request")}
     seconds = {"queue_seconds": 0.1, "inference_seconds": 0.2}
     answer = {"answer": ["3"], "probabilities": steps[0]}
-    return values | seconds | answer | {"steps": steps, "length": len(steps), "arrived": index}
+    return values | seconds | answer | {"steps": steps, "length": len(steps), "arrived": index, "names": None}
 
 
 rows = [row(index) for index in range(4000)]
