@@ -21,7 +21,7 @@ from lengthwise.application.document import Responses, errors, operation
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
-from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.errors import InvalidRequest, ModelNotFound, Problem
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
@@ -227,7 +227,12 @@ async def _statistics(serving: Serving, name: str | None, version: str | None) -
 
 def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:
     def state(request: Request) -> Any:
-        served = _model_of(serving, request)
+        try:
+            served = _model_of(serving, request)
+        except InvalidRequest as error:
+            if 400 in refused:
+                raise
+            raise ModelNotFound(kserve.sentence(error)) from None  # of v1: `versions/1:predict` matches the path, too
         return {"name": served.manifest.name, "ready": serving.answers(served)}
 
     answer = schemas.ModelState
