@@ -107,7 +107,7 @@ def test_what_is_wrong_with_objects_is_told_with_the_name(steps: list[Any], poin
 
 
 def test_what_is_wrong_with_arrays_names_the_feature():
-    assert problems([[[1, None, 3, 4]]])["/sequences/0/0/1"].endswith("to allow them (ay)")
+    assert problems([[[1, None, 3, 4]]])["/sequences/0/0/1"].endswith("in its spec (ay)")
     assert "the model takes 4 features a step (ax, ay, a/z~, ä b), this one has 1" in str(problems([[[1]]]))
 
 
