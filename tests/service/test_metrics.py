@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import get_args
@@ -21,7 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from lengthwise.processes.server import YOUNG_OBJECTS
-from lengthwise.telemetry.exposition import FamilyLines, lines_of, lines_of_histogram, media_type, page
+from lengthwise.telemetry.exposition import is_open_metrics, lines_of, lines_of_histogram, page
 from lengthwise.telemetry.families import FIRST_CELL, REASONS, ROWS, Family, ModelHistogram, OverWorkers
 from lengthwise.telemetry.metrics import KEPT_GONE, OF_LIBRARIES, Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.snapshots import Total
@@ -277,7 +279,7 @@ def test_the_lines_of_a_family_are_those_of_prometheus_client(
     metric = (CounterMetricFamily if counts else GaugeMetricFamily)("lengthwise_x", text, labels=names)
     for values, number in samples_of:
         metric.add_metric(values, float(number))
-    compare(lines_of(family), metric)
+    compare(partial(lines_of, family), metric)
 
 
 @given(
@@ -297,10 +299,10 @@ def test_the_lines_of_a_histogram_are_those_of_prometheus_client(
         samples_of = [(*pair, marks.get(bucket)) for bucket, pair in enumerate(cumulated)]
         metric.add_metric(('a"b', str(number)), samples_of, 7.5)
     histogram = ModelHistogram("batch_rows", "Rows.", ROWS)
-    compare(lines_of_histogram(histogram, counts, dict.fromkeys(counts, exemplars)), metric)
+    compare(partial(lines_of_histogram, histogram, counts, dict.fromkeys(counts, exemplars)), metric)
 
 
-def compare(lines: FamilyLines, metric: Metric) -> None:
+def compare(lines: Callable[..., Iterator[str]], metric: Metric) -> None:
     """The page of a family is what prometheus_client writes, in both formats."""
 
     class One(Collector):
@@ -310,7 +312,9 @@ def compare(lines: FamilyLines, metric: Metric) -> None:
     registry = CollectorRegistry()
     registry.register(One())
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
-        assert b"".join(page([lines], media_type(accept))) == choose_encoder(accept)[0](registry)
+        open_metrics = is_open_metrics(accept)
+        text = b"".join(page(lines(open_metrics=open_metrics), open_metrics=open_metrics))
+        assert text == choose_encoder(accept)[0](registry)
 
 
 def many(models: int) -> Metrics:

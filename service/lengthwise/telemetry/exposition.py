@@ -10,14 +10,12 @@ and again, and stop all threads.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Final
 
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.utils import floatToGoString
 
 from lengthwise.telemetry.families import FIRST_CELL, OF_A_MODEL, Family, LabelValues, ModelHistogram
@@ -25,7 +23,6 @@ from lengthwise.telemetry.families import FIRST_CELL, OF_A_MODEL, Family, LabelV
 PIECE_CHARACTERS: Final = 100_000  # of the page, which are made in about a millisecond
 _OPEN_METRICS: Final = re.compile(r"application/openmetrics-text(?!\s*;\s*version=0)")
 
-FamilyLines = Callable[[bool], Iterator[str]]  # of a family: its head, and then its samples; whether as OpenMetrics
 Exemplars = Mapping[int, tuple[str, float, float]]  # of buckets: a trace, its value, and when it was seen
 
 _number = lru_cache(4096)(floatToGoString)
@@ -36,16 +33,15 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def media_type(accept: str) -> str:
-    """That of the page: OpenMetrics, with exemplars, if `accept` asks for it."""
-    return CONTENT_TYPE_PLAIN_0_0_4 if _OPEN_METRICS.search(accept) is None else CONTENT_TYPE_LATEST
+def is_open_metrics(accept: str) -> bool:
+    """Whether `accept` asks for OpenMetrics, with exemplars."""
+    return _OPEN_METRICS.search(accept) is not None
 
 
-def page(families: Iterable[FamilyLines], media_type: str) -> Iterator[bytes]:
-    """The page in pieces."""
-    open_metrics = media_type == CONTENT_TYPE_LATEST
+def page(lines: Iterable[str], *, open_metrics: bool) -> Iterator[bytes]:
+    """The page in pieces, of the lines of every family."""
     texts, characters = list[str](), 0
-    for text in chain.from_iterable(lines(open_metrics) for lines in families):
+    for text in lines:
         texts.append(text)
         characters += len(text)
         if characters > PIECE_CHARACTERS:
@@ -59,42 +55,36 @@ def _head(name: str, kind: str, description: str, open_metrics: bool) -> str:
     return f"# HELP {name} {escaped}\n# TYPE {name} {kind}\n"
 
 
-def lines_of(family: Family) -> FamilyLines:
-    """Writes a family."""
-
-    def lines(open_metrics: bool) -> Iterator[str]:
-        name = family.prefix + family.name
-        sample = f"{name}_total" if family.kind == "counter" else name
-        yield _head(name if open_metrics else sample, family.kind, family.help, open_metrics)
-        order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
-        labels = ",".join(f'{family.labels[label]}="%s"' for label in order)
-        pattern, arguments = sample + (f"{{{labels}}}" if labels else "") + " %s\n", itemgetter(*order, -1)
-        for values, number in family.samples:
-            yield pattern % arguments([*map(_escaped, values), _number(number + 0.0)])  # -0.0 is 0.0
-
-    return lines
+def lines_of(family: Family, *, open_metrics: bool) -> Iterator[str]:
+    """A family: its head, and then its samples."""
+    name = family.prefix + family.name
+    sample = f"{name}_total" if family.kind == "counter" else name
+    yield _head(name if open_metrics else sample, family.kind, family.help, open_metrics)
+    order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
+    labels = ",".join(f'{family.labels[label]}="%s"' for label in order)
+    pattern, arguments = sample + (f"{{{labels}}}" if labels else "") + " %s\n", itemgetter(*order, -1)
+    for values, number in family.samples:
+        yield pattern % arguments([*map(_escaped, values), _number(number + 0.0)])  # -0.0 is 0.0
 
 
 def lines_of_histogram(
     histogram: ModelHistogram,
     counts: Mapping[LabelValues, Sequence[float]],
     exemplars: Mapping[LabelValues, Exemplars],
-) -> FamilyLines:
-    """Writes a histogram of models: of their rows of cells, and of the exemplars of each."""
-
-    def lines(open_metrics: bool) -> Iterator[str]:
-        name, first = f"lengthwise_{histogram.name}", FIRST_CELL[histogram.name]
-        yield _head(name, "histogram", histogram.help, open_metrics)
-        of_a_model = ",".join(f'{label}="%s"' for label in OF_A_MODEL)
-        bounds = [*map(repr, map(float, histogram.bounds)), "+Inf"]
-        buckets = [f'{name}_bucket{{le="{bound}",{of_a_model}}} %s\n' for bound in bounds]
-        pattern = "".join([*buckets, f"{name}_count{{{of_a_model}}} %s\n", f"{name}_sum{{{of_a_model}}} %s\n"])
-        for labels, cells in counts.items():
-            *observed, total = cells[first : first + len(bounds) + 1]
-            numbers = [*map(_number, (*accumulate(observed), sum(observed), total))]
-            for bucket, (trace, value, seconds) in exemplars.get(labels, {}).items() if open_metrics else ():
-                numbers[bucket] += f' # {{trace_id="{trace}"}} {_number(value)} {seconds}'
-            model = [*map(_escaped, labels)]
-            yield pattern % (*chain.from_iterable((*model, number) for number in numbers),)
-
-    return lines
+    *,
+    open_metrics: bool,
+) -> Iterator[str]:
+    """A histogram of models: of their rows of cells, and of the exemplars of each."""
+    name, first = f"lengthwise_{histogram.name}", FIRST_CELL[histogram.name]
+    yield _head(name, "histogram", histogram.help, open_metrics)
+    of_a_model = ",".join(f'{label}="%s"' for label in OF_A_MODEL)
+    bounds = [*map(repr, map(float, histogram.bounds)), "+Inf"]
+    buckets = [f'{name}_bucket{{le="{bound}",{of_a_model}}} %s\n' for bound in bounds]
+    pattern = "".join([*buckets, f"{name}_count{{{of_a_model}}} %s\n", f"{name}_sum{{{of_a_model}}} %s\n"])
+    for labels, cells in counts.items():
+        *observed, total = cells[first : first + len(bounds) + 1]
+        numbers = [*map(_number, (*accumulate(observed), sum(observed), total))]
+        for bucket, (trace, value, seconds) in exemplars.get(labels, {}).items() if open_metrics else ():
+            numbers[bucket] += f' # {{trace_id="{trace}"}} {_number(value)} {seconds}'
+        model = [*map(_escaped, labels)]
+        yield pattern % (*chain.from_iterable((*model, number) for number in numbers),)

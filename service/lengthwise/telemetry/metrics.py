@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Final, cast, get_type_hints
 
 import numpy as np
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
-from lengthwise.telemetry.exposition import Exemplars, FamilyLines, lines_of, lines_of_histogram, media_type, page
+from lengthwise.telemetry.exposition import Exemplars, is_open_metrics, lines_of, lines_of_histogram, page
 from lengthwise.telemetry.families import (
     CELL,
     CELLS,
@@ -325,8 +327,9 @@ class Metrics:
 
         With the sum over all processes it is that. The pieces may be made in any thread.
         """
-        kind = media_type(accept)
-        return page(self._lines(total), kind), kind
+        open_metrics = is_open_metrics(accept)
+        lines = self._lines(total, open_metrics=open_metrics)
+        return page(lines, open_metrics=open_metrics), CONTENT_TYPE_LATEST if open_metrics else CONTENT_TYPE_PLAIN_0_0_4
 
     def snapshot(self, families: Iterable[Family] | None = None) -> Snapshot:
         """What this process has counted, and its `families`, as plain data; in any thread."""
@@ -336,17 +339,19 @@ class Metrics:
         """The exposition as Prometheus's own text format."""
         return b"".join(self.exposition()[0])
 
-    def _lines(self, total: Total | None) -> Iterator[FamilyLines]:
-        """Every family, of this process or of all; exemplars are of the models of this process."""
+    def _lines(self, total: Total | None, *, open_metrics: bool) -> Iterator[str]:
+        """The lines of every family, of this process or of all; exemplars are of the models of this process."""
         counts, keys = _rows_of(list(self._models.values())) if total is None else total.rows()
         for counter in COUNTERS:
             samples = _requests(counts, keys) if counter.name == "requests" else _counts(counter, counts)
-            yield lines_of(Family("counter", "sum", counter.name, counter.help, OF_A_MODEL + counter.labels, samples))
+            family = Family("counter", "sum", counter.name, counter.help, OF_A_MODEL + counter.labels, samples)
+            yield from lines_of(family, open_metrics=open_metrics)
         for histogram in HISTOGRAMS:
             own = ((labels, model.histograms[histogram.name]) for labels, model in list(self._models.items()))
             exemplars: dict[LabelValues, Exemplars] = {labels: dict(each.exemplars) for labels, each in own}
-            yield lines_of_histogram(histogram, counts, exemplars)
-        yield from map(lines_of, self.families() if total is None else total.families())
+            yield from lines_of_histogram(histogram, counts, exemplars, open_metrics=open_metrics)
+        for family in self.families() if total is None else total.families():
+            yield from lines_of(family, open_metrics=open_metrics)
 
     def families(self) -> Iterator[Family]:
         """Every family but those of rows of cells."""
