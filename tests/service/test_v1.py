@@ -120,11 +120,12 @@ async def test_a_path_may_name_a_version_or_an_alias() -> None:
             assert answer.status_code == 200, place
             state = await service.client.get(f"/v1/models/sums{place}")
             assert state.json() == {"name": "sums", "ready": True}
-        for place in ("/versions/9", "/versions/01", "/versions/1:predict", "/labels/none", "/labels/1:predict"):
-            assert (await service.client.get(f"/v1/models/sums{place}")).status_code == 404
+            call = await service.client.get(f"/v1/models/sums{place}:predict")
+            assert (call.status_code, call.headers["allow"]) == (405, "POST")  # and not a model `sums:predict`
         for place, status in (("/versions/9", 404), ("/versions/01", 400), ("/labels/none", 400)):
             answer = await service.client.post(f"/v1/models/sums{place}:predict", json={"instances": [[[1, 3]]]})
             assert answer.status_code == status, place
+            assert (await service.client.get(f"/v1/models/sums{place}")).status_code == status, place
         figures = await service.figures()
     assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="2"}'] == 2
 

@@ -302,10 +302,14 @@ def make_admin_app(serving: Serving) -> FastAPI:
 
 
 def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
-    """Has routes match whole paths: the `$` of Starlette also matches before a line feed at the end, `%0a`."""
+    """Has routes match whole paths, and only names that models have.
+
+    The `$` of Starlette also matches before a line feed at the end, `%0a`. And a part of a path would match the colon
+    of `/v1/models/M:predict`, whose other methods then were calls of a model `M:predict`.
+    """
     for route in routes:
         if isinstance(route, Route):
-            pattern = route.path_regex.pattern.replace("[^/]", r"[^/\n]")
+            pattern = route.path_regex.pattern.replace("[^/]", r"[^/:\n]")
             route.path_regex = re.compile(pattern.removesuffix("$") + r"\Z")
 
 

@@ -21,7 +21,7 @@ from lengthwise.application.document import Responses, errors, operation
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
-from lengthwise.errors import InvalidRequest, ModelNotFound, Problem
+from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
@@ -37,10 +37,10 @@ _PREDICT: Final = (
     "it is the probabilities as float32."
 )
 _V1_PATHS: Final = {
-    "/v1/models/{model}/versions/{version}": "v1_version",
-    "/v1/models/{model}/labels/{version}": "v1_label",
-    "/v1/models/{model}": "v1",
-}
+    "/v1/models/{model}/versions/{version}": ("v1_version", (400, 404)),
+    "/v1/models/{model}/labels/{version}": ("v1_label", (400, 404)),
+    "/v1/models/{model}": ("v1", (404,)),
+}  # the names of their operations, and what GET may refuse
 _OF_CALLS: Final = (400, *(status for status in document.OF_CALLS if status != 422))
 
 
@@ -111,12 +111,12 @@ def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
 
     _add_get(router, "/v1/models", models, "v1_models", "The models that are served", schemas.ModelNames)
     what, refused = "Classifies sequences of different lengths (KServe v1)", errors(*_OF_CALLS)
-    for path, name in _V1_PATHS.items():
+    for path, (name, refused_state) in _V1_PATHS.items():
         openapi = operation(f"{name}_predict", what, schemas.V1Answer, refused, body=bodies.V1Request) | {
             "tags": ["v1"]
         }
         router.post(f"{path}:predict", **openapi)(Inference(endpoint))
-        _add_state(router, serving, path, f"{name}_model", 404)
+        _add_state(router, serving, path, f"{name}_model", *refused_state)
 
 
 def add_v2(router: APIRouter, infer: Infer) -> None:
@@ -227,12 +227,7 @@ async def _statistics(serving: Serving, name: str | None, version: str | None) -
 
 def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:
     def state(request: Request) -> Any:
-        try:
-            served = _model_of(serving, request)
-        except InvalidRequest as error:
-            if 400 in refused:
-                raise
-            raise ModelNotFound(kserve.sentence(error)) from None  # of v1: `versions/1:predict` matches the path, too
+        served = _model_of(serving, request)
         return {"name": served.manifest.name, "ready": serving.answers(served)}
 
     answer = schemas.ModelState
