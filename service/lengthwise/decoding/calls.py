@@ -232,19 +232,19 @@ class Problems:
 
         Raises:
             InvalidRequest: There are `MOST_PROBLEMS` now; the rest of the body is not read.
-        """
+        """  # noqa: DOC502 - `error` makes it
         self.total = min(self.total + more, MOST_PROBLEMS)
         if self.total == MOST_PROBLEMS:
-            raise InvalidRequest(self.first, total=self.total, more=True)
+            raise self.error()
 
     def require_none(self) -> None:
         """Makes sure that nothing is wrong.
 
         Raises:
             InvalidRequest: Something is; the error has these problems.
-        """
+        """  # noqa: DOC502 - `error` makes it
         if self.total:
-            raise InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
+            raise self.error()
 
     def error(self) -> InvalidRequest:
         """The error with these problems."""
