@@ -75,8 +75,8 @@ def one_torch_thread(needed: bool = True) -> Iterator[None]:
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})
 _AXES: Final = frozenset({"time_first", "channels_first", "second"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
-    "spec": ("spec of the built-in architecture, which decides that", _STEP | {"checkpoint"}),
-    "checkpoint": ("checkpoint of the built-in architecture, whose spec decides that", _STEP),
+    "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),
+    "checkpoint": ("checkpoint of the built-in architecture", _STEP),
     "module": ("torch module", _STEP | _AXES | {"checkpoint", "output", "missing"}),
     "keras": ("Keras model", _STEP | {"output", "missing"}),
     "onnx": ("ONNX file", _STEP | _AXES | {"values", "lengths", "mask", "output", "missing"}),
@@ -94,7 +94,9 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
     said, apply = _KINDS[kind]
     for name in TargetOptions.model_fields:
         if getattr(options, name) not in (None, False) and name not in apply:
-            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({said})")
+            in_spec = name == "missing" and kind in ("spec", "checkpoint")
+            hint = "; say it as `missing` in [input] of the spec, and train" if in_spec else ""
+            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({said}){hint}")
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
