@@ -108,11 +108,11 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> It
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         groups += [pool[first : first + rows] for first in range(0, len(pool), rows)]
     per_step = members[0].target.ndim == 1 and not members[0].target.is_floating_point()
-    for group in random.permutation(len(groups)):
-        steps = [members[index].steps for index in groups[group]]
-        targets = [members[index].target for index in groups[group]]
+    for group in (groups[number] for number in random.permutation(len(groups))):
+        steps = [members[index].steps for index in group]
+        targets = [members[index].target for index in group]
         yield TrainingBatch(
             pad_sequence(steps, batch_first=True),
-            torch.from_numpy(lengths[groups[group]]),
+            torch.from_numpy(lengths[group]),
             pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
         )

@@ -57,7 +57,16 @@ _ROW: Final = np.dtype(
     [
         (name, "f8")
         for name in (
-            *("pid", "state", "beat", "connections", "inflight", "started", "restarts", "reason", "judging", "ran"),
+            "pid",
+            "state",
+            "beat",
+            "connections",
+            "inflight",
+            "started",
+            "restarts",
+            "reason",
+            "judging",
+            "ran",
         )
     ]
 )

@@ -33,7 +33,13 @@ def taken(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> 
     """The snapshot of one process, or what it has of some models: of rows, and of its other metrics."""
     families = {
         one.prefix + one.name: [
-            *(one.kind, one.over_workers, one.name, one.help, one.labels, one.prefix, list(one.samples))
+            one.kind,
+            one.over_workers,
+            one.name,
+            one.help,
+            one.labels,
+            one.prefix,
+            list(one.samples),
         ]
         for one in others
     }
