@@ -332,8 +332,7 @@ class Worker:
             return 0.0
         if self._state != READY:
             return -NOT_READY_SECONDS
-        least = counts.min()
-        return GIVE_WAY_SECONDS if connections > least + least // 8 else 0.0  # of many, an eighth more is no matter
+        return GIVE_WAY_SECONDS if connections > 9 * counts.min() // 8 else 0.0  # of many, an eighth more is no matter
 
     def lending(self, lend: LendCores, cores: int) -> LendCores:
         """Lends one core more while most of the other workers rest, of which each has so many cores.
