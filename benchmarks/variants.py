@@ -118,7 +118,7 @@ class SleepingRun(EmptyRun):
 
 
 def _sleeping_run(cores: str, seconds_a_step: str) -> None:
-    setattr(os, "sched_getaffinity", lambda _process: set(range(int(cores))))  # noqa: B010
+    setattr(os, "sched_getaffinity", lambda _process: set(range(int(cores))))  # noqa: B010 - mypy takes no assignment to it
     SleepingRun.seconds_a_step = float(seconds_a_step)
     prove = loading.load
 
