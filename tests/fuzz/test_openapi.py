@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support.server_process import started
@@ -47,6 +46,5 @@ def test_a_fuzzer_of_the_document_finds_nothing(options: tuple[str, ...], expect
             check=False,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-        paths = httpx.get(server.url + "/openapi.json", headers={"authorization": f"Bearer {KEY}"}).json()["paths"]
-        assert f"Operations:       {sum(map(len, paths.values()))} selected" in done.stdout
+        assert "Operations:       31 selected" in done.stdout
         assert "Traceback" not in server.text
