@@ -317,9 +317,13 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
         except ValueError:
             if cell.strip().lower() not in MISSING:
                 text = cell.strip()
-                hint = _COMMA if re.fullmatch(r"-?\d*,\d+", text) else _AS_TEXT if text.startswith("[") else ""
-                wrong[row] = f"{text[:_MOST_SHOWN]!r} in the column {name!r} is not a number{hint}"
+                wrong[row] = f"{text[:_MOST_SHOWN]!r} in the column {name!r} is not a number{_hint(text)}"
     return found, wrong
+
+
+def _hint(text: str) -> str:
+    """How to write a cell that is a number in another form, or a list; empty for any other text."""
+    return _COMMA if re.fullmatch(r"-?\d*,\d+", text) else _AS_TEXT if text.startswith("[") else ""
 
 
 def no_numbers(name: str, cell: Any) -> str:
@@ -343,9 +347,9 @@ def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
     """
     numbers, wrong = numbers_of(cells, name)
     if wrong and len(wrong) == sum(cell.strip().lower() not in MISSING for cell in cells):
-        row = next(iter(wrong))
-        if wrong[row].endswith("is not a number"):  # no list as text, and no decimal comma
-            raise ConfigurationError(no_numbers(name, cells[row].strip()))
+        text = cells[next(iter(wrong))].strip()
+        if not _hint(text):
+            raise ConfigurationError(no_numbers(name, text))
     return numbers, wrong
 
 

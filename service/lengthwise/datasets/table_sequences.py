@@ -142,25 +142,25 @@ def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
         steps = [*found.values]
     if len(steps) < _FEWEST_STEPS or len(ids) != len({*ids}) or not (ids or found.label):
         return given
-    several = [*dict.fromkeys(numbered[name] for name in steps)]
+    several = [*dict.fromkeys(numbered[name][1] for name in steps)]
     if len(several) > 1 and not all(map(is_number, steps)):
         names = several if len(several) <= _MOST_NAMES else "NAMES"
         raise ConfigurationError(
             f"every row has columns for steps of several names: {listed(several)}: are they features? In pandas, "
-            f"pandas.wide_to_long(table, {names}, i={found.id or 'ID'!r}, j='t', sep={_separator(steps)!r})"
+            f"pandas.wide_to_long(table, {names}, i={found.id or 'ID'!r}, j='t', sep={numbered[steps[0]][2]!r})"
             ".reset_index() makes a row of each step; if all are steps of one feature, say row=sequence"
         )
     return replace(given, row="sequence", values=_in_order(steps))
 
 
-def _numbered(names: Iterable[str]) -> dict[str, str]:
-    """The names that end in a number, and what stands before it."""
-    return {name: match[1] for name in names if (match := _NUMBERED.fullmatch(name))}
+def _numbered(names: Iterable[str]) -> dict[str, re.Match[str]]:
+    """The names that end in a number: what stands before it, the separator, and the number."""
+    return {name: match for name in names if (match := _NUMBERED.fullmatch(name))}
 
 
 def _of_times(names: Iterable[str]) -> list[str]:
     """The columns that are numbered and named as times; none if they are few."""
-    steps = [name for name, before in _numbered(names).items() if may_be("time", before)]
+    steps = [name for name, match in _numbered(names).items() if may_be("time", match[1])]
     return steps if len(steps) >= _FEWEST_STEPS else []
 
 
@@ -168,16 +168,9 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
     """Columns for the steps of one feature by their numbers, wherever they stand; others as they are."""
     if all(map(is_number, names)):
         return tuple(sorted(names, key=float))
-    found = [_NUMBERED.fullmatch(name) for name in names]
-    numbers = {match[0]: int(match[3]) for match in found if match is not None}
-    is_one = len(numbers) == len(names) and len({match[1] for match in found if match is not None}) == 1
-    return tuple(sorted(names, key=numbers.__getitem__) if is_one else names)
-
-
-def _separator(names: Sequence[str]) -> str:
-    """What stands between the name of a feature and the number of a step."""
-    match = _NUMBERED.fullmatch(names[0])
-    return "" if match is None else match[2]
+    numbered = _numbered(names)
+    is_one = len(numbered) == len(names) and len({match[1] for match in numbered.values()}) == 1
+    return tuple(sorted(names, key=lambda name: int(numbered[name][3])) if is_one else names)
 
 
 def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
