@@ -280,14 +280,14 @@ class Settings(BaseSettings):
 
     def of_worker(self, workers: int) -> dict[str, Any]:
         """The options of one of so many workers, as JSON: what is set, and its share of each bound of all together."""
-        least = {"max_queue_cost_steps": self.max_batch_cost_steps} | {
-            "max_inflight_bytes": LEAST_BODIES * self.max_body_bytes
-        }
+        least = {"max_queue_cost_steps": self.max_batch_cost_steps}
         shares = {
             name: max(least.get(name, 1), bound // workers)
             for name in ("max_connections", "max_model_bytes", "gpu_memory_bytes", *least)
             if (bound := getattr(self, name)) is not None
         }
+        # Of bytes in flight one worker may have those that the others leave, for a body that is larger than a share.
+        shares["max_inflight_bytes"] = max(self.max_inflight_bytes, workers * LEAST_BODIES * self.max_body_bytes)
         return self.model_dump(mode="json", include=self.model_fields_set) | {"workers": workers} | shares
 
     def _described(self, name: str) -> str:

@@ -91,6 +91,27 @@ def test_a_call_above_the_bound_is_too_large_and_one_that_shrinks_is_accepted() 
     assert refused.value.retry_after_seconds == 1
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 120)), max_size=60))
+def test_a_call_of_one_worker_may_have_what_the_others_leave_and_all_stay_within_one_bound(
+    steps: list[tuple[int, int]],
+) -> None:
+    cells = [0.0] * 3
+    holds = [Hold(Inflight(100, cells, index)) for index in range(3)]
+    for index, size in steps:
+        before, left = holds[index].size, 100 - sum(hold.size for hold in holds if hold is not holds[index])
+        try:
+            holds[index].set(size)
+        except TooLarge:
+            assert size > 100
+            assert holds[index].size == before
+        except InflightFull:
+            assert 100 >= size > max(left, before)
+            assert holds[index].size == before
+        assert cells == [hold.size for hold in holds]
+        assert {hold.inflight.free for hold in holds} == {100 - sum(cells)}
+        assert sum(cells) <= 100
+
+
 def test_a_bound_that_the_largest_body_does_not_fit_into_is_a_wrong_option() -> None:
     with pytest.raises(ConfigurationError) as raised:
         Settings.load(max_inflight_bytes=MEBIBYTE)

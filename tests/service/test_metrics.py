@@ -348,7 +348,7 @@ def test_a_page_of_hundreds_of_versions_starts_no_collection_of_cycles() -> None
 
 LARGEST = {
     *("ready", "breaker_open", "queue_seconds", "model_info", "recurrent_kernels"),
-    *("refused_models", "max_queue_seconds", "process_start_time_seconds", "python_info"),
+    *("refused_models", "max_inflight_bytes", "max_queue_seconds", "process_start_time_seconds", "python_info"),
 }
 """The metrics whose largest number counts where several workers serve; all others are added."""
 

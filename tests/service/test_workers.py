@@ -221,10 +221,20 @@ def test_a_number_of_workers_out_of_bounds_is_refused(given: str) -> None:
         Settings.load(workers=given)
 
 
+def test_a_request_that_is_larger_than_the_share_of_a_worker_is_accepted_where_the_service_has_room() -> None:
+    bounds = ("--max-body-bytes", str(1 << 16), "--max-inflight-bytes", str(1 << 19))
+    with started("--workers", "2", *bounds) as server:
+        Workers(server).ready()
+        rows = {"sequences": [[[0] * 12]] * 900}  # with room for the answer, some 400 KB of 512
+        answers = [server.predict(rows) for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 8, answers[0].text
+        assert server.figures()["lengthwise_max_inflight_bytes"] == 1 << 19
+
+
 def test_a_share_of_a_bound_is_not_below_what_one_needs() -> None:
     options = Settings(max_connections=4096, runners=3).of_worker(100)
     assert options["max_connections"] == 40
-    assert options["max_inflight_bytes"] == LEAST_BODIES * Settings().max_body_bytes
+    assert options["max_inflight_bytes"] == 100 * LEAST_BODIES * Settings().max_body_bytes  # of all of them
     assert options["max_queue_cost_steps"] == Settings().max_batch_cost_steps
     assert options["runners"] == 3
     Settings(**options)

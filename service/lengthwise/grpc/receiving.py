@@ -133,7 +133,7 @@ class WaitingCalls:
 
 
 class Receiving:
-    """The messages that are being received: each in one of few slots, by default as many as the memory allows.
+    """The messages that are being received: each in one of few slots, as many as this process has memory for, or `slots`.
 
     `received_bytes` says how many bytes have arrived from a client, or None.
     """
@@ -147,7 +147,7 @@ class Receiving:
     ) -> None:
         self._max_bytes = max_bytes
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
-        self.free = slots or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
+        self.free = slots or max(1, inflight.max_bytes // len(inflight.cells) // SHARE // self._reserved_bytes)
         self._line = WaitingCalls()
         self._received_bytes = received_bytes
         self._arrivals: dict[IncomingMessage, None] = {}  # the one that began first is first

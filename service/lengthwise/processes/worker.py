@@ -291,9 +291,9 @@ class Worker:
         return int(self.memory.table["restarts"].sum())
 
     @property
-    def inflight(self) -> Any:
-        """Where the bytes of its calls in hand are noted, in `[0]`."""
-        return memoryview(self.memory.table["inflight"])[self.place :]
+    def inflight(self) -> tuple[Any, int]:
+        """Where the bytes of calls in hand are noted, of each worker, and which of them are this one's."""
+        return memoryview(self.memory.table["inflight"]), self.place
 
     def _states(self) -> Any:
         """The state of each other worker; one that hangs counts as absent."""

@@ -264,7 +264,7 @@ class Bounds:
     inflight_bytes: Annotated[
         int, "sum", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."
     ]
-    max_inflight_bytes: Annotated[int, "sum", "Most bytes of bodies and answers that may be in memory."]
+    max_inflight_bytes: Annotated[int, "largest", "Most bytes of bodies and answers that may be in memory."]
     max_queue_seconds: Annotated[float, "largest", "Predicted seconds of waiting at which the queue is full."] = 0.0
 
 
