@@ -69,14 +69,14 @@ class Gate:
             serving.web_pages.check_host(headers)
         else:
             serving.web_pages.check(headers)
-        if serving.keys is None or path in OPEN:
+        if path in OPEN:
             return
         if self._console:
             from lengthwise.console import page
 
             if page.is_open(path) or (path == "/" and pages.wanted(scope)):
                 return
-        serving.keys.check(headers.get(b"authorization"))
+        serving.check_key(headers)
 
 
 def _closing(send: Send, serving: Serving) -> Send:

@@ -133,7 +133,7 @@ class WaitingCalls:
 
 
 class Receiving:
-    """The messages that are being received: each in one of few slots, as many as this process has memory for, or `slots`.
+    """The messages that are being received: each in one of few slots, as many as fit in the memory of this process.
 
     `received_bytes` says how many bytes have arrived from a client, or None.
     """

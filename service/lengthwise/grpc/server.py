@@ -141,10 +141,9 @@ class GrpcServer:
 
     def _without_key(self, rpc: RpcCall) -> RequestError | None:
         """Why a call is refused for its key. Inference calls pass: `InferenceCall` refuses and counts them."""
-        keys = self._serving.keys
-        if keys is not None and rpc.method not in (f"/{INFER}", f"/{STREAM}"):
+        if rpc.method not in (f"/{INFER}", f"/{STREAM}"):
             try:
-                keys.check(headers_of(rpc.metadata).get(b"authorization"))
+                self._serving.check_key(headers_of(rpc.metadata))
             except RequestError as error:
                 return error.with_traceback(None)
         return None

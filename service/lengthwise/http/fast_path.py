@@ -78,12 +78,11 @@ class FastPath:
 
     def _is_ordinary(self, headers: dict[bytes, bytes]) -> bool:
         """Whether a request needs no ASGI, which refuses one without a key or memory before its body is read."""
-        length, keys = headers.get(b"content-length", b""), self._serving.keys
+        length = headers.get(b"content-length", b"")
         if not length.isdigit() or len(length) > MAX_DIGITS or any(name in headers for name in _NEED_ASGI):
             return False
         try:
-            if keys is not None:
-                keys.check(headers.get(b"authorization"))
+            self._serving.check_key(headers)
         except Unauthorized:
             return False
         return int(length) <= min(self.max_bytes, self.inflight.free)

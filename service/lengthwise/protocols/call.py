@@ -89,9 +89,8 @@ class InferenceCall:
         protocol = self._protocol
         if not known:
             protocol.check_page(self.headers)
-        if (keys := protocol.serving.keys) is not None:
-            name = keys.check(self.headers.get(b"authorization"))
-            self.record.caller = self.record.caller if name is None else Caller(*name)
+        if (name := protocol.serving.check_key(self.headers)) is not None:
+            self.record.caller = Caller(*name)
         if not known:
             protocol.check(self.headers)
         if TIMEOUT in self.headers:

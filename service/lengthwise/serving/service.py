@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class Serving:
         self.metrics = self.figures.metrics
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
-        self.inflight = Inflight(settings.max_inflight_bytes, None if worker is None else worker.inflight)
+        self.inflight = Inflight(settings.max_inflight_bytes, *(() if worker is None else worker.inflight))
         self.call_records = CallRecorder(
             self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
         )
@@ -203,6 +203,21 @@ class Serving:
         """The aliases of a version, sorted."""
         pointed = self.repository.aliases.get(served.manifest.name, {})
         return sorted(alias for alias, version in pointed.items() if version == served.manifest.version)
+
+    def check_key(self, headers: Mapping[bytes, bytes]) -> tuple[str, str] | None:
+        """The name of a caller's key and its label in the metrics; None where it has no name, or keys are not set.
+
+        Who calls is checked before a body is read, so each of the four ways in asks here: an ordinary call
+        (`http.fast_path`, which leaves one without a key to ASGI), every inference call (`InferenceCall.admit`, which
+        counts a refusal), and what else comes over HTTP (`application.gate`) and gRPC (`grpc.server`).
+
+        Args:
+            headers: Of a request, by lower-case name; or the metadata of a call.
+
+        Raises:
+            Unauthorized: The caller sent none of the keys.
+        """  # noqa: DOC502 - what it calls raises it
+        return None if self.keys is None else self.keys.check(headers.get(b"authorization"))
 
     def full(self) -> QueueFull | None:
         """The refusal of every request without a priority while all queues are full, which need not be decoded then."""
