@@ -33,7 +33,7 @@ from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import TURN_SECONDS
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.errors import ManifestError, ModelError
-from lengthwise.repository.judging import measure_cost
+from lengthwise.repository.verifier import measure_cost
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 

@@ -146,7 +146,7 @@ def test_a_users_module_is_checked_exported_and_served(programs: Path, folder: P
     assert json.loads(by_module) == report
     run(programs / "lengthwise", "export", target, "--out", "models/mean", "--labels", "no,yes", "--max-length", 40)
     port = free_port()
-    # A process of its own judges the model: it too starts beside the user's packages.
+    # A process of its own verifies the model: it too starts beside the user's packages.
     with running([str(programs / "lengthwise"), "serve", "models", "--port", str(port)], port):
         answer = httpx.post(
             f"http://127.0.0.1:{port}/predict", json={"sequences": [[[1, 2, 3]], [[4, 5, 6], [7, 8, 9]]]}

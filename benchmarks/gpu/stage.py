@@ -19,8 +19,8 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.errors import VerificationError
 from lengthwise.padding import Steps
-from lengthwise.repository.judging import measure_cost
 from lengthwise.repository.loading import WARM_UP, LoadedModel, load
+from lengthwise.repository.verifier import measure_cost
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device, choose

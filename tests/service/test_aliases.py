@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias, NotReady
-from lengthwise.repository import aliases, judging
+from lengthwise.repository import aliases, verifier
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.scan import ScanState
 from lengthwise.serving import Serving
@@ -194,7 +194,7 @@ class TestInAService:
         for version in (1, 2, 3):
             place(tmp_path, "vowels", version)
         aliases.set_alias(tmp_path / "vowels", "champion", 1)
-        service = Serving(Settings(models=tmp_path), judge=judging.judge)
+        service = Serving(Settings(models=tmp_path), verify=verifier.verify)
         await service.start()
         yield service
         await service.stop()

@@ -20,7 +20,7 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.repository import judging, loading
+from lengthwise.repository import loading, verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.provider import PLAIN_CPU, DeviceChoice
@@ -53,7 +53,7 @@ async def serving_on(
         "lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )
     settings = Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options)
-    async with started(Serving(settings, judge=judging.judge)) as service:
+    async with started(Serving(settings, verify=verifier.verify)) as service:
         yield service.serving, service.client
 
 
@@ -122,10 +122,10 @@ async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_opti
     monkeypatch.setattr("lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(ONE, "a test asked for it"))
     # A device on which 300 rows take as long as one, and more rows as much longer.
     table = CostTable([1, 300, 3000], [4, 1024], np.array([[4.0, 1024.0], [4.0, 1024.0], [40.0, 10_240.0]]))
-    monkeypatch.setattr(judging, "measure", lambda *_, **__: table)
+    monkeypatch.setattr(verifier, "measure", lambda *_, **__: table)
 
     async def limits(**options: Any) -> BatchLimits:
-        async with started(Serving(Settings(models=folder, **options), judge=judging.judge)) as service:
+        async with started(Serving(Settings(models=folder, **options), verify=verifier.verify)) as service:
             (served,) = service.serving.served
             return served.queue.limits
 

@@ -168,7 +168,7 @@ def test_the_last_resort_leaves_one_alone_that_does(begins: bool, ends: list[int
     assert ends == []
 
 
-@pytest.mark.parametrize("name", ["runner-0", "rescan", "probe", "judging"])
+@pytest.mark.parametrize("name", ["runner-0", "rescan", "probe", "verification"])
 def test_a_thread_inside_a_library_is_left_behind(ends: list[int], name: str) -> None:
     free = threading.Event()
     before = threading.enumerate()

@@ -341,14 +341,14 @@ async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(cal
     assert (await caller.call("ServerReady")).ready == everywhere == (state == "served")
 
 
-async def test_until_every_model_is_judged_those_that_are_good_answer_and_nothing_is_ready() -> None:
+async def test_until_every_model_is_verified_those_that_are_good_answer_and_nothing_is_ready() -> None:
     good, other = model(manifest()), model(manifest(name="other"))
-    looked, judge, go_on = threading.Event(), threading.Event(), threading.Event()
+    looked, verify, go_on = threading.Event(), threading.Event(), threading.Event()
 
     def scan(_before: Any, _again: Any, publish: Any) -> Any:
         looked.set()
-        judge.wait(30)
-        publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
+        verify.wait(30)
+        publish(replace(repository(good), starting=True, unverified=(Key("other", 1),)))
         go_on.wait(30)
         return repository(good, other)
 
@@ -368,7 +368,7 @@ async def test_until_every_model_is_judged_those_that_are_good_answer_and_nothin
             assert (await caller.refused(method, message)).code() is Code.UNAVAILABLE
         checked = await health.Check(health_pb2.HealthCheckRequest())
         assert checked.status == health_pb2.HealthCheckResponse.NOT_SERVING
-        judge.set()
+        verify.set()
         await until(lambda: made.served)
         assert (await caller.call("ModelInfer", request())).model_name == "sums"
         for message in (request(model_name="other"), request(model_name=""), request(model_version="2")):

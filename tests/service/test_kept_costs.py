@@ -13,7 +13,7 @@ import pytest
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.repository import judging, kept, loading
+from lengthwise.repository import kept, loading, verifier
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.runtime.session import Session
@@ -83,7 +83,7 @@ def test_a_load_plans_with_the_table_that_the_one_before_kept_and_measures_nothi
     (directory / kept.COSTS_FILE).unlink(missing_ok=True)
     limits = BatchLimits(rows=8, padded_steps=64)
     measured = loading.load(directory, limits, budget_seconds=0.01)
-    monkeypatch.setattr(judging, "measure_cost", None)
+    monkeypatch.setattr(verifier, "measure_cost", None)
     assert loading.load(directory, limits).cost.to_json() == measured.cost.to_json()
 
 
@@ -94,7 +94,7 @@ def test_a_directory_that_cannot_be_written_is_served_and_that_is_said_once_with
         raise OSError(errno.EROFS, "Read-only file system")
 
     directory = models / "japanese-vowels" / "1"
-    for name in judging.KEPT_FILES:
+    for name in verifier.KEPT_FILES:
         (directory / name).unlink(missing_ok=True)
     monkeypatch.setattr(files, "replace", replace)
     caplog.set_level("INFO")

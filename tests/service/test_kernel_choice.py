@@ -123,13 +123,13 @@ def test_the_option_forces_either_or_neither():
 
 def test_where_onnxruntimes_kernels_would_be_refused_nothing_is_timed(directory: Path, monkeypatch: pytest.MonkeyPatch):
     from lengthwise.errors import ModelError
-    from lengthwise.repository import judging
+    from lengthwise.repository import verifier
 
     def refused(graph: object, kernels: str, manifest: object) -> None:
         if kernels == ONNXRUNTIME:
             raise ModelError("a client can end the process")
 
-    monkeypatch.setattr(judging, "check_rows", refused)
+    monkeypatch.setattr(verifier, "check_rows", refused)
     asked = take(monkeypatch, 9.0)
     assert load(directory).session.kernels == OWN
     assert asked == []

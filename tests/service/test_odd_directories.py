@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lengthwise import files
-from lengthwise.repository import judging, kept, loading
+from lengthwise.repository import kept, loading, verifier
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "max_length": 64,
     "made": {promises.KERNELS: Session.load(BUNDLED, Manifest.read(BUNDLED)).kernels},
 }
-"""Of a model that is quickly judged: its promise was proved in the kernels that run it here."""
+"""Of a model that is quickly verified: its promise was proved in the kernels that run it here."""
 
 
 @pytest.fixture
@@ -243,15 +243,15 @@ def test_a_manifest_that_asks_for_the_absurd_costs_no_other_its_place(
 
 
 @pytest.mark.parametrize("raised", [RecursionError("deep"), MemoryError(), RuntimeError("odd"), KeyError("x")])
-def test_whatever_judging_raises_is_the_refusal_of_one_version(
+def test_whatever_verification_raises_is_the_refusal_of_one_version(
     folder: Path, bad: Path, raised: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def judge(task: judging.JudgeTask, stopping: Any) -> judging.Judged:
+    def verify(task: verifier.VerificationTask, stopping: Any) -> verifier.Verification:
         if task.manifest.name == "bad":
             raise raised
-        return judging.judge(task, stopping)
+        return verifier.verify(task, stopping)
 
-    found = Scan(folder, LIMITS, policy=Policy(), judge=judge).run()
+    found = Scan(folder, LIMITS, policy=Policy(), verify=verify).run()
     assert served(found) == ["good/1"]
     assert reasons(found)["bad/1"].startswith("bad/1: ")
     if not isinstance(raised, MemoryError):
@@ -351,7 +351,7 @@ def test_weights_beside_the_graph_are_read_once_with_their_digest(folder: Path, 
     found = look(folder)
     assert served(found) == ["bad/1", "good/1"]
     (bad / "w" / "a.bin").unlink()  # it was read, and is not read again
-    batch = judging.pad([judging.constant_sequence(expected.manifest, 0.25, 7)])
+    batch = verifier.pad([verifier.constant_sequence(expected.manifest, 0.25, 7)])
     ran = found.find("bad", None).session.run(batch).logits
     assert ran.tobytes() == expected.session.run(batch).logits.tobytes()
 

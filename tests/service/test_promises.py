@@ -12,7 +12,7 @@ import pytest
 
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository import judging, loading
+from lengthwise.repository import loading, verifier
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest, Promise
@@ -54,7 +54,7 @@ def load(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
                 off = np.float32(everywhere + (company if batch.rows > 1 else 0.0))
                 return Outputs(found.logits + off, found.attention)
 
-        monkeypatch.setattr(judging, "Session", Elsewhere)
+        monkeypatch.setattr(verifier, "Session", Elsewhere)
         return loading.load(directory, LIMITS)
 
     return loaded

@@ -21,7 +21,7 @@ from lengthwise.application.app import Application
 from lengthwise.application.gate import NO_LIFESPAN
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
-from lengthwise.repository import judging, registry
+from lengthwise.repository import registry, verifier
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def served_from(folder: Path, **options: Any) -> Any:
     """A service of a repository on disk."""
     return started(
-        Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options), judge=judging.judge)
+        Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options), verify=verifier.verify)
     )
 
 
@@ -144,7 +144,7 @@ async def test_a_version_that_fails_its_proof_is_refused_everywhere_and_the_old_
 ) -> None:
     async with served_from(folder) as service:
         tamper_with_golden(place(folder, version=2))
-        for _ in range(2):  # asked for by name, it is judged again
+        for _ in range(2):  # asked for by name, it is verified again
             answer = await call(service, "vowels", "load")
             assert answer.status_code == 400
             assert "vowels/2 is not served: " in answer.json()["error"]
@@ -189,7 +189,7 @@ async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(folde
 
 
 async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path) -> None:
-    serving = Serving(Settings(runners=1, models=folder, admin_calls=True), judge=judging.judge)
+    serving = Serving(Settings(runners=1, models=folder, admin_calls=True), verify=verifier.verify)
     transport = httpx.ASGITransport(Application(serving))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         answer = await client.post("/v2/repository/models/vowels/load")

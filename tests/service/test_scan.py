@@ -24,23 +24,23 @@ GRAPH_BYTES = (BUNDLED / GRAPH_FILE).stat().st_size
 class Folder:
     """A folder and what the last scan found in it."""
 
-    def __init__(self, path: Path, judged: list[str]) -> None:
+    def __init__(self, path: Path, verified: list[str]) -> None:
         self.path = path
         self.found = Repository()
-        self._judged = judged
+        self._verified = verified
 
     def scan(self, versions: str = "latest", again: str | None = None, most: int | None = None) -> list[str]:
         """Scans again: what is served now."""
-        self._judged.clear()
+        self._verified.clear()
         self.found = scan.Scan(
             self.path, LIMITS, policy=Policy.parse(versions), max_model_bytes=most, before=self.found, again=again
         ).run()
         return [str(model.key) for model in self.found]
 
     @property
-    def judged(self) -> list[str]:
+    def verified(self) -> list[str]:
         """What was loaded and proved at the last scan, in order."""
-        return list(self._judged)
+        return list(self._verified)
 
     @property
     def refused(self) -> dict[str, str]:
@@ -53,26 +53,26 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     measure_quickly(monkeypatch)
-    load, judged = loading.load, []
+    load, verified = loading.load, []
 
     def watched(directory: Path, limits: Any, **options: float) -> LoadedModel:
-        judged.append(f"{directory.parent.name}/{directory.name}")
+        verified.append(f"{directory.parent.name}/{directory.name}")
         return load(directory, limits, **options)
 
     monkeypatch.setattr(loading, "load", watched)
     models = tmp_path / "models"
     models.mkdir()
-    return Folder(models, judged)
+    return Folder(models, verified)
 
 
 def test_what_has_not_changed_goes_on_untouched(folder: Folder) -> None:
     place(folder.path)
     tamper_with_golden(place(folder.path, "consonants"))
     assert folder.scan() == ["vowels/1"]
-    assert folder.judged == ["consonants/1", "vowels/1"]
+    assert folder.verified == ["consonants/1", "vowels/1"]
     model, refused = folder.model(), folder.refused
     assert folder.scan() == ["vowels/1"]
-    assert folder.judged == []
+    assert folder.verified == []
     assert folder.model() is model
     assert folder.refused == refused
 
@@ -111,7 +111,7 @@ def test_named_versions_are_served_and_no_others(folder: Folder) -> None:
     place(folder.path, version=2)
     place(folder.path, "consonants")
     assert folder.scan("vowels/1,vowels/3") == ["vowels/1"]
-    assert folder.judged == ["vowels/1"]
+    assert folder.verified == ["vowels/1"]
     assert folder.refused == {"vowels/3": scan.NAMED_AND_ABSENT}
 
 
@@ -120,16 +120,16 @@ def test_where_the_latest_is_bad_the_one_before_is_served(folder: Folder) -> Non
     place(folder.path, version=2)
     tamper_with_golden(place(folder.path, version=3))
     assert folder.scan() == ["vowels/2"]
-    assert folder.judged == ["vowels/3", "vowels/2"]
+    assert folder.verified == ["vowels/3", "vowels/2"]
     assert "differs from its stored logits" in folder.refused["vowels/3"]
 
 
-def test_a_refused_version_is_judged_again_when_its_name_is_asked_for(folder: Folder) -> None:
+def test_a_refused_version_is_verified_again_when_its_name_is_asked_for(folder: Folder) -> None:
     for name in ("vowels", "consonants"):
         tamper_with_golden(place(folder.path, name))
     folder.scan()
     folder.scan(again="vowels")
-    assert folder.judged == ["vowels/1"]
+    assert folder.verified == ["vowels/1"]
     assert set(folder.refused) == {"vowels/1", "consonants/1"}
 
 
@@ -168,7 +168,7 @@ def test_what_ran_goes_on_when_something_bad_takes_its_place(folder: Folder, cap
     place(folder.path)
     assert folder.scan() == ["vowels/1"]
     assert folder.model() is model
-    assert folder.judged == []
+    assert folder.verified == []
     assert folder.refused == {}
 
 

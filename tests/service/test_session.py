@@ -13,8 +13,8 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue, Timing
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import Steps, pad
-from lengthwise.repository.judging import measure_cost
 from lengthwise.repository.loading import LoadedModel
+from lengthwise.repository.verifier import measure_cost
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from lengthwise.repository import aliases, judging
+from lengthwise.repository import aliases, verifier
 from lengthwise.repository.contents import Refusal
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -113,7 +113,7 @@ class TestInARepository:
         measure_quickly(monkeypatch)
 
     def service(self, folder: Path, **options: str) -> Serving:
-        return Serving(Settings(models=folder, shadow="vowels/3", **options), judge=judging.judge)
+        return Serving(Settings(models=folder, shadow="vowels/3", **options), verify=verifier.verify)
 
     async def test_the_highest_version_below_the_shadow_is_served_too(self, tmp_path: Path) -> None:
         for version in (1, 2, 3):

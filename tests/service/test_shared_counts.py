@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from lengthwise.connections.listener import Listener
-from lengthwise.errors import ModelError, NotJudged, VerificationError
+from lengthwise.errors import ModelError, NotVerified, VerificationError
 from lengthwise.processes.worker import (
     ENDING,
     GIVE_WAY_SECONDS,
@@ -26,9 +26,9 @@ from lengthwise.processes.worker import (
     Worker,
     shared_file,
 )
-from lengthwise.repository import judge_process
-from lengthwise.repository.judge_process import SharedJudge, Verdicts
+from lengthwise.repository import verification_process
 from lengthwise.repository.stopping import Stopping
+from lengthwise.repository.verification_process import SharedVerifier, Verdicts
 from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.families import CELL
@@ -316,7 +316,7 @@ def test_the_last_worker_that_ends_is_told(pair: list[Worker]) -> None:
 
 
 class Counting:
-    """A judge that counts its calls, and says what it is told to say."""
+    """A verifier that counts its calls, and says what it is told to say."""
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
@@ -331,25 +331,25 @@ class Counting:
 
 
 class Parent:
-    """What the parent of several workers keeps of judgements, and the lock of each."""
+    """What the parent of several workers keeps of verdicts, and the lock of each."""
 
     def __init__(self) -> None:
         self._verdicts = Verdicts()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def ask(self, _: Stopping, call: str, *given: Any) -> Any:
-        answers = {"judgement": self._verdicts.find, "judged": self._verdicts.keep}
+        answers = {"verdict": self._verdicts.find, "keep_verdict": self._verdicts.keep}
         return asyncio.run(answers[call](*orjson.loads(orjson.dumps(given))))
 
-    def judged(self, judge: Counting, name: str = "sums") -> Any:
+    def ask_with(self, verifier: Counting, name: str = "sums") -> Any:
         model: Any = type("Task", (), {"manifest": manifest(name=name), "limits": None, "devices": ()})
-        return SharedJudge(judge, lambda digest: self._locks[digest], self.ask)(model, Stopping())
+        return SharedVerifier(verifier, lambda digest: self._locks[digest], self.ask)(model, Stopping())
 
 
 def verdict() -> Any:
-    from lengthwise.repository.judging import Judged
+    from lengthwise.repository.verifier import Verification
 
-    return Judged(
+    return Verification(
         promise=Promise(provider="CPU", bits=True, tolerance=0.0),
         cases=({"name": "x"},),
         costs={"a": 1},
@@ -360,41 +360,41 @@ def verdict() -> Any:
     )
 
 
-def test_a_model_is_judged_once_for_all_also_while_others_wait_for_it() -> None:
-    judge, parent = Counting(verdict(), verdict()), Parent()
-    first, second = parent.judged(judge), parent.judged(judge)
-    assert judge.calls == 1
+def test_a_model_is_verified_once_for_all_also_while_others_wait_for_it() -> None:
+    verifier, parent = Counting(verdict(), verdict()), Parent()
+    first, second = parent.ask_with(verifier), parent.ask_with(verifier)
+    assert verifier.calls == 1
     assert (first.promise, first.costs, first.kernels) == (second.promise, second.costs, second.kernels)
     assert (first.measured, second.measured, second.cases, second.choice) == ({"b": 2}, None, (), None)  # kept once
     with ThreadPoolExecutor(4) as pool:
-        found = [*pool.map(lambda _: parent.judged(judge, "other"), range(4))]
-    assert (judge.calls, len(found)) == (2, 4)
+        found = [*pool.map(lambda _: parent.ask_with(verifier, "other"), range(4))]
+    assert (verifier.calls, len(found)) == (2, 4)
 
 
 @pytest.mark.parametrize("kind", [ModelError, VerificationError])
 def test_a_refusal_counts_for_those_that_ask_soon(kind: type[ModelError], monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, parent = Counting(kind("no good"), verdict()), Parent()
+    verifier, parent = Counting(kind("no good"), verdict()), Parent()
     for _ in range(2):
         with pytest.raises(kind, match="no good"):
-            parent.judged(judge)
-    assert judge.calls == 1
-    monkeypatch.setattr(judge_process, "REFUSED_SECONDS", -1.0)
-    assert parent.judged(judge).kernels == "avx2"
+            parent.ask_with(verifier)
+    assert verifier.calls == 1
+    monkeypatch.setattr(verification_process, "REFUSED_SECONDS", -1.0)
+    assert parent.ask_with(verifier).kernels == "avx2"
 
 
-def test_what_was_not_judged_is_tried_again() -> None:
-    judge, parent = Counting(NotJudged("no memory"), verdict()), Parent()
-    with pytest.raises(NotJudged):
-        parent.judged(judge)
-    assert parent.judged(judge).kernels == "avx2"
+def test_what_was_not_verified_is_tried_again() -> None:
+    verifier, parent = Counting(NotVerified("no memory"), verdict()), Parent()
+    with pytest.raises(NotVerified):
+        parent.ask_with(verifier)
+    assert parent.ask_with(verifier).kernels == "avx2"
 
 
-def test_of_judgements_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_process, "MOST_VERDICTS", 2)
-    judge, parent = Counting(*[verdict()] * 4), Parent()
+def test_of_verdicts_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification_process, "MOST_VERDICTS", 2)
+    verifier, parent = Counting(*[verdict()] * 4), Parent()
     for name in ("a", "b", "c", "b", "a"):
-        parent.judged(judge, name)
-    assert judge.calls == 4
+        parent.ask_with(verifier, name)
+    assert verifier.calls == 4
 
 
 async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:

@@ -25,7 +25,7 @@ from lengthwise.decoding import fast_json, json_body
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import InvalidRequest, InvalidSequences, ManifestError, VerificationError
 from lengthwise.padding import PaddedBatch, pad
-from lengthwise.repository import judging
+from lengthwise.repository import verifier
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
@@ -267,8 +267,8 @@ def test_a_verification_draws_none_that_is_shorter(least: int) -> None:
     assert promises.failures(cases) == []
     assert (min(session.seen), max(session.seen)) == (least, 64)
     assert f"length {least}, against the model itself" in {case.name for case in cases}
-    judging.run_odd_values(session, rules)
-    judging.measure_cost(session, rules, BatchLimits(rows=4, padded_steps=256), budget_seconds=0.01)
+    verifier.run_odd_values(session, rules)
+    verifier.measure_cost(session, rules, BatchLimits(rows=4, padded_steps=256), budget_seconds=0.01)
     assert min(session.seen) == least
 
 

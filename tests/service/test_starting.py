@@ -1,4 +1,4 @@
-"""A version whose judging takes long keeps no good one waiting: at the start, and at a reload."""
+"""A version whose verification takes long keeps no good one waiting: at the start, and at a reload."""
 
 import asyncio
 import threading
@@ -12,9 +12,9 @@ import pytest
 
 from lengthwise.application.app import Application
 from lengthwise.errors import ModelError
-from lengthwise.repository import judging, scan
-from lengthwise.repository.judging import Judged, JudgeTask
+from lengthwise.repository import scan, verifier
 from lengthwise.repository.stopping import Stopping
+from lengthwise.repository.verifier import Verification, VerificationTask
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.model_directories import measure_quickly, place
@@ -34,8 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-class SlowJudge:
-    """Judges as ever, but of some versions only when it is told to, and then refuses them if it is told that."""
+class SlowVerifier:
+    """Verifies as ever, but of some versions only when it is told to, and then refuses them if it is told that."""
 
     def __init__(self, *slow: str) -> None:
         self.held = set(slow)
@@ -43,7 +43,7 @@ class SlowJudge:
         self.go_on = threading.Event()
         self.good = False
 
-    def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
+    def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
         self.begun.append(task.manifest.key)
         if task.manifest.key in self.held:
             with stopping.ending(self.go_on.set):
@@ -51,21 +51,23 @@ class SlowJudge:
             stopping.check()
             if not self.good:
                 raise ModelError(f"{task.manifest.key}: it hangs")
-        return judging.judge(task, stopping)
+        return verifier.verify(task, stopping)
 
 
 @asynccontextmanager
-async def starting(folder: Path, judge: SlowJudge, **options: Any) -> AsyncIterator[tuple[Service, asyncio.Task[None]]]:
+async def starting(
+    folder: Path, verifier: SlowVerifier, **options: Any
+) -> AsyncIterator[tuple[Service, asyncio.Task[None]]]:
     """A service whose first look goes on; and its start."""
     made = Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options))
-    made.judge = judge
+    made.verify = verifier
     app = Application(made)
     start = asyncio.create_task(made.start())
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
             yield Service(made, app, client), start
     finally:
-        judge.go_on.set()
+        verifier.go_on.set()
         await start
         await made.stop()
 
@@ -83,12 +85,12 @@ async def predict(service: Service, **named: str) -> tuple[int, str]:
     return answer.status_code, said.get("version") or said["detail"]
 
 
-@pytest.mark.parametrize("name", ["aaa", "zzz"], ids=["judged first", "judged last"])
-async def test_a_good_model_answers_while_another_is_judged(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["aaa", "zzz"], ids=["verified first", "verified last"])
+async def test_a_good_model_answers_while_another_is_verified(folder: Path, name: str) -> None:
     place(folder, name)
-    judge = SlowJudge(f"{name}/1")
-    async with starting(folder, judge) as (service, start):
-        await until(lambda: keys(service) == ["vowels/1"] and f"{name}/1" in judge.begun)
+    verifier = SlowVerifier(f"{name}/1")
+    async with starting(folder, verifier) as (service, start):
+        await until(lambda: keys(service) == ["vowels/1"] and f"{name}/1" in verifier.begun)
         why = f"{STARTING}: 1 version not verified yet; /healthz says which"
         assert await predict(service, model="vowels") == (200, "1")
         assert await predict(service) == (503, why)
@@ -107,7 +109,7 @@ async def test_a_good_model_answers_while_another_is_judged(folder: Path, name: 
         health = await service.client.get("/healthz")
         assert (health.status_code, health.json()["reason"]) == (503, f"starting: not verified yet are {name}/1")
         assert not start.done()
-        judge.go_on.set()
+        verifier.go_on.set()
         await start
         assert (await service.client.get("/readyz")).status_code == 200
         assert (await service.client.get("/healthz")).json()["reason"] is None
@@ -117,9 +119,9 @@ async def test_a_good_model_answers_while_another_is_judged(folder: Path, name: 
 
 async def test_a_request_that_names_no_model_is_answered_at_once_where_the_folder_holds_one_name(folder: Path) -> None:
     place(folder, version=2)
-    judge = SlowJudge("vowels/1")
-    async with starting(folder, judge, versions="all") as (service, _):
-        await until(lambda: keys(service) == ["vowels/2"] and "vowels/1" in judge.begun)
+    verifier = SlowVerifier("vowels/1")
+    async with starting(folder, verifier, versions="all") as (service, _):
+        await until(lambda: keys(service) == ["vowels/2"] and "vowels/1" in verifier.begun)
         assert await predict(service) == (200, "2")
         assert await predict(service, version="2") == (200, "2")
         assert (await predict(service, version="1"))[0] == 503
@@ -128,16 +130,18 @@ async def test_a_request_that_names_no_model_is_answered_at_once_where_the_folde
 
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize("versions", ["latest", "all"])
-async def test_a_lower_version_waits_for_the_judgement_of_the_higher(folder: Path, versions: str, good: bool) -> None:
+async def test_a_lower_version_waits_for_the_verification_of_the_higher(
+    folder: Path, versions: str, good: bool
+) -> None:
     place(folder, version=2)
     place(folder, "other")
-    judge = SlowJudge("vowels/2")
-    judge.good = good
-    async with starting(folder, judge, versions=versions) as (service, start):
-        await until(lambda: keys(service) == ["other/1"] and "vowels/2" in judge.begun)
+    verifier = SlowVerifier("vowels/2")
+    verifier.good = good
+    async with starting(folder, verifier, versions=versions) as (service, start):
+        await until(lambda: keys(service) == ["other/1"] and "vowels/2" in verifier.begun)
         assert (await predict(service, model="vowels"))[0] == 503
-        assert "vowels/1" not in judge.begun
-        judge.go_on.set()
+        assert "vowels/1" not in verifier.begun
+        verifier.go_on.set()
         await start
         assert (await predict(service, model="vowels")) == (200, "2" if good else "1")
 
@@ -146,41 +150,41 @@ async def test_versions_that_hang_do_not_take_all_places(folder: Path) -> None:
     hanging = [f"a{number}" for number in range(scan.MOST_AT_ONCE - 1)]
     for name in hanging:
         place(folder, name)
-    judge = SlowJudge(*(f"{name}/1" for name in hanging))
-    async with starting(folder, judge) as (service, _):
+    verifier = SlowVerifier(*(f"{name}/1" for name in hanging))
+    async with starting(folder, verifier) as (service, _):
         await until(lambda: keys(service) == ["vowels/1"])
         assert await predict(service, model="vowels") == (200, "1")
         assert (await service.client.get("/readyz")).json()["detail"].startswith(f"{STARTING}: 3 versions not verified")
 
 
-async def test_no_more_versions_are_judged_at_once_than_are_allowed(folder: Path) -> None:
+async def test_no_more_versions_are_verified_at_once_than_are_allowed(folder: Path) -> None:
     names = [f"a{number}" for number in range(scan.MOST_AT_ONCE + 2)]
     for name in names:
         place(folder, name)
-    judge = SlowJudge(*(f"{name}/1" for name in names))
-    async with starting(folder, judge) as (service, start):
-        await until(lambda: len(judge.begun) == scan.MOST_AT_ONCE)
-        judge.go_on.set()
+    verifier = SlowVerifier(*(f"{name}/1" for name in names))
+    async with starting(folder, verifier) as (service, start):
+        await until(lambda: len(verifier.begun) == scan.MOST_AT_ONCE)
+        verifier.go_on.set()
         await start
-        assert len(judge.begun) == len(names) + 1
+        assert len(verifier.begun) == len(names) + 1
         assert keys(service) == ["vowels/1"]
 
 
-async def test_memory_that_a_version_may_take_which_is_judged_is_not_given_to_another(folder: Path) -> None:
+async def test_memory_that_a_version_may_take_which_is_verified_is_not_given_to_another(folder: Path) -> None:
     place(folder, "aaa")
-    judge = SlowJudge("aaa/1")
+    verifier = SlowVerifier("aaa/1")
     one = scan.graph_bytes(scan.directory_state(folder / "vowels" / "1"))
-    async with starting(folder, judge, max_model_bytes=one) as (service, start):
-        await until(lambda: judge.begun == ["aaa/1"])
-        judge.go_on.set()
+    async with starting(folder, verifier, max_model_bytes=one) as (service, start):
+        await until(lambda: verifier.begun == ["aaa/1"])
+        verifier.go_on.set()
         await start
-        assert judge.begun == ["aaa/1", "vowels/1"]  # refused, it made room
+        assert verifier.begun == ["aaa/1", "vowels/1"]  # refused, it made room
         assert keys(service) == ["vowels/1"]
 
 
-async def test_a_reload_serves_what_is_new_and_good_while_another_is_judged(folder: Path) -> None:
-    judge = SlowJudge("aaa/1")
-    async with starting(folder, judge) as (service, start):
+async def test_a_reload_serves_what_is_new_and_good_while_another_is_verified(folder: Path) -> None:
+    verifier = SlowVerifier("aaa/1")
+    async with starting(folder, verifier) as (service, start):
         await start
         assert await predict(service) == (200, "1")
         place(folder, "aaa")
@@ -192,16 +196,16 @@ async def test_a_reload_serves_what_is_new_and_good_while_another_is_judged(fold
         assert (await predict(service, model="none"))[0] == 404
         assert (await service.client.get("/readyz")).status_code == 200
         assert not reload.done()
-        judge.good = True
-        judge.go_on.set()
+        verifier.good = True
+        verifier.go_on.set()
         await reload
         assert keys(service) == ["aaa/1", "new/1", "vowels/2"]
         assert await predict(service) == (404, "say which 'model': aaa, new, vowels")
 
 
 async def test_what_has_gone_from_the_folder_is_served_until_the_look_is_over(folder: Path) -> None:
-    judge = SlowJudge("zzz/1")
-    async with starting(folder, judge) as (service, start):
+    verifier = SlowVerifier("zzz/1")
+    async with starting(folder, verifier) as (service, start):
         await start
         (folder / "vowels").rename(folder.parent / "aside")
         place(folder, "new")
@@ -210,24 +214,24 @@ async def test_what_has_gone_from_the_folder_is_served_until_the_look_is_over(fo
         await until(lambda: "new/1" in keys(service))
         answer = await service.predict({"sequences": SEQUENCES})
         assert (answer.status_code, answer.json()["model"]) == (200, "vowels")
-        judge.go_on.set()
+        verifier.go_on.set()
         await reload
         answer = await service.predict({"sequences": SEQUENCES})
         assert (answer.status_code, answer.json()["model"]) == (200, "new")
 
 
 async def test_a_look_that_nobody_waits_for_any_more_publishes_nothing(folder: Path) -> None:
-    judge = SlowJudge("aaa/1")
-    async with starting(folder, judge) as (service, start):
+    verifier = SlowVerifier("aaa/1")
+    async with starting(folder, verifier) as (service, start):
         await start
         place(folder, "aaa")
         reload = asyncio.create_task(service.serving.registry.refresh())
-        await until(lambda: "aaa/1" in judge.begun)
+        await until(lambda: "aaa/1" in verifier.begun)
         reload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reload
-        judge.good = True
-        judge.go_on.set()
+        verifier.good = True
+        verifier.go_on.set()
         await until(lambda: not any(thread.name == "rescan" for thread in threading.enumerate()))
         await asyncio.sleep(0)
         assert keys(service) == ["vowels/1"]
@@ -236,9 +240,9 @@ async def test_a_look_that_nobody_waits_for_any_more_publishes_nothing(folder: P
 async def test_a_look_that_fails_half_way_keeps_what_it_published(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = SlowJudge()
+    verifier = SlowVerifier()
     (folder / "vowels").rename(folder.parent / "aside")
-    async with starting(folder, judge) as (service, start):
+    async with starting(folder, verifier) as (service, start):
         await start
         (folder.parent / "aside").rename(folder / "vowels")
         place(folder, "zzz")

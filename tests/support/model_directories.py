@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.repository import judging
+from lengthwise.repository import verifier
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, digest
 from lengthwise.settings import bundled_models
 from lengthwise.verification.golden import Golden
@@ -21,8 +21,8 @@ LIMITS = BatchLimits(rows=4, padded_steps=256)
 
 def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has costs measured in no time: a load then takes some ten milliseconds."""
-    measure = judging.measure_cost
-    monkeypatch.setattr(judging, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
+    measure = verifier.measure_cost
+    monkeypatch.setattr(verifier, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
 
 
 def place(folder: Path, name: str = "vowels", version: int = 1, *, proved: bool = True, **fields: Any) -> Path:

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from lengthwise import files
 from lengthwise.decoding.calls import why_refused
 from lengthwise.errors import ModelError, VerificationError
-from lengthwise.repository import judging
+from lengthwise.repository import verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import (
     CONTRACT,
@@ -162,13 +162,13 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     session = Session.load(stage, reread)
     golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, reread), reread)
     graph = onnx_graph.read((stage / GRAPH_FILE).read_bytes())
-    judging.check_rows(graph, session.kernels, reread)
+    verifier.check_rows(graph, session.kernels, reread)
     try:
-        judging.run_odd_values(session, reread)
+        verifier.run_odd_values(session, reread)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise VerificationError(f"{manifest.key}: it fails for sequences of one repeated value: {error}") from error
     try:
-        judging.check_rows(graph, recurrent_kernels.ONNXRUNTIME, reread)
+        verifier.check_rows(graph, recurrent_kernels.ONNXRUNTIME, reread)
     except ModelError as error:
         yield f"a service without the recurrent kernels of this project will refuse it: {error}"
 

@@ -19,7 +19,7 @@ import onnx
 from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps
-from lengthwise.repository import judging
+from lengthwise.repository import verifier
 from lengthwise.runtime.data_profile import MOST_SEQUENCES, DataProfile
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
@@ -133,7 +133,7 @@ def verify_graph(
     """
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
-    judging.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
+    verifier.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
     how: dict[str, Any] = {"seed": seed, "made_from": made_from, "exact": exact}
     cases = measurement.measure_cases(
         lambda threads: Session(data, manifest, threads=threads), manifest, reference, **how

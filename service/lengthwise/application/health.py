@@ -89,8 +89,8 @@ def described(serving: Serving) -> dict[str, Any]:
     repository, choice, worker = serving.repository, serving.choice, serving.worker
     alone = {"pid": os.getpid(), "ready": serving.ready, "started": serving.created, "restarts": 0}
     reason = repository.reason
-    if repository.starting and repository.unjudged:
-        reason = f"starting: not verified yet are {listed([str(key) for key in repository.unjudged])}"
+    if repository.starting and repository.unverified:
+        reason = f"starting: not verified yet are {listed([str(key) for key in repository.unverified])}"
     return {
         "ready": serving.ready,
         "starting": repository.starting,

@@ -13,7 +13,7 @@ log = logging.getLogger("lengthwise.ending")
 
 _OWN_THREADS: Final = (
     "rescan",
-    "judging",
+    "verification",
     "probe",
     "runner-",
 )  # may be inside a library for long: so their names begin

@@ -44,8 +44,8 @@ from lengthwise.processes.worker import (
     shared_file,
 )
 from lengthwise.processes.worker_count import WorkerCount
-from lengthwise.repository.judge_process import SIGNALS, Verdicts
 from lengthwise.repository.modest import memory_bytes
+from lengthwise.repository.verification_process import SIGNALS, Verdicts
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import KEPT_GONE
 from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, taken, with_rows
@@ -56,7 +56,7 @@ EARLY_SECONDS: Final = 10.0  # a worker that ends so soon after its start counts
 MOST_EARLY: Final = 5
 FIRST_PAUSE_SECONDS: Final = 0.2  # before a worker that ended early is started again; it doubles each time
 MOST_PAUSE_SECONDS: Final = 30.0
-CHANGE_SECONDS: Final = 30.0  # that a worker may take for an admin call while none judges a model
+CHANGE_SECONDS: Final = 30.0  # that a worker may take for an admin call while none verifies a model
 _START_SECONDS: Final = 120.0  # without a beat until the models are loaded: imports, a slow disk
 _ANSWER_SECONDS: Final = 5.0  # that a worker may take to tell its metrics; then those of its last answer count
 _END_SECONDS: Final = 6.0  # that workers may run after the drain: they end themselves sooner
@@ -211,7 +211,7 @@ class Supervisor:
                 log.error("worker %d cannot be started: %s", place.number, error.strerror)
             finally:
                 inflight = self._memory.table["inflight"][place.number]
-                self._memory.put(place.number, pid=0, state=ABSENT, connections=0, inflight=0, judging=0)
+                self._memory.put(place.number, pid=0, state=ABSENT, connections=0, inflight=0, verifying=0)
                 self._keep_counts(place)
             if self._ending.is_set():
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):
@@ -273,8 +273,8 @@ class Supervisor:
                 "statistics": partial(self._answers_beside, place, "statistics"),
                 "change": self._change,
                 "unloaded": partial(self._unloaded_before, place),
-                "judgement": self._verdicts.find,
-                "judged": self._verdicts.keep,
+                "verdict": self._verdicts.find,
+                "keep_verdict": self._verdicts.keep,
                 "last": partial(self._note_last, place),
             }
             notifications = {"up": partial(self._is_up, place), "forgot": partial(self._note_forgotten, place)}
@@ -326,13 +326,13 @@ class Supervisor:
                 for place in self._places
                 if place.scans and place.channel is not None
             }
-            late, judging = {one for place, one in asked.items() if place.change is None or place.change.done()}, True
+            late, verifying = {one for place, one in asked.items() if place.change is None or place.change.done()}, True
             if skipped := {*asked.values()} - late:  # they may have come back
                 await asyncio.wait(skipped, timeout=_ANSWER_SECONDS)
-            while late and judging:
-                judging = self._memory.table["judging"].any()
+            while late and verifying:
+                verifying = self._memory.table["verifying"].any()
                 _, late = await asyncio.wait(late, timeout=CHANGE_SECONDS)
-                judging = judging or self._memory.table["judging"].any()
+                verifying = verifying or self._memory.table["verifying"].any()
             found: list[dict[str, Any]] = []
             for place, one in asked.items():
                 place.change = one

@@ -65,7 +65,7 @@ _ROW: Final = np.dtype(
             "started",
             "restarts",
             "reason",
-            "judging",
+            "verifying",
             "ran",
         )
     ]
@@ -110,7 +110,7 @@ class SharedMemory:
     | `connections` | that are open |
     | `inflight` | bytes of calls in hand: above 0 until the last is answered |
     | `reason` | a digest of why it could not start |
-    | `judging` | whether it judges a model, or waits for another one that does |
+    | `verifying` | whether it verifies a model, or waits for another one that does |
     | `ran` | when a request last came or a batch ended, on that clock; infinity while one runs |
     """
 
@@ -418,11 +418,11 @@ class Worker:
             raise Stopped from None
 
     @contextmanager
-    def judging(self, digest: str) -> Iterator[None]:
-        """Waits until no other worker judges the model of a digest; see `SharedJudge`."""
+    def verifying(self, digest: str) -> Iterator[None]:
+        """Waits until no other worker verifies the model of a digest; see `SharedVerifier`."""
         try:
-            self.memory.put(self.place, judging=1)
+            self.memory.put(self.place, verifying=1)
             with self.memory.locked(zlib.crc32(digest.encode())):
                 yield
         finally:
-            self.memory.put(self.place, judging=0)
+            self.memory.put(self.place, verifying=0)

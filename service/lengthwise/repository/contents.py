@@ -13,7 +13,7 @@ from lengthwise.versions import Key, is_alias
 if TYPE_CHECKING:
     from lengthwise.repository.loading import LoadedModel
 
-DirectoryState = tuple[tuple[str, int, int, int], ...]  # name, size, mtime, ctime; unchanged: not judged again
+DirectoryState = tuple[tuple[str, int, int, int], ...]  # name, size, mtime, ctime; unchanged: not verified again
 
 MOST_LISTED: Final = 10  # names or versions in a message
 
@@ -43,7 +43,7 @@ class Repository:
     reason: str | None = None  # why the folder has nothing to serve
     ignored: frozenset[str] = frozenset()  # folders with something that is no version; "" for the repository
     unnamed: str | None = None  # while a scan runs: models found later must not change it
-    unjudged: Sequence[Key] = ()  # by the running scan, so far
+    unverified: Sequence[Key] = ()  # by the running scan, so far
     starting: bool = False  # a model that is missing here may still come
     aliases: Mapping[str, Aliases] = field(default_factory=dict)  # by name
     shadow: Key | None = None  # served, but no call without a version gets it
@@ -116,7 +116,7 @@ class Repository:
         """
         champion = self.champion(name)
         versions = [version for version in self.models.get(name, ()) if not self.is_shadow(Key(name, version))]
-        if self.starting and champion is not None and Key(name, champion) in self.unjudged:
+        if self.starting and champion is not None and Key(name, champion) in self.unverified:
             return None
         below = [version for version in versions if champion is not None and version <= champion]
         return max(below or versions, default=None)
@@ -132,7 +132,7 @@ class Repository:
     def none_ready(self) -> NotReady:
         """The error of a request while there is no model, or while the first scan runs."""
         if self.starting:
-            left = len(self.unjudged)
+            left = len(self.unverified)
             why = f": {left} version{'s' * (left != 1)} not verified yet; /healthz says which" if left else ""
             return NotReady(self.reason or f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"

@@ -1,4 +1,4 @@
-"""Loads a model directory: reads its files once, verifies what was read (`judging`), and runs exactly that."""
+"""Loads a model directory: reads its files once, verifies what was read (`verifier`), and runs exactly that."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository import judging, kept
+from lengthwise.repository import kept, verifier
 from lengthwise.repository.contents import DirectoryState
-from lengthwise.repository.judging import Judge, JudgeTask
 from lengthwise.repository.stopping import Stopping
+from lengthwise.repository.verifier import VerificationTask, Verifier
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import (
@@ -45,7 +45,7 @@ WARM_UP: Final = 2  # longest of a device, in `budget_seconds`
 
 log = logging.getLogger("lengthwise.repository")
 
-_ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *judging.KEPT_FILES}
+_ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *verifier.KEPT_FILES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +92,7 @@ def load(
     *,
     budget_seconds: float = 1.0,
     devices: Sequence[Device] = (CPU_DEVICE,),
-    judge: Judge = judging.judge,
+    verify: Verifier = verifier.verify,
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
 ) -> LoadedModel:
@@ -101,25 +101,25 @@ def load(
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
     """
-    task = JudgeTask.read(directory, limits, budget_seconds, devices, most_bytes)
+    task = VerificationTask.read(directory, limits, budget_seconds, devices, most_bytes)
     manifest = task.manifest
     started = time.monotonic()
-    judged = judge(task, stopping or Stopping())
+    verification = verify(task, stopping or Stopping())
     seconds = time.monotonic() - started
-    session = judged.session or task.open(plain=judged.kernels == ONNXRUNTIME)
-    if session.kernels != judged.kernels:
+    session = verification.session or task.open(plain=verification.kernels == ONNXRUNTIME)
+    if session.kernels != verification.kernels:
         raise ModelError(
-            f"{manifest.key}: it was verified with the recurrent kernels of {judged.kernels}, and those of "
+            f"{manifest.key}: it was verified with the recurrent kernels of {verification.kernels}, and those of "
             f"{session.kernels} would serve it"
         )
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
         try:
-            if judged.cases:
-                promises.keep(directory, session, manifest, judged.promise, judged.cases)
-            if judged.choice is not None:
-                kept.write(directory / kept.KERNELS_FILE, **judged.choice)
-            if judged.measured is not None:
-                kept.write(directory / kept.COSTS_FILE, judged.measured, table=judged.costs)
+            if verification.cases:
+                promises.keep(directory, session, manifest, verification.promise, verification.cases)
+            if verification.choice is not None:
+                kept.write(directory / kept.KERNELS_FILE, **verification.choice)
+            if verification.measured is not None:
+                kept.write(directory / kept.COSTS_FILE, verification.measured, table=verification.costs)
         except OSError as error:
             log.info(
                 "%s cannot be written (%s): every start verifies and measures it again, which took %.1f s; one start "
@@ -129,7 +129,7 @@ def load(
                 seconds,
             )
     try:
-        cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
+        cost = CostTable.from_json(dict(verification.costs), clock=session.clock)
         shapes, cold = None, list[BatchShape]()
         if session.bound:
             shapes, cold = _warmed(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
@@ -141,9 +141,9 @@ def load(
         session,
         cost,
         graph_bytes(directory_state(directory)),
-        judged.promise,
+        verification.promise,
         shapes,
-        judged.steady,
+        verification.steady,
         Golden.of(task.golden, manifest),
         task.examples,
         cold,

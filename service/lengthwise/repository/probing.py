@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from lengthwise.batching.queues import ModelQueue
-from lengthwise.repository import judging
+from lengthwise.repository import verifier
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel
 from lengthwise.repository.stopping import in_daemon_thread
@@ -91,7 +91,7 @@ def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
     """Runs a model's golden sequences as its batches are run, and compares their logits; returns why it is broken."""
     try:
         sequences = (
-            (judging.constant_sequence(model.manifest, 0.0, model.manifest.min_length),)
+            (verifier.constant_sequence(model.manifest, 0.0, model.manifest.min_length),)
             if model.golden is None
             else model.golden.sequences
         )

@@ -250,7 +250,7 @@ class Registry:
         finally:
             running = False  # what this scan publishes from now on is ignored
             if not before.starting:  # after a failed first scan the service cannot start
-                self._put(replace(self.repository, unnamed=None, unjudged=(), starting=False))
+                self._put(replace(self.repository, unnamed=None, unverified=(), starting=False))
         await self._change(result)
         return result
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ConfigurationError, ModelError, NotJudged
-from lengthwise.repository import aliases, folder, judging, loading
+from lengthwise.errors import ConfigurationError, ModelError, NotVerified
+from lengthwise.repository import aliases, folder, loading, verifier
 from lengthwise.repository.aliases import Aliases
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.folder import FolderContent
-from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import LoadedModel, directory_state, graph_bytes
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
+from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime.manifest import MOST_BYTES, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.versions import Key, Policy
@@ -51,7 +51,7 @@ class Scan:
     before: Repository = field(default_factory=Repository)  # the result of the last scan
     again: str | None = None  # a name whose refused versions are verified even if unchanged
     devices: Sequence[Device] = (CPU_DEVICE,)
-    judge: Judge = judging.judge
+    verify: Verifier = verifier.verify
     most_bytes: int = MOST_BYTES  # of the files of one version
     stopping: Stopping = field(default_factory=Stopping)
     publish: Callable[[Repository], object] = lambda _: None  # called with what may be served already
@@ -122,7 +122,7 @@ class Scan:
         needed, most = graph_bytes(current), self.max_model_bytes
         taken = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
         if most is None or taken + needed <= most:
-            future = in_daemon_thread("judging", lambda: self._judged(key, directory, runs))
+            future = in_daemon_thread("verification", lambda: self._load(key, directory, runs))
             self._running[key] = current, future
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
@@ -134,7 +134,7 @@ class Scan:
     def _wait_for_one(self) -> None:
         wait([future for _, future in self._running.values()], return_when=FIRST_COMPLETED)
 
-    def _judged(self, key: Key, directory: Path, runs: LoadedModel | None) -> _Result:
+    def _load(self, key: Key, directory: Path, runs: LoadedModel | None) -> _Result:
         """The model of a directory; or the currently served one, and why that of the directory is not served.
 
         Raises:
@@ -151,12 +151,12 @@ class Scan:
                 self.limits,
                 budget_seconds=MEASURING_BESIDE_SECONDS if self.before.models else MEASURING_SECONDS,
                 devices=self.devices,
-                judge=self.judge,
+                verify=self.verify,
                 most_bytes=self.most_bytes,
                 stopping=self.stopping,
             )
         except ModelError as error:
-            return runs, str(error), not isinstance(error, NotJudged)
+            return runs, str(error), not isinstance(error, NotVerified)
         except Stopped:
             raise
         except MemoryError:
@@ -199,20 +199,20 @@ class ScanState:
         """A number that changes whenever there is something to publish."""
         return len(self.left) if self.first else self._new
 
-    def next(self, judged: Collection[str]) -> Key | None:
-        """The next version to verify, or None: of a name that is not in `judged`, below settled versions only."""
+    def next(self, running: Collection[str]) -> Key | None:
+        """The next version to verify, or None: of a name that is not in `running`, below settled versions only."""
         done = self._done()
         self.left = [key for key in self.left if key.name not in done or key in self.kept]
-        return next((key for key in self.left if key.name not in judged), None)
+        return next((key for key in self.left if key.name not in running), None)
 
-    def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
-        """Bytes of the graphs served beside a version, settled or to come; without those in `judged`."""
+    def bytes_beside(self, key: Key, running: Collection[Key]) -> int:
+        """Bytes of the graphs served beside a version, settled or to come; without those in `running`."""
         staying = [
             self.running[other]
             for other in self.left
             if other in self.running
             and other != key
-            and other not in judged
+            and other not in running
             and not (self.policy.one and other.name == key.name and other not in self.kept)
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
@@ -258,7 +258,7 @@ class ScanState:
             states={key: current for key, current in before.states.items() if key in left} | self._states,
             aliases={**self.aliases} | {name: before.aliases.get(name, {}) for name in waiting},
             unnamed=self._unnamed,
-            unjudged=tuple(self.left),
+            unverified=tuple(self.left),
             starting=self.first,
         )
 

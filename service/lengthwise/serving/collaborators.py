@@ -11,9 +11,9 @@ from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.files import available_cores
-from lengthwise.repository import judging
-from lengthwise.repository.judge_process import JudgeProcess, SharedJudge
-from lengthwise.repository.judging import Judge
+from lengthwise.repository import verifier
+from lengthwise.repository.verification_process import SharedVerifier, VerificationProcess
+from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.provider import DeviceChoice
 from lengthwise.settings import Settings, bundled_models
@@ -62,13 +62,13 @@ def batcher_of(
     )
 
 
-def judge_of(settings: Settings, judge: Judge | None, worker: Worker | None) -> Judge:
+def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | None) -> Verifier:
     """What verifies model directories: in a process of its own, and once for all workers."""
     # Anyone who can change the bundled models can change the program too.
     bundled = settings.models.resolve() == bundled_models().resolve()
-    process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
-    own = judge or process or judging.judge
-    return own if worker is None else SharedJudge(own, worker.judging, worker.ask_from_thread)
+    process = None if bundled else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
+    own = verify or process or verifier.verify
+    return own if worker is None else SharedVerifier(own, worker.verifying, worker.ask_from_thread)
 
 
 def monitoring_of(settings: Settings, at_rest: Callable[[], bool], find: Callable[..., Any]) -> Monitoring | None:

@@ -19,11 +19,11 @@ from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull, RequestError
 from lengthwise.padding import Steps
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import EveryWorker, Publish, Registry, Rescan, ServedModel
 from lengthwise.repository.scan import Scan
+from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
@@ -43,14 +43,14 @@ log = logging.getLogger("lengthwise.serving")
 
 
 class Serving:
-    """The models, queues, batcher and metrics of one service; `rescan` and `judge` are replaced in tests only."""
+    """The models, queues, batcher and metrics of one service; `rescan` and `verify` are replaced in tests only."""
 
     def __init__(
         self,
         settings: Settings,
         rescan: Rescan | None = None,
         tracer: Tracer | None = None,
-        judge: Judge | None = None,
+        verify: Verifier | None = None,
         worker: Worker | None = None,
     ) -> None:
         self.settings = settings
@@ -77,7 +77,7 @@ class Serving:
         self.call_records = CallRecorder(
             self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
         )
-        self.judge = collaborators.judge_of(settings, judge, worker)
+        self.verify = collaborators.verifier_for(settings, verify, worker)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self._shadow = None if settings.shadow is None else Key.parse(settings.shadow)
         self.registry = Registry(
@@ -261,7 +261,7 @@ class Serving:
             before=before,
             again=again,
             devices=self.choice.devices,
-            judge=self.judge,
+            verify=self.verify,
             most_bytes=settings.judge_memory_bytes,
             stopping=self.registry.stopping,
             publish=publish,

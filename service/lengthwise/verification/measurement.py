@@ -3,7 +3,7 @@
 Each case varies one thing (batching, position, width, padding, neighbours, order, threads) and compares each row's
 answer with the answer of the same row unbatched. The `reference` cases compare with the model that the graph was made
 from. Everything runs through `padding` and `runtime.session`, as when it is served. This module measures only;
-`lengthwise.verification.promises` judges.
+`lengthwise.verification.promises` decides.
 """
 
 from __future__ import annotations

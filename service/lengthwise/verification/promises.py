@@ -53,7 +53,7 @@ def failures(cases: Sequence[Case], *, tolerance: float | None = None, most: flo
     """The cases that fail: those whose relative difference is above `tolerance` or `most`.
 
     `tolerance`: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
-    number is the allowed relative difference beyond rounding; extreme padding is then not judged here (`check`
+    number is the allowed relative difference beyond rounding; extreme padding then decides nothing here (`check`
     warns about it).
     """
     return [case for case in cases if not _passes(case, tolerance, most)]
@@ -63,7 +63,7 @@ def _passes(case: Case, tolerance: float | None, most: float) -> bool:
     if case.varied == "at padding":
         return case.bits  # a masked softmax gives exactly 0 there, so nothing rounds
     if case.varied == "missing":
-        return True  # the exporter judged it before it published the model
+        return True  # the exporter verified it before it published the model
     if case.is_invariance and tolerance is None:
         return case.bits
     if case.is_invariance and case.extreme:

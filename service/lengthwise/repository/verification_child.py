@@ -1,7 +1,8 @@
-"""The program of the separate process that judges a model; `repository.judge_process` starts it.
+"""The program of the separate process that verifies a model; `repository.verification_process` starts it.
 
-It reads its task from stdin and writes one JSON object to the original stdout: `judged` (a `Judged`), or `refused` with
-why, `kind` and maybe `trace`; `memory`, whether the limit was reached; and `log`, as level, logger and text.
+It reads its task from stdin and writes one JSON object to the original stdout: `accepted` (a `Verification`), or
+`refused` with why, `kind` and maybe `trace`; `memory`, whether the limit was reached; and `log`, as level, logger and
+text.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
     """The answer to the task on stdin; may use `memory_bytes` beyond what interpreter and libraries already use."""
     try:
         from lengthwise.errors import ModelError
-        from lengthwise.repository import judging
+        from lengthwise.repository import verifier
         from lengthwise.repository.stopping import Stopping
 
         modest.bound_memory(memory_bytes)
         try:
-            return {"judged": judging.judge(pickle.loads(sys.stdin.buffer.read()), Stopping()).model_dump()}
+            return {"accepted": verifier.verify(pickle.loads(sys.stdin.buffer.read()), Stopping()).model_dump()}
         except ModelError as error:
             answer = {"refused": str(error), "kind": type(error).__name__}
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Judging in a process of its own: what a graph does to it, and what it leaves alone."""
+"""Verification in a process of its own: what a graph does to it, and what it leaves alone."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ import pytest
 
 from lengthwise import files
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.repository import contents, judging, loading, modest
-from lengthwise.repository.judge_process import JudgeProcess
-from lengthwise.repository.judging import JudgeTask
+from lengthwise.errors import ModelError, NotVerified, VerificationError
+from lengthwise.repository import contents, loading, modest, verifier
 from lengthwise.repository.modest import memory_left_bytes
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.stopping import Stopped, Stopping
+from lengthwise.repository.verification_process import VerificationProcess
+from lengthwise.repository.verifier import VerificationTask
 from lengthwise.versions import Policy
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import place_graph
@@ -35,32 +35,34 @@ Started = list[subprocess.Popen[bytes]]
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """The processes that were started to judge."""
+    """The processes that were started to verify."""
     started: Started = []
-    start = JudgeProcess.start
+    start = VerificationProcess.start
 
-    def watched(self: JudgeProcess, *arguments: int) -> subprocess.Popen[bytes]:
+    def watched(self: VerificationProcess, *arguments: int) -> subprocess.Popen[bytes]:
         started.append(start(self, *arguments))
         return started[-1]
 
-    monkeypatch.setattr(JudgeProcess, "start", watched)
+    monkeypatch.setattr(VerificationProcess, "start", watched)
     return started
 
 
 @contextmanager
-def judging_endlessly(
-    folder: Path, processes: Started, stopping: Stopping, judge_process: JudgeProcess | None = None
+def verifying_endlessly(
+    folder: Path, processes: Started, stopping: Stopping, verification_process: VerificationProcess | None = None
 ) -> Iterator[list[BaseException]]:
-    """A thread that judges a graph without an end; in the list is what that raised, after the block."""
+    """A thread that verifies a graph without an end; in the list is what that raised, after the block."""
     directory, raised = place_graph(folder, hostile_models.endless), []
 
-    def judge() -> None:
+    def verify() -> None:
         try:
-            loading.load(directory, LIMITS, judge=judge_process or JudgeProcess(600, 2**30), stopping=stopping)
+            loading.load(
+                directory, LIMITS, verify=verification_process or VerificationProcess(600, 2**30), stopping=stopping
+            )
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=judge)
+    thread = threading.Thread(target=verify)
     thread.start()
     try:
         wait_until(lambda: bool(processes))
@@ -71,10 +73,10 @@ def judging_endlessly(
         assert not thread.is_alive()
 
 
-def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started, caplog: pytest.LogCaptureFixture):
+def test_a_good_model_is_verified_there_as_here(tmp_path: Path, processes: Started, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     directory = place(tmp_path, max_length=64, proved=False)
-    there = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
+    there = loading.load(directory, LIMITS, budget_seconds=0.01, verify=VerificationProcess(600, 2**30))
     assert len(processes) == 1
     assert "vowels/1 is verified on CPUExecutionProvider" in caplog.text
     (directory / "promises.json").unlink()
@@ -92,19 +94,19 @@ def test_a_model_that_is_refused_there_has_its_reason_here(tmp_path: Path):
     directory = place(tmp_path)
     tamper_with_golden(directory)
     with pytest.raises(VerificationError):
-        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
+        loading.load(directory, LIMITS, verify=VerificationProcess(600, 2**30))
 
 
 def test_a_graph_that_ends_its_process_is_refused_with_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory = place_graph(tmp_path, hostile_models.rows_chosen_by_lengths)
     with pytest.raises(ModelError):
-        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
+        loading.load(directory, LIMITS, verify=VerificationProcess(600, 2**30))
 
 
 def test_a_graph_that_hangs_is_refused_with_the_time(tmp_path: Path, processes: Started):
     directory = place_graph(tmp_path, hostile_models.endless)
     with pytest.raises(ModelError, match=r"bad/1.*2 s.*--judge-timeout-seconds"):
-        loading.load(directory, LIMITS, judge=JudgeProcess(2, 2**30))
+        loading.load(directory, LIMITS, verify=VerificationProcess(2, 2**30))
     assert not proc.is_there(processes[0].pid)
 
 
@@ -113,27 +115,27 @@ def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tm
     directory = place_graph(tmp_path, hostile_models.greedy)
     said = rf"ran out of memory: it takes more than {256 * MEBIBYTE} bytes \(--judge-memory-bytes\)"
     with pytest.raises(ModelError, match=said):
-        loading.load(directory, LIMITS, judge=JudgeProcess(600, 256 * MEBIBYTE))
+        loading.load(directory, LIMITS, verify=VerificationProcess(600, 256 * MEBIBYTE))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
-def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_tried_again(
+def test_verification_takes_no_more_than_most_of_what_the_container_has_left_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
     directory = place_graph(tmp_path, hostile_models.greedy)
-    with pytest.raises(NotJudged):
-        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
+    with pytest.raises(NotVerified):
+        loading.load(directory, LIMITS, verify=VerificationProcess(600, 2**40))
 
 
 @pytest.mark.long
-def test_processes_that_judge_at_the_same_time_share_what_the_container_has_left(
+def test_processes_that_verify_at_the_same_time_share_what_the_container_has_left(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 2000 * MEBIBYTE)
-    judge = JudgeProcess(600, 700 * MEBIBYTE)
-    with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
-        assert loading.load(place(tmp_path / "second"), LIMITS, judge=judge)
+    verify = VerificationProcess(600, 700 * MEBIBYTE)
+    with verifying_endlessly(tmp_path / "first", processes, Stopping(), verify):
+        assert loading.load(place(tmp_path / "second"), LIMITS, verify=verify)
     assert len(processes) == 2
 
 
@@ -148,11 +150,11 @@ def test_a_process_waits_for_others_where_the_container_has_no_full_share_left(
         return left[0]
 
     monkeypatch.setattr(modest, "memory_left_bytes", left_bytes)
-    judge, loaded = JudgeProcess(600, 2**32), []
+    verify, loaded = VerificationProcess(600, 2**32), []
     second = threading.Thread(
-        target=lambda: loaded.append(loading.load(place(tmp_path / "second"), LIMITS, judge=judge))
+        target=lambda: loaded.append(loading.load(place(tmp_path / "second"), LIMITS, verify=verify))
     )
-    with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
+    with verifying_endlessly(tmp_path / "first", processes, Stopping(), verify):
         second.start()
         assert asked.wait(PATIENCE_SECONDS)  # it has looked, and the first one has all of the memory
         assert len(processes) == 1
@@ -165,16 +167,16 @@ def test_a_process_that_waits_for_memory_is_stopped(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 1000 * MEBIBYTE)
-    judge, stopping, raised = JudgeProcess(600, 2**32), Stopping(), []
+    verify, stopping, raised = VerificationProcess(600, 2**32), Stopping(), []
 
     def wait() -> None:
         try:
-            loading.load(place(tmp_path / "second"), LIMITS, judge=judge, stopping=stopping)
+            loading.load(place(tmp_path / "second"), LIMITS, verify=verify, stopping=stopping)
         except Stopped as error:
             raised.append(error)
 
     second = threading.Thread(target=wait)
-    with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
+    with verifying_endlessly(tmp_path / "first", processes, Stopping(), verify):
         second.start()
         stopping.stop()
         second.join(PATIENCE_SECONDS)
@@ -230,55 +232,55 @@ def test_the_limits_of_a_cgroup_below_the_mount_hold_too(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
-def test_the_files_of_a_model_count_as_memory_that_judging_takes(tmp_path: Path):
+def test_the_files_of_a_model_count_as_memory_that_verification_takes(tmp_path: Path):
     directory = place(tmp_path)
     with (directory / "verification.json").open("a") as file:
         file.write(" " * 64 * MEBIBYTE)
     sign(directory)
     with pytest.raises(ModelError, match="--judge-memory-bytes"):
-        loading.load(directory, LIMITS, judge=JudgeProcess(600, 64 * MEBIBYTE))
+        loading.load(directory, LIMITS, verify=VerificationProcess(600, 64 * MEBIBYTE))
 
 
-def test_a_file_larger_than_judging_may_take_is_refused_unread(tmp_path: Path, processes: Started):
+def test_a_file_larger_than_verification_may_take_is_refused_unread(tmp_path: Path, processes: Started):
     directory = place(tmp_path)
     os.truncate(directory / "model.onnx", 2**40)
     with pytest.raises(VerificationError):
-        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), most_bytes=2**30)
+        loading.load(directory, LIMITS, verify=VerificationProcess(600, 2**30), most_bytes=2**30)
     assert not processes
 
 
-def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_judges_again(
+def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_verifies_again(
     tmp_path: Path, processes: Started
 ):
-    with judging_endlessly(tmp_path / "models", processes, Stopping()) as raised:
+    with verifying_endlessly(tmp_path / "models", processes, Stopping()) as raised:
         os.kill(processes[0].pid, signal.SIGKILL)
         wait_until(lambda: bool(raised))
-    assert isinstance(raised[0], NotJudged)
+    assert isinstance(raised[0], NotVerified)
     assert "killed from outside, by SIGKILL" in str(raised[0])
 
-    def ended(*_: object) -> judging.Judged:
-        raise NotJudged("bad/1: ended from outside")
+    def ended(*_: object) -> verifier.Verification:
+        raise NotVerified("bad/1: ended from outside")
 
-    def looked(judge: judging.Judge, before: contents.Repository) -> contents.Repository:
-        return Scan(tmp_path / "models", LIMITS, policy=Policy(), judge=judge, before=before).run()
+    def looked(verify: verifier.Verifier, before: contents.Repository) -> contents.Repository:
+        return Scan(tmp_path / "models", LIMITS, policy=Policy(), verify=verify, before=before).run()
 
     first = looked(ended, contents.Repository())
     assert [refusal.reason for refusal in first.refused] == ["bad/1: ended from outside"]
-    judged = []
+    verified = []
 
-    def bad(*_: object) -> judging.Judged:
-        judged.append(1)
+    def bad(*_: object) -> verifier.Verification:
+        verified.append(1)
         raise ModelError("bad/1: it is bad")
 
     second = looked(bad, first)
     assert [refusal.reason for refusal in second.refused] == ["bad/1: it is bad"]
     assert looked(bad, second).refused == second.refused
-    assert judged == [1]
+    assert verified == [1]
 
 
 def test_a_stop_ends_the_process_long_before_its_time(tmp_path: Path, processes: Started):
     stopping = Stopping()
-    with judging_endlessly(tmp_path, processes, stopping) as raised:
+    with verifying_endlessly(tmp_path, processes, stopping) as raised:
         stopping.stop()
         wait_until(lambda: bool(raised))
     assert isinstance(raised[0], Stopped)
@@ -289,7 +291,7 @@ def test_a_stop_that_came_before_starts_nothing_that_lasts(tmp_path: Path, proce
     stopping = Stopping()
     stopping.stop()
     with pytest.raises(Stopped):
-        loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
+        loading.load(place(tmp_path), LIMITS, verify=VerificationProcess(600, 2**30), stopping=stopping)
     assert not any(proc.is_there(process.pid) for process in processes)
 
 
@@ -301,7 +303,7 @@ def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
     with (tmp_path / "secret").open() as secret:
         os.set_inheritable(secret.fileno(), True)
-        with judging_endlessly(tmp_path, processes, Stopping()):
+        with verifying_endlessly(tmp_path, processes, Stopping()):
             about = proc.of(processes[0].pid)
             wait_until(lambda: "1000" in (about / "oom_score_adj").read_text())  # it has begun
             assert b"a-secret" not in (about / "environ").read_bytes()
@@ -316,17 +318,17 @@ def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
-        "import sys; from pathlib import Path; from lengthwise.repository import judge_process, loading;"
-        "from lengthwise.batching.plan import BatchLimits; start = judge_process.JudgeProcess.start\n"
+        "import sys; from pathlib import Path; from lengthwise.repository import verification_process, loading;"
+        "from lengthwise.batching.plan import BatchLimits; start = verification_process.VerificationProcess.start\n"
         "def watched(*arguments):\n"
         "    process = start(*arguments); print(process.pid, flush=True); return process\n"
-        "judge_process.JudgeProcess.start = watched\n"
-        "loading.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
+        "verification_process.VerificationProcess.start = watched\n"
+        "loading.load(Path(sys.argv[1]), BatchLimits(), verify=verification_process.VerificationProcess(600, 2**30))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        wait_until(lambda: "judge_child" in (proc.of(pid) / "cmdline").read_text())
+        wait_until(lambda: "verification_child" in (proc.of(pid) / "cmdline").read_text())
         wait_until(lambda: "1000" in (proc.of(pid) / "oom_score_adj").read_text())
         assert proc.is_there(pid)
         parent.kill()
@@ -335,25 +337,25 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
 
 def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    with pytest.raises(NotJudged):
-        loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
+    with pytest.raises(NotVerified):
+        loading.load(place(tmp_path), LIMITS, verify=VerificationProcess(600, 2**30))
 
 
-@pytest.mark.parametrize("told", [b"", b"[1]", b"[" * 100_000, b'{"judged": {}}', b'{"judged": {"promise": {}}}'])
+@pytest.mark.parametrize("told", [b"", b"[1]", b"[" * 100_000, b'{"accepted": {}}', b'{"accepted": {"promise": {}}}'])
 def test_an_answer_without_sense_is_a_refusal(told: bytes):
     with pytest.raises(ModelError):
-        JudgeProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
+        VerificationProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
 
 
-def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_path: Path):
+def test_a_graph_that_is_replaced_while_it_is_verified_is_not_what_is_opened(tmp_path: Path):
     directory = place(tmp_path, max_length=64)
 
-    def judge(task: JudgeTask, stopping: Stopping) -> judging.Judged:
+    def verify(task: VerificationTask, stopping: Stopping) -> verifier.Verification:
         (directory / "model.onnx").write_bytes(b"another graph")
-        judged = judging.judge(task, stopping)
-        return judged.model_copy(update={"session": None})
+        verified = verifier.verify(task, stopping)
+        return verified.model_copy(update={"session": None})
 
-    model = loading.load(directory, LIMITS, judge=judge)
+    model = loading.load(directory, LIMITS, verify=verify)
     good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
     assert model.session.kernels == good.session.kernels
     with pytest.raises(VerificationError):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.repository.judge_process import JudgeProcess
-from lengthwise.repository.judging import judge as judge_here
+from lengthwise.repository.verification_process import VerificationProcess
+from lengthwise.repository.verifier import verify as verify_here
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support import hostile_models, proc
@@ -100,9 +100,9 @@ def test_a_graph_that_does_harm_is_refused_while_the_service_answers(
         assert server.get("/readyz").status_code == 200
 
 
-def _judges(pid: int) -> list[int]:
+def _verifying(pid: int) -> list[int]:
     with contextlib.suppress(OSError):  # it has just ended
-        return proc.children(pid, "judge_child")
+        return proc.children(pid, "verification_child")
     return []
 
 
@@ -119,24 +119,26 @@ def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, whe
         else:
             server.wait_for("listening on")
         end = time.monotonic() + PATIENCE_SECONDS
-        while not (pids := [pid for one in proc.serving(server.process.pid) for pid in _judges(one)]):
+        while not (pids := [pid for one in proc.serving(server.process.pid) for pid in _verifying(one)]):
             assert time.monotonic() < end, server.text
             time.sleep(0.01)
         before = time.monotonic()
         server.terminate()
         assert server.end() == 0, server.text
-        assert time.monotonic() - before < 120  # the drain's two seconds and a busy machine; judging has ten minutes
+        assert (
+            time.monotonic() - before < 120
+        )  # the drain's two seconds and a busy machine; verification has ten minutes
         assert not [pid for pid in pids if proc.is_there(pid)]
     finally:
         server.kill()
 
 
-def test_the_bundled_model_is_judged_in_the_service_and_others_are_not(folder: Path) -> None:
-    def judge(**options: object) -> object:
-        return Serving(Settings(**options)).judge  # type: ignore[arg-type]
+def test_the_bundled_model_is_verified_in_the_service_and_others_are_not(folder: Path) -> None:
+    def verifier(**options: object) -> object:
+        return Serving(Settings(**options)).verify  # type: ignore[arg-type]
 
-    assert judge() is judge_here
-    assert isinstance(judge(models=folder), JudgeProcess)
+    assert verifier() is verify_here
+    assert isinstance(verifier(models=folder), VerificationProcess)
 
 
 def test_the_bundled_model_answers_after_little_work() -> None:
@@ -148,7 +150,7 @@ def test_the_bundled_model_answers_after_little_work() -> None:
 
 
 @pytest.mark.long
-def test_many_versions_that_are_being_judged_hold_no_end(folder: Path) -> None:
+def test_many_versions_that_are_being_verified_hold_no_end(folder: Path) -> None:
     for number in range(30):
         shutil.copytree(folder / "vowels", folder / f"copy-{number}")
     server = ServerProcess(*serve(folder, "--drain-seconds", "2"))

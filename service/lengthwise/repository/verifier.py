@@ -1,9 +1,10 @@
-"""Judges one model: whether it may be served here, under which promise, and with which predicted costs.
+"""Verifies one model: whether it may be served here, under which promise, and with which predicted costs.
 
     graph and weights ──> session ──> rows, golden sequences, promise ──> odd values ──> costs
 
-Everything uses bytes that were read once and compared with their digests (`JudgeTask`), so what is verified is what
-will run. `judge` runs in the calling process, `judge_process` in another, which may hang, crash or run out of memory.
+Everything uses bytes that were read once and compared with their digests (`VerificationTask`), so what is verified is
+what will run. `verify` runs in the calling process, `verification_process` in another, which may hang, crash or run out
+of memory.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on 
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeTask:
-    """What is judged: the content of a model directory, read once (None: missing), and how it shall run."""
+class VerificationTask:
+    """What is verified: the content of a model directory, read once (None: missing), and how it shall run."""
 
     limits: BatchLimits  # of its batches
     budget_seconds: float  # to measure its costs
@@ -58,7 +59,7 @@ class JudgeTask:
     @classmethod
     def read(
         cls, directory: Path, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device], most_bytes: int
-    ) -> JudgeTask:
+    ) -> VerificationTask:
         """Reads a model directory.
 
         Raises:
@@ -97,7 +98,7 @@ class JudgeTask:
         return Session(self.graph, self.manifest, weights=self.weights, devices=devices)
 
 
-class Judged(BaseModel):
+class Verification(BaseModel):
     """The result for a model that may be served; all except the session is kept or sent as JSON."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -112,24 +113,24 @@ class Judged(BaseModel):
     session: Session | None = Field(default=None, exclude=True)
 
     @classmethod
-    def of_verdict(cls, verdict: dict[str, Any]) -> Judged:
+    def from_json(cls, verdict: dict[str, Any]) -> Verification:
         """Reads the JSON of a verdict.
 
         Raises:
             VerificationError: The model was refused, and its verification is the reason.
             ModelError: The model was refused for another reason.
         """
-        if "judged" in verdict:
-            return cls.model_validate(verdict["judged"])
+        if "accepted" in verdict:
+            return cls.model_validate(verdict["accepted"])
         if verdict.get("kind") == VerificationError.__name__:
             raise VerificationError(str(verdict["refused"]))
         raise ModelError(str(verdict["refused"]))
 
 
-Judge = Callable[[JudgeTask, Stopping], Judged]  # `judge`, `JudgeProcess`, `SharedJudge`
+Verifier = Callable[[VerificationTask, Stopping], Verification]  # `verify`, `VerificationProcess`, `SharedVerifier`
 
 
-def judge(task: JudgeTask, stopping: Stopping) -> Judged:
+def verify(task: VerificationTask, stopping: Stopping) -> Verification:
     """Verifies a model in this process and measures its costs.
 
     Raises:
@@ -163,7 +164,7 @@ def judge(task: JudgeTask, stopping: Stopping) -> Judged:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
-    return Judged(
+    return Verification(
         promise=promise,
         cases=tuple(case.as_json() for case in cases),
         costs=cost.to_json(),
@@ -175,7 +176,7 @@ def judge(task: JudgeTask, stopping: Stopping) -> Judged:
     )
 
 
-def _faster(own: Session, task: JudgeTask, graph: Graph) -> tuple[Session, dict[str, Any] | None]:
+def _faster(own: Session, task: VerificationTask, graph: Graph) -> tuple[Session, dict[str, Any] | None]:
     """The session with the faster kernels, and a new choice; see `kernel_choice.chosen`."""
     if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
         return own, None

@@ -1,12 +1,12 @@
-"""Judges each model in a separate process, which may crash or hang without harm to the service.
+"""Verifies each model in a separate process, which may crash or hang without harm to the service.
 
-    files, limits, devices ──stdin──> a new interpreter (`repository.judge_child`) ──stdout──> Judged, or why not
+    files, limits, devices ──stdin──> a new interpreter (`verification_child`) ──stdout──> Verification, or why not
                                            │ it crashes: the signal is the reason
                                            │ it takes too long, or the service stops: it is killed
 
 A graph may crash the process that runs it, hang, or use all of its memory. Here that only refuses one version. The
 process gets the bytes that will run, only those environment variables that running a model needs, and no open file, and
-it never outlives the service. Several processes that serve together judge a model once (`SharedJudge`).
+it never outlives the service. Several processes that serve together verify a model once (`SharedVerifier`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
-from lengthwise.errors import ModelError, NotJudged
-from lengthwise.repository.judging import Judge, Judged, JudgeTask
+from lengthwise.errors import ModelError, NotVerified
 from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
 from lengthwise.repository.stopping import Stopping
+from lengthwise.repository.verifier import Verification, VerificationTask, Verifier
 from lengthwise.settings import flag, passed_to_children
 
-log = logging.getLogger("lengthwise.judging")
+log = logging.getLogger("lengthwise.verification")
 
 REFUSED_SECONDS: Final = 60.0  # how long a refusal counts for others, which load the same version at about that time
 MOST_VERDICTS: Final = 1024  # of a few kilobytes each; the oldest are forgotten
@@ -43,29 +43,29 @@ _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
 @dataclass
-class JudgeProcess:
-    """Judges each model in a separate process of limited time and memory. It is a `Judge`."""
+class VerificationProcess:
+    """Verifies each model in a separate process of limited time and memory. It is a `Verifier`."""
 
     timeout_seconds: float
     memory_bytes: int
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _allotted_bytes: int = 0
 
-    def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
-        """Judges a model.
+    def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
+        """Verifies a model.
 
         Raises:
             ModelError: The model must not be served; the message says why.
-            NotJudged: The process could not be started, or was killed from outside.
+            NotVerified: The process could not be started, or was killed from outside.
         """
         key = task.manifest.key
         with self._memory(stopping) as most:
             if most < min(LEAST_BYTES, self.memory_bytes):
-                raise NotJudged(f"{key}: the container has no memory left to verify it; the next scan verifies it")
+                raise NotVerified(f"{key}: the container has no memory left to verify it; the next scan verifies it")
             try:
                 process = self.start(most)
             except OSError as error:
-                raise NotJudged(f"{key}: no process can be started to verify it: {error.strerror}") from error
+                raise NotVerified(f"{key}: no process can be started to verify it: {error.strerror}") from error
             with process, stopping.ending(process.kill):
                 try:
                     output, errors = process.communicate(pickle.dumps(task), timeout=self.timeout_seconds)
@@ -110,7 +110,7 @@ class JudgeProcess:
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         arguments = [str(os.getpid()), str(memory_bytes), str(self.timeout_seconds)]
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.judge_child", *arguments],
+            [sys.executable, "-P", "-m", f"{__package__}.verification_child", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -123,12 +123,12 @@ class JudgeProcess:
             },
         )
 
-    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, most: int) -> Judged:
+    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, most: int) -> Verification:
         """The result, from the exit code and the output of a process that could use `most` bytes of memory.
 
         Raises:
             ModelError: The model must not be served: verifying it failed, or its graph crashed the process.
-            NotJudged: The process was killed from outside, or the machine has no memory left.
+            NotVerified: The process was killed from outside, or the machine has no memory left.
         """
         answer: Any = {}
         with suppress(ValueError, RecursionError):
@@ -142,18 +142,18 @@ class JudgeProcess:
         if answer.get("memory") or (code and "bad_alloc" in last):
             why = f"{key}: verifying it ran out of memory: it takes more than {most} bytes"
             if most < self.memory_bytes:
-                raise NotJudged(f"{why}, most of what the container has left")
+                raise NotVerified(f"{why}, most of what the container has left")
             raise ModelError(f"{why} ({_LIMITS[0]})")
         if answer.get("trace"):
             log.error("%s: verifying it failed\n%s", key, answer["trace"])
-        if "refused" in answer or (code == 0 and "judged" in answer):
+        if "refused" in answer or (code == 0 and "accepted" in answer):
             try:
-                return Judged.of_verdict(answer)
+                return Verification.from_json(answer)
             except ValueError as error:
                 raise ModelError(f"{key}: the process that verified it gave no valid answer: {error}") from error
         log.error("%s: the process that verified it ended with %s\n%s", key, code, stderr[-4000:])
         if code in _FROM_OUTSIDE:
-            raise NotJudged(
+            raise NotVerified(
                 f"{key}: the process that verified it was killed from outside, by {SIGNALS[code]}; if nobody did "
                 f"that, the machine ran out of memory ({_LIMITS[0]} limits the process)"
             )
@@ -170,9 +170,9 @@ class Verdicts:
         self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # with the time of each
 
     async def find(self, digest: str) -> dict[str, Any] | None:
-        """What `Judged.of_verdict` reads; None if a process that asks is to judge."""
+        """What `Verification.from_json` reads; None if a process that asks is to verify the model."""
         since, verdict = self._verdicts.get(digest, (-inf, {}))
-        return verdict if "judged" in verdict or time.monotonic() - since < REFUSED_SECONDS else None
+        return verdict if "accepted" in verdict or time.monotonic() - since < REFUSED_SECONDS else None
 
     async def keep(self, digest: str, verdict: dict[str, Any]) -> None:
         """Keeps what a process has found."""
@@ -182,42 +182,42 @@ class Verdicts:
 
 
 @dataclass
-class SharedJudge:
-    """A `Judge` that asks another one, if no other process that serves the same has done so.
+class SharedVerifier:
+    """A `Verifier` that asks another one, if no other process that serves the same has done so.
 
     What was found is kept in the memory of their parent (`Verdicts`), so a worker that is started later, or a reload
     that reaches all of them, verifies nothing again, and all have the same kernels, promise and costs. No folder needs
     to be writable.
     """
 
-    judge: Judge
-    judging: Callable[[str], AbstractContextManager[None]]
-    """Waits until no other process judges what has a digest, and has others wait."""
+    verifier: Verifier
+    locked: Callable[[str], AbstractContextManager[None]]
+    """Waits until no other process verifies the model of a digest, and has others wait."""
     ask: Callable[..., Any]
-    """Asks the parent: `judgement` of a digest finds a verdict, `judged` keeps one."""
+    """Asks the parent: `verdict` of a digest finds one, `keep_verdict` keeps one."""
 
-    def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
-        """Judges a model; arguments and errors are those of `judging.judge`.
+    def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
+        """Verifies a model; arguments and errors are those of `verifier.verify`.
 
         Raises:
             ModelError: The model must not be served; the message says why.
-            NotJudged: It could not be verified now.
+            NotVerified: It could not be verified now.
         """
         on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
         digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()
-        with self.judging(digest):
+        with self.locked(digest):
             stopping.check()
-            if verdict := self.ask(stopping, "judgement", digest):
-                return Judged.of_verdict(verdict)
+            if known := self.ask(stopping, "verdict", digest):
+                return Verification.from_json(known)
             try:
-                judged = self.judge(task, stopping)
-            except NotJudged:
+                verdict = self.verifier(task, stopping)
+            except NotVerified:
                 raise
             except ModelError as error:
-                self.ask(stopping, "judged", digest, {"refused": str(error), "kind": type(error).__name__})
+                self.ask(stopping, "keep_verdict", digest, {"refused": str(error), "kind": type(error).__name__})
                 raise
             # The first one stores the rest beside the model.
-            others = judged.model_copy(update={"cases": (), "measured": None, "choice": None})
-            self.ask(stopping, "judged", digest, {"judged": others.model_dump()})
-            return judged
+            others = verdict.model_copy(update={"cases": (), "measured": None, "choice": None})
+            self.ask(stopping, "keep_verdict", digest, {"accepted": others.model_dump()})
+            return verdict
