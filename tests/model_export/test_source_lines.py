@@ -63,7 +63,7 @@ PROBE = """
 import sys, library, torchlike
 from lengthwise_export.tracing import source_lines
 source_lines._MACHINERY = (*source_lines._MACHINERY, "torchlike")
-print(*(source_lines._ownership(file) for file in (torchlike.__file__, library.__file__, {users!r})))
+print(*(source_lines._owner(file) for file in (torchlike.__file__, library.__file__, {users!r})))
 print([source_lines.is_users(library.__file__), source_lines.is_users(library.__file__, installed=True)])
 """
 

@@ -31,7 +31,7 @@ from lengthwise_export.errors import TraceError
 from lengthwise_export.tracing.call_signature import Role
 from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES, is_open
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
-from lengthwise_export.tracing.source_lines import CodeLocation, current_location, file_of, is_users
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users, modules_of_user
 
 LOOP: Final = (
     "a Python loop runs a fixed number of times in a graph, but batches differ in size. Over the steps: use nn.LSTM or "
@@ -246,11 +246,7 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
     """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
     # Of the user's code all modules that are imported, and those of the packages that define parts of the model
     own = {type(part).__module__.partition(".")[0] for part in model.modules()}
-    namespaces = [
-        vars(module)
-        for name, module in list(sys.modules.items())
-        if (file := file_of(module)) and is_users(file, installed=name.partition(".")[0] in own)
-    ]
+    namespaces = [vars(module) for module in modules_of_user(own)]
     with PROCESS_WIDE, contextlib.ExitStack() as undo:
         for namespace in namespaces:
             for name, substitute in _SUBSTITUTES.items():

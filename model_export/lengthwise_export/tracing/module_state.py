@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lengthwise_export.tracing.source_lines import CodeLocation, file_of, is_users, location_of_frame
+from lengthwise_export.tracing.source_lines import CodeLocation, is_users, location_of_frame
 
 _MAX_ENTRIES: Final = 10_000  # larger containers hold data; what their entries hold is not followed
 _PLAIN: Final = (bool, int, float, complex, str, bytes)
@@ -182,8 +182,8 @@ def _names_in(code: CodeType) -> set[str]:
 
 
 def _is_of_users(kind: type) -> bool:
-    file = file_of(sys.modules.get(kind.__module__)) or "<"
-    return kind.__module__ == "__main__" or is_users(file, installed=True)
+    file = getattr(sys.modules.get(kind.__module__), "__dict__", {}).get("__file__")
+    return kind.__module__ == "__main__" or (isinstance(file, str) and is_users(file, installed=True))
 
 
 def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Part:

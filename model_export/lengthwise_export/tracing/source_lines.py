@@ -16,6 +16,7 @@ import site
 import sys
 import sysconfig
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -99,7 +100,7 @@ def _folders() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
 def forget_folders() -> None:
     """Looks for the folders of packages anew, after a change of `sys.path`."""
     _folders.cache_clear()
-    _ownership.cache_clear()
+    _owner_of_folder.cache_clear()
 
 
 def _folders_of_package(name: str) -> list[str]:
@@ -118,36 +119,50 @@ def _is_installed_in(folder: str) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=4096)
-def _ownership(file: str) -> int:
-    """2: the user's code. 1: an installed package. 0: Python, torch, another library we use, or this package."""
+_OTHERS, _INSTALLED, _USERS = range(3)
+"""Who owns a file: Python, torch, another library we use or this package; another installed package; or the user."""
+
+
+@functools.cache
+def _owner_of_folder(folder: str) -> int:
     machinery, installed, python = _folders()
-    if file.startswith(("<", *machinery)):
-        return 0
-    if file.startswith(installed):
-        return 1
-    return 0 if file.startswith(python) else 2
+    inside = folder + os.sep
+    if inside.startswith(machinery):
+        return _OTHERS
+    if inside.startswith(installed):
+        return _INSTALLED
+    return _OTHERS if inside.startswith(python) else _USERS
+
+
+def _owner(file: str) -> int:
+    """Who owns a file; code without a file, such as `<string>`, is not the user's."""
+    return _OTHERS if file.startswith("<") else _owner_of_folder(file.rpartition(os.sep)[0])
 
 
 def is_users(file: str, *, installed: bool = False) -> bool:
     """Whether a file is the user's code; with `installed`, other installed packages count as well."""
-    return _ownership(file) >= (1 if installed else 2)
+    return _owner(file) >= (_INSTALLED if installed else _USERS)
 
 
-def file_of(module: ModuleType | None) -> str | None:
-    """The file of an imported module; None if it has none. A module that imports itself when it is asked stays idle."""
-    file = getattr(module, "__dict__", {}).get("__file__")
-    return file if isinstance(file, str) else None
+def modules_of_user(packages: Collection[str] = ()) -> list[ModuleType]:
+    """The imported modules of the user's code, and of those of these installed packages."""
+    modules = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__dict__", {}).get("__file__")  # a module that imports itself when asked stays idle
+        least = _INSTALLED if name.partition(".")[0] in packages else _USERS
+        if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= least:
+            modules.append(module)
+    return modules
 
 
 def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
     """The innermost of these calls (outermost first) in the user's code, otherwise in an installed package."""
     inside: CodeLocation | None = None
     for file, line, function in reversed(calls):
-        ownership = _ownership(file)
-        if ownership == 2 or (ownership == 1 and inside is None):
+        owner = _owner(file)
+        if owner == _USERS or (owner == _INSTALLED and inside is None):
             location = CodeLocation(file, line, linecache.getline(file, line).strip(), function)
-            if ownership == 2:
+            if owner == _USERS:
                 return replace(location, inside=inside)
             inside = location
     return inside
