@@ -166,7 +166,7 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
         NotACell: Cells have no such operator.
     """
     kind = node.op_type
-    attributes = {"num_outputs": len(node.output), **attributes_of(node)}
+    attributes = attributes_of(node)
     if kind == "Constant" and "value" in attributes:
         return [numpy_helper.to_array(attributes["value"])]
     if not any(isinstance(each, Affine) for each in inputs):
@@ -177,10 +177,11 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
     if kind in ACTIVATIONS:
         numbers = tuple((name, float(attributes.get(name, default))) for name, default in ACTIVATIONS[kind])
         return [_activated(kind, _affine(inputs[0]), numbers)]
+    if kind in _MOVES:
+        return _moved(node, inputs)
     if kind not in _RULES:
         raise NotACell
-    result = _RULES[kind](attributes, inputs)
-    return [result] if isinstance(result, Affine) else result
+    return [_RULES[kind](attributes, inputs)]
 
 
 def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:
@@ -261,47 +262,30 @@ def _product(attributes: Said, inputs: _Inputs) -> Affine:
     return result
 
 
-def _is_last(axis: int) -> bool:
-    return axis in (1, -1)
+_MOVES: Final = frozenset({"Concat", "Gather", "Slice", "Split"})
+"""Operators that move features."""
 
 
-def _columns(value: Affine, indices: ConstantArray) -> Affine:
-    return value.times(np.eye(value.width)[:, indices])
+def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
+    """The outputs of an operator that moves features: it is run on their positions, in two rows.
 
-
-def _split(attributes: Said, inputs: _Inputs) -> list[Affine]:
-    value = _affine(inputs[0])
-    count = attributes["num_outputs"]
-    sizes = _constant(inputs[1]).tolist() if len(inputs) > 1 else [value.width // count] * count
-    ends = np.cumsum([0, *sizes])
-    if not _is_last(attributes.get("axis", 0)) or ends[-1] != value.width:
+    Raises:
+        NotACell: It moves rows too, joins constants, or something that is not constant says where features go.
+    """
+    count = len(inputs) if node.op_type == "Concat" else 1
+    values = [each for each in inputs[:count] if isinstance(each, Affine)]
+    if len(values) != count:
         raise NotACell
-    return [_columns(value, np.arange(start, end)) for start, end in itertools.pairwise(ends)]
-
-
-def _slice(attributes: Said, inputs: _Inputs) -> Affine:
-    value = _affine(inputs[0])
-    starts, ends, *more = [_constant(each).reshape(-1).tolist() for each in inputs[1:] if each is not None]
-    axes = more[0] if more else range(len(starts))
-    steps = more[1] if len(more) > 1 else [1] * len(starts)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if _is_last(axis):
-            value = _columns(value, np.arange(value.width)[slice(start, end, step)])
-        elif start != 0 or end < np.iinfo(np.int32).max or step != 1:  # of the rows
-            raise NotACell
-    return value
-
-
-def _joined(attributes: Said, inputs: _Inputs) -> Affine:
-    values = [_affine(each) for each in inputs]
-    if not _is_last(attributes["axis"]):
+    ends = np.cumsum([value.width for value in values])
+    rows = np.arange(2 * ends[-1]).reshape(2, -1)
+    constants = [None if each is None else _constant(each) for each in inputs[count:]]
+    results = computed(node, [*np.split(rows, ends[:-1], axis=1), *constants])
+    if results is None or any(each.ndim != 2 or not np.array_equal(each, each[:1] + rows[:, :1]) for each in results):
         raise NotACell
-    width, at = sum(value.width for value in values), 0
-    whole = Affine({}, np.zeros(width))
-    for value in values:
-        whole = whole.plus(value.times(np.eye(value.width, width, at)))
-        at += value.width
-    return whole
+    whole = Affine({}, np.zeros(ends[-1]))
+    for value, end in zip(values, ends, strict=True):
+        whole = whole.plus(value.times(np.eye(value.width, ends[-1], end - value.width)))
+    return [whole.times(np.eye(whole.width)[:, each[0]]) for each in results]
 
 
 def _clipped(attributes: Said, inputs: _Inputs) -> Affine:
@@ -344,11 +328,10 @@ def _chosen(attributes: Said, inputs: _Inputs) -> Affine:
     raise NotACell
 
 
-_RULES: Final[Mapping[str, Callable[[Said, _Inputs], Affine | list[Affine]]]] = {
+_RULES: Final[Mapping[str, Callable[[Said, _Inputs], Affine]]] = {
     "Add": lambda said, inputs: _sum(inputs, 1.0),
     "Cast": lambda said, inputs: _affine(inputs[0]),
     "Clip": _clipped,
-    "Concat": _joined,
     "Div": _divided,
     "Gemm": _product,
     "Identity": lambda said, inputs: _affine(inputs[0]),
@@ -357,8 +340,6 @@ _RULES: Final[Mapping[str, Callable[[Said, _Inputs], Affine | list[Affine]]]] = 
     "Min": lambda said, inputs: _bounded(_AT_MOST, inputs),
     "Mul": _multiplied,
     "Neg": lambda said, inputs: _affine(inputs[0]).scaled(-1.0),
-    "Slice": _slice,
-    "Split": _split,
     "Sub": lambda said, inputs: _sum(inputs, -1.0),
     "Where": _chosen,
 }

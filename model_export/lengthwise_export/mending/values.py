@@ -16,7 +16,7 @@ differ:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
@@ -104,9 +104,14 @@ _ELEMENTWISE: Final = frozenset(
 )
 """Operators that compute a table as they compute the tensor of one length."""
 
-_REDUCED: Final[dict[str, Callable[..., Table]]] = dict(
-    ReduceProd=np.prod, ReduceSum=np.sum, ReduceMax=np.max, ReduceMin=np.min
-)
+_AXES_INPUT: Final = {
+    "Slice": 3,
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"), 1),
+}
+"""Operators that move elements along axes, or reduce them, and the input that names these axes."""
+
+_MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Expand", *_AXES_INPUT})
+"""Operators that compute a table as they compute the tensor of one length, with each axis two axes further behind."""
 
 
 def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
@@ -135,83 +140,55 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 
 
 def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
-    """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape."""
-    kind, attributes, present = node.op_type, attributes_of(node), [table for table in inputs if table is not None]
+    """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape.
+
+    The node runs on whole tables, by ONNX's reference. An operator that moves elements gets its axes two further
+    behind; what tells it where to move them has to be constant.
+    """
+    kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
     if kind in _ELEMENTWISE:
-        tables = iter(_aligned(present, max(table.ndim for table in present)))
-        results = computed(node, [None if table is None else next(tables) for table in inputs])
+        rank = max(table.ndim for table in inputs if table is not None)
+        results = computed(node, [None if table is None else _aligned(table, rank) for table in inputs])
         return None if results is None else results[0]
-    if inputs[0] is None:
+    if kind not in _MOVES or first is None:
         return None
-    if kind == "Concat":
-        return np.concatenate(present, _shifted(attributes["axis"], inputs[0].ndim - 2))
-    move = _MOVES.get(kind)
-    return None if move is None else move(kind, inputs[0], [constant_of(each) for each in inputs[1:]], attributes)
-
-
-def _aligned(tables: Sequence[Table], rank: int) -> list[Table]:
-    """Tables of tensors of several ranks, with axes of size 1 in front as broadcasting puts them."""
-    return [table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:]) for table in tables]
-
-
-def _shifted(axis: int, rank: int) -> int:
-    """An axis of a tensor as an axis of its table."""
-    return axis + 2 if axis >= 0 else axis + rank + 2
-
-
-_Constants = Sequence[NDArray[Any] | None]  # a node's inputs behind the first, where they are constant
-Said = Mapping[str, Any]  # its attributes
-
-
-def _gather(_: str, table: Table, extra: _Constants, attributes: Said) -> Table | None:
-    indices, axis = extra[0], _shifted(attributes.get("axis", 0), table.ndim - 2)
-    if indices is None or not ((-table.shape[axis] <= indices) & (indices < table.shape[axis])).all():
+    arrays: list[NDArray[Any] | None] = [first, *(inputs[1:] if kind == "Concat" else map(constant_of, inputs[1:]))]
+    if any(array is None and table is not None for array, table in zip(arrays, inputs, strict=True)):
         return None
-    return np.take(table, indices, axis=axis)
+    if kind in _AXES_INPUT:
+        index = _AXES_INPUT[kind]
+        arrays += [None] * (index + 1 - len(arrays))
+        arrays[index] = _shifted_axes(kind, first, arrays, attributes.pop("axes", arrays[index]))
+    elif kind in ("Reshape", "Expand"):
+        shape = [] if arrays[1] is None else arrays[1].tolist()
+        if kind == "Expand":
+            arrays[0], shape = _aligned(first, len(shape) + 2), [1] * (first.ndim - 2 - len(shape)) + shape
+        arrays[1] = np.array([*first.shape[:2], *shape])
+    else:
+        attributes["axis"] = int(_shifted(attributes.get("axis", 0)))
+    names = [str(index) if array is not None else "" for index, array in enumerate(arrays)]
+    results = computed(helper.make_node(kind, names, ["table"], **attributes), arrays)
+    return None if results is None else results[0]
 
 
-def _along_axes(kind: str, table: Table, extra: _Constants, attributes: Said) -> Table:
-    """Squeeze, Unsqueeze and reductions, whose axes are an attribute or an input."""
-    axes = attributes.get("axes") if not extra or extra[0] is None else extra[0].tolist()
-    if axes is None:
-        axes = [axis for axis in range(table.ndim - 2) if kind != "Squeeze" or table.shape[axis + 2] == 1]
-    where = tuple(_shifted(axis, table.ndim - 2 + len(axes) * (kind == "Unsqueeze")) for axis in axes)
-    if kind in _REDUCED:
-        return _REDUCED[kind](table, axis=where, keepdims=bool(attributes.get("keepdims", 1)))
-    return np.squeeze(table, where) if kind == "Squeeze" else np.expand_dims(table, where)
+def _shifted_axes(kind: str, table: Table, arrays: Sequence[NDArray[Any] | None], axes: Any) -> NDArray[Any] | None:
+    """The axes of an operator on a table; None for a Squeeze of all axes of size 1, of which the first two are none."""
+    if axes is None and kind != "Squeeze":
+        axes = np.arange(table.ndim - 2 if kind != "Slice" or arrays[1] is None else arrays[1].size)
+    return None if axes is None else _shifted(np.asarray(axes))
 
 
-def _slice(_: str, table: Table, extra: _Constants, __: Said) -> Table | None:
-    lists: list[Any] = [each.tolist() for each in extra if each is not None]
-    if len(lists) < len(extra):
-        return None
-    starts, ends, axes, steps = [*lists, None, None][:4]
-    cut = [slice(None)] * table.ndim
-    for start, end, axis, step in zip(
-        starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
-    ):
-        dim = _shifted(axis, table.ndim - 2)
-        cut[dim] = slice(start, None if step < 0 and end < -table.shape[dim] else end, step)
-    return table[tuple(cut)]
+def _shifted(axes: Any) -> Any:
+    """Axes of a tensor as axes of its table; those that are counted from the end stay."""
+    return np.where(np.asarray(axes) < 0, axes, np.add(axes, 2))
 
 
-def _in_shape(kind: str, table: Table, extra: _Constants, _: Said) -> Table | None:
-    """Reshape and Expand."""
-    if extra[0] is None:
-        return None
-    if kind == "Reshape":
-        return None if (extra[0] == 0).any() else table.reshape(*table.shape[:2], *extra[0].tolist())
-    shape = np.broadcast_shapes(table.shape[2:], tuple(extra[0].tolist()))
-    return np.broadcast_to(_aligned([table], len(shape) + 2)[0], (*table.shape[:2], *shape))
+def _aligned(table: Table, rank: int) -> Table:
+    """A table with axes of size 1 in front of its tensor's, as broadcasting adds them to a rank of the table."""
+    return table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:])
 
 
-_MOVES: Final[dict[str, Callable[[str, Table, _Constants, Said], Table | None]]] = {
-    "Gather": _gather,
-    "Slice": _slice,
-    **dict.fromkeys(("Reshape", "Expand"), _in_shape),
-    **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCED), _along_axes),
-}
-"""What moves the elements of one tensor, by operator."""
+Said = Mapping[str, Any]  # a node's attributes
 
 
 @dataclass(frozen=True, slots=True)
