@@ -30,7 +30,7 @@ from lengthwise.datasets.column_roles import NO_HEADER, ColumnNames, Roles
 from lengthwise.datasets.column_roles import roles as roles_of
 from lengthwise.datasets.given import Padding
 from lengthwise.datasets.long_table import LongSequence
-from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, judged, label_of
+from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, label_of, record_of
 from lengthwise.datasets.tables import TableColumns, columns_of
 from lengthwise.datasets.tails import without_padding
 from lengthwise.datasets.text_files import (
@@ -325,5 +325,5 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
             advance(index / file.metadata.num_rows)
             if isinstance(own, list) and reading.columns.inputs != () and _have(fields["steps"], len(own)):
                 fields["steps"] = [dict(zip(own, step, strict=True)) for step in fields["steps"]]
-            yield judged(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
+            yield record_of(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
             index += 1

@@ -48,7 +48,7 @@ class BadRecord:
     error: RecordError
 
 
-def judged(
+def record_of(
     fields: Any, index: int, place: str, kind: StepKind, names: tuple[str, ...] | None = None
 ) -> Record | BadRecord:
     """A record from the fields of a line or of a row; a `BadRecord` if it is wrong. `names`: see `rows_of`.

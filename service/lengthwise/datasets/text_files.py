@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lengthwise.datasets.column_roles import NO_HEADER, no_names
-from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, judged
+from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, record_of
 from lengthwise.datasets.tables import TableColumns, Texts, is_number
 from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
@@ -109,7 +109,7 @@ def json_lines(
             said = error.problems[0].detail.replace("at line 1, column", "at column")
             yield BadRecord(str(index), RecordError(f"{place}: {said}"))
         else:
-            record = judged(fields, index, place, kind, names)
+            record = record_of(fields, index, place, kind, names)
             names = names or getattr(record, "names", None)
             yield record
 

@@ -186,6 +186,6 @@ class GrpcConnections:
         too_many = len(present) - len(late) - int(self._most * _CROWDED)
         if too_many > 0:
             left = set(late)
-            spare = [client for since, client in idle if client not in left and now - since > LEAST_IDLE_SECONDS]
-            late += spare[:too_many]
+            longest_idle = [client for since, client in idle if client not in left and now - since > LEAST_IDLE_SECONDS]
+            late += longest_idle[:too_many]
         return late

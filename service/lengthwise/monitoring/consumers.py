@@ -31,7 +31,7 @@ class Consumer:
     share: float
 
     def wants(self, call: AnsweredCall) -> bool:
-        """Whether a call is of use for it. Called in the thread that answers: it must be quick."""
+        """Whether a call is of use for it. Called in the thread that answers: it must be fast."""
         return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:

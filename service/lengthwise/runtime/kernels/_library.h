@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "_onnxruntime_calls.h"
-#include "_spare_cores.h"
+#include "_lent_cores.h"
 
 /* Whether the compiler knows the instructions on tiles, and the system may give them to a process. */
 #if defined(__x86_64__) && defined(__linux__) && (__has_include(<amxintrin.h>) || __has_include(<amxint8intrin.h>))

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "_spare_cores.h"
+#include "_lent_cores.h"
 
 #define MOST_HELPERS 16
 #define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
@@ -42,7 +42,7 @@ struct Helper {
     double seconds;    /* the processor time of its last work */
 } __attribute__((aligned(APART)));
 
-struct SpareCores {
+struct LentCores {
     struct Helper helpers[MOST_HELPERS];
     pthread_mutex_t lock;
     int registered; /* whether a fork forgets the helpers; it changes under the lock */
@@ -50,8 +50,8 @@ struct SpareCores {
     atomic_long refused_next, refused_before; /* how many asks are refused from now on, and were the last time */
 };
 
-static struct SpareCores all_cores = {.lock = PTHREAD_MUTEX_INITIALIZER};
-static struct SpareCores *const spare = &all_cores;
+static struct LentCores all_cores = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static struct LentCores *const cores = &all_cores;
 _Thread_local double helped_seconds;
 _Thread_local int in_background;
 
@@ -76,7 +76,7 @@ void let_others_run(void)
 
 int core_is_wanted(void)
 {
-    return atomic_load_explicit(&spare->in_use, memory_order_relaxed) > atomic_load_explicit(&spare->lent, memory_order_relaxed);
+    return atomic_load_explicit(&cores->in_use, memory_order_relaxed) > atomic_load_explicit(&cores->lent, memory_order_relaxed);
 }
 
 static void *help_for_ever(void *argument)
@@ -84,7 +84,7 @@ static void *help_for_ever(void *argument)
     struct Helper *helper = argument;
     for (;;) {
         const double until = seconds_of(CLOCK_MONOTONIC) + WATCH_SECONDS;
-        while (atomic_load(&helper->state) != ASKED && atomic_load(&helper->called) && atomic_load(&spare->lent)
+        while (atomic_load(&helper->state) != ASKED && atomic_load(&helper->called) && atomic_load(&cores->lent)
                && seconds_of(CLOCK_MONOTONIC) < until)
             pause_a_little();
         int asked = ASKED;
@@ -110,22 +110,22 @@ static void *help_for_ever(void *argument)
 /* A process that was forked has none of the threads. */
 static void forget_helpers(void)
 {
-    memset(spare->helpers, 0, sizeof spare->helpers);
-    pthread_mutex_init(&spare->lock, NULL);
-    atomic_store(&spare->lent, 0);
-    atomic_store(&spare->in_use, 0);
+    memset(cores->helpers, 0, sizeof cores->helpers);
+    pthread_mutex_init(&cores->lock, NULL);
+    atomic_store(&cores->lent, 0);
+    atomic_store(&cores->in_use, 0);
 }
 
 /* Starts a helper's thread unless it runs; 0 if there can be none. */
 static int start_helper(struct Helper *helper)
 {
-    pthread_mutex_lock(&spare->lock);
+    pthread_mutex_lock(&cores->lock);
     if (!helper->there) {
-        if (!spare->registered) spare->registered = !pthread_atfork(NULL, NULL, forget_helpers);
+        if (!cores->registered) cores->registered = !pthread_atfork(NULL, NULL, forget_helpers);
         pthread_attr_t attributes;
         pthread_mutex_init(&helper->lock, NULL);
         pthread_cond_init(&helper->changed, NULL);
-        if (spare->registered && !pthread_attr_init(&attributes)) {
+        if (cores->registered && !pthread_attr_init(&attributes)) {
             sigset_t all, before; /* signals are for the program's own threads */
             sigfillset(&all);
             pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -136,7 +136,7 @@ static int start_helper(struct Helper *helper)
         }
     }
     const int there = helper->there;
-    pthread_mutex_unlock(&spare->lock);
+    pthread_mutex_unlock(&cores->lock);
     return there;
 }
 
@@ -158,10 +158,10 @@ static void keep_off_this_core(struct Helper *helper)
 
 void lend_cores(long count, int soon)
 {
-    struct Helper *first = spare->helpers;
-    atomic_store(&spare->lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
+    struct Helper *first = cores->helpers;
+    atomic_store(&cores->lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
     if (!soon) atomic_store(&first->called, 0);
-    if (!soon || count < 1 || atomic_load(&spare->refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
+    if (!soon || count < 1 || atomic_load(&cores->refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
         return;
     keep_off_this_core(first);
     pthread_mutex_lock(&first->lock);
@@ -173,10 +173,10 @@ void lend_cores(long count, int soon)
 /* Has a helper begin with a part; NULL if no core is idle. */
 static struct Helper *ask_for_help(void (*go_on)(void *part, int may_stop), void *part)
 {
-    if (atomic_load(&spare->in_use) >= atomic_load(&spare->lent)) return NULL;
-    if (atomic_load(&spare->refused_next) > 0 && atomic_fetch_sub(&spare->refused_next, 1) > 0) return NULL;
-    if (atomic_fetch_add(&spare->in_use, 1) < atomic_load(&spare->lent))
-        for (struct Helper *helper = spare->helpers; helper < spare->helpers + MOST_HELPERS; helper++) {
+    if (atomic_load(&cores->in_use) >= atomic_load(&cores->lent)) return NULL;
+    if (atomic_load(&cores->refused_next) > 0 && atomic_fetch_sub(&cores->refused_next, 1) > 0) return NULL;
+    if (atomic_fetch_add(&cores->in_use, 1) < atomic_load(&cores->lent))
+        for (struct Helper *helper = cores->helpers; helper < cores->helpers + MOST_HELPERS; helper++) {
             int free_one = 0;
             if (!atomic_compare_exchange_strong(&helper->busy, &free_one, 1)) continue;
             if (!start_helper(helper)) {
@@ -193,7 +193,7 @@ static struct Helper *ask_for_help(void (*go_on)(void *part, int may_stop), void
             pthread_mutex_unlock(&helper->lock);
             return helper;
         }
-    atomic_fetch_sub(&spare->in_use, 1);
+    atomic_fetch_sub(&cores->in_use, 1);
     return NULL;
 }
 
@@ -215,15 +215,15 @@ static void await_help(struct Helper *helper, double asked_at)
         helped_seconds += helper->seconds;
     }
     atomic_store(&helper->busy, 0);
-    atomic_fetch_sub(&spare->in_use, 1);
+    atomic_fetch_sub(&cores->in_use, 1);
     if (late) return;
     const double waited = seconds_of(CLOCK_MONOTONIC) - now;
     if (waited > now - asked_at && waited > LATE_SECONDS) { /* longer than this thread's own half took */
-        const long before = atomic_load(&spare->refused_before), next = before ? 2 * before : 16;
-        atomic_store(&spare->refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
-        atomic_store(&spare->refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
+        const long before = atomic_load(&cores->refused_before), next = before ? 2 * before : 16;
+        atomic_store(&cores->refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
+        atomic_store(&cores->refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
     } else {
-        atomic_store(&spare->refused_before, atomic_load(&spare->refused_before) / 2);
+        atomic_store(&cores->refused_before, atomic_load(&cores->refused_before) / 2);
     }
 }
 

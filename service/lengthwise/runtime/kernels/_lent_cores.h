@@ -1,8 +1,8 @@
 /* Threads that help while a core is idle: with one direction of a layer, or half of the scores of attention pooling; see
- * `_spare_cores.c`. All kernels use the same threads and count the same cores, so no core is lent twice.
+ * `_lent_cores.c`. All kernels use the same threads and count the same cores, so no core is lent twice.
  */
-#ifndef LENGTHWISE_SPARE_CORES_H
-#define LENGTHWISE_SPARE_CORES_H
+#ifndef LENGTHWISE_LENT_CORES_H
+#define LENGTHWISE_LENT_CORES_H
 
 #define APART 128 /* bytes between what two threads write: a processor may fetch lines of 64 in pairs */
 
