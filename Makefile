@@ -145,7 +145,7 @@ engines: $(ENGINES)/installed ## Runs Ray Serve, and Scorer on Ray Data, Spark (
 	$(ENGINES)/bin/python -m pytest tests/engines -m engines -rs -p no:cacheprovider
 
 proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
-	$(BIN)/python -m grpc_tools.protoc -I service --python_out=service --pyi_out=service service/lengthwise/grpc/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I service --descriptor_set_out=service/lengthwise/grpc/open_inference.binpb --pyi_out=service service/lengthwise/grpc/open_inference.proto
 
 clean: ## Removes what was built
 	rm -rf .venv build dist *.egg-info service/lengthwise/*/_*.so service/lengthwise/*/*/_*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs

@@ -163,7 +163,7 @@ def rooms(folder: Path) -> Graph:
     files = {
         ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted(folder.rglob("*.py"))
-        if not path.stem.endswith("_pb2") and path != folder / "__init__.py"
+        if path != folder / "__init__.py"
     }
     graph: Graph = {}
     for name, path in files.items():

@@ -81,7 +81,7 @@ def _imports(path: Path, annotations: bool) -> Iterator[str]:
 @functools.cache
 def modules(folder: Path) -> dict[str, Path]:
     """The modules of a package by their dotted names in it."""
-    files = (path for path in folder.rglob("*.py") if not path.stem.endswith("_pb2"))
+    files = folder.rglob("*.py")
     return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in sorted(files)}
 
 
