@@ -64,15 +64,15 @@ def served(target: ServerAddress, sequences: list[Steps], seconds: float) -> dic
 
 def scored(work: Work, file: Path, out: Path, core: int) -> dict[str, Any]:
     """The summary of scoring a file on one core."""
+    out.unlink(missing_ok=True)
     command = [sys.executable, "-m", "lengthwise", "score", str(file), str(out), "--model", str(work.directory)]
     done = subprocess.run(
-        [*command, "--threads", "1", "--overwrite", "--json"],
+        [*command, "--json"],
         check=True,
         stdout=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, [core]),
     )
-    summary: dict[str, Any] = orjson.loads(done.stdout)
-    return summary
+    return dict(orjson.loads(done.stdout))
 
 
 def differing(target: ServerAddress, file: Path, out: Path, count: int) -> int:

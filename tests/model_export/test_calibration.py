@@ -58,7 +58,8 @@ def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validati
 def test_without_validation_there_is_no_temperature_and_the_head_is_as_it_was_trained(tmp_path: Path) -> None:
     options = TrainingOptions(epochs=2, validation=0.0)
     plain, off = (
-        training.train(spec(), noisy(20), replace(options, calibration=wished), tmp_path) for wished in (True, False)
+        training.train(spec(), noisy(20), options.model_copy(update={"calibration": wished}), tmp_path)
+        for wished in (True, False)
     )
     assert (plain.temperature, off.temperature) == (None, None)
     assert torch.equal(plain.model.head.weight, off.model.head.weight)

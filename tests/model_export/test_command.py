@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from lengthwise.commands.cli import main
 from lengthwise_export.training.train import Epoch, TrainingRun
-from tests.support.specs import separable
+from tests.support.specs import json_lines, separable
 
 SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
 
@@ -111,10 +112,11 @@ def test_an_interrupted_run_is_not_overwritten_unasked_either(files: Path) -> No
 
 def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> None:
     assert "all 2 epochs, best epoch" in trained(files, "--validation", "0.2").stdout
-    early = trained(
-        files, "--validation", "0.2", "--overwrite", "--epochs", "200", "--learning-rate", "0.5"
-    ).stdout  # the patience is chosen
-    assert re.search(r"stopped early at epoch \d+ of 200, best epoch \d+", early)
+    # Labels that tell nothing: the loss of validation rises. The patience is chosen
+    records = [replace(record, label="ab"[index % 3 % 2]) for index, record in enumerate(separable(24))]
+    (files / "train.jsonl").write_text(json_lines(records))
+    early = trained(files, "--validation", "0.2", "--overwrite", "--epochs", "300").stdout
+    assert re.search(r"stopped early at epoch \d+ of 300, best epoch \d+", early)
 
 
 def test_training_says_that_without_validation_the_last_epoch_counts(files: Path) -> None:

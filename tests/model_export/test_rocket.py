@@ -18,11 +18,12 @@ from lengthwise.runtime.session import Session
 from lengthwise_export.architecture import checkpoint, rocket
 from lengthwise_export.architecture.normalization import SequenceFeatures
 from lengthwise_export.architecture.rocket import RocketClassifier
+from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import load
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.train import TrainingResult
+from lengthwise_export.training.train import TrainingResult, write
 from tests.support.specs import separable, spec
 
 LENGTHS = (1, 2, 3, 8, 9, 10, 17, 31, 40)
@@ -134,8 +135,11 @@ def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine
     assert (read.min(), read.max() <= 9, np.median(read) <= 4) == (1, True, True)  # small numbers are more frequent
 
 
-def trained(tmp_path: Path, records: Sequence[Record], **more: object) -> TrainingResult:
-    return rocket_training.train(spec(SMALL), records, TrainingOptions(**more), tmp_path)  # type: ignore[arg-type]
+def trained(tmp_path: Path, records: Sequence[Record], described: Spec | None = None, **more: object) -> TrainingResult:
+    described = described or spec(SMALL)
+    result = rocket_training.fit(described, records, TrainingOptions(**more))
+    write(tmp_path, described, records, result)
+    return result
 
 
 def test_training_finds_what_tells_the_labels_apart_and_calibration_changes_no_label(tmp_path: Path) -> None:
@@ -166,10 +170,10 @@ def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
 def test_several_labels_are_calibrated_too(tmp_path: Path) -> None:
     described = spec(SMALL, task="multi-label")
     records = [Record(each.id, each.steps, (str(each.label),), each.place) for each in separable(30)]
-    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
+    result = trained(tmp_path, records, described)
     assert result.splits["left_out"].accuracy > 0.9
-    with pytest.raises(ConfigurationError, match="--class-weights has no meaning"):
-        rocket_training.train(described, records, TrainingOptions(class_weights=True), tmp_path)
+    with pytest.raises(ConfigurationError, match="class_weights has no meaning"):
+        rocket_training.fit(described, records, TrainingOptions(class_weights=True))
 
 
 def test_what_cannot_be_fitted_is_refused_before_its_matrix_is_made() -> None:
@@ -200,7 +204,7 @@ def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(model: st
     records = separable(24)
     for index, record in enumerate(records):
         record.steps[1, index % 3] = np.nan
-    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
+    result = trained(tmp_path, records, described)
     assert result.model.head.in_features == 420 + (1 + 3 + 3 + 6 if model == OF_SEQUENCE else 0)
     published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
     manifest = published.manifest
@@ -267,7 +271,7 @@ DAMAGES: dict[str, list[torch.Tensor | None]] = {
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     described, path = spec(f"{SMALL}\n{GRID}"), tmp_path / "model.safetensors"
-    rocket_training.train(described, separable(12), TrainingOptions(), tmp_path)
+    trained(tmp_path, separable(12), described)
     assert load(described, path)
     tensors, state = load_file(path), {"state": json.dumps(checkpoint.state(path))}
     for name, damages in DAMAGES.items():

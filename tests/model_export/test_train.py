@@ -53,7 +53,7 @@ def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
         return [replace(record, label=labels) for record, labels in zip(records, signs, strict=True)]
 
     made = spec(task=task)
-    result = train.train(made, relabelled(separable(80)), replace(QUICK, epochs=10), tmp_path)
+    result = train.train(made, relabelled(separable(80)), QUICK.model_copy(update={"epochs": 10}), tmp_path)
     fresh = examples(relabelled(separable(60, seed=1)), made)
     assert scores.evaluate(result.model, fresh, made).accuracy > 0.85
 
@@ -61,7 +61,7 @@ def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     for name in ("one", "two", "other"):
         (tmp_path / name).mkdir()
-        options = replace(QUICK, epochs=2, seed=1 if name == "other" else 0)
+        options = QUICK.model_copy(update={"epochs": 2, "seed": 1 if name == "other" else 0})
         train.train(spec(), separable(30), options, tmp_path / name)
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
     assert weights(tmp_path / "one") != weights(tmp_path / "other")
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(tmp_path: Pat
 def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> None:
     # Labels that nothing tells: the more is learnt, the worse is validation
     records = [replace(record, label="ab"[int(record.id) * 7 // 3 % 2]) for record in separable(40)]
-    plain = replace(QUICK, calibration=False)
+    plain = QUICK.model_copy(update={"calibration": False})
     expected = train.train(spec(), records, plain, tmp_path)
     progress = expected.progress
     assert progress is not None
@@ -100,7 +100,7 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was started with 0, now it is 9"),
+        ({"options": QUICK.model_copy(update={"epochs": 1, "seed": 9})}, r"--seed: it was started with 0, now it is 9"),
         ({"spec": spec('pooling = "last"')}, r'model\.pooling: it was started with "attention", now it is "last"'),
         ({"spec": spec(step="features = 3\nmax_length = 99")}, r"input\.max_length: it was started with 1024"),
         ({"records": separable(21)}, "the records differ"),
@@ -109,7 +109,11 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
 def test_a_state_of_another_run_is_not_resumed_and_what_differs_is_named(
     changed: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    begun: dict[str, Any] = {"spec": spec(), "records": separable(20), "options": replace(QUICK, epochs=1)}
+    begun: dict[str, Any] = {
+        "spec": spec(),
+        "records": separable(20),
+        "options": QUICK.model_copy(update={"epochs": 1}),
+    }
     train.train(**begun, directory=tmp_path)
     with pytest.raises(CheckpointError, match=said):
         train.train(**begun | changed, directory=tmp_path, resume=True)
@@ -121,11 +125,11 @@ def test_too_few_records_or_no_state_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--validation 0"):
         train.train(spec(), separable(2), QUICK, tmp_path)
     with pytest.raises(ConfigurationError):
-        train.train(spec(), [], replace(QUICK, validation=0.0), tmp_path)
+        train.train(spec(), [], QUICK.model_copy(update={"validation": 0.0}), tmp_path)
 
 
 def test_without_a_validation_split_all_is_trained_on_and_the_last_epoch_taken(tmp_path: Path) -> None:
-    result = train.train(spec(), separable(20), replace(QUICK, validation=0.0), tmp_path)
+    result = train.train(spec(), separable(20), QUICK.model_copy(update={"validation": 0.0}), tmp_path)
     assert result.splits["training"].answers == 20
     assert [*result.splits] == ["training"]
     assert result.progress is not None
@@ -143,7 +147,7 @@ def test_the_epoch_of_the_lowest_validation_loss_is_kept_until_patience_is_over(
 
 @pytest.mark.parametrize("wished", [True, False])
 def test_class_weights_are_taken_on_wish(wished: bool) -> None:
-    run = TrainingRun(spec(), examples(separable(60), spec()), [], replace(QUICK, class_weights=wished))
+    run = TrainingRun(spec(), examples(separable(60), spec()), [], QUICK.model_copy(update={"class_weights": wished}))
     assert (run.weights is not None) == wished
 
 

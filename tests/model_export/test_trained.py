@@ -168,10 +168,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "swapped.toml").write_text(SPEC.replace('"a", "b"', '"b", "a"'))
     for name, seed in (("train", 0), ("test", 1)):
         (folder / f"{name}.jsonl").write_text(json_lines(separable(80, seed=seed)))
-    result = run(
-        "train", folder / "s.toml", folder / "train.jsonl", "--out", folder / "run", "--epochs", 3,
-        "--learning-rate", 0.02,
-    )  # fmt: skip
+    result = run("train", folder / "s.toml", folder / "train.jsonl", "--out", folder / "run", "--epochs", 30)
     assert result.exit_code == 0, result.output
     return folder
 

@@ -178,7 +178,7 @@ async def test_every_form_gets_the_same_answers_from_a_model_a_server_and_a_file
                 assert [each.length for each in one] == [2, 2, 2]
     long_table(found).to_csv(tmp_path / "d.csv", index=False)
     run = ScoringRun(OpenModel(numpy_models.model(described), BatchLimits(), 1), attention=False, stop=True)
-    with PredictionFile(tmp_path / "out.jsonl", resume=False, overwrite=False, exact=True) as scored:
+    with PredictionFile(tmp_path / "out.jsonl", resume=False, exact=True) as scored:
         run.score(tmp_path / "d.csv", scored, Console(quiet=True), resume=False)
     lines = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert [line["id"] for line in lines] == [*found]

@@ -47,16 +47,6 @@ def test_a_file_with_something_in_it_is_not_written_over_unasked(path: Path):
     assert path.read_bytes() == b"precious"
 
 
-def test_overwriting_forgets_what_is_there_with_the_first_line(path: Path):
-    path.write_bytes(b"old and long enough to be seen behind a short new line")
-    with PredictionFile(path, overwrite=True) as scored:
-        assert path.read_bytes().startswith(b"old")
-        assert not scored.is_written
-        scored.write(LINES[:1])
-        assert scored.is_written
-    assert path.read_bytes() == LINES[0]
-
-
 @pytest.mark.parametrize(
     ("last", "made", "exact", "is_taken"),
     [

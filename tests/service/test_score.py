@@ -146,9 +146,11 @@ async def test_every_kind_of_model_and_policy_answers_as_over_http(tmp_path: Pat
 
 
 def test_lines_do_not_depend_on_threads_or_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert call(DEMO, tmp_path / "one", "--threads", 1).exit_code == 0
+    monkeypatch.setattr("lengthwise.commands.score.available_cores", lambda: 1)
+    assert call(DEMO, tmp_path / "one").exit_code == 0
     monkeypatch.setattr(records, "CHUNK_RECORDS", 7)
-    assert call(DEMO, tmp_path / "two", "--threads", 2).exit_code == 0
+    monkeypatch.setattr("lengthwise.commands.score.available_cores", lambda: 2)
+    assert call(DEMO, tmp_path / "two").exit_code == 0
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -268,7 +270,8 @@ def test_a_terminated_command_says_what_stands_and_how_to_go_on(tmp_path: Path, 
 
     monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
     monkeypatch.setattr(loading, "load", lambda *_, **__: small(terminate))
-    result = call(numbered(tmp_path / "in.jsonl", 200), tmp_path / "out", "--threads", 1)
+    monkeypatch.setattr("lengthwise.commands.score.available_cores", lambda: 1)
+    result = call(numbered(tmp_path / "in.jsonl", 200), tmp_path / "out")
     assert result.exit_code == 130
     left = (tmp_path / "out").read_bytes().count(b"\n")
     assert 0 < left < 200
@@ -307,32 +310,25 @@ def test_a_file_of_another_input_or_kind_of_model_is_not_gone_on_with(
     assert out.read_bytes() == before
 
 
-def test_a_file_that_exists_is_overwritten_only_where_that_is_said(tmp_path: Path):
+def test_a_file_that_exists_is_not_overwritten_and_the_message_says_what_to_do(tmp_path: Path):
     source, out = write(tmp_path / "in.jsonl", {"steps": [[0.1] * 12]}), tmp_path / "out"
     assert call(source, out).exit_code == 0
+    before = out.read_bytes()
     refused = call(source, out)
     assert refused.exit_code == 2
-    assert "--overwrite" in refused.stderr
-    assert call(source, out, "--resume", "--overwrite").exit_code == 2
-    assert call(source, out, "--overwrite").exit_code == 0
-    assert len(read(out)) == 1
+    assert "--resume continues an interrupted run, and to start again, delete the file first" in refused.stderr
+    assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("out", "flags", "said"),
-    [("out", ["--resume", "--overwrite"], "exclude each other"), ("out.jsonl.gz", [], "compress the file afterwards")],
-)
-def test_flags_that_exclude_each_other_and_a_compressed_output_are_refused(
-    tmp_path: Path, out: str, flags: list[str], said: str
-):
-    result = call(DEMO, tmp_path / out, *flags)
-    assert (result.exit_code, said in result.stderr) == (2, True)
+def test_a_compressed_output_is_refused(tmp_path: Path):
+    result = call(DEMO, tmp_path / "out.jsonl.gz")
+    assert (result.exit_code, "compress the file afterwards" in result.stderr) == (2, True)
 
 
 def test_the_input_is_never_written_to(tmp_path: Path):
     source = numbered(tmp_path / "in.jsonl")
     before = source.read_bytes()
-    result = call(source, source, "--overwrite")
+    result = call(source, source)
     assert result.exit_code == 2
     assert "is the input; name another file" in result.stderr
     assert source.read_bytes() == before
@@ -393,6 +389,6 @@ def test_of_a_model_the_highest_version_scores(tmp_path: Path):
         model_directories.place(tmp_path / "models", "vowels", version)
     (tmp_path / "models" / "vowels" / "latest").mkdir()
     for folder in (tmp_path / "models" / "vowels", tmp_path / "models" / "vowels" / "10"):
-        result = call(DEMO, tmp_path / "out", "--overwrite", model=folder)
+        result = call(DEMO, tmp_path / folder.name, model=folder)
         assert result.exit_code == 0
         assert "by vowels/10" in result.stdout

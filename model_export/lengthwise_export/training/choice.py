@@ -100,18 +100,20 @@ def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence
     if spec.input.kind == "tokens" or spec.input.normalize != "auto":
         return plan
     if spec.model.grid == "training":
-        return _with(plan, "training", 'grid = "training" needs values that do not depend on the whole sequence')
+        return _with_normalisation(
+            plan, "training", 'grid = "training" needs values that do not depend on the whole sequence'
+        )
     if facts.median_length < 3:
-        return _with(plan, "training", "most sequences have one or two steps")
+        return _with_normalisation(plan, "training", "most sequences have one or two steps")
     if facts.spread < SPREAD and facts.shift < 0.05:
-        return _with(plan, "training", "the sequences have one level and scale already")
+        return _with_normalisation(plan, "training", "the sequences have one level and scale already")
     factor = "more than 1e11" if math.isinf(facts.spread) else f"{facts.spread:.3g}"
     seen = f"standard deviations of the sequences differ by a factor of {factor}"
     if facts.missing:
         seen += f", {facts.missing:.1%} of the values are missing"
     tried = _probed(spec, records, sequence_features)
     if not tried:
-        return _with(plan, "both" if facts.spread >= 3 else "training", seen)
+        return _with_normalisation(plan, "both" if facts.spread >= 3 else "training", seen)
     losses = {name: scores.loss for name, scores in tried.items()}
     best = min(losses, key=lambda name: losses[name])
     # Of values that differ by orders of magnitude, the statistics of the training split leave little
@@ -121,7 +123,7 @@ def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence
     if winner != best:
         why += f'; the usual one is "{usual}", and no other has a loss that is {1 - CLEARLY:.0%} lower'
     close = tuple(name for name in tried if name != winner and losses[name] <= CLOSE * losses[best])
-    return replace(_with(plan, winner, why), probe=tried[winner].accuracy, close=close)
+    return replace(_with_normalisation(plan, winner, why), probe=tried[winner].accuracy, close=close)
 
 
 def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
@@ -137,23 +139,25 @@ def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOpt
     left_out = first.splits["left_out"]
     if left_out.accuracy >= ENOUGH or left_out.answers > len(few):
         return plan
-    losses, better, least = {str(spec.input.normalize): left_out.loss}, None, 0.0
-    for name in (*plan.close, "none"):  # the kernels need no scale: what they compare with comes from the values
-        other = _fitted(spec.with_keys(input={"normalize": name}), few, options)
-        if other is None:
-            continue
-        losses[name] = other.splits["left_out"].loss
-        differences = other.splits["left_out"].losses - left_out.losses
-        error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-        if differences.mean() < min(least, -STANDARD_ERRORS * error):
-            better, least = (name, other), float(differences.mean())
-    if better is None:
+    names = (*plan.close, "none")  # the kernels need no scale: what they compare with comes from the values
+    fits = {name: _fitted(spec.with_keys(input={"normalize": name}), few, options) for name in names}
+    others = {name: fit for name, fit in fits.items() if fit is not None}
+    gains = {name: left_out.losses - fit.splits["left_out"].losses for name, fit in others.items()}
+    clear = {
+        name: float(gain.mean())
+        for name, gain in gains.items()
+        if gain.mean() > STANDARD_ERRORS * gain.std(ddof=1) / math.sqrt(len(gain))
+    }
+    if not clear:
         return plan
+    best = max(clear, key=lambda name: clear[name])
+    losses = {name: fit.splits["left_out"].loss for name, fit in others.items()}
+    losses[str(spec.input.normalize)] = left_out.loss
     why = f"held-out log loss of whole models on {len(few)} records: {_listed(losses)}"
-    return replace(_with(plan, better[0], why), fitted=better[1] if plan.fitted else None)
+    return replace(_with_normalisation(plan, best, why), fitted=others[best] if plan.fitted else None)
 
 
-def _with(plan: Plan, name: str, why: str) -> Plan:
+def _with_normalisation(plan: Plan, name: str, why: str) -> Plan:
     return plan.then(f'normalize = "{name}": {why}', input={"normalize": name})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
@@ -12,21 +11,6 @@ from lengthwise.datasets.given import Layout, Padding
 from lengthwise_export.options import StrPath
 
 ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """The options of one run, with nothing left open; see `TrainOptions` for their meaning."""
-
-    epochs: int = 40
-    batch_rows: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    patience: int = 15
-    validation: float = 0.15
-    class_weights: bool = False
-    seed: int = 0
-    calibration: bool = True
 
 
 def _share(value: object) -> object:
@@ -45,13 +29,34 @@ def _open(description: str, **bounds: Any) -> Any:
     return Field(default=None, description=f"{description} Chosen from the data if it is not given.", **bounds)
 
 
-class TrainOptions(Options):
-    """The options of `train`. What is None is chosen from the data; what few change has no flag."""
+class FixedOptions(Options):
+    """The options of a training that have one default for all data; what few change has no flag."""
+
+    batch_rows: Annotated[int, PYTHON_ONLY] = Field(default=16, ge=1, description="Sequences in a batch.")
+    learning_rate: Annotated[float, PYTHON_ONLY] = Field(
+        default=2e-3, gt=0, description="Highest learning rate of AdamW."
+    )
+    weight_decay: Annotated[float, PYTHON_ONLY] = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
+    seed: int = Field(default=0, ge=0, le=2**31, description="Seed of initial weights, split, order and dropout.")
+    calibration: Annotated[bool, PYTHON_ONLY] = Field(
+        default=True,
+        description="Divide all logits by a temperature that fits the probabilities to held-out answers.",
+    )
+
+
+class TrainingOptions(FixedOptions):
+    """The options of one run, with nothing left open; see `TrainOptions` for their meaning."""
+
+    epochs: int = 40
+    patience: int = 15
+    validation: float = 0.15
+    class_weights: bool = False
+
+
+class TrainOptions(FixedOptions):
+    """The options of `train`. What is None is chosen from the data."""
 
     epochs: int | None = _open("Maximum number of epochs; the learning rate follows half a cosine over them.", ge=1)
-    batch_rows: Annotated[int, PYTHON_ONLY] = Field(default=16, ge=1, description="Sequences in a batch.")
-    learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate of AdamW.")
-    weight_decay: Annotated[float, PYTHON_ONLY] = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
     patience: Annotated[int | None, PYTHON_ONLY] = _open(
         "Stop after this many epochs without a better validation loss.", ge=1
     )
@@ -59,12 +64,7 @@ class TrainOptions(Options):
         "Share of the sequences for validation, to choose the epoch; 0: train on all, use the last epoch. In Python "
         "also other sequences: with their labels as a pair, or a table that has them."
     )
-    class_weights: bool | None = _open("Give rare labels the same influence as frequent ones.")
-    seed: int = Field(default=0, ge=0, le=2**31, description="Seed of initial weights, split, order and dropout.")
-    calibration: Annotated[bool, PYTHON_ONLY] = Field(
-        default=True,
-        description="Divide all logits by a temperature that fits the probabilities to held-out answers.",
-    )
+    class_weights: Annotated[bool | None, PYTHON_ONLY] = _open("Give rare labels the same influence as frequent ones.")
     threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch and NumPy use.")
 
 

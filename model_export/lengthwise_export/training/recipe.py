@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from lengthwise.datasets.dataset import Record
@@ -53,37 +53,30 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     """
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
-    is_rocket = spec.model.kind == "rocket"
-    options = _options_set(asked)
-    for_layers = sorted(options.keys() - ROCKET_OPTIONS)
-    if is_rocket and for_layers:
+    settings = asked.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
+    for_layers = sorted(settings.keys() - ROCKET_OPTIONS)
+    if spec.model.kind == "rocket" and for_layers:
         flag = f"--{for_layers[0].replace('_', '-')}"
         raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
-    seen, choices = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
-    if seen.missing and missing_is_open(spec):
-        why = f'missing = "indicator": {seen.missing:.1%} of the values are missing'
-        choices = choices.then(why, input={"missing": "indicator"})
-    members = examples(records, choices.spec)
-    run = TrainingOptions(**{name: value for name, value in options.items() if name in ROCKET_OPTIONS})
-    calibrated = replace(run, calibration=True)  # log losses, by which models are compared, mean little without
+    facts, start = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
+    fills = facts.missing > 0 and missing_is_open(spec)
+    if fills:
+        why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
+        start = start.then(why, input={"missing": "indicator"})
+    members = examples(records, start.spec)
+    options = TrainingOptions(**{name: value for name, value in settings.items() if name in ROCKET_OPTIONS})
+    # Log losses, by which models are compared, mean little without calibration
+    calibrated = options.model_copy(update={"calibration": True})
     asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
-    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(choices.spec, seen, len(members)):
-        choices = _rocket(choices, records, seen, calibrated)
+    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(members)):
+        chosen = _best_rocket(start, records, facts, calibrated, fills=fills)
     else:
-        choices = choice.normalised(choices, records, seen, spec.model.sequence_features)
-        if is_rocket:
-            choices = choice.with_all_kernels(choices, records, calibrated)
-        elif spec.model.is_auto:
-            choices = _layers(choices, seen)
-    if choices.spec.model.kind == "rocket":
-        return replace(choices, options=run, fitted=choices.fitted if run.calibration else None)
-    return _scheduled(choices, [stratum(example, spec.output.task) for example in members], options)
-
-
-def _options_set(asked: TrainOptions) -> dict[str, Any]:
-    """The options of a run that the user gives, by their names."""
-    options = {one.name: getattr(asked, one.name) for one in fields(TrainingOptions)}
-    return {name: value for name, value in options.items() if name in asked.model_fields_set and value is not None}
+        chosen = choice.normalised(start, records, facts, spec.model.sequence_features)
+        if spec.model.kind != "rocket":
+            layers = _with_layers(chosen, facts) if spec.model.is_auto else chosen
+            return _scheduled(layers, [stratum(example, spec.output.task) for example in members], settings)
+        chosen = choice.with_all_kernels(chosen, records, calibrated)
+    return replace(chosen, options=options, fitted=chosen.fitted if options.calibration else None)
 
 
 def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
@@ -92,27 +85,29 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
-def _rocket(before: Plan, records: Sequence[Record], facts: DataFacts, run: TrainingOptions) -> Plan:
-    """The best fixed kernels, fitted."""
+def _best_rocket(
+    start: Plan, records: Sequence[Record], facts: DataFacts, options: TrainingOptions, *, fills: bool
+) -> Plan:
+    """The plan of a fitted rocket model; with `fills`, missing values get the policy that has the lower loss."""
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
-    choices = choice.normalised(before, records, facts, features)
+    normalised = choice.normalised(start, records, facts, features)
     model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
-    choices = replace(choices, spec=choices.spec.with_keys(model=model))
-    choices = choice.with_all_kernels(choices, records, run)
-    fitted = choices.fitted or rocket.fit(choices.spec, records, run)
-    if before.reasons:  # the policy for missing values was open
-        filled = choices.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
-        other = rocket.fit(filled.spec, records, run)
+    plan = replace(normalised, spec=normalised.spec.with_keys(model=model))
+    plan = choice.with_all_kernels(plan, records, options)
+    fitted = plan.fitted or rocket.fit(plan.spec, records, options)
+    if fills:
+        filled = plan.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
+        other = rocket.fit(filled.spec, records, options)
         if other.splits["left_out"].loss < fitted.splits["left_out"].loss:
-            choices, fitted = filled, other
+            plan, fitted = filled, other
     correct = f"MiniRocket is correct on {fitted.splits['left_out'].accuracy:.1%} of the records (leave-one-out)"
-    preset = _layers(before, facts).spec.model.preset
+    preset = _with_layers(start, facts).spec.model.preset
     why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'
-    return replace(choices.then(why), fitted=fitted)
+    return replace(plan.then(why), fitted=fitted)
 
 
-def _layers(plan: Plan, facts: DataFacts) -> Plan:
-    """The layers, by the lengths."""
+def _with_layers(plan: Plan, facts: DataFacts) -> Plan:
+    """The plan with a preset of layers, chosen by the task, the kind of a step and the median length."""
     name, why = "conv", f"a median of {facts.median_length:g} steps"
     if plan.spec.input.kind == "tokens" or plan.spec.output.task == "per-step":
         name, why = "rnn", "tokens" if plan.spec.input.kind == "tokens" else "an answer for each step"
@@ -125,16 +120,23 @@ def _layers(plan: Plan, facts: DataFacts) -> Plan:
     return plan.then(f'preset = "{name}": {why}', model=keys)
 
 
-def _scheduled(plan: Plan, strata: Sequence[object], chosen: Mapping[str, Any]) -> Plan:
-    """The plan of layers with the options of a run, those given among them; `strata` as `stratum` gives them."""
-    options = TrainingOptions(**chosen)
+def _scheduled(plan: Plan, strata: Sequence[object], settings: Mapping[str, Any]) -> Plan:
+    """The plan of layers with the options of a run.
+
+    Args:
+        plan: What is trained.
+        strata: What `stratum` returns for each example.
+        settings: The options that the user gives, by name.
+    """
+    options = TrainingOptions(**settings)
+    chosen: dict[str, Any] = {}
     validating = len(stratified_split(strata, options.validation, seed=0)[1])
-    if "validation" not in chosen and validating < SMALLEST_VALIDATION:
+    if "validation" not in settings and validating < SMALLEST_VALIDATION:
         plan = plan.then(
             f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {validating}, too few to "
             "choose an epoch by; all records are trained on, with a fixed schedule"
         )
-        options, validating = replace(options, validation=0.0), 0
+        chosen["validation"], validating = 0.0, 0
     elif options.validation and validating < SMALLEST_VALIDATION:
         warning = (
             f"validation has {validating} records: the epoch that it chooses, and its accuracy, are mostly chance; "
@@ -143,16 +145,18 @@ def _scheduled(plan: Plan, strata: Sequence[object], chosen: Mapping[str, Any]) 
         plan = replace(plan, warnings=(*plan.warnings, warning))
     counts = Counter(strata).values()
     ratio = max(counts) / min(counts)
-    if "class_weights" not in chosen and plan.spec.output.task == "single-label" and ratio >= SKEWED:
+    if "class_weights" not in settings and plan.spec.output.task == "single-label" and ratio >= SKEWED:
         plan = plan.then(f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest")
-        options = replace(options, class_weights=True)
+        chosen["class_weights"] = True
     steps = max(math.ceil((len(strata) - validating) / options.batch_rows), 1)
-    if "epochs" not in chosen:
-        options = replace(options, epochs=max(math.ceil(LEAST_STEPS / steps), LEAST_EPOCHS))
-        plan = plan.then(f"{options.epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
-    if "patience" not in chosen:
-        options = replace(options, patience=max(math.ceil(PATIENCE_STEPS / steps), options.epochs // 4, 10))
-    return replace(plan, options=options)
+    epochs = max(math.ceil(LEAST_STEPS / steps), LEAST_EPOCHS)
+    if "epochs" not in settings:
+        plan = plan.then(f"{epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
+    chosen |= {
+        "epochs": epochs,
+        "patience": max(math.ceil(PATIENCE_STEPS / steps), settings.get("epochs", epochs) // 4, 10),
+    }
+    return replace(plan, options=options.model_copy(update=chosen | dict(settings)))
 
 
 def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -44,9 +43,7 @@ class RunReport(dict[str, Any]):
         test: Sequence[Record],
     ) -> RunReport:
         """The report of a result, and when and from what it was trained."""
-        options = asdict(plan.options)
-        if plan.spec.model.kind == "rocket":
-            options = {name: value for name, value in options.items() if name in ROCKET_OPTIONS}
+        options = plan.options.model_dump(include={*ROCKET_OPTIONS} if plan.spec.model.kind == "rocket" else None)
         return cls(
             labels=list(plan.spec.output.labels),
             task=plan.spec.output.task,

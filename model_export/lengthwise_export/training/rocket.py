@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -33,7 +32,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.batches import Example, examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import ScoredAnswer, scores
-from lengthwise_export.training.train import TrainingResult, write
+from lengthwise_export.training.train import TrainingResult
 
 _LARGEST_MATRIX_BYTES: Final = 4 * 2**30
 PENALTIES: Final = np.logspace(-3, 5, 17)
@@ -45,24 +44,6 @@ USUAL_SHARE: Final = 1.0
 _MANY_EXAMPLES: Final = 1500  # with more only the usual share is tried: each takes a decomposition of a matrix
 # A feature with a smaller deviation, such as the level of sequences that were normalised before, is rounding noise
 _SMALLEST_SPREAD: Final = 1e-6
-
-
-def train(
-    spec: Spec,
-    records: Sequence[Record],
-    options: TrainingOptions,
-    directory: Path,
-    *,
-    fitted: TrainingResult | None = None,
-    on_examples: Callable[[int], None] = lambda _done: None,
-) -> TrainingResult:
-    """Trains a model of the spec, and writes `model.safetensors`; `fitted` is what `fit` gave, if that is known.
-
-    `on_examples` is called with the number of examples whose features are known.
-    """
-    result = fitted or fit(spec, records, options, on_examples=on_examples)
-    write(directory, spec, records, result, seed=options.seed)
-    return result
 
 
 def fit(
@@ -131,7 +112,7 @@ def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> 
     if len(members) < 2:
         raise ConfigurationError(f"{len(members)} records are too few to train on")
     if options.class_weights and spec.output.task == "multi-label":
-        raise ConfigurationError("--class-weights has no meaning for a multi-label model with kind = 'rocket'")
+        raise ConfigurationError("class_weights has no meaning for a multi-label model with kind = 'rocket'")
     if not fits_in_memory(len(members), spec.model.kernels):
         size = len(members) * spec.model.kernels * 8
         fewer = _LARGEST_MATRIX_BYTES // (len(members) * 8)

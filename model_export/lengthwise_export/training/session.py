@@ -27,7 +27,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, run_files
+from lengthwise_export.architecture.trained import STATE_FILE, run_files
 from lengthwise_export.options import Notice, Tell
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import examples
@@ -36,7 +36,7 @@ from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.record_checks import fitting, missing_is_open
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
-from lengthwise_export.training.train import Epoch, TrainingResult, train
+from lengthwise_export.training.train import Epoch, TrainingResult, train, write
 
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
 SPEC_FILE: Final = "spec.toml"
@@ -79,9 +79,6 @@ class TrainingSession:
                     path.unlink()
                 result = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
                 report = self._report(plan, result, other_splits)
-                if self.columns:  # so that an export reads other tables of this kind
-                    weights, state = checkpoint.read(out / WEIGHTS_FILE)
-                    checkpoint.write(out / WEIGHTS_FILE, weights, state | {"columns": dict(self.columns)})
         endings = _endings(result, plan)
         for line in endings:
             self.tell(Notice(line, "warning"))
@@ -115,14 +112,11 @@ class TrainingSession:
     def _rocket(self, plan: Plan, out: Path) -> TrainingResult:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
         with _shown(self.progress, "sequences", len(self.records)) as show:
-            return rocket.train(
-                plan.spec,
-                self.records,
-                plan.options,
-                out,
-                fitted=plan.fitted,
-                on_examples=lambda done: show(done, "features are computed"),
+            result = plan.fitted or rocket.fit(
+                plan.spec, self.records, plan.options, on_examples=lambda done: show(done, "features are computed")
             )
+            write(out, plan.spec, self.records, result, seed=plan.options.seed, columns=self.columns)
+            return result
 
     def _layers(self, plan: Plan, out: Path) -> TrainingResult:
         """Trains layers by gradient descent."""
@@ -142,6 +136,7 @@ class TrainingSession:
                 resume=self.resume,
                 on_epoch=on_epoch,
                 validation=self.validation,
+                columns=self.columns,
             )
 
     def _report(self, plan: Plan, result: TrainingResult, other_splits: Mapping[str, Sequence[Record]]) -> RunReport:

@@ -11,7 +11,6 @@ the end the probabilities are calibrated on the validation split (`temperature`)
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -219,15 +218,24 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     validation: Sequence[Record] = (),
+    columns: Mapping[str, str] | None = None,
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
-    The validation split is a share of the records, or it is given. `on_epoch` is called for the earlier epochs of a
-    resumed run, too.
+    Args:
+        spec: What is trained; `auto` becomes what it is without data.
+        records: The labelled sequences.
+        options: How it is trained.
+        directory: The folder of the run, in which the state of each epoch is written too.
+        resume: Whether to continue from the state in `directory`.
+        on_epoch: Called after each epoch, and for the earlier ones of a resumed run.
+        validation: The validation split; by default the share `options.validation` of the records.
+        columns: The columns of the table of the records, by role, which the file of the weights records.
 
-    Too few records are a ConfigurationError (`_split`); no state to resume from, or one of another spec, other records
-    or options, is a CheckpointError (`TrainingRun.restore`).
-    """
+    Raises:
+        ConfigurationError: There are too few records.
+        CheckpointError: There is no state to resume from, or that of another spec, other records or options.
+    """  # noqa: DOC502 - what it calls raises them
     began = time.monotonic()
     spec = spec.concrete()
     members = examples(records, spec)
@@ -254,7 +262,7 @@ def train(
         details={"best_epoch": progress.best + 1, "epochs": [asdict(epoch) for epoch in progress.epochs]},
         progress=progress,
     )
-    write(directory, spec, records, result, seed=options.seed, epoch=progress.best)
+    write(directory, spec, records, result, seed=options.seed, columns=columns or {})
     return result
 
 
@@ -311,8 +319,7 @@ def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) ->
     for record in records:
         data.update(repr((record.steps.shape, record.label)).encode())
         data.update(record.steps.tobytes())
-    key = {"spec": spec.resolved(), "options": asdict(options), "data": data.hexdigest()}
-    return dict(json.loads(json.dumps(key)))
+    return {"spec": spec.resolved(), "options": options.model_dump(), "data": data.hexdigest()}
 
 
 def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:

@@ -46,12 +46,6 @@ class ScoreOptions(DataOptions):
         default=None,
         description="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.  [required]",
     )
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        le=256,
-        description="Batches that run at once; by default the cores that affinity and cgroup quota leave.",
-    )
     attention: bool = Field(default=False, description="Write the attention weights too.")
     on_error: Literal["stop", "skip"] = Field(
         default="stop",
@@ -59,7 +53,6 @@ class ScoreOptions(DataOptions):
         "continue.",
     )
     resume: bool = Field(default=False, description="Continue where an interrupted run stopped.")
-    overwrite: bool = Field(default=False, description="Replace OUT where it exists.")
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the summary as JSON.")
 
 
@@ -82,27 +75,22 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
     \f
 
     Raises:
-        UsageError: --resume and --overwrite exclude each other, or there is no --model.
+        UsageError: There is no --model.
         ConfigurationError: --attention, and the model has none.
         KeyboardInterrupt: The user ended the run; the predictions so far are kept, and named.
         LengthwiseError: The run failed; the predictions so far are kept, and named.
     """  # noqa: D301 - click wants a real backspace
-    if options.resume and options.overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
     if options.model is None:
         raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load().recurrent_kernels
-    threads = options.threads or available_cores()
-    model = ModelOptions(str(options.model), "cpu", threads, recurrent_kernels=kernels).open()
+    model = ModelOptions(str(options.model), "cpu", available_cores(), recurrent_kernels=kernels).open()
     if options.attention and model.loaded.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.loaded.manifest.key} has no attention; leave --attention out")
     promise = model.loaded.promise
     console = Console(stderr=True)
-    with PredictionFile(
-        out, resume=options.resume, overwrite=options.overwrite, exact=promise is not None and promise.bits
-    ) as scored:
+    with PredictionFile(out, resume=options.resume, exact=promise is not None and promise.bits) as scored:
         run = ScoringRun(model, options.attention, stop=options.on_error == "stop")
         try:
             summary = run.score(path, scored, console, resume=options.resume, reading=options.reading)

@@ -18,9 +18,9 @@ from lengthwise.errors import ConfigurationError
 
 
 class PredictionFile:
-    """The file, open for writing: a new one, or resumed or overwritten. `exact`: equal lines have equal bytes."""
+    """The file, open for writing: a new one, or one to resume. `exact`: equal lines have equal bytes."""
 
-    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False, exact: bool = True) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, exact: bool = True) -> None:
         self._path = path
         self._exact = exact
         self._last = b""
@@ -33,10 +33,10 @@ class PredictionFile:
             is_empty = not path.stat().st_size
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-        if not (is_empty or resume or overwrite):
+        if not (is_empty or resume):
             self._file.close()
             raise ConfigurationError(
-                f"{path} exists; --resume continues an interrupted run, --overwrite replaces the file"
+                f"{path} exists; --resume continues an interrupted run, and to start again, delete the file first"
             )
 
     def __enter__(self) -> Self:
@@ -101,7 +101,7 @@ class PredictionFile:
         """Says that the file is of another run; `what` describes the line after the last kept one."""
         return (
             f"{self._path}:{self.lines + 1} {what}: the file was made of another input, by another model, with other "
-            "options or on another kind of processor. Name another file, or pass --overwrite"
+            "options or on another kind of processor. Name another file, or delete this one"
         )
 
     def _agree(self, before: bytes, now: bytes) -> bool:
