@@ -12,7 +12,7 @@ from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
-        *("AsyncClient", "Client", "GivenSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
+        *("AsyncClient", "Client", "InputSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
         *("Scorer", "Settings", "__version__", "errors", "load", "make_app", "sequences"),
     ],
     lengthwise_export: [

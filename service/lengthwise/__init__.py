@@ -23,7 +23,7 @@ app = lengthwise.make_app(lengthwise.Settings(models="models"))
 
 All names: `load`, `Model`, `Prediction`, `Predictions` (what `predict` returns), `Scorer` (for engines: Ray Data,
 Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `Settings`, `make_app`,
-`sequences` (to name the columns of a table), `GivenSequences` (what that returns), `errors`, `__version__`. Importing
+`sequences` (to name the columns of a table), `InputSequences` (what that returns), `errors`, `__version__`. Importing
 the package is cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
 """
 
@@ -37,7 +37,7 @@ from lengthwise import errors
 __all__ = [
     "AsyncClient",
     "Client",
-    "GivenSequences",
+    "InputSequences",
     "Model",
     "Prediction",
     "Predictions",
@@ -53,12 +53,12 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "lengthwise.client.client",
     "Client": "lengthwise.client.client",
-    "GivenSequences": "lengthwise.datasets.given",
+    "InputSequences": "lengthwise.datasets.input_sequences",
     "PreparedSequences": "lengthwise.client.bodies",
     "Scorer": "lengthwise.scoring.scorer",
     "Settings": "lengthwise.settings",
     "make_app": "lengthwise.application.app",
-    "sequences": "lengthwise.datasets.given",
+    "sequences": "lengthwise.datasets.input_sequences",
 }
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from lengthwise.application.app import make_app
     from lengthwise.client.bodies import PreparedSequences
     from lengthwise.client.client import AsyncClient, Client
-    from lengthwise.datasets.given import GivenSequences, sequences
+    from lengthwise.datasets.input_sequences import InputSequences, sequences
     from lengthwise.scoring.scorer import Scorer
     from lengthwise.settings import Settings
 

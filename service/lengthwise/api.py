@@ -22,7 +22,7 @@ from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
-    from lengthwise.datasets.given import Layout, Padding
+    from lengthwise.datasets.input_sequences import Layout, Padding
     from lengthwise.decoding.calls import Item
     from lengthwise.repository.loading import LoadedModel
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task

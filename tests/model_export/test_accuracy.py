@@ -277,7 +277,7 @@ def recordings() -> list[Record]:
     for length in LENGTHS:
         steps = random.normal(size=(length, 3)).astype(np.float32)
         label = OF_FOUR.labels[int((steps.mean(axis=0) @ WEIGHTS).argmax())]
-        found.append(Record(id=str(length), steps=steps, label=label, place=f"data:{length}"))
+        found.append(Record(id=str(length), steps=steps, label=label, source_line=f"data:{length}"))
     return found
 
 

@@ -194,7 +194,7 @@ def test_the_check_names_the_layer_that_leaks(name: str) -> None:
     assert leak.operator in operator.split("|")
     assert leak.kind.startswith("keras.")
     assert leak.location is None
-    assert " of " in leak.place
+    assert " of " in leak.layer
     assert re.search(why, leak.cause.why), leak.cause.why
     assert "keras" in leak.cause.fix or "padding=" in leak.cause.fix or "mask" in leak.cause.fix
 

@@ -169,7 +169,7 @@ def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
 
 def test_several_labels_are_calibrated_too(tmp_path: Path) -> None:
     described = spec(SMALL, task="multi-label")
-    records = [Record(each.id, each.steps, (str(each.label),), each.place) for each in separable(30)]
+    records = [Record(each.id, each.steps, (str(each.label),), each.source_line) for each in separable(30)]
     result = trained(tmp_path, records, described)
     assert result.splits["left_out"].accuracy > 0.9
     with pytest.raises(ConfigurationError, match="class_weights has no meaning"):

@@ -110,8 +110,8 @@ def test_blocks_give_the_same_records(
     good, bad = read(path)
     monkeypatch.setattr(text_files, "BLOCK_CELLS", 1000)
     whole, others = read(path)
-    assert [(one.id, one.label, one.place, one.steps.tobytes()) for one in good] == [
-        (one.id, one.label, one.place, one.steps.tobytes()) for one in whole
+    assert [(one.id, one.label, one.source_line, one.steps.tobytes()) for one in good] == [
+        (one.id, one.label, one.source_line, one.steps.tobytes()) for one in whole
     ]
     assert bad == others
     assert len(bad) == (wrong is not None)

@@ -41,8 +41,8 @@ def test_json_lines_are_records(tmp_path: Path) -> None:
     assert isinstance(third, Record)
     np.testing.assert_array_equal(first.steps, np.array([[1, 2.5], [np.nan, 4]], dtype=np.float32))
     assert first.steps.dtype == np.float32
-    assert (first.id, first.label, first.place) == ("x", "up", f"{path}:1")
-    assert (second.id, second.label, second.place, second.steps.shape) == ("1", ("a", "2"), f"{path}:3", (3, 1))
+    assert (first.id, first.label, first.source_line) == ("x", "up", f"{path}:1")
+    assert (second.id, second.label, second.source_line, second.steps.shape) == ("1", ("a", "2"), f"{path}:3", (3, 1))
     assert third.label == "3"
 
 
@@ -144,7 +144,7 @@ def test_ts_holds_features_apart_by_colons(tmp_path: Path) -> None:
     assert isinstance(second, Record)
     np.testing.assert_array_equal(first.steps, np.array([[1, 4], [2, np.nan], [3, np.nan]], dtype=np.float32))
     assert (first.label, second.label, second.steps.tolist()) == ("up", "down", [[5.0, 6.0]])
-    assert (bad.id, second.id, second.place[-6:]) == ("1", "2", "d.ts:9")
+    assert (bad.id, second.id, second.source_line[-6:]) == ("1", "2", "d.ts:9")
     assert str(bad.error).endswith("d.ts:7: sequence 1: 'x' is not a number")
 
 

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 import lengthwise
 from lengthwise.commands.cli import main
-from lengthwise.datasets import arrays, dataset, given
-from lengthwise.datasets.column_roles import ColumnNames, roles
+from lengthwise.datasets import arrays, dataset, input_sequences
+from lengthwise.datasets.column_roles import ColumnNames, assign_roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.runtime.feature_names import are_names, rows_of, why_other
 from lengthwise.runtime.manifest import Manifest
@@ -144,25 +144,27 @@ NAMED = ColumnNames(inputs=("time", "label", "ax"))
 
 
 def test_names_of_the_model_win_over_names_of_roles_where_the_caller_does_not_say_otherwise():
-    assert roles(["id", "ax", "label", "time"], NAMED).values == ("time", "label", "ax")
-    assert roles(["id", "ax", "label", "time"], NAMED).label is None
-    said = roles(["id", "ax", "label", "time", "t", "activity"], ColumnNames(label="activity", inputs=NAMED.inputs))
+    assert assign_roles(["id", "ax", "label", "time"], NAMED).values == ("time", "label", "ax")
+    assert assign_roles(["id", "ax", "label", "time"], NAMED).label is None
+    said = assign_roles(
+        ["id", "ax", "label", "time", "t", "activity"], ColumnNames(label="activity", inputs=NAMED.inputs)
+    )
     assert (said.time, said.label, said.values) == ("t", "activity", ("time", "label", "ax"))
     with pytest.raises(ConfigurationError, match="missing: time"):
-        roles(["id", "ax", "label", "time"], ColumnNames(time="time", inputs=NAMED.inputs))
+        assign_roles(["id", "ax", "label", "time"], ColumnNames(time="time", inputs=NAMED.inputs))
 
 
 def test_values_that_the_caller_names_are_put_into_the_order_of_the_model():
     inputs = ("ax", "ay")
     said = ColumnNames(values=("ay", "ax"), inputs=inputs)
-    assert roles(["id", "ax", "ay", "z"], said).values == inputs
+    assert assign_roles(["id", "ax", "ay", "z"], said).values == inputs
     with pytest.raises(ConfigurationError, match=r"missing: ax; did you mean z\?"):
-        roles(["id", "ax", "ay", "z"], ColumnNames(values=("z", "ay"), inputs=inputs))
+        assign_roles(["id", "ax", "ay", "z"], ColumnNames(values=("z", "ay"), inputs=inputs))
 
 
 def test_defaults_are_roles_where_the_table_has_these_columns():
     defaults = {"id": "trip", "label": "activity"}
-    found = roles(["trip", "x", "label"], ColumnNames(defaults=defaults))
+    found = assign_roles(["trip", "x", "label"], ColumnNames(defaults=defaults))
     assert (found.id, found.label) == ("trip", "label")
 
 
@@ -238,7 +240,7 @@ def test_a_scorer_of_batches_takes_objects_in_the_column_of_steps(named: Path, m
 def test_a_feature_may_be_called_steps(said: ColumnNames, tmp_path: Path):
     counted = pandas.DataFrame({"id": ["a", "a"], "steps": [10, 12], "x": [1.0, 2.0]})
     counted.to_parquet(tmp_path / "counted.parquet")
-    found = given.sequences_of(counted, columns=said)
+    found = input_sequences.sequences_of(counted, columns=said)
     assert [one.steps.tolist() for one in found] == [[[1, 10], [2, 12]]]
     (record,) = dataset.read(tmp_path / "counted.parquet", reading=dataset.Reading(said))
     assert record.steps.tolist() == [[1, 10], [2, 12]]

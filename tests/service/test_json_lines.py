@@ -20,7 +20,7 @@ def found(path: Path, kind: dataset.StepKind) -> list[tuple[object, ...]]:
     for entry in dataset.entries(path, kind):
         if isinstance(entry, Record):
             read.append(
-                (entry.id, entry.steps.dtype, entry.steps.shape, entry.steps.tobytes(), entry.label, entry.place)
+                (entry.id, entry.steps.dtype, entry.steps.shape, entry.steps.tobytes(), entry.label, entry.source_line)
             )
         else:
             read.append((entry.id, str(entry.error)))
@@ -64,7 +64,7 @@ def test_an_error_in_a_long_line_names_its_step_and_the_next_line_is_read(
     assert error in str(bad.error)
     assert str(bad.error).startswith(f"{path}:1: ")
     assert isinstance(good, Record)
-    assert (good.id, good.place) == ("next", f"{path}:2")
+    assert (good.id, good.source_line) == ("next", f"{path}:2")
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz"])

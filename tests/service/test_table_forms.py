@@ -15,7 +15,7 @@ import pytest
 
 import lengthwise
 from lengthwise.datasets.column_roles import ColumnNames
-from lengthwise.datasets.given import sequences_of
+from lengthwise.datasets.input_sequences import sequences_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 
 STEPS = [[[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]], [[3.0, 13.0], [4.0, 14.0], [5.0, 15.0]]]

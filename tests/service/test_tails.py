@@ -24,7 +24,7 @@ from lengthwise.commands.bench import bench
 from lengthwise.commands.score import ScoringRun
 from lengthwise.console import file_reader
 from lengthwise.datasets import dataset
-from lengthwise.datasets.given import GivenSequence, Padding
+from lengthwise.datasets.input_sequences import InputSequence, Padding
 from lengthwise.datasets.tails import doubts, without_padding
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.scoring.opened import OpenModel
@@ -182,12 +182,12 @@ def test_what_is_cut_off_is_exactly_the_tail(steps: np.ndarray, more: int, paddi
     fill = 0 if padding == "zeros" else np.nan
     whole = np.vstack([steps, np.full((more, steps.shape[1]), fill, np.float32)])
     mask, labels = [True] * len(whole), [*range(len(whole))]
-    found = without_padding(GivenSequence(whole, step_mask=mask, label=labels), padding)
-    assert isinstance(found, GivenSequence)
+    found = without_padding(InputSequence(whole, step_mask=mask, label=labels), padding)
+    assert isinstance(found, InputSequence)
     np.testing.assert_array_equal(found.steps, steps)
     assert (found.step_mask, found.label) == (mask[: len(steps)], labels[: len(steps)])
     other: Padding = "nan" if padding == "zeros" else "zeros"
-    assert isinstance(kept := without_padding(GivenSequence(whole), other), GivenSequence)
+    assert isinstance(kept := without_padding(InputSequence(whole), other), InputSequence)
     assert len(kept.steps) == len(whole)
 
 

@@ -33,7 +33,7 @@ class InputSpec(SpecTable):
     feature_names: FeatureNames | None = None
     vocabulary: int | None = Field(default=None, ge=1)
     padding_id: int | None = Field(default=None, ge=0)
-    padding: Literal["zeros", "nan"] | None = None  # of the data files, as `datasets.given` says
+    padding: Literal["zeros", "nan"] | None = None  # of the data files, as `datasets.input_sequences` says
     missing: Literal["refuse", "zero", "mean", "indicator"] = "refuse"
     normalize: Literal["auto", "training", "sequence", "both", "sequence-scale", "feature-scale", "none"] = "auto"
     max_length: int = Field(default=1024, ge=1)

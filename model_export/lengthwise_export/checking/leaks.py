@@ -72,7 +72,7 @@ class Leak:
     # The picture: the operators in order of execution, for the row whose answer changed most
     spread: tuple[OperatorSpread, ...] = field(default=(), repr=False)
     length: int = 0  # The length of that row
-    place: str = ""  # Where the operator is in the model as its author sees it; empty if that is not known
+    layer: str = ""  # Of a Keras model, the layer that the operator is in; else empty
 
 
 def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
@@ -133,7 +133,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             trial=f"padding, and is finite {trial.name}" if chosen.is_nan else trial.name,
             spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
-            place=first.place,
+            layer=first.layer,
         )
 
 
@@ -411,5 +411,5 @@ def _let_through(
             infinite = "torch.finfo(scores.dtype)." + ("min" if number < 0 else "max")
             fix = f"scores = scores.masked_fill(~valid, {infinite})  # in the place of {number:g}"
             at = (origin.operator, origin.kind, origin.location)
-            return number, Leak(*at, Cause(why, fix), None, max(apart), trial, place=origin.place)
+            return number, Leak(*at, Cause(why, fix), None, max(apart), trial, layer=origin.layer)
     return None

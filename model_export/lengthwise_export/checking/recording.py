@@ -36,7 +36,7 @@ class Operation:
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
     # Tells the cause of a leak here, if the model knows more than the table of causes
     explained: Callable[[Change], Cause] | None = None
-    place: str = ""
+    layer: str = ""
     shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
     reduced: tuple[int, ...] = ()  # These axes, counted from the front
     occurrence: int = 0  # How many calls of the same kind at the same line ran before it

@@ -100,7 +100,7 @@ class Report:
                 {
                     "operator": leak.operator,
                     "kind": leak.kind,
-                    "place": leak.place or None,
+                    "place": leak.layer or None,
                     **location_as_json(leak.location),
                     "cause_at": leak.cause_at,
                     "cause": leak.cause.why,
@@ -212,7 +212,7 @@ def _told(leak: Leak) -> Iterator[RenderableType]:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     told = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
     for word, text in (
-        ("place", leak.place),
+        ("place", leak.layer),
         ("why", leak.cause.why),
         ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),
     ):

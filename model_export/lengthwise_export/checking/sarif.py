@@ -89,9 +89,9 @@ def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     )
     found = leak.location
     # The fingerprint stays the same while lines above the leak are added or removed.
-    known = (target, leak.place or leak.operator) if found is None else (relative_path(found.file), found.source)
+    known = (target, leak.layer or leak.operator) if found is None else (relative_path(found.file), found.source)
     place = _physical(file) if found is None else _physical(found.file, found.line, found.source)
-    named = {"name": leak.operator, "fullyQualifiedName": leak.place or leak.operator, "kind": "operator"}
+    named = {"name": leak.operator, "fullyQualifiedName": leak.layer or leak.operator, "kind": "operator"}
     properties = {key: getattr(leak, key) for key in ("operator", "kind", "trial")}
     told = _told(said, {**place, "logicalLocations": [named]}, (*known, leak.kind))
     return {**told, "properties": {**properties, "difference": finite(leak.difference)}}

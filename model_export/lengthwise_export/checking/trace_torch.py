@@ -56,7 +56,7 @@ class WholePart:
 
     operator: str
     kind: str
-    place: str
+    layer: str
     explained: Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]
 
 
@@ -237,7 +237,7 @@ class _Recorder(TorchFunctionMode):
         self._seen += given + results
         changed = [tensor for tensor in results if not any(tensor is own for own in given)]
         if changed:  # a dropout gives back what it gets
-            more = {"explained": part.explained(inputs, options, outputs), "place": part.place}
+            more = {"explained": part.explained(inputs, options, outputs), "layer": part.layer}
             self._calls.append((_operation(part.operator, part.kind, None, given, changed, **more), False))
 
     def __torch_function__(

@@ -143,14 +143,14 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
         if wrong is None and unknown is not None:
             wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"
         if wrong is not None:
-            raise ConfigurationError(f"{record.place}: {wrong}")
+            raise ConfigurationError(f"{record.source_line}: {wrong}")
     accepted, left_out, why = [], 0, ""
     for record in labelled:
         reason = why_refused(record.steps, manifest, IS_TRANSPOSED)
         if reason is None:
             accepted.append(record)
         else:
-            left_out, why = left_out + 1, why or f"{record.place}: {reason}"
+            left_out, why = left_out + 1, why or f"{record.source_line}: {reason}"
     if labelled and not accepted:
         raise ConfigurationError(f"the model accepts none of the data's {left_out} sequences: {why}")
     return accepted, left_out, why
@@ -204,7 +204,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
         scored = answers.score(session.run(batch), batch.lengths, manifest)
         for (index, start, _), answer in zip(members, scored, strict=True):
             if answer is None:
-                raise VerificationError(f"{manifest.key}: the answer to {records[index].place} is not finite")
+                raise VerificationError(f"{manifest.key}: the answer to {records[index].source_line} is not finite")
             parts[index][start] = answer
     whole = []
     for record, by_start in zip(records, parts, strict=True):

@@ -256,7 +256,7 @@ def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGr
         manifest = manifest.model_copy(update={"training": profile})
     measured = accuracy.measure(session, manifest, data)
     if measured is not None:
-        file = Path(data[0].place).name.rpartition(":")[0]
+        file = Path(data[0].source_line).name.rpartition(":")[0]
         figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
         manifest = manifest.model_copy(update={"made": manifest.made | figures})
     return replace(verified, manifest=manifest, sample=measured)

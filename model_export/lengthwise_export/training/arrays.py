@@ -18,12 +18,11 @@ from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
 
-from lengthwise.datasets import dataset
-from lengthwise.datasets import given as forms
-from lengthwise.datasets.arrays import as_steps, kept_steps
+from lengthwise.datasets import dataset, input_sequences
+from lengthwise.datasets.arrays import as_steps, masked_steps
 from lengthwise.datasets.column_roles import ColumnNames, Roles
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
-from lengthwise.datasets.given import GivenSequence, GivenSequences, Layout, Padding
+from lengthwise.datasets.input_sequences import InputSequence, InputSequences, Layout, Padding
 from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
@@ -123,7 +122,7 @@ def of_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -
     reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append, padding=step.get("padding"))
     kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
     every = _entries(files, kind, reading)
-    records = [*(dataset.fitting(every) if is_open else fitting(every, Spec.from_table(keys, source=source)))]
+    records = [*(dataset.valid_records(every) if is_open else fitting(every, Spec.from_table(keys, source=source)))]
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
     reasons: list[str] = []
@@ -182,7 +181,9 @@ def _read(
         ConfigurationError: There are not as many labels as sequences.
         ValueError: Never leaves this function: it becomes an InvalidSequences.
     """
-    entries, roles = forms.read(sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False)
+    entries, roles = input_sequences.read(
+        sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False
+    )
     arrays: list[Steps] = []
     problems = []
     for index, one in enumerate(entries):
@@ -191,12 +192,12 @@ def _read(
                 raise ValueError(one)
             steps = as_steps(one.steps, "tokens" if tokens else "values", features)
             _require_features(steps, features, arrays[0] if arrays else steps)
-            arrays.append(kept_steps(one, steps))
+            arrays.append(masked_steps(one, steps))
         except ValueError as error:
             problems.append(Problem(f"/sequences/{index}", str(error)))
     if problems:
         raise InvalidSequences(problems)
-    sequences_read = GivenSequences(one for one in entries if isinstance(one, GivenSequence))
+    sequences_read = InputSequences(one for one in entries if isinstance(one, InputSequence))
     taken = "" if roles is None else str(roles)
     found_labels = [
         as_label(label, index) for index, label in enumerate(_labels(labels, sequences_read, arrays, taken, task))
@@ -207,7 +208,7 @@ def _read(
         Record(str(index) if one.id is None else one.id, steps, label, f"sequence {index}", names or one.names)
         for index, (one, steps, label) in enumerate(zip(sequences_read, arrays, found_labels, strict=True))
     ]
-    records = forms.good(without_padding(record, padding) for record in records)
+    records = input_sequences.require_valid(without_padding(record, padding) for record in records)
     return records, roles, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in sequences_read)
 
 
@@ -232,7 +233,7 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
 
 
 def _labels(
-    labels: Iterable[Any] | None, sequences: GivenSequences, arrays: Sequence[Steps], taken: str, task: str | None
+    labels: Iterable[Any] | None, sequences: InputSequences, arrays: Sequence[Steps], taken: str, task: str | None
 ) -> Iterable[Any]:
     """The labels of a call; without them, those of the sequences, for a per-step model at each step.
 
@@ -360,7 +361,8 @@ def completed(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[
     names = records[0].names
     if names is None and any(record.names is not None for record in records):
         raise ConfigurationError(
-            f"{records[0].place}: its features have no names, and those of other sequences have: give all in one form"
+            f"{records[0].source_line}: its features have no names, and those of other sequences have: "
+            "give all in one form"
         )
     if step.get("vocabulary") is None and step.get("feature_names") is None and names is not None:
         step["feature_names"] = list(names)
@@ -376,8 +378,8 @@ def completed(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[
         if len(output["labels"]) < 1 + (output.get("task") != "multi-label"):
             seen = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
-                f"{records[0].place}: {seen}, so there is nothing to tell apart: a record of JSON has it as 'label'; "
-                "of a table, say which column it is (--column label=NAME)"
+                f"{records[0].source_line}: {seen}, so there is nothing to tell apart: a record of JSON has it as "
+                "'label'; of a table, say which column it is (--column label=NAME)"
             )
     return done
 
@@ -394,7 +396,7 @@ def _task_of(records: Sequence[Record]) -> Task:
     if len(several) < len(records) or any(len(one.label or ()) != len(one.steps) for one in several):
         if all(len(one.label or ()) == 1 for one in several):
             raise ConfigurationError(
-                f"{several[0].place}: its label is a list of one: write the label itself, or say task = "
+                f"{several[0].source_line}: its label is a list of one: write the label itself, or say task = "
                 '"multi-label" in [output] of the spec'
             )
         return "multi-label"

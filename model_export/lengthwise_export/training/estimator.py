@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from lengthwise.datasets.arrays import items
 from lengthwise.datasets.column_roles import ColumnNames, has_ids
-from lengthwise.datasets.given import GivenSequences, Layout, Padding, sequences_of
+from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding, sequences_of
 from lengthwise.datasets.table_sequences import lists_in
 from lengthwise.datasets.tables import columns_of
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
@@ -233,7 +233,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
 def _read(
     X: Any, layout: Layout, padding: Padding | None = None, names: tuple[str, ...] | None = None
-) -> GivenSequences:
+) -> InputSequences:
     """The sequences, with the errors that scikit-learn asks for.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import PYTHON_ONLY, Options
-from lengthwise.datasets.given import Layout, Padding
+from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise_export.options import StrPath
 
 ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent

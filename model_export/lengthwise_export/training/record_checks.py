@@ -20,13 +20,13 @@ def check(record: Record, spec: Spec) -> None:
     """
     wrong = why_unfit(record, spec)
     if wrong:
-        raise ConfigurationError(f"{record.place}: {wrong}")
+        raise ConfigurationError(f"{record.source_line}: {wrong}")
 
 
 def fitting(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
     """The same records; at their end, an error has the first that are bad, or do not fit the spec."""
     open_spec = lenient(spec)
-    return dataset.fitting(iter(records), lambda record: check(record, open_spec))
+    return dataset.valid_records(iter(records), lambda record: check(record, open_spec))
 
 
 def why_unfit(record: Record, spec: Spec) -> str | None:

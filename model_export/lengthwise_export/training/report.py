@@ -93,7 +93,7 @@ class RunReport(dict[str, Any]):
 
 def _source(records: Sequence[Record]) -> str:
     """The names of the files that records were read from; they say `file:line`."""
-    names = dict.fromkeys(Path(record.place.rpartition(":")[0]).name for record in records)
+    names = dict.fromkeys(Path(record.source_line.rpartition(":")[0]).name for record in records)
     return ", ".join(names) or "a Python program"
 
 

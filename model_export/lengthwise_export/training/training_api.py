@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
 from lengthwise.commands.options import keywords
 from lengthwise.datasets.dataset import Record
-from lengthwise.datasets.given import GivenSequences, Layout
+from lengthwise.datasets.input_sequences import InputSequences, Layout
 from lengthwise.datasets.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.reports.notebook import as_text
@@ -212,9 +212,9 @@ def _read(name: str, split: Any, spec: Spec, layout: Layout) -> list[Record]:
     """
     if split is None:
         return []
-    if isinstance(split, tuple | list) and len(split) == 2 and not isinstance(split, GivenSequences):
+    if isinstance(split, tuple | list) and len(split) == 2 and not isinstance(split, InputSequences):
         sequences, labels = split
-    elif isinstance(split, GivenSequences) or columns_of(split) is not None or hasattr(type(split), "groups"):
+    elif isinstance(split, InputSequences) or columns_of(split) is not None or hasattr(type(split), "groups"):
         sequences, labels = split, None
     else:
         share = ", or a share of the sequences" if name == "validation" else ""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from lengthwise.datasets.given import GivenSequence
+from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.errors import TooLarge
 
 _OPTION_BYTES: Final = 4096  # room in a JSON body for its options
@@ -74,7 +74,7 @@ class PreparedSequences:
         return sum(body.count for body in self.bodies)
 
 
-def prepare(sequences: Sequence[GivenSequence], limits: ServerLimits) -> PreparedSequences:
+def prepare(sequences: Sequence[InputSequence], limits: ServerLimits) -> PreparedSequences:
     """Encodes sequences, in as many bodies as the limits require; TooLarge for one larger than a body."""
     bodies: list[RequestBody] = []
     for first, count in _parts(sequences, limits):
@@ -82,7 +82,7 @@ def prepare(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Prepare
     return PreparedSequences(tuple(bodies), next((one.names for one in sequences if one.names is not None), None))
 
 
-def _parts(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Iterator[tuple[int, int]]:
+def _parts(sequences: Sequence[InputSequence], limits: ServerLimits) -> Iterator[tuple[int, int]]:
     """Parts of the sequences within the limits of sequences and steps: index of the first, and their number."""
     most_steps = max(1, limits.max_queue_cost_steps // _SHARE_OF_QUEUE)
     first = steps = 0
@@ -96,7 +96,7 @@ def _parts(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Iterator
         yield first, len(sequences) - first
 
 
-def _bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
+def _bodies(sequences: Sequence[InputSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
     most = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
     texts: list[bytes] = []
     size = 0

@@ -23,7 +23,7 @@ from lengthwise.client.exchange import (
 )
 from lengthwise.client.proxies import is_loopback, proxy_of
 from lengthwise.datasets.column_roles import ColumnNames, listed
-from lengthwise.datasets.given import Layout, Padding, sequences_of
+from lengthwise.datasets.input_sequences import Layout, Padding, sequences_of
 from lengthwise.errors import (
     ConfigurationError,
     DeadlineExceeded,

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from lengthwise.commands.options import Flag, Options, add_flags, pairs
 from lengthwise.datasets.column_roles import ColumnNames, RowKind
 from lengthwise.datasets.dataset import Reading
-from lengthwise.datasets.given import Padding
+from lengthwise.datasets.input_sequences import Padding
 
 _ROLES: Final = ("id", "time", "label", "values", "row")
 _HOW: Final = (

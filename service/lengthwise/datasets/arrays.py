@@ -1,4 +1,4 @@
-"""Converts a Python caller's sequences, read by `given`, to items, by the rules for a body. One error names all."""
+"""Converts the sequences that `input_sequences` read to items, by the rules for a body. One error names all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets import given as forms
+from lengthwise.datasets import input_sequences
 from lengthwise.datasets.column_roles import ColumnNames
-from lengthwise.datasets.given import GivenSequence, Layout, Padding
+from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding
 from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_refused
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -19,7 +19,7 @@ _INT64: Final = np.iinfo(np.int64)
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **how: Any) -> list[Item]:
     """Converts and validates as `items_or_reasons`; InvalidSequences names each that is wrong."""
-    return forms.good(items_or_reasons(sequences, manifest, layout, **how))
+    return input_sequences.require_valid(items_or_reasons(sequences, manifest, layout, **how))
 
 
 def items_or_reasons(
@@ -30,56 +30,61 @@ def items_or_reasons(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> list[Item | str]:
-    """The item of each sequence, or why the model refuses it; `ask` and what is raised: see `given.read`."""
+    """The item of each sequence, or why the model refuses it; `ask` and what is raised: see `input_sequences.read`."""
     columns = ColumnNames(inputs=manifest.input.names or ())
     features = manifest.input.features or 0
-    found, _ = forms.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
-    return [one if isinstance(one, str) else item(one, manifest) for one in found]
+    entries, _ = input_sequences.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
+    return [one if isinstance(one, str) else item(one, manifest) for one in entries]
 
 
-def item(given: GivenSequence, manifest: Manifest) -> Item | str:
+def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
     """The item of one sequence, or why the model refuses it, as a sentence."""
     features = manifest.input.features
     try:
-        steps = kept = as_steps(given.steps, manifest.input.kind, features)
-        has_mask = not given.is_plain and (steps.ndim == 1 or steps.shape[1] == features)
+        steps = masked = as_steps(sequence.steps, manifest.input.kind, features)
+        has_mask = not sequence.is_plain and (steps.ndim == 1 or steps.shape[1] == features)
         if has_mask:
-            kept = kept_steps(given, steps)
+            masked = masked_steps(sequence, steps)
     except ValueError as error:
         return str(error)
-    if has_mask and given.feature_mask is not None and not all(given.feature_mask) and manifest.missing == "refuse":
+    if (
+        has_mask
+        and sequence.feature_mask is not None
+        and not all(sequence.feature_mask)
+        and manifest.missing == "refuse"
+    ):
         return missing_message(manifest)
-    why = why_refused(kept, manifest)
+    why = why_refused(masked, manifest)
     if why is not None:
         return why
-    places = None if given.step_mask is None else np.flatnonzero(given.step_mask)
-    return make_item(kept, manifest, sent_steps=len(steps), kept_places=places, id=given.id)
+    indices = None if sequence.step_mask is None else np.flatnonzero(sequence.step_mask)
+    return make_item(masked, manifest, sent_steps=len(steps), kept_places=indices, id=sequence.id)
 
 
-def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
+def masked_steps(sequence: InputSequence, steps: Steps) -> Steps:
     """The steps that the masks leave, with NaN for the features that they leave out.
 
     Raises:
         ValueError: A mask has another length, leaves no step, or is of features that tokens do not have.
     """
-    if given.step_mask is not None:
-        if len(given.step_mask) != len(steps):
-            raise ValueError(f"step_mask has {len(given.step_mask)} entries, and the sequence {len(steps)} steps")
-        if not any(given.step_mask):
+    if sequence.step_mask is not None:
+        if len(sequence.step_mask) != len(steps):
+            raise ValueError(f"step_mask has {len(sequence.step_mask)} entries, and the sequence {len(steps)} steps")
+        if not any(sequence.step_mask):
             raise ValueError("step_mask leaves no step; a sequence has at least one")
-        steps = steps[np.array(given.step_mask)]
-    if given.feature_mask is not None:
+        steps = steps[np.array(sequence.step_mask)]
+    if sequence.feature_mask is not None:
         if steps.ndim == 1:
             raise ValueError("feature_mask: a token has no features to mask")
-        if len(given.feature_mask) != steps.shape[1]:
-            entries = len(given.feature_mask)
+        if len(sequence.feature_mask) != steps.shape[1]:
+            entries = len(sequence.feature_mask)
             raise ValueError(f"feature_mask has {entries} entries, and a step {steps.shape[1]} features")
-        steps = np.where(np.array(given.feature_mask), steps, np.float32(np.nan))
+        steps = np.where(np.array(sequence.feature_mask), steps, np.float32(np.nan))
     return steps
 
 
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
-    """Converts what `given` read to `[length, features]` float32, or `[length]` int64.
+    """Converts what `input_sequences` read to `[length, features]` float32, or `[length]` int64.
 
     Raises:
         ValueError: The array has another form; the message says which is right.

@@ -113,7 +113,7 @@ def no_names(names: Collection[str]) -> str:
     return "; the first line looks like data: put names above it, such as id,t,value,label" if is_data else ""
 
 
-def roles(names: Collection[str], given: ColumnNames) -> Roles:
+def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     """What each column is, by the caller's word or by its name.
 
     What was in the index of `TableColumns`, or is named as an id, a time or a label, is no feature unless the caller
@@ -124,13 +124,15 @@ def roles(names: Collection[str], given: ColumnNames) -> Roles:
         ConfigurationError: A named column is missing, no column is left for the values, or one would be two things.
     """
     index: Collection[str] = getattr(names, "levels", ())
-    for name in given.all:
+    for name in chosen.all:
         if name not in names:
             raise ConfigurationError(
                 f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
             )
-    named, inputs = {*given.all}, {*(given.inputs or ())}  # inputs are features, also where they are named as a role
-    of_role = {role: _found(role, [name for name in names if name not in inputs], named, given) for role in _NAMES}
+    named, inputs = {*chosen.all}, {*(chosen.inputs or ())}  # inputs are features, also where they are named as a role
+    of_role = {
+        role: _column_for(role, [name for name in names if name not in inputs], named, chosen) for role in _NAMES
+    }
     levels = [name for name in names if name in index or _is_level(name, names)]
     unused = [name for name in levels if name not in {*of_role.values(), *named, *inputs}]
     if len(levels) > 1 and unused and of_role["id"] is None:
@@ -138,7 +140,7 @@ def roles(names: Collection[str], given: ColumnNames) -> Roles:
     if unused and of_role["time"] is None and (len(levels) > 1 or unused[0] in getattr(names, "moments", ())):
         of_role["time"] = unused.pop()
     taken = {name for name in of_role.values() if name is not None}
-    values = given.values
+    values = chosen.values
     if values is None:
         no_features = taken | ({name for name in names if name in levels or is_no_feature(name)} - inputs)
         values = tuple(name for name in names if name not in no_features)
@@ -149,7 +151,7 @@ def roles(names: Collection[str], given: ColumnNames) -> Roles:
     both = taken.intersection(values)
     if both:
         raise ConfigurationError(f"the column {min(both)!r} cannot be a feature and something else at once")
-    values = _of_inputs(values, given)
+    values = _of_inputs(values, chosen)
     used = taken.union(values)
     left_out = tuple(name for name in names if name not in used)
     return Roles(of_role["id"], of_role["time"], of_role["label"], values, left_out)
@@ -166,31 +168,31 @@ def _is_level(name: str, names: Collection[str]) -> bool:
     return _LEVEL.fullmatch(plain) is not None or (plain == "level_1" and "level_0" in names)
 
 
-def _of_inputs(values: tuple[str, ...], given: ColumnNames) -> tuple[str, ...]:
+def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
     """The values in the order of the model's features.
 
     Raises:
         ConfigurationError: The columns have other names than the features, or no names at all.
     """
     is_numbered = all(map(_is_numbered, values))
-    if not given.inputs or (is_numbered and given.values is not None):  # no header: the caller says the order
+    if not chosen.inputs or (is_numbered and chosen.values is not None):  # no header: the caller says the order
         return values
-    why = why_other(values, given.inputs)
+    why = why_other(values, chosen.inputs)
     if why is not None:
         no_header = "The first line names no columns: say the order of the features (values)"
         hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
         raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")
-    return given.inputs
+    return chosen.inputs
 
 
 def _is_numbered(name: str) -> bool:
     return name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal()
 
 
-def _found(role: ColumnRole, names: Sequence[str], named: Set[str], given: ColumnNames) -> str | None:
-    own: str | None = getattr(given, role)
-    if own is None and given.defaults.get(role) in names:
-        own = given.defaults[role]
+def _column_for(role: ColumnRole, names: Sequence[str], named: Set[str], chosen: ColumnNames) -> str | None:
+    own: str | None = getattr(chosen, role)
+    if own is None and chosen.defaults.get(role) in names:
+        own = chosen.defaults[role]
     if own is not None:
         return own
     alike = [name for name in names if name not in named and may_be(role, name)]

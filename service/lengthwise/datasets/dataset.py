@@ -26,11 +26,10 @@ import orjson
 from numpy.typing import NDArray
 
 from lengthwise.datasets import table_sequences
-from lengthwise.datasets.column_roles import NO_HEADER, ColumnNames, Roles
-from lengthwise.datasets.column_roles import roles as roles_of
-from lengthwise.datasets.given import Padding
+from lengthwise.datasets.column_roles import NO_HEADER, ColumnNames, Roles, assign_roles
+from lengthwise.datasets.input_sequences import Padding
 from lengthwise.datasets.long_table import LongSequence
-from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, label_of, record_of
+from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, label_of, read_record
 from lengthwise.datasets.tables import TableColumns, columns_of
 from lengthwise.datasets.tails import without_padding
 from lengthwise.datasets.text_files import (
@@ -47,7 +46,7 @@ from lengthwise.wrong_values import counted
 
 __all__ = ["BadRecord", "ColumnNames", "Label", "Reading", "Record", "StepKind"]  # and the functions below
 _NAMES: Final = b"lengthwise.names"  # of the features as JSON, in the metadata of a Parquet file of records
-MOST_TOLD: Final = 20  # bad records that one error names
+MOST_REPORTED: Final = 20  # bad records that one error names
 _SINGLE: Final = "give a single sequence a column id with one value"
 
 
@@ -116,19 +115,19 @@ def read(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record]:
-    """The records of a file in its order; errors as those of `fitting`."""
-    return fitting(entries(path, kind, reading=reading), check)
+    """The records of a file in its order; errors as those of `valid_records`."""
+    return valid_records(entries(path, kind, reading=reading), check)
 
 
-def fitting(
-    found: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
+def valid_records(
+    entries: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
 ) -> Iterator[Record]:
     """The same records, up to the first bad one, which `check` may find, too.
 
     Raises:
-        RecordError: A record is bad; the message has the first `MOST_TOLD` bad ones of all.
+        RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of all.
     """
-    checked = _checked(found, check)
+    checked = _checked(entries, check)
     for record in checked:
         if isinstance(record, BadRecord):
             raise RecordError(with_those_behind(record.error, checked))
@@ -153,31 +152,31 @@ def read_all(
 
 
 def with_those_behind(first: RecordError, behind: Iterable[object]) -> str:
-    """The text of one error for a bad record and the `BadRecord`s that follow it: the first `MOST_TOLD`."""
+    """The text of one error for a bad record and the `BadRecord`s that follow it: the first `MOST_REPORTED`."""
     causes = Causes()
     causes.add(str(first))
     with suppress(ConfigurationError):  # if the file cannot be read to its end, the errors so far are still reported
         for record in behind:
             if isinstance(record, BadRecord):
                 causes.add(str(record.error))
-    return "\n".join(causes.lines(MOST_TOLD))
+    return "\n".join(causes.lines(MOST_REPORTED))
 
 
-def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
+def _checked(entries: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
     """Yields the records; one that fails the check, or has other features than the first, as a `BadRecord`.
 
     Raises:
         RecordError: Never leaves this function: the record is yielded as a `BadRecord`.
     """
     features: int | None = None
-    for record in found:
+    for record in entries:
         if isinstance(record, Record):
             try:
                 if record.steps.ndim == 2:
                     count = int(record.steps.shape[1])
                     if features not in (None, count):
-                        said = f"{counted(count, 'feature')} a step, the records before have {features}"
-                        raise RecordError(f"{record.place}: {said}")
+                        why = f"{counted(count, 'feature')} a step, the records before have {features}"
+                        raise RecordError(f"{record.source_line}: {why}")
                     features = count
                 check(record)
             except ConfigurationError as error:
@@ -199,23 +198,23 @@ def entries(
     """
     name = path.name.lower()
     if path.is_dir():
-        found = _folder(path, kind, advance, reading)
+        records = _folder(path, kind, advance, reading)
     elif name.endswith((".jsonl", ".jsonl.gz")):
-        found = json_lines(path, kind, advance, reading.columns.inputs)
+        records = json_lines(path, kind, advance, reading.columns.inputs)
     elif name.endswith(CSV_SUFFIXES):
         blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.warn)
-        found = _table(path, kind, blocks, reading)
+        records = _table(path, kind, blocks, reading)
     elif name.endswith(".ts"):
         if kind == "tokens":
             raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
-        found = time_series(path, advance)
+        records = time_series(path, advance)
     elif name.endswith(".parquet"):
-        found = _parquet(path, kind, advance, reading)
+        records = _parquet(path, kind, advance, reading)
     else:
         endings = ", ".join((".jsonl", ".jsonl.gz", ".ts", ".parquet", *CSV_SUFFIXES))
         cure = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
         raise ConfigurationError(f"{path}: the name must end in one of {endings}{cure}")
-    return (_arranged(record, reading) for record in found)
+    return (_arranged(record, reading) for record in records)
 
 
 def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
@@ -225,8 +224,12 @@ def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecor
     if reading.channels_first and record.steps.ndim == 2:
         steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
         record = replace(record, steps=steps)
-    kept = without_padding(record, reading.padding)
-    return BadRecord(record.id, RecordError(f"{record.place}: {kept}")) if isinstance(kept, str) else kept
+    shortened = without_padding(record, reading.padding)
+    return (
+        BadRecord(record.id, RecordError(f"{record.source_line}: {shortened}"))
+        if isinstance(shortened, str)
+        else shortened
+    )
 
 
 def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: Reading) -> Iterator[Record | BadRecord]:
@@ -241,39 +244,41 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
         single = _SINGLE if reading.ids_are_needed else None
         how: dict[str, Any] = {"single": single, "per_step": reading.per_step}
         try:
-            found, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **how)
+            sequences, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **how)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
         reading.taken(roles)
-        count = f"; {counted(len(found), 'sequence')}" if len(cells.lines) * len(cells.columns) < BLOCK_CELLS else ""
+        count = (
+            f"; {counted(len(sequences), 'sequence')}" if len(cells.lines) * len(cells.columns) < BLOCK_CELLS else ""
+        )
         reading.say(f"{path}: {roles}{count}")
-        for one in found:
+        for one in sequences:
             row = one.problem[0] if one.problem else int(one.rows[0])
             yield _record(one, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
         columns = replace(reading.columns, id=roles.id)  # of the rows behind them, which may be few
         reading = replace(reading, columns=columns, say=_PLAIN.say, taken=_PLAIN.taken)
 
 
-def _record(one: LongSequence, place: str, kind: StepKind) -> Record | BadRecord:
+def _record(one: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
     try:
         if one.problem:
-            raise RecordError(f"{place}: {one.problem[1]}")
+            raise RecordError(f"{source_line}: {one.problem[1]}")
         steps: NDArray[Any] = one.steps
         if kind == "tokens":
             if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
-                raise RecordError(f"{place}: a step is not a token id: one whole number from 0 in a row")
+                raise RecordError(f"{source_line}: a step is not a token id: one whole number from 0 in a row")
             steps = steps.astype(np.int64)
         else:
-            steps = as_float32(steps, place)
-        return Record(one.id, steps, label_of(one.label, place), place, one.names)
+            steps = as_float32(steps, source_line)
+        return Record(one.id, steps, label_of(one.label, source_line), source_line, one.names)
     except RecordError as error:
         return BadRecord(one.id, error)
 
 
 def _id_column(columns: TableColumns, reading: Reading) -> str | None:
     """The column by whose ids a file may be read in blocks: only where it is known whether each step has a label."""
-    with suppress(ConfigurationError):  # it is told where the rows are read
-        return None if reading.per_step is None else roles_of(columns, reading.columns).id
+    with suppress(ConfigurationError):  # it is reported where the rows are read
+        return None if reading.per_step is None else assign_roles(columns, reading.columns).id
     return None
 
 
@@ -325,5 +330,5 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
             advance(index / file.metadata.num_rows)
             if isinstance(own, list) and reading.columns.inputs != () and _have(fields["steps"], len(own)):
                 fields["steps"] = [dict(zip(own, step, strict=True)) for step in fields["steps"]]
-            yield record_of(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
+            yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
             index += 1

@@ -1,7 +1,7 @@
 """A table with one row for each step, as sequences: which column is what, and which rows belong together.
 
 ```
-id  t  value  label         columns by their names (`roles`)  ->  rows with one id, in the order of the time
+id  t  value  label         columns by their names (`assign_roles`) ->  rows with one id, in the order of the time
 a   0  0.1    calm                                             ->  a: [[0.1], [0.3]], calm
 a   1  0.3    calm                                                 b: [[0.2]], storm
 b   0  0.2    storm
@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.column_roles import ColumnNames, Roles, listed, names_channel, no_names, roles
+from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, listed, names_channel, no_names
 from lengthwise.datasets.tables import MISSING, Cells, TableColumns, Texts, as_array, is_number, where
 from lengthwise.errors import ConfigurationError
 
@@ -57,23 +57,23 @@ class LongSequence:
 
 
 def one_sequence(
-    columns: TableColumns, given: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
+    columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
 ) -> LongSequence:
     """A table of one sequence: all rows, in the order of its times. An id is left out.
 
     Raises:
         ConfigurationError: The rows have several ids.
     """
-    found = roles(columns, replace(given, id=given.id if given.id in columns else None))
-    ids = set() if found.id is None or names_channel(found.id) else {*map(str, columns[found.id])}
+    roles = assign_roles(columns, replace(chosen, id=chosen.id if chosen.id in columns else None))
+    ids = set() if roles.id is None or names_channel(roles.id) else {*map(str, columns[roles.id])}
     if len(ids) > 1:
-        raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {found.id!r}")
-    return _sequences(columns, replace(found, id=None), None, wrong)[0]
+        raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {roles.id!r}")
+    return _sequences(columns, replace(roles, id=None), None, wrong)[0]
 
 
 def sequences(
     columns: TableColumns,
-    given: ColumnNames,
+    chosen: ColumnNames,
     wrong: Mapping[int, str] | None = None,
     *,
     single: str | None = "put the table of a single sequence in a list",
@@ -92,33 +92,33 @@ def sequences(
     count = len(columns[names[0]]) if names else 0
     if not count:
         raise ConfigurationError("the table has no row")
-    found = roles(columns, given)
-    if found.id is None and single is not None:
+    roles = assign_roles(columns, chosen)
+    if roles.id is None and single is not None:
         raise ConfigurationError(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
             f"{single}{WIDE}{no_names(names)}"
         )
-    if found.time is None and given.values is None and given.inputs is None:
-        _ask_about_channels(columns, found)
-    is_guessed = given.id is None and count > 1
-    if found.id is not None and is_guessed and len({*ids_of(columns[found.id], found.id)}) == count:
+    if roles.time is None and chosen.values is None and chosen.inputs is None:
+        _ask_about_channels(columns, roles)
+    is_guessed = chosen.id is None and count > 1
+    if roles.id is not None and is_guessed and len({*ids_of(columns[roles.id], roles.id)}) == count:
         raise ConfigurationError(
-            f"every row has its own {found.id!r}: does it number the rows? Say which column is the id (id); the "
+            f"every row has its own {roles.id!r}: does it number the rows? Say which column is the id (id); the "
             f"columns are {listed(names)}{WIDE}"
         )
-    return _sequences(columns, found, per_step, wrong or {}), found
+    return _sequences(columns, roles, per_step, wrong or {}), roles
 
 
 def _sequences(
-    columns: TableColumns, found: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
+    columns: TableColumns, roles: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
 ) -> list[LongSequence]:
-    count = len(columns[found.values[0]])
-    ids = ["0"] * count if found.id is None else ids_of(columns[found.id], found.id)
-    places = {name: place for place, name in enumerate(dict.fromkeys(ids))}
-    of_row = np.array([places[name] for name in ids], dtype=np.intp)
-    order = _order(of_row, columns, found)
-    bounds = np.searchsorted(of_row[order], np.arange(len(places) + 1))
-    numbers = [feature_of(columns[name], name) for name in found.values]
+    count = len(columns[roles.values[0]])
+    ids = ["0"] * count if roles.id is None else ids_of(columns[roles.id], roles.id)
+    numbers_of_ids = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+    of_row = np.array([numbers_of_ids[name] for name in ids], dtype=np.intp)
+    order = _order(of_row, columns, roles)
+    bounds = np.searchsorted(of_row[order], np.arange(len(numbers_of_ids) + 1))
+    numbers = [feature_of(columns[name], name) for name in roles.values]
     wrong: dict[int, str] = {}
     for _, bad in reversed(numbers):
         wrong |= bad
@@ -126,25 +126,25 @@ def _sequences(
     arrays = [array for array, _ in numbers]
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
     parts = [order[start:end] for start, end in pairwise(bounds)]
-    labels = [] if found.label is None else labels_of(columns[found.label], found.label)
+    labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
     kinds = [Counter(str(labels[row]) for row in part if labels[row] is not None) for part in parts] if labels else []
     several = sum(len(kind) > 1 for kind in kinds)
     each_step = several > 0 if per_step is None else per_step or 2 * several > len(parts)
-    made = []
-    for place, (name, part) in enumerate(zip(places, parts, strict=True)):
+    result = []
+    for number, (name, part) in enumerate(zip(numbers_of_ids, parts, strict=True)):
         problem = next(((row, wrong[row]) for row in part.tolist() if row in wrong), None) if wrong else None
         label: Any = None
         if labels and each_step:
             label = [labels[row] for row in part]
-        elif labels and kinds[place]:
-            usual = kinds[place].most_common(1)[0][0]  # labels of any type are compared as texts
+        elif labels and kinds[number]:
+            usual = kinds[number].most_common(1)[0][0]  # labels of any type are compared as texts
             label = next(labels[row] for row in part if str(labels[row]) == usual)
             odd = next((row for row in part.tolist() if str(labels[row]) not in ("None", usual)), None)
             if odd is not None and problem is None:
-                said = f"sequence {name!r} has the label {labels[odd]!r}, and {label!r} in its other rows: correct it"
-                problem = odd, f'{said} (labels of steps are for task = "per-step")'
-        made.append(LongSequence(name, part, values[part], label, problem, found))
-    return made
+                why = f"sequence {name!r} has the label {labels[odd]!r}, and {label!r} in its other rows: correct it"
+                problem = odd, f'{why} (labels of steps are for task = "per-step")'
+        result.append(LongSequence(name, part, values[part], label, problem, roles))
+    return result
 
 
 def ids_of(cells: Cells, name: str) -> list[str]:
@@ -162,36 +162,36 @@ def ids_of(cells: Cells, name: str) -> list[str]:
     return ids
 
 
-def _order(of_row: NDArray[np.intp], columns: TableColumns, found: Roles) -> NDArray[np.intp]:
+def _order(of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDArray[np.intp]:
     """The rows, those of one sequence together and in the order of their times.
 
     Raises:
         ConfigurationError: Two rows of a sequence have the same time, and are not in its order.
     """
     as_they_stand: NDArray[np.intp] = np.argsort(of_row, kind="stable")
-    if found.time is None:
+    if roles.time is None:
         return as_they_stand
-    keys = sortable(columns[found.time], found.time)
+    keys = sortable(columns[roles.time], roles.time)
     order: NDArray[np.intp] = np.lexsort((keys, of_row))
     together = of_row[order]
     equal = (keys[order][1:] == keys[order][:-1]) & (together[1:] == together[:-1])
     if equal.any():
         moments = np.empty_like(of_row)
         moments[order] = np.cumsum(np.append(0, ~equal))
-        _require_one_row_a_step(columns, found, moments)
+        _require_one_row_a_step(columns, roles, moments)
     pairs = (
-        [] if np.array_equal(order, as_they_stand) else [order[place : place + 2] for place in np.flatnonzero(equal)]
+        [] if np.array_equal(order, as_they_stand) else [order[start : start + 2] for start in np.flatnonzero(equal)]
     )
     row = next((pair[1] for pair in pairs if any(cells[pair[0]] != cells[pair[1]] for cells in columns.values())), None)
     if row is not None:
         raise ConfigurationError(
-            f"rows of one sequence have the same {found.time!r} ({where(columns[found.time], row)} and another) and "
+            f"rows of one sequence have the same {roles.time!r} ({where(columns[roles.time], row)} and another) and "
             "are not in its order: which comes first? Sort the table, or name another column (time)"
         )
     return order
 
 
-def _require_one_row_a_step(columns: TableColumns, found: Roles, moments: NDArray[np.intp]) -> None:
+def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArray[np.intp]) -> None:
     """Makes sure that no column tells rows of one sequence and one time apart; `moments` number these, by row.
 
     Such a column has few values, and is named as a channel or a text, or has a value for each row of a moment where
@@ -203,17 +203,17 @@ def _require_one_row_a_step(columns: TableColumns, found: Roles, moments: NDArra
     """
     sizes = np.bincount(moments)
     most = int(sizes.max())
-    codes = {name: _codes(cells) for name, cells in columns.items() if name not in (found.id, found.time)}
+    codes = {name: _codes(cells) for name, cells in columns.items() if name not in (roles.id, roles.time)}
     few = [name for name, code in codes.items() if code.max() < max(most, len(sizes) // 2)]
-    sure = [name for name in few if names_channel(name) or (name != found.label and not _has_numbers(columns[name]))]
+    sure = [name for name in few if names_channel(name) or (name != roles.label and not _has_numbers(columns[name]))]
     maybe = [name for name in few if codes[name].max() == most - 1 and 2 * sizes[sizes > 1].sum() >= len(moments)]
     for telling in [*([name] for name in (*sure, *maybe)), sure]:
         apart = np.column_stack([moments, *(codes[name] for name in telling)])
         if telling and len(np.unique(apart, axis=0)) == len(moments):
-            keys = [name for name in (found.id, found.time, found.label) if name is not None and name not in telling]
-            values = [name for name in found.values if name not in telling]
+            keys = [name for name in (roles.id, roles.time, roles.label) if name is not None and name not in telling]
+            values = [name for name in roles.values if name not in telling]
             raise ConfigurationError(
-                f"rows of one sequence have the same {found.time!r} and differ in {listed(telling)}: is a row one "
+                f"rows of one sequence have the same {roles.time!r} and differ in {listed(telling)}: is a row one "
                 f"value of a step? Then make a column of each, in pandas: table = table"
                 f"{'.reset_index()' * bool(columns.levels)}.pivot(index={keys}, columns={telling}, "
                 f"values={repr(values[0]) if len(values) == 1 else values}).reset_index(). If a row is a step, leave "
@@ -221,7 +221,7 @@ def _require_one_row_a_step(columns: TableColumns, found: Roles, moments: NDArra
             )
 
 
-def _ask_about_channels(columns: TableColumns, found: Roles) -> None:
+def _ask_about_channels(columns: TableColumns, roles: Roles) -> None:
     """Looks for a feature that is named as a channel and has each of its values equally often in every sequence.
 
     Without a time such a table may have a row for each value of a step.
@@ -229,8 +229,8 @@ def _ask_about_channels(columns: TableColumns, found: Roles) -> None:
     Raises:
         ConfigurationError: There is one; the message names it, and asks whether a row is one value of a step.
     """
-    of_row = np.zeros(len(columns[found.values[0]]), np.intp) if found.id is None else _codes(columns[found.id])
-    for name in filter(names_channel, found.values):
+    of_row = np.zeros(len(columns[roles.values[0]]), np.intp) if roles.id is None else _codes(columns[roles.id])
+    for name in filter(names_channel, roles.values):
         code = _codes(columns[name])
         counts = np.zeros((of_row.max() + 1, code.max() + 1), np.intp)
         np.add.at(counts, (of_row, code), 1)
@@ -309,16 +309,16 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
         present = [cell for cell in cells if not _is_missing(cell)]
         shown = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))
         raise ConfigurationError(no_numbers(name, shown))
-    found = np.full(len(cells), np.nan)
+    numbers = np.full(len(cells), np.nan)
     wrong: dict[int, str] = {}
     for row, cell in enumerate(cells):
         try:
-            found[row] = float(cell)
+            numbers[row] = float(cell)
         except ValueError:
             if cell.strip().lower() not in MISSING:
                 text = cell.strip()
                 wrong[row] = f"{text[:_MOST_SHOWN]!r} in the column {name!r} is not a number{_hint(text)}"
-    return found, wrong
+    return numbers, wrong
 
 
 def _hint(text: str) -> str:

@@ -36,7 +36,7 @@ class Record:
     id: str  # or the number of its record in the file, from 0
     steps: Steps  # `[length, features]` float32, NaN if missing, or `[length]` ids
     label: Label  # several if multi-label or per-step
-    place: str  # `file:line`, for messages
+    source_line: str  # `FILE:LINE`, for messages
     names: tuple[str, ...] | None = None  # of the features, in their order, if they came with names
 
 
@@ -48,8 +48,8 @@ class BadRecord:
     error: RecordError
 
 
-def record_of(
-    fields: Any, index: int, place: str, kind: StepKind, names: tuple[str, ...] | None = None
+def read_record(
+    fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None = None
 ) -> Record | BadRecord:
     """A record from the fields of a line or of a row; a `BadRecord` if it is wrong. `names`: see `rows_of`.
 
@@ -59,27 +59,29 @@ def record_of(
     name = fields.get("id") if isinstance(fields, dict) else None
     try:
         if not isinstance(fields, dict):
-            raise RecordError(f'{place}: a record is an object with "steps", this is {kind_of(fields)}')
+            raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
         unknown = sorted(fields.keys() - FIELDS)
         if unknown:
             hint = nearest(unknown[0], sorted(FIELDS - fields.keys()))
-            raise RecordError(f"{place}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
+            raise RecordError(f"{source_line}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
         if "steps" not in fields:
-            raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
+            raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
         if name is not None and not isinstance(name, (str, int)):
-            raise RecordError(f"{place}: id must be a string")
+            raise RecordError(f"{source_line}: id must be a string")
         steps, own = fields["steps"], None
         if isinstance(steps, list) and steps and isinstance(steps[0], dict):
             steps, own = rows_of(steps, () if kind == "tokens" else names)
         if not isinstance(steps, np.ndarray):
-            steps = _tokens(steps, place) if kind == "tokens" else _values(steps, place)
-        return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place, own)
+            steps = _tokens(steps, source_line) if kind == "tokens" else _values(steps, source_line)
+        return Record(
+            str(index if name is None else name), steps, label_of(fields.get("label"), source_line), source_line, own
+        )
     except (RecordError, ValueError) as error:
-        wrong = error if isinstance(error, RecordError) else RecordError(f"{place}: {error}")
+        wrong = error if isinstance(error, RecordError) else RecordError(f"{source_line}: {error}")
         return BadRecord(str(name if isinstance(name, (str, int)) else index), wrong)
 
 
-def label_of(label: Any, place: str) -> Label:
+def label_of(label: Any, source_line: str) -> Label:
     """One label or several, as strings; a number becomes its digits.
 
     Raises:
@@ -89,21 +91,21 @@ def label_of(label: Any, place: str) -> Label:
         return None
     several = label if isinstance(label, list) else [label]
     if any(isinstance(one, (bool, float)) or not isinstance(one, (str, int)) for one in several):
-        raise RecordError(f"{place}: a label is a string or a whole number, or a list of them")
+        raise RecordError(f"{source_line}: a label is a string or a whole number, or a list of them")
     texts = tuple(str(one) for one in several)
     return texts if isinstance(label, list) else texts[0]
 
 
-def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
+def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
     if not isinstance(steps, list) or not steps:
-        raise RecordError(f"{place}: steps must be a list of at least one token id")
+        raise RecordError(f"{source_line}: steps must be a list of at least one token id")
     for step, token in enumerate(steps):
         if type(token) is not int or not 0 <= token <= _INT64.max:
-            raise RecordError(f"{place}: step {step} is not a token id (an integer >= 0)")
+            raise RecordError(f"{source_line}: step {step} is not a token id (an integer >= 0)")
     return np.array(steps, dtype=np.int64)
 
 
-def _values(steps: Any, place: str) -> NDArray[np.float32]:
+def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
     """`[length, features]` float32, NaN for null, also for a step that is null; bare numbers are of one feature.
 
     Raises:
@@ -112,24 +114,24 @@ def _values(steps: Any, place: str) -> NDArray[np.float32]:
         AssertionError: Never: one of the steps is wrong, or an earlier line would have returned.
     """
     if not isinstance(steps, list) or not steps:
-        raise RecordError(f"{place}: steps must be a list of at least one step")
-    wanted = len(steps[0]) if isinstance(steps[0], list) else 1
-    rows = [step if isinstance(step, list) else [step] * (wanted if step is None else 1) for step in steps]
-    if set(map(len, rows)) == {wanted} and wanted and _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-        return as_float32(rows, place)
+        raise RecordError(f"{source_line}: steps must be a list of at least one step")
+    width = len(steps[0]) if isinstance(steps[0], list) else 1
+    rows = [step if isinstance(step, list) else [step] * (width if step is None else 1) for step in steps]
+    if set(map(len, rows)) == {width} and width and _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+        return as_float32(rows, source_line)
     for step, row in enumerate(rows):
         wrong = next((value for value in row if type(value) not in _NUMBERS), None)
         if not row:
-            raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
-        if len(row) != wanted:
-            raise RecordError(f"{place}: step {step} has {counted(len(row), 'feature')}, step 0 has {wanted}")
+            raise RecordError(f"{source_line}: step {step} has 0 features, and needs at least one")
+        if len(row) != width:
+            raise RecordError(f"{source_line}: step {step} has {counted(len(row), 'feature')}, step 0 has {width}")
         if wrong is not None:
             shown = f"the text {wrong[:40]!r}" if isinstance(wrong, str) else kind_of(wrong)
-            raise RecordError(f"{place}: step {step} holds {shown}: a value must be a number or null")
+            raise RecordError(f"{source_line}: step {step} holds {shown}: a value must be a number or null")
     raise AssertionError("one of the steps is wrong")
 
 
-def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str) -> NDArray[np.float32]:
+def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], source_line: str) -> NDArray[np.float32]:
     """`[length, features]` float32. None and NaN are missing values; an infinite number is an error.
 
     Raises:
@@ -142,7 +144,7 @@ def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str
     values = rounded(numbers if numbers.ndim == 2 else numbers[:, None])
     if np.isinf(values).any():
         step = int(np.isinf(values).any(axis=1).argmax())
-        raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
+        raise RecordError(f"{source_line}: step {step} holds a number that is not finite as float32")
     return values
 
 
@@ -152,8 +154,8 @@ def label_mismatch(record: Record, task: Task) -> str | None:
     if label is None:
         return None
     if (task == "single-label") == isinstance(label, tuple):
-        wanted = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
-        return f"a {task} model wants {wanted}"
+        form = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
+        return f"a {task} model wants {form}"
     if task == "per-step" and len(label) != len(record.steps):
         return f"{len(label)} labels for {len(record.steps)} steps"
     return None
@@ -165,5 +167,5 @@ def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the mode
     unknown = next((label for label in several if label is not None and label not in labels), None)
     if unknown is None:
         return None
-    some = f"these {len(labels)} are" if len(labels) <= _MOST_LISTED else f"of these {len(labels)} the first are"
-    return f"label {unknown[:40]!r} is none of {whose}; {some} {', '.join(map(repr, labels[:_MOST_LISTED]))}"
+    which = f"these {len(labels)} are" if len(labels) <= _MOST_LISTED else f"of these {len(labels)} the first are"
+    return f"label {unknown[:40]!r} is none of {whose}; {which} {', '.join(map(repr, labels[:_MOST_LISTED]))}"

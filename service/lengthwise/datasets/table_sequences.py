@@ -20,7 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table
-from lengthwise.datasets.column_roles import VALUE, ColumnNames, Roles, is_no_feature, listed, may_be, roles
+from lengthwise.datasets.column_roles import (
+    VALUE,
+    ColumnNames,
+    Roles,
+    assign_roles,
+    is_no_feature,
+    listed,
+    may_be,
+)
 from lengthwise.datasets.tables import TableColumns, Texts, is_number, steps_array
 from lengthwise.errors import ConfigurationError
 
@@ -31,7 +39,7 @@ _FEWEST_STEPS: Final = 3  # columns of a table whose rows are sequences
 
 
 def sequences(
-    columns: TableColumns, given: ColumnNames, wrong: Mapping[int, str] | None = None, **how: Any
+    columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] | None = None, **how: Any
 ) -> tuple[list[long_table.LongSequence], Roles]:
     """The sequences of a table, and what each column is; arguments as those of `long_table.sequences`.
 
@@ -39,34 +47,34 @@ def sequences(
         ConfigurationError: It is not clear what the columns are, or one that is a feature holds words.
     """
     wrong = dict(wrong or {})
-    given = _wide(columns, given)
-    lists = [name for name in lists_in(columns) if name not in given.all and not is_no_feature(name)]
-    if not lists and given.row == "sequence":
-        found = roles(columns, replace(given, inputs=None))
-        wide = given.values or _in_order(_of_times(found.values) or found.values)
+    chosen = _wide(columns, chosen)
+    lists = [name for name in lists_in(columns) if name not in chosen.all and not is_no_feature(name)]
+    if not lists and chosen.row == "sequence":
+        roles = assign_roles(columns, replace(chosen, inputs=None))
+        wide = chosen.values or _in_order(_of_times(roles.values) or roles.values)
         cells = _in_lists(columns, wide, wrong)
         columns = TableColumns([*columns.without({*wide}).items(), (VALUE, cells)])
-        lists, given = [VALUE], replace(given, values=None)
+        lists, chosen = [VALUE], replace(chosen, values=None)
     if not lists:
-        return long_table.sequences(columns, given, wrong, **how)
-    values = given.values or tuple(lists)
-    inputs = given.inputs if len(values) > 1 else None  # the features in the cells of one column have no names
-    found = roles(columns, replace(given, values=values, inputs=inputs))
-    has_times = found.time is not None and any(map(is_list, columns[found.time]))
-    found = replace(found, time=found.time if has_times else None, row="sequence")
-    ids = None if found.id is None else long_table.ids_of(columns[found.id], found.id)
-    labels = None if found.label is None else long_table.labels_of(columns[found.label], found.label)
-    for name in found.values if len(found.values) > 1 else ():
+        return long_table.sequences(columns, chosen, wrong, **how)
+    values = chosen.values or tuple(lists)
+    inputs = chosen.inputs if len(values) > 1 else None  # the features in the cells of one column have no names
+    roles = assign_roles(columns, replace(chosen, values=values, inputs=inputs))
+    has_times = roles.time is not None and any(map(is_list, columns[roles.time]))
+    roles = replace(roles, time=roles.time if has_times else None, row="sequence")
+    ids = None if roles.id is None else long_table.ids_of(columns[roles.id], roles.id)
+    labels = None if roles.label is None else long_table.labels_of(columns[roles.label], roles.label)
+    for name in roles.values if len(roles.values) > 1 else ():
         word = next((one for cell in columns[name] if is_list(cell) for one in cell), None)
         if isinstance(word, str):
             raise ConfigurationError(long_table.no_numbers(name, word))
-    made = []
+    result = []
     for row in range(len(columns[lists[0]])):
         label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
         steps: NDArray[Any] = np.empty((0, 1))
         try:
             steps, order = _steps(
-                {name: columns[name][row] for name in (*found.values, found.time) if name}, found.time
+                {name: columns[name][row] for name in (*roles.values, roles.time) if name}, roles.time
             )
             if isinstance(label, list) and len(label) == len(order):
                 label = [label[step] for step in order]
@@ -74,17 +82,17 @@ def sequences(
             wrong.setdefault(row, str(error))
         problem = (row, wrong[row]) if row in wrong else None
         name = str(row) if ids is None else ids[row]
-        made.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, found))
-    return made if how.get("per_step") else [*_of_one_label(made)], found
+        result.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, roles))
+    return result if how.get("per_step") else [*_of_one_label(result)], roles
 
 
-def _of_one_label(made: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
+def _of_one_label(sequences: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
     """The same; where every sequence has the same label at each of its steps, as from `agg`, it has that one."""
     is_of_one = all(
         isinstance(one.label, list) and len(one.label) == len(one.steps) and len({*map(str, one.label)}) == 1
-        for one in made
+        for one in sequences
     )
-    for one in made:
+    for one in sequences:
         yield replace(one, label=one.label[0]) if is_of_one else one
 
 
@@ -121,7 +129,7 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Se
     return steps[order], order.tolist()
 
 
-def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
+def _wide(columns: TableColumns, chosen: ColumnNames) -> ColumnNames:
     """What the caller names, and that a row is a sequence where the columns say so.
 
     They do if there is no time, each row has an id of its own or a label, and numbered columns are named as times; or
@@ -131,26 +139,26 @@ def _wide(columns: TableColumns, given: ColumnNames) -> ColumnNames:
         ConfigurationError: The columns are steps of several names.
     """
     numbered = _numbered(columns)
-    is_free = given.row is None and given.values is None and {*(given.inputs or ())}.isdisjoint(columns)
-    found = roles(columns, given) if is_free and len(numbered) >= _FEWEST_STEPS else None
-    if found is None or found.time is not None:
-        return given
-    ids = [] if found.id is None else long_table.ids_of(columns[found.id], found.id)
+    is_free = chosen.row is None and chosen.values is None and {*(chosen.inputs or ())}.isdisjoint(columns)
+    roles = assign_roles(columns, chosen) if is_free and len(numbered) >= _FEWEST_STEPS else None
+    if roles is None or roles.time is not None:
+        return chosen
+    ids = [] if roles.id is None else long_table.ids_of(columns[roles.id], roles.id)
     is_count = ids in [[*map(str, range(start, start + len(ids)))] for start in (0, 1)]
-    steps = _of_times(found.values)
-    if not steps and ids and found.label and not is_count and {*found.values} <= numbered.keys():
-        steps = [*found.values]
-    if len(steps) < _FEWEST_STEPS or len(ids) != len({*ids}) or not (ids or found.label):
-        return given
+    steps = _of_times(roles.values)
+    if not steps and ids and roles.label and not is_count and {*roles.values} <= numbered.keys():
+        steps = [*roles.values]
+    if len(steps) < _FEWEST_STEPS or len(ids) != len({*ids}) or not (ids or roles.label):
+        return chosen
     several = [*dict.fromkeys(numbered[name][1] for name in steps)]
     if len(several) > 1 and not all(map(is_number, steps)):
         names = several if len(several) <= _MOST_NAMES else "NAMES"
         raise ConfigurationError(
             f"every row has columns for steps of several names: {listed(several)}: are they features? In pandas, "
-            f"pandas.wide_to_long(table, {names}, i={found.id or 'ID'!r}, j='t', sep={numbered[steps[0]][2]!r})"
+            f"pandas.wide_to_long(table, {names}, i={roles.id or 'ID'!r}, j='t', sep={numbered[steps[0]][2]!r})"
             ".reset_index() makes a row of each step; if all are steps of one feature, say row=sequence"
         )
-    return replace(given, row="sequence", values=_in_order(steps))
+    return replace(chosen, row="sequence", values=_in_order(steps))
 
 
 def _numbered(names: Iterable[str]) -> dict[str, re.Match[str]]:
@@ -179,5 +187,5 @@ def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]
     for _, bad in numbers:
         wrong.update({row: why for row, why in bad.items() if row not in wrong})
     matrix = np.column_stack([array for array, _ in numbers])
-    places = np.where(np.isnan(matrix), 0, np.arange(1, len(names) + 1))
-    return [row[:end] for row, end in zip(matrix, places.max(axis=1), strict=True)]
+    ends = np.where(np.isnan(matrix), 0, np.arange(1, len(names) + 1))
+    return [row[:end] for row, end in zip(matrix, ends.max(axis=1), strict=True)]

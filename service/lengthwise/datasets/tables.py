@@ -24,9 +24,9 @@ _INT64: Final = np.iinfo(np.int64)
 _MOST_SHOWN: Final = 40  # characters of a value in a message
 
 
-def is_of(given: Any, package: str) -> bool:
+def is_of(value: Any, package: str) -> bool:
     """Whether a value has a type of a package, or one that is derived from it."""
-    return package in sys.modules and any(kind.__module__.partition(".")[0] == package for kind in type(given).__mro__)
+    return package in sys.modules and any(kind.__module__.partition(".")[0] == package for kind in type(value).__mro__)
 
 
 class TableColumns(dict[str, "Cells"]):
@@ -71,24 +71,24 @@ def where(cells: Cells, row: int) -> str:
     return f"line {cells.lines[row]}" if isinstance(cells, Texts) and cells.lines else f"row {row}"
 
 
-def columns_of(given: Any) -> TableColumns | None:
+def columns_of(table: Any) -> TableColumns | None:
     """The columns of a table, with the levels of a pandas index that may say something; None for anything else."""
-    if isinstance(given, TableColumns):
-        return given
-    if is_of(given, "pandas") and type(given).__name__ == "Series" and given.index.nlevels > 1:
-        given = given.to_frame()
-    if is_of(given, "pandas") and hasattr(given, "reset_index") and hasattr(given, "columns"):
-        parts = [name if isinstance(name, tuple) else (name,) for name in given.columns]  # of several levels: a pivot
+    if isinstance(table, TableColumns):
+        return table
+    if is_of(table, "pandas") and type(table).__name__ == "Series" and table.index.nlevels > 1:
+        table = table.to_frame()
+    if is_of(table, "pandas") and hasattr(table, "reset_index") and hasattr(table, "columns"):
+        parts = [name if isinstance(name, tuple) else (name,) for name in table.columns]  # of several levels: a pivot
         names = ["_".join(filter(None, map(str, part))) for part in parts]
-        pairs = ((name, of_series(given.iloc[:, place])) for place, name in enumerate(names))
-        levels = _levels(given.index)
+        pairs = ((name, of_series(table.iloc[:, index])) for index, name in enumerate(names))
+        levels = _levels(table.index)
         return TableColumns(chain(((name, levels[name]) for name in levels if name not in {*names}), pairs), levels)
-    if is_of(given, "polars") and hasattr(given, "get_columns"):
-        return TableColumns((column.name, _of_polars(column)) for column in given.get_columns())
-    if is_of(given, "pyarrow") and hasattr(given, "schema") and hasattr(given, "columns"):
-        names = given.schema.names
+    if is_of(table, "polars") and hasattr(table, "get_columns"):
+        return TableColumns((column.name, _of_polars(column)) for column in table.get_columns())
+    if is_of(table, "pyarrow") and hasattr(table, "schema") and hasattr(table, "columns"):
+        names = table.schema.names
         return TableColumns(
-            zip(names, map(of_arrow, given.columns), strict=True), _written_index(given.schema.metadata or {})
+            zip(names, map(of_arrow, table.columns), strict=True), _written_index(table.schema.metadata or {})
         )
     return None
 
@@ -106,9 +106,9 @@ def _levels(index: Any) -> dict[str, Cells]:
     """The levels of a pandas index by their names, but for one that has none and no times: it counts the rows."""
     if index.nlevels == 1 and index.name is None and not hasattr(index, "freq"):
         return {}
-    unnamed = [f"level_{place}" if index.nlevels > 1 else "index" for place in range(index.nlevels)]
+    unnamed = [f"level_{level}" if index.nlevels > 1 else "index" for level in range(index.nlevels)]
     names = [other if name is None else str(name) for name, other in zip(index.names, unnamed, strict=True)]
-    return {name: of_series(index.get_level_values(place).to_series()) for place, name in enumerate(names)}
+    return {name: of_series(index.get_level_values(level).to_series()) for level, name in enumerate(names)}
 
 
 def of_series(series: Any) -> Cells:
@@ -159,18 +159,18 @@ def _cells(column: Any) -> Iterator[Any]:
             yield from _cells(column.take(pa.array(part)))  # what is taken holds no values of other rows
 
 
-def as_array(given: Any) -> NDArray[Any]:
+def as_array(value: Any) -> NDArray[Any]:
     """Converts any array-like to an array of numbers of the same shape.
 
     Raises:
         ValueError: It cannot be converted.
     """
-    if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
-        given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
-    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:
-        given = given.tolist()  # steps that are arrays: so a column of lists comes out of pandas
+    if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):  # what is masked is missing
+        value = np.ma.filled(value.astype(np.promote_types(value.dtype, np.float32)), np.nan)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O" and value.ndim == 1:
+        value = value.tolist()  # steps that are arrays: so a column of lists comes out of pandas
     try:
-        array = np.asarray(given)
+        array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         ragged = "inhomogeneous" in str(error)
         raise ValueError("its steps have different numbers of features" if ragged else str(error)) from error
@@ -178,33 +178,33 @@ def as_array(given: Any) -> NDArray[Any]:
         return array
     # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.
     numbers = np.empty(array.shape, dtype=np.float64)
-    for place, value in np.ndenumerate(array):
-        if value is None:
-            numbers[place] = np.nan
-        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+    for index, cell in np.ndenumerate(array):
+        if cell is None:
+            numbers[index] = np.nan
+        elif isinstance(cell, int | float | np.integer | np.floating) and not isinstance(cell, bool):
             try:
-                numbers[place] = value
+                numbers[index] = cell
             except OverflowError:
-                numbers[place] = np.inf
+                numbers[index] = np.inf
         else:
-            raise ValueError(f"values must be numbers, got {str(value)[:_MOST_SHOWN]!r} (a {type(value).__name__})")
+            raise ValueError(f"values must be numbers, got {str(cell)[:_MOST_SHOWN]!r} (a {type(cell).__name__})")
     return numbers
 
 
-def steps_array(given: Any) -> NDArray[Any]:
+def steps_array(value: Any) -> NDArray[Any]:
     """The steps `[length, features]` or `[length]` of one sequence as float32, or int64 for a list of whole numbers.
 
     Raises:
         ValueError: They are not numbers, have another form, or one is not finite as float32.
     """
-    if type(given) is np.ndarray and given.dtype == np.float32:
-        array: NDArray[Any] = given
-    elif given is None or (isinstance(given, float) and np.isnan(given)):  # what pandas has in the place of None
+    if type(value) is np.ndarray and value.dtype == np.float32:
+        array: NDArray[Any] = value
+    elif value is None or (isinstance(value, float) and np.isnan(value)):  # what pandas has in the place of None
         raise ValueError("its steps are missing")
-    elif is_of(given, "pandas") and given.ndim == 1:
-        array = as_array(of_series(given))
+    elif is_of(value, "pandas") and value.ndim == 1:
+        array = as_array(of_series(value))
     else:
-        array = as_array(given.to_list() if is_of(given, "polars") else given)
+        array = as_array(value.to_list() if is_of(value, "polars") else value)
     if array.ndim not in (1, 2):
         hint = "" if array.ndim else "; put a single sequence in a list too"
         raise ValueError(f"the shape must be [length, features] or [length], got {[*array.shape]}{hint}")

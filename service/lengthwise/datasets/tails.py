@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from lengthwise.padding import Steps
 
 if TYPE_CHECKING:
-    from lengthwise.datasets.given import GivenSequence, Padding
+    from lengthwise.datasets.input_sequences import InputSequence, Padding
     from lengthwise.datasets.record_fields import Record
 
-T = TypeVar("T", "Record", "GivenSequence")
+T = TypeVar("T", "Record", "InputSequence")
 
 _MOST_VALUES: Final = 4_000_000  # that are looked at, and
 _MOST_SEQUENCES: Final = 1000

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lengthwise.datasets.column_roles import NO_HEADER, no_names
-from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, record_of
+from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, read_record
 from lengthwise.datasets.tables import TableColumns, Texts, is_number
 from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
@@ -30,7 +30,7 @@ from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, R
 CSV_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv")
 BLOCK_CELLS: Final = 1 << 18  # of a CSV file that are in memory, and those behind them with the last id
 _READ_BYTES: Final = 1 << 18  # at once
-_LINES_TOLD: Final = 64  # after which progress is reported: asking where a file is takes longer than reading a line
+_LINES_BETWEEN: Final = 64  # after which progress is reported: asking where a file is takes longer than reading a line
 _SNIFFED: Final = 1024  # bytes that show what a file is, or rows
 _REFUSED_TAGS: Final = {
     "@timestamps": "time stamps are not read; write plain values",
@@ -53,7 +53,7 @@ Advance = Callable[[float], object]  # called repeatedly with the share of the f
 
 @contextmanager
 def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], object]]]:
-    """The bytes of a file, inflated where its name ends in .gz, and what tells the share that was read.
+    """The bytes of a file, inflated where its name ends in .gz, and what reports the share that was read.
 
     Raises:
         ConfigurationError: It cannot be read, or holds something else than text in UTF-8; says what, and the cure.
@@ -76,12 +76,12 @@ def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], ob
 
 def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, also in the sense of `str`, each with its number from 1."""
-    with _opened(path, advance) as (file, tell):
+    with _opened(path, advance) as (file, report):
         number = 0
         while line := file.readline():  # a line may take megabytes: no other name holds it
             number += 1
-            if not number % _LINES_TOLD:
-                tell()
+            if not number % _LINES_BETWEEN:
+                report()
             line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             is_odd = not 0x20 < (line or b" ")[0] < 0x7F  # perhaps one of the other blanks
             if is_odd and not line.decode(errors="replace").strip():
@@ -98,7 +98,7 @@ def json_lines(
         ConfigurationError: The file is a JSON list.
     """
     for index, (number, line) in enumerate(lines(path, advance)):
-        place = f"{path}:{number}"
+        source_line = f"{path}:{number}"
         if not index and line.startswith(b"["):
             raise ConfigurationError(
                 f"{path}: this is a JSON list, and JSON Lines has one object a line: jq -c '.[]' LIST.json > DATA.jsonl"
@@ -106,20 +106,20 @@ def json_lines(
         try:
             fields = _plain_fields(line, kind) or json_text.parse(line, "the line", most_parts=len(line))
         except InvalidRequest as error:
-            said = error.problems[0].detail.replace("at line 1, column", "at column")
-            yield BadRecord(str(index), RecordError(f"{place}: {said}"))
+            why = error.problems[0].detail.replace("at line 1, column", "at column")
+            yield BadRecord(str(index), RecordError(f"{source_line}: {why}"))
         else:
-            record = record_of(fields, index, place, kind, names)
+            record = read_record(fields, index, source_line, kind, names)
             names = names or getattr(record, "names", None)
             yield record
 
 
 def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
     """The fields of an ordinary line, its steps as an array; None of any other."""
-    place = fast_json.locate(line, b"steps")
-    if place is None:
+    span = fast_json.locate(line, b"steps")
+    if span is None:
         return None
-    start, end, _ = place
+    start, end, _ = span
     text = b"%snull%s" % (line[:start], line[end:])
     try:
         fields: dict[str, Any] = orjson.loads(text)
@@ -141,22 +141,22 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
     """
     labelled, in_data, index = False, False, 0
     for number, line in lines(path, advance):
-        place = f"{path}:{number}"
+        source_line = f"{path}:{number}"
         if line.startswith(b"#"):
             continue
         if in_data:
             try:
-                yield _series(_text(line, place), index, labelled, place)
+                yield _series(_text(line, source_line), index, labelled, source_line)
             except RecordError as error:
                 yield BadRecord(str(index), error)
             index += 1
             continue
-        tag, *rest = _text(line, place).lower().split()
+        tag, *rest = _text(line, source_line).lower().split()
         is_true = rest[:1] == ["true"]
         if not tag.startswith("@"):
-            raise ConfigurationError(f"{place}: expected a header line that starts with @, before @data")
+            raise ConfigurationError(f"{source_line}: expected a header line that starts with @, before @data")
         if is_true and tag in _REFUSED_TAGS:
-            raise ConfigurationError(f"{place}: {_REFUSED_TAGS[tag]}")
+            raise ConfigurationError(f"{source_line}: {_REFUSED_TAGS[tag]}")
         if tag == "@classlabel":
             labelled = is_true
         in_data = tag == "@data"
@@ -164,14 +164,14 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
         raise ConfigurationError(f"{path}: there is no @data in it")
 
 
-def _text(line: bytes, place: str) -> str:
+def _text(line: bytes, source_line: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RecordError(f"{place}: not UTF-8") from error
+        raise RecordError(f"{source_line}: not UTF-8") from error
 
 
-def _series(text: str, index: int, labelled: bool, place: str) -> Record:
+def _series(text: str, index: int, labelled: bool, source_line: str) -> Record:
     """One data line: `a0,a1,...:b0,b1,...:label`.
 
     Raises:
@@ -180,19 +180,23 @@ def _series(text: str, index: int, labelled: bool, place: str) -> Record:
     channels = text.split(":")
     label = channels.pop().strip() if labelled else None
     if label == "" or not channels:
-        raise RecordError(f"{place}: the label is missing")
-    columns = [[_number(word.strip(), f"{place}: sequence {index}") for word in one.split(",")] for one in channels]
+        raise RecordError(f"{source_line}: the label is missing")
+    columns = [
+        [_number(word.strip(), f"{source_line}: sequence {index}") for word in one.split(",")] for one in channels
+    ]
     for feature, column in enumerate(columns):
         if len(column) != len(columns[0]):
-            raise RecordError(f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}")
-    return Record(str(index), as_float32(list(zip(*columns, strict=True)), place), label, place)
+            raise RecordError(
+                f"{source_line}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}"
+            )
+    return Record(str(index), as_float32(list(zip(*columns, strict=True)), source_line), label, source_line)
 
 
-def _number(word: str, place: str) -> float:
+def _number(word: str, source_line: str) -> float:
     try:
         return float("nan" if word == "?" else word)
     except ValueError as error:
-        raise RecordError(f"{place}: {word[:40]!r} is not a number") from error
+        raise RecordError(f"{source_line}: {word[:40]!r} is not a number") from error
 
 
 class TextColumns(NamedTuple):
@@ -215,7 +219,7 @@ def read_csv(
     """The rows of a CSV file, in blocks that end where another id begins; all in one if `id_of` knows no id's column.
 
     The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows; where
-    the rows of an id do not stand together, the file is one block too, and `warn` is told.
+    the rows of an id do not stand together, the file is one block too, and `warn` is called.
 
     Raises:
         ConfigurationError: The file is empty.
@@ -225,19 +229,19 @@ def read_csv(
     if first is None:
         raise ConfigurationError(f"{path}: there is no line in it")
     names = _header(path, first[1])
-    head = names or [f"{NO_HEADER}{place}" for place in range(1, len(first[1]) + 1)]
+    head = names or [f"{NO_HEADER}{number}" for number in range(1, len(first[1]) + 1)]
     most = max(1, BLOCK_CELLS // len(head))
     block = [*([] if names else [first]), *islice(rows, most)]
     name = id_of(_text_columns(head, block[:_SNIFFED]).columns) if len(block) >= most else None
-    place = len(head) if name is None else head.index(name)
-    is_sorted = name is not None and _stand_together(path, place)
+    column = len(head) if name is None else head.index(name)
+    is_sorted = name is not None and _stand_together(path, column)
     if name is not None and not is_sorted:
         warn(
             f"{path}: the rows of one {name!r} do not stand together, so the whole table is held in memory, "
             f"many times the size of the file: sort it by {name!r}"
         )
     for row in rows:
-        if is_sorted and len(block) >= most and row[1][place : place + 1] != block[-1][1][place : place + 1]:
+        if is_sorted and len(block) >= most and row[1][column : column + 1] != block[-1][1][column : column + 1]:
             yield _text_columns(head, block)
             block = []
         block.append(row)
@@ -250,13 +254,13 @@ def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
     Raises:
         ConfigurationError: The file is not CSV, or not UTF-8.
     """
-    with _opened(path, advance) as (raw, tell), io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+    with _opened(path, advance) as (raw, report), io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         try:
             first = file.readline()
             reader = csv.reader(chain([first], file), delimiter=max(",;\t", key=first.count))
             for count, row in enumerate(reader):
-                if not count % _LINES_TOLD:
-                    tell()
+                if not count % _LINES_BETWEEN:
+                    report()
                 if any(map(str.strip, row)):
                     yield reader.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
@@ -264,10 +268,11 @@ def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
             raise ConfigurationError(f"{path} cannot be read as CSV: {why}") from error
 
 
-def _stand_together(path: Path, place: int) -> bool:
+def _stand_together(path: Path, column: int) -> bool:
     """Whether the rows with one id stand together; the ids are in one column."""
     starts = [
-        one for one, _ in groupby("".join(row[place : place + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
+        one
+        for one, _ in groupby("".join(row[column : column + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
     ]
     return len(starts) == len({*starts})
 
@@ -278,7 +283,7 @@ def _header(path: Path, cells: list[str]) -> list[str] | None:
     Raises:
         ConfigurationError: A name is there twice.
     """
-    head = [cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(cells)]
+    head = [cell.strip() or f"Unnamed: {column}" for column, cell in enumerate(cells)]
     if all(map(is_number, cells)):
         return None
     twice = next((name for name, count in Counter(head).items() if count > 1), None)
@@ -290,13 +295,13 @@ def _header(path: Path, cells: list[str]) -> list[str] | None:
 def _text_columns(head: list[str], rows: list[CsvRow]) -> TextColumns:
     width = len(head)
     wrong = {
-        place: f"{len(row)} columns, and the first line has {width}"
-        for place, (_, row) in enumerate(rows)
+        index: f"{len(row)} columns, and the first line has {width}"
+        for index, (_, row) in enumerate(rows)
         if len(row) < width or any(row[width:])
     }
     cells = [row[:width] + [""] * (width - len(row)) for _, row in rows]
-    for place in wrong:  # of its cells it is not known which is which: it counts to the sequence before it
-        cells[place] = cells[max(0, place - 1)]
+    for index in wrong:  # of its cells it is not known which is which: it counts to the sequence before it
+        cells[index] = cells[max(0, index - 1)]
     lines = [line for line, _ in rows]
-    columns = ((name, Texts((row[place] for row in cells), lines)) for place, name in enumerate(head))
+    columns = ((name, Texts((row[column] for row in cells), lines)) for column, name in enumerate(head))
     return TextColumns(TableColumns(columns), lines, wrong)

@@ -29,7 +29,7 @@ class ValidRecord:
     id: str  # its own, or its number in the file
     item: Item
     label: Label  # the right answer, where the file has it
-    place: str  # `file:line`
+    source_line: str  # `file:line`
 
 
 InputRecord = ValidRecord | BadRecord
@@ -56,10 +56,10 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
             continue
         reason = why_refused(record.steps, manifest, _TRANSPOSED) or label_mismatch(record, manifest.task)
         if reason is not None:
-            yield BadRecord(record.id, RecordError(f"{record.place}: {reason}"))
+            yield BadRecord(record.id, RecordError(f"{record.source_line}: {reason}"))
             continue
         item = make_item(record.steps, manifest, sent_steps=len(record.steps), id=record.id)
-        yield ValidRecord(record.id, item, record.label, record.place)
+        yield ValidRecord(record.id, item, record.label, record.source_line)
 
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
@@ -88,7 +88,7 @@ def prediction_of(
         return entry.error
     if isinstance(result, Answer):
         return json_body.prediction(manifest, entry.item, result, attention=attention)
-    return RecordError(f"{entry.place}: {result}")
+    return RecordError(f"{entry.source_line}: {result}")
 
 
 PARTS: Final = {

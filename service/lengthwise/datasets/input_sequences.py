@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table, table_sequences, tails
-from lengthwise.datasets.column_roles import ColumnNames, Roles, RowKind
-from lengthwise.datasets.column_roles import roles as roles_of
+from lengthwise.datasets.column_roles import ColumnNames, Roles, RowKind, assign_roles
 from lengthwise.datasets.long_table import LongSequence
 from lengthwise.datasets.tables import Cells, TableColumns, columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
@@ -47,7 +46,7 @@ _FIELDS: Final = ITEM_FIELDS | {"label"}
 
 
 @dataclass(frozen=True, slots=True)
-class GivenSequence:
+class InputSequence:
     """One sequence of a caller."""
 
     steps: NDArray[Any]  # float32 with NaN for a missing value, or `[length]` whole numbers
@@ -62,7 +61,7 @@ class GivenSequence:
         """Whether it has no mask."""
         return self.step_mask is None and self.feature_mask is None
 
-    def in_order(self, names: tuple[str, ...] | None) -> GivenSequence:
+    def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """With its features in the order of these names, the others left out; as it is, if either side has no names.
 
         Raises:
@@ -77,11 +76,11 @@ class GivenSequence:
         return replace(self, steps=np.stack([columns[name] for name in names], axis=1), names=names)
 
 
-class GivenSequences(list[GivenSequence]):
+class InputSequences(list[InputSequence]):
     """Sequences that were read; `taken` says which columns of a table were taken as what."""
 
-    def __init__(self, found: Iterable[GivenSequence] = (), roles: Roles | None = None) -> None:
-        super().__init__(found)
+    def __init__(self, sequences: Iterable[InputSequence] = (), roles: Roles | None = None) -> None:
+        super().__init__(sequences)
         self.roles = roles
 
     @property
@@ -97,14 +96,14 @@ class GivenSequences(list[GivenSequence]):
         return [one.label if isinstance(one.label, list | None) else [one.label] * len(one.steps) for one in self]
 
     def __repr__(self) -> str:
-        """`<lengthwise.GivenSequences: 80 of 7 to 29 steps; id 'run', time 't', label 'state', features 'x', 'y'>`."""
+        """`<lengthwise.InputSequences: 80 of 7 to 29 steps; id 'run', time 't', label 'state', features 'x', 'y'>`."""
         lengths = [len(one.steps) for one in self]
         steps = f" of {min(lengths)} to {max(lengths)} steps" if lengths else ""
-        return f"<lengthwise.GivenSequences: {len(self)}{steps}{self.taken and '; '}{self.taken}>"
+        return f"<lengthwise.InputSequences: {len(self)}{steps}{self.taken and '; '}{self.taken}>"
 
 
 def sequences(
-    given: Any,
+    data: Any,
     *,
     layout: Layout = "steps-first",
     id: str | None = None,
@@ -113,14 +112,14 @@ def sequences(
     values: str | Iterable[str] | None = None,
     padding: Padding | None = None,
     row: RowKind | None = None,
-) -> GivenSequences:
+) -> InputSequences:
     """Reads sequences, for a table whose columns have other names than those that are found by themselves.
 
-    `predict`, `train` and the others read what they are given in the same way, so this is needed only to name columns,
+    `predict`, `train` and the others read what they get in the same way, so this is needed only to name columns,
     or to see what was taken.
 
     Args:
-        given: The sequences: a list of array-likes, a mapping of ids to them, a pandas or Polars table with a row for
+        data: The sequences: a list of array-likes, a mapping of ids to them, a pandas or Polars table with a row for
             each step, a grouped table, a table with a column `steps`, or a list column of Arrow.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
         id: The column that names the sequence of a row.
@@ -141,48 +140,48 @@ def sequences(
     Example:
         >>> import pandas
         >>> table = pandas.DataFrame({"run": ["a", "a", "b"], "second": [0, 1, 0], "x": [0.1, 0.3, 0.2]})
-        >>> found = lengthwise.sequences(table, id="run", time="second")
-        >>> found.taken, [one.steps.tolist() for one in found][1]
+        >>> data = lengthwise.sequences(table, id="run", time="second")
+        >>> data.taken, [one.steps.tolist() for one in data][1]
         ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
     """  # noqa: DOC502 - what it calls raises them
     names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
     columns = ColumnNames(id, time, label, names, row=row)
-    return sequences_of(given, layout, columns, padding=padding)
+    return sequences_of(data, layout, columns, padding=padding)
 
 
 def sequences_of(
-    given: Any,
+    data: Any,
     layout: Layout = "steps-first",
     columns: ColumnNames | None = None,
     *,
     padding: Padding | None = None,
     ask: bool = True,
-) -> GivenSequences:
+) -> InputSequences:
     """The sequences of a caller, in order; raises as `sequences`."""
-    found, roles = read(given, layout, columns, padding=padding, ask=ask)
-    return GivenSequences(good(found), roles)
+    entries, roles = read(data, layout, columns, padding=padding, ask=ask)
+    return InputSequences(require_valid(entries), roles)
 
 
-def good(found: Iterable[T | str]) -> list[T]:
-    """What was made of each sequence.
+def require_valid(results: Iterable[T | str]) -> list[T]:
+    """The results, if none of them is an error.
 
     Raises:
         InvalidSequences: Some are a text, which says why the sequence is wrong; it names each by its index.
     """
-    made: list[T] = []
+    valid: list[T] = []
     problems = []
-    for place, one in enumerate(found):
+    for index, one in enumerate(results):
         if isinstance(one, str):
-            problems.append(Problem(f"/sequences/{place}", one))
+            problems.append(Problem(f"/sequences/{index}", one))
         else:
-            made.append(one)
+            valid.append(one)
     if problems:
         raise InvalidSequences(problems)
-    return made
+    return valid
 
 
 def read(
-    given: Any,
+    data: Any,
     layout: Layout = "steps-first",
     columns: ColumnNames | None = None,
     *,
@@ -190,7 +189,7 @@ def read(
     padding: Padding | None = None,
     per_step: bool | None = None,
     ask: bool = True,
-) -> tuple[list[GivenSequence | str], Roles | None]:
+) -> tuple[list[InputSequence | str], Roles | None]:
     """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
 
     Where the names of the features are not known (`ColumnNames.inputs`), they are those of the first table. `features`
@@ -205,96 +204,98 @@ def read(
         if word not in words:
             raise ConfigurationError(f"{name} must be one of {', '.join(map(str, words))}, got {word!r}")
     names = columns or ColumnNames()
-    table = columns_of(given)
+    table = columns_of(data)
     entries: Iterable[Any]
-    taken = given.roles if isinstance(given, GivenSequences) else None
+    roles = data.roles if isinstance(data, InputSequences) else None
     if table is None:
-        entries = _entries(given, names)
+        entries = _entries(data, names)
     elif "steps" in table and not isinstance(table["steps"], np.ndarray):
         entries = _rows({name: cells for name, cells in table.items() if name in _FIELDS})
-        fields = roles_of([name for name in table if name in ("id", "label", "steps")], ColumnNames(values=("steps",)))
-        taken = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
+        fields = assign_roles(
+            [name for name in table if name in ("id", "label", "steps")], ColumnNames(values=("steps",))
+        )
+        roles = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
     else:
         try:
-            found, taken = table_sequences.sequences(table, names, per_step=per_step)
+            rows, roles = table_sequences.sequences(table, names, per_step=per_step)
         except ConfigurationError as error:
             how = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
             raise ConfigurationError(f"{error}{how}") from error
-        entries = ({"id": one.id if taken.id else None, "steps": one} for one in found)
-    made: list[GivenSequence | str] = []
+        entries = ({"id": one.id if roles.id else None, "steps": one} for one in rows)
+    results: list[InputSequence | str] = []
     for entry in entries:
         try:
-            one, roles = _sequence(entry, layout, names)
-            taken, names = taken or roles, replace(names, inputs=names.inputs or one.names)
-            kept = tails.without_padding(one.in_order(names.inputs), padding)
+            one, own_roles = _sequence(entry, layout, names)
+            roles, names = roles or own_roles, replace(names, inputs=names.inputs or one.names)
+            without_tail = tails.without_padding(one.in_order(names.inputs), padding)
         except (ValueError, ConfigurationError) as error:
-            made.append(str(error))
+            results.append(str(error))
         else:
-            made.append(kept)
-    if ask and not isinstance(given, GivenSequences):
-        _refuse_doubt(given, made, features)
-    return made, taken
+            results.append(without_tail)
+    if ask and not isinstance(data, InputSequences):
+        _refuse_doubt(data, results, features)
+    return results, roles
 
 
-def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | None) -> None:
+def _refuse_doubt(data: Any, results: list[InputSequence | str], features: int | None) -> None:
     """Warns of what looks like padding; refuses numbers that may be one sequence, or many of one step.
 
     Raises:
         InvalidSequences: They are such numbers; the message says how to write either.
     """
-    for doubt in tails.doubts([one.steps for one in made if isinstance(one, GivenSequence)]):
+    for doubt in tails.doubts([one.steps for one in results if isinstance(one, InputSequence)]):
         log.warning("%s", doubt)
-    if len(made) < 2 or features not in (None, 1) or isinstance(given, Mapping):
+    if len(results) < 2 or features not in (None, 1) or isinstance(data, Mapping):
         return
-    for one in made:
+    for one in results:
         if isinstance(one, str) or one.id is not None or one.steps.shape != (1,):
             return
-        if features is None and one.steps.dtype.kind != "f" and not hasattr(given, "ndim"):  # perhaps token ids
+        if features is None and one.steps.dtype.kind != "f" and not hasattr(data, "ndim"):  # perhaps token ids
             return
     raise InvalidSequences(
         [
             Problem(
                 "/sequences",
-                f"is this one sequence of {len(made)} steps, or are these {len(made)} sequences of one step? Put one "
-                "sequence in a list: [x]; give many the shape [sequences, 1, 1]: np.reshape(x, (-1, 1, 1))",
+                f"is this one sequence of {len(results)} steps, or are these {len(results)} sequences of one step? Put "
+                "one sequence in a list: [x]; give many the shape [sequences, 1, 1]: np.reshape(x, (-1, 1, 1))",
             )
         ]
     )
 
 
-def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
+def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
     """The entries of what a caller passed, one for each sequence.
 
     Raises:
         InvalidSequences: It has no entries, or is itself one sequence.
     """
-    if isinstance(given, Mapping):
-        if "steps" in given and _FIELDS.issuperset(given):
+    if isinstance(data, Mapping):
+        if "steps" in data and _FIELDS.issuperset(data):
             raise InvalidSequences([Problem("/sequences", "must be a list, got one sequence: put it in a list")])
-        return _groups(given.items(), columns)
-    if hasattr(type(given), "groups") and is_of(given, "pandas"):
-        return _groups(given, columns, map(str, getattr(given, "exclusions", ())))
-    if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
-        parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in given.by)
+        return _groups(data.items(), columns)
+    if hasattr(type(data), "groups") and is_of(data, "pandas"):
+        return _groups(data, columns, map(str, getattr(data, "exclusions", ())))
+    if type(data).__name__ == "GroupBy" and is_of(data, "polars"):
+        parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in data.by)
         by = [part if isinstance(part, str) else part.meta.output_name() for part in parts]
-        return _groups(given, columns, by)
-    if is_of(given, "pyarrow") and hasattr(given, "to_pylist"):
-        return of_arrow(given)
-    if type(given).__name__ == "LazyFrame":
+        return _groups(data, columns, by)
+    if is_of(data, "pyarrow") and hasattr(data, "to_pylist"):
+        return of_arrow(data)
+    if type(data).__name__ == "LazyFrame":
         raise InvalidSequences([Problem("/sequences", "must be a computed table, got a LazyFrame: collect() it")])
-    axes = getattr(given, "ndim", None)
-    is_numbers = getattr(getattr(given, "dtype", None), "kind", "f") != "O"
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or axes == 0:
-        of_files = f"; of a file, such as {given!s:.60}, read pandas.read_csv(FILE), or use lengthwise train and score"
-        is_path = isinstance(given, str | os.PathLike)
+    axes = getattr(data, "ndim", None)
+    is_numbers = getattr(getattr(data, "dtype", None), "kind", "f") != "O"
+    if isinstance(data, str | bytes) or not isinstance(data, Iterable) or axes == 0:
+        of_files = f"; of a file, such as {data!s:.60}, read pandas.read_csv(FILE), or use lengthwise train and score"
+        is_path = isinstance(data, str | os.PathLike)
         raise InvalidSequences(
             [
                 Problem(
-                    "/sequences", f"must be a list of arrays, got a {type(given).__name__}{of_files if is_path else ''}"
+                    "/sequences", f"must be a list of arrays, got a {type(data).__name__}{of_files if is_path else ''}"
                 )
             ]
         )
-    if axes == 1 and is_numbers and hasattr(given, "__array__") and np.asarray(given).dtype.kind in "fiub":
+    if axes == 1 and is_numbers and hasattr(data, "__array__") and np.asarray(data).dtype.kind in "fiub":
         raise InvalidSequences(
             [
                 Problem(
@@ -303,14 +304,12 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
                 )
             ]
         )
-    return _tables(given, columns) or given
+    return _tables(data, columns) or data
 
 
-def _tables(given: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]] | None:
+def _tables(data: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]] | None:
     """The parts of a table in a list, with their names or without; None for any other list."""
-    pairs = (
-        [one if type(one) is tuple and len(one) == 2 else (None, one) for one in given] if type(given) is list else ()
-    )
+    pairs = [one if type(one) is tuple and len(one) == 2 else (None, one) for one in data] if type(data) is list else ()
     is_table = len(pairs) > 1 and all(columns_of(part) is not None for _, part in pairs)
     return _groups(pairs, columns) if is_table else None
 
@@ -343,15 +342,15 @@ def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
         yield {name: cell for name, cell in zip(table, cells, strict=True) if name == "steps" or cell is not None}
 
 
-def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSequence, Roles | None]:
+def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSequence, Roles | None]:
     """One entry as a sequence, and what the columns of its table are.
 
     Raises:
         ValueError: It has no numbers, another form, or a field that is not known.
     """
-    if isinstance(given, GivenSequence):
-        return given, None
-    fields = given if isinstance(given, Mapping) else {"steps": given}
+    if isinstance(data, InputSequence):
+        return data, None
+    fields = data if isinstance(data, Mapping) else {"steps": data}
     unknown = sorted(str(name) for name in fields if name not in _FIELDS)
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
@@ -374,23 +373,23 @@ def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSe
         array = steps_array(steps)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return GivenSequence(array, _identifier(fields.get("id")), *masks, label, names), roles
+    return InputSequence(array, _identifier(fields.get("id")), *masks, label, names), roles
 
 
-def _identifier(given: Any) -> str | None:
-    if isinstance(given, int | np.integer) and not isinstance(given, bool):
-        return str(given)
-    if given is not None and not isinstance(given, str):
-        raise ValueError(f"an id must be a string, got a {type(given).__name__}")
+def _identifier(data: Any) -> str | None:
+    if isinstance(data, int | np.integer) and not isinstance(data, bool):
+        return str(data)
+    if data is not None and not isinstance(data, str):
+        raise ValueError(f"an id must be a string, got a {type(data).__name__}")
     try:
-        (given or "").encode()
+        (data or "").encode()
     except UnicodeEncodeError:
         raise ValueError("an id must be text, this one has half of a character (a lone surrogate)") from None
-    return given
+    return data
 
 
-def _mask(given: Mapping[str, Any], name: str) -> list[bool] | None:
-    mask = given.get(name)
+def _mask(data: Mapping[str, Any], name: str) -> list[bool] | None:
+    mask = data.get(name)
     if mask is None:
         return None
     array = np.asarray(mask)
