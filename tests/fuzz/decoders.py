@@ -24,9 +24,8 @@ from lengthwise.errors import RequestError
 from lengthwise.grpc import codec
 from lengthwise.protocols import kserve
 from lengthwise.protocols.endpoint import Endpoint, Received
-from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.turns import Turns
-from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from tests.fuzz import cases
 from tests.fuzz.cases import Case

@@ -16,9 +16,8 @@ from jsonschema import Draft202012Validator
 
 from lengthwise.errors import InvalidRequest, RequestError
 from lengthwise.protocols.endpoint import Endpoint, Received
-from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.turns import Turns
-from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from lengthwise.runtime.manifest import Manifest
 from tests.fuzz.cases import MODELS, cases

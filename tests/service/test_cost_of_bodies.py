@@ -17,9 +17,8 @@ from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols.endpoint import Received
-from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.turns import Turns
-from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from tests.support.numpy_models import Service, manifest, model, serving
 

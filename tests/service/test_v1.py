@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from lengthwise.decoding import fast_json, json_body
-from lengthwise.protocols.v1 import PredictV1
+from lengthwise.protocols.predict import PredictV1
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 

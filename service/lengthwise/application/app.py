@@ -44,9 +44,8 @@ from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.endpoint import Endpoint
-from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.turns import Turns
-from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, prefer_polling_by_callers

@@ -17,7 +17,6 @@ from lengthwise.application.operations import Inference
 from lengthwise.application.pages import path_of
 from lengthwise.errors import RequestError, Unauthorized
 from lengthwise.protocols import kserve, problems
-from lengthwise.protocols.body import headers_of
 from lengthwise.serving import Serving
 
 CONSOLE: Final = "/console/"
@@ -63,7 +62,7 @@ class Gate:
         await answer(scope, receive, _closing(send, serving))
 
     def _check(self, scope: Scope, serving: Serving) -> None:
-        headers, path = headers_of(scope["headers"]), path_of(scope)
+        headers, path = dict(scope["headers"]), path_of(scope)
         # Of the console, what is read takes something too: a view is one of few.
         if scope["method"] in _READING and not path.startswith(CONSOLE):
             serving.web_pages.check_host(headers)

@@ -23,11 +23,10 @@ from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import inventory, kserve
-from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
+from lengthwise.protocols.body import Inflating, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
-from lengthwise.protocols.predict import Predict
-from lengthwise.protocols.v1 import PredictV1
+from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
 
@@ -245,7 +244,7 @@ async def _document(serving: Serving, request: Request, field: str, kind: type, 
         InvalidRequest: The body is not such an object, or has other fields.
     """
     max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
-    headers = headers_of(request.scope["headers"])
+    headers = dict(request.scope["headers"])
     hold = Hold(serving.inflight)
     try:
         body = await read_body(_receiving(request), headers, max_bytes, hold)

@@ -20,7 +20,6 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from lengthwise.errors import how_to_install
-from lengthwise.protocols.body import headers_of
 from lengthwise.reports.templates import look, render
 
 # Where the files of Swagger UI are served, and their names in the package `fastapi_offline`.
@@ -68,7 +67,7 @@ def path_of(scope: Scope) -> str:
 
 def wanted(scope: Scope) -> bool:
     """Whether a request is a browser's for one of `PAGES`: browsers name HTML in `accept`, programs do not."""
-    accept = headers_of(scope["headers"]).get(b"accept", b"")
+    accept = dict(scope["headers"]).get(b"accept", b"")
     return scope["method"] in ("GET", "HEAD") and path_of(scope) in PAGES and b"text/html" in accept
 
 

@@ -17,7 +17,6 @@ from starlette.routing import Route
 from lengthwise.console import page
 from lengthwise.console.live import MEDIA_TYPE, MOST_VIEWERS, LiveStream, LiveView
 from lengthwise.datasets.column_roles import ColumnNames
-from lengthwise.protocols.body import headers_of
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
@@ -55,7 +54,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         return Uploads(serving.inflight, serving.settings.max_body_bytes)
 
     async def sequences(request: Request) -> Response:
-        query, headers = request.query_params, headers_of(request.headers.raw)
+        query, headers = request.query_params, dict(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
         columns = _columns(query)
         if "model" in query:

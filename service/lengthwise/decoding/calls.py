@@ -114,6 +114,15 @@ def id_problem(value: Any) -> str | None:
     return None
 
 
+def read_id(value: Any, pointer: str, problems: Problems) -> str | None:
+    """The id of a sequence or of a request; None if it is wrong, which is then in `problems`."""
+    problem = id_problem(value)
+    if problem is None:
+        return str(value)
+    problems.add(pointer, problem)
+    return None
+
+
 def length_problem(length: int, manifest: Manifest) -> str | None:
     """Why a model does not accept a sequence of `length` steps; None if it does."""
     if length > manifest.max_length and manifest.long == "reject":

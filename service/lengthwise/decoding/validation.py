@@ -20,10 +20,10 @@ from lengthwise.decoding.calls import (
     Find,
     Item,
     Problems,
-    id_problem,
     length_problem,
     make_item,
     missing_message,
+    read_id,
     unknown_fields,
 )
 from lengthwise.decoding.json_text import collector_paused, kind
@@ -115,7 +115,7 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
     steps, at = value, pointer
     if isinstance(value, dict):
         unknown_fields(value, ITEM_FIELDS, pointer, problems)
-        identifier = _identifier(value, pointer, problems)
+        identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
         steps, at = value.get("steps", _ABSENT), f"{pointer}/steps"
         if steps is _ABSENT:
             problems.add(pointer, "'steps' is missing")
@@ -170,14 +170,3 @@ def _mask(
             problems.add(f"{at}/{index}", f"must be true or false, got {kind(mask[index])}")
         problems.count(len(wrong) - len(listed))
     return None
-
-
-def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str | None:
-    identifier = value.get("id", _ABSENT)
-    if identifier is _ABSENT:
-        return None
-    wrong = id_problem(identifier)
-    if wrong is not None:
-        problems.add(f"{pointer}/id", wrong)
-        return None
-    return str(identifier)

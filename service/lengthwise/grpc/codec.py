@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem, read_id
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensors
@@ -119,9 +119,7 @@ def decode(
     name, version = request.model_name or None, request.model_version or None
     served = kserve.find(serving, name, version)
     problems = Problems()
-    wrong = id_problem(request.id)
-    if wrong is not None:
-        problems.add("/id", wrong)
+    read_id(request.id, "/id", problems)
     sent = _inputs(request, problems)
     wanted = [
         request_parameters.output(one.name, _parameters(one.parameters), f"/outputs/{i}/parameters", problems)

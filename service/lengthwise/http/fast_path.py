@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lengthwise.errors import Unauthorized
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.request_reader import Head
-from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.known_requests import LONGEST_KEY_BYTES, KnownRequests
 
@@ -68,7 +67,7 @@ class FastPath:
         found = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
         if found is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
             return None
-        headers = headers_of(head.headers)
+        headers = dict(head.headers)
         if not _PLAIN_QUERY.fullmatch(query) or not self._is_ordinary(headers):
             return None
         endpoint, match = found

@@ -21,15 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_refused
+from lengthwise.decoding.calls import Call, Problems, make_item, read_id, why_refused
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
-from lengthwise.protocols.endpoint import Encode, Headers, Received
+from lengthwise.protocols.endpoint import OCTETS, Encode, Headers, Received
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
 
-OCTETS: Final = b"application/octet-stream"
 PARAMETERS: Final = options.FIELDS | {"id"}
 _SHAPE: Final = b"x-lengthwise-shape"
 _LONGEST_SHAPE: Final = 40
@@ -135,10 +134,7 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
             document[name] = text.split(",")
         else:
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
-    identifier = document.get("id")
-    wrong = None if identifier is None else id_problem(identifier)
-    if wrong is not None:
-        problems.add("/id", wrong)
+    identifier = read_id(document["id"], "/id", problems) if "id" in document else None
     asked = options.read(document, problems)
     first = [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first]
     return asked, identifier, tuple(first), problems.total

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -47,11 +47,6 @@ def status_sent(scope: Scope, status: int) -> int:
     if delivery is None or delivery.answered:
         return status
     return delivery.refused or CLIENT_LEFT
-
-
-def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """ASGI's header pairs by name; of a header given twice, the last."""
-    return dict(raw)
 
 
 async def read_body(

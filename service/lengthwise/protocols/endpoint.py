@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 from starlette.types import Scope
 
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import RequestError
+from lengthwise.errors import RequestError, UnsupportedMedia
 from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
@@ -27,6 +27,7 @@ TENSORS_BYTES: Final = 32_768  # the same for tensors: their JSON is read by Pyt
 # objects, however short it is.
 MAX_FIELDS: Final = 128
 JSON: Final = (b"content-type", b"application/json")
+OCTETS: Final = b"application/octet-stream"
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
@@ -93,10 +94,22 @@ class Endpoint(InferenceProtocol):
 
     path: ClassVar[re.Pattern[bytes]]
     """Its path as an ordinary request writes it, with what it names as groups. A router reads all other ways."""
+    binary_header: ClassVar[bytes] = b""  # the header that a body of raw bytes must have; empty if there are none
+    content_types: ClassVar[str] = "content-type must be application/json, or none"  # the refusal of others
 
     def check_page(self, headers: dict[bytes, bytes]) -> None:
         """See `WebPages.check`."""
         self.serving.web_pages.check(headers)
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """Accepts JSON, a body without a content type, and raw bytes with their header.
+
+        Raises:
+            UnsupportedMedia: It is another content type, or raw bytes without their header.
+        """
+        kind = media_type(headers)
+        if kind not in (b"application/json", b"") and not (kind == OCTETS and self.binary_header in headers):
+            raise UnsupportedMedia(self.content_types)
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:

@@ -14,19 +14,12 @@ LONGEST_KEY_BYTES: Final = 2048
 _MOST: Final = 256
 
 
-class KnownRequests:
+class KnownRequests(dict[Hashable, Any]):
     """What was read of valid requests, by the bytes that do not vary. Several threads may use it at once."""
 
-    def __init__(self) -> None:
-        self._known: dict[Hashable, Any] = {}
-
-    def get(self, key: Hashable) -> Any:
-        """What is known of a request; None if it is new."""
-        return self._known.get(key)
-
-    def add(self, key: Hashable, size: int, known: Any) -> None:
-        """Keeps what was read of a request, whose key has `size` bytes; nothing of one that is None or larger."""
-        if size <= LONGEST_KEY_BYTES and known is not None:
-            if len(self._known) >= _MOST:
-                self._known.clear()  # one step, because threads read and add, too
-            self._known[key] = known
+    def add(self, key: Hashable, size: int, parsed: Any) -> None:
+        """Remembers what was read of a request, whose key has `size` bytes; nothing if it is None or a key is long."""
+        if size <= LONGEST_KEY_BYTES and parsed is not None:
+            if len(self) >= _MOST:
+                self.clear()  # one step, because threads read and add, too
+            self[key] = parsed

@@ -17,7 +17,6 @@ from lengthwise.protocols.body import (
     CLIENT_LEFT,
     ClientLeft,
     Inflating,
-    headers_of,
     inflated_bytes,
     is_packed,
     read_body,
@@ -47,7 +46,7 @@ class OverAsgi:
         Raises:
             CancelledError: The task was cancelled, and nobody waits for an answer.
         """
-        call = InferenceCall(self._endpoint, headers_of(scope["headers"]), scope.get("client"))
+        call = InferenceCall(self._endpoint, dict(scope["headers"]), scope.get("client"))
         try:
             try:
                 call.admit()

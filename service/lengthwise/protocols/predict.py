@@ -1,6 +1,11 @@
-"""`POST /predict`: the endpoint that gets most requests.
+"""The endpoints whose bodies are sequences of any lengths in JSON: `POST /predict`, and KServe's protocol v1.
 
-Its body is JSON, or one sequence as a raw tensor (`binary_bodies`). Refusals are `application/problem+json`.
+`POST /predict` gets most requests. Its body is JSON, or one sequence as a raw tensor (`binary_bodies`). Refusals are
+`application/problem+json`.
+
+`POST /v1/models/{model}:predict` has the same items under `instances`, for the model of its path; a body may also have
+`outputs`, `timeout_ms` and `priority`. Its predictions are those of `/predict`. The paths of versions and aliases
+(`labels`), and the field `signature_name`, which changes nothing, are those of TensorFlow Serving's clients.
 """
 
 from __future__ import annotations
@@ -9,16 +14,18 @@ import re
 from functools import partial
 from typing import Final
 
+import orjson
+
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Call
-from lengthwise.errors import UnsupportedMedia
-from lengthwise.protocols import binary_bodies, problems
-from lengthwise.protocols.binary_bodies import OCTETS
+from lengthwise.decoding.calls import Call, Find
+from lengthwise.decoding.validation import PREDICT, BodyLayout
+from lengthwise.protocols import binary_bodies, kserve, problems
 from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
     JSON,
     LARGE_BODY_BYTES,
+    OCTETS,
     Encode,
     Endpoint,
     Headers,
@@ -27,8 +34,12 @@ from lengthwise.protocols.endpoint import (
 )
 from lengthwise.runtime.answers import Answer
 
-MEDIA_TYPES: Final = (JSON[1].decode(), OCTETS.decode())  # of a body
-_ARROW: Final = b"application/vnd.apache.arrow.stream"  # read up to 0.2.0
+MEDIA_TYPES: Final = (JSON[1].decode(), OCTETS.decode())  # of a body of `POST /predict`
+INSTANCES: Final = BodyLayout(
+    "instances",
+    frozenset({"instances", "outputs", "timeout_ms", "priority", "signature_name"}),
+    " (columns as 'inputs' are not read: send 'instances', one for each sequence)",
+)
 
 
 class Predict(Endpoint):
@@ -37,21 +48,11 @@ class Predict(Endpoint):
     name = "POST /predict"
     path = re.compile(rb"/predict")
     refuse = staticmethod(problems.refusal)
-
-    def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, a raw tensor, and a body without a content type.
-
-        Raises:
-            UnsupportedMedia: It is another content type.
-        """
-        kind = media_type(headers)
-        if kind in (b"application/json", b"", OCTETS):
-            return
-        raise UnsupportedMedia(
-            "content-type must be application/json, or none (curl: -H 'content-type: application/json'); for the raw "
-            "steps of one sequence, application/octet-stream"
-            + ("; for many as bytes, /v2/models/NAME/infer with its binary extension" if kind == _ARROW else "")
-        )
+    binary_header = b"content-type"
+    content_types = (
+        "content-type must be application/json, or none (curl: -H 'content-type: application/json'); for the raw steps "
+        "of one sequence, application/octet-stream; for many as bytes, /v2/models/NAME/infer with its binary extension"
+    )
 
     def options_of(self, request: Received) -> OptionsText:
         """The options of a binary body are in the query; see `InferenceProtocol.options_of`."""
@@ -60,21 +61,47 @@ class Predict(Endpoint):
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
         """Decodes a body by its media type: fast for a short one, a raw tensor or ordinary JSON."""
-        headers, size = request.headers, len(request.body)
+        headers = request.headers
         # Most requests write JSON's media type as it is.
-        kind = JSON[1] if headers.get(b"content-type") == JSON[1] else media_type(headers)
-        if fast and size > LARGE_BODY_BYTES:
-            return None
-        if kind == OCTETS:
+        if headers.get(b"content-type") != JSON[1] and media_type(headers) == OCTETS:
+            if fast and len(request.body) > LARGE_BODY_BYTES:
+                return None
             call, encoded = binary_bodies.read_octets(request, self.serving)
             return call, encoded or partial(encode, call)
         if query := request.scope.get("query_string"):
             binary_bodies.check_beside_json(query)
-        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
-        decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
+        decoded = _decode(request.body, self, self.serving.find, PREDICT, fast=fast)
         return None if decoded is None else (decoded, partial(encode, decoded))
 
 
+class PredictV1(Endpoint):
+    """The endpoint `POST /v1/models/{model}:predict`."""
+
+    name = "POST /v1/models/MODEL:predict"
+    path = re.compile(rb"/v1/models/(?P<model>[\w.-]+)(?:/(?:versions|labels)/(?P<version>[\w.-]+))?:predict")
+    refuse = staticmethod(kserve.refusal)
+
+    def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
+        """Decodes a body for the model of the path, whatever it may name: fast for a short one, or ordinary JSON."""
+        path = request.scope["path_params"]
+        served = kserve.find(self.serving, path["model"], path.get("version"))
+        call = _decode(request.body, self, lambda name, version: served, INSTANCES, fast=fast)
+        return None if call is None else (call, partial(_encode_v1, call))
+
+
+def _decode(body: bytes, endpoint: Endpoint, find: Find, layout: BodyLayout, *, fast: bool) -> Call | None:
+    """The call of a body; if `fast`, None where it is large, or needs the validating reader and is not short."""
+    if fast and len(body) > LARGE_BODY_BYTES:
+        return None
+    decode = json_body.decode_ordinary if fast and len(body) > CAREFUL_BYTES else json_body.decode
+    return decode(body, find, max_sequences=endpoint.serving.settings.max_sequences, layout=layout)
+
+
 def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The answer as JSON."""
+    """The answer of `POST /predict` as JSON."""
     return json_body.encode(call, answers), [JSON]
+
+
+def _encode_v1(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
+    document = {"predictions": json_body.predictions(call, answers)}
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]

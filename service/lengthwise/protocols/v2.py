@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lengthwise.decoding.calls import Call, Problems, id_problem, unknown_fields
+from lengthwise.decoding.calls import Call, Problems, read_id, unknown_fields
 from lengthwise.decoding.json_text import kind
-from lengthwise.errors import InvalidRequest, Problem, UnsupportedMedia
+from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensor_text, tensors
 from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
@@ -27,7 +27,6 @@ from lengthwise.protocols.endpoint import (
     Endpoint,
     Headers,
     Received,
-    media_type,
 )
 from lengthwise.protocols.known_requests import KnownRequests
 from lengthwise.protocols.request_parameters import WantedOutput
@@ -51,25 +50,15 @@ class Infer(Endpoint):
     name = "POST /v2/models/MODEL/infer"
     path = re.compile(rb"/v2/models/(?P<model>[\w.-]+)(?:/versions/(?P<version>[\w.-]+))?/infer")
     refuse = staticmethod(kserve.refusal)
+    binary_header = HEADER_LENGTH
+    content_types = (
+        "content-type must be application/json; application/octet-stream needs the header "
+        "Inference-Header-Content-Length"
+    )
 
     def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         super().__init__(serving, large_bodies)
         self._known = KnownRequests()
-
-    def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
-
-        Raises:
-            UnsupportedMedia: It is another content type, or binary data without the length of its JSON.
-        """
-        given = media_type(headers)
-        if given not in (b"application/json", b"") and not (
-            given == b"application/octet-stream" and HEADER_LENGTH in headers
-        ):
-            raise UnsupportedMedia(
-                "content-type must be application/json; application/octet-stream needs the header "
-                "Inference-Header-Content-Length"
-            )
 
     def options_of(self, request: Received) -> OptionsText:
         """They are its parameters, in the JSON before any tensors; see `InferenceProtocol.options_of`."""
@@ -116,10 +105,7 @@ class Infer(Endpoint):
         for field, expected in (("model_name", manifest.name), ("model_version", str(manifest.version))):
             if document.get(field) not in (None, "", expected):  # KServe's client names it, as the path does
                 problems.add(f"/{field}", "is not the model of the path")
-        identifier = document.get("id")
-        wrong = None if identifier is None else id_problem(identifier)
-        if wrong is not None:
-            problems.add("/id", wrong)
+        identifier = None if document.get("id") is None else read_id(document["id"], "/id", problems)
         parameters = _object(document, "parameters", "", problems)
         sent = _inputs(document, tail, problems)
         wanted = _outputs(document, problems)
