@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.repository import kept, kernel_choice, loading
+from lengthwise.repository import kernel_choice, loading, stored_measurements
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, TIMED_CPU, Device, choose
@@ -74,7 +74,7 @@ def test_the_next_load_has_the_same_kernels_whatever_it_would_measure(
 def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatch: pytest.MonkeyPatch):
     take(monkeypatch, 2.0)
     load(directory)
-    monkeypatch.setattr(kept, "processor", lambda: "another")
+    monkeypatch.setattr(stored_measurements, "processor", lambda: "another")
     take(monkeypatch, 0.5)
     assert load(directory).session.kernels == OWN
 
@@ -87,18 +87,18 @@ def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatc
     ],
 )
 def test_a_file_that_says_nothing_is_ignored(directory: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
-    (directory / kept.KERNELS_FILE).write_bytes(content)
+    (directory / stored_measurements.KERNELS_FILE).write_bytes(content)
     asked = take(monkeypatch, 0.5)
     assert load(directory).session.kernels == OWN
     assert asked
-    assert json.loads((directory / kept.KERNELS_FILE).read_text())["kernels"] == OWN
+    assert json.loads((directory / stored_measurements.KERNELS_FILE).read_text())["kernels"] == OWN
 
 
 def test_kernels_that_were_not_measured_are_no_choice(directory: Path, monkeypatch: pytest.MonkeyPatch):
     take(monkeypatch, 0.5)
     load(directory)
-    stored = json.loads((directory / kept.KERNELS_FILE).read_text())
-    (directory / kept.KERNELS_FILE).write_text(json.dumps(stored | {"kernels": "avx1024"}))
+    stored = json.loads((directory / stored_measurements.KERNELS_FILE).read_text())
+    (directory / stored_measurements.KERNELS_FILE).write_text(json.dumps(stored | {"kernels": "avx1024"}))
     asked = take(monkeypatch, 2.0)
     assert load(directory).session.kernels == ONNXRUNTIME
     assert asked
@@ -111,7 +111,7 @@ def test_what_was_asked_for_serves_and_nothing_is_timed(
     asked = take(monkeypatch, 2.0 if device is CPU_DEVICE else 0.5)
     assert load(directory, device).session.kernels == kernels
     assert asked == []
-    assert not (directory / kept.KERNELS_FILE).exists()
+    assert not (directory / stored_measurements.KERNELS_FILE).exists()
 
 
 def test_the_option_forces_either_or_neither():

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from lengthwise import files
-from lengthwise.repository import kept, loading, verifier
+from lengthwise.repository import loading, stored_measurements, verifier
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
-from lengthwise.verification import golden, kept_promises, promises
+from lengthwise.verification import golden, promises, stored_promises
 from lengthwise.versions import Policy
 from tests.support.model_directories import LIMITS, measure_quickly, place, sign
 from tests.support.odd_directories import encrypted, header, patched, rewritten, text_for_lengths, trillions_of_steps
 
 VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
-UNVOUCHED = (kept.COSTS_FILE, kept_promises.FILE)
+UNVOUCHED = (stored_measurements.COSTS_FILE, stored_promises.FILE)
 MOST_BYTES = 2**30
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 SMALL: dict[str, Any] = {
@@ -145,7 +145,9 @@ def matching(**table: Any) -> Callable[[Path], str]:
 
     def written(directory: Path) -> str:
         model = loading.load(directory, LIMITS, budget_seconds=0.01)
-        under = kept.of_costs(model.manifest, model.session, LIMITS.at_most(model.manifest.max_batch_rows))
+        under = stored_measurements.cost_conditions(
+            model.manifest, model.session, LIMITS.at_most(model.manifest.max_batch_rows)
+        )
         return json.dumps({"conditions": under, "table": {"rows": [1], "widths": [4], "seconds": [[1.0]]} | table})
 
     return written

@@ -11,7 +11,7 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.repository import folder as repository_folder
-from lengthwise.repository import kept, loading, scan
+from lengthwise.repository import loading, scan, stored_measurements
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
@@ -295,7 +295,7 @@ def test_a_directory_looks_other_when_any_file_in_it_does(folder: Folder) -> Non
 
 
 def test_the_size_of_a_model_is_that_of_its_graph(folder: Folder) -> None:
-    (place(folder.path) / kept.COSTS_FILE).write_text("{}")
+    (place(folder.path) / stored_measurements.COSTS_FILE).write_text("{}")
     folder.scan()
     assert folder.model().graph_bytes == GRAPH_BYTES
     assert folder.model().key == Key("vowels", 1)

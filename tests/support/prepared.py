@@ -43,8 +43,8 @@ def _key() -> str:
 
     digest = hashlib.sha256(f"{processor()} {RUNTIME_VERSION}".encode())
     sources = ROOT / "service" / "lengthwise"
-    kept = [sources / "repository" / name for name in ("kept.py", "kernel_choice.py")]
-    for path in [*kept, sources / "verification" / "kept_promises.py", *sorted(bundled_models().rglob("*.*"))]:
+    stored = [sources / "repository" / name for name in ("stored_measurements.py", "kernel_choice.py")]
+    for path in [*stored, sources / "verification" / "stored_promises.py", *sorted(bundled_models().rglob("*.*"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -119,7 +119,7 @@ def verify_graph(
     *,
     tolerance: float | None,
     seed: int,
-    made_from: str = "the model itself",
+    origin: str = "the model itself",
     apart: float = ROUNDING,
     exact: ExactReference | None = None,
 ) -> VerifiedGraph:
@@ -134,7 +134,7 @@ def verify_graph(
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
     verifier.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
-    how: dict[str, Any] = {"seed": seed, "made_from": made_from, "exact": exact}
+    how: dict[str, Any] = {"seed": seed, "origin": origin, "exact": exact}
     cases = measurement.measure_cases(
         lambda threads: Session(data, manifest, threads=threads), manifest, reference, **how
     )
@@ -187,15 +187,15 @@ def at_precision(
 ) -> VerifiedGraph:
     """The same model at another precision, verified against its float32 graph; its manifest has their difference."""
     exact, most = verified.session(), promises.MAX_DIFFERENCE[to]
-    reference, made_from = partial(_logits, exact), "the float32 graph"
+    reference, origin = partial(_logits, exact), "the float32 graph"
     manifest = precision.manifest_at(verified.manifest, to)
-    how: dict[str, Any] = {"tolerance": tolerance, "seed": seed, "made_from": made_from, "apart": most}
+    how: dict[str, Any] = {"tolerance": tolerance, "seed": seed, "origin": origin, "apart": most}
     converted = verify_graph(precision.convert(verified.graph, to), manifest, reference, **how)
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
     changes = None if data is None else accuracy.changed_labels(exact, session, manifest, data)
     variations = BatchVariations(session, manifest, seed)
-    raw = list(variations.at_raw_values(reference, made_from, most))
+    raw = list(variations.at_raw_values(reference, origin, most))
     return replace(
         converted,
         manifest=manifest.model_copy(update={"from_fp32": apart}),

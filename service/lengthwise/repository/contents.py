@@ -103,8 +103,8 @@ class Repository:
             return int(version) if len(version) < 20 else None  # with 20 digits or more int() could be slow or raise
         pointed = self.aliases.get(name, {})
         if version not in pointed and name in self.models:
-            what = "a version is ASCII digits that do not start with 0, or an alias of the model"
-            raise NoSuchAlias([Problem("", f"{what}: {listed(sorted(pointed)) or 'it has none'}")])
+            form = "a version is ASCII digits that do not start with 0, or an alias of the model"
+            raise NoSuchAlias([Problem("", f"{form}: {listed(sorted(pointed)) or 'it has none'}")])
         return pointed.get(version)
 
     def default(self, name: str) -> int | None:
@@ -132,8 +132,8 @@ class Repository:
     def none_ready(self) -> NotReady:
         """The error of a request while there is no model, or while the first scan runs."""
         if self.starting:
-            left = len(self.unverified)
-            why = f": {left} version{'s' * (left != 1)} not verified yet; /healthz says which" if left else ""
+            count = len(self.unverified)
+            why = f": {count} version{'s' * (count != 1)} not verified yet; /healthz says which" if count else ""
             return NotReady(self.reason or f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)

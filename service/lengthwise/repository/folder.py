@@ -39,15 +39,15 @@ def check_readable(folder: Path) -> None:
     if content.directories or not any(name == "" or is_version(name) for name in content.ignored):
         return
     if any(map(is_version, content.ignored)):
-        what, repository, only = "one model", inside.parent, ""
+        kind, repository, only = "one model", inside.parent, ""
     elif is_version(inside.name):
-        what, repository = "one version of a model", inside.parent.parent
+        kind, repository = "one version of a model", inside.parent.parent
         only = f" --versions {shlex.quote(f'{inside.parent.name}/{inside.name}')}"
     else:
         raise ConfigurationError(f"{folder} holds the files of a version: move them to NAME/VERSION in it")
-    shown = shlex.quote(str(repository) if folder.is_absolute() else os.path.relpath(repository))
+    path = shlex.quote(str(repository) if folder.is_absolute() else os.path.relpath(repository))
     raise ConfigurationError(
-        f"{folder} is {what}, and a folder of models (NAME/VERSION) is served: lengthwise serve {shown}{only}"
+        f"{folder} is {kind}, and a folder of models (NAME/VERSION) is served: lengthwise serve {path}{only}"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise.padding import PaddedBatch, pad, rounded_width
-from lengthwise.repository import kept
+from lengthwise.repository import stored_measurements
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
@@ -34,9 +34,11 @@ _ROWS: Final = 8
 def chosen(
     own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session that serves, and a new choice to store (for `kept.write`); `stored`: content of `kernels.json`."""
-    under = kept.of_kernels(manifest, own)
-    kernels = kept.read(stored, under, lambda content: content["kernels"], kept.KERNELS_FILE)
+    """The session that serves, and a new choice to store beside the model; `stored`: content of `kernels.json`."""
+    conditions = stored_measurements.kernel_conditions(manifest, own)
+    kernels = stored_measurements.read(
+        stored, conditions, lambda content: content["kernels"], stored_measurements.KERNELS_FILE
+    )
     if kernels in (ONNXRUNTIME, own.kernels):
         return (open_plain() if kernels == ONNXRUNTIME else own), None
     plain = open_plain()
@@ -44,7 +46,7 @@ def chosen(
     session = plain if ratio > MARGIN else own
     message = "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
     log.info(message, manifest.key, session.kernels, ratio)
-    return session, {"conditions": under, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
+    return session, {"conditions": conditions, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
 
 
 def time_ratio(own: Session, plain: Session, manifest: Manifest) -> float:

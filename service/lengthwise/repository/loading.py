@@ -18,7 +18,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository import kept, verifier
+from lengthwise.repository import stored_measurements, verifier
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import VerificationTask, Verifier
@@ -45,7 +45,7 @@ WARM_UP: Final = 2  # longest of a device, in `budget_seconds`
 
 log = logging.getLogger("lengthwise.repository")
 
-_ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *verifier.KEPT_FILES}
+_ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *verifier.STORED_FILES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +75,10 @@ class LoadedModel:
 
         `on_clipped` gets the number of values that a graph with the output `clipped` clipped.
         """
-        wanted: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
+        names: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
         if on_clipped is not None:
-            wanted = (*wanted, "clipped")
-        outputs, lengths = self.session.run(batch, wanted), batch.lengths
+            names = (*names, "clipped")
+        outputs, lengths = self.session.run(batch, names), batch.lengths
         if on_clipped is not None and outputs.clipped is not None:
             on_clipped(int(outputs.clipped[: batch.rows - batch.fillers].sum()))
         if batch.fillers:
@@ -115,11 +115,13 @@ def load(
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
         try:
             if verification.cases:
-                promises.keep(directory, session, manifest, verification.promise, verification.cases)
+                promises.store(directory, session, manifest, verification.promise, verification.cases)
             if verification.choice is not None:
-                kept.write(directory / kept.KERNELS_FILE, **verification.choice)
+                stored_measurements.write(directory / stored_measurements.KERNELS_FILE, **verification.choice)
             if verification.measured is not None:
-                kept.write(directory / kept.COSTS_FILE, verification.measured, table=verification.costs)
+                stored_measurements.write(
+                    directory / stored_measurements.COSTS_FILE, verification.measured, table=verification.costs
+                )
         except OSError as error:
             log.info(
                 "%s cannot be written (%s): every start verifies and measures it again, which took %.1f s; one start "

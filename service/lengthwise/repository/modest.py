@@ -26,13 +26,15 @@ _NO_LIMIT_BYTES: Final = 2**60  # cgroup v1 writes a number above this one where
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
     """What a new process may take beside `allotted_bytes`: out of memory, a container may be killed as a whole."""
-    left = memory_left_bytes()
-    return most_bytes if left is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, left - allotted_bytes)))
+    available = memory_left_bytes()
+    return (
+        most_bytes if available is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
+    )
 
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes of memory that the cgroups of this process, v2 or v1, may still use; None if none has a limit."""
-    left = list[int]()
+    available = list[int]()
     for controller, limit, used, cached in (
         ("", "max", "current", "inactive_file"),
         ("memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
@@ -42,8 +44,8 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
                 most, in_use = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
                 lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
                 reclaimable = next((int(number) for name, number in lines if name == cached), 0)
-                left += [max(0, most - in_use + reclaimable)] * (most < _NO_LIMIT_BYTES)
-    return min(left, default=None)
+                available += [max(0, most - in_use + reclaimable)] * (most < _NO_LIMIT_BYTES)
+    return min(available, default=None)
 
 
 def memory_bytes(pid: int) -> int:

@@ -35,9 +35,9 @@ from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.registry")
 
-_MOST_FOUND: Final = 256
+_MOST_RESOLVED: Final = 256
 
-Publish: TypeAlias = Callable[[Repository], object]  # serves what a scan has found so far
+Publish: TypeAlias = Callable[[Repository], object]  # serves the result of a scan so far
 Rescan = Callable[[Repository, str | None, Publish], Repository]  # after the last result; refused ones of a name again
 
 
@@ -67,11 +67,11 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class _RegistrySnapshot:
-    """The models that are served, and those that were found for a name and a version."""
+    """The models that are served, and those that requests for a name and a version get."""
 
     repository: Repository
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
-    found: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)
+    resolved: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)
 
 
 class Registry:
@@ -101,7 +101,7 @@ class Registry:
         self._snapshot = _RegistrySnapshot(self.repository)
         self._changing = asyncio.Lock()
         self._change_task: asyncio.Task[Any] | None = None
-        self._rescan_wanted = asyncio.Event()
+        self._rescan_event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._has_removed = False
@@ -113,11 +113,11 @@ class Registry:
         highest one that works, but never the shadow.
         """
         snapshot = self._snapshot
-        served = snapshot.found.get((name, version))
+        served = snapshot.resolved.get((name, version))
         if served is None:
             served = snapshot.served[snapshot.repository.find(name, version)]
-            if len(snapshot.found) < _MOST_FOUND:
-                snapshot.found[name, version] = served
+            if len(snapshot.resolved) < _MOST_RESOLVED:
+                snapshot.resolved[name, version] = served
         if version is None and served.queue.breaker.open:
             same = [other for other in self.answering if other.manifest.name == served.manifest.name]
             works = [other for other in same if not other.queue.breaker.open]
@@ -164,7 +164,7 @@ class Registry:
         """Starts a scan soon. Safe in a signal handler."""
         if self._loop is not None:  # else the first scan is still to come
             with suppress(RuntimeError):  # the event loop is closed: the service has ended
-                self._loop.call_soon_threadsafe(self._rescan_wanted.set)
+                self._loop.call_soon_threadsafe(self._rescan_event.set)
 
     async def refresh(self) -> None:
         """Scans the folder, and serves its verified models; nothing changes if it cannot be read."""
@@ -185,8 +185,10 @@ class Registry:
         It is made even if the client leaves: its scan would go on anyway.
         """
         await self._changing.acquire()
-        change_made: Coroutine[Any, Any, Refusal | None] = self._load(name) if change == "load" else self._unload(name)
-        task = self._change_task = asyncio.create_task(change_made)  # the event loop itself keeps no task alive
+        change_of_name: Coroutine[Any, Any, Refusal | None] = (
+            self._load(name) if change == "load" else self._unload(name)
+        )
+        task = self._change_task = asyncio.create_task(change_of_name)  # the event loop itself keeps no task alive
         task.add_done_callback(lambda _: self._changing.release())
         return await asyncio.shield(task)
 
@@ -212,8 +214,8 @@ class Registry:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period or None):
-                    await self._rescan_wanted.wait()
-            self._rescan_wanted.clear()
+                    await self._rescan_event.wait()
+            self._rescan_event.clear()
             try:
                 await self.refresh()
             except ConfigurationError as error:
@@ -264,18 +266,18 @@ class Registry:
         for name in sorted({*self.repository.aliases, *result.aliases}):
             pointed = result.aliases.get(name, {})
             if pointed != self.repository.aliases.get(name, {}):
-                shown = ", ".join(f"{alias} is version {version}" for alias, version in sorted(pointed.items()))
-                log.info("aliases of %s: %s", name, shown or "none")
+                text = ", ".join(f"{alias} is version {version}" for alias, version in sorted(pointed.items()))
+                log.info("aliases of %s: %s", name, text or "none")
         before = self._snapshot.served
         served = {model: before[model] if model in before else self._add(model) for model in result}
-        unnamed = (None, None) in self._snapshot.found
+        unnamed = (None, None) in self._snapshot.resolved
         self._snapshot = _RegistrySnapshot(result, served)
         self.repository, self.served = result, list(served.values())
         if not result.starting:
             self._log_defaults(result)
         with suppress(RequestError):  # such a request will get this error
             self.find(None, None)
-        if unnamed and (None, None) not in self._snapshot.found and len(result.models) > 1:
+        if unnamed and (None, None) not in self._snapshot.resolved and len(result.models) > 1:
             log.warning("there are several models now, %s: calls that name none get 404", ", ".join(result.models))
         for model, gone in before.items():
             if model not in served:
@@ -289,10 +291,10 @@ class Registry:
             champion = result.champion(name)
             stands_in = version is None or version != (champion or version)
             if version != self._defaults.get(name, champion or version) or (stands_in and name not in self._defaults):
-                what = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
+                outcome = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
                 why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
                 say = log.warning if stands_in else log.info
-                say("calls of %s without a version are %s%s", name, what, why)
+                say("calls of %s without a version are %s%s", name, outcome, why)
         self._defaults = defaults
 
 

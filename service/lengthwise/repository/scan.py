@@ -81,12 +81,12 @@ class Scan:
         return replace(self._state.at_the_end(), reason=nothing, ignored=frozenset(content.ignored))
 
     def _prepare(self, content: FolderContent) -> None:
-        """Says which versions are wanted; of a name whose folder cannot be read now, the served versions stay."""
+        """Says which versions are candidates; of a name whose folder cannot be read now, the served versions stay."""
         before = self.before
         known = {*(model.key for model in before), *(refusal.key for refusal in before.refused)}
         unread = {key: self.folder / key.name / str(key.version) for key in known if key.name in content.unread}
         self._directories = content.directories | unread
-        wanted = self.policy.candidates(key for key in self._directories if key.name not in before.unloaded)
+        candidates = self.policy.candidates(key for key in self._directories if key.name not in before.unloaded)
         pointed: dict[str, Aliases] = {}
         for name in sorted({key.name for key in self._directories}):
             try:
@@ -95,7 +95,9 @@ class Scan:
                 log.error("the aliases of %s stay as they were: %s", name, error)
                 pointed[name] = before.aliases.get(name, {})
         named = {Key(name, version) for name, of in pointed.items() for version in of.values()}
-        self._state = ScanState(before, self.policy, wanted, frozenset({*self.shadows, *named}), pointed, self.shadows)
+        self._state = ScanState(
+            before, self.policy, candidates, frozenset({*self.shadows, *named}), pointed, self.shadows
+        )
         for absent in self.policy.absent(self._directories):
             if absent.name not in before.unloaded:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
@@ -107,10 +109,10 @@ class Scan:
             self._begin(key)
         elif self._running:
             self._wait_for_one()
-        for done in [done for done, (_, future) in self._running.items() if future.done()]:
-            current, future = self._running.pop(done)
+        for key in [key for key, (_, future) in self._running.items() if future.done()]:
+            current, future = self._running.pop(key)
             model, reason, final = future.result()
-            self._state.settle(done, model, reason, current if final else None)
+            self._state.settle(key, model, reason, current if final else None)
 
     def _begin(self, key: Key) -> None:
         """Settles a version at once if it is unchanged or does not fit, and else starts to verify it."""
@@ -120,15 +122,15 @@ class Scan:
             state.settle(key, runs, reason, current)
             return
         needed, most = graph_bytes(current), self.max_model_bytes
-        taken = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
-        if most is None or taken + needed <= most:
+        used = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
+        if most is None or used + needed <= most:
             future = in_daemon_thread("verification", lambda: self._load(key, directory, runs))
             self._running[key] = current, future
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_one()
         else:  # without a state, so the next scan tries again
-            reason = f"its graph has {needed} bytes, and {taken} of the {most} that --max-model-bytes allows are taken"
+            reason = f"its graph has {needed} bytes, and {used} of the {most} that --max-model-bytes allows are taken"
             state.settle(key, runs, reason, None)
 
     def _wait_for_one(self) -> None:
@@ -163,8 +165,8 @@ class Scan:
             return runs, f"{key}: there is not enough memory to read it", False
         except Exception as error:  # an error in one directory must not affect other versions
             log.exception("an unexpected error while %s was loaded", key)
-            what = f"{type(error).__name__}: {str(error)[:500]}"
-            return runs, f"{key}: an unexpected error while it was loaded: {what}", True
+            kind = f"{type(error).__name__}: {str(error)[:500]}"
+            return runs, f"{key}: an unexpected error while it was loaded: {kind}", True
         return model, None, True
 
 
@@ -175,7 +177,7 @@ class ScanState:
     before: Repository
     policy: Policy
     left: list[Key]  # to be settled
-    kept: frozenset[Key]  # served in any case
+    always_served: frozenset[Key]  # named by an alias, or shadows
     aliases: Mapping[str, Aliases]
     shadows: Collection[Key] = ()  # which answer nothing, so the highest version is another one
     first: bool = field(init=False)
@@ -201,8 +203,8 @@ class ScanState:
 
     def next(self, running: Collection[str]) -> Key | None:
         """The next version to verify, or None: of a name that is not in `running`, below settled versions only."""
-        done = self._done()
-        self.left = [key for key in self.left if key.name not in done or key in self.kept]
+        settled = self._settled_names()
+        self.left = [key for key in self.left if key.name not in settled or key in self.always_served]
         return next((key for key in self.left if key.name not in running), None)
 
     def bytes_beside(self, key: Key, running: Collection[Key]) -> int:
@@ -213,7 +215,7 @@ class ScanState:
             if other in self.running
             and other != key
             and other not in running
-            and not (self.policy.one and other.name == key.name and other not in self.kept)
+            and not (self.policy.one and other.name == key.name and other not in self.always_served)
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
@@ -227,8 +229,8 @@ class ScanState:
             if model is not self.running.get(key):
                 self._new += 1
                 kernels = f", its recurrent layers in the kernels of {model.session.kernels}"
-                shown, by = kernels if model.session.recurrent else "", model.cost.planned_by
-                log.info("%s is ready on %s%s; its batches are formed by %s", key, model.session.provider, shown, by)
+                kernels, by = kernels if model.session.recurrent else "", model.cost.planned_by
+                log.info("%s is ready on %s%s; its batches are formed by %s", key, model.session.provider, kernels, by)
         if reason is not None:
             self.refuse(key, reason)
 
@@ -250,8 +252,8 @@ class ScanState:
             for name, pointed in self.aliases.items()
             if not self.first and any(Key(name, version) in left for version in pointed.values())
         }
-        done = self._done() - waiting
-        old = {model.key: model for model in before if model.key.name not in done or model.key in self.kept}
+        settled = self._settled_names() - waiting
+        old = {model.key: model for model in before if model.key.name not in settled or model.key in self.always_served}
         return self._repository(
             old | self._models,
             {key: reason for key, reason in self.known.items() if key in left} | self._refused,
@@ -270,7 +272,7 @@ class ScanState:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
         return Repository.of(models.values(), refusals, unloaded=self.before.unloaded, **more)
 
-    def _done(self) -> set[str]:
+    def _settled_names(self) -> set[str]:
         """The names of which the highest good version is settled, if that is enough: no version above it is left."""
         if not self.policy.one:
             return set()

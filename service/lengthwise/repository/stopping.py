@@ -13,17 +13,17 @@ R = TypeVar("R")
 
 def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
     """Runs a function in a thread for which the process does not wait: reading a folder may block for ever."""
-    done: Future[R] = Future()
-    done.set_running_or_notify_cancel()
+    future: Future[R] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            done.set_result(function())
+            future.set_result(function())
         except BaseException as error:
-            done.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()
-    return done
+    return future
 
 
 class Stopped(Exception):

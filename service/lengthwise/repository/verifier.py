@@ -24,7 +24,7 @@ from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
-from lengthwise.repository import kept, kernel_choice
+from lengthwise.repository import kernel_choice, stored_measurements
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime import answers, recurrent_kernels
 from lengthwise.runtime.manifest import EXAMPLES_FILE, GOLDEN_FILE, GRAPH_FILE, VERIFICATION_FILE, Manifest, Promise
@@ -32,10 +32,10 @@ from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph
 from lengthwise.runtime.provider import Device
 from lengthwise.runtime.session import Session
-from lengthwise.verification import kept_promises, promises
+from lengthwise.verification import promises, stored_promises
 from lengthwise.verification.golden import Golden
 
-KEPT_FILES: Final = (kept.COSTS_FILE, kept_promises.FILE, kept.KERNELS_FILE)
+STORED_FILES: Final = (stored_measurements.COSTS_FILE, stored_promises.FILE, stored_measurements.KERNELS_FILE)
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on values may crash with them
 
 
@@ -89,7 +89,7 @@ class VerificationTask:
             contents[VERIFICATION_FILE],
             contents[GOLDEN_FILE],
             contents.get(EXAMPLES_FILE),
-            *(files.read_if_any(directory / name, kept.MOST_BYTES) for name in KEPT_FILES),
+            *(files.read_if_any(directory / name, stored_measurements.MOST_BYTES) for name in STORED_FILES),
         )
 
     def open(self, *, plain: bool = False) -> Session:
@@ -106,7 +106,7 @@ class Verification(BaseModel):
     promise: Promise
     cases: tuple[dict[str, Any], ...] = ()  # of a new promise, as `Case.as_json`
     costs: dict[str, Any]  # as `CostTable.to_json`
-    measured: dict[str, str | int] | None = None  # `kept.of_costs`; None if the costs were stored
+    measured: dict[str, str | int] | None = None  # `stored_measurements.cost_conditions`; None if the costs were stored
     steady: bool  # whether the time of a run follows from the shape of its batch
     kernels: str  # of its recurrent layers, as `Session.kernels`
     choice: dict[str, Any] | None = None  # for `kernels.json`; None if the kernels were not timed
@@ -155,8 +155,13 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
         promise, cases = promises.promise_here(session, expected, manifest, task.promises, tf32=device.tf32)
         stopping.check()
         run_odd_values(session, manifest)
-        under = kept.of_costs(manifest, session, task.limits)
-        stored = kept.read(task.costs, under, lambda content: CostTable.from_json(content["table"]), kept.COSTS_FILE)
+        conditions = stored_measurements.cost_conditions(manifest, session, task.limits)
+        stored = stored_measurements.read(
+            task.costs,
+            conditions,
+            lambda content: CostTable.from_json(content["table"]),
+            stored_measurements.COSTS_FILE,
+        )
         cost = stored or measure_cost(
             session, manifest, task.limits, budget_seconds=task.budget_seconds, stopping=stopping
         )
@@ -168,7 +173,7 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
         promise=promise,
         cases=tuple(case.as_json() for case in cases),
         costs=cost.to_json(),
-        measured=under if stored is None else None,
+        measured=conditions if stored is None else None,
         steady=data_dependence.has_steady_time(graph),
         kernels=session.kernels,
         choice=choice,
@@ -231,8 +236,8 @@ def _check_verification(verification: bytes, manifest: Manifest) -> None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError(f"{manifest.key}: {VERIFICATION_FILE} cannot be read: {error!r}") from error
     if failed or not count:
-        what = f"its cases failed: {', '.join(failed[:5])}" if failed else "it has no case"
-        raise VerificationError(f"{manifest.key}: the recorded verification does not hold: {what}")
+        reason = f"its cases failed: {', '.join(failed[:5])}" if failed else "it has no case"
+        raise VerificationError(f"{manifest.key}: the recorded verification does not hold: {reason}")
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:

@@ -103,7 +103,7 @@ def measure_cases(
     reference: Reference | None,
     *,
     seed: int = 0,
-    made_from: str = "the model itself",
+    origin: str = "the model itself",
     exact: ExactReference | None = None,
 ) -> list[Case]:
     """Measures every case. `reference` is the model that the graph was made from; None leaves out the cases against it.
@@ -111,7 +111,7 @@ def measure_cases(
     For example, a torch module is the reference of its graph, and an ONNX file has none.
     """
     variations = BatchVariations(open_session(1), manifest, seed)
-    cases = [] if reference is None else list(variations.against(reference, made_from, exact))
+    cases = [] if reference is None else list(variations.against(reference, origin, exact))
     return [*cases, *variations.invariance(), *variations.with_threads(open_session(2))]
 
 
@@ -144,7 +144,7 @@ class BatchVariations:
         yield from self.at_max_length()
         yield from self.attention()
 
-    def against(self, reference: Reference, made_from: str, exact: ExactReference | None = None) -> Iterator[Case]:
+    def against(self, reference: Reference, origin: str, exact: ExactReference | None = None) -> Iterator[Case]:
         """The graph against the model that it was made from, at lengths minimal, mixed and maximal."""
         least, longest = self.manifest.min_length, self.manifest.max_length
         mixed = lengths_for(self.manifest, MIXED_LENGTHS)
@@ -153,16 +153,14 @@ class BatchVariations:
             "mixed lengths": draw(self.manifest, mixed, self.seed),
             f"lengths {longest} and {least}": draw(self.manifest, [longest, least], self.seed + 3),
         }.items():
-            yield self._against(f"{name}, against {made_from}", members, reference, exact)
+            yield self._against(f"{name}, against {origin}", members, reference, exact)
         # A lower precision rounds raw values as coarsely as it may: `at_raw_values` measures that.
         if self.manifest.precision == "fp32":
             members = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
-            name = f"raw values, against {made_from}"
+            name = f"raw values, against {origin}"
             yield self._against(name, members[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
 
-    def at_raw_values(
-        self, original: Reference, made_from: str, most: float
-    ) -> Iterator[tuple[str, PaddedBatch, Case]]:
+    def at_raw_values(self, original: Reference, origin: str, most: float) -> Iterator[tuple[str, PaddedBatch, Case]]:
         """Compares a graph at another precision with its float32 original on each kind of raw values.
 
         A difference of more than `most`, in units of max(1, |logit|), is explained if a few ulps of the values move the
@@ -176,7 +174,7 @@ class BatchVariations:
             finite = [np.isfinite(original(batch)).all() for batch in self._batches(of_kind, most_rows=1)]
             members = [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]
             if members:
-                case = self._against(f"{kind}, against {made_from}", members, original, is_raw=True, most=most)
+                case = self._against(f"{kind}, against {origin}", members, original, is_raw=True, most=most)
                 yield kind, pad(members, multiple=self.manifest.width_multiple), case
 
     def _against(

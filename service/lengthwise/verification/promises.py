@@ -24,7 +24,7 @@ from typing import Any, Final
 from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.runtime.manifest import Manifest, Precision, Promise
 from lengthwise.runtime.session import CPU_LABEL, Session
-from lengthwise.verification import golden, kept_promises
+from lengthwise.verification import golden, stored_promises
 from lengthwise.verification.golden import Golden, GoldenDifference
 from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING
@@ -38,8 +38,8 @@ MAX_DIFFERENCE_TF32: Final = 2e-2
 """The same for float32 products in TF32, whose factors are rounded to ten bits, as float16 is."""
 
 _REMEDY: Final = (
-    f"if its driver or libraries have changed, remove {kept_promises.FILE} from the model directory: the model is then "
-    "verified again"
+    f"if its driver or libraries have changed, remove {stored_promises.FILE} from the model directory: the model is "
+    "then verified again"
 )
 
 KERNELS: Final = "recurrent_kernels"
@@ -97,7 +97,7 @@ def promise_here(
         PromiseBroken: The stored promise of this device, or that of another device than a CPU, is broken. That no
             promise can be made here is a VerificationError (`verify_here`).
     """
-    own = kept_promises.of(stored, kept_promises.conditions(manifest, session))
+    own = stored_promises.find(stored, stored_promises.conditions(manifest, session))
     known = own or manifest.promise(session.provider)
     if known is not None:
         try:
@@ -116,20 +116,20 @@ def promise_here(
                 return known, []
     most = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
     new_promise, cases = verify_here(session, expected, manifest, most=most)
-    what = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
+    result = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
     log.info(
         "%s is verified on %s (recurrent kernels: %s): %s batched and unbatched",
         manifest.key,
         session.provider,
         session.kernels,
-        what,
+        result,
     )
     return new_promise, cases
 
 
-def keep(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
+def store(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
     """Stores a new promise in the model directory for the next start; OSError if that is not writable."""
-    kept_promises.write(directory, kept_promises.conditions(manifest, session), promise, cases)
+    stored_promises.write(directory, stored_promises.conditions(manifest, session), promise, cases)
 
 
 def verify_here(

@@ -146,14 +146,14 @@ def largest_of(differences: Sequence[NDArray[np.float32]]) -> float:
     return largest if all(np.isfinite(part).all() for part in differences) else math.inf
 
 
-def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:
-    """The lengths among `wanted` that the model accepts.
+def lengths_for(manifest: Manifest, lengths: Sequence[int]) -> list[int]:
+    """The lengths among these that the model accepts.
 
     For a model with a least number of steps, they count from there: its shortest sequence instead of 1, one step
     more instead of 2. So the steps that its last window adds are tried, as in the other models.
     """
     more = manifest.min_length - 1
-    return [more + length for length in wanted if more + length <= manifest.max_length]
+    return [more + length for length in lengths if more + length <= manifest.max_length]
 
 
 def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[Steps]:

@@ -1,4 +1,4 @@
-"""What a load keeps beside a model, so that the next one need not measure it: `costs.json` and `kernels.json`.
+"""What a load stores beside a model, so that the next one need not measure it: `costs.json` and `kernels.json`.
 
 Each is valid under its conditions. No digest protects these files, so they may hold anything.
 """
@@ -18,7 +18,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.opening import RUNTIME_VERSION
 from lengthwise.runtime.session import CPU_LABEL, Session
 
-log = logging.getLogger("lengthwise.kept")
+log = logging.getLogger("lengthwise.measurements")
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _COSTS_METHOD: Final = 5  # of measuring; what was measured in another way is no
 _KERNELS_METHOD: Final = 1
 
 
-def of_kernels(manifest: Manifest, session: Session) -> dict[str, str | int]:
+def kernel_conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
     """The conditions of a choice of kernels, of the session with Lengthwise's: another processor needs another one."""
     return {
         "processor": processor() if session.provider == CPU_LABEL else "",  # a device's name is part of its provider's
@@ -40,9 +40,9 @@ def of_kernels(manifest: Manifest, session: Session) -> dict[str, str | int]:
     }
 
 
-def of_costs(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:
+def cost_conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:
     """The conditions of a cost table: another processor, runtime, graph or limit needs another table."""
-    return of_kernels(manifest, session) | {
+    return kernel_conditions(manifest, session) | {
         "provider": session.provider,
         "max_batch_rows": limits.rows,
         "max_batch_cost_steps": limits.padded_steps,
@@ -50,13 +50,13 @@ def of_costs(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[
     }
 
 
-def read(content: bytes | None, wanted: Mapping[str, str | int], parse: Callable[[Any], T], name: str) -> T | None:
-    """What `parse` reads from a file that was kept under these conditions; None if it must be measured."""
+def read(content: bytes | None, conditions: Mapping[str, str | int], parse: Callable[[Any], T], name: str) -> T | None:
+    """What `parse` reads from a file that was stored under these conditions; None if it must be measured."""
     if content is None:
         return None
     try:
         stored: Any = json.loads(content)
-        return parse(stored) if stored["conditions"] == wanted else None
+        return parse(stored) if stored["conditions"] == conditions else None
     except Exception as error:
         log.warning("%s is ignored, and measured again: %.200r", name, error)
         return None

@@ -37,10 +37,10 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
     }
 
 
-def of(content: bytes | None, wanted: dict[str, str]) -> Promise | None:
+def find(content: bytes | None, here: dict[str, str]) -> Promise | None:
     """The promise that the file's content has under these conditions; None without one, and of a missing file."""
     for entry in _entries(content, FILE):
-        if entry["conditions"] == wanted:
+        if entry["conditions"] == here:
             return Promise.model_validate(entry["promise"])
     return None
 

@@ -13,7 +13,7 @@ import pytest
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.repository import kept, loading, verifier
+from lengthwise.repository import loading, stored_measurements, verifier
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.runtime.session import Session
@@ -25,12 +25,14 @@ SPOILT = b'{"conditions": {"processor": "one", "max_batch_rows": 8}, "table": {"
 
 
 def write(directory: Path, under: dict[str, str | int]) -> None:
-    kept.write(directory / kept.COSTS_FILE, under, table=TABLE.to_json())
+    stored_measurements.write(directory / stored_measurements.COSTS_FILE, under, table=TABLE.to_json())
 
 
 def read(directory: Path, wanted: dict[str, str | int]) -> CostTable | None:
-    content = files.read_if_any(directory / kept.COSTS_FILE, kept.MOST_BYTES)
-    return kept.read(content, wanted, lambda found: CostTable.from_json(found["table"]), kept.COSTS_FILE)
+    content = files.read_if_any(directory / stored_measurements.COSTS_FILE, stored_measurements.MOST_BYTES)
+    return stored_measurements.read(
+        content, wanted, lambda found: CostTable.from_json(found["table"]), stored_measurements.COSTS_FILE
+    )
 
 
 @pytest.fixture
@@ -56,9 +58,9 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
     manifest = Manifest.read(bundled_models() / "japanese-vowels" / "1")
 
     def under(provider: str, processor: str, kernels: str = "onnxruntime") -> dict[str, str | int]:
-        monkeypatch.setattr(kept, "processor", lambda: processor)
+        monkeypatch.setattr(stored_measurements, "processor", lambda: processor)
         session = cast(Session, SimpleNamespace(provider=provider, kernels=kernels))
-        return kept.of_costs(manifest, session, BatchLimits())
+        return stored_measurements.cost_conditions(manifest, session, BatchLimits())
 
     gpu = "CUDAExecutionProvider, NVIDIA H200"
     assert under(gpu, "one") == under(gpu, "another")
@@ -71,7 +73,7 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
 def test_a_spoilt_file_is_passed_over_with_a_word(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / kept.COSTS_FILE).write_bytes(content)
+    (tmp_path / stored_measurements.COSTS_FILE).write_bytes(content)
     assert read(tmp_path, UNDER) is None
     assert "is ignored" in caplog.text
 
@@ -80,7 +82,7 @@ def test_a_load_plans_with_the_table_that_the_one_before_kept_and_measures_nothi
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = models / "japanese-vowels" / "1"
-    (directory / kept.COSTS_FILE).unlink(missing_ok=True)
+    (directory / stored_measurements.COSTS_FILE).unlink(missing_ok=True)
     limits = BatchLimits(rows=8, padded_steps=64)
     measured = loading.load(directory, limits, budget_seconds=0.01)
     monkeypatch.setattr(verifier, "measure_cost", None)
@@ -94,7 +96,7 @@ def test_a_directory_that_cannot_be_written_is_served_and_that_is_said_once_with
         raise OSError(errno.EROFS, "Read-only file system")
 
     directory = models / "japanese-vowels" / "1"
-    for name in verifier.KEPT_FILES:
+    for name in verifier.STORED_FILES:
         (directory / name).unlink(missing_ok=True)
     monkeypatch.setattr(files, "replace", replace)
     caplog.set_level("INFO")
