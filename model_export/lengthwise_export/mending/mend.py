@@ -38,7 +38,6 @@ from lengthwise_export.mending.values import (
     Numbers,
     Ragged,
     Size,
-    Value,
     computed,
     constant_of,
     evaluated,
@@ -217,8 +216,7 @@ def _text(node: NodeProto) -> str:
 
 
 def _ruled(mender: Mender, node: NodeProto) -> None:
-    if node.domain not in OF_ONNX:
-        mender.refuse(f"is an operator of {node.domain}, not of ONNX")
+    mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
     if node.op_type not in RULES:
         reasons = (why for names, why in _REASONS.items() if node.op_type in names.split())
         mender.refuse(next(reasons, "is an operator that has no rule for mending"))
@@ -227,28 +225,23 @@ def _ruled(mender: Mender, node: NodeProto) -> None:
 
 def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
     """Computes a node whose inputs are all constants or computed from sizes; False if it has others."""
-    inputs: list[Numbers | None] = []
-    for name in node.input:
-        value: Value | None = mender.values[name] if name else None
-        if isinstance(value, Ragged):
-            return False
-        inputs.append(value)
-    if len(node.output) != 1 or node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node):
+    values = [mender.values[name] if name else None for name in node.input]
+    inputs = [value for value in values if not isinstance(value, Ragged)]
+    has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
+    if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
         return False
-    tables = [None if value is None else value.table for value in inputs]
-    constant = table = None
-    if node.op_type == "Constant" or all(value is None or value.is_constant for value in inputs):
+    name, tables = node.output[0], [None if value is None else value.table for value in inputs]
+    results, table = None, None
+    if all(value is None or value.is_constant for value in inputs):
         results = computed(node, [None if each is None else each[0, 0] for each in tables])
-        constant = results[0] if results else None
-    if constant is None and inputs:
+    if results is not None:
+        table = mender.numbers(name, results[0]).table
+    elif inputs:
         table = evaluated(node, tables)
-        constant = constant_of(table)
-    if constant is not None:
-        mender.set(mender.numbers(node.output[0], constant))
-    elif table is not None:
-        mender.set(Numbers(node.output[0], table))
-    else:
+    if table is None:
         return False
+    constant = constant_of(table)
+    mender.set(Numbers(name, table) if constant is None else mender.numbers(name, constant))
     mender.copy(["" if value is None else value.name for value in inputs])
     return True
 

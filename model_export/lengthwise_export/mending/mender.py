@@ -76,8 +76,7 @@ class Mender(NodeMender):
                     self._refuse_pair(group, operand.groups[own])
             targets.append(group)
         flat = [size for group in targets for size in group]
-        if sum(size.is_rows for size in flat) > 1:
-            self.refuse(CROSSES_ROWS)
+        self.refuse_if(sum(size.is_rows for size in flat) > 1, CROSSES_ROWS)
         has_rows = any(size.is_rows for size in flat)
         row_added = any(operand.row_added for operand in operands) and not has_rows
         fitted = [self._fitted(operand, targets, free, has_rows, keep) for operand in operands]
@@ -91,8 +90,10 @@ class Mender(NodeMender):
     def _refuse_pair(self, one: Group, other: Group) -> NoReturn:
         """Refuses to combine two axes that do not match."""
         both = f"{shown(one)} and {shown(other)}"
-        if self.size_of(one).same(self.size_of(other)):
-            self.refuse(f"combines axes that were merged of different ones, {both}: keep rows and steps as own axes")
+        self.refuse_if(
+            self.size_of(one).same(self.size_of(other)),
+            f"combines axes that were merged of different ones, {both}: keep rows and steps as own axes",
+        )
         self.refuse(f"combines axes of different sizes, {both}: its width is fixed, or it combines different steps")
 
     def _is_one_or_none(self, group: Group) -> bool:
@@ -133,8 +134,9 @@ class Mender(NodeMender):
     def single(self, value: Ragged, axis: int) -> tuple[int, Size]:
         """The tensor's one axis that is an axis of the original, and its size."""
         group = value.groups[axis]
-        if len(group) != 1:
-            self.refuse(f"works along an axis that was merged of {shown(group)}: keep the steps in their own axis")
+        self.refuse_if(
+            len(group) != 1, f"works along an axis that was merged of {shown(group)}: keep the steps in their own axis"
+        )
         return value.starts()[axis], group[0]
 
     def within(self, value: Ragged, axis: int) -> tuple[int, Size]:
@@ -202,8 +204,7 @@ class Mender(NodeMender):
         """The tensor in the shape that the original has, its merged axes as one."""
         if not value.is_merged:
             return value.name
-        if value.row_added:
-            self.refuse("merges axes of a value that differs between rows only by their lengths")
+        self.refuse_if(value.row_added, "merges axes of a value that differs between rows only by their lengths")
         return self.emit("Reshape", [value.name, self.size_vector(value)])
 
     def split_first(self, name: str, group: Group, rank: int) -> str:

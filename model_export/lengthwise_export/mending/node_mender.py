@@ -14,7 +14,7 @@ from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, Size, Value, singles
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, refill
+from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of, refill
 
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
@@ -105,11 +105,7 @@ class NodeMender:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute of the node."""
-        for attribute in self.node.attribute:
-            if attribute.name == name:
-                value = helper.get_attribute_value(attribute)
-                return value.decode() if isinstance(value, bytes) else value
-        return default
+        return attributes_of(self.node).get(name, default)
 
     def axes(self, rank: int, index: int = 1) -> list[int] | None:
         """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
@@ -140,8 +136,10 @@ class NodeMender:
     def as_ragged(self, value: Value) -> Ragged:
         """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
         if isinstance(value, Ragged):
-            if value.counts_rows or value.columns:
-                self.refuse("computes with the numbers of the rows: only x[rows, indices] may use them")
+            self.refuse_if(
+                value.counts_rows or value.columns,
+                "computes with the numbers of the rows: only x[rows, indices] may use them",
+            )
             return value
         groups = singles([self.fixed(size) for size in value.shape])
         if value.is_constant:
@@ -157,10 +155,14 @@ class NodeMender:
         """
         raise UnmendableError("", reason)
 
+    def refuse_if(self, condition: object, reason: str) -> None:
+        """Ends the mend if a precondition of a rule does not hold."""
+        if condition:
+            self.refuse(reason)
+
     def keep_rows_apart(self, *groups: Sequence[Size]) -> None:
         """Refuses an operator that mixes what is along these axes, if the rows are among them."""
-        if any(size.is_rows for group in groups for size in group):
-            self.refuse(CROSSES_ROWS)
+        self.refuse_if(any(size.is_rows for group in groups for size in group), CROSSES_ROWS)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
         """Leaves out lengths where `accepted` `[lengths]` is false: the original does not accept them.

@@ -60,8 +60,7 @@ class _Loop:
             else:
                 collected[name] = inside
         nodes, carried, picked = self._needed([*ends, *collected.values()])
-        if not picked:
-            mender.refuse("takes no step of a value at each of its turns")
+        mender.refuse_if(not picked, "takes no step of a value at each of its turns")
         sources = [self._source(node) for node in picked.values()]
         self._require_turns([mender.values[name] for name in sources])
         results = []
@@ -111,8 +110,7 @@ class _Loop:
             if not name or name in seen:
                 continue
             seen.add(name)
-            if name in self._counters:
-                self._mender.refuse("computes with the number of its turn")
+            self._mender.refuse_if(name in self._counters, "computes with the number of its turn")
             if name in self._states and name not in self._constant:
                 left.append(self._states[name])
             node = self._producers.get(name)
@@ -121,8 +119,9 @@ class _Loop:
             if self._picks(node):
                 picked[name] = node
                 continue
-            if any(graph.output for graph in graphs_in(node)):
-                self._mender.refuse("has a graph inside of its own graph")
+            self._mender.refuse_if(
+                any(graph.output for graph in graphs_in(node)), "has a graph inside of its own graph"
+            )
             kept.add(id(node))
             left += node.input
         nodes = [deepcopy(node) for node in self._body.node if id(node) in kept]
@@ -161,10 +160,11 @@ class _Loop:
         """Refuses a loop that does not turn once for each step, at every length."""
         mender = self._mender
         time, *others = (value.groups[0][0] for value in sources if isinstance(value, Ragged))
-        if time.counts_rows:
-            mender.refuse(f"turns once for each row: {CROSSES_ROWS}")
-        if not time.is_time or any(not other.same(time) for other in others):
-            mender.refuse("takes its steps from axes of different sizes, or not from the steps of a sequence")
+        mender.refuse_if(time.counts_rows, f"turns once for each row: {CROSSES_ROWS}")
+        mender.refuse_if(
+            not time.is_time or any(not other.same(time) for other in others),
+            "takes its steps from axes of different sizes, or not from the steps of a sequence",
+        )
         limit, condition = mender.value(0), mender.value(1)
         if isinstance(limit, Ragged) or isinstance(condition, Ragged):
             mender.refuse("turns as often as the data say")
@@ -172,16 +172,15 @@ class _Loop:
         if limit is not None:
             table = limit.table.reshape(2, -1)
             ends = bool(np.array_equal(table, time.table))
-            if not ends and not (table >= _WITHOUT_LIMIT).all():
-                mender.refuse("does not turn once for each step")
-        if condition is not None and not condition.table.all():
-            mender.refuse("does not turn at every length")
+            mender.refuse_if(not ends and not (table >= _WITHOUT_LIMIT).all(), "does not turn once for each step")
+        mender.refuse_if(condition is not None and not condition.table.all(), "does not turn at every length")
         last = time.table - 1
         for turn in (np.zeros_like(last), last // 2, last - 1):
-            if not (self._goes_on(np.maximum(turn, 0)) | (turn >= last) | (turn < 0)).all():
-                mender.refuse("ends before the last step")
-        if not ends and self._goes_on(last).any():
-            mender.refuse("turns on behind the last step")
+            mender.refuse_if(
+                not (self._goes_on(np.maximum(turn, 0)) | (turn >= last) | (turn < 0)).all(),
+                "ends before the last step",
+            )
+        mender.refuse_if(not ends and self._goes_on(last).any(), "turns on behind the last step")
 
     def _goes_on(self, turn: Table) -> Table:
         """`[2, lengths]`: whether the loop goes on after this turn."""

@@ -136,7 +136,8 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
     if table is None:
         return None
     first: NDArray[Any] = table[0, 0]
-    return first if (table == first).all() else None
+    is_view = table.strides[:2] == (0, 0)  # of one tensor, at all lengths: it may be large
+    return first if is_view or (table == first).all() else None
 
 
 def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
@@ -210,7 +211,7 @@ class Numbers:
     @property
     def is_constant(self) -> bool:
         """Whether it depends neither on the length nor on the rows."""
-        return self.table.strides[:2] == (0, 0) or constant_of(self.table) is not None
+        return constant_of(self.table) is not None
 
     @property
     def dtype(self) -> int:

@@ -35,8 +35,9 @@ def opset_of(model: ModelProto) -> int:
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node, by name."""
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    """The attributes of a node, by name; bytes as text."""
+    values = ((each.name, helper.get_attribute_value(each)) for each in node.attribute)
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values}
 
 
 def constants_of(graph: GraphProto) -> dict[str, TensorProto]:

@@ -91,19 +91,22 @@ def _clip(mender: Mender) -> None:
 @rule("Dropout")
 def _dropout(mender: Mender) -> None:
     training = mender.constant(2)
-    if training is not None and bool(training.any()):
-        mender.refuse("drops values at random: export the model in evaluation mode")
+    mender.refuse_if(
+        training is not None and bool(training.any()), "drops values at random: export the model in evaluation mode"
+    )
     mender.set(mender.required(0))
-    if len(mender.node.output) > 1 and mender.node.output[1]:
-        mender.refuse("the mask of a Dropout is used: export the model in evaluation mode")
+    mender.refuse_if(
+        len(mender.node.output) > 1 and mender.node.output[1],
+        "the mask of a Dropout is used: export the model in evaluation mode",
+    )
 
 
 @rule("OneHot")
 def _one_hot(mender: Mender) -> None:
     """A new axis of fixed size behind the others."""
-    value, depth = mender.ragged(0), mender.constant(1)
-    if depth is None or mender.attribute("axis", -1) not in (-1, value.rank):
-        mender.refuse("puts its new axis elsewhere than behind the others")
+    value, depth = mender.ragged(0), mender.array(1)
+    is_last = mender.attribute("axis", -1) in (-1, value.rank)
+    mender.refuse_if(not is_last, "puts its new axis elsewhere than behind the others")
     dtype = int(helper.np_dtype_to_tensor_dtype(mender.array(2).dtype))
     (name,) = mender.copy([value.name, *mender.rest()], axis=-1)
     groups = (*value.groups, (mender.fixed(int(depth.reshape(-1)[0])),))
@@ -115,8 +118,7 @@ def _trilu(mender: Mender) -> None:
     """Keeps a triangle of the last two axes, the same one at every width."""
     value = mender.ragged(0)
     mender.constant(1)
-    if value.is_merged:
-        mender.refuse("takes a triangle of merged axes")
+    mender.refuse_if(value.is_merged, "takes a triangle of merged axes")
     mender.rerun(value, zeroed=value.zeroed)
 
 
@@ -139,11 +141,12 @@ def _product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
         return whole.called(mender.squeezed(whole.name, [dim]), groups=whole.groups[:-1])
     left, right = _summable(mender, left, right)
     plain = right.rank == 2 and not right.row_added
-    if len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain):
-        mender.refuse(f"multiplies merged axes, {shown(left.groups[-2])} and {shown(right.groups[-1])}")
+    mender.refuse_if(
+        len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain),
+        f"multiplies merged axes, {shown(left.groups[-2])} and {shown(right.groups[-1])}",
+    )
     right_rows, left_rows = (any(size.is_rows for size in group) for group in (right.groups[-1], left.groups[-2]))
-    if right_rows or (left_rows and (not plain or left.row_added)):
-        mender.refuse(CROSSES_ROWS)
+    mender.refuse_if(right_rows or (left_rows and (not plain or left.row_added)), CROSSES_ROWS)
     first, second, groups, row_added = left, right, left.groups[:-2], left.row_added
     if not plain:
         (first, second), groups, row_added = mender.align([left, right], free=2)
@@ -160,8 +163,7 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
             mender.refuse(f"multiplies {shown(inner)} by weights for {shown(other)}: {why}")
         mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
     mender.keep_rows_apart(inner)
-    if len(inner) != 1:
-        mender.refuse(f"multiplies over merged axes, {shown(inner)}")
+    mender.refuse_if(len(inner) != 1, f"multiplies over merged axes, {shown(inner)}")
     if not inner[0].is_time:
         return left, right
     mender.causes.append("it sums over the steps, those of the padding too")
@@ -208,16 +210,15 @@ def _einsum(mender: Mender) -> None:
     groups: dict[str, Group] = {}
     for term, operand in zip(terms, operands, strict=True):
         for letter, group in zip(term, operand.groups, strict=True):
-            if letter in groups and not mender.matches(groups[letter], group):
-                mender.refuse(f"combines axes of different sizes: {shown(groups[letter])} and {shown(group)}")
-            groups[letter] = group
+            first = groups.setdefault(letter, group)
+            different = f"combines axes of different sizes: {shown(first)} and {shown(group)}"
+            mender.refuse_if(not mender.matches(first, group), different)
     fresh = iter(string.ascii_letters)
     parts = {letter: "".join(next(fresh) for _ in group) for letter, group in groups.items()}
     sizes = {part: size for letter, group in groups.items() for part, size in zip(parts[letter], group, strict=True)}
     *terms, kept = ["".join(parts[letter] for letter in term) for term in (*terms, result)]
     rows = [part for part, size in sizes.items() if size.is_rows]
-    if len(rows) > 1 or not {*rows} <= {*kept}:
-        mender.refuse(CROSSES_ROWS)
+    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*kept}, CROSSES_ROWS)
     times = {part for part, size in sizes.items() if size.is_time and part not in kept}
     if times:
         mender.causes.append("it sums over the steps, those of the padding too")
@@ -244,6 +245,5 @@ def _terms(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
     spelled = [
         term.replace("...", "".join(reversed(unnamed[:count]))) for term, count in zip(terms, open_axes, strict=True)
     ]
-    if any(len({*term}) != len(term) for term in spelled):
-        mender.refuse("takes a diagonal")
+    mender.refuse_if(any(len({*term}) != len(term) for term in spelled), "takes a diagonal")
     return spelled, result.replace("...", "".join(reversed(unnamed[: max(open_axes)])))

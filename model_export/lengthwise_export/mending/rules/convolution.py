@@ -84,8 +84,7 @@ def surrounded(
 
 def _sizes(mender: Mender, value: Ragged, rank: int) -> list[Size]:
     """The sizes of the axes behind the channels of a tensor `[rows, channels, ...]`."""
-    if value.row_added or value.rank != rank:
-        mender.refuse("runs over a single sequence, not over rows")
+    mender.refuse_if(value.row_added or value.rank != rank, "runs over a single sequence, not over rows")
     return [mender.single(value, axis)[1] for axis in range(2, rank)]
 
 
@@ -106,8 +105,10 @@ def _convolved(
     value = mender.ragged(0)
     sizes = _sizes(mender, value, len(kernel) + 2)
     mender.keep_rows_apart(sizes, (mender.single(value, 1)[1],))
-    if mender.single(value, 1)[1].is_time:
-        mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
+    mender.refuse_if(
+        mender.single(value, 1)[1].is_time,
+        "takes the steps for its channels, so its width is fixed: transpose before it",
+    )
     moves, moved = _windows(mender, kernel, sizes)
     for index, amounts in moved.items():
         cause = "the zeros in front of the steps are counted for the padded width"
@@ -138,9 +139,8 @@ def _as_it_is(mender: Mender, *rest: str) -> _Run:
 
 @rule("Conv")
 def _conv(mender: Mender) -> None:
-    weights = mender.constant(1)
-    if weights is None or weights.ndim < 3:
-        mender.refuse("its weights have no axis of the kernel")
+    weights = mender.array(1)
+    mender.refuse_if(weights.ndim < 3, "its weights have no axis of the kernel")
     run, channels = _as_it_is(mender, *mender.rest()), mender.fixed(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
     _convolved(mender, weights.shape[2:], run, channels=channels, why=cause)
@@ -148,9 +148,11 @@ def _conv(mender: Mender) -> None:
 
 @rule("ConvTranspose")
 def _conv_transpose(mender: Mender) -> None:
-    value, weights = mender.ragged(0), mender.constant(1)
-    if weights is None or mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET":
-        mender.refuse("its output's size is set by hand: give it pads instead of output_shape or auto_pad")
+    value, weights = mender.ragged(0), mender.array(1)
+    mender.refuse_if(
+        mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET",
+        "its output's size is set by hand: give it pads instead of output_shape or auto_pad",
+    )
     sizes = _sizes(mender, value, weights.ndim)
     moves, _ = _windows(mender, weights.shape[2:], sizes)
     extra = mender.attribute("output_padding") or [0] * len(moves)
@@ -171,8 +173,10 @@ def _conv_transpose(mender: Mender) -> None:
 @rule("MaxPool", "LpPool")
 def _pool(mender: Mender) -> None:
     value, largest = mender.ragged(0), mender.node.op_type == "MaxPool"
-    if largest and len(mender.node.output) > 1 and mender.node.output[1]:
-        mender.refuse("gives the indices of the largest values, which count the padding")
+    mender.refuse_if(
+        largest and len(mender.node.output) > 1 and mender.node.output[1],
+        "gives the indices of the largest values, which count the padding",
+    )
     fill = mender.last_choice(value.dtype, finite=True) if largest else 0
     _convolved(mender, mender.attribute("kernel_shape"), _as_it_is(mender), fill=fill)
 
@@ -183,8 +187,7 @@ def _average_pool(mender: Mender) -> None:
     value, kernel = mender.ragged(0), mender.attribute("kernel_shape")
     sizes = _sizes(mender, value, len(kernel) + 2)
     moves, moved = _windows(mender, kernel, sizes)
-    if moved:
-        mender.refuse("averages with auto_pad at a stride: give it fixed pads")
+    mender.refuse_if(moved, "averages with auto_pad at a stride: give it fixed pads")
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
     rounds_up, padded = moves[0].rounds_up, any(move.before or move.after for move in moves)
 

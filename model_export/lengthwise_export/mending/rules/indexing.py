@@ -37,10 +37,8 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
     if step == 1 and not begins.any() and out.same(size):
         return value
     dim, size = mender.single(value, axis)
-    if size.is_rows or out.counts_rows:
-        mender.refuse(CROSSES_ROWS)
-    if not out.alone.any():
-        mender.refuse("is empty at every length")
+    mender.refuse_if(size.is_rows or out.counts_rows, CROSSES_ROWS)
+    mender.refuse_if(not out.alone.any(), "is empty at every length")
     if step > 0 and (begins == begins[-1])[out.alone > 0].all():
         begin = int(begins[-1])
         to_the_end = bool((begins + out.alone * step >= size.alone).all())
@@ -80,16 +78,14 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     own = size.alone.reshape(-1, *[1] * (indices.ndim - 1))
     counted = np.where(indices < 0, indices + own, indices)
     inside: NDArray[np.bool_] = np.asarray(((counted >= 0) & (counted < own)).reshape(len(counted), -1).all(axis=1))
-    if not inside.any():
-        mender.refuse("picks steps that no sequence has")
+    mender.refuse_if(not inside.any(), "picks steps that no sequence has")
     mender.require(inside)
     if (counted == counted[0]).all():
         name = mender.emit("Gather", [value.name, mender.writer.constant(counted[0].astype(np.int64))], axis=dim)
         return value.called(name, groups=groups)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
-    if len(index.shape) > 1:
-        mender.refuse("picks by a table of indices that depend on the length")
+    mender.refuse_if(len(index.shape) > 1, "picks by a table of indices that depend on the length")
     flat = np.maximum(counted.reshape(len(counted), -1), 0).astype(np.int64)
     picked = mender.take(value, axis, mender.writer.per_row(flat), mender.fixed(flat.shape[1]))
     if index.shape:
@@ -99,14 +95,14 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
     dim, size = mender.within(value, axis)
-    if value.rows_at is not None and any(each.is_rows for each in index.axes):
-        mender.refuse("picks steps of all rows in each row: gather along the steps")
-    if index.is_merged:
-        mender.refuse("picks by an index with merged axes")
+    mender.refuse_if(
+        value.rows_at is not None and any(each.is_rows for each in index.axes),
+        "picks steps of all rows in each row: gather along the steps",
+    )
+    mender.refuse_if(index.is_merged, "picks by an index with merged axes")
     groups = (*value.groups[:axis], *index.groups, *value.groups[axis + 1 :])
     if index.row_added and value.rows_at is not None:
-        if index.rank != 1:
-            mender.refuse("picks by a table of indices that depend on the row")
+        mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
         return mender.take(value, axis, _from_the_end(mender, index, size).name, index.groups[0][0])
     times = [at for at, _ in index.times()]
     if index.rows_at is not None and index.name not in mender.raw:
@@ -145,8 +141,10 @@ def _gather_nd(mender: Mender) -> None:
     if mender.attribute("batch_dims", 0) == 1 and count == 1 and isinstance(index, Ragged):
         mender.set(_of_own_row(mender, value, index))
         return
-    if mender.attribute("batch_dims", 0) or count != 1:
-        mender.refuse(f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis")
+    mender.refuse_if(
+        mender.attribute("batch_dims", 0) or count != 1,
+        f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis",
+    )
     if isinstance(index, Numbers):
         name = mender.squeezed(index.name, [len(index.shape) - 1])
         mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))
@@ -160,11 +158,15 @@ def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Rag
     first, *rest = columns
     if len(rest) != 1 or not isinstance(first, Ragged) or not first.counts_rows:
         mender.refuse("picks by the numbers of the rows in another order than x[rows, indices]")
-    if value.is_merged or value.row_added or value.rank < 2 or not value.groups[0][0].is_rows:
-        mender.refuse("picks by the numbers of the rows from a value whose first axis is not the rows")
+    mender.refuse_if(
+        value.is_merged or value.row_added or value.rank < 2 or not value.groups[0][0].is_rows,
+        "picks by the numbers of the rows from a value whose first axis is not the rows",
+    )
     (_, indices), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
-    if not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows:
-        mender.refuse("picks steps of each row by an index of more than two axes")
+    mender.refuse_if(
+        not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows,
+        "picks steps of each row by an index of more than two axes",
+    )
     whole = mender.shaped("Expand", indices.name, [size for (size,) in groups])
     return _of_own_row(mender, value, Ragged(whole, indices.dtype, groups))
 
@@ -172,8 +174,10 @@ def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Rag
 def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
     """Picks from each row by its own index `[rows, ..., 1]`, along the axis behind the rows."""
     merged = value.is_merged or value.row_added or index.is_merged or index.row_added
-    if merged or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows:
-        mender.refuse("picks from one row by the index of another")
+    mender.refuse_if(
+        merged or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows,
+        "picks from one row by the index of another",
+    )
     _, size = mender.single(value, 1)
     groups = index.groups[:-1]
     picked = Ragged(mender.squeezed(index.name, [len(groups)]), index.dtype, groups)
@@ -188,13 +192,16 @@ def _gather_elements(mender: Mender) -> None:
     value, index = mender.ragged(0), mender.ragged(1)
     axis = mender.attribute("axis", 0) % value.rank
     dim, size = mender.within(value, axis)
-    if value.row_added != index.row_added or value.is_merged or index.is_merged:
-        mender.refuse("picks from one row by the index of another")
+    mender.refuse_if(
+        value.row_added != index.row_added or value.is_merged or index.is_merged,
+        "picks from one row by the index of another",
+    )
     for at, (one, other) in enumerate(zip(value.groups, index.groups, strict=True)):
-        if at != axis and not mender.matches(one, other) and not is_one(other):
-            mender.refuse(f"picks from {shown(one)} by an index of {shown(other)}")
-        if one[0].is_rows and at != axis and not other[0].is_rows:
-            mender.refuse(CROSSES_ROWS)
+        mender.refuse_if(
+            at != axis and not mender.matches(one, other) and not is_one(other),
+            f"picks from {shown(one)} by an index of {shown(other)}",
+        )
+        mender.refuse_if(one[0].is_rows and at != axis and not other[0].is_rows, CROSSES_ROWS)
     indices = _from_the_end(mender, index, size) if size.is_time else index
     indices = mender.masked(indices, [at for at, _ in indices.times()], 0)
     if indices.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part
@@ -208,14 +215,15 @@ def _gather_elements(mender: Mender) -> None:
 @rule("Range")
 def _range(mender: Mender) -> None:
     numbers = [each for each in map(mender.required, range(3)) if isinstance(each, Numbers)]
-    if len(numbers) < 3:
-        mender.refuse("its end is computed from the data")
+    mender.refuse_if(len(numbers) < 3, "its end is computed from the data")
     start, limit, step = (each.table for each in numbers)
     count = np.maximum(np.ceil((limit.astype(np.float64) - start) / np.where(step == 0, 1, step)), 0).astype(np.int64)
     size = Size(count.reshape(2, -1))
     dtype = numbers[0].dtype
-    if size.is_rows and not ((start == 0).all() and (step == 1).all()):
-        mender.refuse("counts the rows of the batch, but not from 0 by 1")
+    mender.refuse_if(
+        size.is_rows and not ((start == 0).all() and (step == 1).all()),
+        "counts the rows of the batch, but not from 0 by 1",
+    )
     if size.is_rows or (size.fixed is not None and (start == start.flat[0]).all() and (step == step.flat[0]).all()):
         (name,) = mender.copy([each.name for each in numbers])
         mender.set(Ragged(name, dtype, ((mender.rows if size.is_rows else size,),), counts_rows=size.is_rows))
@@ -233,8 +241,10 @@ def _reverse_sequence(mender: Mender) -> None:
     """Over the whole width it reverses each row's own steps."""
     value = mender.ragged(0)
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
-    if value.is_merged or value.row_added or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time:
-        mender.refuse("reverses another axis than the steps of each row")
+    mender.refuse_if(
+        value.is_merged or value.row_added or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
+        "reverses another axis than the steps of each row",
+    )
     lengths = mender.node.input[1]
     if lengths in mender.from_lengths:
         ends = mender.ragged(1).name

@@ -23,8 +23,7 @@ def _concat(mender: Mender) -> None:
     axis = mender.attribute("axis") % rank
     operands, groups, row_added = mender.align(values, keep=axis)
     parts = [operand.groups[axis + operand.rank - rank] for operand in operands]
-    if any(len(part) != 1 for part in parts):
-        mender.refuse("joins merged axes")
+    mender.refuse_if(any(len(part) != 1 for part in parts), "joins merged axes")
     mender.keep_rows_apart(*parts)
     sizes = [part[0] for part in parts]
     operands = [_repeated(mender, operand, groups, row_added, axis) for operand in operands]
@@ -104,8 +103,10 @@ def _padded_by_length(
 ) -> Ragged:
     """The tensor with a number around each row's own steps, as often as its length says."""
     is_safe = all((each[0] == each[1]).all() and (each >= 0).all() for each in amounts)
-    if mode != "constant" or not mender.single(value, axis)[1].is_time or not is_safe:
-        mender.refuse(f"pads in the mode {mode} by an amount that depends on the width, or takes steps away")
+    mender.refuse_if(
+        mode != "constant" or not mender.single(value, axis)[1].is_time or not is_safe,
+        f"pads in the mode {mode} by an amount that depends on the width, or takes steps away",
+    )
     cause = "what it adds depends on the padded width, and comes behind the padding"
     return surrounded(mender, value, axis, (amounts[0][0], amounts[1][0]), fill, cause)
 
@@ -125,8 +126,7 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
         name = mender.emit("Pad", inputs, mode=mode)
         zeroed = value.zeroed and mode == "constant" and fill == 0 and after >= 0
         return value.called(name, groups=value.resized(axis, out), zeroed=zeroed)
-    if min(before, after) < 0:
-        mender.refuse(f"takes steps away in the mode {mode}")
+    mender.refuse_if(min(before, after) < 0, f"takes steps away in the mode {mode}")
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
     ends = mender.writer.column(size.alone)
     last = mender.emit("Sub", [ends, mender.writer.constant([1])])

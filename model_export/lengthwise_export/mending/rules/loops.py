@@ -43,18 +43,14 @@ def recurrent(mender: Mender) -> None:
 
 def _refuse_other_forms(mender: Mender, value: Ragged) -> None:
     """Refuses a layer that does not run over the steps, or over another axis of one size, row by row."""
-    if mender.attribute("layout", 0):
-        mender.refuse("has the layout 1, which no runtime takes: transpose around it")
-    if value.row_added or len(value.groups[0]) != 1 or len(value.groups[2]) != 1:
-        mender.refuse("runs over merged axes")
+    mender.refuse_if(mender.attribute("layout", 0), "has the layout 1, which no runtime takes: transpose around it")
+    mender.refuse_if(value.row_added or len(value.groups[0]) != 1 or len(value.groups[2]) != 1, "runs over merged axes")
     time, group = value.groups[0][0], value.groups[1]
     if time.is_rows or group[0].is_time:
         order = f"{shown(value.groups[0])} as steps and {shown(group)} as rows"
         mender.refuse(f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
-    if not any(size.is_rows for size in group):
-        mender.refuse("does not run over the rows of the batch")
-    if not time.is_time and time.fixed is None:
-        mender.refuse("runs over an axis that is no time")
+    mender.refuse_if(not any(size.is_rows for size in group), "does not run over the rows of the batch")
+    mender.refuse_if(not time.is_time and time.fixed is None, "runs over an axis that is no time")
 
 
 def _ends(mender: Mender, time: Size, group: Group) -> str:
@@ -64,8 +60,10 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
         return mender.values[lengths].name
     if not time.is_time:
         return ""
-    if len(group) > 1 and any(size.is_time for size in group):
-        mender.refuse(f"runs over {shown(group)} as rows, so each step of a sequence is one of its rows")
+    mender.refuse_if(
+        len(group) > 1 and any(size.is_time for size in group),
+        f"runs over {shown(group)} as rows, so each step of a sequence is one of its rows",
+    )
     mender.causes.append(
         "it runs through the padding, and backwards begins in it"
         if mender.attribute("direction", "forward") != "forward"
@@ -97,13 +95,11 @@ def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
 def _state(mender: Mender, index: int, group: Group) -> str:
     """An initial state `[directions, rows, hidden]`."""
     state = mender.ragged(index)
-    if state.row_added or len(state.groups) != 3:
-        mender.refuse("its initial state has merged axes")
+    mender.refuse_if(state.row_added or len(state.groups) != 3, "its initial state has merged axes")
     if is_one(state.groups[1]) and isinstance(mender.value(index), Numbers):
         shape = [mender.writer.constant([1]), mender.at_width(group), mender.writer.constant([1])]
         return mender.emit("Expand", [state.name, mender.emit("Concat", shape, axis=0)])
-    if not mender.matches(state.groups[1], group):
-        mender.refuse("its initial state has other rows than its input")
+    mender.refuse_if(not mender.matches(state.groups[1], group), "its initial state has other rows than its input")
     return mender.merged(state)
 
 
@@ -161,15 +157,16 @@ def _scan(mender: Mender) -> None:
     inside = [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
     results = _followed_inside(mender, body, [*values[:states], *inside])
     for start, end in zip(values[:states], results[:states], strict=True):
-        if not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)):
-            mender.refuse("has a state whose first axis is not the rows")
+        mender.refuse_if(
+            not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)),
+            "has a state whose first axis is not the rows",
+        )
     mender.node = node
     mender.causes.append("it runs on through the padding, or begins in it")
     masked = _with_valid_steps_only(mender, body, states, len(values[0].groups))
     # [steps, rows]: true at each row's own steps.
     mask = mender.transposed(mender.writer.mask(time), (1, 0))
-    if any(directions) and not all(directions):
-        mender.refuse("scans in both directions at once")
+    mender.refuse_if(any(directions) and not all(directions), "scans in both directions at once")
     names = mender.copy(
         [*(value.name for value in values), mask],
         body=masked,
@@ -185,14 +182,17 @@ def _scan(mender: Mender) -> None:
 
 def _scanned(mender: Mender, states: int) -> list[Ragged]:
     """The inputs of a Scan over the steps: its states, and what it scans."""
-    if any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []):
-        mender.refuse("scans another axis than the first: transpose around it")
+    mender.refuse_if(
+        any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []),
+        "scans another axis than the first: transpose around it",
+    )
     values = [mender.ragged(index) for index in range(len(mender.node.input))]
-    if any(value.is_merged or value.row_added for value in values):
-        mender.refuse("scans merged axes")
+    mender.refuse_if(any(value.is_merged or value.row_added for value in values), "scans merged axes")
     time = values[states].groups[0][0]
-    if not time.is_time or any(not value.groups[0][0].same(time) for value in values[states:]):
-        mender.refuse(f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps")
+    mender.refuse_if(
+        not time.is_time or any(not value.groups[0][0].same(time) for value in values[states:]),
+        f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps",
+    )
     return values
 
 
@@ -306,8 +306,10 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged])
     changed = [change for node in body.node for change in mender.follow(mender, node)]
     results = [mender.as_ragged(mender.values[value.name]) for value in body.output]
     mender.writer, mender.causes, mender.values = writer, causes, before
-    if changed or any(result.row_added or result.is_merged for result in results):
-        mender.refuse("mixes the steps inside of its body as well")
+    mender.refuse_if(
+        changed or any(result.row_added or result.is_merged for result in results),
+        "mixes the steps inside of its body as well",
+    )
     return results
 
 

@@ -35,8 +35,7 @@ def _reduction(mender: Mender) -> None:
 @rule(*_GLOBAL)
 def _global_pool(mender: Mender) -> None:
     value = mender.ragged(0)
-    if mender.attribute("p", 2) != 2:
-        mender.refuse("pools with a norm other than 2")
+    mender.refuse_if(mender.attribute("p", 2) != 2, "pools with a norm other than 2")
     mender.set(reduced(mender, value, _GLOBAL[mender.node.op_type], range(2, value.rank), keep=True))
 
 
@@ -99,8 +98,9 @@ def _arg(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", 0) % value.rank
     _, size = mender.within(value, axis)
-    if size.is_time and mender.attribute("select_last_index", 0):
-        mender.refuse("takes the last of several equal values")
+    mender.refuse_if(
+        size.is_time and mender.attribute("select_last_index", 0), "takes the last of several equal values"
+    )
     fill = mender.last_choice(value.dtype, largest=mender.node.op_type == "ArgMax")
     value = mender.padded_with(value, axis, fill, "a step of the padding may be the one it finds")
     (name,) = mender.copy([value.name], axis=value.starts()[axis], keepdims=0)
@@ -116,8 +116,7 @@ def _top_k(mender: Mender) -> None:
     axis = mender.attribute("axis", -1) % value.rank
     _, size = mender.within(value, axis)
     chosen = Size(count.table.reshape(2, -1))
-    if not mender.attribute("sorted", 1) and chosen.fixed is None:
-        mender.refuse("gives the steps in no order")
+    mender.refuse_if(not mender.attribute("sorted", 1) and chosen.fixed is None, "gives the steps in no order")
     fill = mender.last_choice(value.dtype, largest=bool(mender.attribute("largest", 1)))
     value = mender.padded_with(value, axis, fill, "a step of the padding may be among those it chooses")
     if size.is_time:
@@ -143,14 +142,14 @@ def _cumulative_sum(mender: Mender) -> None:
 def _batch_normalization(mender: Mender) -> None:
     """In evaluation mode: a scale and a shift for each channel."""
     value = mender.ragged(0)
-    if mender.attribute("training_mode", 0) or len([name for name in mender.node.output if name]) > 1:
-        mender.refuse(
-            f"takes its statistics from the batch (training mode), so it {CROSSES_ROWS}. Call .eval() before the export"
-        )
-    if value.rank < 2 or len(value.groups[1]) != 1:
-        mender.refuse("normalises merged axes")
-    if value.groups[1][0].fixed is None:
-        mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
+    mender.refuse_if(
+        mender.attribute("training_mode", 0) or len([name for name in mender.node.output if name]) > 1,
+        f"takes its statistics from the batch (training mode), so it {CROSSES_ROWS}. Call .eval() before the export",
+    )
+    mender.refuse_if(value.rank < 2 or len(value.groups[1]) != 1, "normalises merged axes")
+    mender.refuse_if(
+        value.groups[1][0].fixed is None, "takes the steps for its channels, so its width is fixed: transpose before it"
+    )
     if value.is_merged or value.row_added:
         scale, shift, mean, variance = map(mender.array, (1, 2, 3, 4))
         factor = scale / np.sqrt(variance + np.float32(mender.attribute("epsilon", 1e-5)))
@@ -199,8 +198,7 @@ def _group_normalization(mender: Mender) -> None:
     if value.is_merged or value.row_added or channels is None:
         mender.refuse("normalises merged axes, or takes the steps for its channels")
     mender.keep_rows_apart(*value.groups[1:])
-    if value.rank != 3:
-        mender.refuse(f"normalises {value.rank - 2} axes behind the channels, where one is expected")
+    mender.refuse_if(value.rank != 3, f"normalises {value.rank - 2} axes behind the channels, where one is expected")
     split = mender.emit("Reshape", [value.name, mender.writer.constant([0, count, channels // count, -1])])
     groups = (value.groups[0], (mender.fixed(count),), (mender.fixed(channels // count),), value.groups[2])
     result = over(mender, Ragged(split, value.dtype, groups), (2, 3), mender.attribute("epsilon", 1e-5))
@@ -217,8 +215,7 @@ def _layer_normalization(mender: Mender) -> None:
     axis = mender.attribute("axis", -1) % value.rank
     groups = value.groups[axis:]
     mender.keep_rows_apart(*groups)
-    if any(list(mender.node.output)[1:]):
-        mender.refuse("gives its mean and deviation as well")
+    mender.refuse_if(any(list(mender.node.output)[1:]), "gives its mean and deviation as well")
     if not any(size.is_time for group in groups for size in group):
         mender.rerun(value, axis=value.starts()[axis])
         return

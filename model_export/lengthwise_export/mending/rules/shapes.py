@@ -144,8 +144,7 @@ class _Regrouping:
         if left.counts_rows and not atom.counts_rows:
             self._move_rows()
             return left
-        if atom.counts_rows:
-            mender.refuse(CROSSES_ROWS)
+        mender.refuse_if(atom.counts_rows, CROSSES_ROWS)
         self._refuse(": cuts the steps into pieces, or its width is fixed")
 
     def _move_rows(self) -> None:
@@ -181,8 +180,9 @@ def _squeeze(mender: Mender) -> None:
     axes = mender.axes(value.rank)
     if axes is None:
         axes = [axis for axis, group in enumerate(value.groups) if is_one(group)]
-    if not all(is_one(value.groups[axis]) for axis in axes):
-        mender.refuse("removes an axis that does not have size 1 in a batch")
+    mender.refuse_if(
+        not all(is_one(value.groups[axis]) for axis in axes), "removes an axis that does not have size 1 in a batch"
+    )
     name = mender.squeezed(value.name, [dim for axis in axes for dim in value.indexes(axis)])
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
     mender.set(value.called(name, groups=groups))
@@ -205,8 +205,7 @@ def _atoms_of(mender: Mender, table: Table) -> Group:
         return (whole,)
     if whole.is_rows:
         return (mender.rows,)
-    if not (table[1] == table[0] * MANY_ROWS).all():
-        mender.refuse(CROSSES_ROWS)
+    mender.refuse_if(not (table[1] == table[0] * MANY_ROWS).all(), CROSSES_ROWS)
     return (mender.rows, Size(np.stack([table[0], table[0]])))
 
 
@@ -235,8 +234,7 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
             mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
         at += len(groups[axis])
     are_rows = [size.is_rows for group in groups for size in group]
-    if sum(are_rows) > 1:
-        mender.refuse(CROSSES_ROWS)
+    mender.refuse_if(sum(are_rows) > 1, CROSSES_ROWS)
     name = mender.unsqueezed(name, split)
     moved_rows = value.row_added and any(are_rows)
     if moved_rows:  # each row has its own value: its axis of rows moves to where the original has it
