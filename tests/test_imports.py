@@ -194,6 +194,13 @@ def test_few_modules_know_a_package(package: str) -> None:
     assert knowing == ONLY_IN[package]
 
 
+def test_only_tracing_knows_the_library_in_which_torch_gives_its_graphs() -> None:
+    knowing = {
+        name for name, path in modules(EXPORTER).items() if "onnx_ir" in {n.split(".")[0] for n in imports(path)}
+    }
+    assert knowing == {"tracing.graph", "tracing.translations"}
+
+
 def test_one_module_reads_the_environment() -> None:
     reading = {name for name, path in modules(SERVICE).items() if {"os.environ", "getenv"} & {*_words(path)}}
     assert reading <= {"settings", "bench.launch"}  # launch hands it on to a process, and reads nothing in it

@@ -10,7 +10,7 @@ that mix steps. A graph is mended as a whole or refused: an operator without a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
@@ -45,7 +45,7 @@ from lengthwise_export.mending.values import (
     singles,
 )
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.protos import OF_ONNX, keras_cure, names_in, opset_of, reaching, refill
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, keep_needed, keras_cure, names_in, opset_of, refill
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 _LEAST_LENGTHS: Final = 64  # as many lengths are followed at least, so that no two sizes agree by chance
@@ -101,7 +101,9 @@ def _mended(
     masks = hiding_masks(prepared, names.sequences)
     counted = opened(prepared, hidden) if hidden else None
     prepared = prepared if counted is None else deepcopy(counted)
-    _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
+    answers = [value for value in prepared.graph.output if value.name in (names.logits, names.attention)]
+    refill(prepared.graph.output, answers)
+    keep_needed(prepared.graph)
     lengths = names.lengths or "lengths"
     inputs = {value.name: value for value in prepared.graph.input}
     taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
@@ -125,7 +127,7 @@ def _mended(
     refill(prepared.graph.value_info, ())
     prepared.graph.initializer.extend(writer.constants)
     prepared.graph.name = prepared.graph.name or "mended"
-    _keep_needed(prepared, [value.name for value in outputs])
+    keep_needed(prepared.graph)
     onnx.checker.check_model(prepared)
     numbers = tuple(sorted(set(hidden.values())))
     return Mended(prepared, tuple(changes), int(range_[0]), int(range_[-1]), numbers, counted)
@@ -149,14 +151,6 @@ def _prepared(graph: ModelProto) -> ModelProto:
     names = {tensor.name for tensor in copy.graph.initializer}
     refill(copy.graph.input, (value for value in copy.graph.input if value.name not in names))
     return copy
-
-
-def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
-    kept = reaching(model.graph, outputs)
-    needed = {*outputs, *names_in(kept)}
-    refill(model.graph.node, kept)
-    refill(model.graph.output, (value for value in model.graph.output if value.name in outputs))
-    refill(model.graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
 
 
 def _set_inputs(

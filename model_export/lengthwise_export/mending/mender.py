@@ -42,8 +42,8 @@ class Mender(NodeMender):
         mask = self.writer.mask(size)
 
         def build() -> str:
-            turned = self.transposed(mask, (1, 0) if dim < rows_at else (0, 1))
-            return self.unsqueezed(turned, [axis for axis in range(rank) if axis not in (dim, rows_at)])
+            turned = self.writer.transposed(mask, (1, 0) if dim < rows_at else (0, 1))
+            return self.writer.unsqueezed(turned, [axis for axis in range(rank) if axis not in (dim, rows_at)])
 
         return self.writer.once(("mask over", mask, dim, rows_at, rank), build)
 
@@ -125,9 +125,9 @@ class Mender(NodeMender):
             while wanted and wanted[0] is None:
                 wanted.pop(0)
         kept = [label for label in current if label in wanted]
-        name = self.squeezed(value.name, [at for at, label in enumerate(current) if label not in wanted])
-        name = self.transposed(name, [kept.index(label) for label in wanted if label is not None])
-        return value.called(self.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None]))
+        name = self.writer.squeezed(value.name, [at for at, label in enumerate(current) if label not in wanted])
+        name = self.writer.transposed(name, [kept.index(label) for label in wanted if label is not None])
+        return value.called(self.writer.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None]))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
 
@@ -163,14 +163,14 @@ class Mender(NodeMender):
         front = [dim] if rows_at is None else [rows_at, dim]
         order = [*front, *(at for at in range(rank) if at not in front)]
         back = [order.index(at) for at in range(rank)]
-        index = index if rows_at is None else self.unsqueezed(index, [2])
-        turned = self.transposed(value.name, order)
+        index = index if rows_at is None else self.writer.unsqueezed(index, [2])
+        turned = self.writer.transposed(value.name, order)
         if rows_at is None:
             picked, back = self.emit("Gather", [turned, index], axis=0), [0, *(at + 1 for at in back)]
         else:
             picked = self.emit("GatherND", [turned, index], batch_dims=1)
         row_added = value.row_added or rows_at is None
-        return Ragged(self.transposed(picked, back), value.dtype, value.resized(axis, size), row_added)
+        return Ragged(self.writer.transposed(picked, back), value.dtype, value.resized(axis, size), row_added)
 
     def along(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, Size, Value, singles
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of, refill
+from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of
 
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
@@ -208,24 +207,4 @@ class NodeMender:
         self, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
     ) -> list[str]:
         """Adds the node again with other inputs and attributes, and returns its outputs; a copy ends in `beside`."""
-        copied = deepcopy(self.node)
-        copied.input[:] = inputs
-        kept = [attribute for attribute in copied.attribute if attribute.name not in {*attributes, *drop}]
-        refill(copied.attribute, [*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())])
-        if beside:
-            copied.output[:] = [self.writer.name(f"{name}_{beside}") for name in copied.output]
-            copied.name = self.writer.name(f"{copied.name}_{beside}")
-        self.writer.nodes.append(copied)
-        return list(copied.output)
-
-    def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
-        """The tensor with axes of size 1 at these axes of the result."""
-        return self.emit("Unsqueeze", [name, self.writer.constant(list(axes))]) if axes else name
-
-    def squeezed(self, name: str, axes: Sequence[int]) -> str:
-        """The tensor without these axes, which have size 1."""
-        return self.emit("Squeeze", [name, self.writer.constant(list(axes))]) if axes else name
-
-    def transposed(self, name: str, order: Sequence[int]) -> str:
-        """The tensor with its axes in this order."""
-        return name if list(order) == sorted(order) else self.emit("Transpose", [name], perm=list(order))
+        return self.writer.copy(self.node, inputs, drop=drop, beside=beside, **attributes)

@@ -150,7 +150,7 @@ class _Loop:
             return name
         order = [axis, *(at for at in range(value.rank) if at != axis)]
         groups = tuple(value.groups[at] for at in order)
-        turned = mender.named(value.called(mender.transposed(value.name, order), groups=groups))
+        turned = mender.named(value.called(mender.writer.transposed(value.name, order), groups=groups))
         if name in mender.hides:
             mender.hides[turned] = mender.hides[name]
             mender.always_valid |= {turned} if name in mender.always_valid else set()

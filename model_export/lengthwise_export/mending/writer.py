@@ -6,65 +6,36 @@ integer division is computed from the lengths, any other becomes a table that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from lengthwise_export.mending.values import Size, Table
+from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 
 _ROUNDED_UP: Final = 8  # how much wider than its longest sequence a batch may be at least
 _MOST_STRIDE: Final = 64  # the largest divisor that is tried for a size; another function becomes a table
 
 
-class Writer:
+class Writer(NodeWriter):
     """The nodes and constants of the mended graph."""
 
     def __init__(
-        self, lengths: str, width: tuple[str, int], taken: Iterable[str], *, int32: bool, range_: NDArray[np.int64]
+        self, lengths: str, width: tuple[str, int], names: Iterable[str], *, int32: bool, range_: NDArray[np.int64]
     ) -> None:
-        self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self._names = set(taken)
+        super().__init__(set(names), "mended_")
         self._lengths_input = lengths  # `[rows]` int32 or int64
         self._int32 = int32
         self._range = range_  # the lengths that tables hold, ascending without a gap
         self._width_input = width  # the input with the steps, and the index of its axis of time
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._shared: dict[object, str] = {}
 
     def beside(self) -> Writer:
         """A writer of the same graph whose nodes are thrown away."""
         return Writer(self._lengths_input, self._width_input, self._names, int32=self._int32, range_=self._range)
-
-    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Adds a node with one output, and returns the output's name."""
-        name = self.name(f"mended_{kind.lower()}")
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=self.name(f"{name}_node"), **attributes))
-        return name
-
-    def name(self, wanted: str) -> str:
-        """A name that is not in use, like the wanted one."""
-        name, count = wanted, 1
-        while name in self._names:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._names.add(name)
-        return name
-
-    def constant(self, array: NDArray[Any] | np.generic | Sequence[int] | float, dtype: Any = None) -> str:
-        """The name of an initializer with these numbers, in their shape; int64 by default for integers."""
-        tensor = np.asarray(array, dtype=dtype)
-        if dtype is None and np.issubdtype(tensor.dtype, np.integer):
-            tensor = tensor.astype(np.int64)
-        key = (str(tensor.dtype), tensor.shape, tensor.tobytes())
-        if key not in self._constants:
-            name = self.name("mended_constant")
-            self.constants.append(numpy_helper.from_array(np.array(tensor, order="C"), name))
-            self._constants[key] = name
-        return self._constants[key]
 
     def scalar_of(self, number: float, dtype: int) -> str:
         """A constant without axes, of an ONNX element type."""

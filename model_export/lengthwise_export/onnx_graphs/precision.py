@@ -27,14 +27,21 @@ from typing import Final
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.protos import OF_ONNX, attributes_of, constants_of, graphs_in, names_in, refill
+from lengthwise_export.onnx_graphs.node_writer import NodeWriter
+from lengthwise_export.onnx_graphs.protos import (
+    OF_ONNX,
+    attributes_of,
+    constants_of,
+    graphs_in,
+    keep_needed,
+    names_in,
+    refill,
+)
 
 LARGEST_HALF: Final = float(np.finfo(np.float16).max)
 LARGEST_WEIGHT: Final = 63  # the largest size of a weight at int8; the kernels refuse larger ones
@@ -88,10 +95,9 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     if not converted:
         none = "the graph has no recurrent layer, and no product with weights before its last, that could run in fp16"
         raise ExportError("precision", f"{none}: export it in fp32")
+    keep_needed(converted)
     model.graph.CopyFrom(converted)
-    tidy = ir.from_proto(model)
-    RemoveUnusedNodesPass()(tidy)
-    return ir.to_proto(tidy)
+    return model
 
 
 class _HalfGraph:
@@ -108,7 +114,8 @@ class _HalfGraph:
         self._types = {value.name: value.type.tensor_type.elem_type for value in values}
         self._types |= {name: tensor.data_type for name, tensor in self._constants.items()}
         self._last = _last_products(self._graph, self._constants)
-        self._names = set(self._types) | {name for node in self._graph.node for name in (*node.input, *node.output)}
+        names = {name for node in self._graph.node for name in (*node.input, *node.output)}
+        self._writer = NodeWriter(names | self._types.keys(), "half_")
         # The float16 name of each float32 value that has one.
         self._halves: dict[str, str] = {}
         self._nodes: list[NodeProto] = []
@@ -146,7 +153,7 @@ class _HalfGraph:
         for name in dict.fromkeys(filter(self._is_float, node.input)):
             if name in self._halves:
                 continue
-            self._halves[name] = self._half_name(name)
+            self._halves[name] = self._writer.name(f"{name}_half")
             if name in self._constants:
                 array = numpy_helper.to_array(self._constants[name]).astype(np.float16)
                 self._graph.initializer.append(numpy_helper.from_array(array, self._halves[name]))
@@ -156,18 +163,11 @@ class _HalfGraph:
         self._nodes.append(node)
         for index, name in enumerate(node.output):
             if self._is_float(name):
-                node.output[index] = self._halves[name] = self._half_name(name)
+                node.output[index] = self._halves[name] = self._writer.name(f"{name}_half")
                 self._nodes.append(_cast(self._halves[name], name, TensorProto.FLOAT))
 
     def _is_float(self, name: str) -> bool:
         return self._types.get(name) == TensorProto.FLOAT
-
-    def _half_name(self, name: str) -> str:
-        half = f"{name}_half"
-        while half in self._names:
-            half += "_"
-        self._names.add(half)
-        return half
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -74,6 +74,15 @@ def reaching(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
     return nodes[::-1]
 
 
+def keep_needed(graph: GraphProto) -> None:
+    """Removes the nodes and the initializers that no output of a graph depends on."""
+    outputs = [value.name for value in graph.output]
+    nodes = reaching(graph, outputs)
+    needed = {*outputs, *names_in(nodes)}
+    refill(graph.node, nodes)
+    refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in needed))
+
+
 def refill(field: Any, items: Iterable[Any]) -> None:
     """Replaces the messages of a repeated field."""
     kept = list(items)

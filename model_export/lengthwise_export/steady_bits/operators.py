@@ -19,57 +19,53 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-import onnx_ir as ir
+from onnx import NodeProto, numpy_helper
 
-from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
+from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of
 from lengthwise_export.steady_bits.replacement import LANES, MOST_LANES, PART, GraphFacts, MeasuredAxis, Replacement
 
 _SHAPE_OF_ONE_AXIS: Final = 15  # the first opset in which Shape can return a single axis
 _FEW: Final = 8  # A sum of fewer numbers over an axis before the last was in the same order in every batch
 
 
-def rewritten_sum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
+def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones."""
-    value, axes = node.inputs[0], facts.axes(node.inputs[0])
+    value, axes = node.input[0], facts.axes(node.input[0])
     over = None if axes is None else _reduced_axes(node, facts, len(axes))
-    if value is None or axes is None or not over:
+    if axes is None or not over:
         return None
     open_axes = [axis for axis in over if not axes[axis].fixed]
     if len(open_axes) > 1 or (open_axes and node.op_type == "ReduceMean"):
         return None  # a mean over the width is of the padding too, whatever its bits
     if not open_axes and not facts.every and not _may_lose_bits(axes, over):
         return None
-    new, rest = Replacement(node), list(axes)
+    new, rest = Replacement(node, facts), list(axes)
     for axis in sorted(over, reverse=True):
         others = [other for other in range(len(rest)) if other != axis]
         if axis in open_axes:
             value = _over_steps(new, value, rest, axis, facts.opset)
         else:  # a product with a constant column of ones
             ones = new.constant(np.ones((rest[axis].size, 1), dtype=np.float32))
-            value = new.add("MatMul", new.transposed(value, [*others, axis]), ones)
-            value = new.add("Squeeze", value, new.constant([len(others)]))
+            value = new.emit("MatMul", [new.transposed(value, [*others, axis]), ones])
+            value = new.squeezed(value, [len(others)])
         del rest[axis]
     if node.op_type == "ReduceMean":
         count = math.prod(axes[axis].size for axis in over)
-        value = new.add("Div", value, new.constant(np.array(count, dtype=np.float32)))
-    if node.attributes.get_int("keepdims", 1):
-        value = new.add("Unsqueeze", value, new.constant(sorted(over)))
+        value = new.emit("Div", [value, new.constant(np.array(count, dtype=np.float32))])
+    if attributes_of(node).get("keepdims", 1):
+        value = new.unsqueezed(value, sorted(over))
     return new.gives(value)
 
 
-def _reduced_axes(node: ir.Node, facts: GraphFacts, rank: int) -> list[int] | None:
+def _reduced_axes(node: NodeProto, facts: GraphFacts, rank: int) -> list[int] | None:
     """The axes that a reduction is over, not negative; None if they are not constant."""
-    axes: list[int] = []
-    if "axes" in node.attributes:
-        axes = list(node.attributes["axes"].as_ints())
-    elif len(node.inputs) > 1 and node.inputs[1] is not None:
-        constant = facts.constant(node.inputs[1])
-        if constant is None:
-            return None
-        axes = constant.ravel().tolist()
-    if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+    attributes = attributes_of(node)
+    axes = attributes.get("axes", [])
+    if len(node.input) > 1 and node.input[1]:
+        axes = facts.constant(node.input[1])
+    if axes is None or (len(axes) == 0 and attributes.get("noop_with_empty_axes", 0) == 1):
         return None
-    return sorted({axis % rank for axis in axes or range(rank)})
+    return sorted({int(axis) % rank for axis in (axes if len(axes) else range(rank))})
 
 
 def _may_lose_bits(axes: Sequence[MeasuredAxis], over: Sequence[int]) -> bool:
@@ -81,85 +77,85 @@ def _may_lose_bits(axes: Sequence[MeasuredAxis], over: Sequence[int]) -> bool:
     return before == 1 and count >= _FEW
 
 
-def _over_steps(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> ir.Value:
+def _over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> str:
     """A sum over an axis of dynamic size, as `[2, steps] x [.., steps, columns]`, of which one row is kept."""
     behind = axes[axis + 1 :]
     if len(behind) > 1 and all(each.fixed for each in behind):
         # One axis of columns needs no transposition.
         merged = (*axes[: axis + 1], MeasuredAxis(math.prod(each.size for each in behind), fixed=True))
-        flat = new.add("Reshape", value, new.constant([*[0] * (axis + 1), merged[-1].size]))
+        flat = new.emit("Reshape", [value, new.constant([*[0] * (axis + 1), merged[-1].size])])
         total = _over_steps(new, flat, merged, axis, opset)
-        return new.add("Reshape", total, new.constant([*[0] * axis, *(each.size for each in behind)]))
+        return new.emit("Reshape", [total, new.constant([*[0] * axis, *(each.size for each in behind)])])
     if opset >= _SHAPE_OF_ONE_AXIS:
-        size = new.add("Shape", value, start=axis, end=axis + 1)
+        size = new.emit("Shape", [value], start=axis, end=axis + 1)
     else:
-        size = new.add("Slice", new.add("Shape", value), new.constant([axis]), new.constant([axis + 1]))
-    shape = new.add("Concat", new.constant([2]), size, axis=0)
-    ones = new.add("ConstantOfShape", shape, value=ir.tensor(np.ones(1, dtype=np.float32)))
+        size = new.emit("Slice", [new.emit("Shape", [value]), new.constant([axis]), new.constant([axis + 1])])
+    shape = new.emit("Concat", [new.constant([2]), size], axis=0)
+    ones = new.emit("ConstantOfShape", [shape], value=numpy_helper.from_array(np.ones(1, np.float32)))
     others = [other for other in range(len(axes)) if other != axis]
     columns = max((other for other in others if axes[other].fixed), default=None)
     if columns is None:
         # The columns must not be the rows of the batch: how a product adds depends on their number.
-        value = new.add("Unsqueeze", value, new.constant([len(axes)]))
+        value = new.unsqueezed(value, [len(axes)])
         order = [*others, axis, len(axes)]
     else:
         order = [*(other for other in others if other != columns), axis, columns]
-    product = new.add("MatMul", ones, new.transposed(value, order))
-    total = new.add("Gather", product, new.constant(np.array(0, dtype=np.int64)), axis=len(order) - 2)
+    product = new.emit("MatMul", [ones, new.transposed(value, order)])
+    total = new.emit("Gather", [product, new.constant(np.array(0, dtype=np.int64))], axis=len(order) - 2)
     if columns is None:
-        return new.add("Squeeze", total, new.constant([len(others)]))
+        return new.squeezed(total, [len(others)])
     kept = [other for other in order if other != axis]
     return new.transposed(total, [kept.index(other) for other in others])
 
 
-def rewritten_product(node: ir.Node, facts: GraphFacts) -> Replacement | None:
+def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """A MatMul in parts of `PART` numbers, or of two equal rows or columns, of which one is kept."""
-    left, right = node.inputs
-    if left is None or right is None:
-        return None
+    left, right = node.input
     first, second = facts.axes(left), facts.axes(right)
     if first is None or second is None or len(first) < 2 or len(second) < 2 or facts.is_constant(right):
         return None
     inner, rows, columns = first[-1], first[-2], second[-1]
-    new = Replacement(node)
+    new = Replacement(node, facts)
     if inner.fixed and inner.size > PART and not columns.fixed:
-        return new.gives(_in_parts(new, left, right, (len(first), len(second)), inner.size))
+        return new.gives(_in_parts(new, facts, (len(first), len(second)), inner.size))
     if not inner.fixed and (facts.every or inner.size % LANES):
         single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
         if any(single):
             return new.gives(_of_two(new, left, right, single))
     if len(first) == len(second) == 2 and not rows.fixed and rows.size == 1:
         zero = new.constant([0])
-        more = new.add("Concat", left, new.add("Slice", left, zero, new.constant([1]), zero), axis=0)
-        return new.gives(new.add("Slice", new.add("MatMul", more, right), zero, new.constant([-1]), zero))
+        more = new.emit("Concat", [left, new.emit("Slice", [left, zero, new.constant([1]), zero])], axis=0)
+        return new.gives(new.emit("Slice", [new.emit("MatMul", [more, right]), zero, new.constant([-1]), zero]))
     return None
 
 
-def _in_parts(new: Replacement, left: ir.Value, right: ir.Value, ranks: tuple[int, int], inner: int) -> ir.Value:
+def _in_parts(new: Replacement, facts: GraphFacts, ranks: tuple[int, int], inner: int) -> str:
+    """The sum of products over at most `PART` numbers each."""
+    left, right = new.replaced[0].input
     sizes = [PART] * (inner // PART) + ([inner % PART] if inner % PART else [])
     split = new.constant(sizes)
-    lefts = new.add_outputs("Split", (left, split), len(sizes), axis=ranks[0] - 1)
-    before = right.producer()
-    perm = list(before.attributes["perm"].as_ints()) if before is not None and before.op_type == "Transpose" else []
+    lefts = new.emit_outputs("Split", [left, split], len(sizes), axis=ranks[0] - 1)
+    before = facts.producers.get(right)
+    perm = attributes_of(before).get("perm") if before is not None and before.op_type == "Transpose" else None
     if before is not None and perm:
         # Each part is transposed, and not the whole: onnxruntime computes such a product without a transposition.
-        parts = new.add_outputs("Split", (before.inputs[0], split), len(sizes), axis=perm[ranks[1] - 2])
-        rights = [new.add("Transpose", part, perm=perm) for part in parts]
+        parts = new.emit_outputs("Split", [before.input[0], split], len(sizes), axis=perm[ranks[1] - 2])
+        rights = [new.emit("Transpose", [part], perm=perm) for part in parts]
     else:
-        rights = [*new.add_outputs("Split", (right, split), len(sizes), axis=ranks[1] - 2)]
-    return new.total([new.add("MatMul", *pair) for pair in zip(lefts, rights, strict=True)])
+        rights = new.emit_outputs("Split", [right, split], len(sizes), axis=ranks[1] - 2)
+    return new.total([new.emit("MatMul", pair) for pair in zip(lefts, rights, strict=True)])
 
 
-def _of_two(new: Replacement, left: ir.Value, right: ir.Value, single: tuple[bool, bool]) -> ir.Value:
+def _of_two(new: Replacement, left: str, right: str, single: tuple[bool, bool]) -> str:
     """The product with its one row twice, if it has one only, and its one column twice."""
     if single[0]:
-        left = new.add("Concat", left, left, axis=-2)
+        left = new.emit("Concat", [left, left], axis=-2)
     if single[1]:
-        right = new.add("Concat", right, right, axis=-1)
-    product = new.add("MatMul", left, right)
+        right = new.emit("Concat", [right, right], axis=-1)
+    product = new.emit("MatMul", [left, right])
     axes = [axis for axis, is_single in zip((-2, -1), single, strict=True) if is_single]
     starts, ends = new.constant([0] * len(axes)), new.constant([1] * len(axes))
-    return new.add("Slice", product, starts, ends, new.constant(axes))
+    return new.emit("Slice", [product, starts, ends, new.constant(axes)])
 
 
 _ROWS: Final = {0: 1, 4: 0, 5: 1}
@@ -167,66 +163,64 @@ _ROWS: Final = {0: 1, 4: 0, 5: 1}
 _ROWS_OF_OUTPUT: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
 
 
-def rewritten_rnn(node: ir.Node, facts: GraphFacts) -> Replacement | None:
+def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """An RNN over one more row, a copy of the first, so that it never runs with one row only."""
-    if node.attributes.get_int("layout", 0):
+    if attributes_of(node).get("layout", 0):
         return None
-    new = Replacement(node)
+    new = Replacement(node, facts)
     zero, one, last = new.constant([0]), new.constant([1]), new.constant([-1])
-    inputs = list(node.inputs)
+    inputs = list(node.input)
     for index, axis in _ROWS.items():
-        value = inputs[index] if index < len(inputs) else None
-        if value is not None:
-            first = new.add("Slice", value, zero, one, new.constant([axis]))
-            inputs[index] = new.add("Concat", value, first, axis=axis)
-    outputs = new.add_outputs("RNN", inputs, len(node.outputs))
-    new.nodes[-1].attributes.update(node.attributes)
-    kept = [
-        new.add("Slice", output, zero, last, new.constant([axis]))
-        for output, axis in zip(outputs, _ROWS_OF_OUTPUT, strict=False)
+        if any(inputs[index : index + 1]):
+            first = new.emit("Slice", [inputs[index], zero, one, new.constant([axis])])
+            inputs[index] = new.emit("Concat", [inputs[index], first], axis=axis)
+    longer = new.copy(node, inputs, beside="of_one_more_row")
+    own_rows = [
+        output and new.emit("Slice", [output, zero, last, new.constant([axis])])
+        for output, axis in zip(longer, _ROWS_OF_OUTPUT, strict=False)
     ]
-    return new.gives(*kept)
+    return new.gives(*own_rows)
 
 
-def rewritten_function(node: ir.Node, facts: GraphFacts) -> Replacement | None:
+def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """Log, Softplus and Mish through ReduceLogSum; other functions over a tensor that ends in numbers of no use."""
-    (value,), axes = node.inputs, facts.axes(node.inputs[0])
-    if value is None or axes is None or all(axis.fixed for axis in axes):
+    (value,), axes = node.input, facts.axes(node.input[0])
+    if axes is None or all(axis.fixed for axis in axes):
         return None
     if not facts.every and math.prod(axis.size for axis in axes) % LANES == 0:
         return None
-    new = Replacement(node)
+    new = Replacement(node, facts)
 
-    def log(value: ir.Value) -> ir.Value:
+    def log(value: str) -> str:
         """The logarithm of a sum of one number, which is computed number by number."""
-        column, last = new.add("Unsqueeze", value, new.constant([len(axes)])), [len(axes)]
+        column, last = new.unsqueezed(value, [len(axes)]), [len(axes)]
         if facts.opset >= AXES_ARE_INPUTS:
-            return new.add("ReduceLogSum", column, new.constant(last), keepdims=0)
-        return new.add("ReduceLogSum", column, axes=last, keepdims=0)
+            return new.emit("ReduceLogSum", [column, new.constant(last)], keepdims=0)
+        return new.emit("ReduceLogSum", [column], axes=last, keepdims=0)
 
     if node.op_type == "Log":
         return new.gives(log(value))
     if node.op_type in ("Softplus", "Mish"):  # `max(x, 0) + log(1 + exp(-|x|))`, which cannot overflow
-        smaller = new.add("Exp", new.add("Neg", new.add("Abs", value)))
+        smaller = new.emit("Exp", [new.emit("Neg", [new.emit("Abs", [value])])])
         one = new.constant(np.array(1, dtype=np.float32))
-        softplus = new.add("Add", new.add("Relu", value), log(new.add("Add", smaller, one)))
+        softplus = new.emit("Add", [new.emit("Relu", [value]), log(new.emit("Add", [smaller, one]))])
         mish = node.op_type == "Mish"
-        return new.gives(new.add("Mul", value, new.add("Tanh", softplus)) if mish else softplus)
+        return new.gives(new.emit("Mul", [value, new.emit("Tanh", [softplus])]) if mish else softplus)
     # With so many ones behind them, no number of the tensor falls into the kernel's scalar tail.
     more = np.ones(MOST_LANES - 1, dtype=np.float32)
-    flat = new.add("Reshape", value, new.constant([-1]))
-    longer = new.add(node.op_type, new.add("Concat", flat, new.constant(more), axis=0))
+    flat = new.emit("Reshape", [value, new.constant([-1])])
+    longer = new.emit(node.op_type, [new.emit("Concat", [flat, new.constant(more)], axis=0)])
     ends = (new.constant([0]), new.constant([-len(more)]))
-    return new.gives(new.add("Reshape", new.add("Slice", longer, *ends), new.add("Shape", value)))
+    return new.gives(new.emit("Reshape", [new.emit("Slice", [longer, *ends]), new.emit("Shape", [value])]))
 
 
 _MAX_OPERANDS: Final = 2
 
 
-def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
+def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """An Einsum of one or two values as sums, transpositions and a product; not one with an ellipsis or a diagonal."""
-    before, arrow, out = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
-    words, values = before.split(","), [value for value in node.inputs if value is not None]
+    before, arrow, out = attributes_of(node)["equation"].replace(" ", "").partition("->")
+    words, values = before.split(","), list(node.input)
     is_plain = all(word.isalpha() and len({*word}) == len(word) for word in (*words, out))
     if not arrow or not is_plain or len(words) > _MAX_OPERANDS or len(values) != len(words):
         return None
@@ -238,11 +232,11 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts) -> Replacement | None:
         sizes |= dict(zip(word, axes, strict=True))
     if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
         words, values = words[::-1], values[::-1]
-    new = Replacement(node)
+    new = Replacement(node, facts)
     is_summed = [bool(_alone(words, index, out)) for index in range(len(words))]
     for index, word in enumerate(words):
         if over := _alone(words, index, out):
-            values[index] = new.add("ReduceSum", values[index], new.constant([*map(word.index, over)]), keepdims=0)
+            values[index] = new.emit("ReduceSum", [values[index], new.constant([*map(word.index, over)])], keepdims=0)
             words[index] = "".join(letter for letter in word if letter not in over)
     if len(words) == 1:
         return new.gives(_in_order(new, values[0], words[0], out)) if facts.every or is_summed[0] else None
@@ -264,7 +258,7 @@ def _alone(words: Sequence[str], index: int, out: str) -> str:
     return "".join(letter for letter in words[index] if letter not in others and letter not in out)
 
 
-def _in_order(new: Replacement, value: ir.Value, word: str, out: str) -> ir.Value:
+def _in_order(new: Replacement, value: str, word: str, out: str) -> str:
     return new.transposed(value, [word.index(letter) for letter in out])
 
 
@@ -280,17 +274,17 @@ def _may_lose_bits_in_product(sizes: Mapping[str, MeasuredAxis], batch: str, inn
 
 
 def _product(
-    new: Replacement, values: Sequence[ir.Value], words: Sequence[str], out: str, parts: tuple[str, str, str, str]
-) -> ir.Value:
+    new: Replacement, values: Sequence[str], words: Sequence[str], out: str, parts: tuple[str, str, str, str]
+) -> str:
     """A MatMul of two values by their letters: of both and the result, summed over, of the first, and of the second."""
     batch, inner, left, right = parts
     factors = []
     for value, word, letters in zip(values, words, ((left, inner), (inner, right)), strict=True):
         factor = _in_order(new, value, word, batch + "".join(letters))
         missing = [axis for axis, letter in zip((-2, -1), letters, strict=True) if not letter]
-        factors.append(new.add("Unsqueeze", factor, new.constant(missing)) if missing else factor)
-    product = new.add("MatMul", *factors)
+        factors.append(new.unsqueezed(factor, missing) if missing else factor)
+    product = new.emit("MatMul", [*factors])
     added = [axis for axis, letters in ((-2, left), (-1, right)) if not letters]
     if added:
-        product = new.add("Squeeze", product, new.constant(added))
+        product = new.squeezed(product, added)
     return _in_order(new, product, batch + left + right, out)

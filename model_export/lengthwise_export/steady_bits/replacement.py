@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import NodeProto, numpy_helper
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 from lengthwise_export.onnx_graphs.probing import open_recording_session
+from lengthwise_export.onnx_graphs.protos import constants_of, keep_needed, names_in, opset_of, refill
 
 _MORE_ROWS: Final = 3
 _MORE_STEPS: Final = 24  # of the larger batch: an axis of steps is longer there after every usual stride
@@ -37,40 +39,46 @@ class MeasuredAxis:
 
 
 class GraphFacts:
-    """The facts of one graph, whose `model` may be edited."""
+    """What is known of one graph, which stays as it is while its rewrites are collected. A value is its name."""
 
-    def __init__(self, graph: onnx.ModelProto, manifest: Manifest, *, every: bool) -> None:
+    def __init__(self, model: onnx.ModelProto, manifest: Manifest, *, every: bool) -> None:
+        graph = model.graph
         self.every = every  # whether operators are replaced at sizes too where they were not seen to lose bits
-        self.model = ir.from_proto(graph)
-        self.opset = self.model.opset_imports.get("", 0)
-        self._measured = _measured(graph, manifest)
-        self._constant: dict[int, bool] = {}
+        self.opset = opset_of(model)
+        self.names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
+        self.names |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        self.producers = {name: node for node in graph.node for name in node.output}
+        self.outputs = {value.name for value in graph.output}
+        self.two_axes: dict[str, str] = {}  # by a value without the second axis, the one with it: see `convolutions`
+        self._graph = graph
+        self._measured = _measured(model, manifest)
+        self._constants = constants_of(graph)
+        self._constant: dict[str, bool] = {}
 
-    def axes(self, value: ir.Value | None) -> tuple[MeasuredAxis, ...] | None:
+    def users(self, name: str) -> list[NodeProto]:
+        """The nodes that take a value, or have a graph inside that does."""
+        return [node for node in self._graph.node if name in names_in([node])]
+
+    def axes(self, name: str) -> tuple[MeasuredAxis, ...] | None:
         """The axes of a float32 value; None for another one, or one without measured sizes."""
-        if value is None:
-            return None
-        constant = self.constant(value)
+        constant = self.constant(name)
         if constant is not None:
             fixed = tuple(MeasuredAxis(size, fixed=True) for size in constant.shape)
             return fixed if constant.dtype == np.float32 else None
-        return self._measured.get(value.name or "")
+        return self._measured.get(name)
 
-    def constant(self, value: ir.Value | None) -> NDArray[Any] | None:
+    def constant(self, name: str) -> NDArray[Any] | None:
         """The content, of any shape, of an initializer or of a Constant node."""
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
-        return None if tensor is None else tensor.numpy()
+        return numpy_helper.to_array(self._constants[name]) if name in self._constants else None
 
-    def is_constant(self, value: ir.Value) -> bool:
+    def is_constant(self, name: str) -> bool:
         """Whether a value depends on no input of the graph: onnxruntime computes it when it loads the graph."""
-        if id(value) not in self._constant:
-            node = value.producer()
-            self._constant[id(value)] = (
-                ir.convenience.get_const_tensor(value) is not None
-                if node is None
-                else all(self.is_constant(each) for each in node.inputs if each is not None)
-            )
-        return self._constant[id(value)]
+        if name not in self._constant:
+            node = self.producers.get(name)
+            inputs = [] if node is None else [each for each in names_in([node]) if each]
+            is_known = name in self._constants
+            self._constant[name] = is_known or (node is not None and all(map(self.is_constant, inputs)))
+        return self._constant[name]
 
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
@@ -117,80 +125,33 @@ LANES: Final = 4  # the numbers that sums, functions and products of one row tak
 MOST_LANES: Final = 16  # the most numbers that a processor computes at once, in float32
 
 
-@dataclass(slots=True)
-class Replacement:
-    """New nodes in order of execution, and their outputs, which replace those of other nodes."""
+class Replacement(NodeWriter):
+    """New nodes in order of execution that stand for one node, or for it and some behind it."""
 
-    replaced: ir.Node
-    nodes: list[ir.Node] = field(default_factory=list)
-    # The values that are replaced, outputs of `replaced` or of nodes behind it
-    olds: list[ir.Value] = field(default_factory=list)
-    news: list[ir.Value] = field(default_factory=list)  # The values that replace them
-    also: list[ir.Node] = field(default_factory=list)  # Nodes behind `replaced` that go with it
-    weights: list[ir.Value] = field(default_factory=list)
+    def __init__(self, node: NodeProto, facts: GraphFacts) -> None:
+        super().__init__(facts.names, f"{node.name or node.output[0]}/", node.metadata_props)
+        self.replaced = [node]
 
-    def add(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """Adds a node with one output."""
-        return self.add_outputs(operator, inputs, 1, **attributes)[0]
-
-    def add_outputs(
-        self, operator: str, inputs: Sequence[ir.Value | None], outputs: int, **attributes: Any
-    ) -> Sequence[ir.Value]:
-        """Adds a node with several outputs."""
-        name = f"{self.replaced.name or self.replaced.outputs[0].name}/{operator}_{len(self.nodes)}"
-        metadata = dict(self.replaced.metadata_props)
-        node = ir.node(
-            operator, list(inputs), attributes or None, num_outputs=outputs, name=name, metadata_props=metadata
-        )
-        for number, value in enumerate(node.outputs):
-            value.name = name if outputs == 1 else f"{name}:{number}"
-        self.nodes.append(node)
-        return node.outputs
-
-    def constant(self, numbers: NDArray[Any] | Sequence[int]) -> ir.Value:
-        """A small constant in the shape of `numbers`; int64 if it is not an array."""
-        array = numbers if isinstance(numbers, np.ndarray) else np.array(numbers, dtype=np.int64)
-        return self.add("Constant", value=ir.tensor(array))
-
-    def weight(self, array: NDArray[Any], name: str) -> ir.Value:
-        """A new initializer in the shape of `array`."""
-        self.weights.append(ir.val(name, const_value=ir.tensor(array, name=name)))
-        return self.weights[-1]
-
-    def transposed(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
-        """The value with its axes in this order."""
-        return value if list(order) == sorted(order) else self.add("Transpose", value, perm=list(order))
-
-    def total(self, parts: Iterable[ir.Value]) -> ir.Value:
+    def total(self, parts: Iterable[str]) -> str:
         """The sum of values, added one after the other."""
-        return functools.reduce(lambda total, part: self.add("Add", total, part), parts)
+        return functools.reduce(lambda total, part: self.emit("Add", [total, part]), parts)
 
-    def gives(self, *values: ir.Value) -> Replacement:
-        """Says what replaces the outputs of the replaced node."""
-        self.olds, self.news = list(self.replaced.outputs)[: len(values)], list(values)
+    def gives(self, *values: str) -> Replacement:
+        """Gives the names of the outputs of the last replaced node to new values, which others then take."""
+        new = {name for node in self.nodes for name in node.output}
+        values = tuple(name if name in new else self.emit("Identity", [name]) for name in values)
+        names = dict(zip(values, self.replaced[-1].output, strict=False))
+        for node in self.nodes:
+            for field in (node.input, node.output):
+                field[:] = [names.get(name, name) for name in field]
         return self
 
-    def put_into(self, graph: ir.Graph) -> None:
-        """Replaces the nodes in the graph."""
-        self._rename_apart(graph)
-        for old, new in zip(self.olds, self.news, strict=True):
-            # The measured sizes are known by name, and a value that is an output of the graph keeps its name.
-            new.name, new.type, new.shape = old.name, old.type, old.shape
-        ir.convenience.replace_all_uses_with(self.olds, self.news, replace_graph_outputs=True)
-        for value in self.weights:
-            graph.register_initializer(value)
-        last = [self.replaced, *self.also][-1]
-        graph.insert_after(last, self.nodes)
-        graph.remove([*self.also[::-1], self.replaced], safe=True)
 
-    def _rename_apart(self, graph: ir.Graph) -> None:
-        """Makes the names of new nodes and values differ from all others."""
-        nodes = {node.name for node in graph}
-        values = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
-        values |= {value.name for value in graph.inputs}
-        new_values = [*(value for node in self.nodes for value in node.outputs), *self.weights]
-        for taken, ones in ((nodes, self.nodes), (values, new_values)):
-            for one in ones:
-                while one.name in taken:
-                    one.name = f"{one.name}_"
-                taken.add(one.name)
+def put_into(model: onnx.ModelProto, replacements: Sequence[Replacement]) -> None:
+    """Replaces nodes of a graph, each behind the last one that goes with it."""
+    behind = {id(new.replaced[-1]): new.nodes for new in replacements}
+    gone = {id(node) for new in replacements for node in new.replaced}
+    old = list(model.graph.node)
+    refill(model.graph.node, [each for node in old for each in behind.get(id(node), [node] * (id(node) not in gone))])
+    model.graph.initializer.extend(constant for new in replacements for constant in new.constants)
+    keep_needed(model.graph)

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx import NodeProto
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import Manifest
@@ -43,7 +43,7 @@ from lengthwise_export.steady_bits.operators import (
     rewritten_rnn,
     rewritten_sum,
 )
-from lengthwise_export.steady_bits.replacement import GraphFacts, Replacement
+from lengthwise_export.steady_bits.replacement import GraphFacts, Replacement, put_into
 
 _SEQUENCES: Final = 220
 _LONGEST: Final = 70
@@ -131,7 +131,7 @@ class _Optimized(OnnxSubject):
 
 _EXPANSIONS: Final = frozenset({"Einsum"})  # they become others which have rewrites of their own, so they come first
 
-Rewrite = Callable[[ir.Node, GraphFacts], Replacement | None]
+Rewrite = Callable[[NodeProto, GraphFacts], Replacement | None]
 """The nodes that replace one, whose bits do not depend on the batch; None where it keeps its bits, or must stay."""
 
 REWRITES: Final[Mapping[str, Rewrite]] = {
@@ -202,19 +202,19 @@ def rewrite(
     for kinds in (_EXPANSIONS, REWRITES.keys() - _EXPANSIONS):
         if opset_of(graph) < _LOWEST_OPSET or not any(node.op_type in kinds for node in graph.graph.node):
             continue
-        facts = GraphFacts(graph, manifest, every=every)
-        before = len(rewritten)
-        for node in list(facts.model.graph):
-            if node.domain not in OF_ONNX or node.op_type not in kinds or node.graph is None:
-                continue
-            replacement = REWRITES[node.op_type](node, facts)
+        changed, replacements = deepcopy(graph), []
+        facts = GraphFacts(changed, manifest, every=every)
+        for node in changed.graph.node:
+            is_known = node.domain in OF_ONNX and node.op_type in kinds
+            replacement = REWRITES[node.op_type](node, facts) if is_known else None
             if replacement is not None:
-                name = node.name or f"{node.op_type} giving {node.outputs[0].name}"
-                into = (new.op_type for new in replacement.nodes if new.op_type != "Constant")
-                rewritten.append(RewrittenOperator(name, node.op_type, tuple(into)))
-                replacement.put_into(facts.model.graph)
-        RemoveUnusedNodesPass()(facts.model)
-        graph = ir.to_proto(facts.model) if len(rewritten) > before else graph
+                name = node.name or f"{node.op_type} giving {node.output[0]}"
+                into = tuple(new.op_type for new in replacement.nodes)
+                rewritten.append(RewrittenOperator(name, node.op_type, into))
+                replacements.append(replacement)
+        if replacements:
+            put_into(changed, replacements)
+            graph = changed
     return graph, rewritten
 
 

@@ -90,7 +90,7 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     picked = mender.take(value, axis, mender.writer.per_row(flat), mender.fixed(flat.shape[1]))
     if index.shape:
         return picked
-    return picked.called(mender.squeezed(picked.name, [picked.starts()[axis]]), groups=groups)
+    return picked.called(mender.writer.squeezed(picked.name, [picked.starts()[axis]]), groups=groups)
 
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
@@ -110,10 +110,10 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
     row_added = value.row_added or index.row_added
     if index.row_added and not value.row_added and axis != 0:
         front = [dim, *(at for at in range(len(value.axes)) if at != dim)]
-        name = mender.emit("Gather", [mender.transposed(value.name, front), index.name], axis=0)
+        name = mender.emit("Gather", [mender.writer.transposed(value.name, front), index.name], axis=0)
         count = len(index.axes) + 1
         order = [0, *range(count, count + dim), *range(1, count), *range(count + dim, count + len(value.axes) - 1)]
-        name = mender.transposed(name, order)
+        name = mender.writer.transposed(name, order)
     else:
         name = mender.emit("Gather", [value.name, index.name], axis=dim)
     return value.called(name, groups=groups, row_added=row_added, zeroed=False)
@@ -146,10 +146,10 @@ def _gather_nd(mender: Mender) -> None:
         f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis",
     )
     if isinstance(index, Numbers):
-        name = mender.squeezed(index.name, [len(index.shape) - 1])
+        name = mender.writer.squeezed(index.name, [len(index.shape) - 1])
         mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))
         return
-    name = mender.squeezed(index.name, [len(index.axes) + index.row_added - 1])
+    name = mender.writer.squeezed(index.name, [len(index.axes) + index.row_added - 1])
     mender.set(_gathered_by_data(mender, value, 0, index.called(name, groups=index.groups[:-1])))
 
 
@@ -180,10 +180,10 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
     )
     _, size = mender.single(value, 1)
     groups = index.groups[:-1]
-    picked = Ragged(mender.squeezed(index.name, [len(groups)]), index.dtype, groups)
+    picked = Ragged(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
     picked = _from_the_end(mender, picked, size) if size.is_time else picked
     picked = mender.masked(picked, [dim for dim, _ in picked.times()], 0)
-    name = mender.emit("GatherND", [value.name, mender.unsqueezed(picked.name, [len(groups)])], batch_dims=1)
+    name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(picked.name, [len(groups)])], batch_dims=1)
     return value.called(name, groups=(*groups, *value.groups[2:]), zeroed=False)
 
 
@@ -206,7 +206,7 @@ def _gather_elements(mender: Mender) -> None:
     indices = mender.masked(indices, [at for at, _ in indices.times()], 0)
     if indices.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part
         shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.axes))], axis=0)
-        name = mender.emit("Expand", [mender.unsqueezed(value.name, [0]), shape])
+        name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])
         value, dim = value.called(name, row_added=True), dim + 1
     name = mender.emit("GatherElements", [value.name, indices.name], axis=dim)
     mender.set(value.called(name, groups=index.groups, zeroed=False))

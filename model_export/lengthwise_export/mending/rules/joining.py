@@ -37,7 +37,7 @@ def _concat(mender: Mender) -> None:
         mender.set(joined)
         return
     mender.causes.append("what follows the steps comes behind the padding")
-    index = base = mender.unsqueezed(mender.writer.positions(out), [0])
+    index = base = mender.writer.unsqueezed(mender.writer.positions(out), [0])
     end = np.zeros(mender.count, np.int64)
     for size in sizes[:-1]:
         end = end + size.alone
@@ -45,7 +45,7 @@ def _concat(mender: Mender) -> None:
             own = mender.writer.column(end)
             padding = mender.emit("Sub", [mender.writer.at_width(size), mender.writer.per_row(size.alone)])
             behind = mender.emit("GreaterOrEqual", [base, own])
-            moved = mender.emit("Mul", [mender.cast(behind, INT64), mender.unsqueezed(padding, [1])])
+            moved = mender.emit("Mul", [mender.cast(behind, INT64), mender.writer.unsqueezed(padding, [1])])
             index = mender.emit("Add", [index, moved])
     mender.set(mender.take(joined, axis, index, out))
 
@@ -130,7 +130,7 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
     ends = mender.writer.column(size.alone)
     last = mender.emit("Sub", [ends, mender.writer.constant([1])])
-    index = mender.unsqueezed(mender.writer.positions(out), [0])
+    index = mender.writer.unsqueezed(mender.writer.positions(out), [0])
     index = mender.emit("Sub", [index, mender.writer.constant([before])]) if before else index
     if mode == "edge":
         index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])

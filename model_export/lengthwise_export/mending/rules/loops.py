@@ -73,7 +73,7 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
     if len(group) == 1:
         return ends
     # Rows that are merged with another axis: each row's own length, again for each of its parts.
-    single = mender.unsqueezed(ends, [dim for dim, size in enumerate(group) if not size.is_rows])
+    single = mender.writer.unsqueezed(ends, [dim for dim, size in enumerate(group) if not size.is_rows])
     return mender.emit("Reshape", [mender.shaped("Expand", single, group), mender.writer.constant([-1])])
 
 
@@ -165,7 +165,7 @@ def _scan(mender: Mender) -> None:
     mender.causes.append("it runs on through the padding, or begins in it")
     masked = _with_valid_steps_only(mender, body, states, len(values[0].groups))
     # [steps, rows]: true at each row's own steps.
-    mask = mender.transposed(mender.writer.mask(time), (1, 0))
+    mask = mender.writer.transposed(mender.writer.mask(time), (1, 0))
     mender.refuse_if(any(directions) and not all(directions), "scans in both directions at once")
     names = mender.copy(
         [*(value.name for value in values), mask],
@@ -232,7 +232,7 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
     for name, inside in ends.items():
         result, axis = (last[0 if inside in cell.states else 1], 0) if name in finals else (every, 1)
         groups = tuple(group for at, group in enumerate(result.groups) if at != axis)
-        mender.values[name] = result.called(mender.squeezed(result.name, [axis]), groups=groups)
+        mender.values[name] = result.called(mender.writer.squeezed(result.name, [axis]), groups=groups)
     return True
 
 
@@ -270,7 +270,7 @@ def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragge
     for state in (cell.state, cell.memory):
         if state is not None:
             start = starts[state]
-            whole = mender.unsqueezed(start.name, [0])
+            whole = mender.writer.unsqueezed(start.name, [0])
             zero = _is_zero(mender, start.name)
             inputs.append("" if zero else mender.named(start.called(whole, groups=((mender.one,), *start.groups))))
     while not inputs[-1]:

@@ -81,7 +81,9 @@ def with_keepdims(mender: Mender, value: Ragged, axes: Sequence[int], rank: int)
     left = iter(value.groups)
     groups = tuple((mender.one,) if axis in axes else next(left) for axis in range(rank))
     result = value.called(value.name, groups=groups)
-    return value.called(mender.unsqueezed(value.name, [result.starts()[axis] for axis in sorted(axes)]), groups=groups)
+    return value.called(
+        mender.writer.unsqueezed(value.name, [result.starts()[axis] for axis in sorted(axes)]), groups=groups
+    )
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")

@@ -159,7 +159,7 @@ class _Regrouping:
         order.insert(at, order.pop(start))
         self._atoms = [atoms[index] for index in order]
         groups = tuple((whole,) for _, whole in self._atoms)
-        self.value = value.called(mender.transposed(value.name, order), groups=groups)
+        self.value = value.called(mender.writer.transposed(value.name, order), groups=groups)
 
     def _refuse(self, why: str) -> NoReturn:
         self._mender.refuse(f"reshapes {_text(self.value.groups)} into {_text(singles(self._sizes))}{why}")
@@ -183,7 +183,7 @@ def _squeeze(mender: Mender) -> None:
     mender.refuse_if(
         not all(is_one(value.groups[axis]) for axis in axes), "removes an axis that does not have size 1 in a batch"
     )
-    name = mender.squeezed(value.name, [dim for axis in axes for dim in value.indexes(axis)])
+    name = mender.writer.squeezed(value.name, [dim for axis in axes for dim in value.indexes(axis)])
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
     mender.set(value.called(name, groups=groups))
 
@@ -195,7 +195,7 @@ def _unsqueeze(mender: Mender) -> None:
     new = sorted(axis % rank for axis in axes)
     left = iter(value.groups)
     wider = value.called(value.name, groups=tuple((mender.one,) if axis in new else next(left) for axis in range(rank)))
-    mender.set(wider.called(mender.unsqueezed(value.name, [wider.starts()[axis] for axis in new])))
+    mender.set(wider.called(mender.writer.unsqueezed(value.name, [wider.starts()[axis] for axis in new])))
 
 
 def _atoms_of(mender: Mender, table: Table) -> Group:
@@ -218,7 +218,7 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     rank = max(len(tables), value.rank)
     tables = [np.ones((2, mender.count), np.int64)] * (rank - len(tables)) + [*tables]
     at = int(value.row_added)
-    name = mender.unsqueezed(value.name, range(at, at + rank - value.rank))
+    name = mender.writer.unsqueezed(value.name, range(at, at + rank - value.rank))
     groups: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
     parts: list[Size | None] = [None] * at
     split: list[int] = []
@@ -235,12 +235,12 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
         at += len(groups[axis])
     are_rows = [size.is_rows for group in groups for size in group]
     mender.refuse_if(sum(are_rows) > 1, CROSSES_ROWS)
-    name = mender.unsqueezed(name, split)
+    name = mender.writer.unsqueezed(name, split)
     moved_rows = value.row_added and any(are_rows)
     if moved_rows:  # each row has its own value: its axis of rows moves to where the original has it
         dim = are_rows.index(True)
-        name = mender.squeezed(name, [dim + 1])
-        name = mender.transposed(name, [*range(1, dim + 1), 0, *range(dim + 1, len(are_rows))])
+        name = mender.writer.squeezed(name, [dim + 1])
+        name = mender.writer.transposed(name, [*range(1, dim + 1), 0, *range(dim + 1, len(are_rows))])
         parts = parts[1:]
     if any(part is not None for part in parts):
         name = mender.shaped("Expand", name, parts)
@@ -261,7 +261,7 @@ def _tile(mender: Mender) -> None:
         if count != 1 and len(group) == 1 and group[0].is_time:
             mender.causes.append("it repeats the padding together with the steps")
             own, out = mender.writer.column(group[0].alone), Size(group[0].table * count)
-            indices = mender.emit("Mod", [mender.unsqueezed(mender.writer.positions(out), [0]), own])
+            indices = mender.emit("Mod", [mender.writer.unsqueezed(mender.writer.positions(out), [0]), own])
             value = mender.take(value, axis, indices, out, clip=False)
             counts[axis] = 1
         elif count != 1 and (len(group) != 1 or group[0].fixed is None):

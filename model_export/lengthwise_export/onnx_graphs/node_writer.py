@@ -1,0 +1,97 @@
+"""Writes new nodes and constants into a graph of ONNX, under names that the graph does not have yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, StringStringEntryProto, TensorProto, helper, numpy_helper
+
+from lengthwise_export.onnx_graphs.protos import refill
+
+
+class NodeWriter:
+    """New nodes in order of execution, and new constants. A value is its name."""
+
+    def __init__(self, names: set[str], stem: str, metadata: Iterable[StringStringEntryProto] = ()) -> None:
+        """Writes under names that begin with `stem` and are not in `names`, which they are added to.
+
+        Args:
+            names: The names of all values and nodes of the graph.
+            stem: What each new name begins with.
+            metadata: The metadata of each new node, such as its line of code.
+        """
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self._names, self._stem, self._metadata = names, stem, tuple(metadata)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def name(self, stem: str) -> str:
+        """A name that nothing has: the stem, with a number if something has that name."""
+        name, count = stem, 1
+        while name in self._names:
+            count += 1
+            name = f"{stem}_{count}"
+        self._names.add(name)
+        return name
+
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Adds a node with one output, and returns the output's name."""
+        return self.emit_outputs(kind, inputs, 1, **attributes)[0]
+
+    def emit_outputs(self, kind: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        """Adds a node with `count` outputs, and returns their names."""
+        names = [self.name(f"{self._stem}{kind.lower()}") for _ in range(count)]
+        node = helper.make_node(kind, list(inputs), names, name=self.name(f"{names[0]}_node"), **attributes)
+        node.metadata_props.extend(self._metadata)
+        self.nodes.append(node)
+        return names
+
+    def copy(
+        self, node: NodeProto, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
+    ) -> list[str]:
+        """Adds a node again with other inputs and attributes, and returns the names of its outputs.
+
+        Args:
+            node: The node, which stays as it is.
+            inputs: The inputs of the copy.
+            drop: The names of attributes that the copy does not get.
+            beside: What the names of a copy end in that stands beside the node; else it stands for the node.
+            **attributes: The attributes of the copy that the node does not have, or with other values.
+        """
+        copied = deepcopy(node)
+        copied.input[:] = inputs
+        same = [attribute for attribute in copied.attribute if attribute.name not in {*attributes, *drop}]
+        refill(copied.attribute, [*same, *(helper.make_attribute(name, value) for name, value in attributes.items())])
+        if beside:
+            copied.output[:] = [self.name(f"{name}_{beside}") if name else "" for name in copied.output]
+            copied.name = self.name(f"{copied.name}_{beside}")
+        self.nodes.append(copied)
+        return list(copied.output)
+
+    def constant(self, array: NDArray[Any] | np.generic | Sequence[int] | float, dtype: Any = None) -> str:
+        """The name of an initializer with these numbers, in their shape; int64 by default for integers."""
+        tensor = np.asarray(array, dtype=dtype)
+        if dtype is None and np.issubdtype(tensor.dtype, np.integer):
+            tensor = tensor.astype(np.int64)
+        key = (str(tensor.dtype), tensor.shape, tensor.tobytes())
+        if key not in self._constants:
+            name = self.name(f"{self._stem}constant")
+            self.constants.append(numpy_helper.from_array(np.array(tensor, order="C"), name))
+            self._constants[key] = name
+        return self._constants[key]
+
+    def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
+        """The tensor with axes of size 1 at these axes of the result."""
+        return self.emit("Unsqueeze", [name, self.constant(list(axes))]) if axes else name
+
+    def squeezed(self, name: str, axes: Sequence[int]) -> str:
+        """The tensor without these axes, which have size 1."""
+        return self.emit("Squeeze", [name, self.constant(list(axes))]) if axes else name
+
+    def transposed(self, name: str, order: Sequence[int]) -> str:
+        """The tensor with its axes in this order."""
+        return name if list(order) == sorted(order) else self.emit("Transpose", [name], perm=list(order))
