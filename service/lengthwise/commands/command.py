@@ -75,8 +75,8 @@ class Command(click.Command):
                 if extra is not None:
                     end(extra, NOT_CHECKED)
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
-                place = "" if error.filename is None else f"{error.filename}: "
-                end(f"{place}{error.strerror}", NOT_CHECKED)
+                path = "" if error.filename is None else f"{error.filename}: "
+                end(f"{path}{error.strerror}", NOT_CHECKED)
             traceback.print_exc()
             end("this is a bug in lengthwise, not in its input", NOT_CHECKED)
         finally:

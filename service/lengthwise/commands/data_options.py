@@ -47,7 +47,7 @@ class DataOptions(Options):
 
     @property
     def reading(self) -> Reading:
-        """How the file is read; what is taken as what is told on stderr."""
+        """How the file is read; the role of each column is reported on stderr."""
         return reading_of(self.columns, channels_first=self.channels_first, padding=self.padding)
 
 
@@ -67,8 +67,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds these flags to a command, which gets what they say as the argument `reading`."""
 
     @functools.wraps(command)
-    def run(**given: Any) -> Any:
-        chosen = DataOptions(**{name: given.pop(name) for name in DataOptions.model_fields})
-        return command(reading=chosen.reading, **given)
+    def run(**values: Any) -> Any:
+        chosen = DataOptions(**{name: values.pop(name) for name in DataOptions.model_fields})
+        return command(reading=chosen.reading, **values)
 
     return add_flags(DataOptions.model_fields)(run)

@@ -46,11 +46,11 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
         raise ConfigurationError(f"say which version: lengthwise alias {model} {alias} VERSION")
     if alias is None and not model.is_dir():
         raise ConfigurationError(f"{model} is not a folder: name a model as MODELS/NAME")
-    found = aliases.read(model) if alias is None else aliases.set_alias(model, alias, version)
+    current = aliases.read(model) if alias is None else aliases.set_alias(model, alias, version)
     if as_json:
-        click.echo(orjson.dumps(dict(found)))
+        click.echo(orjson.dumps(dict(current)))
     else:
-        click.echo("\n".join(f"{name}: {number}" for name, number in sorted(found.items())) or "no aliases")
+        click.echo("\n".join(f"{name}: {number}" for name, number in sorted(current.items())) or "no aliases")
 
 
 @click.command(cls=Command, epilog="The exit code is 0 where nothing has drifted, 1 where something has.")
@@ -82,18 +82,18 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
 
     champion = aliases.read(model).get(aliases.CHAMPION)
     manifest = Manifest.read(model_directory(model if champion is None else model / str(champion)))
-    found = recorded.report(records, manifest)
+    report = recorded.report(records, manifest)
     if as_json:
-        click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2))
     else:
-        shown = Table(title=f"{found.counts.sequences} records of {manifest.key} beside its training data")
+        table = Table(title=f"{report.counts.sequences} records of {manifest.key} beside its training data")
         for column in ("what", "PSI", "limit", ""):
-            shown.add_column(column, justify="left" if column in ("what", "") else "right")
-        for what, psi in found.drift.items():
-            limit = found.profile.limits.of(what)
-            shown.add_row(name_of(what, manifest), f"{psi:.3f}", f"{limit:.3f}", "drifted" if psi > limit else "")
-        Console().print(shown)
-    if found.drifted:
+            table.add_column(column, justify="left" if column in ("what", "") else "right")
+        for figure, psi in report.drift.items():
+            limit = report.profile.limits.of(figure)
+            table.add_row(name_of(figure, manifest), f"{psi:.3f}", f"{limit:.3f}", "drifted" if psi > limit else "")
+        Console().print(table)
+    if report.drifted:
         raise click.exceptions.Exit(1)
 
 

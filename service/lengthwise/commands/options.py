@@ -3,7 +3,7 @@
     max_length: int = Field(default=1024, ge=1, description="Longest sequence tried.")
 
 `@flags(CheckOptions)` gives a command the flag `--max-length`, `@keywords(CheckOptions)` a function the keyword
-`max_length`. Both call the function with a `CheckOptions` as `options`; what was given is in its `model_fields_set`.
+`max_length`. Both call the function with a `CheckOptions` as `options`; which were set is in its `model_fields_set`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WrongOptions(ConfigurationError):
     """Options that are unknown, of the wrong type or out of bounds; `named` is the form of a name in the message."""
 
     def __init__(self, error: ValidationError, named: Callable[[str], str] = str) -> None:
-        super().__init__(_told(error, named))
+        super().__init__(_messages(error, named))
         self.error = error
 
 
@@ -62,9 +62,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    def __init__(self, /, **given: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
-            super().__init__(**{name: _plain(value) for name, value in given.items() if value is not None})
+            super().__init__(**{name: _plain(value) for name, value in values.items() if value is not None})
         except ValidationError as error:
             raise WrongOptions(error) from error
 
@@ -74,13 +74,13 @@ def flags(model: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., 
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def run(**given: Any) -> Any:
-            chosen = {name: given.pop(name) for name in model.model_fields if name in given}
+        def run(**values: Any) -> Any:
+            chosen = {name: values.pop(name) for name in model.model_fields if name in values}
             try:
                 options = model(**chosen)
             except WrongOptions as error:
                 raise WrongOptions(error.error, lambda name: _flag(model, name)) from error
-            return command(options=options, **given)
+            return command(options=options, **values)
 
         return add_flags(model.model_fields)(run)
 
@@ -93,16 +93,16 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         own = inspect.signature(function)
         first = [one for one in own.parameters.values() if one.name != "options"]
-        shown = [
+        of_fields = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
             for name, field in model.model_fields.items()
         ]
         whole = inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=model | None)
-        signature = own.replace(parameters=[*first, *shown, whole])
+        signature = own.replace(parameters=[*first, *of_fields, whole])
 
         @functools.wraps(function)
-        def called(*given: Any, **named: Any) -> Any:
-            bound = signature.bind(*given, **named).arguments
+        def called(*arguments: Any, **named: Any) -> Any:
+            bound = signature.bind(*arguments, **named).arguments
             of_call = {one.name: bound.pop(one.name) for one in first if one.name in bound}
             options = bound.pop("options", None)
             if options is None or bound:
@@ -120,7 +120,7 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 def add_flags(
     fields: Mapping[str, FieldInfo], *, as_texts: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds an option of click for each field, None if not given; `as_texts` if values have other sources, too."""
+    """Adds an option of click for each field, None if not set; `as_texts` if values have other sources, too."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed([*fields]):
@@ -147,13 +147,13 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
     kinds = [*_types(field.annotation)]
     choices = [kind for kind in kinds if isinstance(kind, str)]
-    told: dict[str, Any] = {"help": _help(field), "default": None}
+    common: dict[str, Any] = {"help": _help(field), "default": None}
     dashed = flag.name or "--" + name.replace("_", "-")
     if bool in kinds:
         no = "--no-" + name.replace("_", "-")
         if as_texts or field.default is None:
-            return click.option(f"{dashed}/{no}", name, **told)
-        return click.option(no if field.default else dashed, name, is_flag=True, flag_value=not field.default, **told)
+            return click.option(f"{dashed}/{no}", name, **common)
+        return click.option(no if field.default else dashed, name, is_flag=True, flag_value=not field.default, **common)
     if choices:
         kind: dict[str, Any] = {"metavar": "|".join(choices)} if as_texts else {"type": click.Choice(choices)}
     elif as_texts:
@@ -162,7 +162,7 @@ def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Calla
         kind = {"type": next((_OF_CLICK[each] for each in kinds if each in _OF_CLICK), click.STRING)}
     if flag.read is not None or flag.several:
         kind = {"multiple": flag.several, "callback": functools.partial(_read, flag)}
-    return click.option(dashed, name, metavar=flag.metavar or kind.pop("metavar", None), **kind, **told)
+    return click.option(dashed, name, metavar=flag.metavar or kind.pop("metavar", None), **kind, **common)
 
 
 def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -198,15 +198,15 @@ def _help(field: FieldInfo) -> str:
 
 def _documented(text: str, model: type[Options]) -> str:
     """A docstring with the options at the end of its section `Args:`."""
-    told = {name: field.description for name, field in model.model_fields.items()}
-    told["options"] = f"All of these in one `{model.__name__}`; a keyword beside it replaces its value."
+    meanings = {name: field.description for name, field in model.model_fields.items()}
+    meanings["options"] = f"All of these in one `{model.__name__}`; a keyword beside it replaces its value."
     indented = textwrap.TextWrapper(120, initial_indent="    ", subsequent_indent="        ")
-    lines = [indented.fill(f"{name}: {meaning}") for name, meaning in told.items()]
+    lines = [indented.fill(f"{name}: {meaning}") for name, meaning in meanings.items()]
     before, returns, after = text.partition("\n\nReturns:")
     return "\n".join([before, *lines]) + returns + after
 
 
-def _told(error: ValidationError, named: Callable[[str], str]) -> str:
+def _messages(error: ValidationError, named: Callable[[str], str]) -> str:
     """Each wrong option with what it must be; of several types that it may have, the first one's error."""
     first: dict[str, ErrorDetails] = {}
     for item in error.errors():

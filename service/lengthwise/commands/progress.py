@@ -45,8 +45,8 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 def status(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
     """Shows the step of the work, beside a spinner or as lines; yields a function that takes the next step's name."""
     if console.is_terminal:
-        with console.status(doing) as shown:
-            yield shown.update
+        with console.status(doing) as line:
+            yield line.update
         return
     now, over = [doing], threading.Event()
 

@@ -50,14 +50,14 @@ def serve(**flags: Any) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
         code = run(settings, workers=ONE_PROCESS if worker_task() is not None else count_workers(settings))
     except (KeyboardInterrupt, Exception) as error:
-        if not _is_said_elsewhere(error):
+        if not _is_logged_elsewhere(error):
             raise
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else NOT_CHECKED
     if code:
         raise click.exceptions.Exit(code)
 
 
-def _is_said_elsewhere(error: BaseException) -> bool:
+def _is_logged_elsewhere(error: BaseException) -> bool:
     """Whether this is a worker whose error is logged already, by the parent or by another worker.
 
     At the first start, the first worker with an error says it for all.
