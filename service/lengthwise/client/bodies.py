@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,41 +75,34 @@ class PreparedSequences:
 
 
 def prepare(sequences: Sequence[InputSequence], limits: ServerLimits) -> PreparedSequences:
-    """Encodes sequences, in as many bodies as the limits require; TooLarge for one larger than a body."""
+    """Encodes sequences, in as many bodies as the limits of sequences, steps and bytes require.
+
+    Raises:
+        TooLarge: A sequence is larger than a body.
+    """
+    most_bytes = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
+    most_steps = max(1, limits.max_queue_cost_steps // _SHARE_OF_QUEUE)
     bodies: list[RequestBody] = []
-    for first, count in _parts(sequences, limits):
-        bodies += _bodies(sequences[first : first + count], first, limits)
+    texts: list[bytes] = []
+    size = steps = 0  # of the texts: their bytes, with commas, and their sequences' steps
+    for index, sequence in enumerate(sequences):
+        text, length = _text(sequence), len(sequence.steps)
+        if len(text) > most_bytes:
+            raise TooLarge(f"sequence {index} takes {len(text)} bytes; a body of this server may have {most_bytes}")
+        is_full = len(texts) == limits.max_sequences or size + len(text) + 1 > most_bytes
+        if texts and (is_full or steps + length > most_steps):
+            bodies.append(RequestBody(index - len(texts), len(texts), b",".join(texts)))
+            texts, size, steps = [], 0, 0
+        texts.append(text)
+        size += len(text) + 1
+        steps += length
+    if texts:
+        bodies.append(RequestBody(len(sequences) - len(texts), len(texts), b",".join(texts)))
     return PreparedSequences(tuple(bodies), next((one.names for one in sequences if one.names is not None), None))
 
 
-def _parts(sequences: Sequence[InputSequence], limits: ServerLimits) -> Iterator[tuple[int, int]]:
-    """Parts of the sequences within the limits of sequences and steps: index of the first, and their number."""
-    most_steps = max(1, limits.max_queue_cost_steps // _SHARE_OF_QUEUE)
-    first = steps = 0
-    for index, sequence in enumerate(sequences):
-        length = len(sequence.steps)
-        if index > first and (index - first == limits.max_sequences or steps + length > most_steps):
-            yield first, index - first
-            first, steps = index, 0
-        steps += length
-    if sequences:
-        yield first, len(sequences) - first
-
-
-def _bodies(sequences: Sequence[InputSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
-    most = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
-    texts: list[bytes] = []
-    size = 0
-    for index, sequence in enumerate(sequences, first):
-        fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
-        steps = np.ascontiguousarray(sequence.steps)
-        # orjson writes NaN as null, which is a missing value; infinite numbers were refused.
-        text = orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)
-        if len(text) > most:
-            raise TooLarge(f"sequence {index} takes {len(text)} bytes; a body of this server may have {most}")
-        if texts and size + len(text) + 1 > most:
-            yield RequestBody(index - len(texts), len(texts), b",".join(texts))
-            texts, size = [], 0
-        texts.append(text)
-        size += len(text) + 1
-    yield RequestBody(first + len(sequences) - len(texts), len(texts), b",".join(texts))
+def _text(sequence: InputSequence) -> bytes:
+    """A sequence as JSON. orjson writes NaN as null, which is a missing value; infinite numbers were refused."""
+    fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
+    steps = np.ascontiguousarray(sequence.steps)
+    return orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)

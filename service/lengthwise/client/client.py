@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
 from lengthwise.api import Predictions
@@ -15,15 +14,15 @@ from lengthwise.client.exchange import (
     Answered,
     Deadline,
     Exchange,
+    Result,
     Send,
-    Wait,
     call,
     predict,
     server_limits,
 )
 from lengthwise.client.proxies import is_loopback, proxy_of
 from lengthwise.datasets.column_roles import ColumnNames, listed
-from lengthwise.datasets.input_sequences import Layout, Padding, sequences_of
+from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding, sequences_of
 from lengthwise.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -120,7 +119,7 @@ class _AnyClient(Generic[Transport]):
         model: str | None,
         version: str | int | None,
         deadline: Deadline,
-    ) -> Exchange:
+    ) -> Exchange[tuple[list[InputSequence], PreparedSequences]]:
         """Sequences, in the order of the names of a model, and their bodies, by the limits of the server.
 
         The server is asked once. For an alias the names of the newest version are taken: the answer says which it is.
@@ -132,25 +131,37 @@ class _AnyClient(Generic[Transport]):
         read = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
         return read, prepare(read, self._limits)
 
-    def _answered(
+    def _predict(
         self,
         sequences: Any,
         layout: Layout,
         padding: Padding | None,
-        options: Mapping[str, Any],
-        deadline: Deadline,
-    ) -> Exchange:
+        attention: bool,
+        model: str | None,
+        version: str | int | None,
+        timeout: float | None,
+        priority: int,
+    ) -> Exchange[Predictions]:
         """The predictions; sequences with names are sent again if a version answered that has them in another order.
 
         Raises:
             ConfigurationError: Prepared sequences have the features of a version in another order than the one that
                 answered.
         """
-        model, version, prepared = options.get("model"), options.get("version"), sequences
+        deadline, prepared = self._deadline(timeout), sequences
+        model = self._model if model is None else model
+        version = self._version if version is None else version
+        fields = {
+            "model": model,
+            "version": None if version is None else str(version),
+            "outputs": ["attention"] if attention else None,
+            "priority": priority or None,
+        }
+        options = {name: value for name, value in fields.items() if value is not None}
         while True:
             if not isinstance(sequences, PreparedSequences):
                 sequences, prepared = yield from self._prepared(sequences, layout, padding, model, version, deadline)
-            predictions: Predictions = yield from predict(prepared, options, deadline)
+            predictions = yield from predict(prepared, options, deadline)
             if prepared.names is None:
                 return predictions
             model, version, answered = predictions.model, predictions.version, {str(one.version) for one in predictions}
@@ -164,29 +175,7 @@ class _AnyClient(Generic[Transport]):
                 difference = f"prepared for {listed(prepared.names)}, and {model} takes {listed(others.pop())}"
                 raise ConfigurationError(f"the sequences were {difference}: prepare them again")
 
-    def _predicted(
-        self,
-        sequences: Any,
-        layout: Layout,
-        padding: Padding | None,
-        attention: bool,
-        model: str | None,
-        version: str | int | None,
-        timeout: float | None,
-        priority: int,
-    ) -> Exchange:
-        deadline = self._deadline(timeout)
-        version = self._version if version is None else version
-        options = {
-            "model": self._model if model is None else model,
-            "version": None if version is None else str(version),
-            "outputs": ["attention"] if attention else None,
-            "priority": priority or None,
-        }
-        options = {name: value for name, value in options.items() if value is not None}
-        return (yield from self._answered(sequences, layout, padding, options, deadline))
-
-    def _called(self, method: str, path: str, document: Any) -> Exchange:
+    def _call(self, method: str, path: str, document: Any) -> Exchange[Any]:
         """The answer of any path. httpx would follow a whole URL, and send the key along.
 
         Raises:
@@ -307,27 +296,22 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """  # noqa: DOC502 - what it calls raises them
-        predictions: Predictions = self._run(
-            self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
-        )
-        return predictions
+        return self._run(self._predict(sequences, layout, padding, attention, model, version, timeout, priority))
 
     def prepare(
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        prepared: tuple[Any, PreparedSequences] = self._run(
-            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
-        )
-        return prepared[1]
+        model, version, deadline = self._model, self._version, self._deadline(None)
+        return self._run(self._prepared(sequences, layout, padding, model, version, deadline))[1]
 
     def get(self, path: str) -> Any:
         """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
-        return self._run(self._called("GET", path, None))
+        return self._run(self._call("GET", path, None))
 
     def post(self, path: str, document: Any = None) -> Any:
         """`POST` of a JSON document, with NumPy arrays in it, to any path: the JSON of the answer, or its text."""
-        return self._run(self._called("POST", path, document))
+        return self._run(self._call("POST", path, document))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -339,15 +323,15 @@ class Client(_AnyClient["httpx.BaseTransport"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, steps: Exchange) -> Any:
+    def _run(self, steps: Exchange[Result]) -> Result:
         result: Answered | LengthwiseError | None = None
         while True:
             try:
                 step = steps.send(result)
             except StopIteration as end:
-                return end.value
-            if isinstance(step, Wait):
-                time.sleep(step.seconds)  # as long as the server said, or the back-off
+                return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
+            if isinstance(step, float):
+                time.sleep(step)  # as long as the server said, or the back-off
                 result = None
                 continue
             try:
@@ -400,27 +384,22 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
             >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
             ...     predictions = await client.predict([np.zeros((19, 12))])
         """  # noqa: DOC502 - what it calls raises them
-        predictions: Predictions = await self._run(
-            self._predicted(sequences, layout, padding, attention, model, version, timeout, priority)
-        )
-        return predictions
+        return await self._run(self._predict(sequences, layout, padding, attention, model, version, timeout, priority))
 
     async def prepare(
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
-        prepared: tuple[Any, PreparedSequences] = await self._run(
-            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
-        )
-        return prepared[1]
+        model, version, deadline = self._model, self._version, self._deadline(None)
+        return (await self._run(self._prepared(sequences, layout, padding, model, version, deadline)))[1]
 
     async def get(self, path: str) -> Any:
         """`GET` of any path of the server; see `Client.get`."""
-        return await self._run(self._called("GET", path, None))
+        return await self._run(self._call("GET", path, None))
 
     async def post(self, path: str, document: Any = None) -> Any:
         """`POST` of a JSON document to any path of the server; see `Client.post`."""
-        return await self._run(self._called("POST", path, document))
+        return await self._run(self._call("POST", path, document))
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -432,15 +411,15 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _run(self, steps: Exchange) -> Any:
+    async def _run(self, steps: Exchange[Result]) -> Result:
         result: Answered | LengthwiseError | None = None
         while True:
             try:
                 step = steps.send(result)
             except StopIteration as end:
-                return end.value
-            if isinstance(step, Wait):
-                await asyncio.sleep(step.seconds)
+                return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
+            if isinstance(step, float):
+                await asyncio.sleep(step)
                 result = None
                 continue
             try:

@@ -2,8 +2,8 @@
 
 ```
 Send ──> 200                      the result
-     ──> 429, 503                 Wait as long as Retry-After says, and Send again
-     ──> 500, connection lost     Wait a little, and Send again, a few times
+     ──> 429, 503                 wait as long as Retry-After says, and Send again
+     ──> 500, connection lost     wait a little, and Send again, a few times
      ──> any other refusal        the error
 ```
 
@@ -12,12 +12,11 @@ So both clients share everything but the sending. What would begin after the dea
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import orjson
 
@@ -83,13 +82,6 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """A time to wait."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Answered:
     """What came back for a `Send`; `via` is the proxy that it came through."""
 
@@ -99,11 +91,12 @@ class Answered:
     via: str = ""
 
 
-Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, Any]
-"""Yields what to do; is sent an `Answered` or the error of a `Send`, and None after a `Wait`."""
+Result = TypeVar("Result")
+Exchange: TypeAlias = Generator[Send | float, Answered | LengthwiseError | None, Result]
+"""Yields a request, and is sent its answer or its error; or seconds to wait, and is sent None."""
 
 
-def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
+def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: Deadline) -> Exchange[Predictions]:
     """The calls for some sequences, one after the other; returns `Predictions`.
 
     Raises:
@@ -112,11 +105,11 @@ def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: D
     """
     predictions: Predictions | None = None
     for body in prepared.bodies:
-        wanted = options if predictions is None else {**options, "version": predictions.version}
+        same_version = options if predictions is None else {**options, "version": predictions.version}
         try:
-            part: Predictions = yield from _predict_body(body, wanted, deadline)
+            part = yield from _predict_body(body, same_version, deadline)
         except ModelNotFound:
-            if wanted.get("version") == options.get("version"):
+            if same_version.get("version") == options.get("version"):
                 raise
             part = yield from _predict_body(body, options, deadline)  # that version is gone since
         if predictions is None:
@@ -131,7 +124,7 @@ def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: D
     return Predictions([], "", "", ()) if predictions is None else predictions
 
 
-def server_limits(deadline: Deadline) -> Exchange:
+def server_limits(deadline: Deadline) -> Exchange[ServerLimits]:
     """The limits of the server; the defaults where it does not say them.
 
     Raises:
@@ -146,7 +139,7 @@ def server_limits(deadline: Deadline) -> Exchange:
     return ServerLimits.of(document)
 
 
-def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange:
+def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[Any]:
     """One call of any path; returns the JSON of its answer, or its text.
 
     Raises:
@@ -165,7 +158,7 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange:
     return answered.content.decode("utf-8", "replace")
 
 
-def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
+def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange[Predictions]:
     def now() -> bytes:
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
@@ -187,14 +180,14 @@ def _sent(
     headers: Mapping[str, str],
     body: RequestBody | None,
     deadline: Deadline,
-) -> Exchange:
+) -> Exchange[Answered]:
     """Sends what `content` gives at that moment, again if that makes sense, until it is answered with a 2xx.
 
     Raises:
         DeadlineExceeded: The deadline passed before the request could be sent.
     """
-    failures = 0
-    for number in itertools.count():
+    number = failures = 0  # tries so far, and how many of them failed
+    while True:
         if deadline.seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
         answered = yield Send(method, path, headers, content(), deadline)
@@ -209,7 +202,8 @@ def _sent(
         failures += not (isinstance(error, RequestError) and error.status in _BUSY)
         if wait is None or number == deadline.retries or deadline.seconds <= wait:
             raise error
-        yield Wait(wait)
+        yield wait
+        number += 1
 
 
 def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
