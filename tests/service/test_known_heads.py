@@ -22,8 +22,7 @@ from lengthwise.errors import RequestError
 from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import tensor_text
-from lengthwise.protocols.endpoint import Received
-from lengthwise.protocols.known_requests import KnownRequests
+from lengthwise.protocols.endpoint import KnownRequests, Received
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import HEADER_LENGTH, Infer

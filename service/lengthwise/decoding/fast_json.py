@@ -9,7 +9,7 @@ are counted, and only the first of them and the rest of the body are parsed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -36,11 +36,10 @@ _LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong wit
 _MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, beside the steps
 _LONGEST_STEP: Final = 4096  # the text of a longer one is not parsed: what it is, and how many values it has, is known
 _EMPTY: Final[dict[int, Any]] = {ord('"'): "", ord("{"): {}}
-
-
-def locate(body: bytes, key: bytes) -> tuple[int, int, bool] | None:
-    """Where the array under a key stands, and whether it is all that the object has; None where it is not clear."""
-    return _fast_json.locate(body, key) if COMPILED else None
+locate: Final[Callable[[bytes, bytes], tuple[int, int, bool] | None]] = (
+    _fast_json.locate if COMPILED else lambda _body, _key: None
+)
+"""Where the array under a key stands in a body, and whether it is all that the object has; None where not clear."""
 
 
 def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lengthwise.repository.registry import ServedModel
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
-_ABSENT: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +76,15 @@ def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: 
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:
-    value = document.get(name, _ABSENT)
-    if value is _ABSENT:
-        return None
-    if not isinstance(value, str):
-        problems.add(f"{at}/{name}", f"must be a string, got {kind(value)}")
-        return None
-    return value
+    value = document.get(name)
+    if name not in document or isinstance(value, str):
+        return value
+    problems.add(f"{at}/{name}", f"must be a string, got {kind(value)}")
+    return None
 
 
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
-    value = document.get("version", _ABSENT)
+    value = document.get("version")
     if type(value) is int and 0 < value < 10**MOST_DIGITS:
         problems.add(f"{at}/version", f'must be a string, got a number: write "version": "{value}"')
         return None
@@ -99,8 +96,8 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
 
 
 def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> float | None:
-    value = document.get("timeout_ms", _ABSENT)
-    if value is _ABSENT:
+    value = document.get("timeout_ms")
+    if "timeout_ms" not in document:
         return None
     if type(value) is not float and type(value) is not int:
         problems.add(f"{at}/timeout_ms", f"must be a number of milliseconds, got {kind(value)}")

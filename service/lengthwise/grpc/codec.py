@@ -18,7 +18,7 @@ from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_prob
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensors
-from lengthwise.protocols.known_requests import KnownRequests
+from lengthwise.protocols.endpoint import KnownRequests
 from lengthwise.protocols.tensor_specs import ELEMENTS
 from lengthwise.protocols.tensors import InputTensor, KnownTensors, TensorCall
 from lengthwise.runtime.answers import Answer

@@ -22,8 +22,7 @@ from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols import kserve
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.call import DirectCall, InferenceCall
-from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
-from lengthwise.protocols.known_requests import KnownRequests
+from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, KnownRequests, Received
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 

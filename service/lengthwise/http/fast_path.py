@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lengthwise.errors import Unauthorized
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.request_reader import Head
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
-from lengthwise.protocols.known_requests import LONGEST_KEY_BYTES, KnownRequests
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, LONGEST_KEY_BYTES, Endpoint, KnownRequests
 
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection

@@ -183,17 +183,12 @@ class InferenceCall:
         )
 
     async def answer(self) -> Any:
-        """Waits for the answer as `write` returned it; the caller passes what is raised to `fail`.
+        """Waits for the answer of a submitted call as `write` returned it; the caller passes what is raised to `fail`.
 
         It is a `ClientLeft` if `withdraw` was called, or the error of `Batcher.submit` or `windows.answers_of`.
-
-        Raises:
-            RuntimeError: The call was not submitted.
         """
-        pending = self._pending
-        if pending is None:
-            raise RuntimeError("the call was not submitted")
-        answer = await pending.future
+        assert self._pending is not None
+        answer = await self._pending.future
         self._pending = None  # it holds the sequences
         return answer
 

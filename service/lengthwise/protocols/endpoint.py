@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from starlette.types import Scope
@@ -26,6 +26,8 @@ TENSORS_BYTES: Final = 32_768  # the same for tensors: their JSON is read by Pyt
 # Headers and trailers of a request together, or the metadata of a call over gRPC: each costs some hundred bytes of
 # objects, however short it is.
 MAX_FIELDS: Final = 128
+LONGEST_KEY_BYTES: Final = 2048  # of a known request
+_MOST_KNOWN: Final = 256
 JSON: Final = (b"content-type", b"application/json")
 OCTETS: Final = b"application/octet-stream"
 
@@ -47,6 +49,23 @@ class Received(NamedTuple):
     def query(self) -> bytes:
         """The query of its URL."""
         return self.scope.get("query_string", b"")  # type: ignore[no-any-return]
+
+
+class KnownRequests(dict[Hashable, Any]):
+    """What was read of valid requests, by the bytes that do not vary. Several threads may use it at once.
+
+    Programs send the same requests again, but for a few bytes. A transport or a protocol takes these out: the digits of
+    a header block's content length (`http/fast_path.py`), the numbers of tensors in JSON (`tensor_text.py`), the id and
+    the raw contents of a message of gRPC (`grpc/codec.py`). All the others are the key, and what was made of them
+    serves the next request that has them.
+    """
+
+    def add(self, key: Hashable, size: int, parsed: Any) -> None:
+        """Remembers what was read of a request, whose key has `size` bytes; nothing if it is None or a key is long."""
+        if size <= LONGEST_KEY_BYTES and parsed is not None:
+            if len(self) >= _MOST_KNOWN:
+                self.clear()  # one step, because threads read and add, too
+            self[key] = parsed
 
 
 class InferenceProtocol(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,9 +12,18 @@ from numpy.typing import NDArray
 from lengthwise.protocols.tensor_specs import ELEMENTS, outputs_of
 from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.manifest import Manifest
 
 _NO_LABELS: Final[NDArray[Any]] = np.array([], dtype=object)
+_ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
+    "label": lambda answer, labels, _: labels[answer.best],
+    "score": lambda answer, *_: answer.probabilities[answer.best],
+    "assigned": lambda answer, _, threshold: answer.probabilities >= threshold,
+    "step_labels": lambda answer, labels, _: labels[answer.probabilities.argmax(axis=1)],
+    "step_scores": lambda answer, *_: answer.probabilities.max(axis=1),
+    "attention": lambda answer, *_: answer.attention,
+    "probabilities": lambda answer, *_: answer.probabilities,
+}
+"""A row of each output tensor, without padding: of an answer, the labels as bytes, and the threshold of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
         datatype = forms[name].datatypes[0]
         if datatype == "BYTES":
             labels = np.array([label.encode() for label in manifest.labels], dtype=object)
-        rows = [_values(name, one, labels, manifest) for one in answers]
+        rows = [np.asarray(_ROWS[name](one, labels, manifest.threshold)) for one in answers]
         if classes is not None:
             rows = [classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
@@ -53,24 +62,6 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         outputs.append(EncodedTensor(name, datatype, values, bool(binary)))
     return outputs
-
-
-def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
-    """One row of an output tensor, without padding."""
-    probabilities = answer.probabilities
-    if name == "label":
-        return np.asarray(labels[answer.best], dtype=object)
-    if name == "score":
-        return np.asarray(probabilities[answer.best])
-    if name == "assigned":
-        return np.asarray(probabilities >= manifest.threshold)
-    if name == "step_labels":
-        return np.asarray(labels[probabilities.argmax(axis=1)])
-    if name == "step_scores":
-        return np.asarray(probabilities.max(axis=1))
-    if name == "attention" and answer.attention is not None:
-        return answer.attention
-    return probabilities
 
 
 def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequence[str]) -> NDArray[Any]:

@@ -26,9 +26,9 @@ from lengthwise.protocols.endpoint import (
     Encode,
     Endpoint,
     Headers,
+    KnownRequests,
     Received,
 )
-from lengthwise.protocols.known_requests import KnownRequests
 from lengthwise.protocols.request_parameters import WantedOutput
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownTensors, TensorCall
