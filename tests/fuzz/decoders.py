@@ -86,7 +86,7 @@ def _valid(call: Call) -> str:
     for item in call.items:
         assert why_refused(item.steps, manifest) is None
         assert item.sent_steps >= len(item.steps) >= 1
-        assert item.kept_places is None or len(item.kept_places) == len(item.steps)
+        assert item.step_indices is None or len(item.step_indices) == len(item.steps)
         assert item.id is None or isinstance(item.id.encode(), bytes)  # it can be sent back
     assert call.timeout_ms is None or 0 < call.timeout_ms <= MAX_TIMEOUT_MS
     assert 0 <= call.priority <= MAX_PRIORITY

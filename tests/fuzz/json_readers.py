@@ -151,7 +151,7 @@ def shown(call: Call) -> tuple[Any, ...]:
             item.steps.tobytes(),
             item.sent_steps,
             item.id,
-            item.kept_places is None or [*item.kept_places],
+            item.step_indices is None or [*item.step_indices],
         )
         for item in call.items
     ]

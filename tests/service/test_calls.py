@@ -13,7 +13,7 @@ STEPS = np.arange(5, dtype=np.int64)
 def test_a_sequence_that_fits_is_left_whole(policy: Any) -> None:
     item = make_item(STEPS, manifest(vocabulary=10, max_length=5, long=policy), sent_steps=5)
     assert item.steps is STEPS
-    assert item.kept_places is None
+    assert item.step_indices is None
 
 
 def test_problems_keep_the_first_and_count_all() -> None:

@@ -75,7 +75,7 @@ def outcome(decode: Any, service: Service) -> Any:
         attention = np.full(len(item.steps), 1 / len(item.steps), np.float32) if call.attention else None
         answers.append(Answer(np.array([0.25, 0.5, 0.25], np.float32)[: manifest.classes], 1, attention))
     items = [
-        (item.steps.tobytes(), item.steps.shape, item.sent_steps, item.kept_places, item.id) for item in call.items
+        (item.steps.tobytes(), item.steps.shape, item.sent_steps, item.step_indices, item.id) for item in call.items
     ]
     options = (call.attention, call.timeout_ms, call.priority, call.pointer, call.width)
     return str(items), options, manifest.key, encode(answers)

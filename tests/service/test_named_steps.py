@@ -68,8 +68,8 @@ def test_objects_are_the_same_bits_as_arrays(arrays: Any, rng: Any, masked: bool
     for one, other in zip(first.items, second.items, strict=True):
         assert one.steps.tobytes() == other.steps.tobytes()
         assert (one.id, one.sent_steps) == (other.id, other.sent_steps)
-        assert [*(one.kept_places if one.kept_places is not None else ())] == [
-            *(other.kept_places if other.kept_places is not None else ())
+        assert [*(one.step_indices if one.step_indices is not None else ())] == [
+            *(other.step_indices if other.step_indices is not None else ())
         ]
 
 

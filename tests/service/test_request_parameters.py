@@ -6,10 +6,10 @@ import pytest
 
 from lengthwise.decoding.calls import Problems
 from lengthwise.protocols import request_parameters
-from lengthwise.protocols.request_parameters import SHARED_MEMORY, STATEFUL, WantedOutput
+from lengthwise.protocols.request_parameters import SHARED_MEMORY, STATEFUL, OutputRequest
 
 
-def output(parameters: dict[str, Any]) -> tuple[WantedOutput, list[str]]:
+def output(parameters: dict[str, Any]) -> tuple[OutputRequest, list[str]]:
     """An output that is asked for so, and where something is wrong with that."""
     problems = Problems()
     found = request_parameters.output("label", parameters, "/outputs/2/parameters", problems)
@@ -19,13 +19,13 @@ def output(parameters: dict[str, Any]) -> tuple[WantedOutput, list[str]]:
 @pytest.mark.parametrize(
     ("parameters", "wanted"),
     [
-        ({}, WantedOutput("label")),
-        ({"binary_data": True}, WantedOutput("label", binary=True)),
-        ({"binary_data": False, "classification": 3}, WantedOutput("label", binary=False, classes=3)),
-        ({"mine": [], "content_type": "np"}, WantedOutput("label")),
+        ({}, OutputRequest("label")),
+        ({"binary_data": True}, OutputRequest("label", binary=True)),
+        ({"binary_data": False, "classification": 3}, OutputRequest("label", binary=False, classes=3)),
+        ({"mine": [], "content_type": "np"}, OutputRequest("label")),
     ],
 )
-def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], wanted: WantedOutput) -> None:
+def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], wanted: OutputRequest) -> None:
     assert output(parameters) == (wanted, [])
 
 
@@ -38,7 +38,7 @@ def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], w
     ],
 )
 def test_a_parameter_of_an_output_that_is_wrong_is_refused_at_its_place(name: str, value: Any) -> None:
-    assert output({name: value}) == (WantedOutput("label"), [f"/outputs/2/parameters/{name}"])
+    assert output({name: value}) == (OutputRequest("label"), [f"/outputs/2/parameters/{name}"])
 
 
 @pytest.mark.parametrize(

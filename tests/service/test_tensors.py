@@ -11,7 +11,7 @@ from lengthwise.decoding.calls import Problems
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.protocols import output_tensors, tensor_specs, tensors
-from lengthwise.protocols.request_parameters import WantedOutput
+from lengthwise.protocols.request_parameters import OutputRequest
 from lengthwise.protocols.tensors import MOST_CLASSIFICATIONS, InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -35,7 +35,7 @@ def read(
     classes: dict[str, int] | None = None,
 ) -> TensorCall:
     model: Any = OneModel(of)
-    outputs = [WantedOutput(name, classes=(classes or {}).get(name)) for name in wanted]
+    outputs = [OutputRequest(name, classes=(classes or {}).get(name)) for name in wanted]
     return tensors.read(model, sent, outputs, parameters or {}, Problems(), max_sequences=max_sequences)
 
 
@@ -306,7 +306,7 @@ def test_what_is_cut_off_stays_in_memory_only_where_it_is_the_lesser_part(end: i
     steps: Steps = call.items[0].steps
     kept = np.shares_memory(steps, np.frombuffer(octets, "<f4"))
     assert kept == (end >= 50)
-    assert call.held_bytes == (len(octets) if kept else steps.nbytes)
+    assert call.memory_bytes == (len(octets) if kept else steps.nbytes)
 
 
 @pytest.mark.parametrize("form", ["octets", "memoryview", "numbers"])
@@ -315,7 +315,7 @@ def test_a_part_of_a_larger_body_is_copied_where_the_body_is_more_than_twice_as_
     data: Any = {"octets": octets[5000:], "memoryview": memoryview(octets)[5000:], "numbers": [1.0] * 40}[form]
     call = read(manifest(), values(data, (2, 10, 2)), lengths(10, 10)).call
     assert [item.steps.nbytes for item in call.items] == [80, 80]
-    assert call.held_bytes == 160
+    assert call.memory_bytes == 160
 
 
 @pytest.mark.parametrize("policy", ["head", "tail"])
@@ -324,14 +324,14 @@ def test_what_a_policy_leaves_out_is_not_kept(policy: Any) -> None:
     call = read(manifest(long=policy, max_length=70), values(octets, (1, 100, 2))).call
     assert call.items[0].steps.shape == (70, 2)
     assert not np.shares_memory(call.items[0].steps, np.frombuffer(octets, "<f4"))
-    assert call.held_bytes == 70 * 8 + 70 * 8  # and the places of the steps kept
+    assert call.memory_bytes == 70 * 8 + 70 * 8  # and the places of the steps kept
 
 
 def test_what_waits_beside_what_a_policy_cut_is_a_copy_too() -> None:
     octets = np.ones((2, 100, 2), dtype="<f4").tobytes()
     call = read(manifest(long="head", max_length=30), values(octets, (2, 100, 2)), lengths(100, 1)).call
     assert not any(np.shares_memory(item.steps, np.frombuffer(octets, "<f4")) for item in call.items)
-    assert call.held_bytes == 30 * 8 + 30 * 8 + 8
+    assert call.memory_bytes == 30 * 8 + 30 * 8 + 8
 
 
 def test_a_width_that_no_sequence_of_the_model_may_have_is_too_large() -> None:

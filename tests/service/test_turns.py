@@ -28,7 +28,7 @@ PATIENT = b'{"timeout_ms": 60000, ' + SEQUENCES
 
 async def order_of(bodies: list[tuple[str, int]]) -> list[int]:
     """In which order bodies, each of a connection and a size, are read that came while one was being read."""
-    turns, order = Turns(places=1), []
+    turns, order = Turns(slots=1), []
 
     async def read(index: int, peer: str, size: int) -> None:
         async with turns.turn(peer, size, math.inf):
@@ -50,7 +50,7 @@ async def test_a_short_body_does_not_wait_behind_the_long_ones_of_others() -> No
 
 
 async def test_nor_does_one_that_comes_when_some_of_them_are_read() -> None:
-    turns, order = Turns(places=1), []
+    turns, order = Turns(slots=1), []
 
     async def read(peer: str, size: int) -> None:
         async with turns.turn(peer, size, math.inf):
@@ -80,7 +80,7 @@ def test_every_body_has_its_turn_and_those_of_a_connection_in_their_order(bodies
 
 
 async def test_who_gives_up_frees_its_place_whenever_it_does() -> None:
-    turns = Turns(places=1)
+    turns = Turns(slots=1)
     taken = turns.turn("first", 1, math.inf)
     await taken.__aenter__()
     with pytest.raises(DeadlineExceeded):
@@ -96,7 +96,7 @@ async def test_who_gives_up_frees_its_place_whenever_it_does() -> None:
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
-    turns = Turns(places=1)
+    turns = Turns(slots=1)
     async with turns.turn("first", 1000, math.inf):
         began = time.monotonic()
         while time.monotonic() < began + 0.02:

@@ -165,7 +165,7 @@ def test_a_sequence_is_read(to: Manifest, sequence: Any, steps: Any, places: Any
     (item,) = read({"sequences": [sequence]}, to).items
     assert np.array_equal(item.steps, np.array(steps, dtype=item.steps.dtype), equal_nan=item.steps.dtype == np.float32)
     assert item.steps.dtype == (np.int64 if to is TOKENS else np.float32)
-    assert (None if item.kept_places is None else item.kept_places.tolist()) == places
+    assert (None if item.step_indices is None else item.step_indices.tolist()) == places
     assert item.sent_steps == len(sequence["steps"] if isinstance(sequence, dict) else sequence)
 
 

@@ -34,9 +34,9 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
     """The sequences of a file, as many as the limits allow; a label is a string, or of several an array of them."""
     if path.suffix == ".parquet":
         _check_groups(path)
-    taken: list[str] = []
-    found: list[Roles] = []
-    reading = Reading(columns or ColumnNames(), ids_are_needed=False, say=taken.append, taken=found.append)
+    notes: list[str] = []
+    tables: list[Roles] = []
+    reading = Reading(columns or ColumnNames(), ids_are_needed=False, say=notes.append, taken=tables.append)
     sequences: list[dict[str, Any]] = []
     problems = Causes()
     left_out = values = 0
@@ -49,14 +49,14 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
             left_out += 1
         else:
             sequences.append({"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps})
-    said = "".join(taken).removeprefix(f"{path}: ")
+    note = "".join(notes).removeprefix(f"{path}: ")
     return {
         "sequences": sequences,
         "left_out": left_out,
         "problems": problems.lines(MOST_PROBLEMS),
         "doubts": [*doubts([one["steps"] for one in sequences])],
-        "taken": said,
-        "columns": asdict(found[0]) if found else None,
+        "taken": note,
+        "columns": asdict(tables[0]) if tables else None,
     }
 
 
@@ -67,12 +67,12 @@ def _check_groups(path: Path) -> None:
         groups = pyarrow.parquet.read_metadata(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
-    for place in range(groups.num_row_groups):
-        group = groups.row_group(place)
+    for index in range(groups.num_row_groups):
+        group = groups.row_group(index)
         values = sum(group.column(column).num_values for column in range(group.num_columns))
         if values > MOST_GROUP_VALUES:
             raise ConfigurationError(
-                f"{path}: row group {place} has {values} values; at most {MOST_GROUP_VALUES} are read: write it with "
+                f"{path}: row group {index} has {values} values; at most {MOST_GROUP_VALUES} are read: write it with "
                 "smaller row groups"
             )
 
@@ -90,8 +90,8 @@ def main() -> None:
             columns = replace(columns, inputs=tuple(columns.inputs))
         result = read(path, task["kind"], task["most_values"], columns)
     except (ConfigurationError, MemoryError) as error:
-        told = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error  # without options' names
-        reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(told)
+        cause = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error  # without options' names
+        reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(cause)
         sys.stdout.buffer.write(orjson.dumps({"reason": reason.replace(f"{path.parent}/", "")}))
         sys.exit(1)
     sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))

@@ -32,9 +32,9 @@ QUIET_SECONDS: Final = 1.0  # longest time between two frames, so that a viewer 
 MOST_VIEWERS: Final = 16
 MOST_BATCHES: Final = 24  # that a frame shows one by one, the last ones; its sums are of all
 MOST_LENGTHS: Final = 256  # that a frame shows of a batch, or of a queue
-_KEPT_BATCHES: Final = 1024  # between two frames; of more, the first are not shown
-_KEPT_LATENCIES: Final = 4096
-_KEPT_FRAMES: Final = 2  # that wait for one viewer
+_MOST_QUEUED_BATCHES: Final = 1024  # between two frames; of more, the first are not shown
+_MOST_LATENCIES: Final = 4096
+_MOST_QUEUED_FRAMES: Final = 2  # that wait for one viewer
 _SAMPLE_SECONDS: Final = 0.04  # between two looks at the queue by runners; the fullest of a frame is shown
 _OF_LOOP: Final = "event loop"
 _ADDED: Final = ("rows", "valid_steps", "computed_steps", "predicted_seconds", "measured_seconds")
@@ -60,7 +60,7 @@ class Viewer:
 
     def __init__(self) -> None:
         self.missed = 0
-        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_KEPT_FRAMES)
+        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_QUEUED_FRAMES)
 
     def offer(self, frame: bytes | None) -> None:
         """Adds a frame, or None for the end of the view; of too many, the oldest is left out."""
@@ -82,8 +82,8 @@ class LiveView:
         self._clock = clock
         self._viewers: set[Viewer] = set()
         self._frames: asyncio.Task[None] | None = None
-        self._seen: deque[dict[str, Any]] = deque(maxlen=_KEPT_BATCHES)
-        self._latencies: deque[float] = deque(maxlen=_KEPT_LATENCIES)
+        self._batches: deque[dict[str, Any]] = deque(maxlen=_MOST_QUEUED_BATCHES)
+        self._latencies: deque[float] = deque(maxlen=_MOST_LATENCIES)
         self._queue: list[dict[str, Any]] = []
         self._queue_length = 0
         self._sampled = 0.0
@@ -119,7 +119,7 @@ class LiveView:
         self._forget()
 
     def _forget(self) -> None:
-        self._seen.clear()
+        self._batches.clear()
         self._latencies.clear()
         self._queue, self._queue_length = [], 0
 
@@ -130,7 +130,7 @@ class LiveView:
         valid = planned.valid_steps if batch is None else batch.valid_steps
         computed = batch.padded_steps if batch is not None and planned.queue.metrics.computes_padding else valid
         thread = threading.current_thread()
-        seen = {
+        figures = {
             "model": planned.queue.name,
             "runner": _OF_LOOP if thread is threading.main_thread() else thread.name,
             "start": finished.start,  # on the batcher's clock
@@ -144,7 +144,7 @@ class LiveView:
             "lengths": None if batch is None else batch.lengths,  # `[rows]`; None if it failed
             "longest_wait_seconds": max(waits),
         }
-        self._seen.append(seen)
+        self._batches.append(figures)
         self._latencies.extend([wait + finished.seconds for wait in waits])
         if planned.queue.pending and self._clock() - self._sampled > _SAMPLE_SECONDS:
             self._sample()
@@ -163,7 +163,7 @@ class LiveView:
             await asyncio.sleep(1 / FRAMES_PER_SECOND)
             now = self._clock()
             self._sample()
-            if self._seen or self._queue_length or now - before >= QUIET_SECONDS:
+            if self._batches or self._queue_length or now - before >= QUIET_SECONDS:
                 try:
                     frame = orjson.dumps(self._frame(now, now - before))
                 except Exception:  # whatever it is, viewers keep their stream: the next frame may be good
@@ -176,23 +176,23 @@ class LiveView:
             self.leave(viewer)
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
-        seen = [self._seen.popleft() for _ in range(len(self._seen))]
+        batches = [self._batches.popleft() for _ in range(len(self._batches))]
         latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
         queue, self._queue, self._queue_length = self._queue, [], 0
         busy: dict[str, float] = {}
-        for batch in seen:
+        for batch in batches:
             busy[batch["runner"]] = busy.get(batch["runner"], 0.0) + batch["seconds"]
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (None, None)
         return {
             "time": now,
             "seconds": seconds,
-            "batches": [_described(batch) for batch in seen[-MOST_BATCHES:]],
+            "batches": [_described(batch) for batch in batches[-MOST_BATCHES:]],
             "totals": {
-                "batches": len(seen),
-                "failed": sum(batch["lengths"] is None for batch in seen),
-                "padded_steps": sum(batch["rows"] * batch["width"] for batch in seen),
-                **{name: sum(batch[name] for batch in seen) for name in _ADDED},
+                "batches": len(batches),
+                "failed": sum(batch["lengths"] is None for batch in batches),
+                "padded_steps": sum(batch["rows"] * batch["width"] for batch in batches),
+                **{name: sum(batch[name] for batch in batches) for name in _ADDED},
             },
             "latency_seconds": {"p50": p50, "p99": p99},
             "queue": queue,

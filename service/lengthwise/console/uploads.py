@@ -87,8 +87,8 @@ class Uploads:
             stack.callback(self._one.release)
             hold.set(len(body) + _MEMORY_FACTOR * MOST_VALUES)
             try:
-                made = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
-                path = Path(stack.enter_context(made)) / f"upload{suffix}"
+                folder = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
+                path = Path(stack.enter_context(folder)) / f"upload{suffix}"
                 await asyncio.to_thread(path.write_bytes, body)
             except OSError as error:
                 raise NotReady(f"the server cannot store the file: {error.strerror}") from error
@@ -129,7 +129,7 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) ->
         raise NotReady(f"the server cannot start a process for the file: {error.strerror}") from error
     try:
         async with asyncio.timeout(READ_SECONDS):
-            said, _ = await process.communicate(orjson.dumps(task))
+            output, _ = await process.communicate(orjson.dumps(task))
     except TimeoutError:
         raise DeadlineExceeded(f"the file could not be read within {READ_SECONDS:g} s") from None
     finally:
@@ -138,9 +138,9 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) ->
                 process.kill()
             await process.wait()
     if process.returncode == 0:
-        return said
+        return output
     try:
-        reason = orjson.loads(said)["reason"]
+        reason = orjson.loads(output)["reason"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         reason = "the file cannot be read: reading it ended the reading process, perhaps for lack of memory"
     raise InvalidRequest([Problem("", reason)])

@@ -58,7 +58,7 @@ def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
     if why is not None:
         return why
     indices = None if sequence.step_mask is None else np.flatnonzero(sequence.step_mask)
-    return make_item(masked, manifest, sent_steps=len(steps), kept_places=indices, id=sequence.id)
+    return make_item(masked, manifest, sent_steps=len(steps), step_indices=indices, id=sequence.id)
 
 
 def masked_steps(sequence: InputSequence, steps: Steps) -> Steps:

@@ -39,7 +39,7 @@ class Item(NamedTuple):
 
     steps: Steps  # those kept: `[length, features]` float32, NaN if missing, or `[length]` int64
     sent_steps: int  # more than the length where a mask left some out
-    kept_places: NDArray[np.intp] | None = None  # `[length]` among those sent; None for all
+    step_indices: NDArray[np.intp] | None = None  # `[length]` among those sent; None for all
     id: str | None = None  # the caller's name for it
 
 
@@ -152,7 +152,7 @@ def make_item(
     manifest: Manifest,
     *,
     sent_steps: int,
-    kept_places: NDArray[np.intp] | None = None,
+    step_indices: NDArray[np.intp] | None = None,
     id: str | None = None,
 ) -> Item:
     """The item of a sequence `[length, features]` or `[length]`, cut if it is longer than the model's max length.
@@ -163,9 +163,9 @@ def make_item(
     """
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         part = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
-        places = np.arange(sent_steps, dtype=np.intp) if kept_places is None else kept_places
-        return Item(steps[part].copy(), sent_steps, places[part].copy(), id)
-    return Item(steps, sent_steps, kept_places, id)
+        indices = np.arange(sent_steps, dtype=np.intp) if step_indices is None else step_indices
+        return Item(steps[part].copy(), sent_steps, indices[part].copy(), id)
+    return Item(steps, sent_steps, step_indices, id)
 
 
 def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manifest: Manifest) -> list[Item]:
@@ -206,14 +206,14 @@ class Call(NamedTuple):
     beside_bytes: int = 0  # memory besides the steps, if these are views of a larger array
 
     @property
-    def held_bytes(self) -> int:
+    def memory_bytes(self) -> int:
         """Memory that its sequences hold."""
-        held = self.beside_bytes
+        size = self.beside_bytes
         for item in self.items:
-            held += item.steps.nbytes
-            if item.kept_places is not None:
-                held += item.kept_places.nbytes
-        return held
+            size += item.steps.nbytes
+            if item.step_indices is not None:
+                size += item.step_indices.nbytes
+        return size
 
 
 @dataclass(slots=True)

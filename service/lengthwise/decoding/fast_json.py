@@ -45,7 +45,7 @@ locate: Final[Callable[[bytes, bytes], tuple[int, int, bool] | None]] = (
 def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
     """The array that starts there, see `_fast_json.read_flat`; None where there is none, or only Python can tell.
 
-    As the bytes of float32, or None where it is no flat array of numbers; the place behind it; and how many entries it
+    As the bytes of float32, or None where it is no flat array of numbers; the index behind it; and how many entries it
     has, if it is flat and has strings or booleans.
     """
     return _fast_json.read_flat(body, start, len(body)) if COMPILED else None
@@ -56,8 +56,8 @@ def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | Non
     one = b"".join((b"[", memoryview(text)[start:end], b"]"))
     first = one[2 : one.find(b"]")]
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
-    found = COMPILED and _fast_json.read(one, 0, len(one), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
-    return _steps(found, features).copy() if isinstance(found, bytes) else None
+    numbers = COMPILED and _fast_json.read(one, 0, len(one), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
+    return _steps(numbers, features).copy() if isinstance(numbers, bytes) else None
 
 
 def _steps(numbers: bytes, features: int) -> Steps:
@@ -69,29 +69,29 @@ def _steps(numbers: bytes, features: int) -> Steps:
 
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call | None:
     """The call of an ordinary body, or None of any other."""
-    place = locate(body, layout.key)
-    if place is None:
+    span = locate(body, layout.key)
+    if span is None:
         return None
-    start, end, is_alone = place
-    asked = _NO_OPTIONS if is_alone else _options(body, start, end, layout)
-    if asked is None:
+    start, end, is_alone = span
+    call_options = _NO_OPTIONS if is_alone else _options(body, start, end, layout)
+    if call_options is None:
         return None
     try:
-        model = find(asked.model, asked.version)
+        model = find(call_options.model, call_options.version)
     except RequestError:
         return None
     manifest = model.manifest
-    if asked.outputs and manifest.graph.attention is None:
+    if call_options.outputs and manifest.graph.attention is None:
         return None
-    found = _read(body, start, end, max_sequences, manifest, in_detail=False)
-    if found is None:
+    sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
+    if sequences is None:
         return None
     features, beside = manifest.input.features or 0, 0
-    if isinstance(found, bytes):
-        array = _steps(found, features)
+    if isinstance(sequences, bytes):
+        array = _steps(sequences, features)
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
     else:
-        numbers, ends, ids = found
+        numbers, ends, ids = sequences
         array = _steps(numbers, features)
         try:
             identifiers = [None] * len(ends) if ids is None else [*map(_identifier, ids)]
@@ -100,7 +100,16 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PR
         items = split(array, [0, *ends], identifiers, manifest)
         if manifest.long in ("head", "tail"):
             items, beside = compact(items, array)
-    return Call(model, items, bool(asked.outputs), asked.timeout_ms, asked.priority, layout.pointer, 0, beside)
+    return Call(
+        model,
+        items,
+        bool(call_options.outputs),
+        call_options.timeout_ms,
+        call_options.priority,
+        layout.pointer,
+        0,
+        beside,
+    )
 
 
 def _read(body: bytes, start: int, end: int, most: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
@@ -124,8 +133,8 @@ def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptio
     if not layout.fields.issuperset(document) or document[layout.root] is not None:
         return None
     problems = Problems()
-    asked = options.read(document, problems)
-    return None if problems.total else asked
+    call_options = options.read(document, problems)
+    return None if problems.total else call_options
 
 
 def _identifier(text: str | bytes | None) -> str | None:
@@ -143,8 +152,8 @@ def _identifier(text: str | bytes | None) -> str | None:
     return str(identifier)
 
 
-class _Checked(NamedTuple):
-    """What was found of one item; places are -1 where it has none, `told` are the first wrong steps."""
+class _CheckedItem(NamedTuple):
+    """One item as C has checked it: byte offsets in the body (-1 for what it lacks), and its first wrong steps."""
 
     start: int
     end: int
@@ -153,25 +162,25 @@ class _Checked(NamedTuple):
     steps: int
     faults: int
     has_list: int
-    told: Sequence[tuple[int, int, int, int]]  # place, size, start, end
+    wrong_steps: Sequence[tuple[int, int, int, int]]  # index, size, start, end
 
 
 class CheckedSteps(SentSteps):
     """Steps of a body of which it is known what is wrong."""
 
-    def __init__(self, body: bytes, found: _Checked) -> None:
+    def __init__(self, body: bytes, item: _CheckedItem) -> None:
         self._body = body
-        self._found = found
+        self._item = item
 
     def __len__(self) -> int:
-        return self._found.steps
+        return self._item.steps
 
     def read(self, kept: Sequence[int], where: SentWhere) -> None:
         """Adds what is wrong; see `SentSteps.read`. There is no array: a body without problems is read again."""
-        found, features = self._found, where.manifest.input.features
-        told = ((place, self._entry(size, start, end, features)) for place, size, start, end in found.told)
-        if found.faults:
-            explain_steps(told, where, count=found.steps, has_list=bool(found.has_list), faults=found.faults)
+        item, features = self._item, where.manifest.input.features
+        steps = ((index, self._entry(size, start, end, features)) for index, size, start, end in item.wrong_steps)
+        if item.faults:
+            explain_steps(steps, where, count=item.steps, has_list=bool(item.has_list), faults=item.faults)
 
     def _entry(self, size: int, start: int, end: int, features: int | None) -> Any:
         """A wrong step as JSON has it, or a value of the same kind and size."""
@@ -189,25 +198,27 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
     Raises:
         TooLarge: It has more than `max_sequences`, or too many parts.
     """
-    place = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
-    if place is None or len(body) - (place[1] - place[0]) > _MOST_PARSED_BYTES:
+    span = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
+    if span is None or len(body) - (span[1] - span[0]) > _MOST_PARSED_BYTES:
         return
-    start, end, _ = place
+    start, end, _ = span
     try:
         if not body.isascii():
             body.decode()
         document = json_text.parse(b"%snull%s" % (body[:start], body[end:]))
-        asked = options.read(document, Problems())
+        call_options = options.read(document, Problems())
         manifest = None
         with suppress(RequestError):
-            manifest = find(asked.model, asked.version).manifest
-        found = _read(body, start, end, max_sequences, manifest, in_detail=True)
-        sequences = None if found is None or document[layout.root] is not None else _sequences(body, found[2], manifest)
+            manifest = find(call_options.model, call_options.version).manifest
+        checked = _read(body, start, end, max_sequences, manifest, in_detail=True)
+        if checked is None or document[layout.root] is not None:
+            return
+        count, parts, details = checked
+        sequences = _sequences(body, details, manifest)
     except (RequestError, UnicodeDecodeError):
         return
     if sequences is None:
         return
-    count, parts, _ = found
     if parts > json_text.MAX_PARTS:
         raise TooLarge(json_text.TOO_MANY_PARTS.format(parts))
     if count > max_sequences:
@@ -215,9 +226,9 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
     validation.read_document({**document, layout.root: sequences}, find, max_sequences=max_sequences, layout=layout)
 
 
-def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list[Any] | None:
+def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> list[Any] | None:
     """The items, their steps checked and everything else parsed; None where it is too long, has masks or names."""
-    items = [_Checked(*item) for item in found]
+    items = [_CheckedItem(*item) for item in details]
     texts = [
         body[item.start : item.end]
         if item.steps_start < 0
@@ -229,7 +240,7 @@ def _sequences(body: bytes, found: list[Any], manifest: Manifest | None) -> list
     if len(text) > _MOST_PARSED_BYTES or b"_mask" in text:
         return None
     if manifest is not None and manifest.input.names is not None:  # then steps may be objects
-        starts = (told[0][2] for item in items if (told := item.told) and not told[0][0])
+        starts = (wrong_steps[0][2] for item in items if (wrong_steps := item.wrong_steps) and not wrong_steps[0][0])
         if any(body[start : start + 1] == b"{" for start in starts):
             return None
     parsed: Iterator[Any] = iter(json_text.parse(text))

@@ -65,9 +65,9 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     fields["length"] = len(item.steps)
     if attention and answer.attention is not None:
         weights = answer.attention
-        if item.kept_places is not None:
+        if item.step_indices is not None:
             weights = np.zeros(item.sent_steps, dtype=np.float32)
-            weights[item.kept_places] = answer.attention
+            weights[item.step_indices] = answer.attention
         fields["attention"] = weights
     if answer.windows is not None:
         fields["windows"] = answer.windows
@@ -76,9 +76,9 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
 
 def _at_steps_sent(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:
     """The entries of the kept steps at their indices in the request, with None for each masked step."""
-    if item.kept_places is None:
+    if item.step_indices is None:
         return entries
     spread: list[Any] = [None] * item.sent_steps
-    for place, entry in zip(item.kept_places, entries, strict=True):
-        spread[place] = entry
+    for index, entry in zip(item.step_indices, entries, strict=True):
+        spread[index] = entry
     return spread

@@ -28,8 +28,8 @@ _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # w
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
-def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = MAX_PARTS) -> Any:
-    """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `what` is its name in messages.
+def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = MAX_PARTS) -> Any:
+    """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `name` is its name in messages.
 
     Raises:
         InvalidRequest: It is not JSON in UTF-8, or has a key twice, NaN or Infinity, or is nested too deeply.
@@ -42,25 +42,25 @@ def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = 
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
-            raise InvalidRequest([Problem("", _ENDS_EARLY.format(what, len(body)))]) from None
-        raise InvalidRequest([Problem("", f"{what} is not UTF-8: byte {error.start} cannot be read")]) from None
+            raise InvalidRequest([Problem("", _ENDS_EARLY.format(name, len(body)))]) from None
+        raise InvalidRequest([Problem("", f"{name} is not UTF-8: byte {error.start} cannot be read")]) from None
     if not text or text.isspace():
-        raise InvalidRequest([Problem("", f"{what} is empty{', but for white space' if text else ''}")])
+        raise InvalidRequest([Problem("", f"{name} is empty{', but for white space' if text else ''}")])
     if text.startswith("\ufeff"):
-        raise InvalidRequest([Problem("", f"{what} starts with a byte order mark; send plain UTF-8")])
+        raise InvalidRequest([Problem("", f"{name} starts with a byte order mark; send plain UTF-8")])
     try:
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
         if "\\u" in text and _has_lone_surrogate(document):
-            raise InvalidRequest([Problem("", f"{what} has a lone surrogate, which is no text")])
+            raise InvalidRequest([Problem("", f"{name} has a lone surrogate, which is no text")])
     except RecursionError:
-        raise InvalidRequest([Problem("", f"{what} is nested too deeply")]) from None
+        raise InvalidRequest([Problem("", f"{name} is nested too deeply")]) from None
     except json.JSONDecodeError as error:
         if _is_cut(text, error):
-            raise InvalidRequest([Problem("", _ENDS_EARLY.format(what, len(body)))]) from None
+            raise InvalidRequest([Problem("", _ENDS_EARLY.format(name, len(body)))]) from None
         raise InvalidRequest(
-            [Problem("", f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}")]
+            [Problem("", f"{name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}")]
         ) from None
     return document
 

@@ -55,17 +55,17 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
     return CallOptions(model, version, named, tuple(outputs), timeout_ms, priority)
 
 
-def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
+def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
     """Finds the model that a request asks for; an error has all problems known by then, without pointers in a query.
 
     Raises:
         RequestError: The model is not known or not ready, and the request has no other problem. With others, it is an
             InvalidRequest with all.
     """
-    if not asked.named:  # without the model the sequences cannot be checked
+    if not call_options.named:  # without the model the sequences cannot be checked
         raise problems.error()
     try:
-        return find(asked.model, asked.version)
+        return find(call_options.model, call_options.version)
     except NoSuchAlias as error:
         detail = error.problems[0].detail
         problems.add(*(("", f"query parameter version: {detail}") if in_query else ("/version", detail)))

@@ -69,7 +69,7 @@ class JsonSteps(SentSteps):
 
     def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """See `SentSteps.read`."""
-        entries = self._entries if len(kept) == len(self) else [self._entries[place] for place in kept]
+        entries = self._entries if len(kept) == len(self) else [self._entries[index] for index in kept]
         names = where.manifest.input.names
         if names is not None and isinstance(entries[0], dict):
             before = where.problems.total
@@ -94,11 +94,11 @@ def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], whe
             has features.
     """
     known, problems = frozenset(names), where.problems
-    for place, step in zip(kept, steps, strict=True):
+    for index, step in zip(kept, steps, strict=True):
         if isinstance(step, dict):
-            unknown_fields(step, known, f"{where.at}/{place}", problems)
+            unknown_fields(step, known, f"{where.at}/{index}", problems)
         else:
-            problems.add(f"{where.at}/{place}", f"must be an object, as step {kept[0]} is, got {kind(step)}")
+            problems.add(f"{where.at}/{index}", f"must be an object, as step {kept[0]} is, got {kind(step)}")
     objects = [step for step in steps if isinstance(step, dict)]
     problems.left_out += len(names) * len(objects) - sum(map(len, objects))
     if problems.left_out > MAX_PARTS:
@@ -150,10 +150,10 @@ def explain_steps(
     elif features == 1 or has_list:
         _explain_values(steps, where, features, count)
     else:
-        place, step = next(iter(steps), (0, None))
+        index, step = next(iter(steps), (0, None))
         hint = "" if isinstance(step, dict) else "; a level of brackets may be missing"
-        said = f"and none here is an array: the first is {_kind(step, where.manifest)}{hint}"
-        problems.add(f"{where.at}/{place}", f"a step must be an array of {features} numbers, {said}")
+        detail = f"and none here is an array: the first is {_kind(step, where.manifest)}{hint}"
+        problems.add(f"{where.at}/{index}", f"a step must be an array of {features} numbers, {detail}")
         return
     if faults is not None:
         problems.count(faults - (problems.total - before))
@@ -163,13 +163,15 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
     at, manifest, problems, feature_mask, keys = where
     takes_missing = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
-        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask.tolist(), strict=True)]
-    for place, entry in steps:
+        takes_missing = [
+            accepted or not keep for accepted, keep in zip(takes_missing, feature_mask.tolist(), strict=True)
+        ]
+    for index, entry in steps:
         is_bare = features == 1 and not isinstance(entry, list)
         step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
             if problems.listing:
-                problems.add(f"{at}/{place}", _no_step(step, manifest, count))
+                problems.add(f"{at}/{index}", _no_step(step, manifest, count))
             else:
                 problems.count()
             continue
@@ -177,10 +179,10 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
             if takes_missing[i] if value is None else fits_float32(value):
                 continue
             if problems.listing:
-                said = _no_number(value, manifest, is_empty=all(one is None for one in step))
+                detail = _no_number(value, manifest, is_empty=all(one is None for one in step))
                 problems.add(
-                    f"{at}/{place}" if is_bare else f"{at}/{place}/{keys[i] if keys else i}",
-                    _named(said, value, i, where),
+                    f"{at}/{index}" if is_bare else f"{at}/{index}/{keys[i] if keys else i}",
+                    _named(detail, value, i, where),
                 )
             else:
                 problems.count()
@@ -191,17 +193,17 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
     at, manifest, problems, *_ = where
     vocabulary = manifest.input.vocabulary or 1
-    for place, token in steps:
+    for index, token in steps:
         if type(token) is int and 0 <= token < vocabulary:
             continue
         if problems.listing:
             is_whole = type(token) is int
-            said = (
+            detail = (
                 token_message(manifest)
                 if is_whole
                 else f"must be a token id, a whole number, got {_kind(token, manifest)}"
             )
-            problems.add(f"{at}/{place}", said)
+            problems.add(f"{at}/{index}", detail)
         else:
             problems.count()
 
@@ -214,14 +216,14 @@ def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
     return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
 
 
-def _named(said: str, value: Any, feature: int, where: SentWhere) -> str:
+def _named(detail: str, value: Any, feature: int, where: SentWhere) -> str:
     """What is wrong with a value, with the name of its feature, which the pointer has where steps are objects."""
     names = where.manifest.input.names
     if names is None:
-        return said
+        return detail
     if where.keys is None:
-        return f"{said} ({names[feature]})"
-    return f"is null or not there: {said}" if value is None else said
+        return f"{detail} ({names[feature]})"
+    return f"is null or not there: {detail}" if value is None else detail
 
 
 def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:

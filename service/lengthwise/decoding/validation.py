@@ -84,7 +84,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', got {kind(document)}")])
     problems = Problems()
     unknown_fields(document, layout.fields, "", problems)
-    asked = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
+    call_options = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
     root = f"/{layout.root}"
     sequences = document.get(layout.root, _ABSENT)
     if sequences is _ABSENT:
@@ -95,17 +95,19 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
-    model = options.find_model(asked, find, problems)
+    model = options.find_model(call_options, find, problems)
     manifest = model.manifest
-    attention = "attention" in asked.outputs
+    attention = "attention" in call_options.outputs
     if attention and manifest.graph.attention is None:
-        problems.add(f"/outputs/{asked.outputs.index('attention')}", f"the model {manifest.key} has no attention")
+        problems.add(
+            f"/outputs/{call_options.outputs.index('attention')}", f"the model {manifest.key} has no attention"
+        )
     items = []
     if isinstance(sequences, list):
         items = [read_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     problems.require_none()
     good = [item for item in items if item is not None]
-    return Call(model, good, attention, asked.timeout_ms, asked.priority, layout.pointer)
+    return Call(model, good, attention, call_options.timeout_ms, call_options.priority, layout.pointer)
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
@@ -144,8 +146,8 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         return None
     if feature_mask is not None:
         array[:, ~feature_mask] = np.nan
-    places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
-    return make_item(array, manifest, sent_steps=len(steps), kept_places=places, id=identifier)
+    indices = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
+    return make_item(array, manifest, sent_steps=len(steps), step_indices=indices, id=identifier)
 
 
 def _mask(

@@ -110,9 +110,9 @@ def decode(
     known: _KnownMessage | None = None if heads is None else heads.get(key)
     if split is not None and known is not None:
         served = kserve.find(serving, known.name, known.version)
-        asked = known.tensors.read(served, split.raw)
-        if asked is not None:
-            return asked.call, partial(_encode_raw, asked, split.identifier)
+        tensor_call = known.tensors.read(served, split.raw)
+        if tensor_call is not None:
+            return tensor_call.call, partial(_encode_raw, tensor_call, split.identifier)
     if crowded(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
     request = parsed(pb.ModelInferRequest, body)
@@ -121,23 +121,23 @@ def decode(
     problems = Problems()
     read_id(request.id, "/id", problems)
     sent = _inputs(request, problems)
-    wanted = [
+    output_requests = [
         request_parameters.output(one.name, _parameters(one.parameters), f"/outputs/{i}/parameters", problems)
         for i, one in enumerate(request.outputs)
     ]
     raw, most = bool(request.raw_input_contents), serving.settings.max_sequences
     parameters = _parameters(request.parameters)
-    asked = tensors.read(served, sent, wanted, parameters, problems, max_sequences=most, binary=raw)
-    kinds = {output.binary for output in asked.outputs}
+    tensor_call = tensors.read(served, sent, output_requests, parameters, problems, max_sequences=most, binary=raw)
+    kinds = {output.binary for output in tensor_call.outputs}
     if len(kinds) > 1:
         detail = "the contents of all outputs are raw over gRPC, or of none: binary_data must agree"
         raise InvalidRequest([Problem("/outputs", detail)])
     if kinds == {False}:
-        return asked.call, partial(_encode, asked, request.id)
+        return tensor_call.call, partial(_encode, tensor_call, request.id)
     if heads is not None and split is not None and raw:
-        tensors_known = KnownTensors.of(asked, sent)
+        tensors_known = KnownTensors.of(tensor_call, sent)
         heads.add(key, len(split.rest), tensors_known and _KnownMessage(name, version, tensors_known))
-    return asked.call, partial(_encode_raw, asked, request.id)
+    return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
 
 
 def parsed(kind: type[M], body: bytes) -> M:
@@ -260,22 +260,22 @@ def _answer_head(name: str, version: int, outputs: tuple[tuple[str, str, tuple[i
     return response.SerializeToString()
 
 
-def _encode_raw(asked: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
+def _encode_raw(tensor_call: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
     """Encodes the answer with raw contents. The fields of a message may stand in any order."""
-    manifest, outputs = asked.call.model.manifest, output_tensors.answer(asked, answers)
+    manifest, outputs = tensor_call.call.model.manifest, output_tensors.answer(tensor_call, answers)
     described = tuple([(tensor.name, tensor.datatype, tensor.values.shape) for tensor in outputs])
     head = _answer_head(manifest.name, manifest.version, described)
-    written = [head, *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
+    fields = [head, *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
     if identifier:
-        written.append(_field(_ID_TAG, identifier.encode()))
-    return b"".join(written)
+        fields.append(_field(_ID_TAG, identifier.encode()))
+    return b"".join(fields)
 
 
-def _encode(asked: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
+def _encode(tensor_call: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
     """Encodes the answer with typed contents."""
-    manifest = asked.call.model.manifest
+    manifest = tensor_call.call.model.manifest
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
-    for tensor in output_tensors.answer(asked, answers):
+    for tensor in output_tensors.answer(tensor_call, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
         if tensor.datatype == "BYTES":
             output.contents.bytes_contents.extend(tensor.values.flat)

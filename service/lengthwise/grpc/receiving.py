@@ -212,8 +212,8 @@ class Receiving:
     def _late(self, message: IncomingMessage) -> None:
         refuse, waited = message.refuse, message.began is None
         self.end(message, arrived=False)
-        what = "the deadline passed before the message could be received"
-        refuse(DeadlineExceeded(what if waited else "the message did not come in time"))
+        detail = "the deadline passed before the message could be received"
+        refuse(DeadlineExceeded(detail if waited else "the message did not come in time"))
 
     def _end_slow(self) -> None:
         """While messages wait: refuses those that are silent or slow, and looks again later."""

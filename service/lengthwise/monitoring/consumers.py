@@ -21,7 +21,7 @@ class AnsweredCall(NamedTuple):
     arrived: float  # in seconds since the epoch
     queue_seconds: float
     inference_seconds: float
-    held_bytes: int  # memory of its sequences
+    memory_bytes: int  # memory of its sequences
 
 
 class Consumer:

@@ -16,7 +16,7 @@ from lengthwise.telemetry.families import Family
 LEAST_SEQUENCES: Final = 200  # with fewer in the window nothing is said: chance alone would exceed the limits
 MOST_GAUGES: Final = 64  # features with a gauge; of a model with more, those that drifted most
 _BLOCK: Final = 50  # sequences that enter and leave the window together
-_MOST_HELD_BYTES: Final = 2**20  # sequences that hold so much are counted earlier
+_MOST_MEMORY_BYTES: Final = 2**20  # sequences that hold so much are counted earlier
 
 
 class DriftWindow:
@@ -29,13 +29,13 @@ class DriftWindow:
         self._blocks: deque[ProfileCounts] = deque()
         self.counts: ProfileCounts | None = None  # of the sequences that are compared
         self._items: list[tuple[Item, Answer]] = []
-        self._held_bytes = 0
+        self._memory_bytes = 0
 
-    def add(self, items: Sequence[Item], answers: Sequence[Answer], held_bytes: int = 0) -> None:
-        """Counts sequences with their answers, in blocks; `held_bytes` is the memory of the sequences."""
+    def add(self, items: Sequence[Item], answers: Sequence[Answer], memory_bytes: int = 0) -> None:
+        """Counts sequences with their answers, in blocks; `memory_bytes` is the memory of the sequences."""
         self._items += zip(items, answers, strict=True)
-        self._held_bytes += held_bytes
-        while len(self._items) >= _BLOCK or (self._items and self._held_bytes >= _MOST_HELD_BYTES):
+        self._memory_bytes += memory_bytes
+        while len(self._items) >= _BLOCK or (self._items and self._memory_bytes >= _MOST_MEMORY_BYTES):
             counted, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
             block = self._counter.count(
                 [item.steps for item, _ in counted],
@@ -49,7 +49,7 @@ class DriftWindow:
             if self.counts.sequences > WINDOW_SEQUENCES:
                 self.counts -= self._blocks.popleft()
         if not self._items:
-            self._held_bytes = 0
+            self._memory_bytes = 0
 
     def drift(self) -> dict[str, float]:
         """The PSI by what is compared: `length`, `missing`, `class`, `feature INDEX`. Empty until enough were seen."""
@@ -82,7 +82,7 @@ class Drift(Consumer):
             if window is None or window.profile is not manifest.training:  # also after the version was replaced
                 self._forget()
                 window = self._windows[key] = DriftWindow(manifest.training, manifest)
-            window.add(call.items, call.answers, call.held_bytes)
+            window.add(call.items, call.answers, call.memory_bytes)
 
     def _forget(self) -> None:
         """Removes the windows of versions that are not served any more: their gauges would stay as they are."""
@@ -95,30 +95,37 @@ class Drift(Consumer):
         self._forget()
         labels = ("model", "version", "what")
         distances = [
-            ((*key, name_of(what, window.manifest)), psi, window.profile.limits.of(what))
+            ((*key, name_of(aspect, window.manifest)), psi, window.profile.limits.of(aspect))
             for key, window in list(self._windows.items())
-            for what, psi in shown(window.drift(), window.profile)
+            for aspect, psi in shown(window.drift(), window.profile)
         ]
-        what = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
-        yield Family("gauge", "largest", "drift", what, labels, [(values, psi) for values, psi, _ in distances])
-        what = "The lengthwise_drift from which on the data has drifted."
+        help_ = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
+        yield Family("gauge", "largest", "drift", help_, labels, [(values, psi) for values, psi, _ in distances])
+        help_ = "The lengthwise_drift from which on the data has drifted."
         yield Family(
-            "gauge", "largest", "drift_limit", what, labels, [(values, limit) for values, _, limit in distances]
+            "gauge", "largest", "drift_limit", help_, labels, [(values, limit) for values, _, limit in distances]
         )
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:
     """The figures to show: all but those of features, and of these the `MOST_GAUGES` that are nearest their limits."""
-    features = [what for what in drift if what.startswith(FEATURE)]
+    features = [aspect for aspect in drift if aspect.startswith(FEATURE)]
     if len(features) > MOST_GAUGES:
-        features = sorted(features, key=lambda what: -drift[what] / profile.limits.of(what))[:MOST_GAUGES]
-    return [(what, drift[what]) for what in [*(what for what in drift if not what.startswith(FEATURE)), *features]]
+        features = sorted(features, key=lambda aspect: -drift[aspect] / profile.limits.of(aspect))[:MOST_GAUGES]
+    return [
+        (aspect, drift[aspect])
+        for aspect in [*(aspect for aspect in drift if not aspect.startswith(FEATURE)), *features]
+    ]
 
 
-def name_of(what: str, manifest: Manifest) -> str:
+def name_of(aspect: str, manifest: Manifest) -> str:
     """What is compared, with a feature's own name if it has one: `feature 0 (ax)`."""
     names = manifest.input.names
-    return what if names is None or not what.startswith(FEATURE) else f"{what} ({names[int(what[len(FEATURE) :])]})"
+    return (
+        aspect
+        if names is None or not aspect.startswith(FEATURE)
+        else f"{aspect} ({names[int(aspect[len(FEATURE) :])]})"
+    )
 
 
 def answered_classes(answer: Answer, manifest: Manifest) -> list[int]:

@@ -93,7 +93,7 @@ class Monitoring:
             time.time() - (time.monotonic() - arrived),
             timing.queue,
             timing.inference,
-            call.held_bytes,
+            call.memory_bytes,
         )
         for thread in self._threads:
             thread.offer(answered_call)
@@ -102,9 +102,9 @@ class Monitoring:
         """The metrics of all consumers, and what they dropped."""
         for thread in self._threads:
             yield from thread.consumer.families()
-        what = "Sampled calls that were dropped because the consumer was too slow or failed."
+        help_ = "Sampled calls that were dropped because the consumer was too slow or failed."
         dropped = [((thread.consumer.name,), thread.dropped) for thread in self._threads]
-        yield Family("counter", "sum", "monitoring_dropped_calls", what, ("consumer",), dropped)
+        yield Family("counter", "sum", "monitoring_dropped_calls", help_, ("consumer",), dropped)
 
 
 class ConsumerThread(threading.Thread):
@@ -141,9 +141,9 @@ class ConsumerThread(threading.Thread):
         if (consumer.share < 1 and random.random() >= consumer.share) or not consumer.wants(call):
             return
         with self._lock:
-            if len(self._calls) < self._most_calls and self._bytes + call.held_bytes <= self._most_bytes:
+            if len(self._calls) < self._most_calls and self._bytes + call.memory_bytes <= self._most_bytes:
                 self._calls.append(call)
-                self._bytes += call.held_bytes
+                self._bytes += call.memory_bytes
             else:
                 self.dropped += 1
         if not self._arrived.is_set():
@@ -167,7 +167,7 @@ class ConsumerThread(threading.Thread):
         with self._lock:
             most = _COUNTED if self._at_rest is None else 1
             calls = [self._calls.popleft() for _ in range(min(most, len(self._calls)))]
-            self._bytes -= sum(call.held_bytes for call in calls)
+            self._bytes -= sum(call.memory_bytes for call in calls)
         if not calls:
             return False
         try:

@@ -116,7 +116,7 @@ class PatientOutput(io.RawIOBase):
         super().__init__()
         self.waiting = bytearray()
         self._descriptor = descriptor
-        self._taken = 0
+        self._position = 0
 
     def writable(self) -> bool:
         """It is."""
@@ -124,13 +124,13 @@ class PatientOutput(io.RawIOBase):
 
     def tell(self) -> int:
         """How many bytes were taken."""
-        return self._taken
+        return self._position
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Takes bytes."""
         with memoryview(data) as view:
             self.waiting += view
-            self._taken += view.nbytes
+            self._position += view.nbytes
             with suppress(OSError):
                 self.save()
             return view.nbytes

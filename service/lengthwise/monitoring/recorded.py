@@ -31,7 +31,7 @@ class DriftReport:
     @property
     def drifted(self) -> list[str]:
         """What exceeds its limit."""
-        return [what for what, psi in self.drift.items() if psi > self.profile.limits.of(what)]
+        return [aspect for aspect, psi in self.drift.items() if psi > self.profile.limits.of(aspect)]
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -41,12 +41,12 @@ class DriftReport:
             "drifted": self.drifted,
             "drift": [
                 {
-                    "what": what,
-                    "name": name_of(what, self.manifest),
+                    "what": aspect,
+                    "name": name_of(aspect, self.manifest),
                     "psi": psi,
-                    "limit": self.profile.limits.of(what),
+                    "limit": self.profile.limits.of(aspect),
                 }
-                for what, psi in self.drift.items()
+                for aspect, psi in self.drift.items()
             ],
             "over_time": list(self.over_time),
         }
@@ -144,8 +144,8 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
     for batch in record_file.batches(directory, ["id", "steps"]):
         total += batch.num_rows
         names.add((batch.schema.metadata or {}).get(record_file.NAMES))
-        wanted = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
-        for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
+        indices = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
+        for row in batch.take(pa.array(indices, pa.int64())).to_pylist():
             rows_by_id[row["id"]] = row | {"label": labels[row["id"]]}
     if not rows_by_id:
         raise ConfigurationError(

@@ -50,9 +50,9 @@ class Recorder(Consumer):
         self._files: dict[_Key, RecordFile] = {}
         self._ending: list[RecordFile] = []  # they get no further rows, and wait for room on the disk
         self._paused_until = float("-inf")
-        self._written = 0
+        self._recorded = 0
         self._lost = 0
-        self._held_bytes = 0
+        self._file_bytes = 0
         try:
             directory.mkdir(parents=True, exist_ok=True)
             RecordFile.remove_abandoned(directory)
@@ -82,12 +82,12 @@ class Recorder(Consumer):
     def families(self) -> Iterator[Family]:
         """The counters of sequences that were recorded and lost, and the bytes of the files."""
         for name, help_, count in (
-            ("recorded_sequences", "Sequences in record files that were completed.", self._written),
+            ("recorded_sequences", "Sequences in record files that were completed.", self._recorded),
             ("record_lost_sequences", "Sequences that could not be written to records.", self._lost),
         ):
             yield Family("counter", "sum", name, help_, samples=[((), count)])
         yield Family(
-            "gauge", "largest", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)]
+            "gauge", "largest", "record_bytes", "Bytes of all complete record files.", samples=[((), self._file_bytes)]
         )
 
     def _write(self, *, last: bool = False) -> None:
@@ -138,7 +138,7 @@ class Recorder(Consumer):
             self._lost += file.rows
         elif file.complete():
             self._ending.remove(file)
-            self._written += file.rows
+            self._recorded += file.rows
             self._remove_oldest()
 
     def _save(self, last: bool) -> None:
@@ -163,4 +163,4 @@ class Recorder(Consumer):
                 break
             path.unlink(missing_ok=True)
             total -= size
-        self._held_bytes = total  # for the metrics: on the event loop nobody looks into a folder of many files
+        self._file_bytes = total  # for the metrics: on the event loop nobody looks into a folder of many files

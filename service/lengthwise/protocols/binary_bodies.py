@@ -42,10 +42,10 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
         InvalidRequest: The shape, the bytes or the query are wrong; the pointers are empty, because the body is not
             JSON. A model that is not known or not ready is another RequestError.
     """
-    asked, identifier, problems = read_query(request.query)
-    model = options.find_model(asked, serving.find, problems, in_query=True)
+    call_options, identifier, problems = read_query(request.query)
+    model = options.find_model(call_options, serving.find, problems, in_query=True)
     manifest = model.manifest
-    attention = "attention" in asked.outputs
+    attention = "attention" in call_options.outputs
     bare = OCTETS in request.headers.get(b"accept", b"").lower()
     if attention and manifest.graph.attention is None:
         problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
@@ -59,7 +59,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
     if wrong is not None:
         raise InvalidRequest([Problem("", wrong)])
     item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
-    call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
+    call = Call(model, [item], attention, call_options.timeout_ms, call_options.priority, pointer="")
     return call, partial(_encode_octets, call) if bare else None
 
 
@@ -84,9 +84,9 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     elif 0 in shape:
         wrong = "a sequence has at least one step, and a step a feature"
     elif len(request.body) != size:
-        given = ",".join(map(str, shape))
+        shape_text = ",".join(map(str, shape))
         sent = len(request.body)
-        wrong = f"{_SHAPE.decode()}: {given} of {element.name} is {size} bytes, the body has {sent}"
+        wrong = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {sent}"
     if wrong is not None:
         raise InvalidRequest([Problem("", wrong)])
     steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)
@@ -106,8 +106,8 @@ def read_query(raw: bytes) -> tuple[options.CallOptions, str | None, Problems]:
     The problems have no pointer, since the query is no part of the body; each names its parameter. Raises
     `InvalidRequest` if the query is too long, or not text.
     """
-    asked, identifier, first, total = _read_query(raw)
-    return asked, identifier, Problems(first=[*first], total=total)
+    call_options, identifier, first, total = _read_query(raw)
+    return call_options, identifier, Problems(first=[*first], total=total)
 
 
 @lru_cache(maxsize=128)  # programs send the same query again and again
@@ -135,9 +135,9 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
         else:
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
     identifier = read_id(document["id"], "/id", problems) if "id" in document else None
-    asked = options.read(document, problems)
+    call_options = options.read(document, problems)
     first = [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first]
-    return asked, identifier, tuple(first), problems.total
+    return call_options, identifier, tuple(first), problems.total
 
 
 def check_beside_json(query: bytes) -> None:

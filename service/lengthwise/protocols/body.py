@@ -38,7 +38,7 @@ class Delivery:
 
     def __init__(self) -> None:
         self.answered = False  # whether the connection accepted the whole answer
-        self.refused: int | None = None  # the status that the connection sent in the place of the answer, if it did
+        self.refused: int | None = None  # the status that the connection sent instead of the answer, if it did
 
 
 def status_sent(scope: Scope, status: int) -> int:
@@ -156,17 +156,17 @@ def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
             if not rest and len(piece) < most:  # else the inflater may have more
                 raise InvalidRequest([Problem("", "the gzip body ends before its end")])
             # By slices, because the inflater copies what follows a member.
-            given = rest[:PIECE_BYTES]
+            chunk = rest[:PIECE_BYTES]
             most = min(PIECE_BYTES, max_bytes - size + 1)
             try:
-                piece = inflater.decompress(given, most)
+                piece = inflater.decompress(chunk, most)
             except zlib.error:
                 raise InvalidRequest([Problem("", "the body is not gzip, though content-encoding says so")]) from None
             size += len(piece)
             if size > max_bytes:
                 raise TooLarge(TOO_MANY_BYTES.format(max_bytes))
-            left = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
-            rest = rest[len(given) - len(left) :]
+            unread = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            rest = rest[len(chunk) - len(unread) :]
             yield piece
         if not rest:
             return

@@ -78,9 +78,9 @@ def _timeout(options: OptionsText, name: bytes) -> float:
             return math.nan
         document = b"{" + tail[start:]
     try:
-        found: Any = orjson.loads(document)
+        value: Any = orjson.loads(document)
         for outer in within:
-            found = found[outer]
-        return float(member[1]) if name.decode() in found and isinstance(found, dict) else math.nan
+            value = value[outer]
+        return float(member[1]) if name.decode() in value and isinstance(value, dict) else math.nan
     except (ValueError, TypeError, KeyError):
         return math.nan

@@ -119,15 +119,15 @@ class InferenceCall:
         return decoded
 
     async def decode_slowly(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, as soon as one of the few places for that is free; raises as both do."""
-        async with self.place(len(request.body), request):
+        """Decodes a body in a thread, as soon as one of the few slots for that is free; raises as both do."""
+        async with self.decoding_slot(len(request.body), request):
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, while the caller has a `place`. Errors are those of `decode_at_once`.
+        """Decodes a body in a thread, while the caller has a `decoding_slot`. Errors are those of `decode_at_once`.
 
         Raises:
-            ClientLeft: The client left while the call waited for its permit.
+            ClientLeft: The client left while the call waited for its slot.
         """
         if self._closed:
             raise ClientLeft
@@ -139,21 +139,21 @@ class InferenceCall:
         return decoded
 
     @asynccontextmanager
-    async def place(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[None]:
-        """One of the few places where large bodies are inflated and decoded in threads, when it is this call's turn.
+    async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[None]:
+        """One of the few slots in which large bodies are inflated and decoded in threads, when it is this call's turn.
 
         The body has about `size` bytes when it is inflated, and may name another deadline than the default; `request`
         has it, or its beginning if that is not the `whole`. Raises `DeadlineExceeded` if its turn does not come before
         its deadline.
         """
         until, certain = self.deadline, self.has_deadline
-        places = self._protocol.large_bodies
-        if not certain and not places.free:
+        large_bodies = self._protocol.large_bodies
+        if not certain and not large_bodies.free:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
             options = self._protocol.options_of(request)
             seconds, certain = patience(options._replace(whole=whole), default)
             until = self.record.arrived + seconds
-        async with places.turn(self.peer, size, until, certain=certain):
+        async with large_bodies.turn(self.peer, size, until, certain=certain):
             yield
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
@@ -172,7 +172,7 @@ class InferenceCall:
                 raise DeadlineExceeded("the deadline had passed when the request was read")
             if call.timeout_ms is None or call.timeout_ms > timeout_ms:
                 call = call._replace(timeout_ms=timeout_ms)
-        self.hold.set(call.held_bytes + answer_bytes(call))
+        self.hold.set(call.memory_bytes + answer_bytes(call))
         sequences = [item.steps for item in call.items]
         split: Windows | None = None
         if call.model.manifest.long == "window":
@@ -208,11 +208,11 @@ class InferenceCall:
         self._timing = timing
         plain = split is None and not call.attention and None not in results
         answers = cast("list[Answer]", results) if plain else windows.answers_of(call, results, split)
-        written = write(encode(answers), timing)
+        response = write(encode(answers), timing)
         monitoring = self._protocol.serving.monitoring
         if monitoring is not None:
             monitoring.answered(call, answers, timing, request_id=self.request_id, arrived=self.record.arrived)
-        return written
+        return response
 
     def withdraw(self) -> None:
         """Called when the client has left: what has not begun to run is not run, and `answer` or the waiter fails."""
@@ -240,7 +240,7 @@ class InferenceCall:
         """Closes the call's record, once: every path of a transport ends here.
 
         `status` is what the client got, as in HTTP. It was `delivered` if it is that of the call's own answer or
-        refusal, and was sent; otherwise the connection sent it in its place, or the client had gone (`CLIENT_LEFT`).
+        refusal, and was sent; otherwise the connection sent another one, or the client had gone (`CLIENT_LEFT`).
         The answer or the refusal was there when it `ended`, by `time.monotonic`; default: just now.
         """
         if self._closed:
@@ -334,10 +334,10 @@ def timeout_of(header: bytes) -> float:
     return min(value, MAX_TIMEOUT_MS)
 
 
-def request_id_of(given: bytes | None) -> bytes:
+def request_id_of(caller_id: bytes | None) -> bytes:
     """The caller's id where it is safe to echo and to log, else a new one."""
-    if given and len(given) <= 128 and _ID_CHARACTERS.issuperset(given):
-        return given
+    if caller_id and len(caller_id) <= 128 and _ID_CHARACTERS.issuperset(caller_id):
+        return caller_id
     return b"%s-%x" % (_PROCESS, next(_numbers))
 
 

@@ -42,13 +42,13 @@ class EncodedTensor:
         return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
 
 
-def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
+def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
     """The output tensors of a call, in the requested order."""
-    manifest = asked.call.model.manifest
+    manifest = tensor_call.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = _NO_LABELS
     outputs = []
-    for name, binary, classes in asked.outputs:
+    for name, binary, classes in tensor_call.outputs:
         datatype = forms[name].datatypes[0]
         if datatype == "BYTES":
             labels = np.array([label.encode() for label in manifest.labels], dtype=object)
@@ -57,7 +57,7 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
             rows = [classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
         if forms[name].shape[1:2] == (-1,):
-            values = _padded(rows, asked)
+            values = _padded(rows, tensor_call)
         else:
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         outputs.append(EncodedTensor(name, datatype, values, bool(binary)))
@@ -72,16 +72,16 @@ def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequenc
     best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :classes]
     scores = np.take_along_axis(probabilities, best, axis=-1)
     texts = np.empty(best.shape, dtype=object)
-    found = zip(scores.ravel().tolist(), best.ravel().tolist(), strict=True)
-    texts.ravel()[:] = [f"{score:f}:{index}:{labels[index]}".encode() for score, index in found]
+    pairs = zip(scores.ravel().tolist(), best.ravel().tolist(), strict=True)
+    texts.ravel()[:] = [f"{score:f}:{index}:{labels[index]}".encode() for score, index in pairs]
     return texts
 
 
-def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
+def _padded(rows: Sequence[NDArray[Any]], tensor_call: TensorCall) -> NDArray[Any]:
     """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
-    padded: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
-    for row, entries, item in zip(padded, rows, asked.call.items, strict=True):
-        row[slice(len(entries)) if item.kept_places is None else item.kept_places] = entries
+    padded: NDArray[Any] = np.full((len(rows), tensor_call.call.width, *first.shape[1:]), blank, dtype=first.dtype)
+    for row, entries, item in zip(padded, rows, tensor_call.call.items, strict=True):
+        row[slice(len(entries)) if item.step_indices is None else item.step_indices] = entries
     return padded

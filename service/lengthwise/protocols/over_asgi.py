@@ -74,7 +74,7 @@ class OverAsgi:
             inflated = inflating.at_once()
             if inflated is None:
                 beginning = Received(scope, headers, inflating.beginning)
-                async with call.place(inflated_bytes(body, most), beginning, whole=False):
+                async with call.decoding_slot(inflated_bytes(body, most), beginning, whole=False):
                     call.begin_decoding()
                     body = await inflating.inflated()
                     del inflating

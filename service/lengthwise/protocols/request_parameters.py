@@ -16,12 +16,12 @@ from lengthwise.decoding.json_text import kind
 CLASSIFICATION: Final = "classification"
 SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
-NOT_ASKED: Final = (None, False, 0, "")  # values with which clients send a parameter that they do not use
+UNUSED: Final = (None, False, 0, "")  # values with which clients send a parameter that they do not use
 _READ: Final = (CLASSIFICATION, "binary_data", "binary_data_output", "priority", "timeout", "timeout_ms")
 KNOWN: Final = frozenset((*_READ, *SHARED_MEMORY, *STATEFUL))  # all others are ignored
 
 
-class WantedOutput(NamedTuple):
+class OutputRequest(NamedTuple):
     """How a request asks for one output."""
 
     name: str
@@ -29,14 +29,14 @@ class WantedOutput(NamedTuple):
     classes: int | None = None  # number of best classes to send instead of the numbers
 
 
-def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems) -> WantedOutput:
+def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems) -> OutputRequest:
     """Reads the parameters of an output, and adds what is wrong with them to `problems`."""
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
     if CLASSIFICATION in parameters and (type(classes) is not int or classes < 1):
         problems.add(f"{at}/{CLASSIFICATION}", "must be the number of classes wanted, a whole number from 1")
         classes = None
-    return WantedOutput(name, flag(parameters, "binary_data", at, problems), classes)
+    return OutputRequest(name, flag(parameters, "binary_data", at, problems), classes)
 
 
 def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
@@ -45,7 +45,7 @@ def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
     if CLASSIFICATION in parameters:
         problems.add(f"{at}/{CLASSIFICATION}", "belongs in the parameters of an output")
     for name in STATEFUL:
-        if parameters.get(name) not in NOT_ASKED:
+        if parameters.get(name) not in UNUSED:
             problems.add(f"{at}/{name}", "nothing is kept from one request to the next: send whole sequences")
 
 

@@ -30,7 +30,7 @@ class TensorText(NamedTuple):
 
 
 class SplitText(NamedTuple):
-    """The JSON of a request, with the number of its text in the place of each array under `data`."""
+    """The JSON of a request, with the number of its text instead of each array under `data`."""
 
     rest: bytes
     texts: tuple[TensorText, ...]
@@ -43,12 +43,12 @@ def split(head: bytes) -> SplitText:
     at = 0
     while (match := _DATA.search(head, at)) is not None:
         start = match.end()
-        found = _text_at(head, start)
-        if found is None or len(texts) == _MOST_TEXTS:
+        text = _text_at(head, start)
+        if text is None or len(texts) == _MOST_TEXTS:
             return SplitText(head, ())
         pieces += [head[at:start], b"[%d]" % len(texts)]
-        texts.append(found)
-        at = start + len(found.text)
+        texts.append(text)
+        at = start + len(text.text)
     return SplitText(b"".join([*pieces, head[at:]]) if texts else head, tuple(texts))
 
 
@@ -60,23 +60,23 @@ def _text_at(head: bytes, start: int) -> TensorText | None:
     text = head[start:end]
     if floats is not None:
         return TensorText(text, floats, len(floats) // 4)
-    if not text.isascii():  # it may be no UTF-8, and then the place in the whole is told
+    if not text.isascii():  # it may be no UTF-8, and the error names the byte of the whole
         return None
     return TensorText(text, entries=others if 0 < others < json_text.MAX_PARTS else None)
 
 
-def parse(head: bytes, what: str, found: SplitText | None = None) -> Any:
+def parse(head: bytes, name: str, split_text: SplitText | None = None) -> Any:
     """Parses the JSON of a request; the `data` of its inputs are `TensorText`s. Raises as `json_text.parse` does.
 
-    `what` is its name in error messages, and `found` what `split` makes of it.
+    `name` is its name in error messages, and `split_text` what `split` makes of it.
     """
-    rest, texts = found or split(head)
+    rest, texts = split_text or split(head)
     if not texts:
-        return json_text.parse(head, what)
+        return json_text.parse(head, name)
     try:
         document = json_text.parse(rest)
     except RequestError:
-        return json_text.parse(head, what)  # which knows the place in the whole
+        return json_text.parse(head, name)  # which names the byte of the whole
     inputs = document.get("inputs") if isinstance(document, dict) else None
     for entry in inputs if isinstance(inputs, list) else ():
         data = entry.get("data") if isinstance(entry, dict) else None

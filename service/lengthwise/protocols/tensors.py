@@ -21,7 +21,7 @@ from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_refused
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
-from lengthwise.protocols.request_parameters import WantedOutput
+from lengthwise.protocols.request_parameters import OutputRequest
 from lengthwise.protocols.tensor_specs import ELEMENTS, LENGTHS, TensorSpec, inputs_of, outputs_of
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.registry import ServedModel
@@ -49,13 +49,13 @@ class TensorCall:
     """A call whose sequences came as tensors, and the outputs that it asks for, in order."""
 
     call: Call
-    outputs: tuple[WantedOutput, ...]
+    outputs: tuple[OutputRequest, ...]
 
 
 def read(
     model: ServedModel,
     sent: Sequence[InputTensor],
-    wanted: Sequence[WantedOutput],
+    output_requests: Sequence[OutputRequest],
     parameters: Mapping[str, Any],
     problems: Problems,
     *,
@@ -64,9 +64,9 @@ def read(
 ) -> TensorCall:
     """Decodes a request of input tensors, for which `problems` were found so far.
 
-    No `wanted` outputs mean all of them. They are raw bytes if `binary`, unless the request says something else. Of its
-    parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is refused or ignored by
-    `request_parameters.check`.
+    Without `output_requests` all outputs are sent. They are raw bytes if `binary`, unless the request says something
+    else. Of its parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is refused or
+    ignored by `request_parameters.check`.
 
     Everything that is wrong with the tensors is one `InvalidRequest`.
 
@@ -74,10 +74,10 @@ def read(
         TooLarge: There are more rows than `max_sequences`, or more classifications are wanted than an answer may have.
     """
     manifest = model.manifest
-    asked = _options(parameters, problems)
+    call_options = _options(parameters, problems)
     everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
-    outputs = _outputs(wanted, manifest, problems, binary=binary if everywhere is None else everywhere)
-    asked = replace(asked, outputs=tuple(output.name for output in outputs if output.name == "attention"))
+    outputs = _outputs(output_requests, manifest, problems, binary=binary if everywhere is None else everywhere)
+    call_options = replace(call_options, outputs=tuple(output.name for output in outputs if output.name == "attention"))
     forms = inputs_of(manifest)
     by_name = _by_name(sent, forms, problems)
     steps, lengths = (by_name.get(form.name) for form in forms)
@@ -95,10 +95,14 @@ def read(
     if problems.total or rectangle is None:
         raise problems.error()
     rows, width = rectangle.shape[:2]
-    written = rows * (width if manifest.task == "per-step" else 1) * sum(output.classes or 0 for output in outputs)
-    if written > MOST_CLASSIFICATIONS:
-        raise TooLarge(f"a request may ask for {MOST_CLASSIFICATIONS} classifications, this one asks for {written}")
-    return _called(model, outputs, asked, steps, rectangle, items)
+    classifications = (
+        rows * (width if manifest.task == "per-step" else 1) * sum(output.classes or 0 for output in outputs)
+    )
+    if classifications > MOST_CLASSIFICATIONS:
+        raise TooLarge(
+            f"a request may ask for {MOST_CLASSIFICATIONS} classifications, this one asks for {classifications}"
+        )
+    return _called(model, outputs, call_options, steps, rectangle, items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +111,18 @@ class KnownTensors:
 
     manifest: Manifest  # of the model that it was for
     inputs: tuple[InputTensor, ...]  # without data
-    outputs: tuple[WantedOutput, ...]
+    outputs: tuple[OutputRequest, ...]
     options: options.CallOptions  # its timeout and priority, and whether it asks for attention
 
     @classmethod
-    def of(cls, asked: TensorCall, sent: Sequence[InputTensor]) -> KnownTensors | None:
+    def of(cls, tensor_call: TensorCall, sent: Sequence[InputTensor]) -> KnownTensors | None:
         """What was read; None where it was valid only because of its elements."""
-        call, manifest = asked.call, asked.call.model.manifest
+        call, manifest = tensor_call.call, tensor_call.call.model.manifest
         if manifest.long == "reject" and call.width > manifest.max_length:
             return None
         named = ("attention",) if call.attention else ()
-        given = options.CallOptions(outputs=named, timeout_ms=call.timeout_ms, priority=call.priority)
-        return cls(manifest, tuple(replace(one, data=b"") for one in sent), asked.outputs, given)
+        call_options = options.CallOptions(outputs=named, timeout_ms=call.timeout_ms, priority=call.priority)
+        return cls(manifest, tuple(replace(one, data=b"") for one in sent), tensor_call.outputs, call_options)
 
     def read(self, model: ServedModel, data: Sequence[TensorText | bytes | memoryview]) -> TensorCall | None:
         """The call of a request that differs only in the elements of each input tensor.
@@ -142,53 +146,55 @@ class KnownTensors:
 
 def _called(
     model: ServedModel,
-    outputs: tuple[WantedOutput, ...],
-    asked: options.CallOptions,
+    outputs: tuple[OutputRequest, ...],
+    call_options: options.CallOptions,
     steps: InputTensor,
     rectangle: NDArray[Any],
     items: list[Item],
 ) -> TensorCall:
     """The call of the sequences in a tensor, of which the elements are `rectangle`."""
     items, beside = compact(items, rectangle)
-    place, attention = f"{steps.pointer}: row {{}}", bool(asked.outputs)
-    call = Call(model, items, attention, asked.timeout_ms, asked.priority, place, rectangle.shape[1], beside)
+    pointer, attention = f"{steps.pointer}: row {{}}", bool(call_options.outputs)
+    call = Call(
+        model, items, attention, call_options.timeout_ms, call_options.priority, pointer, rectangle.shape[1], beside
+    )
     return TensorCall(call, outputs)
 
 
 def _outputs(
-    wanted: Sequence[WantedOutput], manifest: Manifest, problems: Problems, *, binary: bool
-) -> tuple[WantedOutput, ...]:
+    output_requests: Sequence[OutputRequest], manifest: Manifest, problems: Problems, *, binary: bool
+) -> tuple[OutputRequest, ...]:
     """The outputs of an answer, each of which says whether it is raw bytes, and of at most all classes."""
     known = [form.name for form in outputs_of(manifest)]
-    names = [output.name for output in wanted]
+    names = [output.name for output in output_requests]
     for i, name in enumerate(names):
         if name not in known:
             problems.add(f"/outputs/{i}", f"is not an output of {manifest.key}; there are {', '.join(known)}")
         elif name in names[:i]:
             problems.add(f"/outputs/{i}", "stands twice")
-        elif name != "probabilities" and wanted[i].classes is not None:
+        elif name != "probabilities" and output_requests[i].classes is not None:
             at = f"/outputs/{i}/parameters/{request_parameters.CLASSIFICATION}"
             problems.add(at, "the output with a figure of each class is 'probabilities'")
     return tuple(
-        WantedOutput(
+        OutputRequest(
             output.name,
             binary if output.binary is None else output.binary,
             None if output.classes is None else min(output.classes, manifest.classes),
         )
-        for output in wanted or map(WantedOutput, known)
+        for output in output_requests or map(OutputRequest, known)
     )
 
 
 def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
     request_parameters.check(parameters, "/parameters", problems)
-    given = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
+    fields = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     microseconds = parameters.get("timeout")
     if microseconds is not None:
         if type(microseconds) is int and 0 < microseconds <= INT64_MAX:
-            given.setdefault("timeout_ms", microseconds / 1000)
+            fields.setdefault("timeout_ms", microseconds / 1000)
         else:
             problems.add("/parameters/timeout", "must be a whole number of microseconds, above 0 and of 64 bits")
-    return options.read(given, problems, "/parameters")
+    return options.read(fields, problems, "/parameters")
 
 
 def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
@@ -230,11 +236,11 @@ def _elements(
     if isinstance(data, TensorText) and data.floats is not None and data.entries == count and element.kind == "f":
         return np.frombuffer(data.floats, _FLOAT32).reshape(tensor.shape)
     if isinstance(data, list | TensorText):
-        found = _numbers(data, tensor, element)
-        if isinstance(found, str):
-            problems.add(f"{tensor.pointer}/data", found)
+        array = _numbers(data, tensor, element)
+        if isinstance(array, str):
+            problems.add(f"{tensor.pointer}/data", array)
             return None
-        return found
+        return array
     expected = count * element.itemsize
     if len(data) != expected:
         problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")

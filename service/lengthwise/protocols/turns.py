@@ -1,6 +1,6 @@
-"""The places where large bodies are inflated and decoded in threads, and whose turn is next.
+"""The slots in which large bodies are inflated and decoded in threads, and whose turn is next.
 
-There are few places, and reading a body may take most of a second. So those that wait are served by fair queueing
+There are few slots, and reading a body may take most of a second. So those that wait are served by fair queueing
 (Demers, Keshav and Shenker, SIGCOMM 1989): as if one byte of each connection were read in turn, the body that would be
 read first comes first. A short body therefore waits for those that are being read, and not behind all the long ones; a
 long one waits for no more bytes of any other connection than it has itself.
@@ -25,28 +25,28 @@ from lengthwise.errors import DeadlineExceeded
 # Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size.
 LARGE_BODIES_AT_ONCE: Final = 2
 _MOST_PEERS: Final = 1024  # whose shares are kept; beyond, those are dropped that have no debt
-_KEPT: Final = 0.9  # share of the older measurements in the rate of reading, at each further body
+_DECAY: Final = 0.9  # share of the older measurements in the rate of reading, at each further body
 # When a body that waits is looked at whether it still may be read in time, in shares of the time that it has.
 _LOOKS: Final = (1 / 8, 1 / 4, 3 / 8, 1.0)
 
 
 class Turns:
-    """The places for large bodies."""
+    """The slots for large bodies."""
 
-    def __init__(self, places: int = LARGE_BODIES_AT_ONCE) -> None:
-        self.free = places
-        self.waiting = 0  # bodies that wait for a place
-        self._places = places
-        self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # finish, order, size, place
+    def __init__(self, slots: int = LARGE_BODIES_AT_ONCE) -> None:
+        self.free = slots
+        self.waiting = 0  # bodies that wait for a slot
+        self._slots = slots
+        self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # finish, order, size, slot
         self._order = itertools.count()
         self._now = 0.0  # virtual time: bytes that each connection could have had read
         self._finishes: dict[object, float] = {}  # of each connection's last body, in virtual time
         self._read_bytes = self._read_seconds = 0.0
-        self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a place: their size, and since when
+        self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a slot: their size, and since when
 
     @asynccontextmanager
     async def turn(self, peer: object, size: int, until: float, *, certain: bool = False) -> AsyncIterator[None]:
-        """One of the places, as soon as it is the turn of a body of about `size` bytes when inflated.
+        """One of the slots, as soon as it is the turn of a body of about `size` bytes when inflated.
 
         `peer` is equal for the bodies of one connection. Raises `DeadlineExceeded` if its turn does not come `until`
         then, by `time.monotonic`; if that is `certain`, because the answer is of no use after it, already when it is
@@ -63,8 +63,8 @@ class Turns:
             yield
         finally:
             del self._reading[number]
-            self._read_bytes = _KEPT * self._read_bytes + size
-            self._read_seconds = _KEPT * self._read_seconds + time.monotonic() - began
+            self._read_bytes = _DECAY * self._read_bytes + size
+            self._read_seconds = _DECAY * self._read_seconds + time.monotonic() - began
             self.release()
 
     def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
@@ -78,45 +78,45 @@ class Turns:
             rate = self._read_seconds / self._read_bytes
         else:
             rate = sum(seconds for _, seconds in running) / max(1, sum(one for one, _ in running))
-        ahead = rate * sum(one for *other, one, place in self._queue if tuple(other) < turn and not place.done())
+        ahead = rate * sum(one for *other, one, slot in self._queue if tuple(other) < turn and not slot.done())
         ahead += sum(max(0.0, one * rate - seconds) for one, seconds in running)
-        return ahead / self._places + size * rate
+        return ahead / self._slots + size * rate
 
     async def _wait(self, finish: float, size: int, until: float, *, certain: bool) -> None:
         turn, began = (finish, next(self._order)), time.monotonic()
-        place: asyncio.Future[None] | None = None
+        slot: asyncio.Future[None] | None = None
         try:
             for look in _LOOKS if certain else (1.0,):
                 if certain and (needed := self.predicted_seconds(turn, size)) > until - time.monotonic():
                     raise DeadlineExceeded(
                         f"the deadline cannot be met: it takes about {needed:.1f} s to read this body"
                     )
-                if place is None:
-                    place = asyncio.get_running_loop().create_future()
-                    heapq.heappush(self._queue, (*turn, size, place))
+                if slot is None:
+                    slot = asyncio.get_running_loop().create_future()
+                    heapq.heappush(self._queue, (*turn, size, slot))
                     self.waiting += 1
-                await asyncio.wait((place,), timeout=max(0.0, began + look * (until - began) - time.monotonic()))
-                if place.done():
+                await asyncio.wait((slot,), timeout=max(0.0, began + look * (until - began) - time.monotonic()))
+                if slot.done():
                     return
             raise DeadlineExceeded("the deadline passed before the body could be read")
         except BaseException:
-            if place is not None and not place.cancel():
-                self.release()  # it was given in the same moment
+            if slot is not None and not slot.cancel():
+                self.release()  # it became free at the same moment
             raise
         finally:
-            self.waiting -= place is not None
+            self.waiting -= slot is not None
 
     def release(self) -> None:
-        """Gives a place back: to the body whose turn is next."""
+        """Gives a slot back: to the body whose turn is next."""
         while self._queue:
-            _, _, size, place = heapq.heappop(self._queue)
-            if not place.done():
-                self._now += size / (self.waiting + self._places - 1)
-                place.set_result(None)
+            _, _, size, slot = heapq.heappop(self._queue)
+            if not slot.done():
+                self._now += size / (self.waiting + self._slots - 1)
+                slot.set_result(None)
                 break
         else:
             self.free += 1
-        if self.free == self._places:
+        if self.free == self._slots:
             self._finishes.clear()
             self._now = 0.0
         elif len(self._finishes) > _MOST_PEERS:

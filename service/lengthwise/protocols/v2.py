@@ -29,7 +29,7 @@ from lengthwise.protocols.endpoint import (
     KnownRequests,
     Received,
 )
-from lengthwise.protocols.request_parameters import WantedOutput
+from lengthwise.protocols.request_parameters import OutputRequest
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownTensors, TensorCall
 from lengthwise.protocols.turns import Turns
@@ -73,24 +73,24 @@ class Infer(Endpoint):
             return None
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
-        found = tensor_text.split(head)
-        key = (served.manifest.key, found.rest, len(found.texts), len(tail))
+        split_text = tensor_text.split(head)
+        key = (served.manifest.key, split_text.rest, len(split_text.texts), len(tail))
         known_only = fast and size > TENSORS_BYTES
         known: _KnownBody | None = self._known.get(key)
-        if known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in found.texts):
+        if known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in split_text.texts):
             return None
         if known is not None:
-            asked = known.tensors.read(served, known.elements(found, tail))
-            if asked is not None:
-                return asked.call, partial(_encode, asked, known.identifier)
+            tensor_call = known.tensors.read(served, known.elements(split_text, tail))
+            if tensor_call is not None:
+                return tensor_call.call, partial(_encode, tensor_call, known.identifier)
         if known_only:
             return None
-        document = tensor_text.parse(head, "the body" if len(head) == size else "the body's JSON", found)
-        asked, sent, identifier = self._asked(document, served, tail)
-        self._known.add(key, len(found.rest), _KnownBody.of(asked, sent, identifier, found))
-        return asked.call, partial(_encode, asked, identifier)
+        document = tensor_text.parse(head, "the body" if len(head) == size else "the body's JSON", split_text)
+        tensor_call, sent, identifier = self._read_document(document, served, tail)
+        self._known.add(key, len(split_text.rest), _KnownBody.of(tensor_call, sent, identifier, split_text))
+        return tensor_call.call, partial(_encode, tensor_call, identifier)
 
-    def _asked(
+    def _read_document(
         self, document: Any, served: ServedModel, tail: memoryview
     ) -> tuple[TensorCall, list[InputTensor], str | None]:
         """What the JSON of a body asks for, with its input tensors and its id.
@@ -108,9 +108,9 @@ class Infer(Endpoint):
         identifier = None if document.get("id") is None else read_id(document["id"], "/id", problems)
         parameters = _object(document, "parameters", "", problems)
         sent = _inputs(document, tail, problems)
-        wanted = _outputs(document, problems)
+        output_requests = _outputs(document, problems)
         most = self.serving.settings.max_sequences
-        return tensors.read(served, sent, wanted, parameters, problems, max_sequences=most), sent, identifier
+        return tensors.read(served, sent, output_requests, parameters, problems, max_sequences=most), sent, identifier
 
 
 class _KnownBody(NamedTuple):
@@ -122,17 +122,17 @@ class _KnownBody(NamedTuple):
 
     @classmethod
     def of(
-        cls, asked: TensorCall, sent: list[InputTensor], identifier: str | None, found: SplitText
+        cls, tensor_call: TensorCall, sent: list[InputTensor], identifier: str | None, split_text: SplitText
     ) -> _KnownBody | None:
-        tensors = KnownTensors.of(asked, sent)
+        tensors = KnownTensors.of(tensor_call, sent)
         sizes = tuple(len(one.data) if isinstance(one.data, memoryview) else None for one in sent)
-        if tensors is None or sizes.count(None) != len(found.texts):  # other fields may be called `data`, too
+        if tensors is None or sizes.count(None) != len(split_text.texts):  # other fields may be called `data`, too
             return None
         return cls(tensors, sizes, identifier)
 
-    def elements(self, found: SplitText, tail: memoryview) -> list[TensorText | memoryview]:
+    def elements(self, split_text: SplitText, tail: memoryview) -> list[TensorText | memoryview]:
         """The elements of each input."""
-        texts, elements, at = iter(found.texts), list[TensorText | memoryview](), 0
+        texts, elements, at = iter(split_text.texts), list[TensorText | memoryview](), 0
         for size in self.sizes:
             elements.append(next(texts) if size is None else tail[at : at + size])
             at += size or 0
@@ -145,10 +145,10 @@ def _parts(request: Received) -> tuple[bytes, memoryview]:
     Raises:
         InvalidRequest: The header with the length of the JSON is wrong.
     """
-    given = request.headers.get(HEADER_LENGTH)
-    if given is None:
+    header = request.headers.get(HEADER_LENGTH)
+    if header is None:
         return request.body, memoryview(b"")
-    size = int(given) if given.isdigit() and len(given) < 20 else -1
+    size = int(header) if header.isdigit() and len(header) < 20 else -1
     if not 0 <= size <= len(request.body):
         raise InvalidRequest(
             [Problem("", f"Inference-Header-Content-Length must be from 0 to the body's {len(request.body)} bytes")]
@@ -190,8 +190,8 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
     return sent
 
 
-def _outputs(document: dict[str, Any], problems: Problems) -> list[WantedOutput]:
-    wanted = []
+def _outputs(document: dict[str, Any], problems: Problems) -> list[OutputRequest]:
+    output_requests = []
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer, name = f"/outputs/{i}", entry.get("name")
         unknown_fields(entry, _OUTPUT_FIELDS, pointer, problems)
@@ -199,19 +199,19 @@ def _outputs(document: dict[str, Any], problems: Problems) -> list[WantedOutput]
             problems.add(f"{pointer}/name", "must be a string")
         else:
             parameters = _object(entry, "parameters", pointer, problems)
-            wanted.append(request_parameters.output(name, parameters, f"{pointer}/parameters", problems))
-    return wanted
+            output_requests.append(request_parameters.output(name, parameters, f"{pointer}/parameters", problems))
+    return output_requests
 
 
-def _encode(asked: TensorCall, identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:
+def _encode(tensor_call: TensorCall, identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The answer: JSON, followed by the binary data of the outputs that were requested in that form."""
-    manifest = asked.call.model.manifest
+    manifest = tensor_call.call.model.manifest
     document: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
     if identifier is not None:
         document["id"] = identifier
     outputs: list[dict[str, Any]] = []
     data: list[bytes] = []
-    for tensor in output_tensors.answer(asked, answers):
+    for tensor in output_tensors.answer(tensor_call, answers):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
         if tensor.binary:
             data.append(tensor.raw())

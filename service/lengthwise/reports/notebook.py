@@ -63,7 +63,7 @@ def prediction(answer: Prediction, labels: Sequence[str]) -> str:
     """One prediction as HTML: a bar for each label, the most probable first, or a row for each of the first steps."""
     if answer.step_labels is not None and answer.step_scores is not None:
         steps = enumerate(zip(answer.step_labels, answer.step_scores.tolist(), strict=True))
-        rows = [(place, label or "left out", Bar(score)) for place, (label, score) in steps]
+        rows = [(index, label or "left out", Bar(score)) for index, (label, score) in steps]
         return table(rows[:MOST_SHOWN], ("step", "label", "probability"), title=f"{answer.length} steps")
     bars = [(label, Bar(share)) for label, share in zip(labels, answer.probabilities.tolist(), strict=False)]
     bars.sort(key=lambda row: -row[1].share)

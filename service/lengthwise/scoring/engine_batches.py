@@ -135,9 +135,9 @@ def _arrow_with_answers(table: Any, leave_out: str | None, columns: Sequence[Ans
         "count": pa.int32(),
         "windows": pa.list_(windows),
     }
-    kept = [index for index, name in enumerate(table.schema.names) if name != leave_out]
-    fields = [table.schema.field(index) for index in kept]
-    values = [table.column(index) for index in kept]
+    indices = [index for index, name in enumerate(table.schema.names) if name != leave_out]
+    fields = [table.schema.field(index) for index in indices]
+    values = [table.column(index) for index in indices]
     for column in columns:
         cells = [row.get(column.field) for row in rows]
         if column.kind == "numbers of steps":  # Arrow takes a list of arrays, and no array of two axes

@@ -99,7 +99,7 @@ PARTS: Final = {
 }  # of a run's processor time
 
 
-_TOLD: Final = (
+_FIGURES: Final = (
     *("model", "records", "errors", "resumed", "seconds", "cpu_seconds", "sequences_per_second", "padding_share"),
     *("computed_padding_share", "answers", "right", "accuracy"),
 )  # figures in the summary as JSON
@@ -163,7 +163,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The figures."""
-        return {name: getattr(self, name) for name in _TOLD}
+        return {name: getattr(self, name) for name in _FIGURES}
 
     def note(self) -> str:
         """The text beside a progress bar; the first batches are of the longest sequences, so they tell no speed."""
@@ -179,7 +179,7 @@ class Summary:
         )
         spent = sum(self.cpu_seconds.values())
         if spent:
-            shares = ", ".join(f"{self.cpu_seconds[part] / spent:.0%} {what}" for part, what in PARTS.items())
+            shares = ", ".join(f"{self.cpu_seconds[part] / spent:.0%} {part_name}" for part, part_name in PARTS.items())
             yield f"processor time {spent:.1f} s: {shares}"
         if self.errors:
             yield f'without an answer: {self.errors:,} of them; their lines have the reason in "error"'
@@ -195,4 +195,4 @@ def right(label: Label, prediction: dict[str, Any], labels: Sequence[str], task:
     if task == "multi-label":
         return [(one in several) == (one in prediction["assigned"]) for one in labels]
     pairs = zip(several, prediction["step_labels"], strict=True)
-    return [wanted == predicted for wanted, predicted in pairs if predicted is not None]
+    return [label_of_step == predicted for label_of_step, predicted in pairs if predicted is not None]
