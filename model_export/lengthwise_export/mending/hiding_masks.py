@@ -24,6 +24,15 @@ _SAME: Final = frozenset(
 )
 """Operators behind which a mask is the same mask."""
 
+_STAGES: Final = {
+    **{(stage, kind): stage for stage in ("steps", "differs") for kind in ("Identity", "Cast")},
+    ("steps", "Equal"): "equal",
+    ("equal", "Not"): "differs",
+    **dict.fromkeys([("differs", "ReduceSum"), ("differs", "ReduceMax")], "counted"),
+    **dict.fromkeys([("counted", "Greater"), ("counted", "Cast"), *(("mask", kind) for kind in _SAME)], "mask"),
+}
+"""The stage behind an operator, on the way from the steps to a mask."""
+
 
 @dataclass(frozen=True, slots=True)
 class HidingMask:
@@ -62,19 +71,17 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
 def _stage_behind(node: NodeProto, stage: str, number: NDArray[Any] | None, *, tokens: bool) -> str:
     """The stage of a node's output; empty if it is on no way to a mask. `number`: its second input, if constant."""
     kind, attributes = node.op_type, attributes_of(node)
+    axes = attributes.get("axes", [] if number is None else number.reshape(-1).tolist())
     is_one = number is not None and number.size == 1
-    if kind in ("Identity", "Cast") and stage in ("steps", "differs"):
-        return stage
-    if stage == "steps" and kind == "Equal" and is_one:
-        return "equal"
-    if stage == "equal" and kind == "Not":
-        return "mask" if tokens else "differs"
-    if stage == "differs" and kind in ("ReduceSum", "ReduceMax"):
-        axes = attributes.get("axes", [] if number is None else number.reshape(-1).tolist())
-        return "counted" if list(axes) in ([-1], [2]) else ""  # over the features, the last of three axes
-    is_any = kind == "Greater" and is_one and not np.any(number)
-    is_any |= kind == "Cast" and attributes["to"] == TensorProto.BOOL
-    return "mask" if (stage == "counted" and is_any) or (stage == "mask" and kind in _SAME) else ""
+    conditions = {
+        ("steps", "Equal"): is_one,
+        ("differs", "ReduceSum"): list(axes) in ([-1], [2]),  # over the features, the last of three axes
+        ("differs", "ReduceMax"): list(axes) in ([-1], [2]),
+        ("counted", "Greater"): is_one and not np.any(number),
+        ("counted", "Cast"): attributes.get("to") == TensorProto.BOOL,
+    }
+    behind = _STAGES.get((stage, kind), "") if conditions.get((stage, kind), True) else ""
+    return "mask" if tokens and (stage, kind) == ("equal", "Not") else behind
 
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:

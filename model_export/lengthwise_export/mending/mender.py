@@ -9,8 +9,8 @@ from typing import Final, NoReturn
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from lengthwise_export.mending.node_mender import CROSSES_ROWS, NodeMender
-from lengthwise_export.mending.values import Group, Ragged, Size, Table, Value, is_one, shown
+from lengthwise_export.mending.node_mender import NodeMender
+from lengthwise_export.mending.values import CROSSES_ROWS, Group, Ragged, Size, Table, Value, is_one, shown
 
 
 class Mender(NodeMender):
@@ -22,7 +22,7 @@ class Mender(NodeMender):
 
     def masked(self, value: Ragged, dims: Iterable[int], fill: float) -> Ragged:
         """The tensor with a number beyond each row's own positions, along these axes of time of the tensor."""
-        dims, times = sorted(dims), dict(value.times())
+        dims, times = sorted(dims), value.times()
         if not dims or (fill == 0 and value.zeroed):
             return value
         adds_rows = value.rows_at is None
@@ -81,6 +81,16 @@ class Mender(NodeMender):
         row_added = any(operand.row_added for operand in operands) and not has_rows
         fitted = [self._fitted(operand, targets, free, has_rows, keep) for operand in operands]
         return fitted, tuple(targets), row_added
+
+    def spread(self, value: Ragged, groups: Sequence[Group], row_added: bool, keep: int | None = None) -> str:
+        """An operand that `align` fitted, repeated along the axes that it lacks, but for `keep`."""
+        own = [*[(self.one,)] * (len(groups) - value.rank), *value.groups]
+        moved_rows = value.row_added and not row_added
+        sizes: list[Size | None] = [None if value.row_added else self.rows] * row_added
+        for axis, (group, before) in enumerate(zip(groups, own, strict=True)):
+            is_whole = axis == keep or not is_one(before)
+            sizes += [None if is_whole or (moved_rows and size.is_rows) or size.fixed == 1 else size for size in group]
+        return self.shaped("Expand", value.name, sizes) if any(sizes) else value.name
 
     def combined(self, kind: str, left: Value, right: Value) -> Ragged:
         """Two tensors that broadcast, joined by an operator, with the element type of the first."""

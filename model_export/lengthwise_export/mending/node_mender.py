@@ -11,13 +11,10 @@ from onnx import NodeProto
 
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.hiding_masks import HidingMask
-from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, Size, Value, singles
+from lengthwise_export.mending.values import CROSSES_ROWS, MANY_ROWS, Group, Numbers, Ragged, Size, Value, singles
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of
 
-CROSSES_ROWS: Final = (
-    "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
-)
 _SHORTEST_RUN: Final = 8  # fewer lengths in a row at which two sizes agree are chance
 
 

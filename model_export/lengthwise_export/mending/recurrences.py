@@ -6,17 +6,15 @@ often it turns, and which of its states are only counted or handed on, is found 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from lengthwise_export.mending.mender import Mender
-from lengthwise_export.mending.node_mender import CROSSES_ROWS
-from lengthwise_export.mending.values import Numbers, Ragged, Table, evaluated
-from lengthwise_export.onnx_graphs.protos import graphs_in
+from lengthwise_export.mending.values import CROSSES_ROWS, Numbers, Ragged, Table, evaluated
+from lengthwise_export.onnx_graphs.protos import graphs_in, names_in, reaching
 
 _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition
 
@@ -101,33 +99,22 @@ class _Loop:
         first: float = start.table[0, 0].item()
         return int(first) if first == int(first) else None
 
-    def _needed(self, wanted: Sequence[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
+    def _needed(self, values: Iterable[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
         """The nodes that compute these values, the states that they need, and by name the nodes that pick a step."""
-        left, seen, picked = [*wanted], set(), {}
-        kept: set[int] = set()
-        while left:
-            name = left.pop()
-            if not name or name in seen:
-                continue
-            seen.add(name)
-            self._mender.refuse_if(name in self._counters, "computes with the number of its turn")
-            if name in self._states and name not in self._constant:
-                left.append(self._states[name])
-            node = self._producers.get(name)
-            if node is None:
-                continue
-            if self._picks(node):
-                picked[name] = node
-                continue
-            self._mender.refuse_if(
-                any(graph.output for graph in graphs_in(node)), "has a graph inside of its own graph"
-            )
-            kept.add(id(node))
-            left += node.input
-        nodes = [deepcopy(node) for node in self._body.node if id(node) in kept]
+        picks = {node.output[0]: node for node in self._body.node if self._picks(node)}
+        turn = GraphProto(node=[node for node in self._body.node if node.output[0] not in picks])
+        names, before = {*values}, None
+        while names != before:  # a state needs what it is next
+            before, nodes = names, reaching(turn, names)
+            names = {*names, *names_in(nodes)}
+            carried = [name for name in self._states if name in names and name not in self._constant]
+            names.update(self._states[name] for name in carried)
+        self._mender.refuse_if(names.intersection(self._counters), "computes with the number of its turn")
+        is_nested = any(graph.output for node in nodes for graph in graphs_in(node))
+        self._mender.refuse_if(is_nested, "has a graph inside of its own graph")
         for node in nodes:  # they take the values outside instead of states that stay what they are
             node.input[:] = [self._constant.get(name, name) for name in node.input]
-        return nodes, [name for name in self._states if name in seen and name not in self._constant], picked
+        return nodes, carried, {name: node for name, node in picks.items() if name in names}
 
     def _picks(self, node: NodeProto) -> bool:
         """Whether a node picks the step of this turn from a value outside."""

@@ -15,8 +15,9 @@ differ:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -31,6 +32,10 @@ from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
 
 MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
+
+CROSSES_ROWS: Final = (
+    "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
+)
 
 Table = NDArray[Any]
 """`[2, lengths, *shape]`: the values of a tensor for 1 and for `MANY_ROWS` rows, at each length of a range."""
@@ -252,11 +257,8 @@ class Ragged:
 
     def starts(self) -> tuple[int, ...]:
         """The first dim of each axis of the original."""
-        dims, at = [], int(self.row_added)
-        for group in self.groups:
-            dims.append(at)
-            at += len(group)
-        return tuple(dims)
+        ends = itertools.accumulate(map(len, self.groups), initial=int(self.row_added))
+        return tuple(ends)[:-1]
 
     def indexes(self, axis: int) -> range:
         """The dims that are one axis of the original."""
@@ -270,11 +272,9 @@ class Ragged:
             return 0
         return next((dim for dim, size in enumerate(self.axes) if size.is_rows), None)
 
-    def times(self) -> Iterator[tuple[int, Size]]:
-        """Each dim of time, and its size."""
-        for dim, size in enumerate(self.axes, start=int(self.row_added)):
-            if size.is_time:
-                yield dim, size
+    def times(self) -> dict[int, Size]:
+        """The dims of time, and their sizes."""
+        return {dim: size for dim, size in enumerate(self.axes, start=int(self.row_added)) if size.is_time}
 
     def resized(self, axis: int, size: Size) -> tuple[Group, ...]:
         """The groups with another size of an axis of the original."""

@@ -12,8 +12,7 @@ from typing import Final
 from onnx import helper
 
 from lengthwise_export.mending.mender import BOOL, Mender, rule
-from lengthwise_export.mending.node_mender import CROSSES_ROWS
-from lengthwise_export.mending.values import Group, Numbers, Ragged, shown
+from lengthwise_export.mending.values import CROSSES_ROWS, Group, Numbers, Ragged, shown
 
 _UNARY: Final = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu"),

@@ -204,7 +204,7 @@ def _average_pool(mender: Mender) -> None:
         whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
         (one, _), groups, row_added = mender.align([whole, masked])
         ones = mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])])
-        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [dim for dim, _ in masked.times()], 0)
+        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), masked.times(), 0)
         inputs = [mender.merged(each) for each in (masked, valid)]
         if rounds_up:  # by zeros behind, because the last divisor of `ceil_mode` would depend on the width
             behind = [min(move.kernel, move.stride) - 1 for move in moves]

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_export.mending.mender import INT64, Mender, rule
-from lengthwise_export.mending.node_mender import CROSSES_ROWS
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Table, Value, is_one, shown
+from lengthwise_export.mending.values import CROSSES_ROWS, Group, Numbers, Ragged, Size, Table, Value, is_one, shown
 
 _FAR = np.iinfo(np.int64).max
 _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
@@ -104,7 +103,7 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
     if index.row_added and value.rows_at is not None:
         mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
         return mender.take(value, axis, _from_the_end(mender, index, size).name, index.groups[0][0])
-    times = [at for at, _ in index.times()]
+    times = index.times()
     if index.rows_at is not None and index.name not in mender.raw:
         index = mender.masked(index, times, 0)  # at the padding, a computed number may be outside of the table
     row_added = value.row_added or index.row_added
@@ -182,7 +181,7 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
     groups = index.groups[:-1]
     picked = Ragged(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
     picked = _from_the_end(mender, picked, size) if size.is_time else picked
-    picked = mender.masked(picked, [dim for dim, _ in picked.times()], 0)
+    picked = mender.masked(picked, picked.times(), 0)
     name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(picked.name, [len(groups)])], batch_dims=1)
     return value.called(name, groups=(*groups, *value.groups[2:]), zeroed=False)
 
@@ -203,7 +202,7 @@ def _gather_elements(mender: Mender) -> None:
         )
         mender.refuse_if(one[0].is_rows and at != axis and not other[0].is_rows, CROSSES_ROWS)
     indices = _from_the_end(mender, index, size) if size.is_time else index
-    indices = mender.masked(indices, [at for at, _ in indices.times()], 0)
+    indices = mender.masked(indices, indices.times(), 0)
     if indices.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part
         shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.axes))], axis=0)
         name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])

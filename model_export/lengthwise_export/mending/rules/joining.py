@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from lengthwise_export.mending.mender import INT64, Mender, rule
-from lengthwise_export.mending.node_mender import CROSSES_ROWS
 from lengthwise_export.mending.rules.convolution import surrounded
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Table, constant_of
+from lengthwise_export.mending.values import CROSSES_ROWS, Numbers, Ragged, Size, Table, constant_of
 
 
 @rule("Concat")
@@ -26,10 +23,9 @@ def _concat(mender: Mender) -> None:
     mender.refuse_if(any(len(part) != 1 for part in parts), "joins merged axes")
     mender.keep_rows_apart(*parts)
     sizes = [part[0] for part in parts]
-    operands = [_repeated(mender, operand, groups, row_added, axis) for operand in operands]
     out = Size(np.sum([size.table for size in sizes], axis=0))
     dim = int(row_added) + sum(len(group) for group in groups[:axis])
-    name = mender.emit("Concat", [operand.name for operand in operands], axis=dim)
+    name = mender.emit("Concat", [mender.spread(each, groups, row_added, axis) for each in operands], axis=dim)
     whole, is_behind = (*groups[:axis], (out,), *groups[axis + 1 :]), any(size.is_time for size in sizes[:-1])
     zeroed = all(operand.zeroed for operand in operands) and not is_behind and not out.is_time
     joined = Ragged(name, operands[0].dtype, whole, row_added, zeroed)
@@ -48,20 +44,6 @@ def _concat(mender: Mender) -> None:
             moved = mender.emit("Mul", [mender.cast(behind, INT64), mender.writer.unsqueezed(padding, [1])])
             index = mender.emit("Add", [index, moved])
     mender.set(mender.take(joined, axis, index, out))
-
-
-def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added: bool, axis: int) -> Ragged:
-    """An operand of a concatenation with all rows, if it stands for each of them."""
-    wanted: list[Size | None] = [mender.rows] * row_added
-    for at, group in enumerate(groups):
-        wanted += [None] if at == axis else [*group]
-    moved_rows = not row_added and value.row_added
-    has = value.rows_at is not None
-    needs_rows = any(size is not None and size.is_rows for size in wanted)
-    lacks_others = len(value.axes) + value.row_added - moved_rows < len(wanted)
-    if has == needs_rows and not lacks_others and not moved_rows:
-        return value
-    return value.called(mender.shaped("Expand", value.name, wanted))
 
 
 @rule("Split")

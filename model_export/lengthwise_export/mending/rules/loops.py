@@ -17,9 +17,9 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from lengthwise_export.mending.cell_body import NotACell
 from lengthwise_export.mending.cells import Cell, recognise
 from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
-from lengthwise_export.mending.node_mender import CROSSES_ROWS, StepsHidden
+from lengthwise_export.mending.node_mender import StepsHidden
 from lengthwise_export.mending.recurrences import as_scan
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, is_one, is_pure, shown
+from lengthwise_export.mending.values import CROSSES_ROWS, Group, Numbers, Ragged, Size, is_one, is_pure, shown
 from lengthwise_export.onnx_graphs.protos import refill
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_export.mending.mender import INT64, Mender, rule
-from lengthwise_export.mending.node_mender import CROSSES_ROWS
-from lengthwise_export.mending.values import Numbers, Ragged, Size
+from lengthwise_export.mending.values import CROSSES_ROWS, Numbers, Ragged, Size
 
 _OF_ONE: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
 """Reductions that give a lone number back."""
@@ -50,7 +49,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         return with_keepdims(mender, own, axes, value.rank) if keep else own
     mender.keep_rows_apart(sizes)
     dims = [dim for axis in axes for dim in value.indexes(axis)]
-    times = dict(value.times())
+    times = value.times()
     over_time = [dim for dim in dims if dim in times]
     if over_time:
         mender.causes.append("it reduces the padding together with the steps")

@@ -9,8 +9,18 @@ import numpy as np
 from onnx import numpy_helper
 
 from lengthwise_export.mending.mender import Mender, rule
-from lengthwise_export.mending.node_mender import CROSSES_ROWS
-from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, Size, Table, is_one, shown, singles
+from lengthwise_export.mending.values import (
+    CROSSES_ROWS,
+    MANY_ROWS,
+    Group,
+    Numbers,
+    Ragged,
+    Size,
+    Table,
+    is_one,
+    shown,
+    singles,
+)
 
 _ENOUGH = 8  # as many lengths in a row at which a size can be divided are no chance
 _SMALL = 4096  # the most elements of a constant that is kept as numbers
@@ -215,38 +225,19 @@ def _expand(mender: Mender) -> None:
 
 
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
-    rank = max(len(tables), value.rank)
-    tables = [np.ones((2, mender.count), np.int64)] * (rank - len(tables)) + [*tables]
-    at = int(value.row_added)
-    name = mender.writer.unsqueezed(value.name, range(at, at + rank - value.rank))
-    groups: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
-    parts: list[Size | None] = [None] * at
-    split: list[int] = []
-    for axis, (group, table) in enumerate(zip(groups, tables, strict=True)):
-        target = _atoms_of(mender, table)
-        if is_one(group) and not is_one(target):
-            split += range(at + 1, at + len(target))
-            groups[axis] = target
-            parts += target
-        elif is_one(target) or mender.matches((mender.size_of(group),), (Size(table),)):
-            parts += [None] * len(group)
-        else:
-            mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
-        at += len(groups[axis])
-    are_rows = [size.is_rows for group in groups for size in group]
-    mender.refuse_if(sum(are_rows) > 1, CROSSES_ROWS)
-    name = mender.writer.unsqueezed(name, split)
-    moved_rows = value.row_added and any(are_rows)
-    if moved_rows:  # each row has its own value: its axis of rows moves to where the original has it
-        dim = are_rows.index(True)
-        name = mender.writer.squeezed(name, [dim + 1])
-        name = mender.writer.transposed(name, [*range(1, dim + 1), 0, *range(dim + 1, len(are_rows))])
-        parts = parts[1:]
-    if any(part is not None for part in parts):
-        name = mender.shaped("Expand", name, parts)
-    more = sum(size.is_time for group in groups for size in group) > sum(1 for _ in value.times())
-    rows_stay = value.row_added and not moved_rows
-    mender.set(value.called(name, groups=tuple(groups), row_added=rows_stay, zeroed=value.zeroed and not more))
+    """Sets the output to the tensor with axes of size 1 repeated to sizes of the original, `[2, lengths]` each."""
+    groups = [_atoms_of(mender, table) for table in tables]
+    for axis in range(max(-len(groups), -value.rank), 0):  # an axis that has the size already stays what it is
+        size, own = Size(tables[axis]), value.groups[axis]
+        is_same = mender.size_of(own).same(size)
+        groups[axis] = own if is_same else groups[axis]
+        matches = is_same or is_one(own) or is_one(groups[axis]) or mender.matches((mender.size_of(own),), (size,))
+        mender.refuse_if(not matches, f"expands an axis of size {shown(own)} to {shown(groups[axis])}")
+    target = Ragged("", value.dtype, tuple(groups))
+    (fitted, _), whole, row_added = mender.align([value.called(value.name, counts_rows=False), target])
+    expanded = mender.spread(fitted, whole, row_added)
+    more = sum(size.is_time for group in whole for size in group) > len(value.times())
+    mender.set(Ragged(expanded, value.dtype, whole, row_added, value.zeroed and not more, value.counts_rows))
 
 
 @rule("Tile")
