@@ -158,10 +158,15 @@ def share_among(processes: int) -> None:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: by its affinity, and by its cgroup's CPU quota if that is less; at least 1."""
+    """The share of this process in `shared_cores`; at least 1."""
+    return max(1, shared_cores() // _sharing)
+
+
+def shared_cores() -> int:
+    """Cores of all processes that serve together: by affinity, and by the cgroup's CPU quota if that is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, min(cores, int(quota) if quota else cores) // _sharing)
+    return max(1, min(cores, int(quota) if quota else cores))
 
 
 def cgroup_quota(root: Path) -> float | None:

@@ -12,6 +12,7 @@ import pytest
 from lengthwise.batching import batcher as batcher_module
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.queues import ModelQueue, Timing
+from lengthwise.batching.runners import Cores
 from lengthwise.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import PATIENCE_SECONDS, Gate, answers, held, model_queue, names, outcome, running, sequence
@@ -89,7 +90,7 @@ async def test_counted_steps_are_those_that_ran():
 async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
     gate = Gate()
     only = model_queue(gate, valid_steps_only=True)
-    async with running(only, runners=runners, cores=runners) as batcher:
+    async with running(only, runners=runners, cores=Cores(runners)) as batcher:
         request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
         while len(gate.batches) < runners:
             await asyncio.sleep(0)
@@ -101,7 +102,7 @@ async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
 
 @pytest.mark.parametrize(
     ("seconds", "options"),
-    [(0.01, {"cores": 1}), (0.0001, {"cores": 2}), (0.01, {"cores": 2, "max_wait_seconds": 60.0})],
+    [(0.01, {"cores": Cores(1)}), (0.0001, {"cores": Cores(2)}), (0.01, {"cores": Cores(2), "max_wait_seconds": 60.0})],
     ids=["without a core of its own", "too short", "what waited to be full"],
 )
 async def test_what_waits_runs_together_where_sharing_it_gains_nothing(seconds: float, options: dict[str, Any]):

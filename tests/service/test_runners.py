@@ -10,7 +10,7 @@ import pytest
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.queues import FIRST_RUNS
-from lengthwise.batching.runners import Runners
+from lengthwise.batching.runners import Cores, Runners
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import (
     PATIENCE_SECONDS,
@@ -300,7 +300,7 @@ async def test_an_idle_runners_core_is_lent_until_its_runner_is_woken():
     gate = Gate()
     lent: list[int] = []
     only = model_queue(gate, rows=1)
-    async with running(only, runners=2, lend_cores=partial(note, lent), cores=2) as batcher:
+    async with running(only, runners=2, lend_cores=partial(note, lent), cores=Cores(2)) as batcher:
         first = batcher.submit(only, [sequence(1)], answers)
         await gate.busy()
         assert lent[-1] == 1  # the other runner waits
@@ -329,7 +329,7 @@ async def test_to_a_batch_no_core_is_lent_that_runs_another_or_is_not_there(
         return names(batch, attention)
 
     only = model_queue(run, seconds=seconds)
-    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=cores) as batcher:
+    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=Cores(cores)) as batcher:
         await at_rest(batcher)
         assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
     assert seen == [of_batch]
@@ -355,8 +355,117 @@ async def test_more_cores_are_never_lent_than_are_left(runners: int):
         return result
 
     only = model_queue(run, rows=1)
-    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=2) as batcher:
+    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=Cores(2)) as batcher:
         for _ in range(20):
             requests = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
             assert [await outcome(request) for request in requests] == [[number] for number in range(5)]
     assert too_many == []
+
+
+# Cores of other processes
+
+
+class Running:
+    """A run that waits until it is released, and knows how many run at once."""
+
+    def __init__(self) -> None:
+        self.lock, self.released = threading.Lock(), threading.Semaphore(0)
+        self.now = self.most = 0
+
+    def __call__(self, batch: PaddedBatch, attention: bool) -> list[int]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        assert self.released.acquire(timeout=PATIENCE_SECONDS)
+        with self.lock:
+            self.now -= 1
+        return names(batch, attention)
+
+
+NOT_AT_REST = -1e18  # a request came there at a time to come
+
+
+@pytest.mark.parametrize("one_core", [False, True])
+@pytest.mark.parametrize(
+    ("others", "at_once"),
+    [([0.0, 0.0, 0.0], 4), ([1.0, 0.0, 0.0], 3), ([2.0, NOT_AT_REST, 0.0], 1), ([3.0, 4.0, 5.0], 1)],
+    ids=["all rest", "one batch runs", "no core is left", "more batches than cores"],
+)
+async def test_as_many_batches_run_as_other_processes_leave_cores_and_one_in_any_case(
+    others: list[float], at_once: int, one_core: bool
+):
+    run, batches = Running(), [0.0, *others]
+    only = model_queue(run, rows=1)
+    async with running(only, one_core=one_core, cores=Cores(1, 4, batches)) as batcher:
+        request = batcher.submit(only, [sequence(number, 64) for number in range(9)], answers)
+        await until(lambda: run.now == at_once)
+        assert batches[0] == at_once
+        for _ in range(9):
+            run.released.release()
+        assert await outcome(request) == list(range(9))
+        await at_rest(batcher)
+        assert batches[0] < 0, "nothing runs here, since then"
+    assert run.most == at_once
+
+
+async def test_a_core_that_another_process_takes_back_runs_no_further_batch():
+    run, batches = Running(), [0.0, 0.0]
+    only = model_queue(run, rows=1)
+    async with running(only, cores=Cores(1, 2, batches)) as batcher:
+        request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
+        await until(lambda: run.now == 2)
+        batches[1] = 1.0
+        for _ in range(2):
+            run.released.release()
+        await until(lambda: run.now == 1 and len(only.pending) == 3)
+        run.most = 0
+        for _ in range(4):
+            run.released.release()
+        assert await outcome(request) == list(range(6))
+    assert run.most == 1
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.001, 0.01])
+async def test_whatever_other_processes_do_meanwhile_every_request_is_answered(seconds: float):
+    batches, ended, choices = [0.0, 0.0, 0.0], threading.Event(), random.Random(3)
+
+    def other_processes() -> None:
+        while not ended.wait(0.0001):
+            batches[1:] = choices.choices([0.0, 1.0, 3.0, NOT_AT_REST], k=2)
+
+    thread = threading.Thread(target=other_processes)
+    thread.start()
+    only = model_queue(seconds=seconds, rows=2)
+    try:
+        async with running(only, one_core=True, cores=Cores(1, 3, batches)) as batcher:
+            for _ in range(100):
+                sizes = [choices.randint(1, 5) for _ in range(choices.randint(1, 8))]
+                requests = [batcher.submit(only, [sequence(n) for n in range(size)], answers) for size in sizes]
+                for request, size in zip(requests, sizes, strict=True):
+                    assert await outcome(request) == list(range(size))
+    finally:
+        ended.set()
+        thread.join()
+
+
+async def test_admission_counts_on_the_own_share_of_the_cores_only():
+    now, run, batches = [0.0], Running(), [0.0, 0.0, 0.0, 0.0]
+    only = model_queue(run, rows=1)
+    async with running(only, cores=Cores(1, 4, batches), clock=lambda: now[0]) as batcher:
+        request = batcher.submit(only, [sequence(number) for number in range(40)], answers)
+        for left in range(36, -1, -4):
+            await until(lambda left=left: len(only.pending) == left and run.now == 4)
+            now[0] += only.cost.predict(1, 4)  # four cores do the work of four
+            for _ in range(4):
+                run.released.release()
+        assert await outcome(request) == list(range(40))
+    assert batcher.admission.rate.value == pytest.approx(1.0)
+
+
+async def test_a_lone_sequence_in_the_service_runs_on_the_event_loop_as_on_one_core():
+    run = Noted()
+    only = model_queue(run, seconds=0.003)
+    async with running(only, one_core=True, cores=Cores(1, 4, [0.0] * 4)) as batcher:
+        for number in range(3):
+            assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
+    assert run.on_the_loop == [True] * 3

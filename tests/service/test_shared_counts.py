@@ -237,22 +237,19 @@ def pair() -> Iterator[list[Worker]]:
             other.close()
 
 
-@pytest.mark.parametrize(("cores", "free", "lent"), [(1, 1, 0), (1, 0, 0), (4, 3, 3)])
-def test_a_core_of_a_worker_that_rests_is_lent_besides(pair: list[Worker], cores: int, free: int, lent: int) -> None:
-    one, other = pair
-    counts: list[int] = []
-
-    def lend(of: Worker, free: int) -> int:
-        of.lending(lambda count, _soon: counts.append(count), cores)(free, False)
-        return counts[-1]
-
-    assert lend(one, free) == lent + 1  # the other has never run anything
-    lend(other, cores - 1)  # a batch runs there
-    assert lend(one, free) == lent
-    lend(other, cores)  # it has just ended: the next one may come
-    assert lend(one, free) == lent
-    other.memory.put(other.place, ran=time.monotonic() - 1)
-    assert lend(one, free) == lent + 1
+def test_a_worker_borrows_the_core_of_one_that_rests(pair: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lengthwise.processes.worker.shared_cores", lambda: 2)
+    one, other = (worker.cores(1) for worker in pair)
+    assert one.free(1) == 1  # the other has never run anything
+    other.note(1)
+    assert one.free(1) == 0
+    other.note(0)
+    assert one.free(1) == 0  # it has just ended: the next one may come
+    pair[1].memory.put(1, batches=-time.monotonic() + 1)
+    assert one.free(1) == 1
+    one.note(2)
+    assert other.free(0) == 0
+    assert other.free(1) == -1
 
 
 def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -> None:

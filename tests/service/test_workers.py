@@ -6,19 +6,23 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks.cores import served
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
 from lengthwise.processes.supervisor import EARLY_SECONDS, MOST_EARLY
+from lengthwise.processes.worker import SharedMemory
 from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
 from tests.support import proc
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
@@ -229,6 +233,34 @@ def test_a_request_that_is_larger_than_the_share_of_a_worker_is_accepted_where_t
         answers = [server.predict(rows) for _ in range(8)]
         assert [answer.status_code for answer in answers] == [200] * 8, answers[0].text
         assert server.figures()["lengthwise_max_inflight_bytes"] == 1 << 19
+
+
+def batches(pid: int) -> Any:
+    """How many batches run in each of two workers, as they note it in the memory that the parent `pid` shares."""
+    files = proc.of(pid) / "fd"
+    shared = next(file for file in files.iterdir() if os.readlink(file).startswith("/memfd:lengthwise"))
+    with shared.open("r+b") as file:
+        return SharedMemory(file.fileno(), 2).table["batches"]
+
+
+def test_one_request_runs_on_the_cores_of_all_workers_and_what_one_has_is_free_after_its_end() -> None:
+    rows = {"sequences": [[[0.5] * 12] * 100] * 2}
+    command = [sys.executable, "-m", "benchmarks.variants", "sleeping-run:2:0.02", "serve", "--workers", "2"]
+    with (
+        served(command, "auto") as (pid, url, workers),
+        httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert workers == 2
+        running = batches(pid)
+        answer = pool.submit(client.post, "/predict", json=rows)
+        wait_until(lambda: running.max() == 2 or answer.done(), lambda: f"{running}")
+        assert running.max() == 2, "one worker runs two batches"
+        busy = client.get("/healthz").json()["workers"][int(running.argmax())]["pid"]
+        os.kill(busy, signal.SIGKILL)
+        wait_until(lambda: running.max() <= 0, lambda: f"{running}")
+        with suppress(httpx.TransportError):
+            answer.result()
 
 
 def test_a_share_of_a_bound_is_not_below_what_one_needs() -> None:

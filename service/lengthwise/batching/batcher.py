@@ -29,7 +29,7 @@ from lengthwise.batching.admission import Admission
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
-from lengthwise.batching.runners import LendCores, Runners
+from lengthwise.batching.runners import Cores, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady
 from lengthwise.padding import Steps, rounded_width
 
@@ -43,8 +43,8 @@ class Batcher:
     """All queues, the requests that wait in them, and the runners; `clock` is that of all deadlines.
 
     `on_batch` is called with each batch that ran or failed, `on_suspect` with the queue of a model whose batches failed
-    several times in a row, both in the thread that ran it; `lend_cores`: see `Runners`. Each of several `workers` has
-    `max_queue_cost_steps`.
+    several times in a row, both in the thread that ran it; `lend_cores` and `cores`: see `runners`. Each of several
+    `workers` has `max_queue_cost_steps`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Batcher:
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
         lend_cores: LendCores | None = None,
-        cores: int = 1,
+        cores: Cores | None = None,
         on_batch: OnBatch | None = None,
         on_suspect: Callable[[ModelQueue], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -81,7 +81,7 @@ class Batcher:
             inline=not self._queues.waits,
             one_core=one_core,
             lend_cores=lend_cores,
-            cores=cores,
+            cores=cores or Cores(),
         )
         self._unsettled: set[PendingRequest] = set()
         self.runners = runners
@@ -273,7 +273,8 @@ class Batcher:
         queue.inflight += 1
         work = self.admission.remove(queue, sequences)
         waiting = any(each.pending for each in self._queues)
-        self.admission.rate.taken(work, self._clock(), more_waits=waiting)
+        # A core of another process may be wanted there at any time: what it does is not to be counted on.
+        self.admission.rate.taken(0.0 if self._runners.borrows else work, self._clock(), more_waits=waiting)
         if waiting:
             self._runners.wake_another()
         widths = [sequence.width for sequence in sequences]
@@ -295,10 +296,10 @@ class Batcher:
 
         What waits together for `max_wait_seconds` runs together: a part of it would wait once more.
         """
-        idle, urgent = self._runners.free_cores(), queue.pending.most_urgent()
-        if not idle or urgent is None or self._queues.waits or not queue.cost.valid_steps_only:
+        others, urgent = self._runners.sharers(), queue.pending.most_urgent()
+        if not others or urgent is None or self._queues.waits or not queue.cost.valid_steps_only:
             return limits
-        rows = -(-len(queue.pending) // (1 + idle))
+        rows = -(-len(queue.pending) // (1 + others))
         return limits.at_most(rows) if queue.predict(rows, urgent.width) >= WORTH_A_RUNNER_SECONDS else limits
 
     def settle_all(self, outcomes: Outcomes) -> None:

@@ -21,6 +21,10 @@ whose model's `InlineRule` allows it.
 With `max_wait_ms` above 0 only runners run batches: they can wait for more requests, the event loop cannot. On one core
 a run in another thread is no faster, so the event loop runs all short batches, under load too.
 
+Several processes that serve together share their cores by permits (`Cores`). A process may always run as many batches
+as its own share allows. A further one starts only while fewer run in all processes than there are cores. So a process
+that alone has work uses every core; "one core" above is a process with a share of one while all others are busy.
+
 A core whose runner is idle may help with a batch: both directions of a recurrent layer then run at once. `lend_cores`
 is told how many such cores there are whenever that changes; a core is taken back before its runner is woken. The state
 is under the batcher's lock; that of a model is in its queue (`ModelQueue.inline`).
@@ -31,7 +35,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -49,7 +54,47 @@ BUSY_POLL_SECONDS: Final = 0.0001
 _SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
 _MOST_UNCOUNTED: Final = 8  # inline batches that may wait to be counted while requests arrive that run first
 
+REST_SECONDS: Final = 0.005  # without a request or a batch: before, the core of a process is not free for others
+_LOOK_SECONDS: Final = 0.001  # how old a look at the other processes may be that decides about help only
+_MOST_THREADS: Final = 16  # of a process that borrows cores: the Python of so many batches fills one core
+
 LendCores = Callable[[int, bool], None]  # is told how many cores are idle, and whether a batch is about to run
+
+
+class Cores:
+    """The cores of one process, and those that it may borrow from others that serve with it.
+
+    `batches [processes]`, in memory that all share, has a number for each: how many batches run there; where none does,
+    minus the time (of `time.monotonic`, in seconds) at which the last ended or a request came; 0 at first. Two that
+    look at the same time may borrow the same core, for one batch.
+    """
+
+    def __init__(
+        self, own: int = 1, every: int = 1, batches: MutableSequence[float] | None = None, process: int = 0
+    ) -> None:
+        self.own = own  # cores of this process
+        self.every = max(own, every)  # of all processes
+        self._batches: MutableSequence[float] = [0.0] if batches is None else batches
+        self._process = process
+        self._others = 0  # at the last look
+        self._next_look = 0.0
+
+    def note(self, running: int) -> None:
+        """Says that so many batches run in this process; 0 with each request, too."""
+        self._batches[self._process] = running or -time.monotonic()
+
+    def free(self, running: int, *, look: bool = True) -> int:
+        """How many more batches may begin, by the cores, while so many run here; below 0 if too many run.
+
+        Without `look` by what the other processes did a moment ago.
+        """
+        now = time.monotonic()
+        if self.every > self.own and (look or now > self._next_look):
+            self._next_look = now + _LOOK_SECONDS
+            others = [*self._batches]
+            del others[self._process]
+            self._others = int(sum(one if one > 0 else now + one < REST_SECONDS for one in others))
+        return self.every - self._others - running
 
 
 class Runners:
@@ -65,9 +110,10 @@ class Runners:
         inline: bool,
         one_core: bool,
         lend_cores: LendCores | None,
-        cores: int,
+        cores: Cores,
     ) -> None:
-        self.count = count
+        self._share = count  # batches that may run at once, whatever other processes do
+        self.count = count if cores.every == cores.own else max(count, min(cores.every, _MOST_THREADS))
         self._clock = clock
         self._source = source
         self._execution = source.execution
@@ -77,6 +123,7 @@ class Runners:
         self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         self._idle = 0  # runners that wait for work
+        self._woken = 0  # of these, how many were notified
         self._lend_cores = lend_cores
         self._cores = cores
         self._inline = False  # whether the event loop runs a batch
@@ -92,10 +139,16 @@ class Runners:
         """Whether every runner waits for a batch."""
         return self._idle == self.count
 
-    def free_cores(self, coming: int = 0) -> int:
-        """Cores that nothing runs on, of as many as runners are idle, less those about to be woken (`coming`)."""
-        idle = self._idle - coming
-        return max(0, min(idle, self._cores - self._inline - (self.count - idle)))
+    @property
+    def borrows(self) -> bool:
+        """Whether more batches run than this process's own share."""
+        return self.count - self._idle + (self._one_core and self._inline) > self._share
+
+    def sharers(self) -> int:
+        """Runners that may take a part of what waits: idle ones with a free core, and those on borrowed cores."""
+        running = self.count - self._idle + self._inline
+        free = max(self._cores.own - running, self._cores.free(running))
+        return max(0, min(self._idle, free)) + (running if self.borrows else 0)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
@@ -109,7 +162,7 @@ class Runners:
         """A request has arrived, which will run soon if every runner is idle; on the event loop."""
         if self._idle == self.count and self._lend_cores is not None:
             with self._lock:
-                self._lend(soon=True)
+                self._lend(coming=1, soon=True)
 
     def wake(self, queue: ModelQueue, added: Sequence[QueuedSequence]) -> None:
         """Decides who runs sequences that were just queued; on the event loop, with the lock held."""
@@ -119,7 +172,7 @@ class Runners:
             self._idle == self.count
             and self._may_inline
             and queue.inline.possible
-            and (self._one_core or (len(added) == 1 and queue.predict(1, added[0].width) <= INLINE_SECONDS))
+            and ((len(added) == 1 and queue.predict(1, added[0].width) <= self._inline_seconds) or self._has_one_core())
         ):
             # In the next turn, so that other sequences that arrive in this turn are in the same batch.
             self._schedule_turn(self._loop.call_soon)
@@ -128,11 +181,9 @@ class Runners:
 
     def wake_another(self) -> None:
         """Decides who runs what is left after a batch was taken; with the lock held."""
-        if self._one_core:
-            if threading.current_thread() not in self._threads:
-                self._schedule_turn(self._loop.call_soon)
-        elif self._idle:
-            self._notify(1)
+        notified = 0 if self._has_one_core() else self._notify(1)
+        if self._one_core and not notified and threading.current_thread() not in self._threads:
+            self._schedule_turn(self._loop.call_soon)
 
     def wake_all(self) -> None:
         """Has all runners that wait for more requests look again; with the lock held."""
@@ -169,16 +220,18 @@ class Runners:
                     return None
                 queue, wait_seconds = self._source.next_queue()
                 if queue is not None:
-                    if not (self._one_core and self._is_short(queue)):
+                    if self._may_run(queue):
                         return self._source.take_batch(queue)
-                    self._schedule_turn(self._loop.call_soon_threadsafe)
-                    wait_seconds = None
+                    if self._one_core and self._idle == self.count - 1:
+                        self._schedule_turn(self._loop.call_soon_threadsafe)
+                    wait_seconds = None  # whoever runs a batch looks again at its end
                 elif wait_seconds is None and self._idle == self.count - 1 and self._ran_cold_shape():
                     continue
                 self._idle += 1
                 self._lend()
                 self._work.wait(wait_seconds)
                 self._idle -= 1
+                self._woken = max(0, self._woken - 1)
                 self._lend(soon=True)
 
     def _ran_cold_shape(self) -> bool:
@@ -193,15 +246,44 @@ class Runners:
             self._lock.acquire()
         return True
 
-    def _notify(self, count: int) -> None:
-        """Wakes idle runners, and takes back their cores first; with the lock held."""
-        self._lend(coming=min(count, self._idle))
-        self._work.notify(count)
+    def _may_run(self, queue: ModelQueue) -> bool:
+        """Whether this thread runs the next batch: it is within the share, or a core is free; with the lock held."""
+        others = self.count - self._idle - 1
+        own = others + (self._one_core and (self._inline or self._turn_scheduled))
+        if own < self._share and not (self._one_core and self._is_short(queue)):
+            return True
+        return self._cores.free(max(self._share, others + self._inline)) > 0
+
+    def _has_one_core(self) -> bool:
+        """Whether runner and event loop share the one core that is to be had; with the lock held."""
+        running = self.count - self._idle + self._inline
+        return self._one_core and self._cores.free(max(1, running), look=False) <= 0
+
+    def _notify(self, count: int) -> int:
+        """Wakes as many idle runners as may run, and takes back their cores first; with the lock held."""
+        busy = self.count - self._idle + self._woken
+        count = min(count, self._idle - self._woken)
+        if count > self._share - busy:
+            count = min(count, max(self._share - busy, self._cores.free(busy + self._inline)))
+        if count > 0:
+            self._woken += count
+            self._lend(coming=self._woken)
+            self._work.notify(count)
+        return count
 
     def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
-        """Tells how many cores are free, and whether a batch is about to run; with the lock held."""
+        """Tells how many batches run, how many cores may help, and whether a batch is about to run; with the lock held.
+
+        Cores of other processes help where half of all are free: each process that runs one batch sees the same ones.
+        """
+        running = self.count - self._idle + self._inline
+        self._cores.note(running)
         if self._lend_cores is not None:
-            self._lend_cores(self.free_cores(coming), soon)
+            running += coming
+            free = self._cores.free(running, look=False)
+            if 2 * free < self._cores.every:
+                free = self._cores.own - running
+            self._lend_cores(max(0, min(self._idle - coming, free)), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Schedules a batch on the event loop, unless one is scheduled already."""

@@ -203,7 +203,7 @@ class Supervisor:
         """Has a worker in a place until the service ends."""
         while not self._ending.is_set():
             place.started = time.monotonic()
-            self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time(), beat=0, ran=0)
+            self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time(), beat=0, batches=0)
             was_up, code = False, 1
             try:
                 was_up, code = await self._life(place)
@@ -211,7 +211,7 @@ class Supervisor:
                 log.error("worker %d cannot be started: %s", place.number, error.strerror)
             finally:
                 inflight = self._memory.table["inflight"][place.number]
-                self._memory.put(place.number, pid=0, state=ABSENT, connections=0, inflight=0, verifying=0)
+                self._memory.put(place.number, pid=0, state=ABSENT, connections=0, inflight=0, verifying=0, batches=0)
                 self._keep_counts(place)
             if self._ending.is_set():
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):

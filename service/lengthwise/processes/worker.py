@@ -19,7 +19,6 @@ import fcntl
 import itertools
 import json
 import logging
-import math
 import mmap
 import os
 import signal
@@ -35,8 +34,9 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from lengthwise.batching.runners import LendCores
+from lengthwise.batching.runners import Cores
 from lengthwise.errors import ConfigurationError
+from lengthwise.files import shared_cores
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.settings import worker_task
 from lengthwise.telemetry import shared_counts
@@ -48,7 +48,6 @@ log = logging.getLogger("lengthwise.workers")
 BEAT_SECONDS: Final = 0.5
 SILENT_SECONDS: Final = 3.0  # without a beat: it is not ready for others
 GIVE_WAY_SECONDS: Final = 0.001  # at a time: the loop of a worker that is busy takes some to look at its socket
-REST_SECONDS: Final = 0.005  # without a request or a batch: its core may help others
 NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
 TOGETHER_SECONDS: Final = 5.0  # that a worker waits for others that start as it does
 ABSENT, STARTING, LOADED, READY, ENDING = range(5)
@@ -66,7 +65,7 @@ _ROW: Final = np.dtype(
             "restarts",
             "reason",
             "verifying",
-            "ran",
+            "batches",
         )
     ]
 )
@@ -111,7 +110,7 @@ class SharedMemory:
     | `inflight` | bytes of calls in hand: above 0 until the last is answered |
     | `reason` | a digest of why it could not start |
     | `verifying` | whether it verifies a model, or waits for another one that does |
-    | `ran` | when a request last came or a batch ended, on that clock; infinity while one runs |
+    | `batches` | that run; where none does, minus the time of the last end or request: `batching.runners.Cores` |
     """
 
     def __init__(self, file: int, workers: int) -> None:
@@ -334,25 +333,10 @@ class Worker:
             return -NOT_READY_SECONDS
         return GIVE_WAY_SECONDS if connections > 9 * counts.min() // 8 else 0.0  # of many, an eighth more is no matter
 
-    def lending(self, lend: LendCores, cores: int) -> LendCores:
-        """Lends one core more while most of the other workers rest, of which each has so many cores.
-
-        A worker rests where nothing has run for `REST_SECONDS`. One that wakes up meanwhile shares its core with the
-        help for the rest of a batch. The only core of this one is no help: the event loop is there.
-        """
-        ran: Any = memoryview(self.memory.table["ran"])
-        until, more = 0.0, 0
-
-        def lend_with_others(free: int, soon: bool) -> None:
-            nonlocal until, more
-            now = time.monotonic()
-            ran[self.place] = now if free == cores else math.inf
-            if now > until:
-                until = now + REST_SECONDS
-                more = int((self.memory.table["ran"][self._others] < now - REST_SECONDS).mean() > 0.5)
-            lend(more + (free if cores > 1 else 0), soon)
-
-        return lend_with_others
+    def cores(self, own: int) -> Cores:
+        """The cores of this worker, and those of all, which it may borrow."""
+        batches: Any = memoryview(self.memory.table["batches"])
+        return Cores(own, shared_cores(), batches, self.place)
 
     def connections(self) -> Connections:
         """A set of its connections, of which the others know how many they are."""

@@ -10,6 +10,7 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
+from lengthwise.batching.runners import Cores
 from lengthwise.files import available_cores
 from lengthwise.repository import verifier
 from lengthwise.repository.verification_process import SharedVerifier, VerificationProcess
@@ -46,16 +47,17 @@ def batcher_of(
     on_suspect: Callable[[ModelQueue], None],
 ) -> Batcher:
     """What forms batches, and runs them."""
-    cores = available_cores()
-    lend = recurrent_kernels.lend_cores if worker is None else worker.lending(recurrent_kernels.lend_cores, cores)
+    cores = Cores(available_cores())
+    if worker is not None and not choice.provider.bound and "runners" not in settings.model_fields_set:
+        cores = worker.cores(cores.own)
     return Batcher(
         runners=runners,
         max_queue_cost_steps=settings.max_queue_cost_steps,
         max_queue_seconds=settings.longest_wait_seconds,
         workers=1 if worker is None else worker.number,
         max_wait_seconds=settings.max_wait_ms / 1000,
-        one_core=runners == cores == 1 and not choice.provider.bound,
-        lend_cores=None if choice.provider.bound or (worker is None and cores == 1) else lend,
+        one_core=runners == cores.own == 1 and not choice.provider.bound,
+        lend_cores=None if choice.provider.bound or cores.every == 1 else recurrent_kernels.lend_cores,
         cores=cores,
         on_batch=None if tracer is None else tracer.batch,
         on_suspect=on_suspect,
