@@ -38,6 +38,7 @@ from lengthwise.datasets import dataset
 from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.recipe import ROCKET_MODEL
 from lengthwise_export.training.session import TrainingSession
@@ -88,11 +89,9 @@ class AccuracyOfRun:
 
 def read(name: str, folder: Path | None = None) -> LabelledSet:
     """A data set in a folder, or in aeon's wheel."""
-    splits = []
-    for split in ("TRAIN", "TEST"):
-        path = dataset.locate(f"aeon:{name}_{split}" if folder is None else str(folder / f"{name}_{split}.ts"))
-        splits.append(list(dataset.read(path, "values")))
-    return LabelledSet(name, *splits)
+    texts = [f"{name}_{split}" for split in ("TRAIN", "TEST")]
+    paths = [f"aeon:{text}" if folder is None else str(folder / f"{text}.ts") for text in texts]
+    return LabelledSet(name, *(list(dataset.read(dataset.locate(path), "values")) for path in paths))
 
 
 def trained(data: LabelledSet, model: str, seed: int) -> AccuracyOfRun:
@@ -102,7 +101,8 @@ def trained(data: LabelledSet, model: str, seed: int) -> AccuracyOfRun:
         spec = spec.with_keys(input={"normalize": "training"})
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        report = TrainingSession(spec, data.training, TrainOptions(seed=seed), test=data.test).run(Path(folder))
+        session = TrainingSession(LabelledSequences(spec, data.training), TrainOptions(seed=seed), test=data.test)
+        report = session.run(Path(folder))
     seconds = time.process_time() - began
     chosen = report["spec"]["model"]
     kind = "rocket" if chosen["kind"] == "rocket" else "conv" if chosen["conv"] else "rnn"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.tracing.process_wide import torch_threads
 
 ScoreKind = Literal["logits", "probabilities"]
 
@@ -56,20 +57,9 @@ class Target:
         return Manifest(**own | fields)
 
 
-@contextmanager
-def one_torch_thread(needed: bool = True) -> Iterator[None]:
+def one_torch_thread(needed: bool = True) -> AbstractContextManager[None]:
     """Makes torch compute in one thread while a target runs in it, so that the order of sums is fixed."""
-    if not needed:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return torch_threads(1) if needed else nullcontext()
 
 
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})

@@ -16,6 +16,19 @@ PROCESS_WIDE: Final = threading.RLock()  # Held while such a change is in force;
 
 
 @contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Makes torch compute in so many threads during the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def torch_as_before(target: object = None) -> Iterator[None]:
     """Restores torch's random numbers, and a module that is the target; one call at a time is in this block."""
     with PROCESS_WIDE, ExitStack() as stack:

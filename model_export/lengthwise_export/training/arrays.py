@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
@@ -50,10 +50,10 @@ class LabelledSequences:
     """Sequences of one call, converted."""
 
     spec: Spec  # with everything that was open and that the sequences and labels say
-    records: list[Record]
-    columns: Mapping[str, str]  # those of a table that have a role, by role
-    reasons: tuple[str, ...]  # one sentence for each key that was read off the sequences
-    warnings: tuple[str, ...]  # what the user should know
+    records: Sequence[Record]
+    columns: Mapping[str, str] = field(default_factory=dict)  # those of a table that have a role, by role
+    reasons: tuple[str, ...] = ()  # one sentence for each key that was read off the sequences
+    warnings: tuple[str, ...] = ()  # what the user should know
     is_inferred: bool = False  # whether the spec left open what a step is, or the labels
 
 

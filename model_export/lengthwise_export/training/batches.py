@@ -75,19 +75,14 @@ def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> t
     The second part has this share; a target with two or more examples has at least one in each part.
     """
     random = np.random.default_rng(seed)
+    indices_of: dict[object, list[int]] = defaultdict(list)  # by target, in the order in which targets first occur
+    for index, target in enumerate(targets):
+        indices_of[target].append(index)
     second: set[int] = set()
-    for members in indices_of_each(targets):
+    for members in indices_of.values():
         count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
         second.update(random.permutation(members)[:count].tolist())
     return [index for index in range(len(targets)) if index not in second], sorted(second)
-
-
-def indices_of_each(targets: Sequence[object]) -> list[list[int]]:
-    """The indices of each target, in the order in which targets first occur."""
-    kinds: dict[object, list[int]] = defaultdict(list)
-    for index, target in enumerate(targets):
-        kinds[target].append(index)
-    return [*kinds.values()]
 
 
 def stratum(example: Example, task: Task) -> object:

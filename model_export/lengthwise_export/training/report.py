@@ -128,26 +128,18 @@ def _confusion(report: Mapping[str, Any], counts: Sequence[Sequence[int]]) -> di
 
 
 def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the chart of the losses draws, in shares of its axes; validation has no points where there was none."""
+    """The points and marks of the chart of the losses, as shares 0..1 of its axes; none of validation without one."""
     losses = {
         name: [float(epoch[f"{name}_loss"]) for epoch in epochs if epoch.get(f"{name}_loss") is not None]
         for name in ("training", "validation")
     }
-    marks = _marks(max((max(values) for values in losses.values() if values), default=1.0))
+    top = max((value for values in losses.values() for value in values if 0 < value < math.inf), default=1.0)
     last = max(len(epochs) - 1, 1)
     return {
-        "marks": [(mark / marks[-1], f"{mark:g}") for mark in marks],
+        "marks": [(share, f"{share * top:.2g}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         "numbers": [(index / last, str(index + 1)) for index in range(0, len(epochs), math.ceil(len(epochs) / 8))],
         "losses": {
-            name: [(index / max(len(values) - 1, 1), value / marks[-1]) for index, value in enumerate(values)]
+            name: [(index / max(len(values) - 1, 1), value / top) for index, value in enumerate(values)]
             for name, values in losses.items()
         },
     }
-
-
-def _marks(top: float) -> list[float]:
-    """Round numbers from 0 to at least `top`."""
-    rough = (top if top > 0 and math.isfinite(top) else 1.0) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    return [round(number * step, 12) for number in range(math.ceil(top / step) + 1 if math.isfinite(top) else 5)]

@@ -53,7 +53,17 @@ def fit(
     *,
     on_examples: Callable[[int], None] = lambda _done: None,
 ) -> TrainingResult:
-    """Trains a model of the spec; ConfigurationError if there are too few records, or too many for the memory."""
+    """Trains a model of the spec.
+
+    Args:
+        spec: What is trained, with kind = "rocket".
+        records: The labelled sequences.
+        options: How it is trained; of them the seed, the class weights and the calibration count.
+        on_examples: Called with the number of examples whose features are computed, after each batch of them.
+
+    Raises:
+        ConfigurationError: There are too few records, or too many for the memory.
+    """  # noqa: DOC502 - what it calls raises it
     begun = time.perf_counter()
     members = examples(records, spec)
     multi_label = spec.output.task == "multi-label"
@@ -82,8 +92,8 @@ def fit(
         importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1))
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
     fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
-    wanted = targets if multi_label else targets.argmax(axis=1)
-    scale = temperature.fit(fitted.left_out, wanted, multi_label=multi_label) if options.calibration else None
+    truth = targets if multi_label else targets.argmax(axis=1)
+    scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))

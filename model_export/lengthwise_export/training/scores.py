@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, f1_score, multilabel_confusion_matrix
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,23 +113,19 @@ def joined(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor
 def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     """The scores of answers."""
     logits, targets = joined(answered, spec.output.task)
-    wanted = targets.numpy()
+    truth = targets.numpy()
     if spec.output.task == "multi-label":
-        predicted, wanted = (logits > 0).numpy(), wanted > 0
-        kinds = (predicted & wanted, predicted & ~wanted, ~predicted & wanted, ~predicted & ~wanted)
-        confusion = np.stack([kind.sum(axis=0) for kind in kinds], axis=1)
-        hits, false_alarms, misses, _ = confusion.T
+        predicted, truth = (logits > 0).numpy(), truth > 0
+        counts = multilabel_confusion_matrix(truth, predicted)  # (classes, true or false, predicted or not)
+        confusion = counts[:, [1, 0, 1, 0], [1, 1, 0, 0]]
     else:
         predicted = logits.argmax(dim=1).numpy()
-        confusion = confusion_matrix(wanted, predicted, labels=range(len(spec.output.labels)))
-        hits = confusion.diagonal()
-        false_alarms, misses = confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits
-    seen = 2 * hits + false_alarms + misses
+        confusion = confusion_matrix(truth, predicted, labels=range(len(spec.output.labels)))
     return EvaluationScores(
         loss=float(loss(logits, targets, spec.output.task)),
-        accuracy=float((predicted == wanted).mean()),
-        macro_f1=float((2 * hits[seen > 0] / seen[seen > 0]).mean()),
-        answers=wanted.size,
+        accuracy=float((predicted == truth).mean()),
+        macro_f1=float(f1_score(truth, predicted, average="macro", zero_division=np.nan)),
+        answers=truth.size,
         confusion=confusion.tolist(),
         of=answered,
     )

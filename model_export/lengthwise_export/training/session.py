@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-import torch
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
@@ -29,7 +28,9 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, run_files
 from lengthwise_export.options import Notice, Tell
+from lengthwise_export.tracing.process_wide import torch_threads
 from lengthwise_export.training import recipe, rocket
+from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
@@ -47,14 +48,10 @@ PAGE_FILE: Final = "report.html"
 class TrainingSession:
     """What is trained on, and how."""
 
-    spec: Spec  # the user's
-    records: Sequence[Record]
+    data: LabelledSequences  # the records, and the user's spec with what they say
     options: TrainOptions  # the user's
     test: Sequence[Record] = ()  # scored once, at the end
-    validation: Sequence[Record] = ()  # the validation split, instead of a share of `records`
-    columns: Mapping[str, str] = field(default_factory=dict)  # of the table of the records, by role
-    reasons: tuple[str, ...] = ()  # why what was chosen while the records were read was chosen
-    warnings: tuple[str, ...] = ()  # what the user should know about the records
+    validation: Sequence[Record] = ()  # the validation split, instead of a share of the records
     resume: bool = False  # whether to continue from the states in the folder of the run
     # Called with the name, the records and the chosen spec of another split, where the policy for missing values was
     # open when they were read
@@ -65,9 +62,10 @@ class TrainingSession:
     def run(self, out: Path) -> RunReport:
         """Chooses what is open, trains, and writes the weights and the report."""
         other_splits = {"validation": self.validation, "test": self.test}
-        with _threads(self.options.threads):
+        threads = self.options.threads
+        with torch_threads(threads), threadpool_limits(threads, user_api="blas"):
             plan = self.plan()
-            if plan.spec.input.missing == "refuse" and missing_is_open(self.spec):
+            if plan.spec.input.missing == "refuse" and missing_is_open(self.data.spec):
                 for name, records in other_splits.items():
                     self.recheck(name, records, plan.spec)
             for reason in plan.reasons:
@@ -95,28 +93,27 @@ class TrainingSession:
         Raises:
             ConfigurationError: A model with kind = "rocket" is to be resumed.
         """
-        options = self.options
-        if self.resume and self.spec.model.kind == "rocket":
+        data, options = self.data, self.options
+        if self.resume and data.spec.model.kind == "rocket":
             raise ConfigurationError(
                 "--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state"
             )
-        if self.validation and self.spec.model.kind != "rocket":
+        if self.validation and data.spec.model.kind != "rocket":
             options = options.model_copy(update={"validation": 0.0})
-        shown: AbstractContextManager[Any] = nullcontext()
-        if self.progress is not None:  # it may take minutes
-            shown = status(Console(stderr=True), "choosing what is left open")
-        with shown:
-            plan = recipe.plan(self.spec, self.records, options)
-        return replace(plan, reasons=(*self.reasons, *plan.reasons), warnings=(*self.warnings, *plan.warnings))
+        choosing = "choosing what is left open"  # which may take minutes
+        with status(Console(stderr=True), choosing) if self.progress is not None else nullcontext():
+            plan = recipe.plan(data.spec, data.records, options)
+        return replace(plan, reasons=(*data.reasons, *plan.reasons), warnings=(*data.warnings, *plan.warnings))
 
     def _rocket(self, plan: Plan, out: Path) -> TrainingResult:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
-        with _shown(self.progress, "sequences", len(self.records)) as show:
+        data = self.data
+        with _shown(self.progress, "sequences", len(data.records)) as show:
             result = plan.fitted or rocket.fit(
-                plan.spec, self.records, plan.options, on_examples=lambda done: show(done, "features are computed")
+                plan.spec, data.records, plan.options, on_examples=lambda done: show(done, "features are computed")
             )
-            write(out, plan.spec, self.records, result, seed=plan.options.seed, columns=self.columns)
-            return result
+        write(out, plan.spec, data.records, result, seed=plan.options.seed, columns=data.columns)
+        return result
 
     def _layers(self, plan: Plan, out: Path) -> TrainingResult:
         """Trains layers by gradient descent."""
@@ -130,20 +127,20 @@ class TrainingSession:
 
             return train(
                 plan.spec,
-                self.records,
+                self.data.records,
                 plan.options,
                 out,
                 resume=self.resume,
                 on_epoch=on_epoch,
                 validation=self.validation,
-                columns=self.columns,
+                columns=self.data.columns,
             )
 
     def _report(self, plan: Plan, result: TrainingResult, other_splits: Mapping[str, Sequence[Record]]) -> RunReport:
         """The report of a run; what was held back and not scored yet is scored here."""
         others = {name: those for name, those in other_splits.items() if those and name not in result.splits}
         more = {name: evaluate(result.model, examples(those, plan.spec), plan.spec) for name, those in others.items()}
-        return RunReport.of(plan, result, {**result.splits, **more}, self.records, self.test)
+        return RunReport.of(plan, result, {**result.splits, **more}, self.data.records, self.test)
 
 
 def finished_epochs(out: Path) -> int:
@@ -193,20 +190,8 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Limits torch, and NumPy's linear algebra, to `count` threads during the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Yields what takes the number of finished parts, such as epochs, and a note."""
+    """Yields a function that takes the number of finished parts, such as epochs, and a note."""
     if callable(progress):
         tell = progress
         yield lambda done, note: tell(f"{parts} {done} of {total}: {note}")

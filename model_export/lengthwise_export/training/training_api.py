@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -174,14 +174,10 @@ def train(  # noqa: D417 - the decorator adds the options
     data = arrays.labelled(spec, sequences, labels, options.layout, options.padding)
     open_spec = lenient(data.spec)  # what is wrong is found before the choice, which may take minutes
     training = session.TrainingSession(
-        data.spec,
-        data.records,
+        data,
         options if validation is None else options.model_copy(update={"validation": None}),
         test=_read("test", options.test, open_spec, options.layout),
         validation=_read("validation", validation, open_spec, options.layout),
-        columns=data.columns,
-        reasons=data.reasons,
-        warnings=data.warnings,
         recheck=arrays.require_fit,
         progress=progress,
         tell=_log,
@@ -203,7 +199,7 @@ def _log(notice: Notice) -> None:
         log.warning("%s", notice.text)
 
 
-def _read(name: str, split: Any, spec: Spec, layout: Layout) -> list[Record]:
+def _read(name: str, split: Any, spec: Spec, layout: Layout) -> Sequence[Record]:
     """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
 
     Raises:

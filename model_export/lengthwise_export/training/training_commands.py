@@ -94,13 +94,9 @@ def train(
     errors = Console(stderr=True)
     progress: ProgressTarget = "auto" if errors.is_terminal else partial(say, errors)  # each line at once
     training = session.TrainingSession(
-        data.spec,
-        data.records,
+        data,
         options,
         test=tested,
-        columns=data.columns,
-        reasons=data.reasons,
-        warnings=data.warnings,
         resume=resume,
         progress=None if as_json else progress,
         tell=tell,
