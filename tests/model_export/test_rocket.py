@@ -118,14 +118,14 @@ def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequen
 @pytest.mark.parametrize("biases", [1, 2, 5, 33, 119])
 @pytest.mark.parametrize("reference_length", [1, 8, 9, 16, 17, 100, 1024])
 def test_the_longest_kernel_fits_the_reference_length(biases: int, reference_length: int) -> None:
-    dilations, counts = rocket.spread(biases, reference_length)
+    dilations, counts = rocket.divide_biases(biases, reference_length)
     assert sum(counts) == biases
     assert min(counts) > 0
     assert dilations == sorted(set(dilations))
     assert dilations[0] == 1
     assert len(dilations) <= rocket.MAX_DILATIONS
     assert 8 * dilations[-1] + 1 <= max(reference_length, 9)
-    assert rocket.spread(5, 129)[0] == [1, 2, 4, 8, 16]  # powers of two that fit exactly
+    assert rocket.divide_biases(5, 129)[0] == [1, 2, 4, 8, 16]  # powers of two that fit exactly
 
 
 def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine_features() -> None:

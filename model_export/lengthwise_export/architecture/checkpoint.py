@@ -120,34 +120,34 @@ def load(module: nn.Module, path: Path) -> list[str]:
         CheckpointError: The weights are those of another module; the message names missing, unexpected and misshapen
             tensors.
     """
-    wanted = module.state_dict()
-    loaded, notices = _without_wrappers(weights(path), wanted, path)
-    problems = [f"{name} is missing" for name in wanted if name not in loaded]
-    problems += [f"{name} is left over" for name in loaded if name not in wanted]
+    expected = module.state_dict()
+    loaded, notices = _without_wrappers(weights(path), expected, path)
+    problems = [f"{name} is missing" for name in expected if name not in loaded]
+    problems += [f"{name} is left over" for name in loaded if name not in expected]
     problems += [
         f"{name} is {list(loaded[name].shape)} there and {list(tensor.shape)} in the model"
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
         if name in loaded and not is_lazy(tensor) and loaded[name].shape != tensor.shape
     ]
     if problems:
-        raise CheckpointError(f"{path} holds the weights of another model: {_some(problems, 5, '; ')}")
+        raise CheckpointError(f"{path} holds the weights of another model: {first_of(problems, 5, '; ')}")
     module.load_state_dict(loaded)
     return notices
 
 
 def _without_wrappers(
-    loaded: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
+    loaded: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under the names that a module wants, if only the prefix of a wrapper is before these.
+    """The weights under the names that a module expects, if the prefix of one wrapper stands before them, and a notice.
 
     Raises:
         CheckpointError: The weights are there under several prefixes.
     """
-    if not wanted or any(name in loaded for name in wanted):
+    if not expected or any(name in loaded for name in expected):
         return loaded, []
-    first = next(iter(wanted))
+    first = next(iter(expected))
     prefixes = sorted({name.removesuffix(first) for name in loaded if name.endswith(first)})
-    fitting = [one for one in prefixes if _WRAPPERS.fullmatch(one) and all(one + name in loaded for name in wanted)]
+    fitting = [one for one in prefixes if _WRAPPERS.fullmatch(one) and all(one + name in loaded for name in expected)]
     if not fitting:
         return loaded, []
     if len(fitting) > 1:
@@ -158,9 +158,10 @@ def _without_wrappers(
     notice = f"{path}: its names begin with {prefix}, which the module's do not: it is removed"
     others = [name for name in loaded if not name.startswith(prefix)]
     if others:
-        notice += f", and so are the weights of other parts: {_some(others, 3, ', ')}"
+        notice += f", and so are the weights of other parts: {first_of(others, 3)}"
     return {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}, [notice]
 
 
-def _some(texts: Sequence[str], most: int, between: str) -> str:
-    return between.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first of some texts as one, and the number of the others."""
+    return separator.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -230,10 +230,17 @@ def _require_whole(kernels: DilatedKernels, features: int) -> None:
 
 
 def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
-    """Chooses dilations, features and `biases` biases of each kernel, which spans at most the reference length."""
+    """Fits kernels to sequences: their dilations, the features that each reads, and its biases.
+
+    Args:
+        sequences: Each `[length, features]`.
+        biases: The number of biases of a kernel, over all dilations.
+        reference_length: The number of steps that a kernel spans at most.
+        seed: Of the features, and of the sequence that the biases of a kernel are quantiles of.
+    """
     random = np.random.default_rng(seed)
     features = sequences[0].shape[1]
-    dilations, counts = spread(biases, reference_length)
+    dilations, counts = divide_biases(biases, reference_length)
     fractions = (np.arange(1, KERNELS * biases + 1) * _GOLDEN_RATIO) % 1
     fitted, used = [], 0
     for index, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
@@ -243,27 +250,26 @@ def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, see
             sequence = sequences[int(random.integers(len(sequences)))]
             results = convolve(sequence[:, reads[kernel]], kernel, dilation)
             # as np.quantile, which takes ten times as long for so few numbers
-            wanted = fractions[used : used + count] * (len(results) - 1)
-            quantiles[kernel] = np.interp(wanted, np.arange(len(results)), np.sort(results))
+            ranks = fractions[used : used + count] * (len(results) - 1)
+            quantiles[kernel] = np.interp(ranks, np.arange(len(results)), np.sort(results))
             used += count
         inside = (np.arange(KERNELS) + index) % 2 == 1
         fitted.append(DilatedKernels(dilation, reads, quantiles, inside))
     return fitted
 
 
-def spread(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
-    """The dilations, and how many of the biases each of them gets.
+def divide_biases(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
+    """The dilations, and the number of biases of each.
 
     The exponents of the dilations are spaced evenly, up to the longest kernel that fits into the reference length. What
     cannot be divided evenly goes to the smallest dilations.
     """
     longest = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
-    wanted = min(biases, MAX_DILATIONS)
+    most = min(biases, MAX_DILATIONS)
     # a dilation that is a whole number must not fall below it by rounding
-    exact = np.floor(np.exp2(np.linspace(0, longest, wanted)) + 1e-9).astype(int)
+    exact = np.floor(np.exp2(np.linspace(0, longest, most)) + 1e-9).astype(int)
     dilations, shares = np.unique(exact, return_counts=True)
-    counts = shares * biases // wanted
-    counts[: biases - counts.sum()] += 1
+    counts = shares * biases // most
     while counts.sum() < biases:
         counts[: biases - counts.sum()] += 1
     return dilations.tolist(), counts.tolist()

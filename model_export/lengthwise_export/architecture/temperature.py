@@ -29,16 +29,16 @@ def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_lab
     values = np.asarray(logits, dtype=np.float64)
     chance = 1 / (len(values) + 2)
     if multi_label:
-        wanted = np.where(targets.astype(bool), 1 - chance, chance)
+        smoothed = np.where(targets.astype(bool), 1 - chance, chance)
     else:
-        wanted = np.full(values.shape, chance / max(values.shape[1] - 1, 1))
-        wanted[np.arange(len(values)), targets.astype(np.int64)] = 1 - chance
+        smoothed = np.full(values.shape, chance / max(values.shape[1] - 1, 1))
+        smoothed[np.arange(len(values)), targets.astype(np.int64)] = 1 - chance
 
     def loss(exponent: float) -> float:
         scaled = values / np.exp(exponent)
         if multi_label:
-            return float((np.logaddexp(0, scaled) - wanted * scaled).sum())
-        return float((np.logaddexp.reduce(scaled, axis=1) - (wanted * scaled).sum(axis=1)).sum())
+            return float((np.logaddexp(0, scaled) - smoothed * scaled).sum())
+        return float((np.logaddexp.reduce(scaled, axis=1) - (smoothed * scaled).sum(axis=1)).sum())
 
     bounds = (float(np.log(LOWEST)), float(np.log(HIGHEST)))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -211,37 +211,41 @@ IN_FLOAT32: Final = (
 STATEFUL: Final = "its answer depends on the calls before. Set stateful=False, which has the same weights"
 
 
-def examined(config: Any, registered: Callable[[str], Any] = lambda name: None) -> Any:
-    """A configuration without what training needs, if all that it names is known, or `registered` here.
+def safe_config(config: Any, registered: Callable[[str], Any] = lambda name: None) -> Any:
+    """A configuration without what only training needs, all of whose names are in the tables or registered.
+
+    Args:
+        config: The configuration, as parsed JSON.
+        registered: Returns what is registered with Keras under a name, or None.
 
     Raises:
         ConfigurationError: It names something else, or is nested too deeply; the message names the layer, and what to
             do.
     """
     try:
-        return _walked(config, registered)
+        return _without_training(config, registered)
     except RecursionError:
         raise ConfigurationError("the configuration is nested too deeply") from None
 
 
-def _walked(value: Any, registered: Callable[[str], Any]) -> Any:
+def _without_training(value: Any, registered: Callable[[str], Any]) -> Any:
     if isinstance(value, list):
-        return [_walked(each, registered) for each in value]
+        return [_without_training(each, registered) for each in value]
     if not isinstance(value, dict):
         return value
     if "class_name" in value:
         _require_known(value, registered)
-    kept: dict[str, Any] = {}
+    safe: dict[str, Any] = {}
     for key, each in value.items():
         if not isinstance(key, str):
             raise ConfigurationError("the configuration has a key that is no text")
         if key.endswith(_FORGOTTEN):
-            kept[key] = None
+            safe[key] = None
         elif key.endswith("_initializer") and each is not None:
-            kept[key] = "zeros"
+            safe[key] = "zeros"
         elif key not in _NOT_RUN or "config" not in value:
-            kept[key] = _walked(each, registered)
-    return kept
+            safe[key] = _without_training(each, registered)
+    return safe
 
 
 def _require_known(node: dict[str, Any], registered: Callable[[str], Any]) -> None:
@@ -285,6 +289,6 @@ def _require_layer(name: str, module: str | None, alias: Any, shown: str) -> Non
         raise ConfigurationError(f"{shown} is not read: {why}; {FACTORY}")
 
 
-def _require_float32(what: str, dtype: object) -> None:
+def _require_float32(layer: str, dtype: object) -> None:
     if dtype != FLOAT:
-        raise ConfigurationError(f"{what} computes in {dtype}, {IN_FLOAT32}")
+        raise ConfigurationError(f"{layer} computes in {dtype}, {IN_FLOAT32}")

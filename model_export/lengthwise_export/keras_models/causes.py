@@ -309,8 +309,4 @@ class LayerParts:
 
 
 def _has_mask(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_has_mask, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_has_mask, value))
-    return getattr(value, "_keras_mask", None) is not None
+    return any(getattr(leaf, "_keras_mask", None) is not None for leaf in tree_leaves(value))

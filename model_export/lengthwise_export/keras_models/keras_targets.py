@@ -32,7 +32,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import archive
-from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, examined
+from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, safe_config
 from lengthwise_export.keras_models.backend import first_line, import_keras, on_device
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.module import (
@@ -59,19 +59,22 @@ _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding nee
 
 
 def read_file(text: str, options: TargetOptions) -> Target:
-    """The Keras model in a file."""
+    """The target of a Keras file, whose model is loaded without running anything that is in it."""
     path = Path(text)
-    target = of_model(text, load(path), options)
-    origin = {**target.made, "checkpoint": digest(path)}
-    alone = None if target.alone is None else dataclasses.replace(target.alone, made=origin)
-    return dataclasses.replace(target, made=origin, alone=alone)
+    return of_model(text, load(path), options, {"checkpoint": digest(path)})
 
 
-def of_model(text: str, model: Any, options: TargetOptions) -> Target:
-    """A Keras model. Its answers alone are compared with those of Keras first.
+def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str, str] | None = None) -> Target:
+    """The target of a Keras model, whose answers to sequences alone are compared with those of Keras first.
+
+    Args:
+        text: What the user calls it, for messages.
+        model: The model, or what a factory returned in its place.
+        options: The description of the target.
+        origin: Entries for `made` of the manifest.
 
     Raises:
-        ConfigurationError: The factory gives a part of Keras that is no model.
+        ConfigurationError: The factory returned a part of Keras that is no model.
     """
     keras = import_keras()
     require_applicable(text, "keras", options)
@@ -99,7 +102,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     select_output = _selector(text, outputs, options)
     shape = _shape(module, model_input.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
-    origin = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
+    made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
     value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
     mask = f"keras.layers.Masking({value}).compute_mask(inputs)"
     if model_input.steps.kind == "tokens" or not model_input.features_axis:
@@ -114,7 +117,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
             per_step=len(shape) == 3,
             notices=notices,
             scores=probable_scores(model),
-            made=origin,
+            made=made | dict(origin or {}),
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )
@@ -136,7 +139,7 @@ def _require_servable(text: str, model: Any) -> None:
 
 
 def _require_steps_alone(text: str, model: Any) -> None:
-    """Makes sure that a subclass takes no lengths or mask of its own.
+    """Makes sure that the model's `call` requires the steps only, and no lengths or mask.
 
     Raises:
         ConfigurationError: Its `call` requires further arguments.
@@ -226,7 +229,7 @@ def _load_archive(path: Path, folder: Path) -> Any:
     config, metadata = archive.read_archive(path, weights)
     keras = import_keras()
     stored = archive.require_plain(weights)
-    safe = examined(config, keras.saving.get_registered_object)
+    safe = safe_config(config, keras.saving.get_registered_object)
     if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
         raise ConfigurationError(f"{archive.CONFIG} describes no model")
     by = metadata.get("keras_version")
@@ -236,7 +239,7 @@ def _load_archive(path: Path, folder: Path) -> Any:
         return keras.saving.deserialize_keras_object(copy.deepcopy(safe), safe_mode=True)
 
     older = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
-    model = _built(keras, stored, build, versions, older)
+    model = _build_model(keras, stored, build, versions, older)
     with on_device():
         try:
             model.load_weights(weights)
@@ -260,16 +263,23 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
             raise ConfigurationError("it holds weights only, or no model: save it with model.save('model.keras')")
         if not isinstance(config, str | bytes) or len(config) > archive.MOST_CONFIG:
             raise ConfigurationError("its configuration is no text, or too long")
-        file.attrs["model_config"] = json.dumps(examined(archive.parsed("model_config", config)))
+        file.attrs["model_config"] = json.dumps(safe_config(archive.parsed("model_config", config)))
 
     def build() -> Any:
         return keras.models.load_model(copied, compile=False, safe_mode=True)
 
-    return _built(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
+    return _build_model(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
 
 
-def _built(keras: Any, stored: int, build: Callable[[], Any], versions: str, otherwise: str) -> Any:
-    """What `build` gives, if that is a model with no more weights than the file stores.
+def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: str, otherwise: str) -> Any:
+    """Builds a model, first without memory for its weights: it may have no more of them than the file stores.
+
+    Args:
+        keras: The module `keras`.
+        stored: The number of values that the file stores.
+        build: Builds the model.
+        versions: The versions of Keras, for messages.
+        otherwise: What to do if Keras cannot build it, for messages.
 
     Raises:
         ConfigurationError: Keras cannot build it, it is no model, or it has more weights than the file.
@@ -283,9 +293,9 @@ def _built(keras: Any, stored: int, build: Callable[[], Any], versions: str, oth
             raise ConfigurationError(why) from error
         if not isinstance(model, keras.Model):
             raise ConfigurationError(f"it holds a {type(model).__name__}, which is no model")
-        wanted = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
-        if wanted > stored:
-            raise ConfigurationError(f"the model has {wanted} weights, and the file holds {stored}")
+        count = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
+        if count > stored:
+            raise ConfigurationError(f"the model has {count} weights, and the file holds {stored}")
     return model
 
 
@@ -305,8 +315,8 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput, 
     """
     random = np.random.default_rng(seed)
     with torch.no_grad(), one_torch_thread():
-        sequences = _running(text, module, model_input, random)
-        padded = _padded(sequences, model_input, random)
+        sequences = _sequences_that_run(text, module, model_input, random)
+        padded = _padded_batches(sequences, model_input, random)
         module.known.learning = True
         try:
             for batch, lengths in padded:
@@ -315,44 +325,51 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput, 
         finally:
             module.known.learning = False
         for sequence in sequences:
-            expected = _answers(_alone(module.model, sequence))
+            expected = _answers(_answer_of_keras(module.model, sequence))
             for ends in (torch.tensor([sequence.shape[1]]), None):
                 _compare(text, expected, _answers(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps")
         batch, lengths = padded[0]
         expected = {}
         with contextlib.suppress(Exception):  # whatever a model raises at a width
-            expected = _answers(_alone(module.model, batch))
+            expected = _answers(_answer_of_keras(module.model, batch))
         if expected:
             _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
         answer = module(sequences[0], None)
         return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
 
 
-def _running(text: str, module: KerasModule, model_input: ModelInput, random: np.random.Generator) -> list[Tensor]:
+def _sequences_that_run(
+    text: str, module: KerasModule, model_input: ModelInput, random: np.random.Generator
+) -> list[Tensor]:
+    """Random sequences `[1, length(, features)]` of the lengths that Keras answers alone; at least two.
+
+    Raises:
+        ConfigurationError: Keras raises at nearly all lengths.
+    """
     error: Exception | None = None
     for lengths in (_LENGTHS, _LONGER):
         running = []
         for length in lengths:
-            sequence = _drawn(model_input, (1, length), random)
+            sequence = _random_steps(model_input, (1, length), random)
             try:
-                _alone(module.model, sequence)
+                _answer_of_keras(module.model, sequence)
             except Exception as raised:  # whatever a model raises at a length
                 error = raised
             else:
                 running.append(sequence)
         if len(running) > 1:
             return running
-    why = first_line(error) if error is not None else ""
+    why = "" if error is None else first_line(error)
     raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {why}") from error
 
 
-def _alone(model: Any, steps: Tensor) -> Any:
-    """Keras' own answer."""
+def _answer_of_keras(model: Any, steps: Tensor) -> Any:
+    """What Keras itself answers to steps, without lengths."""
     with on_device():
         return model(steps, training=False)
 
 
-def _drawn(model_input: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
     """Random steps `[rows, width(, features)]`, none of which Keras would mask."""
     steps = model_input.steps
     if steps.kind == "tokens":
@@ -363,19 +380,19 @@ def _drawn(model_input: ModelInput, shape: tuple[int, ...], random: np.random.Ge
     return torch.from_numpy(np.where(values == model_input.padding, values + 1, values).astype(np.float32))
 
 
-def _padded(
+def _padded_batches(
     sequences: Sequence[Tensor], model_input: ModelInput, random: np.random.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Batches with padding: as Keras masks it, and two with other values there, of other lengths."""
+    """Three batches with their lengths `[rows]`: one padded as Keras masks it, and two with other values there."""
     lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
     width = int(lengths.max()) + _WIDER
     batches = []
     for ends, fill in ((lengths, True), (lengths, False), (lengths.flip(0).clamp(max=width - 1), False)):
-        drawn = _drawn(model_input, (len(ends), width), random)
+        batch = _random_steps(model_input, (len(ends), width), random)
         if fill:
             for row, end in enumerate(ends.tolist()):
-                drawn[row, end:] = 0 if model_input.steps.kind == "tokens" else model_input.padding
-        batches.append((drawn, ends))
+                batch[row, end:] = 0 if model_input.steps.kind == "tokens" else model_input.padding
+        batches.append((batch, ends))
     return batches
 
 

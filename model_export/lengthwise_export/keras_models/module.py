@@ -142,7 +142,7 @@ class ModelInput:
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """Finds the kind of a step of a model with one input; the options say what an unbuilt model does not.
+    """The input of a model that has one; `features` or `vocabulary` say what an unbuilt model does not.
 
     Raises:
         ConfigurationError: The input is no sequence, an unbuilt model needs an option, or an option contradicts the
@@ -153,8 +153,9 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     shape = _input_shape(text, model)
     if shape is None:  # a subclassed model that was never called
         if features is None and vocabulary is None:
-            how = "pass --features N or --vocabulary N"
-            raise ConfigurationError(f"{text} was never built, so it does not say what a step is: {how}")
+            raise ConfigurationError(
+                f"{text} was never built, so it does not say what a step is: pass --features N or --vocabulary N"
+            )
         shape = (None, None, features) if features is not None else (None, None)
     masks, padding = _masks(model)
     # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
@@ -163,9 +164,10 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     if len(shape) == 3 and shape[2] is not None:
         return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
     if len(shape) != 2:
-        wanted = "a sequence is [rows, width, features] or, of tokens, [rows, width]: reshape each step to a list of"
-        how = "numbers, and let the model begin with a Reshape in TimeDistributed"
-        raise ConfigurationError(f"{text} takes {shown}, but {wanted} {how}")
+        raise ConfigurationError(
+            f"{text} takes {shown}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: reshape "
+            "each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
+        )
     size = vocabulary or _vocabulary(model)
     if size is None and features not in (None, 1):
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shown}")

@@ -41,7 +41,7 @@ class CellForm:
 
 
 def form_of(cell: Any) -> CellForm | str:
-    """What a cell of Keras computes; or, as a text, why it has no counterpart in ONNX."""
+    """The form of a cell of Keras; a text says why it has no counterpart in ONNX."""
     kind = _KINDS.get(type(cell).__name__) if type(cell).__module__.startswith("keras.") else None
     if kind is None:
         return f"the cell {type(cell).__name__} is a loop over the steps in Python: use LSTM, GRU or SimpleRNN"
@@ -124,8 +124,7 @@ class GatheredSteps:
         self._mask = mask.bool()
         width = mask.shape[1]
         indices = torch.arange(width).expand_as(self._mask)
-        sorted_places = torch.where(self._mask, indices, indices + width).sort(dim=1).values
-        self._order = torch.where(sorted_places < width, sorted_places, sorted_places - width)
+        self._order = torch.where(self._mask, indices, indices + width).sort(dim=1).values % width
         self._count = self._mask.sum(1)
         self.lengths = self._count.clamp(min=1)
 
@@ -133,8 +132,8 @@ class GatheredSteps:
         """`[rows, width, features]` with the valid steps first."""
         return _at(values, self._order)
 
-    def kept(self, state: Tensor, before: Tensor | None) -> Tensor:
-        """The state `[rows, hidden]` after the layer: that before it (None for zeros), in a row without valid steps."""
+    def last_state(self, state: Tensor, before: Tensor | None) -> Tensor:
+        """The state `[rows, hidden]` after the layer; in a row without valid steps, that before it (None for zeros)."""
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if before is None else before)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:

@@ -70,9 +70,9 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
         return inputs
     from keras.src import backend  # Keras has no public name for it
 
-    kept = run.fill(inputs, 0.0)
-    backend.set_keras_mask(kept, run.mask)
-    return kept
+    filled = run.fill(inputs, 0.0)
+    backend.set_keras_mask(filled, run.mask)
+    return filled
 
 
 def _masking_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
@@ -128,7 +128,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         values, ends = recurrent.run(form, run.known.weights_of([cell], form), values, lengths, direction, start)
         own = [end.squeeze(0) for end in ends]
         if gathered is not None:  # a row without steps keeps its states
-            own = [gathered.kept(end, begin) for end, begin in itertools.zip_longest(own, start)]
+            own = [gathered.last_state(end, begin) for end, begin in itertools.zip_longest(own, start)]
         states.append(own)
     output = _output(layer, run, values, states[-1][0], mask, gathered)
     if not layer.return_state:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.masks import step_mask
@@ -37,16 +38,21 @@ class KnownLayers(nn.Module):
         self._operations: dict[int, nn.Module] = {}
 
     def name(self, operation: Any, part: nn.Module) -> None:
-        """Lets a part call an operation between layers."""
+        """Registers the part of the module that stands for an operation between layers."""
         self._operations[identity(operation)] = part
 
     def part_of(self, operation: Any) -> Callable[..., Any]:
-        """What calls an operation between layers, as a part of the module if it is in the summary."""
+        """The part of the module that stands for an operation between layers; without one, the operation itself."""
         called: Callable[..., Any] = self._operations.get(identity(operation), operation)
         return called
 
     def is_learned(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
-        """Whether what `compare` compares, a layer's input or its mask, was equal in every comparison with Keras."""
+        """Whether a layer's input, or its mask, was that of the run in every comparison with Keras.
+
+        Args:
+            layer: The layer.
+            compare: Compares its input or mask with that of the run; called in runs that learn.
+        """
         if self.learning and compare is not None:
             self._learned[identity(layer)] = compare() and self._learned.get(identity(layer), True)
         return self._learned.get(identity(layer), False)
@@ -67,7 +73,7 @@ class KnownLayers(nn.Module):
 
 
 class KerasRun:
-    """One run: the lengths `[rows]`, if there are some, and the mask that they make."""
+    """One run: steps `[rows, width(, features)]`, lengths `[rows]` or None, and their mask `[rows, width]`."""
 
     def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:
         self.known = known
@@ -99,14 +105,14 @@ class KerasRun:
         return self.known.is_learned(layer, lambda: mask.shape == own.shape and torch.equal(mask.bool(), own))
 
     def fill(self, values: Tensor, instead: Tensor | float) -> Tensor:
-        """Replaces the values of masked steps `[rows, width, features]`."""
+        """Values `[rows, width, features]` with `instead` at masked steps."""
         assert self.mask is not None
-        kept = torch.where(self.mask.unsqueeze(-1), values, instead)
-        self._unfilled[id(kept)] = (kept, values)
-        return kept
+        filled = torch.where(self.mask.unsqueeze(-1), values, instead)
+        self._unfilled[id(filled)] = (filled, values)
+        return filled
 
     def unfilled(self, values: Tensor) -> Tensor:
-        """Values `[rows, width, ...]` at valid steps, without the work of replacing those of masked steps."""
+        """The values `[rows, width, ...]` before `fill`, or as they are; they are equal at valid steps."""
         return self._unfilled.get(id(values), (values, values))[1]
 
     def lengths_at(self, values: Tensor) -> Tensor | None:
@@ -166,7 +172,7 @@ def run_graph(
         arguments, options = node.arguments.fill_in(known)
         called = operation_fn(node.operation) if _is_layer(node.operation) else run.known.part_of(node.operation)
         answer = called(*arguments, **options)
-        for symbol, value in zip(node.outputs, _flat(answer), strict=False):
+        for symbol, value in zip(node.outputs, tree_leaves(answer), strict=False):
             known[id(symbol)] = value
     return known
 
@@ -187,7 +193,7 @@ def _mask_arguments(node: Any) -> set[int]:
     if not _is_layer(node.operation):
         return set()
     masks = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
-    return {id(symbol) for value in masks for symbol in _flat(value) if symbol is not None}
+    return {id(symbol) for value in masks for symbol in tree_leaves(value) if symbol is not None}
 
 
 def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[int]:
@@ -202,11 +208,3 @@ def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[in
         if _is_layer(node.operation) or outputs & others or not outputs & from_masks:
             others |= {*map(id, node.input_tensors)} - _mask_arguments(node)
     return from_masks - others
-
-
-def _flat(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for each in value.values() for leaf in _flat(each)]
-    if isinstance(value, list | tuple):
-        return [leaf for each in value for leaf in _flat(each)]
-    return [value]

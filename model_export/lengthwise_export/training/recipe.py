@@ -20,6 +20,7 @@ from typing import Any, Final
 from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError
+from lengthwise_export.architecture.checkpoint import first_of
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, rocket
@@ -29,7 +30,6 @@ from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, 
 from lengthwise_export.training.record_checks import missing_is_open
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
-_MOST_LISTED: Final = 5  # ids or labels
 SHORT_STEPS: Final = 40  # up to this median length, `auto` takes recurrent layers, which are then quick to train
 # Up to so many records, `auto` takes fixed kernels, which are fitted in seconds. With more, it takes layers
 MANY_RECORDS: Final = 2000
@@ -167,14 +167,14 @@ def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     for record in records:
         counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
     if len(counts) == 1 and spec.output.task != "multi-label":
-        yield f"every record has the label {_first([*counts])}: there is nothing to tell apart"
+        yield f"every record has the label {first_of([*counts])}: there is nothing to tell apart"
     if absent := [label for label in spec.output.labels if not counts[label]]:
-        yield f"no record has the label {_first(absent)}: the model cannot learn it"
+        yield f"no record has the label {first_of(absent)}: the model cannot learn it"
     lonely = [label for label in spec.output.labels if counts[label] == 1]
     if lonely and len(records) > 1:
-        yield f"only one record has the label {_first(lonely)}: nothing measures whether the model learns it"
+        yield f"only one record has the label {first_of(lonely)}: nothing measures whether the model learns it"
     if twice := [name for name, count in Counter(record.id for record in records).items() if count > 1]:
-        yield f"several records have the id {_first(twice)}: if they are copies, validation measures what was learned"
+        yield f"several records have the id {first_of(twice)}: if they are copies, validation measures what was learned"
     yield from _axes(records)
     yield from doubts([record.steps for record in records])
 
@@ -191,8 +191,3 @@ def _axes(records: Sequence[Record]) -> Iterator[str]:
             f"every sequence has {steps} steps of {features} features: are they transposed? Arrays [features, length], "
             "as aeon and sktime have them, are read with layout='channels-first' (--channels-first)"
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_LISTED
-    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

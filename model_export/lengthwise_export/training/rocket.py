@@ -180,7 +180,7 @@ def fit_ridge(
         factors, others = [1.0], scaled.shape[1]
     scaled *= root / scale
     middle = np.average(targets, axis=0, weights=weight)
-    wanted = root * (targets - middle)
+    centred = root * (targets - middle)
     kernels, columns = scaled[:, :others], scaled[:, others:]
     if columns.shape[1] > len(columns):  # fewer columns with the same products
         columns = np.linalg.qr(columns.T)[1].T
@@ -189,18 +189,18 @@ def fit_ridge(
     else:
         vectors, values, _ = np.linalg.svd(kernels, full_matrices=False)
         values = values**2
-    both = np.hstack([wanted, columns])
+    both = np.hstack([centred, columns])
     turned, squares = vectors.T @ both, vectors**2
     best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
     for penalty in PENALTIES:
         shrunk = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty  # of what the vectors span; 1 / penalty beyond
-        solved, across = np.hsplit(vectors @ (shrunk[:, None] * turned) + both / penalty, [wanted.shape[1]])
+        solved, across = np.hsplit(vectors @ (shrunk[:, None] * turned) + both / penalty, [centred.shape[1]])
         of_kernels = squares @ shrunk + (1 - weight / weight.sum()) / penalty
         within, pulled, one = columns.T @ across, columns.T @ solved, np.eye(columns.shape[1])
         for factor in factors:
             change = across @ np.linalg.solve(one + factor**2 * within, factor**2 * one)
             dual, diagonal = solved - change @ pulled, of_kernels - (change * across).sum(axis=1)
-            left_out = (wanted - dual / diagonal[:, None]) / root + middle
+            left_out = (centred - dual / diagonal[:, None]) / root + middle
             error = float(weight @ np.mean((left_out - targets) ** 2, axis=1))
             if best is None or error < best[0]:
                 best = (error, factor, float(penalty), dual, left_out)
