@@ -135,14 +135,20 @@ def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
     """What a report says of answers besides their scores: `ece` is the expected calibration error."""
     rated = [_rated(one) for one in answered]
     sure, right = (np.concatenate(each) for each in zip(*rated, strict=True))
-    bins, error = [], 0.0
-    for low, high in itertools.pairwise(index / BINS for index in range(BINS + 1)):
-        inside = (sure > low) & (sure <= high)
-        count = int(inside.sum())
-        if count:
-            confidence, accuracy = float(sure[inside].mean()), float(right[inside].mean())
-            error += count / len(sure) * abs(confidence - accuracy)
-            bins.append({"from": low, "to": high, "answers": count, "confidence": confidence, "accuracy": accuracy})
+    edges_of_bins = itertools.pairwise(index / BINS for index in range(BINS + 1))
+    masks = {(low, high): (sure > low) & (sure <= high) for low, high in edges_of_bins}
+    bins: list[dict[str, Any]] = [
+        {
+            "from": low,
+            "to": high,
+            "answers": int(inside.sum()),
+            "confidence": float(sure[inside].mean()),
+            "accuracy": float(right[inside].mean()),
+        }
+        for (low, high), inside in masks.items()
+        if inside.any()
+    ]
+    error = sum(one["answers"] / len(sure) * abs(one["confidence"] - one["accuracy"]) for one in bins)
     each = [one for _, one in rated]
     # by quantile of the length; equal lengths are in one group
     lengths = np.array([len(one.example.steps) for one in answered])
@@ -176,6 +182,6 @@ def _groups(
     for inside, low, high in parts:
         if inside.any():
             those = np.concatenate([right[index] for index in np.flatnonzero(inside)])
-            count = {"sequences": int(inside.sum()), "answers": len(those)}
-            groups.append({"from": low, "to": high, **count, "accuracy": float(those.mean()) if len(those) else None})
+            counts = {"sequences": int(inside.sum()), "answers": len(those)}
+            groups.append({"from": low, "to": high, **counts, "accuracy": float(those.mean())})
     return groups

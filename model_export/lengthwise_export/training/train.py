@@ -107,9 +107,8 @@ class TrainingRun:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        self.weights: Tensor | None = None  # of the classes
-        if options.class_weights:
-            self.weights = scores.class_weights(training, len(spec.output.labels), spec.output.task)
+        labels, task = spec.output.labels, spec.output.task
+        self.weights = scores.class_weights(training, len(labels), task) if options.class_weights else None
         self.average = _copied(model.state_dict())  # the running average of the weights
         self.best: dict[str, Tensor] = {}  # the weights of the best epoch
         self.progress = TrainingProgress()
