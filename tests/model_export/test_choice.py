@@ -26,7 +26,7 @@ def records(count: int, length: int = 20) -> list[Record]:
 
 
 def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Plan:
-    return choice.with_all_kernels(Plan(spec, close=others), records(count), TrainingOptions())
+    return choice.choose_with_whole_models(Plan(spec, close=others), records(count), TrainingOptions())
 
 
 def losing(
@@ -131,7 +131,7 @@ def test_what_is_close_in_the_probe_is_compared_before_a_rocket_model_is_planned
         asked.append((found.spec.model.kind, found.close))
         return replace(found, spec=found.spec.with_keys(input={"normalize": "none"}))
 
-    monkeypatch.setattr(choice, "with_all_kernels", compare)
+    monkeypatch.setattr(choice, "choose_with_whole_models", compare)
     made = Spec.from_toml(f"[input]\nfeatures = 1\n[model]\n{model}\n[output]\nlabels = ['a', 'b']")
     found = recipe.plan(made, records(24), TrainOptions())
     ((kind, others),) = asked

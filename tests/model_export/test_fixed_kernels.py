@@ -60,7 +60,9 @@ def fitted(features: int, kernels: int, longest: int) -> RocketClassifier:
 
 def fitted_to(given: Sequence[NDArray[np.float32]], kernels: int, grid: str = "sequence") -> RocketClassifier:
     described = spec(ROCKET.format(kernels, grid), step=f"features = {given[0].shape[1]}")
-    return rocket.fitted_to(described, rocket.first_layer(described), [*map(torch.from_numpy, given)], seed=3).eval()
+    return rocket.with_fitted_kernels(
+        described, rocket.first_layer(described), [*map(torch.from_numpy, given)], seed=3
+    ).eval()
 
 
 def by_operators(model: RocketClassifier, given: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -46,7 +46,7 @@ def fitted(features: int, kernels: int = 420, *, seed: int = 0) -> RocketClassif
     torch.manual_seed(0)
     described = spec(f'kind = "rocket"\nkernels = {kernels}', step=f"features = {features}")
     given = [torch.from_numpy(steps) for steps in sequences(features, seed=1)]
-    return rocket.fitted_to(described, rocket.first_layer(described), given, seed=seed).eval()
+    return rocket.with_fitted_kernels(described, rocket.first_layer(described), given, seed=seed).eval()
 
 
 def kernels_of(model: RocketClassifier) -> list[DilatedKernels]:

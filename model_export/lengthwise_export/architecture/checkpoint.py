@@ -61,7 +61,7 @@ def state(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         with _opened(path) as (_, stored):
             return stored
-    content = _loaded(path)
+    content = _load_pickle(path)
     is_nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
     labels = content.get("labels") if is_nested else None
     is_list = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
@@ -76,7 +76,7 @@ def weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return read(path)[0]
-    content = _loaded(path)
+    content = _load_pickle(path)
     if isinstance(content, dict):
         content = next((content[key] for key in _KEYS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -86,7 +86,7 @@ def weights(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def _loaded(path: Path) -> Any:
+def _load_pickle(path: Path) -> Any:
     """Loads a file of `torch.save` without running code.
 
     Raises:

@@ -52,7 +52,7 @@ def why_refused(path: Path) -> str | None:
         if begin == b"PK":
             return _why_archive(path, file)
         if begin.startswith(b"\x80"):
-            return _why_pickle(path, (name for _ in range(_PICKLES_OF_OLD_FILES) for name in _named_in(file)))
+            return _why_pickle(path, (name for _ in range(_PICKLES_OF_OLD_FILES) for name in _names_in_pickle(file)))
     return None
 
 
@@ -64,7 +64,7 @@ def _why_archive(path: Path, file: IO[bytes]) -> str | None:
         if any(re.fullmatch(r"([^/]+/)?(models/.+\.json|serialized_exported_program\.json)", name) for name in names):
             return f"{path} was written by torch.export.save, and loading it would run code. {_FROM_EXPORTED_PROGRAM}"
         data = next((name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)), None)
-        return None if data is None else _why_pickle(path, _named_in(archive.open(data)))
+        return None if data is None else _why_pickle(path, _names_in_pickle(archive.open(data)))
 
 
 def _why_pickle(path: Path, names: Iterator[str]) -> str | None:
@@ -75,7 +75,7 @@ def _why_pickle(path: Path, names: Iterator[str]) -> str | None:
     return f"{path} holds more than weights: a pickled {foreign}, and loading it would run code. {instead}"
 
 
-def _named_in(file: IO[bytes]) -> Iterator[str]:
+def _names_in_pickle(file: IO[bytes]) -> Iterator[str]:
     """The functions and classes that a pickle names, each as `module name`; the outermost is the first."""
     texts: list[str] = []
     for operation, argument, _ in pickletools.genops(file):

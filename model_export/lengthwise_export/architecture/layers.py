@@ -35,10 +35,19 @@ def masked(steps: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def of_each(
+def answer_in_batches(
     answer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor], rows: int = ROWS_TOGETHER
 ) -> list[Tensor]:
-    """What a function of padded steps and lengths answers to each sequence: a row, or `[length, ...]` of its steps."""
+    """The answer of a function to each sequence, computed in batches of similar lengths.
+
+    Args:
+        answer: Takes padded steps `[rows, width, ...]` and lengths `[rows]`.
+        sequences: Each `[length, features]` or `[length]`.
+        rows: Sequences in a batch.
+
+    Returns:
+        For each sequence its row of the answer, without the steps of padding.
+    """
     results = [torch.empty(0)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     for start in range(0, len(order), rows):

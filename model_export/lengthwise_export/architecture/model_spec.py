@@ -29,11 +29,11 @@ class SpecTable(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_are_numbers(cls, table: Any) -> Any:
+    def _refuse_booleans(cls, table: Any) -> Any:
         return no_booleans_for_numbers(table, {name: field.annotation for name, field in cls.model_fields.items()})
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _require_consistent(self) -> Self:
         why = next(self.contradictions(), None)
         if why is not None:
             raise ValueError(why)
@@ -100,7 +100,7 @@ class ModelSpec(SpecTable):
 
     @model_validator(mode="before")
     @classmethod
-    def _reads_earlier_specs(cls, table: Any) -> Any:
+    def _drop_members(cls, table: Any) -> Any:
         """Drops `members = 1`, which specs of earlier versions have: there were ensembles of several networks."""
         if isinstance(table, Mapping) and table.get("members") == 1:
             return {name: value for name, value in table.items() if name != "members"}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthwise_export.architecture.layers import masked, of_each
+from lengthwise_export.architecture.layers import answer_in_batches, masked
 from lengthwise_export.masks import step_mask
 
 _BY_SCALE: Final = ("sequence-scale", "feature-scale")
@@ -114,11 +114,13 @@ class Normalize(nn.Module):
         """Sequences without padding, `[length, features]` each, as `rescaled` gives them."""
         if self.normalize not in _BY_SCALE:
             return sequences
-        return of_each(lambda steps, lengths: self.rescaled(steps, step_mask(lengths, steps.shape[1])), sequences)
+        return answer_in_batches(
+            lambda steps, lengths: self.rescaled(steps, step_mask(lengths, steps.shape[1])), sequences
+        )
 
     def each_normalised(self, sequences: list[Tensor]) -> list[Tensor]:
         """Sequences `[length, features]`, without padding, as `forward` gives them."""
-        return of_each(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
+        return answer_in_batches(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
@@ -175,7 +177,7 @@ class SequenceFeatures(nn.Module):
             everything.fit(sequences)
             self.level_mean.copy_(everything.mean)
             self.level_std.copy_(everything.std)
-        table = torch.stack(of_each(self.compressed, sequences)).double()  # (sequences, out_features)
+        table = torch.stack(answer_in_batches(self.compressed, sequences)).double()  # (sequences, out_features)
         std = table.std(dim=0, unbiased=False)
         self.mean.copy_(table.mean(dim=0))
         self.std.copy_(torch.where(std > CONSTANT, std, 1.0))

@@ -301,17 +301,17 @@ def untrained(spec: Spec) -> RocketClassifier:
     first = first_layer(spec)
     shape = (min(spec.input.max_length, _UNTRAINED_LENGTH), first.out_features)
     drawn = [random.normal(size=shape).astype(np.float32) for _ in range(_UNTRAINED_SEQUENCES)]
-    return fitted_to(spec, first, [torch.from_numpy(steps) for steps in drawn], seed=0)
+    return with_fitted_kernels(spec, first, [torch.from_numpy(steps) for steps in drawn], seed=0)
 
 
-def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[Tensor], *, seed: int) -> RocketClassifier:
+def with_fitted_kernels(spec: Spec, first: Normalize, sequences: Sequence[Tensor], *, seed: int) -> RocketClassifier:
     """A model with kernels for sequences `[length, features]` behind a fitted first layer, and an untrained head."""
     limit = None
     if spec.model.grid == "training":
         largest = max(float(steps.abs().max()) for steps in sequences)
         limit = next((power for power in fixed_kernels.POWERS.tolist() if power >= largest), _LARGEST)
     grid = Grid(first.out_features, limit)
-    on_grid = [steps.numpy() for steps in layers.of_each(lambda steps, _lengths: grid(steps), sequences)]
+    on_grid = [steps.numpy() for steps in layers.answer_in_batches(lambda steps, _lengths: grid(steps), sequences)]
     biases, longest = spec.model.kernels // KERNELS, max(map(len, sequences))
     model = RocketClassifier(spec, fit_kernels(on_grid, biases, reference_length=longest, seed=seed), grid)
     model.first = first

@@ -82,7 +82,7 @@ class Spec(SpecTable):
 
     @model_validator(mode="before")
     @classmethod
-    def _preset_is_a_set_of_keys(cls, tables: Any) -> Any:
+    def _expand_preset(cls, tables: Any) -> Any:
         if isinstance(tables, dict) and isinstance(tables.get("model"), dict):
             output = tables.get("output")
             task = output.get("task") if isinstance(output, dict) else None

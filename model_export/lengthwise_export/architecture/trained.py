@@ -134,8 +134,8 @@ def read_record(path: Path) -> TrainingRecord:
         raise CheckpointError(f"{path}: what it records of its training is malformed: {wrong}") from error
 
 
-def settled(spec: Spec, path: Path) -> Spec:
-    """The spec of a checkpoint's model, with each key that `train` chose (`auto`) as the checkpoint records it."""
+def with_chosen_keys(spec: Spec, path: Path) -> Spec:
+    """The spec for a checkpoint: where it leaves a key open (`auto`), that of the training is taken."""
     record = read_record(path).spec
     if record is None:
         return spec.concrete()
@@ -172,7 +172,7 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     is_rocket = spec.model.kind == "rocket"
     if weights is None:
         return (rocket.untrained(spec) if is_rocket else SequenceClassifier(spec)).eval(), []
-    notices = _compared(read_record(weights), spec, weights)
+    notices = _require_same_spec(read_record(weights), spec, weights)
     try:
         model = rocket.from_tensors(spec, checkpoint.weights(weights)) if is_rocket else SequenceClassifier(spec)
     except CheckpointError as error:
@@ -180,8 +180,8 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     return model.eval(), [*notices, *checkpoint.load(model, weights)]
 
 
-def _compared(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
-    """Notices about keys that differ from the spec but may, or are not recorded.
+def _require_same_spec(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
+    """Compares the recorded spec with the one that is passed; returns notices about keys that may differ.
 
     Raises:
         CheckpointError: Other keys differ; the message names them.

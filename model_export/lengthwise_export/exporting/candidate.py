@@ -80,7 +80,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
             f"--precision {options.precision}: a rocket model compares sums that are exact in float32 only: leave "
             "--precision out"
         )
-    spec = spec.concrete() if weights is None else trained.settled(spec, weights)
+    spec = spec.concrete() if weights is None else trained.with_chosen_keys(spec, weights)
     model, _ = trained.load(spec, weights)
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
     record = trained.TrainingRecord() if weights is None else trained.read_record(weights)

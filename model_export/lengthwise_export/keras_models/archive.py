@@ -113,7 +113,7 @@ def require_plain(path: Path) -> int:
     count = values = size = 0
     try:
         with h5py.File(path, "r") as file:
-            for shown, part in _parts(file, h5py):
+            for shown, part in _parts_of_group(file, h5py):
                 count += 1
                 if count > _MOST_OBJECTS:
                     raise ConfigurationError(f"its weights have more than {_MOST_OBJECTS} parts")
@@ -127,7 +127,7 @@ def require_plain(path: Path) -> int:
     return int(values)
 
 
-def _parts(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _parts_of_group(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """The groups and arrays in a group, and in those in it; each with words for it.
 
     Raises:
@@ -144,7 +144,7 @@ def _parts(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
             raise ConfigurationError(f"{shown} is not an array")
         yield shown, part
         if isinstance(part, h5py.Group):
-            yield from _parts(part, h5py, depth + 1)
+            yield from _parts_of_group(part, h5py, depth + 1)
 
 
 def _require_numbers(shown: str, array: Any) -> None:

@@ -100,7 +100,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
         state = ModuleState(model)
     signature = CallSignature(features_axis=model_input.features_axis)
     select_output = _selector(text, outputs, options)
-    shape = _shape(module, model_input.steps, signature, select_output)
+    shape = _answer_shape(module, model_input.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
     made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
     value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
@@ -160,7 +160,7 @@ def _selector(text: str, names: Sequence[str], options: TargetOptions) -> Output
     return output_selector(chosen)
 
 
-def _shape(
+def _answer_shape(
     module: KerasModule, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> tuple[int, ...]:
     """The shape of the answer to a batch at one of several widths, rows first."""
@@ -184,7 +184,7 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
     free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
     try:
         with on_device():
-            cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone)
+            cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone_layer)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
         why = f"is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}"
@@ -193,7 +193,7 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
     return cloned
 
 
-def _clone(layer: Any) -> Any:
+def _clone_layer(layer: Any) -> Any:
     config = layer.get_config()
     return type(layer).from_config({**config, "unroll": False} if config.get("unroll") else config)
 
@@ -325,17 +325,19 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput, 
         finally:
             module.known.learning = False
         for sequence in sequences:
-            expected = _answers(_answer_of_keras(module.model, sequence))
+            expected = _outputs_by_name(_answer_of_keras(module.model, sequence))
             for ends in (torch.tensor([sequence.shape[1]]), None):
-                _compare(text, expected, _answers(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps")
+                _require_equal(
+                    text, expected, _outputs_by_name(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps"
+                )
         batch, lengths = padded[0]
         expected = {}
         with contextlib.suppress(Exception):  # whatever a model raises at a width
-            expected = _answers(_answer_of_keras(module.model, batch))
+            expected = _outputs_by_name(_answer_of_keras(module.model, batch))
         if expected:
-            _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
+            _require_equal(text, expected, _outputs_by_name(module(batch, lengths)), "a padded batch")
         answer = module(sequences[0], None)
-        return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
+        return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_outputs_by_name(answer))
 
 
 def _sequences_that_run(
@@ -396,7 +398,7 @@ def _padded_batches(
     return batches
 
 
-def _answers(answer: Any) -> dict[str, Tensor]:
+def _outputs_by_name(answer: Any) -> dict[str, Tensor]:
     if isinstance(answer, Tensor):
         return {"0": answer}
     if isinstance(answer, Mapping):  # a module names what Keras gives as a list
@@ -404,7 +406,7 @@ def _answers(answer: Any) -> dict[str, Tensor]:
     return {str(index): value for index, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
 
 
-def _compare(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], of: str) -> None:
+def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], of: str) -> None:
     for value, own in zip(expected.values(), actual.values(), strict=True):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             continue

@@ -48,15 +48,16 @@ def layers_of(model: Any) -> Iterator[SummaryLayer]:
     is_graph = hasattr(model, "operations") and type(model).__name__ != "Sequential"
     layers = list(model.operations if is_graph else model.layers)
     for index, layer in enumerate(layers, 1):
-        yield from _with_inner(SummaryLayer(layer.name, layer, index, len(layers)))
+        yield from _layers_inside(SummaryLayer(layer.name, layer, index, len(layers)))
 
 
-def _with_inner(outer: SummaryLayer) -> Iterator[SummaryLayer]:
+def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
+    """The layer itself, and those inside it unless it is one of Keras."""
     yield outer
     if outer.is_whole:
         return
     for layer in outer.layer._flatten_layers(include_self=False, recursive=False):
-        yield from _with_inner(SummaryLayer(f"{outer.path}/{layer.name}", layer, outer.number, outer.count))
+        yield from _layers_inside(SummaryLayer(f"{outer.path}/{layer.name}", layer, outer.number, outer.count))
 
 
 def output_names(model: Any) -> tuple[str, ...]:

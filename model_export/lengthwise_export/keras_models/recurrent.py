@@ -45,8 +45,8 @@ def form_of(cell: Any) -> CellForm | str:
     kind = _KINDS.get(type(cell).__name__) if type(cell).__module__.startswith("keras.") else None
     if kind is None:
         return f"the cell {type(cell).__name__} is a loop over the steps in Python: use LSTM, GRU or SimpleRNN"
-    output = _named(cell.activation)
-    gate = output if kind == "RNN" else _named(cell.recurrent_activation)
+    output = _activation_name(cell.activation)
+    gate = output if kind == "RNN" else _activation_name(cell.recurrent_activation)
     for name in (output, gate):
         if name not in ACTIVATIONS:
             return f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
@@ -54,7 +54,7 @@ def form_of(cell: Any) -> CellForm | str:
     return CellForm(kind, activations, bool(getattr(cell, "reset_after", False)), int(cell.units))
 
 
-def _named(activation: Any) -> str:
+def _activation_name(activation: Any) -> str:
     return str(getattr(activation, "__name__", None) or type(activation).__name__)
 
 
@@ -68,12 +68,12 @@ class CellWeights(nn.Module):
     def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
         super().__init__()
         for name, kernel in (("inputs", "kernel"), ("states", "recurrent_kernel")):
-            weights = [_stacked(getattr(cell, kernel).value.detach().T, form) for cell in cells]
+            weights = [_in_onnx_order(getattr(cell, kernel).value.detach().T, form) for cell in cells]
             self.register_buffer(name, torch.stack(weights))
         self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
 
 
-def _stacked(weight: Tensor, form: CellForm) -> Tensor:
+def _in_onnx_order(weight: Tensor, form: CellForm) -> Tensor:
     """The gates of a weight `[gates * hidden, ...]` in ONNX's order."""
     blocks = weight.chunk(GATES[form.kind])
     return torch.cat([blocks[block] for block in _ONNX_FROM_KERAS[form.kind]]).contiguous()
@@ -86,7 +86,7 @@ def _biases(cell: Any, form: CellForm) -> Tensor:
         return torch.zeros(2 * size)
     bias = cell.bias.value.detach()
     of_inputs, of_states = bias if bias.dim() == 2 else (bias, torch.zeros(size))
-    return torch.cat([_stacked(of_inputs, form), _stacked(of_states, form)])
+    return torch.cat([_in_onnx_order(of_inputs, form), _in_onnx_order(of_states, form)])
 
 
 def run(
@@ -130,7 +130,7 @@ class GatheredSteps:
 
     def in_front(self, values: Tensor) -> Tensor:
         """`[rows, width, features]` with the valid steps first."""
-        return _at(values, self._order)
+        return _gather_steps(values, self._order)
 
     def last_state(self, state: Tensor, before: Tensor | None) -> Tensor:
         """The state `[rows, hidden]` after the layer; in a row without valid steps, that before it (None for zeros)."""
@@ -141,9 +141,11 @@ class GatheredSteps:
         before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
         index = self._count.unsqueeze(1) - before if backwards else before - 1
         known = self._mask if not repeated else before > 0
-        moved = torch.where(known.unsqueeze(-1), _at(outputs, index.clamp(min=0, max=self._mask.shape[1] - 1)), 0.0)
+        moved = torch.where(
+            known.unsqueeze(-1), _gather_steps(outputs, index.clamp(min=0, max=self._mask.shape[1] - 1)), 0.0
+        )
         return moved.flip(1) if backwards else moved
 
 
-def _at(values: Tensor, indices: Tensor) -> Tensor:
+def _gather_steps(values: Tensor, indices: Tensor) -> Tensor:
     return values.gather(1, indices.unsqueeze(-1).expand(-1, -1, values.shape[2]))

@@ -104,7 +104,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     Raises:
         TraceError: The layer cannot be traced: it is stateful, or its cell has another form.
     """
-    run, mask = _running[-1], _first(mask)
+    run, mask = _running[-1], _first_mask(mask)
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
     forms = [recurrent.form_of(cell) for cell in cells]
     why = next((form for form in forms if isinstance(form, str)), None)
@@ -137,7 +137,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     return (output, *(shown if len(cells) > 1 else states[0]))
 
 
-def _first(mask: Any) -> Any:
+def _first_mask(mask: Any) -> Any:
     """The mask of the steps, of which Keras may give a list."""
     return mask[0] if isinstance(mask, list | tuple) else mask
 
@@ -179,7 +179,7 @@ def _bidirectional_call(
     layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = None
 ) -> Any:
     """Replaces `Bidirectional.call`, if both directions are layers of the same form."""
-    run, mask = _running[-1], _first(mask)
+    run, mask = _running[-1], _first_mask(mask)
     forward, backward = layer.forward_layer, layer.backward_layer
     form, other = (recurrent.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward))
     is_odd = forward.go_backwards or layer.stateful or initial_state is not None

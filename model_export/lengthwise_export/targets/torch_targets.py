@@ -157,7 +157,7 @@ def read_checkpoint(text: str, options: TargetOptions) -> Target:
 
 
 def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> Target:
-    spec = spec.concrete() if weights is None else trained.settled(spec, weights)
+    spec = spec.concrete() if weights is None else trained.with_chosen_keys(spec, weights)
     model, notices = trained.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
     labels, per_step = spec.output.labels, spec.output.task == "per-step"

@@ -70,21 +70,14 @@ def labelled(
         ConfigurationError: There is no sequence. A wrong spec or label is a ConfigurationError, too.
     """
     keys = _with_padding(tables(spec_or_tables), padding)
-    step, task = keys.get("input", {}), keys.get("output", {}).get("task")
-    tokens, features = step.get("vocabulary") is not None, step.get("features")
-    known = features if type(features) is int and not tokens else None
-    how: dict[str, Any] = {
-        "tokens": tokens,
-        "features": known,
-        "task": task,
-        "names": tuple(step.get("feature_names") or ()) or None,
-    }
-    records, roles, are_whole = _read(sequences, labels, layout, padding=step.get("padding"), **how)
+    step = keys.get("input", {})
+    records, roles, may_be_ids = _read(sequences, labels, layout, step, keys.get("output", {}).get("task"))
     if not records:
         raise ConfigurationError("there is no sequence to train on")
-    reasons, warnings = ([] if roles is None else [f"columns: {roles}"]), []
-    if not tokens and features is None and are_whole:
-        warnings.append(MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}"))
+    reasons = [] if roles is None else [f"columns: {roles}"]
+    warnings = (
+        [MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}")] if may_be_ids and step.get("features") is None else []
+    )
     spec = Spec.from_table(completed(keys, records, reasons))
     require_fit("", records, lenient(spec))
     return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
@@ -151,7 +144,12 @@ def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator
 
 
 def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
-    """Makes sure that the records of an argument fit a spec.
+    """Makes sure that records can be trained on by a spec.
+
+    Args:
+        name: The argument that the records are of, for messages; empty for the sequences themselves.
+        records: The records.
+        spec: What they must fit.
 
     Raises:
         InvalidSequences: Some do not fit; it names all of them.
@@ -167,20 +165,27 @@ def _read(
     sequences: Any,
     labels: Iterable[Any] | None,
     layout: Layout,
-    *,
-    tokens: bool,
-    features: int | None,
-    names: tuple[str, ...] | None,
+    step: Mapping[str, Any],
     task: str | None,
-    padding: Padding | None,
 ) -> tuple[list[Record], Roles | None, bool]:
-    """The records of a call, which columns of a table were taken as what, and whether all are whole numbers.
+    """The records of a call, the roles of the columns of a table, and whether its values may be token ids.
+
+    Args:
+        sequences: In any form.
+        labels: One for each sequence; None for those that the sequences have.
+        layout: The order of the axes of an array.
+        step: The table `[input]` of the spec.
+        task: That of the spec, if it says one.
 
     Raises:
         InvalidSequences: Some sequences cannot be used; it names all of them.
         ConfigurationError: There are not as many labels as sequences.
         ValueError: Never leaves this function: it becomes an InvalidSequences.
     """
+    names, is_values = tuple(step.get("feature_names") or ()) or None, step.get("vocabulary") is None
+    features = step.get("features") if is_values else None
+    if type(features) is not int:  # another value is refused where the spec is read
+        features = None
     entries, roles = input_sequences.read(
         sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False
     )
@@ -190,7 +195,7 @@ def _read(
         try:
             if isinstance(one, str):
                 raise ValueError(one)
-            steps = as_steps(one.steps, "tokens" if tokens else "values", features)
+            steps = as_steps(one.steps, "values" if is_values else "tokens", features)
             _require_features(steps, features, arrays[0] if arrays else steps)
             arrays.append(masked_steps(one, steps))
         except ValueError as error:
@@ -199,17 +204,18 @@ def _read(
         raise InvalidSequences(problems)
     sequences_read = InputSequences(one for one in entries if isinstance(one, InputSequence))
     taken = "" if roles is None else str(roles)
-    found_labels = [
+    every_label = [
         as_label(label, index) for index, label in enumerate(_labels(labels, sequences_read, arrays, taken, task))
     ]
-    if len(found_labels) != len(arrays):
-        raise ConfigurationError(f"{len(arrays)} sequences and {len(found_labels)} labels: each sequence needs one")
+    if len(every_label) != len(arrays):
+        raise ConfigurationError(f"{len(arrays)} sequences and {len(every_label)} labels: each sequence needs one")
     records = [
         Record(str(index) if one.id is None else one.id, steps, label, f"sequence {index}", names or one.names)
-        for index, (one, steps, label) in enumerate(zip(sequences_read, arrays, found_labels, strict=True))
+        for index, (one, steps, label) in enumerate(zip(sequences_read, arrays, every_label, strict=True))
     ]
-    records = input_sequences.require_valid(without_padding(record, padding) for record in records)
-    return records, roles, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in sequences_read)
+    records = input_sequences.require_valid(without_padding(record, step.get("padding")) for record in records)
+    are_whole = all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in sequences_read)
+    return records, roles, is_values and are_whole
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
@@ -224,12 +230,12 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
         return
     if not steps.shape[1]:
         raise ValueError(f"a step has at least one feature, the shape of this array is {[*steps.shape]}")
-    wanted, who, turned = first.shape[1], "the sequences before have", len(first)
+    expected, who, turned = first.shape[1], "the sequences before have", len(first)
     if features is not None:
-        wanted, who, turned = features, "the model takes", features
-    if steps.shape[1] != wanted:
+        expected, who, turned = features, "the model takes", features
+    if steps.shape[1] != expected:
         hint = TRANSPOSED if len(steps) == turned else ""
-        raise ValueError(f"{steps.shape[1]} features a step, {who} {wanted}{hint}")
+        raise ValueError(f"{steps.shape[1]} features a step, {who} {expected}{hint}")
 
 
 def _labels(
@@ -320,7 +326,7 @@ def tables(spec: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, A
 
 
 def _closed(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tables, with anything for what the data will say."""
+    """The tables, with placeholders for the features and the labels that the data will say."""
     step = dict(keys.get("input", {}))
     if step.get("vocabulary") is None:
         names = step.get("feature_names")

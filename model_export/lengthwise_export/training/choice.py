@@ -1,9 +1,9 @@
 """What is chosen by answers to records that a model was not trained on: the normalisation.
 
-| choice | by | of |
+| function | compares the leave-one-out loss of | with |
 |---|---|---|
-| `normalised` | the *probe*: the leave-one-out loss of small rocket models, in a second | each normalisation |
-| `with_all_kernels` | the leave-one-out loss of whole rocket models | the closest normalisations |
+| `choose_normalisation` | small rocket models, the *probe*, in a second | each normalisation |
+| `choose_with_whole_models` | whole rocket models | the closest normalisations |
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class DataFacts:
     shift: float  # standard deviation of the means of sequences, relative to that of all values, of the largest feature
 
 
-def look(records: Sequence[Record]) -> DataFacts:
-    """Computes the facts about records."""
+def facts_of(records: Sequence[Record]) -> DataFacts:
+    """Lengths, missing values, and how level and scale of the records differ."""
     lengths = [len(record.steps) for record in records]
     values = [np.asarray(record.steps, dtype=np.float64) for record in records]
     facts = (len(records), float(np.median(lengths)))
@@ -79,7 +79,7 @@ def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is trained, and why. Each function that chooses something takes a plan, and gives one with its choice."""
+    """What is trained, and why. A function that chooses something takes a plan, and returns one with its choice."""
 
     spec: Spec  # at the end no key is `auto`
     options: TrainingOptions = field(default_factory=TrainingOptions)
@@ -94,8 +94,17 @@ class Plan:
         return replace(self, spec=self.spec.with_keys(**tables) if tables else self.spec, reasons=(*self.reasons, why))
 
 
-def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence_features: Sequence[str]) -> Plan:
-    """The plan with the normalisation, if it is `auto`; the head of the probe reads these sequence features."""
+def choose_normalisation(
+    plan: Plan, records: Sequence[Record], facts: DataFacts, sequence_features: Sequence[str]
+) -> Plan:
+    """Chooses the normalisation, if it is `auto`.
+
+    Args:
+        plan: What was chosen before.
+        records: The training records.
+        facts: About these records.
+        sequence_features: What the head of the probe's rocket models reads besides the kernels.
+    """
     spec = plan.spec
     if spec.input.kind == "tokens" or spec.input.normalize != "auto":
         return plan
@@ -108,31 +117,35 @@ def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence
     if facts.spread < SPREAD and facts.shift < 0.05:
         return _with_normalisation(plan, "training", "the sequences have one level and scale already")
     factor = "more than 1e11" if math.isinf(facts.spread) else f"{facts.spread:.3g}"
-    seen = f"standard deviations of the sequences differ by a factor of {factor}"
+    spread = f"standard deviations of the sequences differ by a factor of {factor}"
     if facts.missing:
-        seen += f", {facts.missing:.1%} of the values are missing"
-    tried = _probed(spec, records, sequence_features)
-    if not tried:
-        return _with_normalisation(plan, "both" if facts.spread >= 3 else "training", seen)
-    losses = {name: scores.loss for name, scores in tried.items()}
+        spread += f", {facts.missing:.1%} of the values are missing"
+    scores_of = _probe(spec, records, sequence_features)
+    if not scores_of:
+        return _with_normalisation(plan, "both" if facts.spread >= 3 else "training", spread)
+    losses = {name: scores.loss for name, scores in scores_of.items()}
     best = min(losses, key=lambda name: losses[name])
     # Of values that differ by orders of magnitude, the statistics of the training split leave little
     usual = "sequence" if facts.spread >= ORDERS_OF_MAGNITUDE else "both"
     winner = best if losses[best] < CLEARLY * losses[usual] else usual
-    why = f"{seen}; held-out log loss: {_listed(losses)}"
+    why = f"{spread}; held-out log loss: {_losses_as_text(losses)}"
     if winner != best:
         why += f'; the usual one is "{usual}", and no other has a loss that is {1 - CLEARLY:.0%} lower'
-    close = tuple(name for name in tried if name != winner and losses[name] <= CLOSE * losses[best])
-    return replace(_with_normalisation(plan, winner, why), probe=tried[winner].accuracy, close=close)
+    close = tuple(name for name in losses if name != winner and losses[name] <= CLOSE * losses[best])
+    return replace(_with_normalisation(plan, winner, why), probe=scores_of[winner].accuracy, close=close)
 
 
-def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
-    """The plan of a rocket model with another normalisation, if a whole model has a lower held-out loss with it."""
+def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
+    """Chooses the normalisation among the close ones of the plan, and "none", by whole rocket models.
+
+    Another than the plan's is taken if its held-out loss is lower by two standard errors. A model of all records that
+    was fitted for this is `fitted` of the plan that is returned.
+    """
     spec = plan.spec
     few = _subsample(spec, records)
     if not plan.close or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
         return plan
-    first = _fitted(spec, few, options)
+    first = _fit_or_none(spec, few, options)
     if first is None:
         return plan
     plan = replace(plan, fitted=first if len(few) == len(records) else None)
@@ -140,7 +153,7 @@ def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOpt
     if left_out.accuracy >= ENOUGH or left_out.answers > len(few):
         return plan
     names = (*plan.close, "none")  # the kernels need no scale: what they compare with comes from the values
-    fits = {name: _fitted(spec.with_keys(input={"normalize": name}), few, options) for name in names}
+    fits = {name: _fit_or_none(spec.with_keys(input={"normalize": name}), few, options) for name in names}
     others = {name: fit for name, fit in fits.items() if fit is not None}
     gains = {name: left_out.losses - fit.splits["left_out"].losses for name, fit in others.items()}
     clear = {
@@ -153,7 +166,7 @@ def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOpt
     best = max(clear, key=lambda name: clear[name])
     losses = {name: fit.splits["left_out"].loss for name, fit in others.items()}
     losses[str(spec.input.normalize)] = left_out.loss
-    why = f"held-out log loss of whole models on {len(few)} records: {_listed(losses)}"
+    why = f"held-out log loss of whole models on {len(few)} records: {_losses_as_text(losses)}"
     return replace(_with_normalisation(plan, best, why), fitted=others[best] if plan.fitted else None)
 
 
@@ -161,41 +174,41 @@ def _with_normalisation(plan: Plan, name: str, why: str) -> Plan:
     return plan.then(f'normalize = "{name}": {why}', input={"normalize": name})
 
 
-def _listed(losses: dict[str, float]) -> str:
+def _losses_as_text(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {loss:.3g}" for name, loss in sorted(losses.items()))
 
 
 def _subsample(spec: Spec, records: Sequence[Record]) -> list[Record]:
     """At most `MOST_COMPARED` records with at most `COMPARED_STEPS` steps together, drawn at random, in their order."""
-    steps, taken = 0, []
+    steps, indices = 0, []
     for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
         steps += min(len(records[index].steps), spec.input.max_length)
         if steps > COMPARED_STEPS:
             break
-        taken.append(int(index))
-    return [records[index] for index in sorted(taken)]
+        indices.append(int(index))
+    return [records[index] for index in sorted(indices)]
 
 
-def _probed(spec: Spec, records: Sequence[Record], sequence_features: Sequence[str]) -> dict[str, EvaluationScores]:
+def _probe(spec: Spec, records: Sequence[Record], sequence_features: Sequence[str]) -> dict[str, EvaluationScores]:
     """The held-out scores of a small rocket model with each normalisation; empty if one cannot be fitted."""
     if spec.output.task == "per-step" or len(records) < 10:
         return {}
     few = [records[index] for index in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
     model = {"kind": "rocket", "kernels": PROBE_KERNELS, "sequence_features": list(sequence_features)}
     small = Spec.from_table(spec.resolved() | {"model": model})
-    tried = {}
+    scores_of = {}
     for name in TRIED:
         if name == "feature-scale" and spec.input.features == 1:  # the same as that of the sequence
             continue
-        result = _fitted(small.with_keys(input={"normalize": name}), few, TrainingOptions())
+        result = _fit_or_none(small.with_keys(input={"normalize": name}), few, TrainingOptions())
         if result is None:
             return {}
-        tried[name] = result.splits["left_out"]
-    return tried
+        scores_of[name] = result.splits["left_out"]
+    return scores_of
 
 
-def _fitted(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> TrainingResult | None:
-    """A rocket model, which knows what it loses on each record when that is left out; None if it cannot be fitted."""
+def _fit_or_none(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> TrainingResult | None:
+    """A fitted rocket model, with its leave-one-out loss for each record; None if it cannot be fitted."""
     try:
         return rocket.fit(spec, records, options)
     except (ConfigurationError, ValueError):  # also of scikit-learn and NumPy, for features that are not finite

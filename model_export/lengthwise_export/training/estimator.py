@@ -29,7 +29,7 @@ from lengthwise.datasets.tables import columns_of
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise_export.architecture import trained
-from lengthwise_export.architecture.layers import of_each
+from lengthwise_export.architecture.layers import answer_in_batches
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.tracing.process_wide import torch_as_before
@@ -177,7 +177,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
         model = self._module()
-        logits = of_each(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
+        logits = answer_in_batches(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
         return np.asarray(torch.stack(logits).double().softmax(dim=1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:

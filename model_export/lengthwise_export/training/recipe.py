@@ -1,7 +1,7 @@
 """What `train` chooses from the data: normalisation, layers, and the options of the training that are not given.
 
 ```
-records -> look (spread of scales, missing share, lengths) ┬-> normalisation (`choice`)
+records -> facts (spread of scales, missing share, lengths) ┬-> normalisation (`choice`)
                                                            ├-> missing policy, fixed kernels or layers (`choice`), size
                                                            └-> epochs, validation, patience, class weights
 ```
@@ -46,7 +46,7 @@ LEAST_EPOCHS: Final = 5  # even of many records, each is seen so many times
 
 
 def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
-    """Chooses everything that is not given.
+    """Chooses what the spec and the options leave open: normalisation, policy, layers, and the run's options.
 
     Raises:
         ConfigurationError: There are fewer than two records, or an option is for the other kind of model.
@@ -58,7 +58,7 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     if spec.model.kind == "rocket" and for_layers:
         flag = f"--{for_layers[0].replace('_', '-')}"
         raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
-    facts, start = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
+    facts, start = choice.facts_of(records), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
     fills = facts.missing > 0 and missing_is_open(spec)
     if fills:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
@@ -71,11 +71,11 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(members)):
         chosen = _best_rocket(start, records, facts, calibrated, fills=fills)
     else:
-        chosen = choice.normalised(start, records, facts, spec.model.sequence_features)
+        chosen = choice.choose_normalisation(start, records, facts, spec.model.sequence_features)
         if spec.model.kind != "rocket":
             layers = _with_layers(chosen, facts) if spec.model.is_auto else chosen
-            return _scheduled(layers, [stratum(example, spec.output.task) for example in members], settings)
-        chosen = choice.with_all_kernels(chosen, records, calibrated)
+            return _with_schedule(layers, [stratum(example, spec.output.task) for example in members], settings)
+        chosen = choice.choose_with_whole_models(chosen, records, calibrated)
     return replace(chosen, options=options, fitted=chosen.fitted if options.calibration else None)
 
 
@@ -90,10 +90,10 @@ def _best_rocket(
 ) -> Plan:
     """The plan of a fitted rocket model; with `fills`, missing values get the policy that has the lower loss."""
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
-    normalised = choice.normalised(start, records, facts, features)
+    normalised = choice.choose_normalisation(start, records, facts, features)
     model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
     plan = replace(normalised, spec=normalised.spec.with_keys(model=model))
-    plan = choice.with_all_kernels(plan, records, options)
+    plan = choice.choose_with_whole_models(plan, records, options)
     fitted = plan.fitted or rocket.fit(plan.spec, records, options)
     if fills:
         filled = plan.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
@@ -120,7 +120,7 @@ def _with_layers(plan: Plan, facts: DataFacts) -> Plan:
     return plan.then(f'preset = "{name}": {why}', model=keys)
 
 
-def _scheduled(plan: Plan, strata: Sequence[object], settings: Mapping[str, Any]) -> Plan:
+def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, Any]) -> Plan:
     """The plan of layers with the options of a run.
 
     Args:
@@ -159,7 +159,7 @@ def _scheduled(plan: Plan, strata: Sequence[object], settings: Mapping[str, Any]
     return replace(plan, options=options.model_copy(update=chosen | dict(settings)))
 
 
-def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
+def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     """Warnings about the records: their number, their labels, their ids, and their axes."""
     if len(records) < FEW_RECORDS:
         yield f"{len(records)} records are few: no accuracy that is measured with them says how good the model is"
@@ -175,11 +175,11 @@ def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
         yield f"only one record has the label {first_of(lonely)}: nothing measures whether the model learns it"
     if twice := [name for name, count in Counter(record.id for record in records).items() if count > 1]:
         yield f"several records have the id {first_of(twice)}: if they are copies, validation measures what was learned"
-    yield from _axes(records)
+    yield from _warnings_of_axes(records)
     yield from doubts([record.steps for record in records])
 
 
-def _axes(records: Sequence[Record]) -> Iterator[str]:
+def _warnings_of_axes(records: Sequence[Record]) -> Iterator[str]:
     """Sequences that may be transposed, or rows of a table that were taken for sequences."""
     lengths = {len(record.steps) for record in records}
     widths = {record.steps.shape[1] if record.steps.ndim == 2 else 1 for record in records}

@@ -27,7 +27,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
-from lengthwise_export.architecture.layers import ROWS_TOGETHER, of_each
+from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.batches import Example, examples
 from lengthwise_export.training.options import TrainingOptions
@@ -67,12 +67,12 @@ def fit(
     begun = time.perf_counter()
     members = examples(records, spec)
     multi_label = spec.output.task == "multi-label"
-    _check(members, spec, options)
+    _require_trainable(members, spec, options)
     torch.manual_seed(options.seed)
     sequences = [example.steps for example in members]
     first = rocket.first_layer(spec)
     first.fit(sequences)
-    model = rocket.fitted_to(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
+    model = rocket.with_fitted_kernels(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
     if model.sequence_features is not None:
         model.sequence_features.fit(first.each_rescaled(sequences))
     done = 0
@@ -84,7 +84,7 @@ def fit(
         return model.features(steps, lengths)
 
     rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
-    values = torch.stack(of_each(features, sequences, rows))
+    values = torch.stack(answer_in_batches(features, sequences, rows))
     labels = torch.stack([example.target for example in members])
     targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
     importance = None
@@ -113,7 +113,7 @@ def fits_in_memory(examples: int, kernels: int) -> bool:
     return examples * kernels * 8 <= _LARGEST_MATRIX_BYTES
 
 
-def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
+def _require_trainable(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
     """Checks that the examples can be trained on, and that the options suit the spec.
 
     Raises:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.manifest import Task
-from lengthwise_export.architecture.layers import ROWS_TOGETHER, of_each
+from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import BuiltInModel
 from lengthwise_export.training.batches import NO_TARGET, Example
@@ -63,7 +63,7 @@ class EvaluationScores:
     @property
     def losses(self) -> NDArray[np.float64]:
         """`[examples]`, the log loss of each answer to a sequence that has one label."""
-        logits, targets = joined(self.of, "single-label")
+        logits, targets = join_answers(self.of, "single-label")
         return np.asarray(functional.cross_entropy(logits.double(), targets, reduction="none").numpy())
 
 
@@ -91,20 +91,22 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)
 
 
-def answers(model: BuiltInModel, members: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
+def answer_each(model: BuiltInModel, members: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
     """The answer to each example, in their order. The model stays in evaluation mode."""
     model.eval()
-    logits_of_each = of_each(lambda steps, lengths: model(steps, lengths).logits, [one.steps for one in members], rows)
+    logits_of_each = answer_in_batches(
+        lambda steps, lengths: model(steps, lengths).logits, [one.steps for one in members], rows
+    )
     return [ScoredAnswer(logits, example) for logits, example in zip(logits_of_each, members, strict=True)]
 
 
 def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> EvaluationScores:
-    """The scores of a model on examples; see `answers`."""
+    """The scores of a model on examples; see `answer_each`."""
     rows = ROWS_TOGETHER if spec.model.kind == "layers" or fixed_kernels.INSTRUCTION_SETS else 1
-    return scores(answers(model, members, rows=rows), spec)
+    return scores(answer_each(model, members, rows=rows), spec)
 
 
-def joined(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
+def join_answers(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
     """Logits and targets of all answers: `[answers, classes]`, and the targets as in `Example`."""
     join = torch.cat if task == "per-step" else torch.stack
     return join([one.logits for one in answered]), join([one.example.target for one in answered])
@@ -112,7 +114,7 @@ def joined(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor
 
 def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     """The scores of answers."""
-    logits, targets = joined(answered, spec.output.task)
+    logits, targets = join_answers(answered, spec.output.task)
     truth = targets.numpy()
     if spec.output.task == "multi-label":
         predicted, truth = (logits > 0).numpy(), truth > 0
@@ -133,7 +135,7 @@ def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
 
 def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
     """What a report says of answers besides their scores: `ece` is the expected calibration error."""
-    rated = [_rated(one) for one in answered]
+    rated = [_confidences(one) for one in answered]
     sure, right = (np.concatenate(each) for each in zip(*rated, strict=True))
     edges_of_bins = itertools.pairwise(index / BINS for index in range(BINS + 1))
     masks = {(low, high): (sure > low) & (sure <= high) for low, high in edges_of_bins}
@@ -164,7 +166,7 @@ def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
     return result
 
 
-def _rated(one: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _confidences(one: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """`[answers]`: the probability of each answer to an example, and whether it is correct."""
     logits, target = one.logits.double(), one.example.target.numpy()
     if target.dtype.kind == "f":  # multi-label

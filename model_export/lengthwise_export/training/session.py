@@ -77,7 +77,7 @@ class TrainingSession:
                     path.unlink()
                 result = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
                 report = self._report(plan, result, other_splits)
-        endings = _endings(result, plan)
+        endings = _closing_warnings(result, plan)
         for line in endings:
             self.tell(Notice(line, "warning"))
         report |= {"warnings": [*plan.warnings, *endings]}
@@ -108,7 +108,7 @@ class TrainingSession:
     def _rocket(self, plan: Plan, out: Path) -> TrainingResult:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
         data = self.data
-        with _shown(self.progress, "sequences", len(data.records)) as show:
+        with _progress(self.progress, "sequences", len(data.records)) as show:
             result = plan.fitted or rocket.fit(
                 plan.spec, data.records, plan.options, on_examples=lambda done: show(done, "features are computed")
             )
@@ -118,7 +118,7 @@ class TrainingSession:
     def _layers(self, plan: Plan, out: Path) -> TrainingResult:
         """Trains layers by gradient descent."""
         done = count(1)
-        with _shown(self.progress, "epoch", plan.options.epochs) as show:
+        with _progress(self.progress, "epoch", plan.options.epochs) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 accuracy = epoch.validation_accuracy
@@ -170,7 +170,7 @@ def _new_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def _endings(result: TrainingResult, plan: Plan) -> list[str]:
+def _closing_warnings(result: TrainingResult, plan: Plan) -> list[str]:
     """What the user should know about how the training of layers ended."""
     notices = []
     if result.progress is not None and result.progress.still_improves(plan.options):
@@ -190,8 +190,8 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
 
 
 @contextmanager
-def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Yields a function that takes the number of finished parts, such as epochs, and a note."""
+def _progress(progress: ProgressTarget, parts: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yields a function that shows the number of finished parts, such as epochs, and a note."""
     if callable(progress):
         tell = progress
         yield lambda done, note: tell(f"{parts} {done} of {total}: {note}")

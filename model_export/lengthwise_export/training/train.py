@@ -109,7 +109,7 @@ class TrainingRun:
         )
         labels, task = spec.output.labels, spec.output.task
         self.weights = scores.class_weights(training, len(labels), task) if options.class_weights else None
-        self.average = _copied(model.state_dict())  # the running average of the weights
+        self.average = _copy(model.state_dict())  # the running average of the weights
         self.best: dict[str, Tensor] = {}  # the weights of the best epoch
         self.progress = TrainingProgress()
         self.steps = 0
@@ -131,21 +131,21 @@ class TrainingRun:
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
             self.optimizer.step()
-            self._average()
+            self._update_average()
             total += loss.item() * len(batch.lengths)
             rows += len(batch.lengths)
         epoch = Epoch(number, total / rows, None, None)
         if self.validation:
-            state = _copied(self.model.state_dict())
+            state = _copy(self.model.state_dict())
             self.model.load_state_dict(self.average)
             validated = scores.evaluate(self.model, self.validation, self.spec)
             self.model.load_state_dict(state)
             epoch = replace(epoch, validation_loss=validated.loss, validation_accuracy=validated.accuracy)
         if self.progress.add(epoch):
-            self.best = _copied(self.average)
+            self.best = _copy(self.average)
         return epoch
 
-    def _average(self) -> None:
+    def _update_average(self) -> None:
         """Moves the average towards the weights; at first faster, so that it forgets the initial weights."""
         self.steps += 1
         decay = min(AVERAGE, (1 + self.steps) / (10 + self.steps))
@@ -160,7 +160,7 @@ class TrainingRun:
         self.model.load_state_dict(self.best)
 
     def save(self, path: Path, key: dict[str, Any]) -> None:
-        """Writes the state."""
+        """Writes the state to a file, with the key of the run."""
         parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
         parts |= {f"optimizer.{index}": one for index, one in self.optimizer.state_dict()["state"].items()}
         tensors = {
@@ -183,8 +183,8 @@ class TrainingRun:
         tensors, state = checkpoint.read(path)
         if any(state.get(name) != value for name, value in key.items()):
             raise CheckpointError(
-                f"{path} is the state of another run: {_changed(state, key)}. Use the same spec, data and options, or "
-                "start a new run with another --out, or with --overwrite, which deletes this one"
+                f"{path} is the state of another run: {_differences(state, key)}. Use the same spec, data and options, "
+                "or start a new run with another --out, or with --overwrite, which deletes this one"
             )
         parts: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "average": {}}
         moments: dict[int, dict[str, Tensor]] = {}
@@ -238,8 +238,8 @@ def train(
     began = time.monotonic()
     spec = spec.concrete()
     members = examples(records, spec)
-    parts = (members, examples(validation, spec)) if validation else _split(members, spec, options)
-    key = identity(spec, [*records, *validation], options)
+    parts = (members, examples(validation, spec)) if validation else _split_examples(members, spec, options)
+    key = run_key(spec, [*records, *validation], options)
     run, path = TrainingRun(spec, *parts, options), directory / STATE_FILE
     if resume:
         run.restore(path, key)
@@ -249,7 +249,7 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     model, progress = run.model, run.progress
-    scale = _calibrated(model, parts[1], spec) if options.calibration else None
+    scale = _calibrate(model, parts[1], spec) if options.calibration else None
     splits = {"training": scores.evaluate(model, parts[0], spec)}
     if parts[1]:
         splits["validation"] = scores.evaluate(model, parts[1], spec)
@@ -265,7 +265,9 @@ def train(
     return result
 
 
-def _split(members: list[Example], spec: Spec, options: TrainingOptions) -> tuple[list[Example], list[Example]]:
+def _split_examples(
+    members: list[Example], spec: Spec, options: TrainingOptions
+) -> tuple[list[Example], list[Example]]:
     """The examples of the training and of the validation split.
 
     Raises:
@@ -279,14 +281,14 @@ def _split(members: list[Example], spec: Spec, options: TrainingOptions) -> tupl
     return [members[index] for index in first], [members[index] for index in second]
 
 
-def _calibrated(model: SequenceClassifier, members: Sequence[Example], spec: Spec) -> float | None:
+def _calibrate(model: SequenceClassifier, members: Sequence[Example], spec: Spec) -> float | None:
     """Divides the head by the temperature that fits the probabilities to these examples; None without examples.
 
     So the logits are calibrated everywhere, with no operator more in the graph.
     """
     if not members:
         return None
-    logits, targets = scores.joined(scores.answers(model, members), spec.output.task)
+    logits, targets = scores.join_answers(scores.answer_each(model, members), spec.output.task)
     scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
     with torch.no_grad():
         for parameter in model.head.parameters():
@@ -295,13 +297,21 @@ def _calibrated(model: SequenceClassifier, members: Sequence[Example], spec: Spe
 
 
 def write(directory: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, **more: Any) -> None:
-    """Writes the weights of a result with the record of their training, and a profile to tell how data drift."""
+    """Writes `model.safetensors`: the weights of a result, and what they were trained with.
+
+    Args:
+        directory: The folder of the run.
+        spec: That of the model.
+        records: The training records; their profile shows later how data drift.
+        result: The model and its scores.
+        more: Further entries of the record, such as the seed.
+    """
     splits = {
         name.replace("left_out", "validation"): scores_of_split for name, scores_of_split in result.splits.items()
     }
     label_indices = {label: index for index, label in enumerate(spec.output.labels)}
-    several = [one.label if isinstance(one.label, tuple) else (str(one.label),) for one in records]
-    classes = [[label_indices[label] for label in each] for each in several]
+    labels_of_each = [one.label if isinstance(one.label, tuple) else (str(one.label),) for one in records]
+    classes = [[label_indices[label] for label in labels] for labels in labels_of_each]
     state = trained.record_of(
         spec,
         accuracy={name: scores_of_split.accuracy for name, scores_of_split in splits.items()},
@@ -312,8 +322,8 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Traini
     checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | more)
 
 
-def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
-    """Everything that determines a run's result, as JSON and stored in its state."""
+def run_key(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
+    """What determines a run's result, as JSON: its spec, its options, and a digest of its records."""
     data = hashlib.sha256()
     for record in records:
         data.update(repr((record.steps.shape, record.label)).encode())
@@ -321,7 +331,7 @@ def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) ->
     return {"spec": spec.resolved(), "options": options.model_dump(), "data": data.hexdigest()}
 
 
-def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
+def _differences(state: dict[str, Any], key: dict[str, Any]) -> str:
     """The differences between the run of a state and this one, as text."""
     if not state.keys() >= key.keys():
         return "it does not say its spec, its options and its data"
@@ -336,5 +346,5 @@ def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
     return "; ".join([*texts, *(["the records differ"] if state["data"] != key["data"] else [])])
 
 
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -176,8 +176,8 @@ def train(  # noqa: D417 - the decorator adds the options
     training = session.TrainingSession(
         data,
         options if validation is None else options.model_copy(update={"validation": None}),
-        test=_read("test", options.test, open_spec, options.layout),
-        validation=_read("validation", validation, open_spec, options.layout),
+        test=_read_split("test", options.test, open_spec, options.layout),
+        validation=_read_split("validation", validation, open_spec, options.layout),
         recheck=arrays.require_fit,
         progress=progress,
         tell=_log,
@@ -199,7 +199,7 @@ def _log(notice: Notice) -> None:
         log.warning("%s", notice.text)
 
 
-def _read(name: str, split: Any, spec: Spec, layout: Layout) -> Sequence[Record]:
+def _read_split(name: str, split: Any, spec: Spec, layout: Layout) -> Sequence[Record]:
     """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
 
     Raises:

@@ -104,7 +104,7 @@ def train(
     try:
         report = training.run(out)
     except KeyboardInterrupt:
-        click.echo(_kept(out, session.finished_epochs(out), overwrite=overwrite), err=True)
+        click.echo(_how_to_resume(out, session.finished_epochs(out), overwrite=overwrite), err=True)
         raise
     if as_json:
         show_json(report)
@@ -137,10 +137,10 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
         Console().print(compared.table())
 
 
-def _kept(out: Path, epochs: int, *, overwrite: bool) -> str:
-    """What is kept of an interrupted run, and how to continue."""
+def _how_to_resume(out: Path, epochs: int, *, overwrite: bool) -> str:
+    """How many epochs of an interrupted run are kept, and how to continue it."""
     if not epochs:
         return f"no epoch was finished, so {out} keeps nothing of this run"
     how = "--resume instead of --overwrite" if overwrite else "--resume"
-    kept = f"{out} keeps {epochs} epoch{'s' if epochs > 1 else ''}"
-    return f"{kept}: the same command with {how} continues, and ends in the same weights"
+    count = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    return f"{out} keeps {count}: the same command with {how} continues, and ends in the same weights"
