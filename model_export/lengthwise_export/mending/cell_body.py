@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from lengthwise_export.mending.values import Said, computed
+from lengthwise_export.mending.values import Attributes, computed
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 ConstantArray = NDArray[Any]
@@ -134,10 +134,10 @@ class Body:
             return None
         return value if isinstance(value, Affine) else None
 
-    def names_of(self, wanted: Affine) -> frozenset[str]:
+    def names_of(self, function: Affine) -> frozenset[str]:
         """The names of all values that are this function."""
         functions = ((name, self.function(name)) for name in [*self._values, *self._producers])
-        return frozenset(name for name, value in functions if value is not None and value.same(wanted))
+        return frozenset(name for name, value in functions if value is not None and value.same(function))
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
@@ -185,6 +185,7 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
 
 
 def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:
+    """An activation of a function, with the activation's numbers by name."""
     return Affine.of(Leaf(kind, inner.width, (inner,), numbers))
 
 
@@ -202,6 +203,11 @@ def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
 
 
 def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
+    """Two inputs as functions of the same width.
+
+    Raises:
+        NotACell: Their widths differ.
+    """
     widths = {each.width for each in inputs if isinstance(each, Affine)}
     widths |= {each.shape[-1] for each in inputs if isinstance(each, np.ndarray) and each.ndim}
     if len(widths - {1}) > 1:
@@ -211,17 +217,29 @@ def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
 
 
 def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> ConstantArray:
+    """An input that has to be a constant, of a rank if one is given.
+
+    Raises:
+        NotACell: It is none.
+    """
     if not isinstance(value, np.ndarray) or rank not in (None, value.ndim):
         raise NotACell
     return value
 
 
 def _sum(inputs: _Inputs, sign: float) -> Affine:
+    """The first input plus `sign` times the second."""
     one, other = _pair(inputs)
     return one.plus(other.scaled(sign))
 
 
-def _multiplied(attributes: Said, inputs: _Inputs) -> Affine:
+def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
+    """The product of two functions, element by element.
+
+    1. One is constant: the other, scaled.
+    2. One of them is a sum of at most two leaves, the other is one leaf: the sum of products of leaves.
+    3. Else a leaf of its own.
+    """
     one, other = _pair(inputs)
     for value, factor in ((one, other), (other, one)):
         if not factor.terms:
@@ -233,21 +251,26 @@ def _multiplied(attributes: Said, inputs: _Inputs) -> Affine:
     if signs is None or others is None or len(signs) * len(others) > 2:
         return Affine.of(Leaf("product", one.width, (one, other)))
     total = Affine({}, np.zeros(one.width))
-    for (leaf, sign), (second, its) in itertools.product(signs.items(), others.items()):
+    for (leaf, sign), (second, second_sign) in itertools.product(signs.items(), others.items()):
         factors = [each for each in (leaf, second) if each is not None]
         part = factors[0] if len(factors) == 1 else Leaf("product", one.width, (*map(Affine.of, factors),))
-        total = total.plus(Affine.of(part).scaled(sign * its))
+        total = total.plus(Affine.of(part).scaled(sign * second_sign))
     return total
 
 
-def _divided(attributes: Said, inputs: _Inputs) -> Affine:
+def _divided(attributes: Attributes, inputs: _Inputs) -> Affine:
+    """A function divided by constants.
+
+    Raises:
+        NotACell: The divisor is no constant, or has a zero.
+    """
     one, other = _pair(inputs)
     if other.terms or not other.bias.all():
         raise NotACell
     return one.scaled(1.0 / other.bias)
 
 
-def _product(attributes: Said, inputs: _Inputs) -> Affine:
+def _product(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The outputs of MatMul and Gemm.
 
     Raises:
@@ -288,7 +311,12 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
     return [whole.times(np.eye(whole.width)[:, each[0]]) for each in results]
 
 
-def _clipped(attributes: Said, inputs: _Inputs) -> Affine:
+def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
+    """A value between 0 and a constant: a hard sigmoid.
+
+    Raises:
+        NotACell: It has other bounds.
+    """
     bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
     low, high = (*bounds, None, None)[:2]
     if low != 0 or high is None:
@@ -297,6 +325,11 @@ def _clipped(attributes: Said, inputs: _Inputs) -> Affine:
 
 
 def _hard_sigmoid(value: Affine, high: float) -> Affine:
+    """`high * HardSigmoid(x / high)`, which is `min(max(x, 0), high)`.
+
+    Raises:
+        NotACell: The bound is not positive and finite.
+    """
     if not 0 < high < np.inf:
         raise NotACell
     return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
@@ -320,7 +353,12 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
     return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 
-def _chosen(attributes: Said, inputs: _Inputs) -> Affine:
+def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:
+    """One of two values by a condition that is true everywhere or nowhere.
+
+    Raises:
+        NotACell: The condition is no constant, or differs between elements.
+    """
     condition = _constant(inputs[0])
     if condition.all() or not condition.any():
         widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
@@ -328,18 +366,18 @@ def _chosen(attributes: Said, inputs: _Inputs) -> Affine:
     raise NotACell
 
 
-_RULES: Final[Mapping[str, Callable[[Said, _Inputs], Affine]]] = {
-    "Add": lambda said, inputs: _sum(inputs, 1.0),
-    "Cast": lambda said, inputs: _affine(inputs[0]),
+_RULES: Final[Mapping[str, Callable[[Attributes, _Inputs], Affine]]] = {
+    "Add": lambda _, inputs: _sum(inputs, 1.0),
+    "Cast": lambda _, inputs: _affine(inputs[0]),
     "Clip": _clipped,
     "Div": _divided,
     "Gemm": _product,
-    "Identity": lambda said, inputs: _affine(inputs[0]),
+    "Identity": lambda _, inputs: _affine(inputs[0]),
     "MatMul": _product,
-    "Max": lambda said, inputs: _bounded("Relu", inputs),
-    "Min": lambda said, inputs: _bounded(_AT_MOST, inputs),
+    "Max": lambda _, inputs: _bounded("Relu", inputs),
+    "Min": lambda _, inputs: _bounded(_AT_MOST, inputs),
     "Mul": _multiplied,
-    "Neg": lambda said, inputs: _affine(inputs[0]).scaled(-1.0),
-    "Sub": lambda said, inputs: _sum(inputs, -1.0),
-    "Where": _chosen,
+    "Neg": lambda _, inputs: _affine(inputs[0]).scaled(-1.0),
+    "Sub": lambda _, inputs: _sum(inputs, -1.0),
+    "Where": _selected,
 }

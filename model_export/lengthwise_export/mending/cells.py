@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations, product
 from typing import Any, Final
 
 import numpy as np
@@ -83,12 +84,14 @@ def recognise(
 
 
 def _gate(value: Affine | Leaf | None) -> _Gate | None:
+    """A value as a gate; None if it is no activation."""
     leaf = value.only if isinstance(value, Affine) else value
     is_activation = leaf is not None and leaf.kind in ACTIVATIONS
     return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
 
 
 def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
+    """The factors of a product, in both orders; none if the leaf is no product."""
     if leaf is not None and leaf.kind == "product":
         one, other = leaf.operands
         yield one, other
@@ -96,26 +99,24 @@ def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
 
 
 def _lstm(state: Affine, memory: Affine, old: Leaf) -> _Gates | None:
-    """The gates i, o, f, c, and at the end the activation of the memory."""
+    """The gates i, o, f, c, and at the end the activation of the memory; `old` is the memory before the step.
+
+    The state is `o * activation(memory)`, and the memory `f * old + i * c`, with the factors and terms in any order.
+    """
     parts = memory.signs or {}
     if [*parts.values()] != [1, 1]:
         return None
-    for out, shown in _factors(state.only):
-        output, last = _gate(out), _gate(shown)
-        if output is None or last is None or not last.inner.same(memory):
-            continue
-        for kept, added in (parts, [*parts][::-1]):
-            forget = next((_gate(one) for one, other in _factors(kept) if other.only is old), None)
-            for one, other in _factors(added):
-                taken, new = _gate(one), _gate(other)
-                if forget is None or taken is None or new is None:
-                    continue
-                if _alike(output, forget, taken):
-                    return [taken, output, forget, new, last]
+    for (output, activated), (one, other) in product(_factors(state.only), permutations(parts)):
+        for (forget, before), (taken, new) in product(_factors(one), _factors(other)):
+            gates = [gate for value in (taken, output, forget, new, activated) if (gate := _gate(value)) is not None]
+            is_cell = len(gates) == 5 and before.only is old and gates[-1].inner.same(memory)
+            if is_cell and _same_activation(*gates[:3]):
+                return gates
     return None
 
 
-def _alike(*gates: _Gate) -> bool:
+def _same_activation(*gates: _Gate) -> bool:
+    """Whether gates have the same activation."""
     return len({(gate.activation, gate.numbers) for gate in gates}) == 1
 
 
@@ -123,7 +124,7 @@ def _gru(state: Affine, old: Leaf) -> _Gates | None:
     """The gates z, r and the new state."""
     for keep, new in _mixed(state, old):
         for inner, reset, after in _reset(new.inner, old):
-            if _alike(keep, reset):
+            if _same_activation(keep, reset):
                 return [keep, reset, replace(new, inner=inner, after=after)]
     return None
 
@@ -135,15 +136,14 @@ def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
     plus, minus = ([leaf for leaf, sign in signs.items() if sign == own and leaf is not whole] for own in (1, -1))
     if whole is None or signs[whole] != 1 or len(plus) != 1 or len(minus) != 1:
         return
-    for share, other in _factors(plus[0]):
-        for again, same in _factors(minus[0]):
-            if again.only is not share.only or same.only is not whole:
-                continue
-            keep, new = _gate(share), _gate(other if whole is old else whole)
-            if whole is old and keep is not None:
-                keep = _turned(keep)
-            if keep is not None and new is not None and (whole is old or other.only is old):
-                yield keep, new
+    for (share, other), (again, same) in product(_factors(plus[0]), _factors(minus[0])):
+        if again.only is not share.only or same.only is not whole:
+            continue
+        keep, new = _gate(share), _gate(other if whole is old else whole)
+        if whole is old and keep is not None:
+            keep = _turned(keep)
+        if keep is not None and new is not None and (whole is old or other.only is old):
+            yield keep, new
 
 
 def _turned(gate: _Gate) -> _Gate | None:

@@ -128,10 +128,12 @@ _COLORS: Final = {"-": "red", "+": "green"}  # of a line on the terminal
 
 
 def _title(change: MendedOperator) -> str:
+    """An operator with its type, which is left out if its name has it."""
     return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
 
 
 def _changed(change: MendedOperator) -> Iterator[RenderableType]:
+    """A changed operator for the terminal: its line of code, the cause, and the difference of its graph text."""
     at = change.location
     yield Text(f"{'' if at is None else f'{at}: '}{_title(change)}", style="bold")
     if at is not None and at.source:

@@ -85,8 +85,8 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
             return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), hidden)
         except LengthsRestricted as restricted:
             shortest, longest = restricted.args
-        except StepsHidden as found:
-            hidden.update(*found.args)
+        except StepsHidden as masks:
+            hidden.update(*masks.args)
         except UnmendableError as error:
             loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
             cure = keras_cure(graph) if error.operator in loops_and_branches else ""
@@ -156,6 +156,11 @@ def _prepared(graph: ModelProto) -> ModelProto:
 def _set_inputs(
     mender: Mender, names: GraphNames, steps: StepInput, inputs: Mapping[str, onnx.ValueInfoProto], lengths: str
 ) -> None:
+    """Describes the inputs of the graph: the axes of steps, mask and lengths.
+
+    Raises:
+        UnmendableError: The graph has another input.
+    """
     time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
     order = (mender.rows, time) if names.open_axes[0] == 0 else (time, mender.rows)
@@ -174,6 +179,11 @@ def _set_inputs(
 
 
 def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
+    """Mends one node; the change, if it needed one.
+
+    Raises:
+        UnmendableError: It cannot be mended; the error names it, with its line of code.
+    """
     mender.node, mender.causes = node, []
     before = len(mender.writer.nodes)
     try:
@@ -203,6 +213,7 @@ def shown_operator(node: NodeProto) -> str:
 
 
 def _text(node: NodeProto) -> str:
+    """A node as graph text, without its names and metadata."""
     plain = deepcopy(node)
     del plain.metadata_props[:]
     plain.doc_string = plain.name = ""
@@ -210,6 +221,7 @@ def _text(node: NodeProto) -> str:
 
 
 def _ruled(mender: Mender, node: NodeProto) -> None:
+    """Mends a node by the rule for its operator; without one it is refused, with the reason."""
     mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
     if node.op_type not in RULES:
         reasons = (why for names, why in _REASONS.items() if node.op_type in names.split())
@@ -241,6 +253,11 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """An output of the mended graph as it declares it; the value gets the name that it has in the original.
+
+    Raises:
+        UnmendableError: It does not depend on the steps, has other axes than an answer, or another number of steps.
+    """
     ragged = mender.values[value.name]
     if isinstance(ragged, Numbers) or ragged.rows_at is None:
         raise UnmendableError(value.name, "does not depend on the steps")

@@ -129,6 +129,7 @@ def mend_target(
 def _proved(
     target: Target, mended: Mended, lengths: tuple[int, int], *, tolerance: float, seed: int, say: ProgressCallback
 ) -> ProvedMend:
+    """Proves and checks a mend whose sequences have at least and at most `lengths` steps."""
     shortest, longest = lengths
     names = _named(target.names)
 
@@ -167,6 +168,7 @@ def _proved(
 
 
 def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> Subject:
+    """A graph that is run with these names for its inputs, in the place of the target's own."""
     return OnnxSubject(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
 
 
@@ -189,4 +191,5 @@ def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed
 
 
 def _named(names: GraphNames) -> GraphNames:
+    """The names of the inputs, with one for the lengths."""
     return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})

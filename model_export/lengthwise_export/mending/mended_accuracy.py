@@ -130,5 +130,6 @@ def _labels(
 def _share_right(
     expected: Sequence[NDArray[np.bool_]], answered: Sequence[NDArray[np.bool_]], manifest: Manifest
 ) -> float:
+    """The share of labels (of steps, for a per-step model) that are right."""
     hits = [hits_of(one, other, manifest) for one, other in zip(expected, answered, strict=True)]
     return float(sum(each.sum() for each in hits) / sum(each.size for each in hits))

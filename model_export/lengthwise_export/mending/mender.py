@@ -115,29 +115,32 @@ class Mender(NodeMender):
         return True
 
     def _fitted(self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None) -> Ragged:
-        """One operand with axes of size 1 where it has none, and its added rows where the others have theirs."""
+        """One operand with axes of size 1 where it has none, and its added rows where the others have theirs.
+
+        Each dim has a label: `rows` for the added rows, else the axis and the index in its group; None for a new dim.
+        """
         before = len(targets) - (value.rank - free)
         current: list[object] = ["rows"] if value.row_added else []
-        for own, group in enumerate(value.groups):
-            current += [(own + before, axis) for axis in range(len(group))]
-        wanted: list[object] = ["rows"] if value.row_added and not has_rows else []
+        for axis_before, group in enumerate(value.groups):
+            current += [(axis_before + before, axis) for axis in range(len(group))]
+        labels: list[object] = ["rows"] if value.row_added and not has_rows else []
         for axis, target in enumerate(targets):
             group = value.groups[axis - before] if axis >= before else ()
-            left = [(axis, at) for at in range(len(group))]
+            own_labels = [(axis, at) for at in range(len(group))]
             if axis == keep and axis >= before:
-                wanted += left
+                labels += own_labels
                 continue
-            axes = iter(left[:1] if is_one(group) else left)
+            axes = iter(own_labels[:1] if is_one(group) else own_labels)
             moved = value.row_added and has_rows
-            wanted += ["rows" if moved and size.is_rows else next(axes, None) for size in target]
-        wanted += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
+            labels += ["rows" if moved and size.is_rows else next(axes, None) for size in target]
+        labels += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
         if not value.row_added:  # broadcasting adds axes in front
-            while wanted and wanted[0] is None:
-                wanted.pop(0)
-        kept = [label for label in current if label in wanted]
-        name = self.writer.squeezed(value.name, [at for at, label in enumerate(current) if label not in wanted])
-        name = self.writer.transposed(name, [kept.index(label) for label in wanted if label is not None])
-        return value.called(self.writer.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None]))
+            while labels and labels[0] is None:
+                labels.pop(0)
+        present = [label for label in current if label in labels]
+        name = self.writer.squeezed(value.name, [at for at, label in enumerate(current) if label not in labels])
+        name = self.writer.transposed(name, [present.index(label) for label in labels if label is not None])
+        return value.called(self.writer.unsqueezed(name, [at for at, label in enumerate(labels) if label is None]))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
 

@@ -92,11 +92,11 @@ class NodeMender:
         assert array is not None
         return array
 
-    def sizes(self, index: int, what: str) -> Numbers:
-        """An input that must be computed from sizes and constants, and what it is."""
+    def sizes(self, index: int, subject: str) -> Numbers:
+        """An input that must be computed from sizes and constants; `subject` is what a refusal says of it."""
         value = self.value(index)
         if not isinstance(value, Numbers):
-            self.refuse(f"{what} computed from the data")
+            self.refuse(f"{subject} computed from the data")
         return value
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -168,10 +168,10 @@ class NodeMender:
         """
         if accepted.all():
             return
-        kept = longest_run(accepted)
-        if kept is None:
+        run = longest_run(accepted)
+        if run is None:
             self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
-        raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
+        raise LengthsRestricted(int(self.lengths[run.start]), int(self.lengths[run.stop - 1]))
 
     def matches(self, one: Group, other: Group) -> bool:
         """Whether two axes are the same; if only up to a length (a table of positions), others are left out."""

@@ -96,12 +96,12 @@ class MendProof:
         """Such as `200 sequences of 1 to 1024 steps get the answer of the original alone, within 3e-07, and ...`."""
         if self.wrong is not None:
             return self.wrong
-        kept = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
-        least, most = min(self.lengths, default=0), max(self.lengths, default=0)
-        agreement = f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone"
-        moved = f"a few ulps of their values move its answer by up to {self.amplified:.2g}"
-        ill = f"; {self.ill_conditioned} are ill-conditioned in the original: {moved}" if self.ill_conditioned else ""
-        return f"{agreement}, within {self.difference:.2g}, and {kept}{ill}"
+        batches = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
+        shortest, longest = min(self.lengths, default=0), max(self.lengths, default=0)
+        agreement = f"{self.sequences} sequences of {shortest} to {longest} steps get the answer of the original alone"
+        change = f"a few ulps of their values move its answer by up to {self.amplified:.2g}"
+        ill = f"; {self.ill_conditioned} are ill-conditioned in the original: {change}" if self.ill_conditioned else ""
+        return f"{agreement}, within {self.difference:.2g}, and {batches}{ill}"
 
     def as_json(self) -> dict[str, Any]:
         """The proof as JSON values; a difference that is not finite becomes null."""
@@ -140,11 +140,11 @@ def prove(
     lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw)
     kinds = itertools.cycle(sampler.kinds)
     drawn = [*ordinary, *(sampler.sequence(int(length), next(kinds)) for length in lengths)]
-    drawn = [_shown(steps, hiding, original.steps.vocabulary) for steps in drawn]
+    drawn = [_without_hidden_steps(steps, hiding, original.steps.vocabulary) for steps in drawn]
     alone, raised = _answers_alone(original, drawn, len(ordinary), say)
     allowed = ROUNDING + tolerance
     usual = [one for one in alone if not one.is_raw]
-    for one in _some(usual, _PROBES):
+    for one in _evenly_spaced(usual, _PROBES):
         allowed = one.expected.allowed_rounding(original, allowed)
     proof = MendProof(
         sequences=len(alone),
@@ -207,19 +207,20 @@ def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> lis
     last = [length for length in (longest, longest - 1, longest - 3) if length >= shortest]
     primes = [each for each in spread.tolist() if each > 1 and all(each % of for of in range(2, math.isqrt(each) + 1))]
     fours = [length for length in (4 * (spread // 4)).tolist() if length >= shortest]
-    kept = (count - len(first) - len(last)) // 3
-    lengths = [*first, *last, *_some(primes, kept), *_some(fours, kept)][:count]
+    share = (count - len(first) - len(last)) // 3
+    lengths = [*first, *last, *_evenly_spaced(primes, share), *_evenly_spaced(fours, share)][:count]
     exponents = random.uniform(math.log(shortest), math.log(longest), size=count - len(lengths))
     lengths += np.exp(exponents).round().astype(int).clip(shortest, longest).tolist()
     return [int(length) for length in random.permutation(lengths)]
 
 
-def _some(things: Sequence[_T], count: int) -> list[_T]:
-    indices = np.linspace(0, len(things) - 1, min(count, len(things))) if things else np.zeros(0)
-    return [things[index] for index in indices.round().astype(int)]
+def _evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:
+    """At most `count` of the items, from the first to the last."""
+    indices = np.linspace(0, len(items) - 1, min(count, len(items))) if items else np.zeros(0)
+    return [items[index] for index in indices.round().astype(int)]
 
 
-def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
+def _without_hidden_steps(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
     """The sequence with other values instead of those that the original hides."""
     for _ in hiding:
         for number in hiding:
@@ -319,6 +320,7 @@ def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
 
 
 def _why_apart(proof: MendProof) -> str | None:
+    """Why the proof does not hold: the sequence that differs most, and by how much; None if it holds."""
     worst, allowed = proof.worst, proof.tolerance
     if worst is None or proof.difference <= allowed:
         return None

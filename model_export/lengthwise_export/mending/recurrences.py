@@ -25,6 +25,8 @@ def as_scan(mender: Mender) -> NodeProto:
 
 
 class _Loop:
+    """A Loop, and what its body does with each of its states: counts it, hands it on, or computes it."""
+
     def __init__(self, mender: Mender) -> None:
         self._mender, self._node = mender, mender.node
         body: GraphProto = mender.attribute("body")
@@ -42,6 +44,7 @@ class _Loop:
                 self._counters[name] = first
 
     def scan(self) -> NodeProto:
+        """The Scan; refuses a loop that does not turn once for each step."""
         mender = self._mender
         ends: dict[str, str] = {}  # by state, the output of the Loop that is its last value
         collected: dict[str, str] = {}  # by output of the Loop, the value of the body that is kept of each step
@@ -178,6 +181,7 @@ class _Loop:
         return self._table(self._outputs[0], tables).reshape(turn.shape).astype(bool)
 
     def _table(self, name: str, tables: dict[str, Table]) -> Table:
+        """A value of the body that sizes and counts alone give, `[2, lengths]`."""
         if name in tables:
             return tables[name]
         node, value = self._producers.get(name), self._mender.values.get(self._constant.get(name, name))

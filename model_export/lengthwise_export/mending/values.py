@@ -90,14 +90,14 @@ class Size:
         """The quotient; None if there is a remainder at any length."""
         if not self.divisible(other).all():
             return None
-        some = other.table > 0
-        quotient = self.table // np.where(some, other.table, 1)
-        return Size(np.where(some, quotient, quotient[:, -1:]))  # nothing divided by nothing is as elsewhere
+        is_positive = other.table > 0
+        quotient = self.table // np.where(is_positive, other.table, 1)
+        return Size(np.where(is_positive, quotient, quotient[:, -1:]))  # nothing divided by nothing is as elsewhere
 
     def divisible(self, other: Size) -> NDArray[np.bool_]:
         """`[lengths]`: at which lengths there is no remainder."""
-        some = other.table > 0
-        whole = np.where(some, self.table % np.where(some, other.table, 1) == 0, self.table == 0)
+        is_positive = other.table > 0
+        whole = np.where(is_positive, self.table % np.where(is_positive, other.table, 1) == 0, self.table == 0)
         divisible: NDArray[np.bool_] = np.asarray(whole.all(axis=0))
         return divisible
 
@@ -194,7 +194,7 @@ def _aligned(table: Table, rank: int) -> Table:
     return table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:])
 
 
-Said = Mapping[str, Any]  # a node's attributes
+Attributes = Mapping[str, Any]  # of a node, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class _Reader:
         return TriedReading(session, names, self.probed(names))
 
     def running(self, names: GraphNames) -> _RunningReading | None:
+        """A reading that runs, with the classes before or behind the steps; None if it does not run."""
         tried = self.opened(names)
         turned = names.model_copy(update={"classes_first": names.channels_first})
         for each in (tried, replace(tried, names=turned)):
@@ -133,6 +134,7 @@ class _Reader:
         return None
 
     def input(self, name: str) -> GraphValue:
+        """An input of the graph by its name."""
         return next(value for value in self.inputs if value.name == name)
 
     def probed(self, names: GraphNames) -> StepInput:
@@ -172,6 +174,11 @@ class _Reader:
         return StepInput(kind="tokens", vocabulary=vocabulary)
 
     def require_dynamic_axes(self, readings: list[GraphNames]) -> None:
+        """Makes sure that some reading has no frozen axis.
+
+        Raises:
+            UncheckableError: Rows or width are fixed in all of them; the message says which, and at what size.
+        """
         frozen: list[str] = []
         for names in readings:
             axes = [self.input(names.sequences).axes[axis] for axis in names.open_axes]
@@ -258,6 +265,12 @@ def _unused_name(graph: onnx.ModelProto) -> str:
 
 
 def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: bool) -> None:
+    """Refuses inputs that no reading fits.
+
+    Raises:
+        ConfigurationError: An option names an input that the graph does not have, or contradicts its inputs.
+        UncheckableError: An input cannot be fed, or nothing marks where a sequence ends.
+    """
     for option, name in (("--values", hints.values), ("--lengths", hints.lengths), ("--mask", hints.mask)):
         if name is not None and name not in {value.name for value in inputs}:
             raise ConfigurationError(f"{option} {name}: the graph's inputs are {listed(inputs)}")
@@ -279,6 +292,7 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
 
 
 def _as_options(names: GraphNames) -> str:
+    """A reading as the options that choose it."""
     named = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
     options = [f"--{option} {name}" for option, name in named.items() if name is not None]
     flags = ["--time-first"] * names.time_first + ["--channels-first"] * names.channels_first

@@ -66,7 +66,7 @@ def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
 
 
 def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """Converts a float32 graph; inputs and outputs stay the same."""
+    """The converted graph; None if no layer or product runs in float16."""
     if precision == "fp32":
         return graph
     converted = (_to_fp16 if precision == "fp16" else _to_int8)(deepcopy(graph))
@@ -83,7 +83,7 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     sizes = [(tensor.data_type == TensorProto.INT8, math.prod(tensor.dims)) for tensor in converted.graph.initializer]
     share = sum(size for is_int8, size in sizes if is_int8) / max(1, sum(size for _, size in sizes))
     counts = ((recurrent, "recurrent layer"), (products, "product"))
-    parts = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
+    parts = [f"{count} {layer}{'s' if count > 1 else ''}" for count, layer in counts if count]
     return (
         f"in int8: {' and '.join(parts)} with {share:.0%} of all weights; the rest stays in float32",
         *(f"{layer} stays in float32: {reason}" for layer, reason in left),
@@ -91,6 +91,11 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with layers in float16.
+
+    Raises:
+        ExportError: It has no layer that could run in float16.
+    """
     converted = _HalfGraph(model).convert()
     if not converted:
         none = "the graph has no recurrent layer, and no product with weights before its last, that could run in fp16"
@@ -133,6 +138,7 @@ class _HalfGraph:
         return self._graph if products else None
 
     def _can_run_in_half(self, node: NodeProto) -> bool:
+        """Whether a node can run in float16: a layer, a product with weights, or what only moves such values."""
         names = [name for name in node.input if self._is_float(name)]
         weights = [name for name in names if name in self._constants]
         activations = [name for name in names if name not in self._constants]
@@ -150,6 +156,7 @@ class _HalfGraph:
         return bool(follows) and all(name in self._halves for name in activations)
 
     def _add_half(self, node: NodeProto) -> None:
+        """Adds a node in float16, with casts of its inputs, and of its outputs back to float32."""
         for name in dict.fromkeys(filter(self._is_float, node.input)):
             if name in self._halves:
                 continue
@@ -167,10 +174,16 @@ class _HalfGraph:
                 self._nodes.append(_cast(self._halves[name], name, TensorProto.FLOAT))
 
     def _is_float(self, name: str) -> bool:
+        """Whether a value is float32."""
         return self._types.get(name) == TensorProto.FLOAT
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with layers in int8.
+
+    Raises:
+        ExportError: It has no layer that could run in int8; the message says why.
+    """
     recurrent, products, left = _convert_layers(model.graph)
     if not recurrent + products:
         why = "; ".join(f"{layer}: {reason}" for layer, reason in left)
@@ -224,6 +237,7 @@ _OTHER_CELLS: Final = frozenset({"activations", "activation_alpha", "activation_
 
 
 def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: AbstractSet[str]) -> str | None:
+    """Why a recurrent layer stays in float32; None if it can run in integers."""
     attributes = attributes_of(node)
     _, w, r, b, _, state, cell, peepholes, *_ = [*node.input, *[""] * 8]
     is_computed = w not in constants or r not in constants or bool(b and b not in constants)
@@ -327,4 +341,5 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
 
 
 def _cast(name: str, into: str, element: int) -> NodeProto:
+    """A Cast of a value to an element type, under a new name."""
     return onnx.helper.make_node("Cast", [name], [into], name=f"{into}_cast", to=element)

@@ -136,8 +136,9 @@ def candidates(
             )
 
 
-def _fits(values: list[GraphValue], elements: tuple[str, ...], wanted: str | None) -> bool:
-    return all(value.element in elements for value in values) and wanted in (None, *(value.name for value in values))
+def _fits(values: list[GraphValue], elements: tuple[str, ...], option: str | None) -> bool:
+    """Whether values have one of these element types, and the name that an option asks for, if it does."""
+    return all(value.element in elements for value in values) and option in (None, *(value.name for value in values))
 
 
 def _orders(steps: GraphValue, hints: TargetOptions) -> tuple[tuple[bool, bool], ...]:

@@ -85,9 +85,9 @@ def keep_needed(graph: GraphProto) -> None:
 
 def refill(field: Any, items: Iterable[Any]) -> None:
     """Replaces the messages of a repeated field."""
-    kept = list(items)
+    messages = list(items)
     del field[:]
-    field.extend(kept)
+    field.extend(messages)
 
 
 def keras_cure(graph: onnx.ModelProto) -> str:

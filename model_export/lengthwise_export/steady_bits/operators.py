@@ -104,8 +104,8 @@ def _over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], axis
     total = new.emit("Gather", [product, new.constant(np.array(0, dtype=np.int64))], axis=len(order) - 2)
     if columns is None:
         return new.squeezed(total, [len(others)])
-    kept = [other for other in order if other != axis]
-    return new.transposed(total, [kept.index(other) for other in others])
+    others = [other for other in order if other != axis]
+    return new.transposed(total, [others.index(other) for other in others])
 
 
 def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
@@ -259,6 +259,7 @@ def _alone(words: Sequence[str], index: int, out: str) -> str:
 
 
 def _in_order(new: Replacement, value: str, word: str, out: str) -> str:
+    """A value with its axes in the order of the letters of `out`."""
     return new.transposed(value, [word.index(letter) for letter in out])
 
 

@@ -38,6 +38,11 @@ _KEEP_ZERO: Final = frozenset(
 
 @rule(*_UNARY)
 def _unary(mender: Mender) -> None:
+    """A function of each element: the node stays.
+
+    Each element depends on itself alone, so padding stays where it is. Zeros beyond a row's length stay zeros where
+    the function makes 0 of 0.
+    """
     kind = mender.node.op_type
     value = mender.tensor(0) if kind == "Identity" else mender.ragged(0)
     mender.rerun(value, zeroed=value.zeroed and kind in _KEEP_ZERO)
@@ -45,17 +50,27 @@ def _unary(mender: Mender) -> None:
 
 @rule("IsNaN", "IsInf")
 def _test(mender: Mender) -> None:
+    """A test of each element: the node stays, and gives booleans."""
     mender.rerun(mender.ragged(0), dtype=BOOL)
 
 
 @rule("Cast", "CastLike")
 def _cast(mender: Mender) -> None:
+    """Another element type: the node stays. The numbers of the rows keep their meaning."""
     value, to = mender.tensor(0), mender.attribute("to")
     mender.rerun(value, zeroed=value.zeroed, dtype=mender.required(1).dtype if to is None else to)
 
 
 @rule(*_COMBINED, *_TESTS)
 def _combined(mender: Mender) -> None:
+    """A function of elements at the same index: the node stays, on operands whose axes are aligned.
+
+    1. Both have the axis, of the same size at every length: each row's padding meets its own padding.
+    2. One has size 1, or lacks the axis: it is broadcast, as in the original.
+    3. One differs between rows by their lengths only (a mean's divisor): its added axis of rows goes where the
+       other has its rows.
+    4. Two axes of different sizes, or two axes of rows: refused, as rows or steps would be mixed.
+    """
     values = [mender.values[name] for name in mender.node.input if name]
     counts_rows = any(isinstance(value, Ragged) and value.counts_rows for value in values)
     if counts_rows and mender.node.op_type == "Max":  # of an index and the numbers of the rows, for their common shape
@@ -76,6 +91,11 @@ def _combined(mender: Mender) -> None:
 
 @rule("Clip")
 def _clip(mender: Mender) -> None:
+    """Bounds of each element.
+
+    1. Constant bounds, or none: the node stays.
+    2. Bounds that depend on the length or the data: Max and Min, which broadcast them for each row.
+    """
     value = mender.ragged(0)
     bounds = [mender.value(index) for index in (1, 2)]
     if any(bound is not None and not (isinstance(bound, Numbers) and bound.is_constant) for bound in bounds):
@@ -89,6 +109,7 @@ def _clip(mender: Mender) -> None:
 
 @rule("Dropout")
 def _dropout(mender: Mender) -> None:
+    """Nothing happens in evaluation mode: the output is the input. In training mode it is refused."""
     training = mender.constant(2)
     mender.refuse_if(
         training is not None and bool(training.any()), "drops values at random: export the model in evaluation mode"
@@ -102,7 +123,7 @@ def _dropout(mender: Mender) -> None:
 
 @rule("OneHot")
 def _one_hot(mender: Mender) -> None:
-    """A new axis of fixed size behind the others."""
+    """A new axis of fixed size behind the others: the node stays. In front of them it is refused."""
     value, depth = mender.ragged(0), mender.array(1)
     is_last = mender.attribute("axis", -1) in (-1, value.rank)
     mender.refuse_if(not is_last, "puts its new axis elsewhere than behind the others")
@@ -114,7 +135,7 @@ def _one_hot(mender: Mender) -> None:
 
 @rule("Trilu")
 def _trilu(mender: Mender) -> None:
-    """Keeps a triangle of the last two axes, the same one at every width."""
+    """A triangle of the last two axes: the node stays, since the triangle is the same at every width."""
     value = mender.ragged(0)
     mender.constant(1)
     mender.refuse_if(value.is_merged, "takes a triangle of merged axes")
@@ -123,6 +144,13 @@ def _trilu(mender: Mender) -> None:
 
 @rule("MatMul")
 def _matmul(mender: Mender) -> None:
+    """A product of matrices.
+
+    1. The axis that is summed over is of fixed size: the node stays.
+    2. It is of time (attention times values, pooling by a product): both factors get zeros beyond each row's length,
+       so that padding adds nothing.
+    3. It is the rows, or is time against weights of a fixed size: refused.
+    """
     mender.set(_product(mender, mender.ragged(0), mender.ragged(1)))
 
 
@@ -171,6 +199,11 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
 
 @rule("Gemm")
 def _gemm(mender: Mender) -> None:
+    """A product of two matrices, plus a third.
+
+    1. Nothing is merged, transposed in front or summed over time: the node stays.
+    2. Else it becomes a product as MatMul has, with its factors alpha and beta, and an Add.
+    """
     left, right, bias = mender.ragged(0), mender.ragged(1), mender.value(2)
     swaps = mender.attribute("transA", 0), mender.attribute("transB", 0)
     plain = not (left.is_merged or left.row_added or right.is_merged or right.row_added or swaps[0])
@@ -191,19 +224,27 @@ def _gemm(mender: Mender) -> None:
 
 
 def _scaled(mender: Mender, value: Ragged, number: float) -> Ragged:
+    """The tensor times a number; itself for 1."""
     if number == 1:
         return value
     return value.called(mender.emit("Mul", [value.name, mender.writer.scalar_of(number, value.dtype)]))
 
 
 def _turned(mender: Mender, value: Ragged) -> Ragged:
+    """A tensor of two axes, transposed."""
     dims = [0] * value.row_added + [*value.indexes(1), *value.indexes(0)]
     return value.called(mender.writer.transposed(value.name, dims), groups=value.groups[::-1])
 
 
 @rule("Einsum")
 def _einsum(mender: Mender) -> None:
-    """Letters that the result lacks are summed over. A merged axis gets a letter for each of its axes."""
+    """Sums of products, by letters: an axis that the result lacks is summed over.
+
+    1. No letter of time is summed over: the node stays. A merged axis gets a letter for each of its axes, an added
+       axis of rows a letter of its own.
+    2. A letter of time is summed over: the operands that have it get zeros beyond each row's length.
+    3. The rows are summed over, or a letter stands twice in one operand: refused.
+    """
     operands = [mender.ragged(index) for index in range(len(mender.node.input))]
     terms, result = _terms(mender, [operand.rank for operand in operands])
     groups: dict[str, Group] = {}
@@ -215,10 +256,10 @@ def _einsum(mender: Mender) -> None:
     fresh = iter(string.ascii_letters)
     parts = {letter: "".join(next(fresh) for _ in group) for letter, group in groups.items()}
     sizes = {part: size for letter, group in groups.items() for part, size in zip(parts[letter], group, strict=True)}
-    *terms, kept = ["".join(parts[letter] for letter in term) for term in (*terms, result)]
+    *terms, result_term = ["".join(parts[letter] for letter in term) for term in (*terms, result)]
     rows = [part for part, size in sizes.items() if size.is_rows]
-    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*kept}, CROSSES_ROWS)
-    times = {part for part, size in sizes.items() if size.is_time and part not in kept}
+    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*result_term}, CROSSES_ROWS)
+    times = {part for part, size in sizes.items() if size.is_time and part not in result_term}
     if times:
         mender.causes.append("it sums over the steps, those of the padding too")
     masked = [
@@ -228,7 +269,7 @@ def _einsum(mender: Mender) -> None:
     row_added = any(operand.row_added for operand in masked) and not rows
     row = rows[0] if rows else next(fresh)
     full = ",".join(row * operand.row_added + term for term, operand in zip(terms, masked, strict=True))
-    (name,) = mender.copy([operand.name for operand in masked], equation=f"{full}->{row * row_added}{kept}")
+    (name,) = mender.copy([operand.name for operand in masked], equation=f"{full}->{row * row_added}{result_term}")
     mender.set(Ragged(name, masked[0].dtype, tuple(groups[letter] for letter in result), row_added))
 
 

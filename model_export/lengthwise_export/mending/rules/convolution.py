@@ -127,6 +127,7 @@ def _convolved(
 
 
 def _fixed_pads(moves: Sequence[Window]) -> list[int]:
+    """The attribute `pads`: the zeros in front along each axis, then those behind."""
     return [move.before for move in moves] + [move.after for move in moves]
 
 
@@ -139,6 +140,14 @@ def _as_it_is(mender: Mender, *rest: str) -> _Run:
 
 @rule("Conv")
 def _conv(mender: Mender) -> None:
+    """A convolution: it reads zeros behind a lone sequence, and would read the padding of a row.
+
+    1. A window that counts reads behind the last step: zeros go beyond each row's length, then the node runs.
+    2. None does (a kernel of 1, a causal convolution): the node stays.
+    3. `auto_pad` at a stride puts more or fewer zeros in front at some lengths: each row gets its own number of them.
+
+    The length behind it follows from kernel, stride and padding. Weights as wide as the sequences are refused.
+    """
     weights = mender.array(1)
     mender.refuse_if(weights.ndim < 3, "its weights have no axis of the kernel")
     run, channels = _as_it_is(mender, *mender.rest()), mender.fixed(weights.shape[0])
@@ -148,6 +157,10 @@ def _conv(mender: Mender) -> None:
 
 @rule("ConvTranspose")
 def _conv_transpose(mender: Mender) -> None:
+    """A transposed convolution, which spreads each step over several: zeros go beyond each row's length.
+
+    An output size that is set by hand (`output_shape`, `auto_pad`) is refused: it holds for one width only.
+    """
     value, weights = mender.ragged(0), mender.array(1)
     mender.refuse_if(
         mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET",
@@ -172,6 +185,11 @@ def _conv_transpose(mender: Mender) -> None:
 
 @rule("MaxPool", "LpPool")
 def _pool(mender: Mender) -> None:
+    """The largest value or the norm of each window, as `_conv`.
+
+    Beyond each row's length goes what is never the largest, the smallest finite number, or for a norm what adds
+    nothing, 0. The indices of the largest values are refused, because they count the padding.
+    """
     value, largest = mender.ragged(0), mender.node.op_type == "MaxPool"
     mender.refuse_if(
         largest and len(mender.node.output) > 1 and mender.node.output[1],
@@ -183,7 +201,14 @@ def _pool(mender: Mender) -> None:
 
 @rule("AveragePool")
 def _average_pool(mender: Mender) -> None:
-    """The mean of the steps in its window, and with `count_include_pad` of the zeros around them."""
+    """The mean of the steps in each window.
+
+    1. No window reads behind a row's length, or each mean is divided by the kernel's size (there are no zeros around
+       the steps, or they count): the node runs on zeros beyond each row's length.
+    2. Else the mean is divided by that of ones at each row's own steps: what a mean is divided by cancels out, so
+       only the row's own steps count.
+    3. `auto_pad` at a stride: refused.
+    """
     value, kernel = mender.ragged(0), mender.attribute("kernel_shape")
     sizes = _sizes(mender, value, len(kernel) + 2)
     moves, moved = _windows(mender, kernel, sizes)
@@ -228,6 +253,12 @@ def _average_pool(mender: Mender) -> None:
 
 @rule("Resize")
 def _resize(mender: Mender) -> None:
+    """Another number of steps.
+
+    1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
+       the node runs with scales, so that a row's padding is repeated behind its own steps.
+    2. Else steps are interpolated by a ratio of widths, which differs from that of lengths: refused.
+    """
     value = mender.ragged(0)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
     repeats = [1.0] * value.rank

@@ -16,6 +16,7 @@ _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
 
 @rule("Slice")
 def _slice(mender: Mender) -> None:
+    """A part of each axis, as NumPy's `start:end:step`; each axis in turn, by `_sliced`."""
     value = mender.ragged(0)
     starts, ends = (mender.sizes(index, f"its {name} are").elements() for index, name in ((1, "starts"), (2, "ends")))
     axes, steps = mender.axes(value.rank, 3), mender.constant(4)
@@ -26,7 +27,14 @@ def _slice(mender: Mender) -> None:
 
 
 def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, step: int) -> Ragged:
-    """The tensor cut along an axis of the original, as NumPy's `start:end:step` cuts it."""
+    """The tensor cut along an axis of the original, as NumPy's `start:end:step` cuts it.
+
+    1. Nothing is cut off at any length: the value stays.
+    2. The start is the same at every length (`x[:, 2:]`, `x[:, :-1]`, `x[:, ::2]`): a Slice up to the width of the
+       batch. Behind a row's own end comes its padding.
+    3. The start depends on the length (`x[:, -3:]`, a flip): each row picks its own positions.
+    4. A part of the rows: refused.
+    """
     size = mender.size_of(value.groups[axis])
     own, start, end = size.table, start.astype(np.int64), end.astype(np.int64)
     low, high = (0, own) if step > 0 else (-1, own - 1)
@@ -60,6 +68,11 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
 
 @rule("Gather")
 def _gather(mender: Mender) -> None:
+    """Elements by their index along an axis.
+
+    1. The index is a constant or computed from sizes: `_gathered_by_numbers`.
+    2. The index is data (token ids, a table of positions): `_gathered_by_data`.
+    """
     value, index = mender.ragged(0), mender.required(1)
     axis = mender.attribute("axis", 0) % value.rank
     if isinstance(index, Numbers):
@@ -69,6 +82,12 @@ def _gather(mender: Mender) -> None:
 
 
 def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Numbers) -> Ragged:
+    """Elements by an index that constants and sizes give.
+
+    1. It is the same at every length: the node stays. Lengths that do not have such a step are left out.
+    2. It depends on the length (`x[:, -1]`): each row picks its own step, counted from its own end.
+    3. It picks rows: refused.
+    """
     mender.keep_rows_apart(value.groups[axis])
     dim, size = mender.single(value, axis)
     shape: tuple[Group, ...] = tuple((mender.fixed(each),) for each in index.shape)
@@ -93,6 +112,14 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
 
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
+    """Elements by an index that is data.
+
+    1. A table that is the same for all rows: the node stays. A computed index gets 0 at the padding, where it may lie
+       outside of the table.
+    2. An index that differs by length only, of a value that has rows: each row picks its own steps, and a negative
+       number counts from its own end.
+    3. An index of all rows, of a value that has rows: refused, since each row would pick from all of them.
+    """
     dim, size = mender.within(value, axis)
     mender.refuse_if(
         value.rows_at is not None and any(each.is_rows for each in index.axes),
@@ -131,7 +158,13 @@ def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
 
 @rule("GatherND")
 def _gather_nd(mender: Mender) -> None:
-    """By one index, which is Gather along its first axis."""
+    """Elements by several indices at once.
+
+    1. One index of each row, behind the rows (`batch_dims` of 1): each row picks from its own steps.
+    2. `x[rows, index]`, where `rows` are the numbers of the rows in order: the same.
+    3. One index along the first axis: as Gather.
+    4. Several indices: refused.
+    """
     value, index = mender.ragged(0), mender.required(1)
     if isinstance(index, Ragged) and index.columns:
         mender.set(_of_each_row(mender, value, index.columns))
@@ -188,6 +221,11 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
 
 @rule("GatherElements")
 def _gather_elements(mender: Mender) -> None:
+    """Elements by an index of the same shape but for one axis.
+
+    A negative index counts from each row's own end, and is 0 at the padding. A table for all rows is repeated for
+    each. An index that picks from other rows is refused.
+    """
     value, index = mender.ragged(0), mender.ragged(1)
     axis = mender.attribute("axis", 0) % value.rank
     dim, size = mender.within(value, axis)
@@ -213,6 +251,14 @@ def _gather_elements(mender: Mender) -> None:
 
 @rule("Range")
 def _range(mender: Mender) -> None:
+    """Numbers from a start to a limit.
+
+    1. The numbers of the rows, from 0 by 1: kept as such, to be used as an index only.
+    2. Constant bounds: the node stays.
+    3. Bounds that depend on the length: positions up to the width of the batch, times the step, plus the start, which
+       may differ between rows.
+    4. Bounds that depend on the data: refused.
+    """
     numbers = [each for each in map(mender.required, range(3)) if isinstance(each, Numbers)]
     mender.refuse_if(len(numbers) < 3, "its end is computed from the data")
     start, limit, step = (each.table for each in numbers)
@@ -237,7 +283,11 @@ def _range(mender: Mender) -> None:
 
 @rule("ReverseSequence")
 def _reverse_sequence(mender: Mender) -> None:
-    """Over the whole width it reverses each row's own steps."""
+    """Steps in reverse order.
+
+    1. Its lengths come from an input with lengths: the node stays.
+    2. Else it reverses the whole width: it gets each row's own length.
+    """
     value = mender.ragged(0)
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
     mender.refuse_if(

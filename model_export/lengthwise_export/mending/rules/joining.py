@@ -11,7 +11,14 @@ from lengthwise_export.mending.values import CROSSES_ROWS, Numbers, Ragged, Size
 
 @rule("Concat")
 def _concat(mender: Mender) -> None:
-    """What follows the steps of a row begins where that row ends."""
+    """Tensors joined along an axis.
+
+    1. Nothing stands behind an axis of time: the node stays, on operands that have all rows.
+    2. Something stands behind the steps (a token at the end, two sequences in turn): it would come behind the
+       padding, so each row picks its own positions of the joined tensor.
+    3. The numbers of the rows and another index: kept apart, for GatherND.
+    4. Joined along the rows: refused.
+    """
     values = [mender.values[name] for name in mender.node.input if name]
     if any(isinstance(value, Ragged) and value.counts_rows for value in values):
         mender.set(Ragged("", INT64, (), columns=tuple(values)))  # the index of several axes: for GatherND
@@ -48,6 +55,7 @@ def _concat(mender: Mender) -> None:
 
 @rule("Split")
 def _split(mender: Mender) -> None:
+    """Parts of an axis of fixed size: the node stays. Parts of the steps or of the rows are refused."""
     value = mender.ragged(0)
     axis = mender.attribute("axis", 0) % value.rank
     dim, size = mender.single(value, axis)
@@ -64,7 +72,11 @@ def _split(mender: Mender) -> None:
 
 @rule("Pad")
 def _pad(mender: Mender) -> None:
-    """What comes behind the steps comes behind each row's own last step."""
+    """More elements around the axes; each axis in turn.
+
+    1. As many at every length: `_padded`.
+    2. As many as the length says (up to a multiple of a number): `_padded_by_length`.
+    """
     value, mode = mender.ragged(0), mender.attribute("mode", "constant")
     amounts, number, axes = mender.sizes(1, "its amounts are"), mender.constant(2), mender.constant(3)
     fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
@@ -94,6 +106,13 @@ def _padded_by_length(
 
 
 def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
+    """The tensor with `before` and `after` elements around an axis of the original.
+
+    1. A number in front: the node stays. Behind: the number also goes beyond each row's length, where a lone sequence
+       has it.
+    2. Along an axis of fixed size, in any mode: the node stays.
+    3. The steps again, in the modes edge, reflect and wrap: each row picks its own positions.
+    """
     dim, size = mender.within(value, axis)
     mender.require(size.alone >= -before - after)  # no original takes away more steps than there are
     out = Size(np.maximum(size.table + before + after, 0))

@@ -25,7 +25,15 @@ from lengthwise_export.onnx_graphs.protos import refill
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(mender: Mender) -> None:
-    """Layers over `[time, rows, features]`."""
+    """A recurrent layer over `[time, rows, features]`.
+
+    1. It has no lengths, or some that are computed from the width: it gets each row's own length, which ends the
+       forward direction and begins the backward one.
+    2. It has lengths from an input, or computed from the steps: the node stays.
+    3. It runs over an axis of fixed size, row by row: the node stays.
+    4. Rows that are merged with another axis (a bag of sequences) get the row's length once for each part.
+    5. It takes the rows for its steps (`batch_first` forgotten), or merged steps: refused.
+    """
     value = mender.ragged(0)
     _refuse_other_forms(mender, value)
     time, group = value.groups[0][0], value.groups[1]
@@ -78,6 +86,7 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
 
 
 def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
+    """The inputs of the layer: constant weights, the ends of the rows, and its first states."""
     inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
     for index in (1, 2, 3, 7):
         if inputs[index]:
@@ -105,6 +114,7 @@ def _state(mender: Mender, index: int, group: Group) -> str:
 
 @rule("Loop")
 def _loop(mender: Mender) -> None:
+    """A Loop over the steps: what is the same at each turn moves in front of it, and it becomes a Scan."""
     mender.node = _without_what_stays(mender)
     mender.node = as_scan(mender)
     _scan(mender)
@@ -120,12 +130,12 @@ def _without_what_stays(mender: Mender) -> NodeProto:
         moved[tensor.name] = mender.writer.constant(array, dtype=array.dtype)
         mender.values[moved[tensor.name]] = mender.numbers(moved[tensor.name], array)
     inside = {value.name for value in body.input}
-    kept = []
+    nodes = []
     for node in body.node:
         node.input[:] = [moved.get(name, name) for name in node.input]
         if not is_pure(node) or inside.intersection(node.input):
             inside.update(node.output)
-            kept.append(node)
+            nodes.append(node)
             continue
         for index, name in enumerate(node.output):
             moved[name] = mender.writer.name(f"{name}_outside") if name else ""
@@ -133,15 +143,21 @@ def _without_what_stays(mender: Mender) -> NodeProto:
         mender.follow(mender, node)
     for value in body.output:
         if value.name in moved:  # a body has to make its outputs itself
-            kept.append(helper.make_node("Identity", [moved[value.name]], [value.name]))
+            nodes.append(helper.make_node("Identity", [moved[value.name]], [value.name]))
     del body.initializer[:]
-    refill(body.node, kept)
+    refill(body.node, nodes)
     mender.causes = causes
     return loop
 
 
 @rule("Scan")
 def _scan(mender: Mender) -> None:
+    """A Scan over the steps.
+
+    1. Its body is an LSTM, GRU or RNN: that layer takes its place, see `recurrent`.
+    2. Else its body gets one more input, whether a row has this step, and keeps its states where it has not.
+    3. It scans the rows or both directions at once, or its body mixes steps as well: refused.
+    """
     node = mender.node
     body: GraphProto = mender.attribute("body")
     scanned = mender.attribute("num_scan_inputs")
@@ -283,6 +299,7 @@ def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragge
 
 
 def _is_zero(mender: Mender, name: str) -> bool:
+    """Whether a value of the mended graph is a constant of zeros, in any shape."""
     node = next((each for each in mender.writer.nodes if name in each.output), None)
     if node is not None:
         return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])

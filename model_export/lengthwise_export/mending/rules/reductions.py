@@ -22,6 +22,7 @@ _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax
 
 @rule(*_OF_ONE, *_OF_NONE, "ReduceLogSum", "ReduceLogSumExp")
 def _reduction(mender: Mender) -> None:
+    """A sum, mean, product, extreme or norm over axes; see `reduced`."""
     value = mender.ragged(0)
     axes = mender.axes(value.rank)
     if not axes and mender.attribute("noop_with_empty_axes", 0):
@@ -33,13 +34,23 @@ def _reduction(mender: Mender) -> None:
 
 @rule(*_GLOBAL)
 def _global_pool(mender: Mender) -> None:
+    """A mean, largest value or norm over all axes behind the channels; see `reduced`."""
     value = mender.ragged(0)
     mender.refuse_if(mender.attribute("p", 2) != 2, "pools with a norm other than 2")
     mender.set(reduced(mender, value, _GLOBAL[mender.node.op_type], range(2, value.rank), keep=True))
 
 
 def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, keep: bool) -> Ragged:
-    """The tensor reduced over axes of the original, which stay with size 1 if `keep`."""
+    """The tensor reduced over axes of the original, which stay with size 1 if `keep`.
+
+    1. Over axes of fixed size: the operator stays.
+    2. Over time: padding gets what adds nothing: 0 for a sum, 1 for a product, an infinity for an extreme. A mean
+       becomes a sum divided by each row's own number of steps. Lengths without a step to reduce are left out, but for
+       sums, products and norms.
+    3. Over the rows of an input with lengths (`lengths.max()`): of a lone sequence this is its own length, so each row
+       gets that.
+    4. Over the rows of anything else: refused.
+    """
     sizes, name = tuple(size for axis in axes for size in value.groups[axis]), mender.node.input[0]
     of_lengths = name in mender.from_lengths and name not in mender.from_steps
     if of_lengths and kind in _OF_ONE and value.rank == 1 and any(size.is_rows for size in sizes):
@@ -87,6 +98,7 @@ def with_keepdims(mender: Mender, value: Ragged, axes: Sequence[int], rank: int)
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(mender: Mender) -> None:
+    """Shares along an axis: over time, padding gets the smallest finite number, so that its share is 0."""
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
     fill = mender.last_choice(value.dtype, finite=True)
@@ -96,6 +108,11 @@ def _softmax(mender: Mender) -> None:
 
 @rule("ArgMax", "ArgMin")
 def _arg(mender: Mender) -> None:
+    """The index of the largest or smallest element.
+
+    Over time, padding gets an infinity, so that it comes last; of equal values the first is taken, which is a step.
+    With `select_last_index` it is refused.
+    """
     value = mender.ragged(0)
     axis = mender.attribute("axis", 0) % value.rank
     _, size = mender.within(value, axis)
@@ -112,7 +129,11 @@ def _arg(mender: Mender) -> None:
 
 @rule("TopK")
 def _top_k(mender: Mender) -> None:
-    """Padding must be the last choice. With as many as there are steps it sorts."""
+    """The largest or smallest elements, and their indices.
+
+    Over time, padding gets an infinity and comes last. As many as there are steps sorts them: each row's own come
+    first. Lengths with fewer steps than are asked for are left out.
+    """
     value, count = mender.ragged(0), mender.sizes(1, "its number of steps is")
     axis = mender.attribute("axis", -1) % value.rank
     _, size = mender.within(value, axis)
@@ -129,7 +150,7 @@ def _top_k(mender: Mender) -> None:
 
 @rule("CumSum")
 def _cumulative_sum(mender: Mender) -> None:
-    """From the right, it begins in the padding."""
+    """Sums up to each element: from the left the node stays; from the right, padding gets zeros first."""
     value = mender.ragged(0)
     axis = int(mender.array(1).item()) % value.rank
     mender.within(value, axis)
@@ -141,7 +162,12 @@ def _cumulative_sum(mender: Mender) -> None:
 
 @rule("BatchNormalization")
 def _batch_normalization(mender: Mender) -> None:
-    """In evaluation mode: a scale and a shift for each channel."""
+    """A scale and a shift for each channel, from running statistics.
+
+    1. The tensor has the axes of the original: the node stays.
+    2. It has merged axes or an added axis of rows: Mul and Add with the same numbers.
+    3. In training mode its statistics are of the batch: refused.
+    """
     value = mender.ragged(0)
     mender.refuse_if(
         mender.attribute("training_mode", 0) or len([name for name in mender.node.output if name]) > 1,
@@ -184,6 +210,7 @@ def over(mender: Mender, value: Ragged, axes: Sequence[int], epsilon: float) -> 
 
 @rule("InstanceNormalization")
 def _instance_normalization(mender: Mender) -> None:
+    """Mean 0 and variance 1 over all axes behind the channels, of each row's own steps."""
     value, scale, shift = mender.ragged(0), mender.array(1), mender.array(2)
     mender.keep_rows_apart(*value.groups[1:])
     result = over(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))
@@ -192,7 +219,7 @@ def _instance_normalization(mender: Mender) -> None:
 
 @rule("GroupNormalization")
 def _group_normalization(mender: Mender) -> None:
-    """Groups of channels over all axes behind them."""
+    """Mean 0 and variance 1 of groups of channels over the steps, of each row's own steps."""
     value, scale, shift = mender.ragged(0), mender.array(1), mender.array(2)
     count = int(mender.attribute("num_groups"))
     channels = value.groups[1][0].fixed
@@ -212,6 +239,11 @@ def _group_normalization(mender: Mender) -> None:
 
 @rule("LayerNormalization")
 def _layer_normalization(mender: Mender) -> None:
+    """Mean 0 and variance 1 over the last axes.
+
+    1. None is of time: the node stays.
+    2. One is: mean and variance of each row's own steps, then scale and shift. Weights for each step are refused.
+    """
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
     groups = value.groups[axis:]
@@ -232,6 +264,7 @@ def _layer_normalization(mender: Mender) -> None:
 
 @rule("LpNormalization")
 def _lp_normalization(mender: Mender) -> None:
+    """The tensor divided by its norm along an axis, of each row's own steps."""
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
     kind = "ReduceL2" if mender.attribute("p", 2) == 2 else "ReduceL1"
@@ -240,6 +273,7 @@ def _lp_normalization(mender: Mender) -> None:
 
 @rule("MeanVarianceNormalization")
 def _mean_variance_normalization(mender: Mender) -> None:
+    """Mean 0 and variance 1 over some axes, of each row's own steps."""
     value = mender.ragged(0)
     axes = [axis % value.rank for axis in mender.attribute("axes") or (0, 2, 3)]
     mender.set(over(mender, value, axes, 1e-9))

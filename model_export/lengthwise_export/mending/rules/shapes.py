@@ -28,7 +28,7 @@ _SMALL = 4096  # the most elements of a constant that is kept as numbers
 
 @rule("Shape")
 def _shape(mender: Mender) -> None:
-    """Sizes at the width of the batch, and a table of them for each length."""
+    """The sizes of a tensor: computed at the width of the batch, and known as a table for each length."""
     value = mender.required(0)
     groups = singles(map(mender.fixed, value.shape)) if isinstance(value, Numbers) else value.groups
     start, end = mender.attribute("start", 0), mender.attribute("end")
@@ -46,6 +46,7 @@ def _shape(mender: Mender) -> None:
 
 @rule("Size")
 def _size(mender: Mender) -> None:
+    """The number of elements of a tensor, as `_shape`."""
     value = mender.ragged(0)
     name = mender.emit("ReduceProd", [mender.size_vector(value)], keepdims=0)
     mender.set(Numbers(name, mender.size_of(value.axes).table))
@@ -53,6 +54,7 @@ def _size(mender: Mender) -> None:
 
 @rule("Transpose")
 def _transpose(mender: Mender) -> None:
+    """Axes in another order; the axes of a merged one stay together, an added axis of rows stays in front."""
     value = mender.ragged(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
     dims = [dim for axis in order for dim in value.indexes(axis)]
@@ -62,7 +64,16 @@ def _transpose(mender: Mender) -> None:
 
 @rule("Reshape")
 def _reshape(mender: Mender) -> None:
-    """Axes are merged, split or kept; time itself is never split."""
+    """Axes that are merged, split or kept.
+
+    1. Axes of fixed size, or time with a fixed size behind it, are merged or split: a Reshape.
+    2. Rows and time are merged (`x.reshape(-1, F)`): the mended graph keeps them apart, and knows that they are one
+       axis of the original.
+    3. A merged axis is split as it was merged: the axes are as before.
+    4. The rows are looked for at another axis than they have (alone there is only one): they move there.
+    5. Time is cut into pieces, or the sizes do not follow from the tensor: refused. Lengths that are no multiple of
+       a number are left out.
+    """
     value = mender.ragged(0)
     sizes = [Size(table) for table in mender.sizes(1, "its shape is").elements()]
     if not mender.attribute("allowzero", 0):
@@ -73,8 +84,8 @@ def _reshape(mender: Mender) -> None:
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1))
         divisible = total.divisible(others)
         if not divisible[-_ENOUGH:].all():
-            wanted = f"{_text(value.groups)} into {_text(singles(sizes))}"
-            mender.refuse(f"cuts the steps into pieces of a fixed size: {wanted}")
+            change = f"{_text(value.groups)} into {_text(singles(sizes))}"
+            mender.refuse(f"cuts the steps into pieces of a fixed size: {change}")
         mender.require(divisible)
         rest = Size(total.table // others.table)
         sizes = [rest if each.fixed == -1 else each for each in sizes]
@@ -82,6 +93,7 @@ def _reshape(mender: Mender) -> None:
 
 
 def _text(groups: Iterable[Group]) -> str:
+    """The axes of a tensor in words, such as `[rows, time, 8]`."""
     return f"[{', '.join(map(shown, groups))}]"
 
 
@@ -123,6 +135,7 @@ class _Regrouping:
         return groups
 
     def _group(self, left: Size) -> Group:
+        """The axes and parts of axes that become one axis of this size."""
         group: list[Size] = []
         while left.fixed != 1:
             while self._at < len(self._atoms) and self._atoms[self._at][0].fixed == 1:
@@ -139,7 +152,12 @@ class _Regrouping:
         return tuple(joined) or (self._mender.one,)
 
     def _take(self, left: Size, group: list[Size]) -> Size:
-        """Takes what fits of the next axis into a group; returns what is left of the wanted size."""
+        """Takes the next axis, or a part of it, into a group; returns the quotient of the group's size that is left.
+
+        1. The axis divides the size: it is taken as a whole.
+        2. The size divides the axis: a part is taken, and the rest of the axis stays for the next group.
+        3. The size counts rows, which come later: they move here, and the axis is tried again.
+        """
         mender, atom = self._mender, self._atoms[self._at][0]
         quotient = left.over(atom)
         if quotient is not None:
@@ -172,11 +190,13 @@ class _Regrouping:
         self.value = value.called(mender.writer.transposed(value.name, order), groups=groups)
 
     def _refuse(self, why: str) -> NoReturn:
+        """Refuses the new shape."""
         self._mender.refuse(f"reshapes {_text(self.value.groups)} into {_text(singles(self._sizes))}{why}")
 
 
 @rule("Flatten")
 def _flatten(mender: Mender) -> None:
+    """All axes in front of one as one axis, and all others as another: as Reshape."""
     value = mender.ragged(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
@@ -186,6 +206,7 @@ def _flatten(mender: Mender) -> None:
 
 @rule("Squeeze")
 def _squeeze(mender: Mender) -> None:
+    """A tensor without axes of size 1; with one of another size it is refused."""
     value = mender.tensor(0)
     axes = mender.axes(value.rank)
     if axes is None:
@@ -200,6 +221,7 @@ def _squeeze(mender: Mender) -> None:
 
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
+    """A tensor with more axes of size 1."""
     value, axes = mender.tensor(0), mender.array(1).reshape(-1).tolist()
     rank = value.rank + len(axes)
     new = sorted(axis % rank for axis in axes)
@@ -221,6 +243,7 @@ def _atoms_of(mender: Mender, table: Table) -> Group:
 
 @rule("Expand")
 def _expand(mender: Mender) -> None:
+    """A tensor repeated along axes of size 1, up to sizes at the width of the batch; see `_expanded`."""
     _expanded(mender, mender.tensor(0), mender.sizes(1, "its shape is").elements())
 
 
@@ -242,7 +265,13 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
 
 @rule("Tile")
 def _tile(mender: Mender) -> None:
-    """Axes of size 1 are repeated; an axis of fixed size as often as a constant says."""
+    """A tensor repeated along its axes.
+
+    1. Only axes of size 1 are repeated: as Expand.
+    2. An axis of fixed size, a constant number of times: a Tile.
+    3. The steps, a constant number of times: each row picks its own steps again, without the padding between.
+    4. Merged axes, or the rows: refused.
+    """
     value, tables = mender.ragged(0), mender.sizes(1, "its repeats are").elements()
     if all(is_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
         _expanded(mender, value, tables)
@@ -268,13 +297,18 @@ def _tile(mender: Mender) -> None:
 
 @rule("ConstantOfShape")
 def _constant_of_shape(mender: Mender) -> None:
-    wanted = mender.sizes(0, "its shape is")
+    """A tensor of one number.
+
+    1. Its shape is constant, and small: a constant.
+    2. Else the number, expanded to sizes at the width of the batch.
+    """
+    shape = mender.sizes(0, "its shape is")
     attribute = mender.attribute("value")
     fill = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
     scalar = mender.writer.constant(fill.reshape(()), dtype=fill.dtype)
-    if wanted.is_constant and wanted.table[0, 0].prod() <= _SMALL:
-        whole = np.full(tuple(wanted.table[0, 0].tolist()), fill.reshape(-1)[0])
+    if shape.is_constant and shape.table[0, 0].prod() <= _SMALL:
+        whole = np.full(tuple(shape.table[0, 0].tolist()), fill.reshape(-1)[0])
         name = mender.writer.constant(whole, dtype=whole.dtype)
         mender.set(mender.numbers(name, whole))
         return
-    _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), wanted.elements())
+    _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), shape.elements())
