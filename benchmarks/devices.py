@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -36,6 +36,7 @@ WIDEST: Final = 512
 WAITING: Final = (64, 256, 1024, 4096, 8192)
 RATE: Final = 100.0  # sequences a second
 FIRST_SECONDS: Final = 5.0
+FOREVER: Final = (float("inf"),)  # the patience of who has no deadline
 COLD: Final = 3.0  # the first run of a shape takes so many times longer
 _LAUNCH, _STEP = 5e-4, 41.4e-6  # of an H100 that ran a BiLSTM 2 x 128
 
@@ -76,9 +77,10 @@ def table_error(truth: Truth, seed: int, *, cold: float = COLD, noise: float = 0
 class Loop:
     """What a closed loop measured: each sequence that was answered is followed by another one."""
 
-    per_second: float
+    per_second: float  # answered in time
     p99_seconds: float
     deciding: list[float]  # seconds of each decision
+    late: float  # share that was not answered before its deadline
 
 
 def true_costs(truth: Truth) -> tuple[BucketedCosts, BatchLimits, Buckets]:
@@ -126,59 +128,74 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: boo
     return ready, float(np.quantile(waits, 0.99))
 
 
-def planned_loop(truth: Truth, lengths: list[int], waiting: int) -> Loop:
-    """Plans with true costs, in the shapes of a device."""
+def planned_loop(truth: Truth, lengths: list[int], waiting: int, patience: Sequence[float] = FOREVER) -> Loop:
+    """Plans with true costs, in the shapes of a device; `patience`: see `closed_loop`."""
     cost, limits, buckets = true_costs(truth)
 
-    def take(pool: PendingSequences) -> list[WaitingSequence]:
-        return plan(pool, cost, limits, 0.0)
+    def take(pool: PendingSequences, now: float) -> list[WaitingSequence]:
+        return plan(pool, cost, limits, now)
 
-    return closed_loop(truth, lengths, waiting, take, buckets)
+    return closed_loop(truth, lengths, waiting, take, buckets, patience)
 
 
-def arrival_loop(truth: Truth, lengths: list[int], waiting: int, rows: int) -> Loop:
-    """Batches in order of arrival, padded to the longest."""
+def arrival_loop(
+    truth: Truth, lengths: list[int], waiting: int, rows: int, patience: Sequence[float] = FOREVER
+) -> Loop:
+    """Batches in order of arrival, padded to the longest; `patience`: see `closed_loop`."""
 
-    def take(pool: PendingSequences) -> list[WaitingSequence]:
+    def take(pool: PendingSequences, now: float) -> list[WaitingSequence]:
         chosen = list(itertools.islice(pool, rows))
         pool.take(chosen)
         return chosen
 
-    return closed_loop(truth, lengths, waiting, take, None)
+    return closed_loop(truth, lengths, waiting, take, None, patience)
 
 
 def closed_loop(
     truth: Truth,
     lengths: list[int],
     waiting: int,
-    take: Callable[[PendingSequences], list[WaitingSequence]],
+    take: Callable[[PendingSequences, float], list[WaitingSequence]],
     buckets: Buckets | None,
+    patience: Sequence[float],
 ) -> Loop:
-    """Runs batches until six times as many sequences as wait have been answered, and some thousand."""
+    """Runs batches until six times as many sequences as wait have been answered, and some thousand.
+
+    `patience` are the seconds from arrivals to deadlines, in turns. What is late before it runs is replaced.
+    """
     pool, now, begun, coming = PendingSequences(), 0.0, dict[int, float](), itertools.cycle(lengths)
+    patient = itertools.cycle(patience)
 
     def arrive(count: int) -> None:
-        for length in itertools.islice(coming, count):
-            one = WaitingSequence(length if buckets is None else buckets.width_of(length))
+        for length, seconds in zip(itertools.islice(coming, count), patient, strict=False):
+            one = WaitingSequence(length if buckets is None else buckets.width_of(length), now + seconds)
             pool.add(one)
             begun[one.number] = now
 
     arrive(waiting)
     waits: list[float] = []
     deciding: list[float] = []
-    start, skip = 0.0, 2 * waiting  # all came at once: not before two generations do they wait as at work
+    start, skip, late = 0.0, 2 * waiting, 0  # all came at once: not before two generations do they wait as at work
     while len(waits) < skip + max(4 * waiting, 8192):
+        gone = len(pool)
+        while (first := pool.earliest_deadline()) is not None and first.deadline <= now:
+            pool.remove(first)
+            waits.append(now - begun.pop(first.number))
+        gone -= len(pool)
+        arrive(gone)
         before = time.perf_counter()
-        chosen = take(pool)
+        chosen = take(pool, now)
         deciding.append(time.perf_counter() - before)
         width = max(one.width for one in chosen)
         rows = len(chosen) if buckets is None else buckets.rows_of(len(chosen), width)
         now += truth(rows, width)
-        if len(waits) < skip <= len(waits) + len(chosen):
-            start, skip = now, len(waits) + len(chosen)
         waits += [now - begun.pop(one.number) for one in chosen]
+        late += gone + sum(one.deadline < now for one in chosen)
+        if not start and len(waits) >= skip:
+            start, skip, late = now, len(waits), 0
         arrive(len(chosen))
-    return Loop((len(waits) - skip) / (now - start), float(np.quantile(waits[skip:], 0.99)), deciding)
+    ended = len(waits) - skip
+    return Loop((ended - late) / (now - start), float(np.quantile(waits[skip:], 0.99)), deciding, late / ended)
 
 
 def drawn(name: str, seed: int = 0, count: int = 30_000) -> list[int]:
@@ -188,11 +205,17 @@ def drawn(name: str, seed: int = 0, count: int = 30_000) -> list[int]:
 
 
 def compared(truth: Truth, lengths: list[int], waiting: int) -> dict[str, float]:
-    """Plans over batches in order of arrival of the size with which those answer most sequences a second."""
-    sizes = [size for size in grid(MOST_ROWS) if size <= waiting]
-    best = max((arrival_loop(truth, lengths, waiting, size) for size in sizes), key=lambda loop: loop.per_second)
+    """Plans over batches in order of arrival of the size with which those answer most sequences a second.
+
+    Then with deadlines: after a fifth of the mean wait of those batches to twice that.
+    """
+    loops = {size: arrival_loop(truth, lengths, waiting, size) for size in grid(MOST_ROWS) if size <= waiting}
+    size, best = max(loops.items(), key=lambda loop: loop[1].per_second)
+    patience = np.random.default_rng(0).uniform(0.2, 2.0, len(lengths)) * waiting / best.per_second
     loop = planned_loop(truth, lengths, waiting)
     return {
+        "late": planned_loop(truth, lengths, waiting, patience.tolist()).late,
+        "late_by_arrival": arrival_loop(truth, lengths, waiting, size, patience.tolist()).late,
         "per_second": loop.per_second,
         "over_arrival": loop.per_second / best.per_second,
         "p99_over_arrival": loop.p99_seconds / best.p99_seconds,
@@ -237,7 +260,8 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
         ),
         "Then plans with true costs, while as many sequences arrive as run, over batches in order of arrival at their "
         f"best size; at most {MOST_ROWS} rows. Plans run in the few widths of a device, the others in any. The time of "
-        "a decision is of this machine, and other work on it lengthens it.",
+        "a decision is of this machine, and other work on it lengthens it. Late: so many are not answered in time "
+        "where each has a deadline, after a fifth of the mean wait of those batches to twice that.",
         pages.table(
             [
                 "device",
@@ -248,6 +272,8 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
                 "p99 over arrival",
                 "decision ms",
                 "its p99",
+                "late",
+                "late by arrival",
             ],
             [
                 [
@@ -259,6 +285,8 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
                     f"{found['p99_over_arrival']:.2f}",
                     f"{found['decision_ms']:.2f}",
                     f"{found['decision_p99_ms']:.2f}",
+                    f"{found['late']:.0%}",
+                    f"{found['late_by_arrival']:.0%}",
                 ]
                 for (device, name, count), found in plans.items()
             ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.devices import DEVICES, LENGTHS, compared, drawn
+from benchmarks.devices import DEVICES, LENGTHS, compared, drawn, planned_loop, true_costs
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
@@ -95,3 +95,59 @@ def test_one_that_a_wider_batch_than_the_most_urgent_would_make_late_goes_before
         pool.add(one)
     pool.run([])
     assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)
+
+
+@pytest.mark.parametrize("waiting", [256, 1024])
+def test_classes_make_no_more_late_than_batches_by_length_alone(waiting: int, monkeypatch: pytest.MonkeyPatch):
+    patience = (waiting / 15_000 * np.random.default_rng(0).uniform(0.1, 1.5, 10_000)).tolist()
+
+    def late() -> float:
+        cases = [(DEVICES[device], drawn(name, count=10_000)) for device in ROWS_ARE_FREE for name in LENGTHS]
+        return sum(planned_loop(device, lengths, waiting, patience).late for device, lengths in cases)
+
+    by_class = late()
+    monkeypatch.setattr(PendingSequences, "refilled", False)
+    by_length = late()
+    assert by_class <= 1.05 * by_length
+
+
+def test_a_class_is_cut_where_its_widest_would_make_the_anchor_late():
+    pool, cost = PendingSequences(), CostTable([1, 8], [4, 400], np.array([[1.0, 100.0], [1.0, 100.0]]))
+    anchor, narrow = WaitingSequence(8, deadline=30.0), [WaitingSequence(8) for _ in range(7)]
+    for one in (anchor, *narrow, *(WaitingSequence(200) for _ in range(4))):
+        pool.add(one)
+    pool.run([])
+    assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [anchor, *narrow]
+
+
+def test_one_that_is_late_whatever_runs_hides_none_that_can_still_be_in_time():
+    pool, cost = PendingSequences(), CostTable([1, 8], [4, 400], np.array([[1.0, 2.0], [1.0, 2.0]]))
+    late, hurried = WaitingSequence(400, deadline=1.5), WaitingSequence(400, deadline=3.5)
+    for one in (*(WaitingSequence(4) for _ in range(20)), late, hurried):
+        pool.add(one)
+    pool.run([])
+    assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)
+
+
+def test_of_two_batches_the_one_runs_first_that_makes_fewer_late():
+    pool, cost = PendingSequences(), CostTable([1, 8], [4, 400], np.array([[1.0, 2.0], [1.0, 2.0]]))
+    others, hurried = [WaitingSequence(400, deadline=2.5) for _ in range(8)], WaitingSequence(4, deadline=1.5)
+    for one in (*others, hurried):
+        pool.add(one)
+    pool.run([])
+    assert plan(pool, cost, BatchLimits(rows=8), 0.0) == others
+
+
+def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pytest.MonkeyPatch):
+    cost, limits, buckets = true_costs(DEVICES["in proportion"])
+    column = cost.column(buckets.widths[3], limits.rows)
+    for _ in range(400):
+        for width in buckets.widths[:20]:
+            cost.observe(8, width, 3 * cost.predict(8, width) * (1 + width / buckets.widths[-1]))
+    assert cost.column(buckets.widths[3], limits.rows) is not column
+    monkeypatch.setattr(CostTable, "computed", None)  # a call of it is a TypeError
+    pool = PendingSequences()
+    for length in drawn("lognormal", count=1000):
+        pool.add(WaitingSequence(buckets.width_of(length)))
+    while pool:
+        plan(pool, cost, limits, 0.0)

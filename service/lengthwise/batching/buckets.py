@@ -131,6 +131,8 @@ class BucketedCosts(CostTable):
         self._buckets = buckets
         self._ran: set[BatchShape] = set()
         self._filled: dict[tuple[int, int], list[int]] = {}  # rows with fillers, by most of a width and of a column
+        for width in buckets.widths:  # now, at load, and not in a decision
+            self.column(width, buckets.limits.rows)
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
         """See `CostTable.observe`; the first run of a shape is slow, and not counted."""

@@ -120,8 +120,7 @@ class CostTable:
         snapshot = self._snapshot
         if rows > snapshot.rows:
             with self.learning:
-                old = self._snapshot
-                snapshot = self._snapshot = old._replace(rows=max(rows, old.rows), columns={})
+                snapshot = self._renew(rows=max(rows, self._snapshot.rows))
         columns = snapshot.columns
         column = columns.get(width)
         if column is None:
@@ -130,6 +129,20 @@ class CostTable:
                 columns.clear()
             columns[width] = column
         return column
+
+    def _renew(self, **changes: Any) -> _Snapshot:
+        """Replaces the snapshot, with `learning` locked; returns the new one.
+
+        A plan by length needs the columns of all widths that wait. Those in use are computed here, in the thread that
+        learns, and not in a decision, for which the batcher is locked.
+        """
+        old = self._snapshot
+        new = old._replace(columns={}, **changes)
+        if not self.valid_steps_only:
+            for width in list(old.columns):
+                new.columns[width] = Column.of(self.computed(width, new.rows, new.seconds))
+        self._snapshot = new
+        return new
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """The seconds `[rows]` of 1 to `rows` rows of a width, interpolated in the grid's `seconds [rows, widths]`."""
@@ -173,9 +186,9 @@ class CostTable:
             self.drift = math.exp(self._log_drift)
             if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
-            snapshot = self._snapshot  # `column` may have replaced it
-            if abs(overhead.seconds - snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
-                self._snapshot = _Snapshot(snapshot.rows, overhead.seconds, self._measured + overhead.seconds, {})
+            used = self._snapshot.overhead  # `column` may have replaced the snapshot
+            if abs(overhead.seconds - used) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
+                self._renew(overhead=overhead.seconds, seconds=self._measured + overhead.seconds)
 
     def correct(self, weights: NDArray[np.float64], factor: float) -> None:
         """Moves the measured times `[rows, widths]` by a small part of a factor, by `weights` of 0 to 1; bounded."""
@@ -188,7 +201,7 @@ class CostTable:
             snapshot = self._snapshot
             times = self._measured + snapshot.overhead
             if np.abs(np.log(times / snapshot.seconds)).max() > _CORRECTION_STEP:
-                self._snapshot = snapshot._replace(seconds=times, columns={})
+                self._renew(seconds=times)
 
     def to_json(self) -> dict[str, Any]:
         """What the model directory keeps."""

@@ -159,6 +159,10 @@ class PendingSequences:
         """The most urgent sequence, or None if none waits."""
         return self.urgent.first(self._waiting)
 
+    def by_deadline(self) -> Iterator[WaitingSequence]:
+        """Those with a deadline, the earliest first."""
+        return filter(None, map(self._waiting.get, map(_NUMBER, self.deadlines)))
+
     def near(self) -> Iterator[WaitingSequence]:
         """The near sequences, the most urgent first."""
         waiting = map(self._waiting.get, map(_NUMBER, self.urgent))

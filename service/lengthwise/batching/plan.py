@@ -1,6 +1,7 @@
 """Which of the waiting sequences run together now: the next batch, a pure function.
 
-The anchor is the most urgent sequence, or one that would otherwise miss its deadline. What runs with it depends on the
+The anchor is the most urgent sequence. Or it is the one with the earliest deadline that can still be met, where that is
+met only in the next batch, and where no more of the two batches are late then. What runs with the anchor depends on the
 kernels (`CostTable.valid_steps_only`):
 
 | a row costs | the batch |
@@ -43,21 +44,27 @@ from typing import Final
 from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
+# Who may overtake whom is policy: the same on every processor and device. What a batch gains is in the cost table.
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
-# By length, who may overtake whom is policy, the same on every processor; what it gains there is the table's:
-_NEAR_SHARE: Final = 6  # one of so many that wait may be chosen: more cost less, with a longer tail
+_NEAR_SHARE: Final = 6  # one of so many that wait may be chosen by length: more cost less, with a longer tail
 _FEWEST_NEAR: Final = 8  # of fewer there is little to choose
-_PAYS: Final = 1.5  # batches save much where a row alone costs so many times as much as in the best batch: there,
-_PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was passed over by so much of the queue
-_MOST_NEAR: Final = 64  # as a decision's time grows with its square
-_MANY_FREE: Final = 6  # many rows are next to free where one alone costs so many times as much as in the best batch
-_FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
-_PARTS_OF_FULL: Final = 32  # and a batch ends at such a part of a full one, or of those that may be chosen, or
-_PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough
-# As many arrive as run: classes of widths, of which full batches are so much of what waits, times the share of padding
-_CLASSES: Final = 1.2  # in order of arrival. More save more padding, and a sequence waits for more of them
-_LONGER: Final = 1.06  # wait of what one batch could take and the next one does, over one batch of the widest
-_NEARLY_FREE: Final = 1.1  # rows that make a batch so much longer than enough rows
+_PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was passed over by so much of the queue,
+_PAYS: Final = 1.5  # where batches save a third at least: a row alone costs so many times as much as in the best batch
+_TAIL: Final = 1.1  # times that of order of arrival: more rows than are enough may make a batch so much longer
+_LONGER: Final = 1.05  # the same for who waits past one batch of the widest: rounded widths may take the other half
+# Full batches of the classes are so much of what waits, times the share of padding in order of arrival: more than 1, as
+# rows that are left in a class are for narrower ones. With 2, devices answer up to 1.7 times as many, and the tail of
+# uniform lengths takes 1.3 times that of order of arrival (`benchmarks.devices`).
+_CLASSES: Final = 1.2
+# A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: a row
+# alone costs as much as 16 or more in a full batch there, and as much as 3 at most on a processor.
+_MANY_FREE: Final = 6
+_FULL_BATCHES: Final = 4  # there, the sequences of so many full batches may be chosen by length
+# A decision takes 0.3 ms at most, under the lock of the batcher. It grows with the square of what may be chosen, so
+_MOST_NEAR: Final = 64  # at most so many are chosen from, row by row,
+_PARTS_OF_FULL: Final = 32  # and of more a batch ends at such a part of a full one, or of those that may be chosen, or
+_PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough.
+_MOST_LATE: Final = 64  # So many that are late whatever runs are skipped to find one that may be in time
 
 
 _WIDTH: Final = attrgetter("width")
@@ -102,33 +109,59 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
     if len(pending) == 1:  # every plan of an idle server: nothing to choose from
         chosen = [urgent]
     else:
-        anchor = _anchor(pending, urgent, cost, limits, now)
-        seconds = _allowed_seconds(anchor, cost, limits, now)
-        if cost.valid_steps_only:
-            chosen = _by_arrival(pending, anchor, cost, limits, seconds, now)
-        else:
-            chosen = _by_length(pending, anchor, cost, limits, seconds)
+        chosen = _batch_with_anchor(pending, urgent, cost, limits, now)
+        hurried = _hurried(pending, urgent, cost, limits, now)
+        if hurried is not None:
+            sooner = _batch_with_anchor(pending, hurried, cost, limits, now)
+            if _count_in_time(sooner, chosen, cost, now) >= _count_in_time(chosen, sooner, cost, now):
+                chosen = sooner
+        if not cost.valid_steps_only:
+            pending.work += cost.seconds_of(len(chosen), max(map(_WIDTH, chosen)))
     pending.run(chosen)
     pending.left_out = pending.left_out + 1 if urgent.waits else 0
     return chosen
 
 
-def _anchor(
+def _hurried(
     pending: PendingSequences, urgent: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
-) -> WaitingSequence:
-    """The most urgent sequence, or one that meets its deadline only if it runs now."""
-    hurried = pending.earliest_deadline()
+) -> WaitingSequence | None:
+    """The sequence with the earliest deadline that can be met, if it is met only in the next batch; or None."""
+    first = islice(pending.by_deadline(), _MOST_LATE)
+    in_time = (each for each in first if cost.seconds_of(1, each.width) * cost.drift <= each.deadline - now)
+    hurried = next(in_time, None)
     if hurried is None or hurried is urgent or pending.left_out >= MAX_LEFT_OUT or not pending.is_near(hurried):
-        return urgent
-    alone = cost.column(hurried.width, limits.rows).seconds[1] * cost.drift
+        return None
     if cost.valid_steps_only:  # the others may be longer than the most urgent one
         most = limits.padded_steps // limits.rows or 1
-        batch = min(cost.seconds_of(limits.rows, most), limits.turn_seconds / cost.drift) * cost.drift
+        batch = min(cost.seconds_of(limits.rows, most), limits.turn_seconds / cost.drift)
     else:
         widest = max(pending.alike)[0]  # others may be wider than the most urgent one
-        batch = cost.column(widest, limits.rows).seconds[limits.most_rows(widest)] * cost.drift
-    slack = hurried.deadline - now
-    return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
+        batch = cost.seconds_of(limits.most_rows(widest), widest)
+    alone, slack = cost.seconds_of(1, hurried.width) * cost.drift, hurried.deadline - now
+    return hurried if slack < alone + min(batch * cost.drift, limits.seconds) else None
+
+
+def _count_in_time(
+    first: Sequence[WaitingSequence], second: Sequence[WaitingSequence], cost: CostTable, now: float
+) -> int:
+    """How many sequences of two batches meet their deadlines where these run in this order; one of both runs once."""
+    in_time, ran, end = 0, set[WaitingSequence](), now
+    for batch in (first, second):
+        widths = [*map(_WIDTH, batch)]
+        end += cost.predict(len(batch), max(widths), sum(widths))
+        in_time += sum(end <= each.deadline for each in batch if each not in ran)
+        ran.update(batch)
+    return in_time
+
+
+def _batch_with_anchor(
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
+) -> list[WaitingSequence]:
+    """The batch with the anchor in it, the way that the kernels ask for."""
+    seconds = _allowed_seconds(anchor, cost, limits, now)
+    if cost.valid_steps_only:
+        return _by_arrival(pending, anchor, cost, limits, seconds, now)
+    return _by_length(pending, anchor, cost, limits, seconds)
 
 
 def _allowed_seconds(anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float) -> float:
@@ -213,10 +246,12 @@ def _of_class(
     for (width, _), alike in pending.alike.items():
         of_width[width] += len(alike)
     widths = sorted(of_width)
-    counts = [*accumulate(of_width[width] for width in widths)]
     if len(pending) <= _full_rows(cost, limits, widths[-1], seconds):
         return _of_one_batch(pending, anchor, cost, limits)
-    tops = _class_tops(pending, cost, limits, seconds)
+    seconds = max(seconds, cost.seconds_of(1, anchor.width))
+    del widths[bisect_right(widths, seconds, key=lambda width: cost.seconds_of(1, width)) :]  # these make it late
+    counts = [*accumulate(of_width[width] for width in widths)]
+    tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     tops[-1] = max(tops[-1], widths[-1])
     shapes: list[tuple[float, int, int, int]] = []  # of classes: sequences a second, rows, width, widest below them
     for below, top in pairwise([0, *tops]):
@@ -226,10 +261,9 @@ def _of_class(
             times, cheapest, *_ = cost.column(widths[at], limits.rows)
             rows = cheapest[min(full, counts[at])]
             shapes.append((rows / times[rows], rows, widths[at], below))
-            if rows == cheapest[full]:
+            if rows == cheapest[full] or top >= widths[-1]:
                 break
     _, rows, width, below = max(shapes)
-    pending.work += cost.column(width, limits.rows).seconds[rows]
     chosen = pending.most_urgent_of(below, width, rows)
     if len(chosen) < rows:
         chosen += pending.most_urgent_of(0, below, rows)
@@ -237,9 +271,9 @@ def _of_class(
 
 
 def _full_rows(cost: CostTable, limits: BatchLimits, width: int, seconds: float) -> int:
-    """The rows of a full batch of a width: those that are enough, and more where those are nearly free."""
+    """The rows of a full batch of a width: those that are enough, and more where those take little longer."""
     times, _, enough, *_ = cost.column(width, limits.rows)
-    return rows_within(times, limits.most_rows(width), min(seconds, _NEARLY_FREE * times[enough]))
+    return rows_within(times, limits.most_rows(width), min(seconds, _TAIL * times[enough]))
 
 
 def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:
@@ -277,16 +311,15 @@ def _of_one_batch(
     took_by_all = cost.column(near[-1].width, limits.rows).seconds[count]
     begun = [*accumulate(map(_BEGUN, reversed(near)), min), math.inf][::-1]  # the first of all but so many narrow ones
     again = sum(each.begun < now for each in near)  # were left before
-    shapes: list[tuple[int, float, int, float]] = []  # who is late, sequences a second; rows, seconds
+    shapes: list[tuple[int, float, int]] = []  # who is late, sequences a second; rows
     for width, rows in {each.width: rows for rows, each in enumerate(near, 1)}.items():
         if width >= anchor.width:
             took = cost.column(width, limits.rows).seconds[rows]
             late = again * (now + took - anchor.begun > longest)
             late += (count - rows) * (now + took + took_by_all - begun[rows] > longest)
             answered, seconds = (rows, took) if rows == count else (rows + count, took + took_by_all)
-            shapes.append((-late, answered / seconds, rows, took))
-    *_, rows, took = max(shapes)
-    pending.work += took
+            shapes.append((-late, answered / seconds, rows))
+    rows = max(shapes)[-1]
     return [anchor, *(each for each in near[:rows] if each is not anchor)]
 
 
