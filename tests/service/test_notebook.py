@@ -73,10 +73,10 @@ def test_predictions_of_every_task_are_shown() -> None:
 
 
 def test_a_text_is_no_markup() -> None:
-    shown = notebook.table([("<script>", notebook.Bar(0.5))], ("<b>",), title="<p>")
+    shown = notebook.table([("<script>", notebook.bar(0.5))], ("<b>",), title="<p>")
     assert not re.search("<script>|<b><|<p><p>", shown)
     assert "0.5000" in shown
-    assert "width: 0px" in notebook.Bar(float("nan")).__html__()
+    assert "width: 0px" in notebook.bar(float("nan"))
     assert "<html" not in notebook.in_frame("<html></html>")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from lengthwise.decoding import json_text, options, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
 from lengthwise.decoding.options import CallOptions
-from lengthwise.decoding.sent_steps import SentSteps, SentWhere, explain_steps
+from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
@@ -165,31 +165,20 @@ class _CheckedItem(NamedTuple):
     wrong_steps: Sequence[tuple[int, int, int, int]]  # index, size, start, end
 
 
-class CheckedSteps(SentSteps):
-    """Steps of a body of which it is known what is wrong."""
+def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> CheckedSteps:
+    """What is wrong with the steps of an item; there is no array, and a body without problems is read again."""
 
-    def __init__(self, body: bytes, item: _CheckedItem) -> None:
-        self._body = body
-        self._item = item
-
-    def __len__(self) -> int:
-        return self._item.steps
-
-    def read(self, kept: Sequence[int], where: SentWhere) -> None:
-        """Adds what is wrong; see `SentSteps.read`. There is no array: a body without problems is read again."""
-        item, features = self._item, where.manifest.input.features
-        steps = ((index, self._entry(size, start, end, features)) for index, size, start, end in item.wrong_steps)
-        if item.faults:
-            explain_steps(steps, where, count=item.steps, has_list=bool(item.has_list), faults=item.faults)
-
-    def _entry(self, size: int, start: int, end: int, features: int | None) -> Any:
+    def value(size: int, start: int, end: int) -> Any:
         """A wrong step as JSON has it, or a value of the same kind and size."""
         if end - start > _LONGEST_STEP:
-            if self._body[start] in _EMPTY:
-                return _EMPTY[self._body[start]]
-            if self._body[start] == ord("[") and size != features:
+            if body[start] in _EMPTY:
+                return _EMPTY[body[start]]
+            if body[start] == ord("[") and size != features:
                 return [0.0] * size
-        return json_text.parse(self._body[start:end])
+        return json_text.parse(body[start:end])
+
+    first = ((index, value(size, start, end)) for index, size, start, end in item.wrong_steps)
+    return CheckedSteps(item.steps, item.faults, bool(item.has_list), first)
 
 
 def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> None:
@@ -246,7 +235,7 @@ def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> li
     parsed: Iterator[Any] = iter(json_text.parse(text))
     sequences: list[Any] = []
     for item in items:
-        checked = CheckedSteps(body, item)
+        checked = _checked_steps(body, item, None if manifest is None else manifest.input.features)
         if item.start >= 0:
             value = next(parsed)
             sequences.append(value if item.steps_start < 0 else {**value, "steps": checked})

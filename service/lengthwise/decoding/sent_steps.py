@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
@@ -42,46 +42,44 @@ class SentWhere(NamedTuple):
     keys: Sequence[str] | None = None  # of the features in a pointer, where the steps are objects
 
 
-class SentSteps(ABC):
-    """The steps of one sequence as they were sent."""
+@dataclass(frozen=True, slots=True)
+class CheckedSteps:
+    """What C has found wrong with the steps of one sequence, instead of the steps."""
 
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many were sent."""
-
-    @abstractmethod
-    def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
-        """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-
-        `kept` are their indices, at least one. What is wrong with them is added to the problems. None if a step is not
-        made of numbers; an array is used only if there is no problem.
-        """
-
-
-class JsonSteps(SentSteps):
-    """The steps of a JSON body."""
-
-    def __init__(self, entries: list[Any]) -> None:
-        self._entries = entries
+    count: int
+    faults: int  # how many are wrong
+    has_list: bool  # whether one is an array
+    first_faults: Iterable[tuple[int, Any]]  # index and value of the first wrong ones
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self.count
 
-    def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
-        """See `SentSteps.read`."""
-        entries = self._entries if len(kept) == len(self) else [self._entries[index] for index in kept]
-        names = where.manifest.input.names
-        if names is not None and isinstance(entries[0], dict):
-            before = where.problems.total
-            entries = _by_names(entries, kept, names, where)
-            if where.problems.total > before:
-                return None
-            where = where._replace(keys=[escaped(name) for name in names])
-        array = _array(entries, where.manifest.input.features)
-        if array is None or why_refused(array, where.manifest) is not None:
-            has_list = any(isinstance(entry, list) for entry in entries)
-            explain_steps(zip(kept, entries, strict=True), where, count=len(entries), has_list=has_list)
-        return array
+    def explain(self, where: SentWhere) -> None:
+        """Adds what is wrong to the problems."""
+        if self.faults:
+            first = islice(self.first_faults, max(0, where.problems.most_listed - where.problems.total))
+            _explain_steps(first, where, count=self.count, has_list=self.has_list, faults=self.faults)
+
+
+def read_steps(steps: list[Any], kept: Sequence[int], where: SentWhere) -> Steps | None:
+    """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+
+    `kept` are their indices, at least one. What is wrong with them is added to the problems. None if a step is not made
+    of numbers; an array is used only if there is no problem.
+    """
+    entries = steps if len(kept) == len(steps) else [steps[index] for index in kept]
+    names = where.manifest.input.names
+    if names is not None and isinstance(entries[0], dict):
+        before = where.problems.total
+        entries = _by_names(entries, kept, names, where)
+        if where.problems.total > before:
+            return None
+        where = where._replace(keys=[escaped(name) for name in names])
+    array = _array(entries, where.manifest.input.features)
+    if array is None or why_refused(array, where.manifest) is not None:
+        has_list = any(isinstance(entry, list) for entry in entries)
+        _explain_steps(zip(kept, entries, strict=True), where, count=len(entries), has_list=has_list)
+    return array
 
 
 def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
@@ -133,7 +131,7 @@ def _array(entries: list[Any], features: int | None) -> Steps | None:
         return None
 
 
-def explain_steps(
+def _explain_steps(
     steps: Iterable[tuple[int, Any]], where: SentWhere, *, count: int, has_list: bool, faults: int | None = None
 ) -> None:
     """Adds a problem for everything that is wrong with the `count` kept steps of a sequence.
@@ -143,8 +141,6 @@ def explain_steps(
     """
     problems, features = where.problems, where.manifest.input.features
     before = problems.total
-    if faults is not None:
-        steps = islice(steps, max(0, problems.most_listed - before))
     if features is None:
         _explain_tokens(steps, where)
     elif features == 1 or has_list:

@@ -27,7 +27,7 @@ from lengthwise.decoding.calls import (
     unknown_fields,
 )
 from lengthwise.decoding.json_text import collector_paused, kind
-from lengthwise.decoding.sent_steps import JsonSteps, SentSteps, SentWhere
+from lengthwise.decoding.sent_steps import CheckedSteps, SentWhere, read_steps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.runtime.manifest import Manifest
 
@@ -122,12 +122,10 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         if steps is _ABSENT:
             problems.add(pointer, "'steps' is missing")
             return None
-        count = len(steps) if isinstance(steps, list | SentSteps) else None
+        count = len(steps) if isinstance(steps, list | CheckedSteps) else None
         step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
         feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
-    if isinstance(steps, list):
-        steps = JsonSteps(steps)
-    if not isinstance(steps, SentSteps):
+    if not isinstance(steps, list | CheckedSteps):
         problems.add(at, f"must be an array of steps, got {kind(steps)}")
         return None
     if not len(steps):
@@ -141,7 +139,11 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))
-    array = steps.read(kept, SentWhere(at, manifest, problems, feature_mask))
+    where = SentWhere(at, manifest, problems, feature_mask)
+    if isinstance(steps, CheckedSteps):
+        steps.explain(where)
+        return None
+    array = read_steps(steps, kept, where)
     if problems.total > before or array is None:
         return None
     if feature_mask is not None:

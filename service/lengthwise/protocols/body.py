@@ -105,18 +105,13 @@ class Inflating:
         self._pieces: list[bytes] = []
         self.size = 0
 
-    @property
-    def beginning(self) -> bytes:
-        """What is inflated so far."""
-        return self._whole()
-
     def at_once(self) -> bytes | None:
         """The inflated body where that is one piece, inflated on the event loop; None where it is more.
 
         Raises as `inflated` does.
         """
         self._hold.grow(2 * PIECE_BYTES)
-        return self._whole() if self._inflate(2) < 2 else None  # one piece, and nothing behind it
+        return self.content() if self._inflate(2) < 2 else None  # one piece, and nothing behind it
 
     async def inflated(self) -> bytes:
         """The inflated body, inflated in a thread.
@@ -127,7 +122,7 @@ class Inflating:
         while True:
             self._hold.set(self._sent + self.size + _PIECES_AT_ONCE * PIECE_BYTES)
             if await asyncio.to_thread(self._inflate, _PIECES_AT_ONCE) < _PIECES_AT_ONCE:
-                return await asyncio.to_thread(self._whole)
+                return await asyncio.to_thread(self.content)
 
     def _inflate(self, count: int) -> int:
         """Inflates up to `count` more pieces; returns how many there were."""
@@ -136,7 +131,8 @@ class Inflating:
         self.size += sum(map(len, pieces))
         return len(pieces)
 
-    def _whole(self) -> bytes:
+    def content(self) -> bytes:
+        """What is inflated so far."""
         return b"".join(self._pieces)
 
 

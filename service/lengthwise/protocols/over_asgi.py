@@ -73,7 +73,7 @@ class OverAsgi:
             inflating = Inflating(body, most, hold)
             inflated = inflating.at_once()
             if inflated is None:
-                beginning = Received(scope, headers, inflating.beginning)
+                beginning = Received(scope, headers, inflating.content())
                 async with call.decoding_slot(inflated_bytes(body, most), beginning, whole=False):
                     call.begin_decoding()
                     body = await inflating.inflated()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lengthwise.reports.templates import render_macro
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from lengthwise.api import Prediction
 
 FRAME_PIXELS: Final = 480  # of a page in a notebook; a longer one scrolls
@@ -42,14 +44,9 @@ def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title:
     return render_macro(_HTML, "table", rows, heads, title, note)
 
 
-class Bar:
+def bar(share: float) -> Markup:
     """A number from 0 to 1 with a bar of that length, as a cell of a `table`."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def __html__(self) -> str:
-        return render_macro(_HTML, "bar", self.share)
+    return render_macro(_HTML, "bar", share)
 
 
 def predictions(answers: Sequence[Prediction]) -> str:
@@ -63,17 +60,16 @@ def prediction(answer: Prediction, labels: Sequence[str]) -> str:
     """One prediction as HTML: a bar for each label, the most probable first, or a row for each of the first steps."""
     if answer.step_labels is not None and answer.step_scores is not None:
         steps = enumerate(zip(answer.step_labels, answer.step_scores.tolist(), strict=True))
-        rows = [(index, label or "left out", Bar(score)) for index, (label, score) in steps]
+        rows = [(index, label or "left out", bar(score)) for index, (label, score) in steps]
         return table(rows[:MOST_SHOWN], ("step", "label", "probability"), title=f"{answer.length} steps")
-    bars = [(label, Bar(share)) for label, share in zip(labels, answer.probabilities.tolist(), strict=False)]
-    bars.sort(key=lambda row: -row[1].share)
-    answered = _answer(answer)[0]
-    return table(bars[:MOST_SHOWN], ("label", "probability"), title=f"{answered} ({answer.length} steps)")
+    pairs = zip(labels, answer.probabilities.tolist(), strict=False)
+    bars = [(label, bar(share)) for label, share in sorted(pairs, key=lambda pair: -pair[1])[:MOST_SHOWN]]
+    return table(bars, ("label", "probability"), title=f"{_answer(answer)[0]} ({answer.length} steps)")
 
 
 def _answer(prediction: Prediction) -> tuple[object, object]:
     if prediction.label is not None and prediction.score is not None:
-        return prediction.label, Bar(prediction.score)
+        return prediction.label, bar(prediction.score)
     if prediction.assigned is not None:
         return ", ".join(prediction.assigned) or "none", ""
     steps = [label or "-" for label in (prediction.step_labels or ())[: MOST_SHOWN // 2]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lengthwise.datasets.tables import is_of, of_arrow
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import Manifest, Task
 from lengthwise.wrong_values import nearest
 
 ColumnKind = Literal["text", "texts", "number", "numbers", "numbers of steps", "count", "windows"]
@@ -18,6 +18,12 @@ ColumnKind = Literal["text", "texts", "number", "numbers", "numbers of steps", "
 Rows = Sequence[Mapping[str, Any]]  # one prediction a row, in the form of `POST /predict`, or its error under `error`
 
 _MOST_LISTED: Final = 20  # columns in a message
+_FIELDS: Final[Mapping[Task, Mapping[str, ColumnKind]]] = {
+    "single-label": {"label": "text", "score": "number", "probabilities": "numbers"},
+    "multi-label": {"assigned": "texts", "probabilities": "numbers"},
+    "per-step": {"step_labels": "texts", "step_scores": "numbers", "probabilities": "numbers of steps"},
+}
+_OPTIONAL_FIELDS: Final[Mapping[str, ColumnKind]] = {"attention": "numbers", "windows": "windows", "error": "text"}
 
 
 class AnswerColumn(NamedTuple):
@@ -30,21 +36,9 @@ class AnswerColumn(NamedTuple):
 
 def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix: str = "") -> list[AnswerColumn]:
     """The columns, in the order in which they follow the table's own; `errors`: one for the error of a row."""
-    fields: dict[str, ColumnKind]
-    if manifest.task == "single-label":
-        fields = {"label": "text", "score": "number", "probabilities": "numbers"}
-    elif manifest.task == "multi-label":
-        fields = {"assigned": "texts", "probabilities": "numbers"}
-    else:
-        fields = {"step_labels": "texts", "step_scores": "numbers", "probabilities": "numbers of steps"}
-    fields["length"] = "count"
-    if attention:
-        fields["attention"] = "numbers"
-    if manifest.long == "window":
-        fields["windows"] = "windows"
-    if errors:
-        fields["error"] = "text"
-    return [AnswerColumn(prefix + field, field, kind) for field, kind in fields.items()]
+    optional = {"attention": attention, "windows": manifest.long == "window", "error": errors}
+    fields = {**_FIELDS[manifest.task], "length": "count", **_OPTIONAL_FIELDS}
+    return [AnswerColumn(prefix + field, field, kind) for field, kind in fields.items() if optional.get(field, True)]
 
 
 def names_of(batch: Any) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -103,9 +103,20 @@ class ModelOptions:
         return OpenModel(loaded, limits.at_most(loaded.manifest.max_batch_rows), threads)
 
 
-_open_models: OrderedDict[tuple[int, ModelOptions, object], OpenModel] = OrderedDict()
-"""By process, options and manifest state: a session can be neither used nor closed in a fork."""
 _lock = threading.Lock()
+_caches: list[Callable[[ModelOptions, object], OpenModel]] = []
+"""Of this process last, behind those of the processes that forked it: a fork can neither use nor close a session."""
+
+
+def _begin_process() -> None:
+    """A cache and a lock of this process: in one that was forked, another thread of the parent may hold its lock."""
+    global _lock
+    _lock = threading.Lock()
+    _caches.append(lru_cache(MOST_OPEN)(lambda options, _published: options.open()))
+
+
+_begin_process()
+os.register_at_fork(after_in_child=_begin_process)
 
 
 def opened(options: ModelOptions) -> OpenModel:
@@ -114,22 +125,5 @@ def opened(options: ModelOptions) -> OpenModel:
     with suppress(OSError):
         state = (options.directory / MANIFEST_FILE).stat()
         published = state.st_ino, state.st_size, state.st_mtime_ns
-    key = (os.getpid(), options, published)
     with _lock:
-        model = _open_models.get(key)
-        if model is None:
-            model = _open_models[key] = options.open()
-            own = [other for other in _open_models if other[0] == key[0]]
-            for oldest in own[:-MOST_OPEN]:
-                del _open_models[oldest]
-        _open_models.move_to_end(key)
-    return model
-
-
-def _renew_lock() -> None:
-    """Makes a new lock in a process that was forked: another thread of the parent may hold the old one for ever."""
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
+        return _caches[-1](options, published)
