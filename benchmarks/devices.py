@@ -107,7 +107,7 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: boo
 
     for shape in buckets.first_shapes()[:before]:
         run(shape)
-    ready, left = now, MOST_FIRST - before
+    ready, cold = now, MOST_FIRST - before
     gaps = np.random.default_rng(0).exponential(1 / RATE, int(RATE * FIRST_SECONDS))
     coming = list(zip((ready + np.cumsum(gaps)).tolist(), itertools.cycle(lengths)))[::-1]
     while coming or pool:
@@ -120,8 +120,8 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: boo
             width = max(one.width for one in chosen)
             run((buckets.rows_of(len(chosen), width), width))
             waits += [now - begun.pop(one.number) for one in chosen]
-        elif at_rest and left and pool.widths:
-            left -= 1
+        elif at_rest and cold and pool.widths:
+            cold -= 1
             run(max(set(buckets.shapes()) - ran, key=lambda shape: (pool.widths[shape[1]] / shape[0], shape)))
         else:
             now = coming[-1][0]
@@ -177,20 +177,20 @@ def closed_loop(
     deciding: list[float] = []
     start, skip, late = 0.0, 2 * waiting, 0  # all came at once: not before two generations do they wait as at work
     while len(waits) < skip + max(4 * waiting, 8192):
-        gone = len(pool)
+        waited = len(pool)
         while (first := pool.earliest_deadline()) is not None and first.deadline <= now:
             pool.remove(first)
             waits.append(now - begun.pop(first.number))
-        gone -= len(pool)
-        arrive(gone)
-        before = time.perf_counter()
+        expired = waited - len(pool)
+        arrive(expired)
+        begin = time.perf_counter()
         chosen = take(pool, now)
-        deciding.append(time.perf_counter() - before)
+        deciding.append(time.perf_counter() - begin)
         width = max(one.width for one in chosen)
         rows = len(chosen) if buckets is None else buckets.rows_of(len(chosen), width)
         now += truth(rows, width)
         waits += [now - begun.pop(one.number) for one in chosen]
-        late += gone + sum(one.deadline < now for one in chosen)
+        late += expired + sum(one.deadline < now for one in chosen)
         if not start and len(waits) >= skip:
             start, skip, late = now, len(waits), 0
         arrive(len(chosen))
@@ -280,19 +280,19 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
                     device,
                     name,
                     f"{count:,}",
-                    f"{found['per_second']:,.0f}",
-                    f"{found['over_arrival']:.2f}",
-                    f"{found['p99_over_arrival']:.2f}",
-                    f"{found['decision_ms']:.2f}",
-                    f"{found['decision_p99_ms']:.2f}",
-                    f"{found['late']:.0%}",
-                    f"{found['late_by_arrival']:.0%}",
+                    f"{row['per_second']:,.0f}",
+                    f"{row['over_arrival']:.2f}",
+                    f"{row['p99_over_arrival']:.2f}",
+                    f"{row['decision_ms']:.2f}",
+                    f"{row['decision_p99_ms']:.2f}",
+                    f"{row['late']:.0%}",
+                    f"{row['late_by_arrival']:.0%}",
                 ]
-                for (device, name, count), found in plans.items()
+                for (device, name, count), row in plans.items()
             ],
         ),
     )
-    figures: dict[str, Any] = {"tables": tables, "plans": [[*case, found] for case, found in plans.items()]}
+    figures: dict[str, Any] = {"tables": tables, "plans": [[*case, row] for case, row in plans.items()]}
     output.tell(text, figures, as_json=as_json, out=out)
 
 

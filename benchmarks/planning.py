@@ -116,7 +116,7 @@ def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, 
     """The answers a second and the 99th percentile in ms of each turn of each server."""
     work = case.work()
     load = LoadSpec(concurrency=case.connections, seconds=seconds, warmup_seconds=0.3)
-    found: dict[str, list[tuple[float, float]]] = {each.name: [] for each in CONTENDERS}
+    turns: dict[str, list[tuple[float, float]]] = {each.name: [] for each in CONTENDERS}
     running: dict[str, RunningContender] = {}
     with ExitStack() as stack:
         for number in track(range(rounds), case.title, console=Console(stderr=True)):
@@ -127,25 +127,25 @@ def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, 
                     running[each.name] = stack.enter_context(RunningContender(contender, work, [core]))
             first = number % len(CONTENDERS)  # none has always the same one before it
             for each in (*CONTENDERS[first:], *CONTENDERS[:first]):
-                seen = running[each.name].measure(load)
-                found[each.name].append((seen["requests_per_second"], seen["latency_ms"]["p99"]))
-    return found
+                figures = running[each.name].measure(load)
+                turns[each.name].append((figures["requests_per_second"], figures["latency_ms"]["p99"]))
+    return turns
 
 
-def line(title: str, found: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+def line(title: str, turns: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
     """A line of the table: the service, and its ratios to each of the others, within a turn."""
-    service = found[SERVICE.name]
+    service = turns[SERVICE.name]
     cells = [title, f"{median(rate for rate, _ in service):,.0f}", f"{median(p99 for _, p99 in service):.3g}"]
-    for name, turns in found.items():
+    for name, others in turns.items():
         if name != SERVICE.name:
-            pairs = list(zip(service, turns, strict=True))
+            pairs = list(zip(service, others, strict=True))
             rates = median(one[0] / other[0] for one, other in pairs)
             tails = median(one[1] / other[1] for one, other in pairs)
             cells.append(f"{rates:.2f}, {tails:.2f}")
     return cells
 
 
-def kept(page: Path, facts: Mapping[str, Any]) -> list[list[str]]:
+def earlier_lines(page: Path, facts: Mapping[str, Any]) -> list[list[str]]:
     """The lines of a page that was measured at this commit today: further models are added to them."""
     if not page.exists() or page.read_text("utf-8").splitlines()[0] != pages.stamp(facts):
         return []
@@ -162,18 +162,18 @@ def main(cases: Sequence[str], seconds: float, rounds: int, out: Path) -> None:
     facts = machine.facts()
     server = processes.first_core()
     chosen = [CASES[name] for name in cases or CASES]
-    lines = kept(out, facts)
+    lines = earlier_lines(out, facts)
     for each in chosen:
         lines.append(line(each.title, measure(each, seconds=seconds, rounds=rounds, core=server)))
         click.echo(" | ".join(lines[-1]), err=True)
     heads = ["model", "requests/s", "p99 ms", *(f"over {each.title}" for each in CONTENDERS[1:])]
     table = pages.table(heads, lines)
-    said = (
+    text = (
         "`python -m benchmarks.planning`: lognormal lengths (median 50, sigma 0.7), JapaneseVowels its own; one core; "
         f"medians of {rounds} turns of {seconds:g} s, all started anew every {_TURNS_A_START}. Behind each other "
         "server: the service's throughput over its, and the service's 99th percentile over its, within a turn."
     )
-    pages.write(out, pages.page(facts, "Which sequences run together", said, table))
+    pages.write(out, pages.page(facts, "Which sequences run together", text, table))
     click.echo(table)
 
 

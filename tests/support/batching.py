@@ -62,7 +62,7 @@ def model_queue(
     cost = CostTable([1, 64], [4, 64], times, valid_steps_only=valid_steps_only)
     made = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
     for _ in range(made.inline.first_runs - first_runs):
-        made.inline.ran()
+        made.inline.count_run()
     return made
 
 

@@ -38,17 +38,17 @@ class DrainRate:
     def __init__(self, runners: int) -> None:
         self.value = float(runners)
         self._most = 4.0 * runners
-        self._taken: tuple[float, float] | None = None  # the last batch: when it was taken, and its work
+        self._last_batch: tuple[float, float] | None = None  # the last batch: when it was taken, and its work
         self._seconds = 0.0
         self._work = 0.0
 
-    def taken(self, work: float, now: float, *, more_waits: bool) -> None:
+    def count_batch(self, work: float, now: float, *, more_waits: bool) -> None:
         """Notes that a batch of `work` predicted seconds was taken from the queue."""
-        if self._taken is not None:
-            then, work_before = self._taken
+        if self._last_batch is not None:
+            then, work_before = self._last_batch
             self._seconds += now - then
             self._work += work_before
-        self._taken = (now, work) if more_waits else None
+        self._last_batch = (now, work) if more_waits else None
         if self._seconds >= _WINDOW_SECONDS:
             value = self.value + _RATE_WEIGHT * (self._work / self._seconds - self.value)
             self.value = min(max(value, _LEAST_RATE), self._most)
@@ -139,13 +139,13 @@ class Admission:
         """The refusal of a request, with the seconds until the queue is open for it."""
         most, share = self._most_steps, 1 / max(1, len(self._queues))
         steps, own_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
-        left = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (most - padded_steps) / steps)
+        remaining = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (most - padded_steps) / steps)
         own = min(
             REOPENING * share / max(self._fill(own_steps, queue.seconds), REOPENING * share),
             max(most * share - padded_steps, 0) / own_steps,
         )
         everything, of_queue = self.seconds, queue.seconds * self._queues.busy()
-        seconds = min(everything * (1 - min(left, 1.0)), of_queue * (1 - min(own, 1.0))) / self.rate.value
+        seconds = min(everything * (1 - min(remaining, 1.0)), of_queue * (1 - min(own, 1.0))) / self.rate.value
         return QueueFull("the queue is full", retry_after_seconds=seconds)
 
     def _refuses(self, queue: ModelQueue, padded_steps: int, seconds: float, priority: int) -> bool:

@@ -134,7 +134,7 @@ class Batcher:
         """Removes a queue when it is empty: what waits, or was decoded for its model before, is still answered."""
         with self._lock:
             queue.closed = True
-            self._queues.remove_if_done(queue)
+            self._queues.remove_if_empty(queue)
 
     def submit(
         self,
@@ -274,7 +274,7 @@ class Batcher:
         work = self.admission.remove(queue, sequences)
         waiting = any(each.pending for each in self._queues)
         # A core of another process may be wanted there at any time: what it does is not to be counted on.
-        self.admission.rate.taken(0.0 if self._runners.borrows else work, self._clock(), more_waits=waiting)
+        self.admission.rate.count_batch(0.0 if self._runners.borrows else work, self._clock(), more_waits=waiting)
         if waiting:
             self._runners.wake_another()
         widths = [sequence.width for sequence in sequences]
@@ -332,7 +332,7 @@ class Batcher:
             if request.remaining:  # its sequences that still wait are not run
                 removed = [sequence for sequence in sequences if queue.pending.remove(sequence)]
                 self.admission.remove(queue, removed)
-                self._queues.remove_if_done(queue)
+                self._queues.remove_if_empty(queue)
             all_settled = not self._unsettled
         if all_settled:
             self._all_settled.set()

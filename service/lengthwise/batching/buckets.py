@@ -8,6 +8,7 @@ sees the rounding as cost (`BucketedCosts`). Admission counts the rounded width,
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,8 +43,8 @@ class Buckets:
 
     def width_of(self, length: int) -> int:
         """The width, in steps, of a batch whose longest sequence has this length."""
-        place = bisect_left(self.widths, length)
-        return self.widths[place] if place < len(self.widths) else rounded_width(length, self.multiple)
+        index = bisect_left(self.widths, length)
+        return self.widths[index] if index < len(self.widths) else rounded_width(length, self.multiple)
 
     def rows_of(self, rows: int, width: int) -> int:
         """The number of rows, fillers included, of a batch of `rows` sequences at a width."""
@@ -58,8 +59,8 @@ class Buckets:
         Of widths and of rows each some, evenly spread; of the widths only those of the `lengths` that are expected.
         """
         expected = sorted({self.width_of(min(int(length), self.widths[-1])) for length in lengths}) or self.widths
-        some = [(rows, width) for rows in _spread(self.rows, _FIRST_ROWS) for width in _spread(expected, _FIRST_WIDTHS)]
-        first = dict.fromkeys((min(rows, self.limits.most_rows(width)), width) for rows, width in some)
+        evenly = itertools.product(_spread(self.rows, _FIRST_ROWS), _spread(expected, _FIRST_WIDTHS))
+        first = dict.fromkeys((min(rows, self.limits.most_rows(width)), width) for rows, width in evenly)
         shapes = self.shapes()
         return shapes if len(shapes) <= MOST_FIRST else [*dict.fromkeys((shapes[0], *sorted(first)))]
 
@@ -107,11 +108,11 @@ def _nearness(points: NDArray[np.int64], point: int) -> NDArray[np.float64]:
 
 def _spread(points: Sequence[int], most: int) -> Sequence[int]:
     """At most `most` of the points, evenly chosen, with the first and the last."""
-    return [points[place] for place in sorted({*np.linspace(0, len(points) - 1, most).round().astype(int).tolist()})]
+    return [points[index] for index in sorted({*np.linspace(0, len(points) - 1, most).round().astype(int).tolist()})]
 
 
 def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: float) -> tuple[int, ...]:
-    """The fewest of ascending points to which all of them can be rounded up; found from the largest down."""
+    """The fewest of ascending points to which rounding up adds at most `most_added`; chosen from the largest down."""
     chosen = [points[-1]]
     for point in reversed(points):
         above = chosen[-1]

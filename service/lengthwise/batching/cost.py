@@ -222,7 +222,7 @@ class CostTable:
 class Overhead:
     """Estimates the fixed overhead of a batch: the intercept of a weighted least-squares fit, regularised.
 
-    The fit is `took = overhead + slope * measured`, with weights of `1 / measured`: the times of short batches vary
+    The fit is `seconds = overhead + slope * measured`, with weights of `1 / measured`: the times of short batches vary
     less than those of long ones, but most of them in proportion to their length.
     """
 
@@ -230,14 +230,14 @@ class Overhead:
         self.seconds = 0.0
         self.mean_batch_seconds = 0.0
         self._count = 0
-        self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, took, took / measured
+        self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, seconds, seconds / measured
 
-    def observe(self, measured: float, took: float) -> None:
+    def observe(self, measured: float, seconds: float) -> None:
         """Adds a batch: the seconds of its shape at load, and those it took, divided by the drift; both above 0."""
         self._count += 1
         weight = max(_OVERHEAD_WEIGHT, 1 / self._count)
-        seen = (measured, 1 / measured, took, took / measured)
-        self._means = [mean + weight * (each - mean) for mean, each in zip(self._means, seen, strict=True)]
+        sample = (measured, 1 / measured, seconds, seconds / measured)
+        self._means = [mean + weight * (each - mean) for mean, each in zip(self._means, sample, strict=True)]
         size, inverse, self.mean_batch_seconds, ratio = self._means
         variance = max(0.0, size * inverse - 1)  # about the squared coefficient of variation of `measured`
         intercept = (size * ratio - self.mean_batch_seconds) / (

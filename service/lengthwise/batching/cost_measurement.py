@@ -87,17 +87,17 @@ def measure(
     """
     narrowest = min_width or multiple
     times = _Times(rows_grid(max_rows), grid(max(max_width, narrowest), smallest=narrowest), max_padded_steps)
-    left = math.inf if most_runs is None else float(most_runs)
+    remaining = math.inf if most_runs is None else float(most_runs)
     shapes: list[GridPoint] = []
     end = clock() + budget_seconds
 
-    def take(i: int, j: int) -> bool:
+    def run_shape(i: int, j: int) -> bool:
         """Runs a shape, and returns whether there is time for more.
 
         Raises:
             MemoryError: Even the first shape does not fit into memory.
         """
-        nonlocal left
+        nonlocal remaining
         before = clock()
         try:
             run(int(times.rows[i]), int(times.widths[j]))
@@ -105,21 +105,21 @@ def measure(
             if not shapes:
                 raise
             times.fails[i:, j:] = True
-        now, left = clock(), left - 1
+        now, remaining = clock(), remaining - 1
         if ((i, j) in shapes or not shapes) and not times.fails[i, j]:
             times.seconds[i, j] = np.fmin(times.seconds[i, j], max(now - before, SHORTEST_SECONDS))
-        return now <= end and left > 0
+        return now <= end and remaining > 0
 
     more = True
     for i, j in times.by_doubt(budget_seconds / _ROUNDS, thoroughly=most_runs is None):
-        more = take(i, j)  # the first run of a shape is slow on a device, and does not count
+        more = run_shape(i, j)  # the first run of a shape is slow on a device, and does not count
         if (more or not shapes) and not times.fails[i, j]:
             shapes.append((i, j))
-            more = more and take(i, j)
-        if not more or left < len(shapes):
+            more = more and run_shape(i, j)
+        if not more or remaining < len(shapes):
             break
     while more and shapes:
-        more = all(take(i, j) for i, j in shapes)
+        more = all(run_shape(i, j) for i, j in shapes)
     rows, widths = times.rows.tolist(), times.widths.tolist()
     return CostTable(rows, widths, times.filled(), valid_steps_only=valid_steps_only, clock=clock)
 
@@ -151,8 +151,8 @@ class _Times:
                 continue
             if np.isnan(self.seconds[i, j]) and not self.fails[i, j]:
                 most = _WIDEST_SHARE * round_seconds  # one that was underestimated leaves time for others
-                left = round_seconds - np.nansum(np.minimum(self.seconds, most / 2))
-                if (i, j) in self._corners or self.filled()[i, j] <= min(left, most):
+                rest = round_seconds - np.nansum(np.minimum(self.seconds, most / 2))
+                if (i, j) in self._corners or self.filled()[i, j] <= min(rest, most):
                     yield i, j
 
     def _shapes(self, round_seconds: float) -> Iterator[GridPoint]:
@@ -233,7 +233,7 @@ class _Times:
 
 
 def _halves(low: int, high: int) -> Iterator[int]:
-    """Every number between two, the middle first, then those of the halves."""
+    """The numbers between two in the order of a binary search: the middle, then those of both halves."""
     spans = [(low, high)]
     for low, high in spans:
         if high - low > 1:
@@ -259,11 +259,11 @@ def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) ->
         known = np.flatnonzero(np.isfinite(row))
         if len(known) < _LINE_POINTS:
             continue
-        steps, took = widths[known], row[known]
-        fixed, slope = np.linalg.lstsq(np.stack([1 / took, steps / took], axis=1), np.ones(len(known)))[0]
+        steps, times = widths[known], row[known]
+        fixed, slope = np.linalg.lstsq(np.stack([1 / times, steps / times], axis=1), np.ones(len(known)))[0]
         if fixed < 0:
-            fixed, slope = 0.0, (steps / took).sum() / np.square(steps / took).sum()
+            fixed, slope = 0.0, (steps / times).sum() / np.square(steps / times).sum()
         line = fixed + slope * steps
-        if slope > 0 and (np.abs(line / took - 1) <= _LINE_TOLERANCE).all():
+        if slope > 0 and (np.abs(line / times - 1) <= _LINE_TOLERANCE).all():
             row[known] = line
     return straight

@@ -96,7 +96,7 @@ class Execution:
         elif queue.breaker.failures:
             queue.breaker.batch_ran()
         if self.on_batch is not None:
-            _tell(self.on_batch, queue, sequences, start, end)
+            _notify(self.on_batch, queue, sequences, start, end)
         writing = self.clock()
         outcomes = [(request, self._outcome(request, failed=results is None)) for request in complete]
         return FinishedBatch(
@@ -118,13 +118,13 @@ class Execution:
         planned, batch = finished.planned, finished.batch
         waits = [finished.start - sequence.arrival for sequence in planned.sequences]
         if self.watch is not None:
-            _tell(self.watch, finished, waits)
+            _notify(self.watch, finished, waits)
         if batch is None:
             return
         queue = planned.queue
         queue.cold.pop((batch.rows, batch.width), None)
-        _tell(queue.cost.observe, batch.rows, planned.width, finished.work_seconds, planned.valid_steps)
-        _tell(
+        _notify(queue.cost.observe, batch.rows, planned.width, finished.work_seconds, planned.valid_steps)
+        _notify(
             queue.metrics.batch,
             rows=batch.rows,
             width=batch.width,
@@ -145,7 +145,7 @@ class Execution:
             queue.inflight -= 1
             queue.used_seconds += charged
             if queue.inline.first_runs and results is not None:
-                queue.inline.ran()
+                queue.inline.count_run()
             for row, sequence in enumerate(sequences):
                 request = sequence.request
                 request.queue_seconds = max(request.queue_seconds, start - sequence.arrival)
@@ -157,7 +157,7 @@ class Execution:
                 request.remaining -= 1
                 if not request.remaining:
                     complete[request] = None
-            self.queues.remove_if_done(queue)
+            self.queues.remove_if_empty(queue)
         return list(complete)
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
@@ -174,9 +174,9 @@ class Execution:
             return InferenceFailed("the answer could not be written")
 
 
-def _tell(listener: Callable[..., object], *said: Any, **named: Any) -> None:
-    """Tells one who looks on of a batch that ran: its answers are ready, and an error there must not lose them."""
+def _notify(listener: Callable[..., object], *arguments: Any, **named: Any) -> None:
+    """Calls a listener after a batch, whose answers are ready: an error there is logged, and does not lose them."""
     try:
-        listener(*said, **named)
+        listener(*arguments, **named)
     except Exception:
         log.exception("a batch that ran could not be counted")

@@ -22,7 +22,7 @@ MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
 _RECENT: Final = 4096  # arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus 1.5 times the waiting sequences
-Number: TypeAlias = int  # a sequence's place in the order of arrival, from 1: its key here
+Number: TypeAlias = int  # a sequence's index in the order of arrival, from 1: its key here
 _NUMBER: Final = itemgetter(1)
 _URGENCY: Final = attrgetter("urgency")
 _NEVER: Final = float("inf")
@@ -38,7 +38,7 @@ class WaitingSequence:
     urgency: int = field(default=0, init=False)  # the number less the head start; lower runs sooner
     number: Number = field(default=0, init=False)  # of arrival
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
-    begun: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
+    arrival_work: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
@@ -58,22 +58,22 @@ class _Order(list[tuple[float, Number]]):
         else:
             self.append(entry)
 
-    def drop_some(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
+    def compact(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
         """Where too many numbers are of removed ones, drops those in the next part: all at once would take long."""
         if len(self) > 3 * len(waiting) // 2 + _MAX_STALE:
             start = self._clean if self._clean < len(self) else 0
             part = slice(start, start + _MAX_STALE + 8 * removed)
-            left = [entry for entry in self[part] if entry[1] in waiting]
-            self[part] = left
-            self._clean = start + len(left)
+            entries = [entry for entry in self[part] if entry[1] in waiting]
+            self[part] = entries
+            self._clean = start + len(entries)
 
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
         """The first sequence that waits, or None; drops the numbers of removed ones before it."""
-        for place, (_, number) in enumerate(self):
+        for index, (_, number) in enumerate(self):
             sequence = waiting.get(number)
             if sequence is not None:
-                if place:
-                    del self[:place]
+                if index:
+                    del self[:index]
                 return sequence
         self.clear()
         return None
@@ -109,7 +109,7 @@ class PendingSequences:
         waiting.number = number
         waiting.urgency = number - PRIORITY_HEAD_START * waiting.priority
         waiting.turn = self._ran + len(self._waiting)
-        waiting.begun = self.work
+        waiting.arrival_work = self.work
         waiting.waits = True
         self._waiting[number] = waiting
         self.alike.setdefault((waiting.width, waiting.priority), {})[number] = waiting
@@ -143,10 +143,10 @@ class PendingSequences:
             if not alike:
                 del self.alike[waiting.width, waiting.priority]
         for order in (self.urgent, self.deadlines):
-            order.drop_some(self._waiting, len(batch))
+            order.compact(self._waiting, len(batch))
 
     def run(self, batch: Sequence[WaitingSequence]) -> None:
-        """Removes the sequences of a plan."""
+        """Removes the sequences of a planned batch; from now on, arrivals count for `refilled`."""
         self.take(batch)
         self._refilled_at = self._arrivals + (len(batch) + 1) // 2
 
@@ -171,10 +171,10 @@ class PendingSequences:
     def most_urgent_of(self, below: int, width: int, count: int) -> list[WaitingSequence]:
         """At most `count` of the near ones that are wider than `below` and at most `width` wide: the most urgent."""
         kinds = (alike for (its_width, _), alike in self.alike.items() if below < its_width <= width)
-        some = [each for alike in kinds for each in islice(alike.values(), count)]
+        candidates = [each for alike in kinds for each in islice(alike.values(), count)]
         if len(self._waiting) > self.horizon:
-            some = list(filter(self.is_near, some))
-        return sorted(some, key=_URGENCY)[:count] if len(some) > count else some
+            candidates = list(filter(self.is_near, candidates))
+        return sorted(candidates, key=_URGENCY)[:count] if len(candidates) > count else candidates
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is surely one of the near ones."""

@@ -64,11 +64,11 @@ _FULL_BATCHES: Final = 4  # there, the sequences of so many full batches may be 
 _MOST_NEAR: Final = 64  # at most so many are chosen from, row by row,
 _PARTS_OF_FULL: Final = 32  # and of more a batch ends at such a part of a full one, or of those that may be chosen, or
 _PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough.
-_MOST_LATE: Final = 64  # So many that are late whatever runs are skipped to find one that may be in time
+_MOST_LATE: Final = 64  # So many deadlines that cannot be met are skipped to find one that can
 
 
 _WIDTH: Final = attrgetter("width")
-_BEGUN: Final = attrgetter("begun")
+_ARRIVAL_WORK: Final = attrgetter("arrival_work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class BatchLimits:
 
 
 def bypass_bound(horizon: int = HORIZON) -> int:
-    """How many times a sequence can be passed over: it waits while a sequence that arrived later runs.
+    """Most batches that run sequences which arrived later, while an earlier one waits.
 
     While a sequence of rank k in urgency waits, every `MAX_LEFT_OUT` + 1 plans remove at least one of the k - 1 before
     it. Only later sequences with a higher priority can be added before it, at most one head start for each level.
@@ -212,42 +212,45 @@ def _by_length(
     many_free = column.seconds[1] >= _MANY_FREE * column.least_row_seconds
     exact = 2 * column.enough_rows < full and not many_free  # a batch need not be full to be cheap
     if not exact and pending.refilled:
-        return _of_class(pending, anchor, cost, limits, seconds)
+        return _class_batch(pending, anchor, cost, limits, seconds)
     one_width = list(islice(pending.near(), 2 * full))
     if all(each.width == anchor.width for each in one_width):
-        rows = _of_one_width(len(one_width), rows_within(column.seconds, full, seconds), column)
+        rows = _rows_of_one_width(len(one_width), rows_within(column.seconds, full, seconds), column)
         return [anchor, *islice((each for each in one_width if each is not anchor), rows - 1)]
     if exact:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
         count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
     near = list(islice(pending.near(), count))
-    if exact and _may_be_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
+    if exact and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
         near.append(anchor)
     widths = sorted([each.width for each in near])
-    low, high = _batch_with(bisect_left(widths, anchor.width), widths, cost, limits, seconds)
-    left = Counter(widths[low:high])
-    left[anchor.width] -= 1
+    low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, seconds)
+    missing = Counter(widths[low:high])
+    missing[anchor.width] -= 1
     chosen = [anchor]
     for each in near:  # of each width the most urgent
-        if left[each.width] > 0 and each is not anchor:
-            left[each.width] -= 1
+        if missing[each.width] > 0 and each is not anchor:
+            missing[each.width] -= 1
             chosen.append(each)
     return chosen
 
 
-def _of_class(
+def _class_batch(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
-    """The anchor and others of its class of widths, in order of urgency, and narrower ones where rows are left."""
+    """The most urgent of a class of widths, the anchor with them; free rows are for the most urgent of narrower ones.
+
+    It is the anchor's class. Where that has too few for a full batch, it may be a wider one that answers more a second.
+    """
     of_width: Counter[int] = Counter()
     for (width, _), alike in pending.alike.items():
         of_width[width] += len(alike)
     widths = sorted(of_width)
     if len(pending) <= _full_rows(cost, limits, widths[-1], seconds):
-        return _of_one_batch(pending, anchor, cost, limits)
+        return _queue_batch(pending, anchor, cost, limits)
     seconds = max(seconds, cost.seconds_of(1, anchor.width))
     del widths[bisect_right(widths, seconds, key=lambda width: cost.seconds_of(1, width)) :]  # these make it late
     counts = [*accumulate(of_width[width] for width in widths)]
@@ -287,50 +290,51 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     least = [cost.column(width, limits.rows).least_row_seconds for width, _ in of_width]
     valid = sum(seconds * count for seconds, (_, count) in zip(least, of_width, strict=True))
     waiting = _CLASSES * (1 - valid / (arrivals * least[0])) * len(pending) / arrivals  # for each that arrived
-    tops, left = [], 0.0  # rows that are left in the class
+    tops, free_rows = [], 0.0  # of the class
     for width, arrived in of_width:
-        if left <= 0:
+        if free_rows <= 0:
             tops.append(width)
-            left = _full_rows(cost, limits, width, seconds)
-        left -= waiting * arrived
+            free_rows = _full_rows(cost, limits, width, seconds)
+        free_rows -= waiting * arrived
     return tops[::-1]
 
 
-def _of_one_batch(
+def _queue_batch(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits
 ) -> list[WaitingSequence]:
-    """All, where one batch can take them; or before them the narrower ones, where both answer more a second.
+    """The whole queue, which one batch can take; or its narrow part first, where the two batches answer more a second.
 
-    The fewest wait for longer than one batch of the widest that come takes, by much.
+    As few as can be wait for longer than `_LONGER` times a batch of the widest that came lately.
     """
     now, (times, cheapest, *_) = pending.work, cost.column(max(pending.widths), limits.rows)
     count = cheapest[len(pending)]
     longest = _LONGER * times[count]
     others = islice((each for each in pending.near() if each is not anchor), count - 1)
     near = sorted([anchor, *others], key=_WIDTH)
-    took_by_all = cost.column(near[-1].width, limits.rows).seconds[count]
-    begun = [*accumulate(map(_BEGUN, reversed(near)), min), math.inf][::-1]  # the first of all but so many narrow ones
-    again = sum(each.begun < now for each in near)  # were left before
+    seconds_of_all = cost.column(near[-1].width, limits.rows).seconds[count]
+    # Of all but the narrowest 0, 1, 2, ...: the first that came
+    earliest = [*accumulate(map(_ARRIVAL_WORK, reversed(near)), min), math.inf][::-1]
+    again = sum(each.arrival_work < now for each in near)  # these waited for a batch before
     shapes: list[tuple[int, float, int]] = []  # who is late, sequences a second; rows
     for width, rows in {each.width: rows for rows, each in enumerate(near, 1)}.items():
         if width >= anchor.width:
-            took = cost.column(width, limits.rows).seconds[rows]
-            late = again * (now + took - anchor.begun > longest)
-            late += (count - rows) * (now + took + took_by_all - begun[rows] > longest)
-            answered, seconds = (rows, took) if rows == count else (rows + count, took + took_by_all)
+            run_seconds = cost.column(width, limits.rows).seconds[rows]
+            late = again * (now + run_seconds - anchor.arrival_work > longest)
+            late += (count - rows) * (now + run_seconds + seconds_of_all - earliest[rows] > longest)
+            answered, seconds = (rows, run_seconds) if rows == count else (rows + count, run_seconds + seconds_of_all)
             shapes.append((-late, answered / seconds, rows))
     rows = max(shapes)[-1]
     return [anchor, *(each for each in near[:rows] if each is not anchor)]
 
 
-def _may_be_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed: float) -> bool:
+def _may_choose_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed: float) -> bool:
     """Whether to choose from more, where the anchor was passed over by `passed` of the queue."""
     widest = cost.column(max(each.width for each in near), rows)
     saves_much = widest.seconds[1] >= _PAYS * widest.least_row_seconds
     return passed <= _PASSED_SHARE if saves_much else passed == 0
 
 
-def _of_one_width(count: int, most: int, column: Column) -> int:
+def _rows_of_one_width(count: int, most: int, column: Column) -> int:
     """How many of `count` sequences of one width run first, at most `most`."""
     rows, times = column.cheapest_rows[most], column.seconds
     if count >= 2 * rows:
@@ -338,10 +342,10 @@ def _of_one_width(count: int, most: int, column: Column) -> int:
     return min(range(min(count, most), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows])
 
 
-def _batch_with(
-    place: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float
+def _batch_around(
+    index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float
 ) -> tuple[int, int]:
-    """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths.
+    """Where the batch with `widths[index]` in it begins and ends, in a cheapest partition of ascending widths.
 
     Where many wait and many rows are enough, batches end at the end of a width, or at every few from the widest.
     """
@@ -364,7 +368,7 @@ def _batch_with(
         begins.append(ends[first + seconds_of.index(best[-1])])
         ends.append(end)
     last = len(ends) - 1
-    while begins[last] > place:
+    while begins[last] > index:
         last = ends.index(begins[last])
     return begins[last], ends[last]
 

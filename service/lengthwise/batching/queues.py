@@ -57,8 +57,8 @@ class InlineRule:
     cooldown_seconds: float = 0.0
     cooldown_end: float = 0.0
 
-    def ran(self) -> None:
-        """A runner has run one of the first batches."""
+    def count_run(self) -> None:
+        """Counts one of the first batches that a runner ran."""
         self.first_runs -= 1
         self.possible = self.steady and not self.first_runs
 
@@ -129,7 +129,7 @@ class ModelQueue:
         try:
             column = self.cost.column(width, self.limits.rows)
         except Exception:
-            return self._without_costs() <= seconds
+            return self._log_failed_prediction() <= seconds
         if self.cost.valid_steps_only:
             batch = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
             return max(batch, column.seconds[1] * self.cost.drift) <= seconds
@@ -140,17 +140,17 @@ class ModelQueue:
         try:
             return self.cost.predict(rows, width, valid_steps)
         except Exception:
-            return self._without_costs()
+            return self._log_failed_prediction()
 
     def row_seconds(self, width: int) -> float:
         """Predicted seconds of one sequence in a good batch; 0 where the cost table fails."""
         try:
             return self.cost.column(width, self.limits.rows).least_row_seconds * self.cost.drift
         except Exception:
-            self._without_costs()
+            self._log_failed_prediction()
             return 0.0
 
-    def _without_costs(self) -> float:
+    def _log_failed_prediction(self) -> float:
         log.exception("the cost of a batch of %s could not be predicted", self.name)
         return float("inf")
 
@@ -218,7 +218,7 @@ class ModelQueues(list[ModelQueue]):
         self.waits = max_wait_seconds > 0  # whether a batch that is not full waits for more requests
         self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
 
-    def remove_if_done(self, queue: ModelQueue) -> None:
+    def remove_if_empty(self, queue: ModelQueue) -> None:
         """Removes a queue that is closed and has no sequence waiting or running; a late call for it adds it again."""
         if queue.closed and not queue.pending and not queue.inflight and queue in self:
             self.remove(queue)
