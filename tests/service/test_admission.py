@@ -195,10 +195,10 @@ def test_the_rate_is_learned_from_what_is_taken_while_anything_waits(rate: float
     now = 0.0
     for number in range(2000):
         if number % 50 == 0:  # nothing waited for a while
-            learned.taken(0.0, now, more_waits=False)
+            learned.count_batch(0.0, now, more_waits=False)
             now += 10.0
         work = noise.uniform(0.001, 0.02)
-        learned.taken(work, now, more_waits=True)
+        learned.count_batch(work, now, more_waits=True)
         now += work / rate
     assert learned.value == pytest.approx(rate, rel=0.1)
 
@@ -206,9 +206,9 @@ def test_the_rate_is_learned_from_what_is_taken_while_anything_waits(rate: float
 def test_one_stop_of_the_process_changes_the_rate_a_little() -> None:
     learned = DrainRate(1)
     for number in range(1000):
-        learned.taken(0.01, 0.01 * number, more_waits=True)
+        learned.count_batch(0.01, 0.01 * number, more_waits=True)
     before = learned.value
-    learned.taken(0.01, 1000.0, more_waits=True)
+    learned.count_batch(0.01, 1000.0, more_waits=True)
     assert before / 2 < learned.value < before
 
 
@@ -216,9 +216,9 @@ def test_short_times_of_waiting_are_added_up() -> None:
     learned = DrainRate(1)
     now = 0.0
     for _ in range(1000):
-        learned.taken(0.01, now, more_waits=True)
+        learned.count_batch(0.01, now, more_waits=True)
         now += 0.02
-        learned.taken(0.01, now, more_waits=False)
+        learned.count_batch(0.01, now, more_waits=False)
         now += 5.0
     assert learned.value == pytest.approx(0.5, rel=0.1)
 
