@@ -7,9 +7,7 @@ is the only module that reads the environment.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import os
 import re
 from pathlib import Path
@@ -25,7 +23,7 @@ from pydantic_settings import (
 )
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.files import available_cores, share_among
+from lengthwise.files import available_cores
 from lengthwise.files import bundled_models as bundled_models
 from lengthwise.versions import Key, Policy
 from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
@@ -61,7 +59,7 @@ times the bytes of its text."""
 
 PREFIX: Final = "LENGTHWISE_"
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
-_WORKER_VARIABLE: Final = PREFIX + "WORKER"
+_CHANNEL_VARIABLE: Final = PREFIX + "WORKER_CHANNEL"
 
 REMOVED: Final = {
     "breaker_retry_seconds": "a model that fails is tried again every 10 s",
@@ -327,8 +325,6 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: A value is wrong, or a variable belongs to no option; the message names all of them.
         """
-        if (task := worker_task()) is not None:
-            return cls(**task["settings"])
         from_flags = {name: value for name, value in flags.items() if value is not None}
         known = set(cls.model_fields)
         unknown = [
@@ -351,19 +347,16 @@ class Settings(BaseSettings):
             raise ConfigurationError("; ".join(_sentence(item, from_flags) for item in error.errors())) from error
 
 
-def passed_to_worker(task: dict[str, Any]) -> dict[str, str]:
-    """The environment of a worker: its options stand in its task, whatever variables and files say by then."""
+def passed_to_worker(channel: int) -> dict[str, str]:
+    """The environment of a worker, with the descriptor of its channel, on which its options come."""
     passed = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
-    return passed | {_WORKER_VARIABLE: json.dumps(task)}
+    return passed | {_CHANNEL_VARIABLE: str(channel)}
 
 
-@functools.cache
-def worker_task() -> dict[str, Any] | None:
-    """What `processes.supervisor` started this process for; None if it is no worker."""
-    task: dict[str, Any] | None = json.loads(os.environ.pop(_WORKER_VARIABLE, "null"))
-    if task is not None:
-        share_among(task["workers"])
-    return task
+def channel_of_worker() -> int | None:
+    """The descriptor of this process's channel to its parent, at the first call; None if it is no worker."""
+    descriptor = os.environ.pop(_CHANNEL_VARIABLE, None)
+    return None if descriptor is None else int(descriptor)
 
 
 def open_telemetry_variables() -> dict[str, str]:

@@ -1,7 +1,6 @@
 import json
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from typing import Literal
 
@@ -56,10 +55,9 @@ def test_a_json_line_is_one_object_also_of_text_that_is_no_unicode(
 
 @pytest.mark.parametrize(("kind", "line"), [("text", "worker 3: the message"), ("json", '"worker": 3')])
 def test_a_line_of_a_worker_names_it(
-    kind: Literal["text", "json"], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: Literal["text", "json"], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.modules[configure_logging.__module__], "worker_task", lambda: {"place": 3})
-    configure_logging(Settings(log_format=kind))
+    configure_logging(Settings(log_format=kind), worker=3)
     log.warning("the message")
     assert line in logged(capsys)
 

@@ -7,9 +7,8 @@ import errno
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,8 @@ import pytest
 
 from lengthwise.connections.listener import Listener
 from lengthwise.errors import ModelError, NotVerified, VerificationError
-from lengthwise.processes.worker import (
-    ENDING,
-    GIVE_WAY_SECONDS,
-    NOT_READY_SECONDS,
-    SILENT_SECONDS,
-    Worker,
-    shared_file,
-)
+from lengthwise.processes.shared_memory import ENDING, SILENT_SECONDS, shared_file
+from lengthwise.processes.worker import GIVE_WAY_SECONDS, NOT_READY_SECONDS, Worker
 from lengthwise.repository import verification_process
 from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verification_process import SharedVerifier, Verdicts
@@ -36,6 +29,7 @@ from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics, Mod
 from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, taken, with_rows, without_zeros
 from tests.support.numpy_models import manifest, samples
+from tests.support.server_process import PATIENCE_SECONDS
 
 
 def metrics(memory: memoryview, *, ready: bool = True) -> Metrics:
@@ -227,10 +221,10 @@ def pair() -> Iterator[list[Worker]]:
     with shared_file(2) as file:
         channels = [socket.socketpair() for _ in range(2)]
         made = []
-        for place, (channel, _) in enumerate(channels):
-            task: dict[str, Any] = {"place": place, "workers": 2, "reason": "", "unloaded": [], "sockets": {}}
-            made.append(Worker(task | {"memory": file.fileno(), "channel": channel.fileno()}))
-            made[-1].memory.put(place, beat=time.monotonic())
+        for index, (channel, _) in enumerate(channels):
+            start: dict[str, Any] = {"index": index, "workers": 2, "reason": "", "sockets": [], "settings": {}}
+            made.append(Worker(channel, start, [file.fileno()]))
+            made[-1].memory.put(index, beat=time.monotonic())
         yield made
         for one, other in channels:
             one.close()
@@ -288,7 +282,7 @@ async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Wo
         listener = Listener(listening, most=8, tls=None, handshake_seconds=1, turn=other.accept_delay)
         listener.start(asyncio.Protocol, ())
         await tried.wait()
-        other.memory.put(other.place, beat=time.monotonic())  # it does not hang
+        other.memory.put(other.index, beat=time.monotonic())  # it does not hang
         assert one.accept_delay(2) == 0
         await listener.close()
 
@@ -296,7 +290,7 @@ async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Wo
 def test_nothing_is_left_to_a_worker_that_hangs_nor_waited_for(pair: list[Worker]) -> None:
     one, other = pair
     other.is_ready(True)
-    other.memory.put(other.place, beat=time.monotonic() - SILENT_SECONDS - 1)
+    other.memory.put(other.index, beat=time.monotonic() - SILENT_SECONDS - 1)
     assert one.accept_delay(7) == 0  # not ready itself, and with more connections
     assert [worker["ready"] for worker in one.memory.described()] == [False, False]
     assert one.ends()
@@ -328,19 +322,56 @@ class Counting:
 
 
 class Parent:
-    """What the parent of several workers keeps of verdicts, and the lock of each."""
+    """The parent of several workers, of which it keeps verdicts; its event loop runs in a thread."""
 
     def __init__(self) -> None:
         self._verdicts = Verdicts()
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
 
-    def ask(self, _: Stopping, call: str, *given: Any) -> Any:
-        answers = {"verdict": self._verdicts.find, "keep_verdict": self._verdicts.keep}
-        return asyncio.run(answers[call](*orjson.loads(orjson.dumps(given))))
+    def process(self) -> asyncio.Future[Any]:
+        """The end of another worker."""
+        return self._loop.create_future()
+
+    def end(self, process: asyncio.Future[Any]) -> None:
+        self._loop.call_soon_threadsafe(process.set_result, 0)
+
+    def find(self, end: asyncio.Future[Any], digest: str) -> Future[Any]:
+        """The answer to a worker that asks for a verdict."""
+        return asyncio.run_coroutine_threadsafe(self._verdicts.find(end, digest), self._loop)
+
+    def verifying(self) -> bool:
+        async def read() -> bool:
+            return self._verdicts.verifying
+
+        return asyncio.run_coroutine_threadsafe(read(), self._loop).result()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def send(self, kind: str, digest: str, verdict: Any) -> None:
+        assert kind == "keep_verdict"
+        self._loop.call_soon_threadsafe(self._verdicts.keep, digest, orjson.loads(orjson.dumps(verdict)))
 
     def ask_with(self, verifier: Counting, name: str = "sums") -> Any:
         model: Any = type("Task", (), {"manifest": manifest(name=name), "limits": None, "devices": ()})
-        return SharedVerifier(verifier, lambda digest: self._locks[digest], self.ask)(model, Stopping())
+        process = self.process()
+
+        def ask(_: Stopping, kind: str, digest: str) -> Any:
+            assert kind == "verdict"
+            return self.find(process, digest).result()
+
+        return SharedVerifier(verifier, ask, self.send)(model, Stopping())
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    made = Parent()
+    yield made
+    made.close()
 
 
 def verdict() -> Any:
@@ -357,8 +388,8 @@ def verdict() -> Any:
     )
 
 
-def test_a_model_is_verified_once_for_all_also_while_others_wait_for_it() -> None:
-    verifier, parent = Counting(verdict(), verdict()), Parent()
+def test_a_model_is_verified_once_for_all_also_while_others_wait_for_it(parent: Parent) -> None:
+    verifier = Counting(verdict(), verdict())
     first, second = parent.ask_with(verifier), parent.ask_with(verifier)
     assert verifier.calls == 1
     assert (first.promise, first.costs, first.kernels) == (second.promise, second.costs, second.kernels)
@@ -369,8 +400,10 @@ def test_a_model_is_verified_once_for_all_also_while_others_wait_for_it() -> Non
 
 
 @pytest.mark.parametrize("kind", [ModelError, VerificationError])
-def test_a_refusal_counts_for_those_that_ask_soon(kind: type[ModelError], monkeypatch: pytest.MonkeyPatch) -> None:
-    verifier, parent = Counting(kind("no good"), verdict()), Parent()
+def test_a_refusal_counts_for_those_that_ask_soon(
+    parent: Parent, kind: type[ModelError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = Counting(kind("no good"), verdict())
     for _ in range(2):
         with pytest.raises(kind, match="no good"):
             parent.ask_with(verifier)
@@ -379,19 +412,39 @@ def test_a_refusal_counts_for_those_that_ask_soon(kind: type[ModelError], monkey
     assert parent.ask_with(verifier).kernels == "avx2"
 
 
-def test_what_was_not_verified_is_tried_again() -> None:
-    verifier, parent = Counting(NotVerified("no memory"), verdict()), Parent()
+def test_what_was_not_verified_is_tried_again(parent: Parent) -> None:
+    verifier = Counting(NotVerified("no memory"), verdict())
     with pytest.raises(NotVerified):
         parent.ask_with(verifier)
     assert parent.ask_with(verifier).kernels == "avx2"
 
 
-def test_of_verdicts_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_verdicts_the_oldest_are_forgotten(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification_process, "MOST_VERDICTS", 2)
-    verifier, parent = Counting(*[verdict()] * 4), Parent()
+    verifier = Counting(*[verdict()] * 4)
     for name in ("a", "b", "c", "b", "a"):
         parent.ask_with(verifier, name)
     assert verifier.calls == 4
+
+
+def test_a_worker_that_ends_while_it_verifies_a_model_leaves_that_to_one_that_waits(parent: Parent) -> None:
+    ends, leaves, waits, late = (parent.process() for _ in range(4))
+    assert parent.find(ends, "m").result() is None
+    assert parent.verifying()
+    others = [parent.find(end, "m") for end in (leaves, waits)]
+    assert parent.find(ends, "other").result() is None
+    assert not any(other.done() for other in others)
+    parent.end(leaves)  # it has its turn, and makes nothing of it
+    parent.end(ends)
+    assert [other.result(PATIENCE_SECONDS) for other in others] == [None, None]
+    last = parent.find(late, "m")
+    assert parent.verifying()
+    assert not last.done()
+    parent.send("keep_verdict", "m", {"accepted": 7})
+    assert last.result(PATIENCE_SECONDS) == {"accepted": 7}
+    assert not parent.verifying()
+    parent.send("keep_verdict", "m", None)  # of one whose turn is over
+    assert parent.find(late, "m").result() == {"accepted": 7}
 
 
 async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lengthwise.processes.worker import Channel
+from lengthwise.processes.channel import Channel
 from tests.support import proc
 from tests.support.model_directories import place
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started
@@ -120,15 +120,13 @@ def test_a_line_that_was_cut_or_is_none_ends_only_who_wrote_it() -> None:
 
     async def talk() -> None:
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        channel = Channel({}, {"hear": heard.append, "fail": lambda: 1 / 0})
-        reader = await channel.open(ours)
+        channel = await Channel.open(ours, {"hear": heard.append, "fail": lambda: 1 / 0})
         with closing(theirs):
-            for line in (b"\xff\n", b"[1]\n", b"{}\n", b'{"tell": "nobody", "given": []}\n', b"7\n", b"\n"):
+            for line in (b"\xff\n", b"[1]\n", b"{}\n", b'{"kind": "nobody", "content": []}\n', b"7\n", b"\n"):
                 theirs.sendall(line)
-            theirs.sendall(b'{"tell": "fail", "given": []}\n{"tell": "hear", "given": ["well"]}\n{"tell": "hea')
-        await asyncio.wait_for(channel.listen(reader), PATIENCE_SECONDS)
-        channel.close(None)
+            theirs.sendall(b'{"kind": "fail", "content": []}\n{"kind": "hear", "content": ["well"]}\n{"kind": "hea')
+        await asyncio.wait_for(channel.receive(), PATIENCE_SECONDS)
+        channel.close()
 
     asyncio.run(talk())
     assert heard == ["well"]

@@ -20,9 +20,9 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
-from lengthwise.processes import worker
-from lengthwise.processes.supervisor import MOST_EARLY, Place, Supervisor
-from lengthwise.processes.worker import shared_file
+from lengthwise.processes import shared_memory
+from lengthwise.processes.shared_memory import shared_file
+from lengthwise.processes.supervisor import MOST_EARLY, Supervisor, WorkerSlot
 from lengthwise.processes.worker_count import WorkerCount
 from lengthwise.settings import Settings, bundled_models
 from tests.support import proc
@@ -154,21 +154,21 @@ def open_signals() -> Iterator[None]:
 def test_a_supervision_that_fails_ends_the_service_with_its_reason(
     open_signals: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails(_: Supervisor, place: Place) -> Any:
-        raise ZeroDivisionError(f"of place {place.number}")
+    async def fails(_: Supervisor, slot: WorkerSlot) -> Any:
+        raise ZeroDivisionError(f"of slot {slot.index}")
 
     monkeypatch.setattr(Supervisor, "_life", fails)
     with shared_file(2) as file:
         assert asyncio.run(Supervisor(Settings(drain_seconds=0), WorkerCount(2, ""), {}, file).run()) == 1
-    assert "ZeroDivisionError: of place 0" in caplog.text
+    assert "ZeroDivisionError: of slot 0" in caplog.text
 
 
 def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(worker.os, "memfd_create", full)
-    monkeypatch.setattr(worker.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(shared_memory.os, "memfd_create", full)
+    monkeypatch.setattr(shared_memory.tempfile, "TemporaryFile", full)
     with pytest.raises(ConfigurationError, match=r"no room for the \d+ bytes that 3 workers share: No space left"):
         shared_file(3)
 

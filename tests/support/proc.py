@@ -120,3 +120,9 @@ def processor_flags() -> set[str]:
 
 def _status_bytes(pid: int, name: str) -> int:
     return int(re.findall(rf"{name}:\s+(\d+) kB", (of(pid) / "status").read_text())[0]) * 1024
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment with which a process was started."""
+    variables = (of(pid) / "environ").read_text().split("\0")
+    return dict(variable.split("=", 1) for variable in variables if "=" in variable)

@@ -128,7 +128,7 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     ready, refused = "Whether a request would be answered", errors(answer=schemas.Ready)
     add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready", ready, schemas.Ready, refused)
     if serving.worker is not None:
-        serving.worker.answers["statistics"] = partial(_statistics, serving)
+        serving.worker.handlers["statistics"] = partial(_statistics, serving)
     # Before those of models: the statistics of a model with the name `stats` are under its version.
     every, form = "The statistics of all models that are served", schemas.Statistics
     add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics", every, form)

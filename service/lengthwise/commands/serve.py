@@ -14,7 +14,8 @@ import click
 from lengthwise.commands import HELD
 from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
-from lengthwise.settings import PREFIX, Settings, worker_task
+from lengthwise.errors import LengthwiseError
+from lengthwise.settings import PREFIX, Settings
 
 
 @click.command(
@@ -36,45 +37,44 @@ def serve(**flags: Any) -> None:
 
     Raises:
         Exit: The service ended with another code than 0.
-        KeyboardInterrupt: The service was interrupted before it could log; another error is raised so, too.
+        KeyboardInterrupt: The service was interrupted before it could log.
+        LengthwiseError: The service cannot start; another error is raised so, too.
     """  # noqa: D301 - click wants a real backspace
-    if worker_task() is not None:
+    from lengthwise.processes.worker import Worker  # help needs none of it
+
+    worker = Worker.of_this_process()
+    if worker is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves, it has nothing to end, and nothing to say
     try:
-        settings = Settings.load(**flags)
-        configure_logging(settings)
-        from lengthwise.processes.server import serve as run  # help needs no web server
-        from lengthwise.processes.worker_count import ONE_PROCESS, count_workers
+        settings = Settings.load(**flags) if worker is None else Settings(**worker.settings)
+        configure_logging(settings, None if worker is None else worker.index)
+        from lengthwise.processes.server import serve as run
+        from lengthwise.processes.worker_count import count_workers
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reads the models, there is nothing to read again
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
-        code = run(settings, workers=ONE_PROCESS if worker_task() is not None else count_workers(settings))
-    except (KeyboardInterrupt, Exception) as error:
-        if not _is_logged_elsewhere(error):
+        code = run(settings, worker=worker) if worker is not None else run(settings, workers=count_workers(settings))
+    except KeyboardInterrupt:
+        if worker is None:
             raise
-        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else NOT_CHECKED
+        code = INTERRUPTED  # the parent says it
+    except LengthwiseError as error:
+        if worker is None or not worker.report(error):
+            raise
+        code = NOT_CHECKED
     if code:
         raise click.exceptions.Exit(code)
 
 
-def _is_logged_elsewhere(error: BaseException) -> bool:
-    """Whether this is a worker whose error is logged already, by the parent or by another worker.
-
-    At the first start, the first worker with an error says it for all.
-    """
-    task = worker_task()
-    if task is None or isinstance(error, KeyboardInterrupt):
-        return task is not None
-    if task["restarts"]:
-        return False
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
-    from lengthwise.processes.worker import SharedMemory
-
-    return not SharedMemory(task["memory"], task["workers"]).is_first(task["place"], repr(error))
-
-
 class JsonLines(logging.Formatter):
-    """One JSON object per line; the items of a record's attribute `fields` become fields of it."""
+    """One JSON object per line; the items of a record's attribute `fields` become fields of it.
+
+    `worker` is the index of a worker, which each of its lines has.
+    """
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; an exception is in the field `exception`."""
@@ -83,7 +83,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **({} if (task := worker_task()) is None else {"worker": task["place"]}),
+            **self._worker,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -91,20 +91,19 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)  # not orjson, which fails on text that is not valid Unicode
 
 
-def configure_logging(settings: Settings) -> None:
+def configure_logging(settings: Settings, worker: int | None = None) -> None:
     """Sets up logging on stderr for the whole process: text lines, or one JSON object per line.
 
-    The lines of a worker name it, because all workers write to one log.
+    The lines of a worker have its index, because all workers write to one log.
     """
-    level, task = settings.log_level.upper(), worker_task()
-    worker = "" if task is None else f"worker {task['place']}: "
+    level, prefix = settings.log_level.upper(), "" if worker is None else f"worker {worker}: "
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {
-                "text": {"format": f"%(asctime)s %(levelname)-7s {worker}%(message)s"},
-                "json": {"()": "lengthwise.commands.serve.JsonLines"},
+                "text": {"format": f"%(asctime)s %(levelname)-7s {prefix}%(message)s"},
+                "json": {"()": "lengthwise.commands.serve.JsonLines", "worker": worker},
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
             "root": {"level": "WARNING", "handlers": ["stderr"]},

@@ -122,7 +122,7 @@ class Server(_PortServer):
         """Serves until a signal."""
         worker, serving = self._serving.worker, self._serving
         if worker is not None:
-            worker.commands |= {"drain": self._drain, "reload": serving.registry.ask}
+            worker.handlers |= {"drain": self._drain, "reload": serving.registry.ask}
             await worker.open()
         admin = None if self._admin is None else asyncio.create_task(self._admin.serve())
         try:
@@ -196,16 +196,16 @@ def serve(
     settings: Settings,
     prepare: Callable[[FastAPI], None] | None = None,
     workers: WorkerCount = ONE_PROCESS,
+    worker: Worker | None = None,
 ) -> int:
     """Serves until a signal: the exit code. `prepare` is given the application before, to add middleware or routes.
 
-    With several workers each is this program again, up to here.
+    With several `workers` each is this program again, up to here, as one `worker`.
 
     Raises:
         ConfigurationError: An option is wrong, an address or a file cannot be used, or an extra is not installed.
         BaseException: The error that ended the service.
     """  # noqa: DOC502 - what it calls raises them
-    worker = Worker.of_this_process()
     folder.check_readable(settings.models)
     tls = context(settings)
     if worker is None and workers.number > 1:

@@ -11,6 +11,7 @@ it never outlives the service. Several processes that serve together verify a mo
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -21,8 +22,9 @@ import subprocess
 import sys
 import threading
 import time
+from asyncio import Future
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
@@ -164,18 +166,40 @@ class VerificationProcess:
 
 
 class Verdicts:
-    """What several processes have found of models, kept by their parent, by the digest of all that it depends on."""
+    """What several processes have found of models, kept by their parent, by the digest of all that it depends on.
+
+    A model is verified by one of them at a time; the others wait for its verdict, or for its end.
+    """
 
     def __init__(self) -> None:
         self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # with the time of each
+        # By whom a model is verified: done when its verdict is there, and when the process has ended.
+        self._verifying: dict[str, tuple[Future[Any], Future[Any]]] = {}
 
-    async def find(self, digest: str) -> dict[str, Any] | None:
-        """What `Verification.from_json` reads; None if a process that asks is to verify the model."""
+    @property
+    def verifying(self) -> bool:
+        """Whether a process verifies a model now."""
+        return any(not any(map(Future.done, ends)) for ends in self._verifying.values())
+
+    async def find(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
+        """What `Verification.from_json` reads; None if the process that asks is to verify the model.
+
+        Waits while another process verifies it. `end` is done when the process that asks has ended.
+        """
+        while (ends := self._verifying.get(digest)) is not None and not any(map(Future.done, ends)):
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         since, verdict = self._verdicts.get(digest, (-inf, {}))
-        return verdict if "accepted" in verdict or time.monotonic() - since < REFUSED_SECONDS else None
+        if "accepted" in verdict or time.monotonic() - since < REFUSED_SECONDS:
+            return verdict
+        self._verifying[digest] = Future(), end
+        return None
 
-    async def keep(self, digest: str, verdict: dict[str, Any]) -> None:
-        """Keeps what a process has found."""
+    def keep(self, digest: str, verdict: dict[str, Any] | None) -> None:
+        """Keeps what a process has found, and ends its turn; None where it could not verify the model."""
+        turn, _ = self._verifying.pop(digest, (Future(), None))
+        turn.set_result(None)
+        if verdict is None:
+            return
         self._verdicts[digest] = time.monotonic(), verdict
         if len(self._verdicts) > MOST_VERDICTS:
             del self._verdicts[next(iter(self._verdicts))]
@@ -191,10 +215,10 @@ class SharedVerifier:
     """
 
     verifier: Verifier
-    locked: Callable[[str], AbstractContextManager[None]]
-    """Waits until no other process verifies the model of a digest, and has others wait."""
     ask: Callable[..., Any]
-    """Asks the parent: `verdict` of a digest finds one, `keep_verdict` keeps one."""
+    """Asks the parent for the `verdict` of a digest, once no other process verifies its model."""
+    send: Callable[..., object]
+    """Sends the parent a verdict, of the kind `keep_verdict`, or None; then it is the turn of another process."""
 
     def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
         """Verifies a model; arguments and errors are those of `verifier.verify`.
@@ -206,18 +230,19 @@ class SharedVerifier:
         on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
         digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()
-        with self.locked(digest):
-            stopping.check()
-            if known := self.ask(stopping, "verdict", digest):
-                return Verification.from_json(known)
-            try:
-                verdict = self.verifier(task, stopping)
-            except NotVerified:
-                raise
-            except ModelError as error:
-                self.ask(stopping, "keep_verdict", digest, {"refused": str(error), "kind": type(error).__name__})
-                raise
+        if known := self.ask(stopping, "verdict", digest):
+            return Verification.from_json(known)
+        outcome: dict[str, Any] | None = None
+        try:
+            verdict = self.verifier(task, stopping)
             # The first one stores the rest beside the model.
             others = verdict.model_copy(update={"cases": (), "measured": None, "choice": None})
-            self.ask(stopping, "keep_verdict", digest, {"accepted": others.model_dump()})
+            outcome = {"accepted": others.model_dump()}
             return verdict
+        except NotVerified:
+            raise
+        except ModelError as error:
+            outcome = {"refused": str(error), "kind": type(error).__name__}
+            raise
+        finally:
+            self.send("keep_verdict", digest, outcome)

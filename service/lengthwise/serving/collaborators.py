@@ -70,7 +70,7 @@ def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | N
     bundled = settings.models.resolve() == bundled_models().resolve()
     process = None if bundled else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
     own = verify or process or verifier.verify
-    return own if worker is None else SharedVerifier(own, worker.verifying, worker.ask_from_thread)
+    return own if worker is None else SharedVerifier(own, worker.ask_from_thread, worker.send_from_thread)
 
 
 def monitoring_of(settings: Settings, at_rest: Callable[[], bool], find: Callable[..., Any]) -> Monitoring | None:

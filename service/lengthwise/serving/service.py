@@ -102,11 +102,11 @@ class Serving:
                 "unloaded": sorted(self.repository.unloaded),
             },
             worker.ask,
-            worker.answers,
+            worker.handlers,
         )
         self.registry.unloaded = lambda: worker.ask("unloaded")
         self.registry.listeners.append(self._note_readiness)
-        worker.answers["metrics"] = self.figures.snapshot
+        worker.handlers["metrics"] = self.figures.snapshot
         worker.lives = lambda: self.alive
 
     async def _note_readiness(self) -> None:

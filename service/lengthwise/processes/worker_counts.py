@@ -1,0 +1,46 @@
+"""What the workers of a service have counted, as their parent keeps it: those that run, and those that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lengthwise.processes.shared_memory import READY, SharedMemory
+from lengthwise.telemetry.metrics import KEPT_GONE
+from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, taken, with_rows
+
+
+class WorkerCounts:
+    """The last snapshot of each worker, by its index, and the sum over those that have ended."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
+        self._last: list[Snapshot] = [{} for _ in memory.counts]
+        self._ended = EndedCounts()
+
+    def note(self, index: int, snapshot: Snapshot) -> None:
+        """Keeps the metrics of a worker.
+
+        A family that they lack for once, as it has no files left to read it from, stays as it was.
+        """
+        self._last[index] = renewed(self._last[index], snapshot)
+
+    def forget(self, index: int, model: list[str], counts: Snapshot) -> None:
+        """Keeps what a worker has counted of a model, which others may count yet: the sum must not go back."""
+        drop(self._last[index], [(model[0], model[1])])
+        self._ended.add(counts, [(model[0], model[1])])
+
+    def end(self, index: int) -> None:
+        """Adds the counts of a worker that has ended to the sum; exact ones come from the shared memory."""
+        counts = self._memory.counts[index]
+        # A model without a row in the memory has the numbers of its last snapshot.
+        self._ended.add(with_rows(self._last[index], taken(*counts.counts())), counts.places())
+        counts.clear()
+        self._last[index] = {}
+
+    def beside(self, index: int, own: Snapshot, others: Iterable[int]) -> list[Snapshot]:
+        """What is shown with a worker's own metrics: families that these lack, those of others, and of the ended."""
+        if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
+            self._ended.forget({model for counts in self._memory.counts for model in counts.places()}, KEPT_GONE)
+        last = self._last[index].get("families", {})
+        lacked = {name: last[name] for name in last.keys() - own["families"].keys()}
+        return [{"families": lacked}, *(self._last[other] for other in others), self._ended.snapshot]
