@@ -5,8 +5,6 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WIRE_FORMS = {"Answer", "Prediction", "Problem", "Steps"}
-"""In `application`, the JSON form of the class of that name, as `/openapi.json` shows it."""
 
 
 def test_a_class_name_is_defined_once() -> None:
@@ -15,8 +13,6 @@ def test_a_class_name_is_defined_once() -> None:
         for path in package.rglob("*.py"):
             names = r"^(?:class (?=\w+[(:])|(?=\w+(?:: \w+)? = ))(_?[A-Z]\w*[a-z]\w*)"
             for name in re.findall(names, path.read_text(), re.MULTILINE):
-                if name in WIRE_FORMS and path.name in ("schemas.py", "bodies.py"):
-                    continue
                 found[name].append(str(path.relative_to(ROOT)))
     assert len(found["Manifest"]) == len(found["SequenceClassifier"]) == len(found["Steps"]) == 1
     assert {name: places for name, places in found.items() if len(places) > 1} == {}

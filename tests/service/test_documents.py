@@ -4,10 +4,15 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from lengthwise.application import bodies, pages
+from lengthwise.application import document as openapi
+from lengthwise.application import pages
+from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS
+from lengthwise.decoding.sent_steps import FLOAT32_BEYOND
 from lengthwise.errors import RequestError
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.settings import Settings
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.numpy_models import MANIFESTS, OneModel, Service, manifest, model, serving
 from tests.support.openapi import JSON, answer, body, checker
@@ -121,9 +126,20 @@ async def test_a_refusal_is_as_the_document_says(service: Service) -> None:
         refusal.validate((await service.predict(bad.body)).json())
 
 
+async def test_the_bounds_of_the_schemas_are_those_of_the_readers() -> None:
+    made = await document()
+    schemas, parameters = made["components"]["schemas"], made["paths"]["/predict"]["post"]["parameters"]
+    call, number = schemas["PredictRequest"]["properties"], schemas["Steps"]["items"]["anyOf"][0]["items"]["anyOf"][0]
+    raw = {one["name"]: one["schema"] for one in parameters}
+    assert call["priority"]["maximum"] == raw["priority"]["maximum"] == MAX_PRIORITY
+    assert schemas["SequenceWithMasks"]["properties"]["id"]["maxLength"] == raw["id"]["maxLength"] == MAX_ID_CHARACTERS
+    assert number["exclusiveMaximum"] == -number["exclusiveMinimum"] == float(FLOAT32_BEYOND)
+    assert {*schemas["Limits"]["properties"]} == {*openapi.LIMITS} <= {*Settings.model_fields}
+
+
 def test_an_example_uses_what_the_model_knows_of_its_features() -> None:
     kind = manifest().model_copy(update={"input": manifest().input.model_copy(update={"mean": (1.004, -2.0)})})
-    assert bodies.examples(kind)["PredictRequest"]["sequences"][0] == [[1.0, -2.0], [1.0, -2.0]]
+    assert openapi.examples(kind)["PredictRequest"]["sequences"][0] == [[1.0, -2.0], [1.0, -2.0]]
     assert json_body.decode(b'{"sequences": [[[1.0, -2.0]]]}', OneModel(kind).find, max_sequences=1).items
 
 

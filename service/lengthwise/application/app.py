@@ -37,7 +37,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 
-from lengthwise.application import document, health, operations, pages, schemas
+from lengthwise.application import document, health, operations, pages
 from lengthwise.application.gate import OPEN, Gate
 from lengthwise.application.pages import path_of
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
@@ -172,13 +172,14 @@ class Application(FastAPI):
         operations.add_predict(self.router, self.predict)
         operations.add_v1(self.router, v1)
         operations.add_v2(self.router, v2)
-        health.add_probes(self.router, serving)
         paths = {"predict": "/predict"}
         if self.openapi_url is not None:
             paths |= {"docs": "/docs"} if self._has_docs else {}
             paths["openapi"] = self.openapi_url
         if settings.admin_port is None:
             operations.add_changes(self.router, serving)
+        health.add_probes(self.router, serving)
+        if settings.admin_port is None:
             health.add_state(self.router, serving)
             paths["health"] = "/healthz"
         _add_index(self.router, serving, paths, console=self._console)
@@ -317,10 +318,9 @@ def _add_index(router: APIRouter, serving: Serving, places: Mapping[str, str], *
     settings = serving.settings
     keys = settings.api_keys_file is not None  # a link cannot send a key
     links = tuple((path[1:], path) for name, path in places.items() if name != "predict" and not keys)
-    limits = {name: getattr(settings, name) for name in schemas.Limits.model_fields}
-    what = "The paths and the limits of this server"
+    limits = {name: getattr(settings, name) for name in document.LIMITS}
 
-    @router.get("/", **document.operation("index", what, schemas.Places, document.OR_A_PAGE, tag=health.TAG))
+    @router.get("/", **document.operation("index"))
     async def index(request: Request) -> Response:
         if pages.wanted(request.scope):
             if console:

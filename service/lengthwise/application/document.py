@@ -1,87 +1,42 @@
-"""`/openapi.json`: what FastAPI does not know of the operations, whose bodies and parameters it does not read.
+"""`/openapi.json`: the operations of this service as `openapi.json` beside this module describes them.
 
-An operation is described where its route is (`application.operations`, `application.health`), with `operation`.
-`completed` adds the schemas, what paths name, and examples of the models that are served now.
+That file is a document of OpenAPI by itself: each operation, the forms of bodies and answers, and what may be refused.
+FastAPI adds the routes of its user. `completed` adds what only the running service knows: keys, and examples of the
+models that are served now.
+
+Bodies are read by `lengthwise.decoding`, and answers are encoded where they are made; tests hold both against the
+schemas. What a schema refuses, the service refuses. A schema is of all models, so a body that it allows may still be
+wrong for one: in the number of features, in what is missing, in its length. Nor can JSON Schema express that a mask is
+as long as what it masks, that `data` has as many numbers as `shape` says, or that masked steps and padding are not
+read.
 """
 
 from __future__ import annotations
 
-import re
+import copy
+import functools
+import operator
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
-from lengthwise.application import bodies, schemas
-from lengthwise.protocols import kserve
+from lengthwise.protocols import kserve, tensor_specs
 from lengthwise.runtime.manifest import Manifest
-
-Responses = dict[int | str, dict[str, Any]]
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
-BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
-TEXT: Final = {"schema": {"type": "string"}}
-OR_A_PAGE: Final[Responses] = {200: {"description": "JSON; for a browser, a page", "content": {"text/html": TEXT}}}
-REASONS: Final[dict[int | str, str]] = {
-    400: "The body is wrong, or that is no version",
-    403: "It is off",
-    404: "No such model or version",
-    413: "More bytes, sequences or steps than the limits allow",
-    415: "A content type or encoding that is not supported",
-    421: "On a loopback address: the host is neither localhost nor an IP address",
-    422: "The body, or items in it, are wrong; every problem with its pointer",
-    429: "The queue is full; Retry-After says when to come back",
-    500: "The runtime failed on this request's batch",
-    503: "Starting, draining, or no good model",
-    504: "The deadline passed",
-}  # why a call may be refused, by status
-OF_CALLS: Final = (404, 413, 415, 421, 422, 429, 500, 503, 504)  # KServe's protocols have 400 in the place of 422
+_DOCUMENT: Final[dict[str, Any]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
+_OPERATIONS: Final = {one["operationId"]: one for calls in _DOCUMENT["paths"].values() for one in calls.values()}
+_SCHEMAS: Final = "#/components/schemas/"
+LIMITS: Final = tuple(_DOCUMENT["components"]["schemas"]["Limits"]["required"])  # that `GET /` shows
 
 
-def refusals(*statuses: int) -> Responses:
-    """The refusals of an operation, as problems."""
-    return {status: {"description": REASONS[status], "content": {PROBLEM: _ref("Problem")}} for status in statuses}
-
-
-def errors(*statuses: int, answer: type[BaseModel] | None = None) -> Responses:
-    """The refusals of an operation of KServe's protocols; a 503 may hold the `answer` instead, which says why."""
-    kinds: dict[int, Any] = dict.fromkeys(statuses, schemas.Error)
-    if answer is not None:
-        kinds[503] = answer | schemas.Error
-    return {status: {"description": REASONS[status], "model": kind} for status, kind in kinds.items()}
-
-
-def operation(
-    name: str,
-    summary: str,
-    answer: Any,
-    refused: Responses | None = None,
-    *,
-    tag: str | None = None,
-    body: type[BaseModel] | None = None,
-    binary: Sequence[str] = (),
-    required: bool = True,
-    parameters: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    """The options of a route, whose answer is text if `answer` is None; without a `tag`, its name begins with it.
-
-    Its body has the form of `body`, which is one of `bodies.BODIES`, or another media type, as its answer may have.
-    """
-    content = {} if body is None else {JSON: _ref(body.__name__), **dict.fromkeys(binary, BYTES)}
-    more: dict[str, Any] = {"requestBody": {"required": required, "content": content}} if content else {}
-    answers: Responses = {200: {"content": dict.fromkeys(binary, BYTES)}} if binary else {}
-    return {
-        "operation_id": name,
-        "summary": summary,
-        "tags": [tag or name.partition("_")[0]],
-        "responses": answers | (refused or {}),
-        "openapi_extra": more | ({"parameters": [*parameters]} if parameters else {}),
-        **({"response_class": PlainTextResponse} if answer is None else {"response_model": answer}),
-    }
+def operation(name: str) -> dict[str, Any]:
+    """The options of a route for the operation of that id."""
+    return {"response_class": Response, "response_model": None, "openapi_extra": _OPERATIONS[name]}
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -89,67 +44,63 @@ def answer(content: object, status: int = 200, headers: Mapping[str, str] | None
     return Response(orjson.dumps(content), status, headers, media_type=JSON)
 
 
-def header(name: str, pattern: str, description: str) -> dict[str, Any]:
-    """A header that an operation reads."""
-    return {"name": name, "in": "header", "schema": {"type": "string", "pattern": pattern}, "description": description}
-
-
-def query(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """The fields of a model as parameters of the query."""
-    fields = model.model_json_schema()["properties"]
-    return [
-        {"name": name, "in": "query", "description": schema.pop("description"), "schema": schema}
-        for name, schema in fields.items()
-    ]
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
-
-
 def completed(
     document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None
 ) -> dict[str, Any]:
-    """The document with all its schemas, and examples that the served models answer; health is its last group.
+    """The document of FastAPI with all schemas, and examples that the served models answer.
 
     `keyless` are the paths that need no key; None where no key is needed.
     """
+    parts = copy.deepcopy(_DOCUMENT["components"])
+    for one in manifests:
+        for form, example in examples(one).items():
+            body = parts["requestBodies"][form]["content"][JSON]
+            body.setdefault("examples", {})[one.key] = {"value": example}
+        for name, value in (("model", one.name), ("version", str(one.version))):
+            parts["parameters"][name].setdefault("examples", {})[value] = {"value": value}
+    document["paths"] = _inlined(document["paths"], parts)
     components = document.setdefault("components", {})
-    parts: list[Any] = [(schemas.Problem, "serialization"), *((one, "validation") for one in bodies.BODIES)]
-    _, made = models_json_schema(parts, ref_template="#/components/schemas/{model}")
-    components["schemas"] = components.get("schemas", {}) | made["$defs"]
-    shown = {one.key: bodies.examples(one) for one in manifests}
-    named = {"model": {one.name for one in manifests}, "version": {str(one.version) for one in manifests}}
-    health = {}
-    for path, calls in document["paths"].items():
-        health[path] = any("health" in operation.get("tags", ()) for operation in calls.values())
-        for operation in calls.values():
-            _add_examples(path, operation, shown, named)
-            if keyless is not None and path not in keyless:
-                content = {JSON: _ref("Error")} if kserve.is_path(path) else {PROBLEM: _ref("Problem")}
-                operation["responses"]["401"] = {"description": "No key, or a wrong one", "content": content}
-                operation["security"] = [{"key": []}]
+    components["schemas"] = components.get("schemas", {}) | parts["schemas"]
     if keyless is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["paths"] = {path: document["paths"][path] for path in sorted(health, key=health.__getitem__)}
+        for path in document["paths"].keys() - keyless:
+            kind, form = (JSON, "Error") if kserve.is_path(path) else (PROBLEM, "Problem")
+            content = {kind: {"schema": {"$ref": _SCHEMAS + form}}}
+            for call in document["paths"][path].values():
+                call["responses"]["401"] = {"description": "No key, or a wrong one", "content": content}
+                call["security"] = [{"key": []}]
     return document
 
 
-def _add_examples(
-    path: str, operation: dict[str, Any], shown: Mapping[str, dict[str, Any]], named: Mapping[str, set[str]]
-) -> None:
-    """Adds a body for each model, and what the path names; a user's route may have parameters of its own."""
-    content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
-    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
-    if found := {key: {"value": of_model[name]} for key, of_model in shown.items() if name in of_model}:
-        content["examples"] = found
-    given = operation.get("parameters", [])
-    of_path: list[dict[str, Any]] = []
-    for name in re.findall(r"\{(\w+)\}", path):
-        if name in named and name not in [one["name"] for one in given]:
-            schema = {"type": "string"} | ({"pattern": bodies.VERSION} if name == "version" else {})
-            of_path.append({"name": name, "in": "path", "required": True, "schema": schema})
-            if named[name]:
-                of_path[-1]["examples"] = {value: {"value": value} for value in sorted(named[name])}
-    if of_path:
-        operation["parameters"] = [*of_path, *given]
+def _inlined(part: Any, parts: Mapping[str, Any]) -> Any:
+    """A part of the document with the components that it refers to, but for schemas: not every reader follows those."""
+    if isinstance(part, list):
+        return [_inlined(one, parts) for one in part]
+    if not isinstance(part, dict):
+        return part
+    reference = part.get("$ref", _SCHEMAS)
+    if not reference.startswith(_SCHEMAS):
+        return _inlined(functools.reduce(operator.getitem, reference.split("/")[2:], parts), parts)
+    return {name: _inlined(one, parts) for name, one in part.items()}
+
+
+def examples(manifest: Manifest) -> dict[str, Any]:
+    """A valid body of each call for a model, by the name of its schema: two sequences, one as short as it takes."""
+    steps, lengths = tensor_specs.inputs_of(manifest)
+    step = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
+    short = [0 if steps.name == "tokens" else step] * manifest.min_length
+    long = (short + short[:1])[: manifest.max_length]
+    rows = {
+        steps: ([2, len(long), *steps.shape[2:]], [long, long]),  # what is behind the shorter one is padding
+        lengths: ([2], [len(long), len(short)]),
+    }
+    inputs = [
+        {"name": one.name, "datatype": one.datatypes[0], "shape": shape, "data": data}
+        for one, (shape, data) in rows.items()
+    ]
+    sequences = [long, {"id": "a", "steps": short}]
+    return {
+        "PredictRequest": {"model": manifest.name, "version": str(manifest.version), "sequences": sequences},
+        "V1Request": {"instances": [long, short]},
+        "InferRequest": {"inputs": inputs},
+    }

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from lengthwise.application import document, pages, schemas
+from lengthwise.application import document, pages
 from lengthwise.application.document import operation
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.protocols import kserve
@@ -21,45 +21,35 @@ from lengthwise.repository.contents import listed
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
-TAG: Final = "health"
 _OF_MANIFEST: Final = {"labels", "task", "min_length", "max_length", "long", "missing", "precision", "promises"}
 
 
 def add_probes(router: APIRouter, serving: Serving) -> None:
     """Adds `/livez` and `/readyz`."""
-    hangs: Any = {503: {"description": "A run hangs: only a new process helps", "content": {"text/plain": {}}}}
 
-    @router.get("/livez", **operation("livez", "Whether the process can answer, or heal itself", None, hangs, tag=TAG))
+    @router.get("/livez", **operation("livez"))
     async def livez() -> Response:
         problem = serving.watchdog.problem
         return PlainTextResponse("ok") if problem is None else PlainTextResponse(problem, 503)
 
-    refused = document.refusals(503)
-
-    @router.get("/readyz", **operation("readyz", "Whether a request would be answered", None, refused, tag=TAG))
+    @router.get("/readyz", **operation("readyz"))
     async def readyz() -> Response:
         return PlainTextResponse("ok") if serving.ready else kserve.response(_why_not_ready(serving), "/readyz")
 
 
 def add_state(router: APIRouter, serving: Serving) -> None:
     """Adds `/healthz`, `/metrics` and `/shadow`."""
-    unready: Any = {503: {"description": "The same, where nothing is ready", "model": schemas.Health}}
-    what = "What is served, and what is not and why"
 
-    @router.get("/healthz", **operation("healthz", what, schemas.Health, unready, tag=TAG))
+    @router.get("/healthz", **operation("healthz"))
     async def healthz() -> Response:
         return document.answer(described(serving), 200 if serving.ready else 503)
 
-    open_metrics: Any = {200: {"content": {"application/openmetrics-text": document.TEXT}}}
-
-    @router.get("/metrics", **operation("metrics", "Figures for Prometheus", None, open_metrics, tag=TAG))
+    @router.get("/metrics", **operation("metrics"))
     async def metrics(request: Request) -> Response:
         pieces, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
         return _Pieces(pieces, media_type)
 
-    compared = "How the answers of the shadow version compare with those that were sent"
-
-    @router.get("/shadow", **operation("shadow", compared, schemas.Shadow, document.OR_A_PAGE, tag=TAG))
+    @router.get("/shadow", **operation("shadow"))
     async def shadow(request: Request) -> Response:
         compared = None if serving.monitoring is None else serving.monitoring.shadow
         found = {"candidate": None, "versions": {}} if compared is None else compared.as_json()

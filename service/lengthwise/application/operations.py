@@ -13,11 +13,10 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
-from lengthwise.application import bodies, document, schemas
-from lengthwise.application.document import Responses, errors, operation
+from lengthwise.application import document
+from lengthwise.application.document import operation
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
@@ -30,17 +29,11 @@ from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
 
-_PREDICT: Final = (
-    "As JSON, or as raw steps: one sequence as little-endian float32 (of a token model int64), with its shape in a "
-    "header and its options in the query. The answer is JSON; to raw steps, if `accept` is `application/octet-stream`, "
-    "it is the probabilities as float32."
-)
 _V1_PATHS: Final = {
-    "/v1/models/{model}/versions/{version}": ("v1_version", (400, 404)),
-    "/v1/models/{model}/labels/{version}": ("v1_label", (400, 404)),
-    "/v1/models/{model}": ("v1", (404,)),
-}  # the names of their operations, and what GET may refuse
-_OF_CALLS: Final = (400, *(status for status in document.OF_CALLS if status != 422))
+    "v1_version": "/v1/models/{model}/versions/{version}",
+    "v1_label": "/v1/models/{model}/labels/{version}",
+    "v1": "/v1/models/{model}",
+}  # by the beginning of their operations' names
 
 
 class _Answering(Response):
@@ -84,21 +77,7 @@ class Inference:
 
 def add_predict(router: APIRouter, endpoint: Predict) -> None:
     """Adds `POST /predict`."""
-    shape = "Required with raw steps: `STEPS,FEATURES`, or of a token model `STEPS`."
-    openapi = operation(
-        "predict",
-        "Classifies sequences of different lengths",
-        schemas.Answer,
-        document.refusals(*document.OF_CALLS),
-        body=bodies.PredictRequest,
-        binary=("application/octet-stream",),
-        parameters=(
-            document.header("x-lengthwise-shape", "^[0-9]+(,[0-9]+)?$", shape),
-            *document.query(bodies.RawOptions),
-        ),
-    )
-    description = "One prediction for each sequence"
-    router.post("/predict", description=_PREDICT, response_description=description, **openapi)(Inference(endpoint))
+    router.post("/predict", **operation("predict"))(Inference(endpoint))
 
 
 def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
@@ -108,50 +87,34 @@ def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
     def models(_: Request) -> Any:
         return {"models": sorted({served.manifest.name for served in serving.served})}
 
-    _add_get(router, "/v1/models", models, "v1_models", "The models that are served", schemas.ModelNames)
-    what, refused = "Classifies sequences of different lengths (KServe v1)", errors(*_OF_CALLS)
-    for path, (name, refused_state) in _V1_PATHS.items():
-        openapi = operation(f"{name}_predict", what, schemas.V1Answer, refused, body=bodies.V1Request) | {
-            "tags": ["v1"]
-        }
-        router.post(f"{path}:predict", **openapi)(Inference(endpoint))
-        _add_state(router, serving, path, f"{name}_model", *refused_state)
+    _add_get(router, "/v1/models", models, "v1_models")
+    for name, path in _V1_PATHS.items():
+        router.post(f"{path}:predict", **operation(f"{name}_predict"))(Inference(endpoint))
+        _add_get(router, path, partial(_state, serving), f"{name}_model")
 
 
 def add_v2(router: APIRouter, infer: Infer) -> None:
     """Adds the Open Inference Protocol (KServe's v2), with the index of its repository extension."""
     serving, add = infer.serving, partial(_add_get, router)
-    hangs: Responses = {503: {"model": schemas.Live, "description": "A run hangs: only a new process helps"}}
-    add("/v2", lambda _: inventory.server(), "v2_server", "The server's metadata", schemas.ServerMetadata)
-    live = "Whether the process lives"
-    add("/v2/health/live", lambda _: {"live": serving.alive}, "v2_live", live, schemas.Live, hangs)
-    ready, refused = "Whether a request would be answered", errors(answer=schemas.Ready)
-    add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready", ready, schemas.Ready, refused)
+    add("/v2", lambda _: inventory.server(), "v2_server")
+    add("/v2/health/live", lambda _: {"live": serving.alive}, "v2_live")
+    add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready")
     if serving.worker is not None:
-        serving.worker.handlers["statistics"] = partial(_statistics, serving)
+        serving.worker.handlers["statistics"] = partial(inventory.statistics_of_process, serving)
     # Before those of models: the statistics of a model with the name `stats` are under its version.
-    every, form = "The statistics of all models that are served", schemas.Statistics
-    add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics", every, form)
-    _add_models(router, infer, "/v2/models/{model}", "v2_model", 404)
-    _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", 400, 404)
+    add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics")
+    _add_models(router, infer, "/v2/models/{model}", "v2_model")
+    _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version")
 
-    what, answer = "Every version that is served or refused, with the reason", list[schemas.IndexEntry]
-    openapi = operation(
-        "v2_index", what, answer, errors(400, 413, 415), tag="repository", body=bodies.IndexRequest, required=False
-    )
-
-    @router.post("/v2/repository/index", **openapi)
+    @router.post("/v2/repository/index", **operation("v2_index"))
     async def index(request: Request) -> Response:
         sent = await _document(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
         return document.answer(inventory.index(serving, ready=sent.get("ready", False)))
 
 
-def _add_models(router: APIRouter, infer: Infer, path: str, name: str, *refused: int) -> None:
-    """Adds the operations of a model, or of one of its versions."""
-    serving, responses = infer.serving, errors(*refused, 503)
-
-    def add(end: str, make: Callable[[Request], Any], summary: str, answer: type[BaseModel]) -> None:
-        _add_get(router, path + end, make, f"{name}_{end[1:] or 'metadata'}", summary, answer, responses)
+def _add_models(router: APIRouter, infer: Infer, path: str, name: str) -> None:
+    """Adds the operations of a model, or of one of its versions; `name` is the beginning of their names."""
+    serving = infer.serving
 
     def metadata(request: Request) -> Any:
         served = _model_of(serving, request)
@@ -164,73 +127,43 @@ def _add_models(router: APIRouter, infer: Infer, path: str, name: str, *refused:
     def stats(request: Request) -> Any:
         return inventory.statistics(serving, request.path_params["model"], request.path_params.get("version"))
 
-    add("", metadata, "A model's metadata, with -1 for a free axis", schemas.ModelMetadata)
-    add("/config", config, "A model's configuration, in Triton's format", schemas.ModelConfig)
-    add("/stats", stats, "A model's statistics, in Triton's format", schemas.Statistics)
-    _add_state(router, serving, f"{path}/ready", f"{name}_ready", *refused)
-    length = "Bytes of the JSON, if raw tensors follow it; required with application/octet-stream."
-    call = operation(
-        f"{name}_infer",
-        "Classifies padded sequences (Open Inference Protocol v2)",
-        schemas.InferAnswer,
-        errors(*_OF_CALLS),
-        body=bodies.InferRequest,
-        binary=("application/octet-stream",),
-        parameters=(document.header("Inference-Header-Content-Length", "^[0-9]{1,19}$", length),),
-    )
-    router.post(f"{path}/infer", **call | {"tags": ["v2"]})(Inference(infer))
+    _add_get(router, path, metadata, f"{name}_metadata")
+    _add_get(router, f"{path}/config", config, f"{name}_config")
+    _add_get(router, f"{path}/stats", stats, f"{name}_stats")
+    _add_get(router, f"{path}/ready", partial(_state, serving), f"{name}_ready")
+    router.post(f"{path}/infer", **operation(f"{name}_infer"))(Inference(infer))
 
 
 def add_changes(router: APIRouter, serving: Serving) -> None:
     """Adds the operations that change what is served."""
-    Apply = Callable[[Serving, str, dict[str, Any]], Awaitable[None]]
 
-    def add(name: str, summary: str, body: type[BaseModel], apply: Apply) -> None:
-        summary, refused = f"{summary}; refused without --admin-calls", errors(400, 403, 404, 413, 415, 503)
-        openapi = operation(
-            f"v2_{name}", summary, schemas.Nothing, refused, tag="repository", body=body, required=False
-        )
-
-        @router.post(f"/v2/repository/models/{{model}}/{name}", **openapi)
+    def add(name: str, apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> None:
+        @router.post(f"/v2/repository/models/{{model}}/{name}", **operation(f"v2_{name}"))
         async def change(request: Request) -> Response:
             expected = 'the body must be empty, or {"parameters": {...}}'
             sent = await _document(serving, request, "parameters", dict, expected)
             await apply(serving, request.path_params["model"], sent.get("parameters", {}))
             return document.answer({})
 
-    add("load", "Loads a model, or its new versions", bodies.LoadRequest, inventory.load)
-    add("unload", "Stops serving a model", bodies.UnloadRequest, inventory.unload)
+    add("load", inventory.load)
+    add("unload", inventory.unload)
 
 
-def _add_get(
-    router: APIRouter,
-    path: str,
-    make: Callable[[Request], Any],
-    name: str,
-    summary: str,
-    answer: type[BaseModel],
-    refused: Responses | None = None,
-) -> None:
+def _add_get(router: APIRouter, path: str, read: Callable[[Request], Any], name: str) -> None:
     """Adds a GET of KServe's protocols; what it answers has the status 503 if it says that something is not ready."""
 
-    @router.get(path, **operation(name, summary, answer, refused))
+    @router.get(path, **operation(name))
     async def answered(request: Request) -> Response:
-        made = make(request)
-        found = await made if inspect.isawaitable(made) else made
-        return document.answer(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
+        content = read(request)
+        if inspect.isawaitable(content):
+            content = await content
+        return document.answer(content, 503 if False in (content.get("ready"), content.get("live")) else 200)
 
 
-async def _statistics(serving: Serving, name: str | None, version: str | None) -> Any:
-    return inventory.statistics_of_process(serving, name, version)
-
-
-def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:
-    def state(request: Request) -> Any:
-        served = _model_of(serving, request)
-        return {"name": served.manifest.name, "ready": serving.answers(served)}
-
-    answer = schemas.ModelState
-    _add_get(router, path, state, name, "Whether a model is ready", answer, errors(*refused, answer=answer))
+def _state(serving: Serving, request: Request) -> dict[str, Any]:
+    """Whether a model is ready."""
+    served = _model_of(serving, request)
+    return {"name": served.manifest.name, "ready": serving.answers(served)}
 
 
 def _model_of(serving: Serving, request: Request) -> Any:
