@@ -72,7 +72,7 @@ class JsonLines(logging.Formatter):
     `worker` is the index of a worker, which each of its lines has.
     """
 
-    def __init__(self, worker: int | None) -> None:
+    def __init__(self, worker: int | None = None) -> None:
         super().__init__()
         self._worker = {} if worker is None else {"worker": worker}
 
