@@ -182,6 +182,7 @@ class Chaos:
                     f"request {number}-{turn} ({kind}) lost its connection after {line.requests} requests, idle for "
                     f"{idle_seconds:.2f} s before and {taken:.2f} s later: {error!r}"
                 )
+                line.close(abort=True)
                 stays = False
             line.used = time.monotonic()
             line.requests += 1
