@@ -25,7 +25,11 @@ ZIG := $(BIN)/python -m ziglang cc
 C_COMPILERS := "cc" "clang" "$(ZIG) -mcpu=baseline" "$(ZIG) -target aarch64-linux-gnu" "$(ZIG) -target aarch64-macos"
 C_CHECKS := -O0 -fPIC -ffp-contract=off -DPy_LIMITED_API=0x030B0000 -Wall -Wextra -Wno-unused-parameter -Werror
 
-lint-c: .venv/.development ## The modules in C by each compiler that is here, with warnings as errors
+C_SOURCES := $(wildcard service/lengthwise/*/_*.[ch] service/lengthwise/runtime/kernels/_*.[ch])
+
+lint-c: .venv/.c-checked ## The modules in C by each compiler that is here, with warnings as errors; again where one has changed
+
+.venv/.c-checked: .venv/.development $(C_SOURCES)
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	for compiler in $(C_COMPILERS); do \
 		command -v $${compiler%% *} > /dev/null || { echo "skipped: there is no $$compiler"; continue; }; \
@@ -33,6 +37,7 @@ lint-c: .venv/.development ## The modules in C by each compiler that is here, wi
 			$$compiler $(C_CHECKS) -I$$headers -c $$file -o .venv/checked.o || { echo "$$compiler does not compile $$file"; exit 1; }; \
 		done; \
 	done
+	@touch $@
 
 format: .venv/.development ## Formats the code
 	$(BIN)/ruff check --fix --quiet . || true

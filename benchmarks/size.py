@@ -13,6 +13,7 @@ without those for annotations only. Floors are the rooms of the longest chain of
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import json
 import re
@@ -57,9 +58,7 @@ def figures() -> dict[str, int]:
         "functions above a complexity of 10": complex_functions(),
         f"files over {LARGEST_FILE} statements": sum(statements([path]) > LARGEST_FILE for path in every),
     }
-    raising = [
-        function for path in every for function in public_functions_that_raise(ast.parse(path.read_text("utf-8")))
-    ]
+    raising = [function for path in every for function in public_functions_that_raise(_tree(path))]
     silent = [function for function in raising if "Raises:" not in (ast.get_docstring(function) or "")]
     found |= {"public functions that raise": len(raising), "of these, without a section Raises": len(silent)}
     found |= {f"parameters of {name}": count for name, count in parameters().items()}
@@ -96,7 +95,17 @@ def lines(files: Iterable[Path]) -> int:
 
 def statements(files: Iterable[Path]) -> int:
     """The statements of Python files, without docstrings."""
-    return sum(map(_is_statement, (node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8"))))))
+    return sum(map(_statements_of, files))
+
+
+@functools.cache
+def _statements_of(path: Path) -> int:
+    return sum(map(_is_statement, ast.walk(_tree(path))))
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
 def _is_statement(node: ast.AST) -> bool:
@@ -168,7 +177,7 @@ def rooms(folder: Path) -> Graph:
     graph: Graph = {}
     for name, path in files.items():
         room = name.partition(".")[0]
-        known = {part.partition(".")[0] for part in _imports(ast.parse(path.read_text("utf-8")), folder.name, files)}
+        known = {part.partition(".")[0] for part in _imports(_tree(path), folder.name, files)}
         graph.setdefault(room, set()).update(known - {room})
     return graph
 
