@@ -68,13 +68,14 @@ class Instances:
             return subprocess.Popen(serve_command(None, port, {"runners": "1"}), stdout=log, stderr=subprocess.STDOUT)
 
     async def restart(self) -> list[int]:
-        """Restarts both, each once the other is ready; their exit codes."""
+        """Restarts both, each once the other one is ready and has answered calls of the load; their exit codes."""
         codes = []
         for number, port in enumerate(self.ports):
             self._processes[number].send_signal(signal.SIGTERM)
             codes.append(await asyncio.to_thread(self._processes[number].wait, 40))
             self._processes[number] = self._start(port)
             await asyncio.to_thread(until, "an instance is ready again", 60, lambda port=port: answers(port, "/readyz"))
+            await asyncio.to_thread(until, "it has calls again", 60, lambda number=number: self.answered()[number] > 0)
         return codes
 
     def answered(self) -> list[float]:
