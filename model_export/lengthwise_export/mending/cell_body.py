@@ -26,6 +26,16 @@ class NotACell(Exception):
     """The body is no recurrent cell that is known."""
 
 
+def _require(condition: object) -> None:
+    """Ends the search for a cell where what it needs is not so.
+
+    Raises:
+        NotACell: The condition is false.
+    """
+    if not condition:
+        raise NotACell
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """A value that is no affine function of others: a step, a state, a product or an activation."""
@@ -122,8 +132,7 @@ class Body:
                 raise NotACell
             results = _computed(node, [self.value(each) if each else None for each in node.input])
             self._values.update(zip(node.output, results, strict=False))
-        if name not in self._values:
-            raise NotACell
+        _require(name in self._values)
         return self._values[name]
 
     def function(self, name: str) -> Affine | None:
@@ -179,8 +188,7 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
         return [_activated(kind, _affine(inputs[0]), numbers)]
     if kind in _MOVES:
         return _moved(node, inputs)
-    if kind not in _RULES:
-        raise NotACell
+    _require(kind in _RULES)
     return [_RULES[kind](attributes, inputs)]
 
 
@@ -203,15 +211,10 @@ def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
 
 
 def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
-    """Two inputs as functions of the same width.
-
-    Raises:
-        NotACell: Their widths differ.
-    """
+    """Two inputs as functions of the same width; widths that differ are of no cell."""
     widths = {each.width for each in inputs if isinstance(each, Affine)}
     widths |= {each.shape[-1] for each in inputs if isinstance(each, np.ndarray) and each.ndim}
-    if len(widths - {1}) > 1:
-        raise NotACell
+    _require(len(widths - {1}) <= 1)
     one, other = (_affine(each, max(widths)) for each in inputs)
     return one, other
 
@@ -259,14 +262,9 @@ def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
 
 
 def _divided(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """A function divided by constants.
-
-    Raises:
-        NotACell: The divisor is no constant, or has a zero.
-    """
+    """A function divided by constants, of which none is 0; another division is of no cell."""
     one, other = _pair(inputs)
-    if other.terms or not other.bias.all():
-        raise NotACell
+    _require(not other.terms and other.bias.all())
     return one.scaled(1.0 / other.bias)
 
 
@@ -297,8 +295,7 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
     """
     count = len(inputs) if node.op_type == "Concat" else 1
     values = [each for each in inputs[:count] if isinstance(each, Affine)]
-    if len(values) != count:
-        raise NotACell
+    _require(len(values) == count)
     ends = np.cumsum([value.width for value in values])
     rows = np.arange(2 * ends[-1]).reshape(2, -1)
     constants = [None if each is None else _constant(each) for each in inputs[count:]]
@@ -325,45 +322,32 @@ def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
 
 
 def _hard_sigmoid(value: Affine, high: float) -> Affine:
-    """`high * HardSigmoid(x / high)`, which is `min(max(x, 0), high)`.
-
-    Raises:
-        NotACell: The bound is not positive and finite.
-    """
-    if not 0 < high < np.inf:
-        raise NotACell
+    """`high * HardSigmoid(x / high)`, which is `min(max(x, 0), high)`; the bound is positive and finite."""
+    _require(0 < high < np.inf)
     return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
 
 
 def _bounded(kind: str, inputs: _Inputs) -> Affine:
     """`min(x, bound)` or `max(x, 0)`; one of the other, in either order, is a hard sigmoid.
 
-    Raises:
-        NotACell: It has another number of inputs, or another lower bound than 0.
+    Three inputs, or another lower bound than 0, are of no cell.
     """
-    if len(inputs) != 2:
-        raise NotACell
+    _require(len(inputs) == 2)
     one, other = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
     value, bound = _affine(one), float(_constant(other).item())
     leaf = value.only
-    if kind == "Relu" and bound != 0:
-        raise NotACell
+    _require(kind != "Relu" or bound == 0)
     if leaf is not None and {kind, leaf.kind} == {"Relu", _AT_MOST}:
         return _hard_sigmoid(leaf.operands[0], max([bound, *dict(leaf.numbers).values()]))
     return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 
 def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """One of two values by a condition that is true everywhere or nowhere.
-
-    Raises:
-        NotACell: The condition is no constant, or differs between elements.
-    """
+    """One of two values by a constant condition that is true everywhere or nowhere; another one is of no cell."""
     condition = _constant(inputs[0])
-    if condition.all() or not condition.any():
-        widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
-        return _affine(inputs[1 if condition.all() else 2], max(widths))
-    raise NotACell
+    _require(condition.all() or not condition.any())
+    widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
+    return _affine(inputs[1 if condition.all() else 2], max(widths))
 
 
 _RULES: Final[Mapping[str, Callable[[Attributes, _Inputs], Affine]]] = {

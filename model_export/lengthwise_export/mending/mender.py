@@ -185,16 +185,16 @@ class Mender(NodeMender):
         row_added = value.row_added or rows_at is None
         return Ragged(self.writer.transposed(picked, back), value.dtype, value.resized(axis, size), row_added)
 
-    def along(self, start: Table, step: int, size: Size) -> str:
+    def positions(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""
         positions = self.writer.positions(size)
         if step != 1:
             positions = self.emit("Mul", [positions, self.writer.constant(np.int64(step))])
         return self.emit("Add", [self.writer.column(start.astype(np.int64)), positions])
 
-    def size_vector(self, value: Ragged) -> str:
-        """`[rank]` int64: the shape of the original at the width of the batch."""
-        parts = [self.at_width(group) for group in value.groups]
+    def size_vector(self, groups: Iterable[Group]) -> str:
+        """`[axes]` int64: the sizes of axes of the original at the width of the batch."""
+        parts = [self.at_width(group) for group in groups]
         return self.emit("Concat", parts, axis=0) if parts else self.writer.constant(np.zeros(0, np.int64))
 
     def shaped(self, kind: str, name: str, sizes: Iterable[Size | None]) -> str:
@@ -218,7 +218,7 @@ class Mender(NodeMender):
         if not value.is_merged:
             return value.name
         self.refuse_if(value.row_added, "merges axes of a value that differs between rows only by their lengths")
-        return self.emit("Reshape", [value.name, self.size_vector(value)])
+        return self.emit("Reshape", [value.name, self.size_vector(value.groups)])
 
     def split_first(self, name: str, group: Group, rank: int) -> str:
         """A tensor whose first axis is merged, with the axes of this group instead of it."""
@@ -227,10 +227,6 @@ class Mender(NodeMender):
         rest = self.emit("Shape", [name], start=1)
         parts = [self.writer.at_width(size) for size in group]
         return self.emit("Reshape", [name, self.emit("Concat", [*parts, *([rest] if rank > 1 else [])], axis=0)])
-
-    def cast(self, name: str, dtype: int) -> str:
-        """The tensor in another element type."""
-        return self.emit("Cast", [name], to=dtype)
 
 
 Rule = Callable[[Mender], None]  # mends `Mender.node`: emits what stands for it, and sets its outputs

@@ -103,6 +103,11 @@ class NodeMender:
         """An attribute of the node."""
         return attributes_of(self.node).get(name, default)
 
+    def along(self, default: int) -> tuple[Ragged, int]:
+        """The first input as a tensor of data, and the axis that the attribute `axis` names, counted from 0."""
+        value = self.ragged(0)
+        return value, self.attribute("axis", default) % value.rank
+
     def axes(self, rank: int, index: int = 1) -> list[int] | None:
         """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
         axes = self.attribute("axes")

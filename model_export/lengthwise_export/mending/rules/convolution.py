@@ -78,7 +78,7 @@ def surrounded(
     number = mender.writer.scalar_of(fill, value.dtype)
     wider = mender.emit("Pad", [value.name, mender.writer.constant(ends), number], mode="constant")
     around, out = Size(size.table + 2), Size(size.table + sum(amounts))
-    index = mender.along(1 - amounts[0], 1, out)
+    index = mender.positions(1 - amounts[0], 1, out)
     return mender.take(value.called(wider, groups=value.resized(axis, around)), axis, index, out)
 
 

@@ -63,7 +63,7 @@ def _sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, 
         return value.called(name, groups=value.resized(axis, out), zeroed=zeroed)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
-    return mender.take(value, axis, mender.along(begins, step, out), out)
+    return mender.take(value, axis, mender.positions(begins, step, out), out)
 
 
 @rule("Gather")
@@ -73,8 +73,7 @@ def _gather(mender: Mender) -> None:
     1. The index is a constant or computed from sizes: `_gathered_by_numbers`.
     2. The index is data (token ids, a table of positions): `_gathered_by_data`.
     """
-    value, index = mender.ragged(0), mender.required(1)
-    axis = mender.attribute("axis", 0) % value.rank
+    (value, axis), index = mender.along(0), mender.required(1)
     if isinstance(index, Numbers):
         mender.set(_gathered_by_numbers(mender, value, axis, index))
     else:
@@ -151,7 +150,7 @@ def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
     zero = mender.writer.scalar_of(0, index.dtype)
     negative = mender.emit("Less", [one.name, zero])
     if index.dtype != INT64:
-        end = end.called(mender.cast(end.name, index.dtype), dtype=index.dtype)
+        end = end.called(mender.emit("Cast", [end.name], to=index.dtype), dtype=index.dtype)
     moved = mender.emit("Add", [one.name, end.name])
     return Ragged(mender.emit("Where", [negative, moved, one.name]), index.dtype, groups, row_added)
 
@@ -226,8 +225,7 @@ def _gather_elements(mender: Mender) -> None:
     A negative index counts from each row's own end, and is 0 at the padding. A table for all rows is repeated for
     each. An index that picks from other rows is refused.
     """
-    value, index = mender.ragged(0), mender.ragged(1)
-    axis = mender.attribute("axis", 0) % value.rank
+    (value, axis), index = mender.along(0), mender.ragged(1)
     dim, size = mender.within(value, axis)
     mender.refuse_if(
         value.row_added != index.row_added or value.is_merged or index.is_merged,
@@ -274,7 +272,7 @@ def _range(mender: Mender) -> None:
         mender.set(Ragged(name, dtype, ((mender.rows if size.is_rows else size,),), counts_rows=size.is_rows))
         return
     name = mender.writer.positions(size)
-    value = Ragged(name if dtype == INT64 else mender.cast(name, dtype), dtype, ((size,),))
+    value = Ragged(name if dtype == INT64 else mender.emit("Cast", [name], to=dtype), dtype, ((size,),))
     for kind, number, neutral in (("Mul", numbers[2], 1), ("Add", numbers[0], 0)):
         if not (number.table == neutral).all():
             value = mender.combined(kind, value, number)

@@ -48,7 +48,9 @@ def _concat(mender: Mender) -> None:
             own = mender.writer.column(end)
             padding = mender.emit("Sub", [mender.writer.at_width(size), mender.writer.per_row(size.alone)])
             behind = mender.emit("GreaterOrEqual", [base, own])
-            moved = mender.emit("Mul", [mender.cast(behind, INT64), mender.writer.unsqueezed(padding, [1])])
+            moved = mender.emit(
+                "Mul", [mender.emit("Cast", [behind], to=INT64), mender.writer.unsqueezed(padding, [1])]
+            )
             index = mender.emit("Add", [index, moved])
     mender.set(mender.take(joined, axis, index, out))
 
@@ -56,8 +58,7 @@ def _concat(mender: Mender) -> None:
 @rule("Split")
 def _split(mender: Mender) -> None:
     """Parts of an axis of fixed size: the node stays. Parts of the steps or of the rows are refused."""
-    value = mender.ragged(0)
-    axis = mender.attribute("axis", 0) % value.rank
+    value, axis = mender.along(0)
     dim, size = mender.single(value, axis)
     array, count = mender.constant(1), len(mender.node.output)
     if size.fixed is None:

@@ -81,7 +81,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
     result = Ragged(name, value.dtype, groups, value.row_added)
     if mean:
         count = mender.size_of(sizes)
-        number = mender.cast(mender.writer.at_width(count), value.dtype)
+        number = mender.emit("Cast", [mender.writer.at_width(count)], to=value.dtype)
         result = mender.combined("Div", result, Numbers(number, count.table.astype(np.float32)))
     return with_keepdims(mender, result, axes, value.rank) if keep else result
 
@@ -99,8 +99,7 @@ def with_keepdims(mender: Mender, value: Ragged, axes: Sequence[int], rank: int)
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(mender: Mender) -> None:
     """Shares along an axis: over time, padding gets the smallest finite number, so that its share is 0."""
-    value = mender.ragged(0)
-    axis = mender.attribute("axis", -1) % value.rank
+    value, axis = mender.along(-1)
     fill = mender.last_choice(value.dtype, finite=True)
     value = mender.padded_with(value, axis, fill, "the padding takes a share of its sum")
     mender.rerun(value, axis=value.starts()[axis])
@@ -113,8 +112,7 @@ def _arg(mender: Mender) -> None:
     Over time, padding gets an infinity, so that it comes last; of equal values the first is taken, which is a step.
     With `select_last_index` it is refused.
     """
-    value = mender.ragged(0)
-    axis = mender.attribute("axis", 0) % value.rank
+    value, axis = mender.along(0)
     _, size = mender.within(value, axis)
     mender.refuse_if(
         size.is_time and mender.attribute("select_last_index", 0), "takes the last of several equal values"
@@ -134,8 +132,7 @@ def _top_k(mender: Mender) -> None:
     Over time, padding gets an infinity and comes last. As many as there are steps sorts them: each row's own come
     first. Lengths with fewer steps than are asked for are left out.
     """
-    value, count = mender.ragged(0), mender.sizes(1, "its number of steps is")
-    axis = mender.attribute("axis", -1) % value.rank
+    (value, axis), count = mender.along(-1), mender.sizes(1, "its number of steps is")
     _, size = mender.within(value, axis)
     chosen = Size(count.table.reshape(2, -1))
     mender.refuse_if(not mender.attribute("sorted", 1) and chosen.fixed is None, "gives the steps in no order")
@@ -244,8 +241,7 @@ def _layer_normalization(mender: Mender) -> None:
     1. None is of time: the node stays.
     2. One is: mean and variance of each row's own steps, then scale and shift. Weights for each step are refused.
     """
-    value = mender.ragged(0)
-    axis = mender.attribute("axis", -1) % value.rank
+    value, axis = mender.along(-1)
     groups = value.groups[axis:]
     mender.keep_rows_apart(*groups)
     mender.refuse_if(any(list(mender.node.output)[1:]), "gives its mean and deviation as well")
@@ -265,8 +261,7 @@ def _layer_normalization(mender: Mender) -> None:
 @rule("LpNormalization")
 def _lp_normalization(mender: Mender) -> None:
     """The tensor divided by its norm along an axis, of each row's own steps."""
-    value = mender.ragged(0)
-    axis = mender.attribute("axis", -1) % value.rank
+    value, axis = mender.along(-1)
     kind = "ReduceL2" if mender.attribute("p", 2) == 2 else "ReduceL1"
     mender.set(mender.combined("Div", value, reduced(mender, value, kind, [axis], keep=True)))
 

@@ -33,10 +33,7 @@ def _shape(mender: Mender) -> None:
     groups = singles(map(mender.fixed, value.shape)) if isinstance(value, Numbers) else value.groups
     start, end = mender.attribute("start", 0), mender.attribute("end")
     if isinstance(value, Ragged) and (value.is_merged or value.row_added):
-        name = mender.size_vector(value)
-        if start or end is not None:
-            bounds = [mender.writer.constant([at]) for at in (start, end if end is not None else len(groups))]
-            name = mender.emit("Slice", [name, *bounds])
+        name = mender.size_vector(groups[start:end])
     else:
         name = mender.copy([value.name])[0]
     tables = [mender.size_of(group).table for group in groups[start:end]]
@@ -48,7 +45,7 @@ def _shape(mender: Mender) -> None:
 def _size(mender: Mender) -> None:
     """The number of elements of a tensor, as `_shape`."""
     value = mender.ragged(0)
-    name = mender.emit("ReduceProd", [mender.size_vector(value)], keepdims=0)
+    name = mender.emit("ReduceProd", [mender.size_vector(value.groups)], keepdims=0)
     mender.set(Numbers(name, mender.size_of(value.axes).table))
 
 
