@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call, Item
+from lengthwise.protocols import predict
 from lengthwise.runtime.answers import Answer
 from tests.fuzz.json_readers import outcome
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
@@ -142,7 +143,7 @@ def test_a_large_ordinary_body_takes_the_fast_way(
 def encoded(item: Item, answer: Answer) -> dict[str, Any]:
     """The one prediction of an answer's bytes."""
     asked = Call(OneModel(manifest()), [item], False)
-    document = json.loads(json_body.encode(asked, [answer]))
+    document = json.loads(predict.encode(asked, [answer])[0])
     assert list(document) == ["model", "version", "labels", "predictions"]
     (prediction,) = document["predictions"]
     return prediction  # type: ignore[no-any-return]

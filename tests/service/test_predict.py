@@ -283,7 +283,7 @@ async def test_a_defect_of_the_service_is_500_and_says_nothing_of_why(
 
 async def test_an_answer_that_cannot_be_written_is_500(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(json_body, "encode", None)
+        broken.setattr(json_body, "predictions", None)
         assert (await service.predict(GOOD)).status_code == 500
     await still_well(service)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from lengthwise.decoding import fast_json, validation
@@ -27,12 +26,6 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = 
 
 decode_ordinary: Final = fast_json.read
 """Like `decode`, for an ordinary body only; None for any other, which takes several times as long to read."""
-
-
-def encode(call: Call, answers: list[Answer]) -> bytes:
-    """The body of a 200, predictions in request order."""
-    entries = orjson.dumps(predictions(call, answers), option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'%s,"predictions":%s}' % (call.model.manifest.answer_head, entries)
 
 
 def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:

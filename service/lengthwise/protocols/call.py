@@ -55,6 +55,7 @@ TIMEOUT: Final = b"x-lengthwise-timeout-ms"  # the header with a call's deadline
 _MILLISECONDS: Final = re.compile(rb"[0-9]{1,20}(\.[0-9]{1,20})?")
 _PROCESS: Final = secrets.token_hex(4).encode()
 _numbers: Final = itertools.count(1)
+_LONGEST_ID: Final = 128  # bytes
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
 
 
@@ -66,7 +67,9 @@ class InferenceCall:
         self._protocol = protocol
         self.headers = headers  # by lower-case name; or gRPC's metadata
         self.peer = peer  # the other end of its connection: connections take turns where large bodies are read
-        self.request_id = request_id_of(headers.get(b"x-request-id"))
+        caller_id = headers.get(b"x-request-id", b"")
+        is_safe = 0 < len(caller_id) <= _LONGEST_ID and _ID_CHARACTERS.issuperset(caller_id)  # to echo, and to log
+        self.request_id = caller_id if is_safe else b"%s-%x" % (_PROCESS, next(_numbers))
         self.record = serving.call_records.open(protocol.name, self.request_id, headers)
         # Its bytes of the memory for all calls. The transport counts its body here while that is read, and closes it
         # when the answer has left.
@@ -332,13 +335,6 @@ def timeout_of(header: bytes) -> float:
             [Problem("", "the header x-lengthwise-timeout-ms must be a number of milliseconds, above 0")]
         )
     return min(value, MAX_TIMEOUT_MS)
-
-
-def request_id_of(caller_id: bytes | None) -> bytes:
-    """The caller's id where it is safe to echo and to log, else a new one."""
-    if caller_id and len(caller_id) <= 128 and _ID_CHARACTERS.issuperset(caller_id):
-        return caller_id
-    return b"%s-%x" % (_PROCESS, next(_numbers))
 
 
 def server_timing(decode_seconds: float, timing: Timing) -> tuple[bytes, bytes]:

@@ -17,8 +17,8 @@ from typing import Final
 import orjson
 
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Call, Find
-from lengthwise.decoding.validation import PREDICT, BodyLayout
+from lengthwise.decoding.calls import Call
+from lengthwise.decoding.validation import BodyLayout
 from lengthwise.protocols import binary_bodies, kserve, problems
 from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
@@ -61,16 +61,17 @@ class Predict(Endpoint):
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
         """Decodes a body by its media type: fast for a short one, a raw tensor or ordinary JSON."""
-        headers = request.headers
+        headers, size = request.headers, len(request.body)
+        if fast and size > LARGE_BODY_BYTES:
+            return None
         # Most requests write JSON's media type as it is.
         if headers.get(b"content-type") != JSON[1] and media_type(headers) == OCTETS:
-            if fast and len(request.body) > LARGE_BODY_BYTES:
-                return None
-            call, encoded = binary_bodies.read_octets(request, self.serving)
-            return call, encoded or partial(encode, call)
+            call, encode_octets = binary_bodies.read_octets(request, self.serving)
+            return call, encode_octets or partial(encode, call)
         if query := request.scope.get("query_string"):
             binary_bodies.check_beside_json(query)
-        decoded = _decode(request.body, self, self.serving.find, PREDICT, fast=fast)
+        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
+        decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
         return None if decoded is None else (decoded, partial(encode, decoded))
 
 
@@ -83,23 +84,20 @@ class PredictV1(Endpoint):
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
         """Decodes a body for the model of the path, whatever it may name: fast for a short one, or ordinary JSON."""
-        path = request.scope["path_params"]
+        path, size = request.scope["path_params"], len(request.body)
+        if fast and size > LARGE_BODY_BYTES:
+            return None
         served = kserve.find(self.serving, path["model"], path.get("version"))
-        call = _decode(request.body, self, lambda name, version: served, INSTANCES, fast=fast)
+        most = self.serving.settings.max_sequences
+        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
+        call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
         return None if call is None else (call, partial(_encode_v1, call))
 
 
-def _decode(body: bytes, endpoint: Endpoint, find: Find, layout: BodyLayout, *, fast: bool) -> Call | None:
-    """The call of a body; if `fast`, None where it is large, or needs the validating reader and is not short."""
-    if fast and len(body) > LARGE_BODY_BYTES:
-        return None
-    decode = json_body.decode_ordinary if fast and len(body) > CAREFUL_BYTES else json_body.decode
-    return decode(body, find, max_sequences=endpoint.serving.settings.max_sequences, layout=layout)
-
-
 def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The answer of `POST /predict` as JSON."""
-    return json_body.encode(call, answers), [JSON]
+    """The answer of `POST /predict` as JSON, predictions in request order."""
+    entries = orjson.dumps(json_body.predictions(call, answers), option=orjson.OPT_SERIALIZE_NUMPY)
+    return b'%s,"predictions":%s}' % (call.model.manifest.answer_head, entries), [JSON]
 
 
 def _encode_v1(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
