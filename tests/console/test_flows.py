@@ -139,7 +139,7 @@ def test_files_are_read(window: Window, tmp_path: Path) -> None:
         assert page.locator("#choice").is_visible() == bool(choices)
     (tmp_path / "e.csv").write_text("1,x\n2,y\n")
     page.set_input_files("#file", tmp_path / "e.csv")
-    page.locator("#sequence-note.problem", has_text="is not a number").wait_for()
+    page.locator("#sequence-note.problem", has_text="and no numbers").wait_for()
 
 
 @pytest.mark.parametrize("added", ["padding", "junk", "neighbours"])

@@ -19,9 +19,9 @@ const nameOf = (model) => `${model.model}, version ${model.version}`;
 
 function title(prediction, labels) {
   if (prediction.step_labels) {
-    const kept = prediction.step_labels.filter((label) => label !== null);
-    const counts = labels.map((label) => [kept.filter((each) => each === label).length, label]).sort((a, b) => b[0] - a[0]);
-    return make("p", { class: "label", text: counts[0][1] }, make("small", { text: `${counts[0][0]} of ${kept.length} steps` }));
+    const present = prediction.step_labels.filter((label) => label !== null);
+    const counts = labels.map((label) => [present.filter((each) => each === label).length, label]).sort((a, b) => b[0] - a[0]);
+    return make("p", { class: "label", text: counts[0][1] }, make("small", { text: `${counts[0][0]} of ${present.length} steps` }));
   }
   if (prediction.assigned) {
     return make("p", { class: "label", text: prediction.assigned.join(", ") || "none" }, make("small", { text: "assigned" }));
@@ -64,8 +64,8 @@ function facts(prediction, answer, sequence, beside) {
   if (sequence.missing) lines.push(`${counted(sequence.missing, "value")} ${sequence.missing === 1 ? "was" : "were"} missing`);
   if (prediction.windows) lines.push(`answered in ${counted(prediction.windows.length, "window")}`);
   const stages = Object.fromEntries([...(answer.timing ?? "").matchAll(/([\w-]+);dur=([\d.]+)/g)].map((part) => [part[1], Number(part[2])]));
-  const told = Object.entries(stages).map(([stage, ms]) => `${stage} ${duration(ms / 1000)}`);
-  lines.push(`${duration(answer.milliseconds / 1000)} here${told.length ? ` (${told.join(", ")})` : ""}`);
+  const parts = Object.entries(stages).map(([stage, ms]) => `${stage} ${duration(ms / 1000)}`);
+  lines.push(`${duration(answer.milliseconds / 1000)} here${parts.length ? ` (${parts.join(", ")})` : ""}`);
   lines.push(...truth(prediction, answer.labels, sequence));
   if (beside) lines.push(comparison(prediction, beside));
   return make("ul", { class: "facts" }, ...lines.map((text) => make("li", { text })));
@@ -88,17 +88,17 @@ export function hits(sequence, prediction) {
   if (prediction.label !== undefined) return Array.isArray(label) ? [0, 0] : [Number(prediction.label === label), 1];
   const sorted = (labels) => JSON.stringify([labels].flat().toSorted());
   if (prediction.assigned) return [Number(sorted(prediction.assigned) === sorted(label)), 1];
-  const wanted = sequence.stepLabels;
-  if (!wanted) return [0, 0];
-  const pairs = prediction.step_labels.map((found, i) => [found, wanted[i]]).filter(([found]) => found !== null);
-  return [pairs.filter(([found, each]) => found === each).length, pairs.length];
+  const labels = sequence.stepLabels;
+  if (!labels) return [0, 0];
+  const pairs = prediction.step_labels.map((answer, i) => [answer, labels[i]]).filter(([answer]) => answer !== null);
+  return [pairs.filter(([answer, each]) => answer === each).length, pairs.length];
 }
 
 function comparison(prediction, beside) {
   const mine = flat(prediction);
   const other = flat(beside);
   if (mine.length !== other.length) return "the two versions have different labels";
-  const most = mine.reduce((found, value, i) => Math.max(found, Math.abs(value - other[i])), 0);
+  const most = mine.reduce((largest, value, i) => Math.max(largest, Math.abs(value - other[i])), 0);
   return most === 0 ? "the same digits as the other version" : `largest difference of a probability to the other: ${short(most)}`;
 }
 
@@ -108,8 +108,8 @@ export const flat = (prediction) => prediction.probabilities.flat().filter((valu
 export function refusalOf(model, error) {
   const causes = new Map(); // one line for each cause, with its first place
   for (const { pointer, detail } of error.errors ?? []) causes.set(detail, [...(causes.get(detail) ?? []), placeOf(pointer, model.names)]);
-  const told = [...causes].filter(([detail, [first]]) => first + detail !== error.message);
-  const places = told.slice(0, 5).map(([detail, [first, ...others]]) => make("li", { text: `${others.length ? `${first.replace(": ", "")} and ${others.length} more places: ` : first}${detail}` }));
+  const listed = [...causes].filter(([detail, [first]]) => first + detail !== error.message);
+  const places = listed.slice(0, 5).map(([detail, [first, ...others]]) => make("li", { text: `${others.length ? `${first.replace(": ", "")} and ${others.length} more places: ` : first}${detail}` }));
   const more = (error.total ?? 0) - (error.errors ?? []).length;
   if (places.length && more > 0) places.push(make("li", { text: `and ${more} more` }));
   const retry = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";

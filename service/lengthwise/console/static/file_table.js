@@ -38,11 +38,11 @@ export class FileTable {
     };
     byId("file-part").hidden = false;
     byId("file-note").textContent = "Asking …";
-    for (let place = 0; place < sequences.length; place += Math.min(most, AT_ONCE)) {
-      const part = sequences.slice(place, place + Math.min(most, AT_ONCE));
-      const found = await each(part);
+    for (let index = 0; index < sequences.length; index += Math.min(most, AT_ONCE)) {
+      const part = sequences.slice(index, index + Math.min(most, AT_ONCE));
+      const predictions = await each(part);
       if (turn !== this.turn) return;
-      this.rows.push(...part.map((sequence, i) => rowOf(sequence, place + i, found[i])));
+      this.rows.push(...part.map((sequence, i) => rowOf(sequence, index + i, predictions[i])));
     }
     this.show(`${model.model}, version ${model.version}`);
   }
@@ -51,15 +51,15 @@ export class FileTable {
     const sum = (name) => this.rows.reduce((total, row) => total + row[name], 0);
     const [right, compared] = [sum("right"), sum("compared")];
     const failed = this.rows.filter((row) => row.error).length;
-    const said = [`${counted(this.rows.length, "sequence")} by ${name}`];
-    if (compared) said.push(`accuracy ${(right / compared).toFixed(4)}: ${right} of ${compared} answers are the label`);
-    if (failed) said.push(`${failed} without an answer`);
-    byId("file-note").textContent = `${said.join("; ")}.`;
+    const facts = [`${counted(this.rows.length, "sequence")} by ${name}`];
+    if (compared) facts.push(`accuracy ${(right / compared).toFixed(4)}: ${right} of ${compared} answers are the label`);
+    if (failed) facts.push(`${failed} without an answer`);
+    byId("file-note").textContent = `${facts.join("; ")}.`;
     const hit = (row) => (row.compared > 1 ? ` (${row.right} of ${row.compared})` : "");
     const cells = (row) => [row.id, row.steps, shown(row.label), row.error ?? shown(row.answer) + hit(row), row.probability?.toFixed(4) ?? ""];
-    const lines = this.rows.map((row, place) => {
+    const lines = this.rows.map((row, index) => {
       const [first, ...rest] = cells(row);
-      const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(place) });
+      const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(index) });
       return make("tr", { class: row.error || 2 * row.right < row.compared ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
     });
     byId("file-table").replaceChildren(make("thead", {}, make("tr", {}, ...HEADS.map((text) => make("th", { text, scope: "col" })))), make("tbody", {}, ...lines));
@@ -87,10 +87,10 @@ function shown(labels) {
   return cut(runs.map(({ label, count }) => `${label ?? "–"}${count > 1 ? ` × ${count}` : ""}`).join(", "));
 }
 
-function rowOf(sequence, place, prediction) {
+function rowOf(sequence, index, prediction) {
   const [right, compared] = hits(sequence, prediction);
   return {
-    id: sequence.id || String(place + 1),
+    id: sequence.id || String(index + 1),
     steps: sequence.length,
     label: sequence.label,
     answer: prediction.label ?? prediction.assigned ?? prediction.step_labels ?? null,

@@ -12,12 +12,12 @@ function label(name) {
 }
 
 /** The elements in a place {x, y, width, height}: each row from its lowest value (light) to its highest; a missing value has no colour. */
-export function heatMap(sequence, names, place, colour) {
+export function heatMap(sequence, names, box, colour) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [sequence.length, sequence.features];
   const pen = canvas.getContext("2d");
   pen.fillStyle = colour;
-  const row = place.height / sequence.features;
+  const row = box.height / sequence.features;
   const parts = [];
   for (let feature = 0; feature < sequence.features; feature += 1) {
     const values = sequence.steps.map((step) => step[feature]);
@@ -29,9 +29,9 @@ export function heatMap(sequence, names, place, colour) {
       pen.globalAlpha = value === null ? 0 : 0.08 + most * (span ? (value - low) / span : 0.5);
       pen.fillRect(i, feature, 1, 1);
     });
-    const top = place.y + feature * row;
-    parts.push(draw("rect", { class: "row", "data-feature": feature, x: place.x, y: top, width: place.width, height: row }));
-    if (feature % Math.ceil(NAME_PIXELS / row) === 0) parts.push(draw("text", { x: place.x - 6, y: top + row / 2 + 4, "text-anchor": "end", text: label(names[feature]) }));
+    const top = box.y + feature * row;
+    parts.push(draw("rect", { class: "row", "data-feature": feature, x: box.x, y: top, width: box.width, height: row }));
+    if (feature % Math.ceil(NAME_PIXELS / row) === 0) parts.push(draw("text", { x: box.x - 6, y: top + row / 2 + 4, "text-anchor": "end", text: label(names[feature]) }));
   }
-  return [draw("image", { href: canvas.toDataURL(), preserveAspectRatio: "none", ...place }), ...parts];
+  return [draw("image", { href: canvas.toDataURL(), preserveAspectRatio: "none", ...box }), ...parts];
 }

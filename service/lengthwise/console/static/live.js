@@ -42,10 +42,10 @@ export class Live {
   }
 
   /** Opens the view while the part is shown, and closes it otherwise: nobody who does not look costs anything. */
-  look(wanted) {
-    if (wanted && !this.stream) this.open();
-    if (!wanted && this.stream) this.close();
-    if (wanted) this.paint();
+  look(shown) {
+    if (shown && !this.stream) this.open();
+    if (!shown && this.stream) this.close();
+    if (shown) this.paint();
   }
 
   /** Opens the view; `again`: the one before it has ended in time, as each does (see live_stream.py). */

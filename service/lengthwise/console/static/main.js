@@ -31,13 +31,13 @@ function route() {
 /** Asks what is served, now and again; asks the user for a key where the server wants one. */
 async function refresh() {
   try {
-    const found = await state();
-    await predict.serve(found);
-    say(found.ready ? "good" : "bad", found.draining ? "draining" : found.ready ? "ready" : found.starting ? "starting" : "not ready");
+    const description = await state();
+    await predict.serve(description);
+    say(description.ready ? "good" : "bad", description.draining ? "draining" : description.ready ? "ready" : description.starting ? "starting" : "not ready");
     byId("trouble").hidden = true;
-    byId("about").textContent = `Lengthwise ${found.version}, ${found.provider.name.replace("ExecutionProvider", "")}, ${found.runners} ${found.runners === 1 ? "runner" : "runners"}`;
-    live.serve(found);
-    showModels(found);
+    byId("about").textContent = `Lengthwise ${description.version}, ${description.provider.name.replace("ExecutionProvider", "")}, ${description.runners} ${description.runners === 1 ? "runner" : "runners"}`;
+    live.serve(description);
+    showModels(description);
   } catch (error) {
     if (error instanceof Refusal && error.status === 401) return askForKey(error);
     say("bad", "no answer");

@@ -34,10 +34,10 @@ function rowOf(model) {
 const pills = (model) => [...(model.default ? ["default"] : []), ...model.aliases, ...(model.shadow ? ["shadow"] : [])].map((text) => make("span", { class: "pill", text }));
 
 function accuracyOf(model) {
-  const said = model.accuracy === null ? [] : [`${model.accuracy.toFixed(4)} on ${model.accuracy_answers} answers of ${model.accuracy_data}`];
-  if (model.trained) said.push(`trained ${model.trained}`);
-  if (model.exported) said.push(`exported ${model.exported}`);
-  return said.join("; ") || "not known";
+  const facts = model.accuracy === null ? [] : [`${model.accuracy.toFixed(4)} on ${model.accuracy_answers} answers of ${model.accuracy_data}`];
+  if (model.trained) facts.push(`trained ${model.trained}`);
+  if (model.exported) facts.push(`exported ${model.exported}`);
+  return facts.join("; ") || "not known";
 }
 
 const takes = (model) => (model.input === "tokens" ? `tokens of ${model.vocabulary}` : counted(model.features, "feature"));

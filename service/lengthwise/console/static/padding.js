@@ -7,7 +7,7 @@ import { invent, usualLength, normal } from "./sequence.js";
 /** How much is added at each place of the slider. */
 export const AMOUNTS = [0, 1, 2, 4, 8, 16, 32, 48, 63];
 
-const GLANCE = [0, 1, 5, 8]; // places that are tried without being asked
+const GLANCE = [0, 1, 5, 8]; // indices that are tried without being asked
 
 const NOTES = {
   padding: "Steps of zeros behind the sequence, with step_mask false: the way to send a rectangle to this server.",
@@ -41,7 +41,7 @@ export class PaddingTrial {
 
   /** Forgets the answers: the sequence, the model or what is added has changed. */
   reset() {
-    this.seen = new Map();
+    this.answers = new Map();
     this.turn = (this.turn ?? 0) + 1;
     byId("added-note").textContent = NOTES[this.kind];
     this.verdict("", "Once there is an answer, it is asked for again with more and more of it, and compared digit by digit.");
@@ -62,28 +62,28 @@ export class PaddingTrial {
   }
 
   /** Tries places, and moves the slider along. */
-  async run(places) {
+  async run(indices) {
     const button = byId("sweep");
     button.disabled = true;
-    await this.try(places, (place) => {
-      this.slider.value = place;
+    await this.try(indices, (index) => {
+      this.slider.value = index;
       this.label();
     });
     button.disabled = false;
   }
 
-  async try(places, show) {
+  async try(indices, show) {
     const turn = this.turn;
     try {
-      for (const place of places) {
-        show(place);
-        if (!this.seen.has(place)) {
-          const answer = await this.ask(this.body(AMOUNTS[place]));
+      for (const index of indices) {
+        show(index);
+        if (!this.answers.has(index)) {
+          const answer = await this.ask(this.body(AMOUNTS[index]));
           if (turn !== this.turn) return;
-          this.seen.set(place, this.own(answer.predictions[0]));
+          this.answers.set(index, this.own(answer.predictions[0]));
         }
         this.paint();
-        this.judge();
+        this.compare();
       }
     } catch (error) {
       if (turn === this.turn) this.verdict("bad", error.message);
@@ -115,13 +115,13 @@ export class PaddingTrial {
     return { ...prediction, probabilities: cut(prediction.probabilities) };
   }
 
-  judge() {
-    if (this.seen.size < 2) return;
-    const first = flat(this.seen.get(0));
-    const amounts = [...this.seen.keys()].filter((place) => place).sort((a, b) => a - b);
-    const moved = amounts.map((place) => distance(first, flat(this.seen.get(place))));
+  compare() {
+    if (this.answers.size < 2) return;
+    const first = flat(this.answers.get(0));
+    const amounts = [...this.answers.keys()].filter((index) => index).sort((a, b) => a - b);
+    const moved = amounts.map((index) => distance(first, flat(this.answers.get(index))));
     const most = Math.max(...moved);
-    const listed = amounts.map((place) => AMOUNTS[place]).join(", ");
+    const listed = amounts.map((index) => AMOUNTS[index]).join(", ");
     const unit = this.kind === "neighbours" ? "neighbours" : `steps of ${this.kind}`;
     const promise = this.subject().model.promise;
     if (most === 0) {
@@ -142,21 +142,21 @@ export class PaddingTrial {
   paint() {
     const width = byId("padding-picture").clientWidth || 480;
     const [left, right, top, bottom] = [34, width - 12, 22, HEIGHT - 28];
-    const x = (place) => left + (place / (AMOUNTS.length - 1)) * (right - left);
+    const x = (index) => left + (index / (AMOUNTS.length - 1)) * (right - left);
     const y = (value) => bottom - value * (bottom - top);
     const parts = [0, 0.5, 1].flatMap((value) => [
       draw("line", { class: "axis", x1: left, x2: right, y1: y(value), y2: y(value) }),
       draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", text: value }),
     ]);
     parts.push(draw("text", { x: left, y: 10, text: "probability, by what is added" }));
-    AMOUNTS.forEach((amount, place) => parts.push(draw("text", { x: x(place), y: HEIGHT - 10, "text-anchor": "middle", text: amount })));
-    const first = this.seen.get(0);
+    AMOUNTS.forEach((amount, index) => parts.push(draw("text", { x: x(index), y: HEIGHT - 10, "text-anchor": "middle", text: amount })));
+    const first = this.answers.get(0);
     if (first) {
       const values = flat(first);
       const best = values.indexOf(Math.max(...values));
-      const dots = [...this.seen].sort((a, b) => a[0] - b[0]).map(([place, prediction]) => ({ place, value: flat(prediction)[best], moved: distance(values, flat(prediction)) > 0 }));
-      parts.push(draw("path", { class: "line", d: dots.map(({ place, value }, i) => `${i ? "L" : "M"}${x(place)} ${y(value)}`).join("") }));
-      for (const { place, value, moved } of dots) parts.push(draw("circle", { class: moved ? "dot moved" : "dot", cx: x(place), cy: y(value), r: 4.5 }));
+      const dots = [...this.answers].sort((a, b) => a[0] - b[0]).map(([index, prediction]) => ({ index, value: flat(prediction)[best], moved: distance(values, flat(prediction)) > 0 }));
+      parts.push(draw("path", { class: "line", d: dots.map(({ index, value }, i) => `${i ? "L" : "M"}${x(index)} ${y(value)}`).join("") }));
+      for (const { index, value, moved } of dots) parts.push(draw("circle", { class: moved ? "dot moved" : "dot", cx: x(index), cy: y(value), r: 4.5 }));
     }
     byId("padding-picture").replaceChildren(
       draw("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": "The probability of the most probable label against what was added" }, ...parts),

@@ -16,8 +16,8 @@ export class Predict {
   constructor() {
     this.signal = new Signal((what) => this.changed(what));
     this.padding = new PaddingTrial((body) => predict(this.state.predict, body), () => this.subject());
-    this.table = new FileTable((body) => predict(this.state.predict, body), (place) => this.choose(place));
-    this.upload = new Upload(() => ({ model: this.model, limits: this.state.limits }), (found, note) => this.useMany(found, note), (why) => this.refuse(why), (text) => this.note(text));
+    this.table = new FileTable((body) => predict(this.state.predict, body), (index) => this.choose(index));
+    this.upload = new Upload(() => ({ model: this.model, limits: this.state.limits }), (sequences, note) => this.useMany(sequences, note), (why) => this.refuse(why), (text) => this.note(text));
     this.turn = 0;
     this.form = curl;
     this.listen();
@@ -109,13 +109,13 @@ export class Predict {
     const { model } = this;
     if (!model) return;
     if (this.exampleModel !== model.model || this.exampleVersion !== model.version) {
-      [this.exampleModel, this.exampleVersion, this.shownExamples, this.kept] = [model.model, model.version, 0, []];
-      if (model.examples) this.kept = await recordings(model).catch(() => []);
-      this.kept = this.kept.filter(({ steps }) => (model.input === "tokens" ? !Array.isArray(steps[0]) : [steps[0]].flat().length === model.features));
+      [this.exampleModel, this.exampleVersion, this.shownExamples, this.recordings] = [model.model, model.version, 0, []];
+      if (model.examples) this.recordings = await recordings(model).catch(() => []);
+      this.recordings = this.recordings.filter(({ steps }) => (model.input === "tokens" ? !Array.isArray(steps[0]) : [steps[0]].flat().length === model.features));
     }
     if (this.model !== model) return;
     this.upload.forget();
-    const real = this.kept[this.shownExamples++ % this.kept.length];
+    const real = this.recordings[this.shownExamples++ % this.recordings.length];
     this.offerMany([]);
     if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up", of: model.model }));
     const steps = real.steps.map((step) => (Array.isArray(step) || model.input === "tokens" ? step : [step]));
@@ -134,18 +134,18 @@ export class Predict {
 
   take(read, then = () => {}) {
     try {
-      const found = read();
+      const sequences = read();
       this.upload.forget();
-      this.useMany(found, counted(found.length, "sequence"));
+      this.useMany(sequences, counted(sequences.length, "sequence"));
       then();
     } catch (error) {
       this.refuse(error.message);
     }
   }
 
-  useMany(found, note) {
-    this.offerMany(found, note);
-    this.use(found[0]);
+  useMany(sequences, note) {
+    this.offerMany(sequences, note);
+    this.use(sequences[0]);
   }
 
   /** Says why a new sequence cannot be read; what is shown belongs to the one before, so it is greyed and the answer goes. */
@@ -170,9 +170,9 @@ export class Predict {
     byId("chosen").value = "0";
   }
 
-  choose(place) {
-    byId("chosen").value = String(place);
-    this.use(this.many[place]);
+  choose(index) {
+    byId("chosen").value = String(index);
+    this.use(this.many[index]);
   }
 
   // The sequence.
@@ -233,7 +233,7 @@ export class Predict {
 
   /** What stands for the features while they are hidden. */
   sumUp(names) {
-    const missing = this.sequence.featureMask.filter((kept) => !kept).length;
+    const missing = this.sequence.featureMask.filter((keep) => !keep).length;
     byId("features-sum").textContent = `${counted(names.length, "feature")}${missing ? `, ${missing} sent as missing` : ""}`;
   }
 

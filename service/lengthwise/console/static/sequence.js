@@ -27,7 +27,7 @@ export class Sequence {
   }
 
   get leftOut() {
-    return this.stepMask.filter((kept) => !kept).length;
+    return this.stepMask.filter((keep) => !keep).length;
   }
 
   /** How many values are missing at the steps that are kept, those of masked features too. */
@@ -103,17 +103,17 @@ function byNames(steps, names) {
 
 function one(value, model) {
   const tokens = model?.input === "tokens";
-  const given = Array.isArray(value) ? value : value?.steps;
-  if (!Array.isArray(given) || !given.length) throw new Error("A sequence is an array of steps, or an object with steps, and has at least one.");
-  const steps = byNames(given, model?.names);
-  const found = new Sequence(tokens ? steps : steps.map((step) => (Array.isArray(step) ? [...step] : [step])), value);
+  const entries = Array.isArray(value) ? value : value?.steps;
+  if (!Array.isArray(entries) || !entries.length) throw new Error("A sequence is an array of steps, or an object with steps, and has at least one.");
+  const steps = byNames(entries, model?.names);
+  const sequence = new Sequence(tokens ? steps : steps.map((step) => (Array.isArray(step) ? [...step] : [step])), value);
   if (tokens && !steps.every((token) => Number.isInteger(token) && token >= 0)) throw new Error("A token is a whole number from 0.");
   if (steps.flat().some((each) => Math.abs(each) > MOST)) throw new Error("A number is too large for float32.");
-  if (!tokens && !found.steps.every(isStep)) throw new Error("A step is an array of numbers; a missing value is null.");
-  if (!tokens && found.steps.some((step) => step.length !== found.features)) throw new Error("The steps have different numbers of features.");
-  if (Array.isArray(value?.step_mask)) found.stepMask = steps.map((_, i) => value.step_mask[i] !== false);
-  if (Array.isArray(value?.feature_mask)) found.featureMask = found.featureMask.map((_, i) => value.feature_mask[i] !== false);
-  return found;
+  if (!tokens && !sequence.steps.every(isStep)) throw new Error("A step is an array of numbers; a missing value is null.");
+  if (!tokens && sequence.steps.some((step) => step.length !== sequence.features)) throw new Error("The steps have different numbers of features.");
+  if (Array.isArray(value?.step_mask)) sequence.stepMask = steps.map((_, i) => value.step_mask[i] !== false);
+  if (Array.isArray(value?.feature_mask)) sequence.featureMask = sequence.featureMask.map((_, i) => value.feature_mask[i] !== false);
+  return sequence;
 }
 
 function plain(text, tokens) {
@@ -143,8 +143,8 @@ export function normal() {
 /** A length as in the model's training, if its manifest says that; else, or around a given median, a lognormal one. */
 export function usualLength(model, median = null) {
   const edges = (median === null && model.usual_lengths) || [];
-  const place = between(0, Math.max(edges.length - 2, 0));
-  const usual = edges.length ? between(Math.round(edges[place]), Math.round(edges[place + 1] ?? edges[place])) : null;
+  const position = between(0, Math.max(edges.length - 2, 0));
+  const usual = edges.length ? between(Math.round(edges[position]), Math.round(edges[position + 1] ?? edges[position])) : null;
   const length = usual ?? Math.round((median ?? 24) * Math.exp(0.8 * normal()));
   return Math.min(Math.max(length, model.min_length ?? 1), model.max_length ?? 1024);
 }
@@ -158,8 +158,8 @@ export function invent(model, length) {
     const waves = [1, 2, 3].map((turn) => ({ size: normal() / turn, turn: turn * (0.5 + Math.random()), from: 6.3 * Math.random() }));
     const level = 0.6 * normal();
     return Array.from({ length }, (_, step) => {
-      const place = step / Math.max(length - 1, 1);
-      const curve = waves.reduce((sum, { size, turn, from }) => sum + size * Math.sin(2 * Math.PI * turn * place + from), level);
+      const position = step / Math.max(length - 1, 1);
+      const curve = waves.reduce((sum, { size, turn, from }) => sum + size * Math.sin(2 * Math.PI * turn * position + from), level);
       return Number((mean + spread * (0.8 * curve + 0.12 * normal())).toFixed(4));
     });
   });

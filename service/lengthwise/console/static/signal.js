@@ -16,26 +16,26 @@ const BOTTOM = 32; // without strips
 export class Signal {
   /** `changed(what)` is called after each change of the sequence: "mask" or "values". */
   constructor(changed) {
-    this.place = byId("signal");
+    this.element = byId("signal");
     this.changed = changed;
     this.cursor = 0;
     this.drawn = 0;
     this.dragging = false;
     this.attention = null;
-    this.place.addEventListener("pointerdown", (event) => this.pressed(event));
-    this.place.addEventListener("pointermove", (event) => (this.dragging ? this.dragged(event) : this.hover(event)));
-    this.place.addEventListener("pointerleave", () => this.near(null));
-    for (const end of ["pointerup", "pointercancel"]) this.place.addEventListener(end, () => this.released());
-    this.place.addEventListener("keydown", (event) => this.key(event));
+    this.element.addEventListener("pointerdown", (event) => this.pressed(event));
+    this.element.addEventListener("pointermove", (event) => (this.dragging ? this.dragged(event) : this.hover(event)));
+    this.element.addEventListener("pointerleave", () => this.near(null));
+    for (const end of ["pointerup", "pointercancel"]) this.element.addEventListener(end, () => this.released());
+    this.element.addEventListener("keydown", (event) => this.key(event));
     this.width = 1000;
     this.height = 260;
-    new ResizeObserver(() => this.sequence && this.fit()).observe(this.place);
+    new ResizeObserver(() => this.sequence && this.fit()).observe(this.element);
   }
 
   /** Paints again where the place has another size: a unit of the picture is a pixel. */
   fit() {
     const narrow = window.matchMedia("(max-width: 30rem)").matches;
-    const [width, height] = [this.place.clientWidth || 1000, narrow ? 200 : 260];
+    const [width, height] = [this.element.clientWidth || 1000, narrow ? 200 : 260];
     if (width === this.width && height === this.height) return;
     [this.width, this.height] = [width, height];
     this.paint();
@@ -69,7 +69,7 @@ export class Signal {
     this.sequence = sequence;
     this.model = model;
     this.forget();
-    this.place.classList.remove("stale");
+    this.element.classList.remove("stale");
     this.cursor = Math.min(this.cursor, sequence.length - 1);
     this.range = this.rangeOf();
     this.paint();
@@ -105,9 +105,9 @@ export class Signal {
       parts.push(draw("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: this.y(value), y2: this.y(value) }));
       parts.push(draw("text", { x: LEFT - 6, y: this.y(value) + 4, "text-anchor": "end", text: short(value) }));
     }
-    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.isMap ? heatMap(sequence, this.names, { x: LEFT, y: TOP, width: this.inner, height: this.plot }, getComputedStyle(this.place).outlineColor) : this.lines()));
-    sequence.stepMask.forEach((kept, i) => {
-      if (!kept) parts.push(draw("rect", { fill: "url(#hatch)", x: this.x(i) - slot / 2, y: TOP, width: slot, height: this.plot }));
+    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.isMap ? heatMap(sequence, this.names, { x: LEFT, y: TOP, width: this.inner, height: this.plot }, getComputedStyle(this.element).outlineColor) : this.lines()));
+    sequence.stepMask.forEach((keep, i) => {
+      if (!keep) parts.push(draw("rect", { fill: "url(#hatch)", x: this.x(i) - slot / 2, y: TOP, width: slot, height: this.plot }));
     });
     parts.push(...this.strip(slot));
     parts.push(draw("text", { x: LEFT - 6, y: this.height - 6, "text-anchor": "end", text: "step" }));
@@ -116,7 +116,7 @@ export class Signal {
       parts.push(draw("text", { x: this.x(i), y: this.height - 6, "text-anchor": "middle", text: i + 1 }));
     }
     parts.push(draw("rect", { class: "cursor", x: this.x(this.cursor) - slot / 2, y: TOP - 4, width: slot, height: this.plot + 8, rx: 3 }));
-    this.place.replaceChildren(draw("svg", { viewBox: `0 0 ${this.width} ${this.height}`, "aria-hidden": "true" }, ...parts));
+    this.element.replaceChildren(draw("svg", { viewBox: `0 0 ${this.width} ${this.height}`, "aria-hidden": "true" }, ...parts));
     this.say();
   }
 
@@ -156,15 +156,15 @@ export class Signal {
   /** The strips: attention, the warmer the more of it a step had; or the labels of each step. */
   strip(slot) {
     const top = TOP + this.plot + 16 - (this.sequence.isTokens ? 0 : 8);
-    return this.strips.flatMap((name, place) => {
-      const y = top + place * (STRIP + 2);
+    return this.strips.flatMap((name, index) => {
+      const y = top + index * (STRIP + 2);
       const frame = draw("rect", { class: "strip", x: LEFT, y, width: this.inner, height: STRIP });
       const cells = this.cells(name);
       if (!cells) return [frame];
       const drawn = cells.map(({ text, ...options }, i) => {
-        const made = draw("rect", { x: this.x(i) - slot / 2, y, width: slot, height: STRIP, ...options });
-        made.append(draw("title", { text: `step ${i + 1}: ${text}` }));
-        return made;
+        const cell = draw("rect", { x: this.x(i) - slot / 2, y, width: slot, height: STRIP, ...options });
+        cell.append(draw("title", { text: `step ${i + 1}: ${text}` }));
+        return cell;
       });
       return [frame, ...drawn, draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: name })];
     });
@@ -210,7 +210,7 @@ export class Signal {
   hover(event) {
     if (!this.sequence || this.sequence.isTokens) return;
     const { step, value } = this.at(event);
-    const height = ((event.clientY - this.place.getBoundingClientRect().top) / this.place.clientHeight) * this.height;
+    const height = ((event.clientY - this.element.getBoundingClientRect().top) / this.element.clientHeight) * this.height;
     const apart = this.sequence.steps[step].map((each) => (each === null ? Infinity : Math.abs(each - value)));
     const row = Math.floor(((height - TOP) / this.plot) * this.sequence.features);
     this.near(this.isMap ? Math.min(Math.max(row, 0), apart.length - 1) : apart.indexOf(Math.min(...apart)), step);
@@ -218,7 +218,7 @@ export class Signal {
 
   /** Highlights a feature, and says its value at a step; null for none. */
   near(feature, step = this.cursor) {
-    const picture = this.place.firstElementChild;
+    const picture = this.element.firstElementChild;
     if (!picture) return;
     picture.classList.toggle("one", feature !== null);
     for (const each of picture.querySelectorAll("[data-feature]")) each.classList.toggle("near", Number(each.dataset.feature) === feature);
@@ -231,15 +231,15 @@ export class Signal {
     const step = sequence.steps[cursor];
     const value = sequence.isTokens ? `token ${step}` : step[this.drawn] === null ? "missing" : short(step[this.drawn]);
     const weight = this.attention ? `, attention ${short(this.attention[cursor])}` : "";
-    this.place.setAttribute("aria-valuemax", sequence.length);
-    this.place.setAttribute("aria-valuenow", cursor + 1);
-    this.place.setAttribute("aria-valuetext", `step ${cursor + 1} of ${sequence.length}, ${sequence.stepMask[cursor] ? value : "left out"}${weight}`);
+    this.element.setAttribute("aria-valuemax", sequence.length);
+    this.element.setAttribute("aria-valuenow", cursor + 1);
+    this.element.setAttribute("aria-valuetext", `step ${cursor + 1} of ${sequence.length}, ${sequence.stepMask[cursor] ? value : "left out"}${weight}`);
   }
 
   // The pointer.
 
   at(event) {
-    const box = this.place.getBoundingClientRect();
+    const box = this.element.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * this.width;
     const step = Math.floor(((x - LEFT) / this.inner) * this.sequence.length);
     const height = ((event.clientY - box.top) / box.height) * this.height;
@@ -250,7 +250,7 @@ export class Signal {
   pressed(event) {
     if (event.button) return;
     this.dragging = true;
-    this.place.setPointerCapture(event.pointerId);
+    this.element.setPointerCapture(event.pointerId);
     const { step } = this.at(event);
     this.before = null;
     this.keep = !this.sequence.stepMask[step];
@@ -263,9 +263,9 @@ export class Signal {
     const count = Math.abs(step - from.step);
     for (let i = 0; i <= count; i += 1) {
       const share = count ? i / count : 1;
-      const place = from.step + Math.sign(step - from.step) * i;
-      if (this.tool === "draw") this.set(place, from.value + share * (value - from.value));
-      else this.sequence.stepMask[place] = this.keep;
+      const index = from.step + Math.sign(step - from.step) * i;
+      if (this.tool === "draw") this.set(index, from.value + share * (value - from.value));
+      else this.sequence.stepMask[index] = this.keep;
     }
     this.before = { step, value };
     this.cursor = step;

@@ -10,9 +10,9 @@ const HEAD_BYTES = 65536;
 const ROLES = ["id", "time", "label"];
 
 export class Upload {
-  /** `given()` is {model, limits}; `use(sequences, note)` takes what was read, `refuse(why)` why it was not; `say(text)` what is done. */
-  constructor(given, use, refuse, say) {
-    this.given = given;
+  /** `context()` is {model, limits}; `use(sequences, note)` takes what was read, `refuse(why)` why it was not; `say(text)` what is done. */
+  constructor(context, use, refuse, say) {
+    this.context = context;
     this.say = say;
     this.use = use;
     this.refuse = refuse;
@@ -34,14 +34,14 @@ export class Upload {
 
   async read(columns = {}) {
     const { file } = this;
-    const { model, limits } = this.given();
+    const { model, limits } = this.context();
     if (!model) return;
     this.say(`Reading ${file.name} …`);
     try {
       if (file.size > limits.max_body_bytes) throw new Error(`it has ${file.size.toLocaleString("en")} bytes, and the server takes ${limits.max_body_bytes.toLocaleString("en")}`);
       if (READ_HERE.test(file.name)) {
-        const found = parse(await file.text(), model);
-        return this.use(found, counted(found.length, "sequence"));
+        const sequences = parse(await file.text(), model);
+        return this.use(sequences, counted(sequences.length, "sequence"));
       }
       const read = await readFile(file, model, columns);
       const taken = read.columns;
@@ -49,11 +49,11 @@ export class Upload {
       if (!read.sequences.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
       const count = read.sequences[0].steps[0].length;
       if (model.input === "values" && count !== model.features) throw new Error(`the model takes ${counted(model.features, "feature")} a step, and it has ${count}${taken ? `: ${taken.values.join(", ")}. Choose the columns` : ""}`);
-      const found = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name, names: taken?.values }));
+      const sequences = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name, names: taken?.values }));
       const left = read.left_out ? [`${read.left_out} more ${read.left_out === 1 ? "was" : "were"} left out`] : [];
       const wrong = read.problems.length ? [`not read: ${read.problems.slice(0, 3).join("; ")}`] : [];
       byId("taken").textContent = `Taken as ${[read.taken, ...wrong].join("; ")}.`;
-      this.use(found, [counted(found.length, "sequence"), ...left, ...(taken ? [] : wrong), ...read.doubts].join("; "));
+      this.use(sequences, [counted(sequences.length, "sequence"), ...left, ...(taken ? [] : wrong), ...read.doubts].join("; "));
     } catch (error) {
       if (byId("columns").hidden && TABLE.test(file.name)) await this.offerHeader();
       this.refuse(`${file.name} cannot be read: ${error.message}.`.replace("..", "."));
