@@ -91,6 +91,19 @@ def test_what_keeps_its_bits_or_cannot_stays(name: str) -> None:
     assert after is before
 
 
+def test_an_einsum_that_only_copies_an_input_leaves_its_name() -> None:
+    before = Form(
+        '[copy] i = Einsum <equation = "bsf->bsf"> (values)\n[sum] s3 = Add (i, i)\n'
+        "[widen] s2 = MatMul (s3, K)\n[pool] s = ReduceMax <keepdims = 0> (s2, one)",
+        "",
+    ).graph
+    after, rewritten = rewrite(before, MANIFEST, every=True)
+    onnx.checker.check_model(after, full_check=True)
+    assert "copy" in {one.operator for one in rewritten}
+    assert [value.name for value in after.graph.input] == ["values", "mask"]
+    assert rewriting.largest_difference(before, after, MANIFEST) == 0
+
+
 def test_a_graph_of_an_old_opset_stays() -> None:
     body = "[cast] f = Cast <to = 1> (mask)\n[m] m3 = Unsqueeze <axes = [2]> (f)\n[mul] e = Mul (values, m3)\n"
     body += "[pool] s = ReduceSum <axes = [1], keepdims = 0> (e)\n[head] logits = MatMul (s, V)"
