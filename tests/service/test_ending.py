@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from lengthwise.processes import ending
-from lengthwise.processes.ending import LastResort, leave_behind
+from lengthwise.processes.ending import leave_behind
 from lengthwise.settings import bundled_models
 from tests.support.doors import certificate
 from tests.support.model_directories import place
-from tests.support.server_process import ServerProcess, request, started
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started
 
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP]]}
@@ -149,23 +151,38 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return codes
 
 
-def test_the_last_resort_ends_a_process_that_does_not_end(ends: list[int]) -> None:
-    with LastResort(0.01) as last_resort:
-        last_resort.begin()
-        (watch,) = [thread for thread in threading.enumerate() if thread.name == "last-resort"]
-        watch.join(30)
-    assert ends == [1]
+HANGS = """
+import ctypes, signal, sys, threading
+from lengthwise.processes.ending import end_for_certain
+with end_for_certain() as end_within:
+    signal.signal(signal.SIGTERM, lambda *_: end_within(0.05))
+    signal.raise_signal(signal.SIGTERM)
+    {hangs}
+"""
 
 
-@pytest.mark.parametrize("begins", [True, False])
-def test_the_last_resort_leaves_one_alone_that_does(begins: bool, ends: list[int]) -> None:
-    with LastResort(600) as last_resort:
-        (watch,) = [thread for thread in threading.enumerate() if thread.name == "last-resort"]
-        if begins:
-            last_resort.begin()
-    watch.join(30)
-    assert not watch.is_alive()
-    assert ends == []
+@pytest.mark.parametrize(
+    "hangs",
+    [
+        pytest.param("threading.Event().wait()", id="waits"),
+        pytest.param("ctypes.PyDLL(None).pause()", id="keeps the interpreter"),
+    ],
+)
+def test_the_last_resort_ends_a_process_that_does_not_end_and_says_where_it_is(hangs: str) -> None:
+    program = [sys.executable, "-c", HANGS.format(hangs=hangs)]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Timeout (0:00:00.05")
+    assert 'File "<string>", line 7 in <module>' in done.stderr
+
+
+@pytest.mark.parametrize("seconds", [None, 600])
+def test_the_last_resort_leaves_one_alone_that_does(seconds: float | None) -> None:
+    program = HANGS.format(hangs="").replace("0.05", str(seconds))
+    if seconds is None:  # there was no signal
+        program = program.replace("signal.raise_signal(signal.SIGTERM)", "pass")
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("name", ["runner-0", "rescan", "probe", "verification"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 log = logging.getLogger("lengthwise.ending")
@@ -17,39 +19,20 @@ _OWN_THREADS: Final = (
     "probe",
     "runner-",
 )  # may be inside a library for long: so their names begin
-_LOG_SECONDS: Final = 0.1
+_STDERR: Final = 2
 
 
-class LastResort:
-    """A context manager that ends the process if its block takes more seconds from `begin` on."""
+@contextmanager
+def end_for_certain() -> Iterator[Callable[[float], None]]:
+    """A function that ends the process unless the block ends within so many seconds of its call.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._begun = threading.Event()
-        self._over = threading.Event()
-
-    def __enter__(self) -> LastResort:
-        """Starts a thread that ends the process when the time is over."""
-        threading.Thread(target=self._watch, name="last-resort", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stops that thread: the block has ended in time."""
-        self._over.set()
-        self._begun.set()
-
-    def begin(self) -> None:
-        """Starts the timer. Safe in a signal handler."""
-        self._begun.set()
-
-    def _watch(self) -> None:
-        self._begun.wait()
-        if not self._over.wait(self._seconds):
-            text = "the process has not ended within %g s of the signal, so it is ended at once"
-            logging_it = threading.Thread(target=log.error, args=(text, self._seconds), daemon=True)
-            logging_it.start()
-            logging_it.join(_LOG_SECONDS)  # writing to the log may block too
-            os._exit(1)
+    It may be called in a signal handler. The stacks of all threads are written to stderr before, and the exit code is
+    1. A library that keeps the interpreter cannot prevent it: the timer is a thread of C.
+    """
+    try:
+        yield lambda seconds: faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def leave_behind(before: Iterable[threading.Thread]) -> None:

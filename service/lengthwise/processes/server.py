@@ -22,7 +22,6 @@ from types import FrameType
 from typing import Any, Final, cast
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lengthwise.application.app import Application, make_admin_app
@@ -31,7 +30,7 @@ from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connectio
 from lengthwise.connections.listener import KeptAlive, Listener, context, listening
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastPath
-from lengthwise.processes.ending import LastResort, leave_behind
+from lengthwise.processes.ending import end_for_certain, leave_behind
 from lengthwise.processes.supervisor import supervise
 from lengthwise.processes.worker import Worker
 from lengthwise.processes.worker_count import ONE_PROCESS, WorkerCount
@@ -102,7 +101,8 @@ class _PortServer(uvicorn.Server):
 class Server(_PortServer):
     """The server of the main port, which handles this service's signals and drains `serving`.
 
-    `admin` serves before this one does, and until it has ended. `last_resort` ends the process if its end is late.
+    `admin` serves before this one does, and until it has ended. `end_within` ends the process if it takes more seconds
+    than that from the first signal on.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class Server(_PortServer):
         listener: Listener,
         serving: Serving,
         admin: AdminServer | None = None,
-        last_resort: LastResort | None = None,
+        end_within: Callable[[float], None] = lambda _: None,
     ) -> None:
         super().__init__(config, listener)
         self._serving = serving
         self._admin = admin
-        self._last_resort = last_resort
+        self._end_within = end_within
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until a signal."""
@@ -166,8 +166,7 @@ class Server(_PortServer):
             os._exit(128 + sig)  # at once: the threads of the runners are inside the runtime
         self._serving.begin_draining()
         self.should_exit = True
-        if self._last_resort is not None:
-            self._last_resort.begin()
+        self._end_within(self._serving.settings.drain_seconds + _END_SECONDS)
 
     def _drain(self) -> None:
         """As the first signal, which may have come already."""
@@ -194,11 +193,10 @@ class AdminServer(_PortServer):
 
 def serve(
     settings: Settings,
-    prepare: Callable[[FastAPI], None] | None = None,
     workers: WorkerCount = ONE_PROCESS,
     worker: Worker | None = None,
 ) -> int:
-    """Serves until a signal: the exit code. `prepare` is given the application before, to add middleware or routes.
+    """Serves until a signal: the exit code.
 
     With several `workers` each is this program again, up to here, as one `worker`.
 
@@ -222,13 +220,11 @@ def serve(
     serving = Serving(settings, tracer=tracer, worker=worker)
     serving.workers_reason = workers.reason if worker is None else worker.reason
     app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=limits.grpc)
-    if prepare is not None:
-        prepare(app)
     config = _config(app, settings, limits.http)
     _tune()
     threads = threading.enumerate()
     with ExitStack() as stack:
-        last_resort = stack.enter_context(LastResort(settings.drain_seconds + _END_SECONDS))
+        end_within = stack.enter_context(end_for_certain())
         if tracer is not None:
             stack.callback(tracer.close)
         listener = partial(_listener, stack, settings, tls, worker)
@@ -237,7 +233,7 @@ def serve(
             config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS)
             admin = AdminServer(config_of_admin, listener("admin_port", ADMIN_CONNECTIONS))
             serving.openings.connections["admin"] = (admin.open_connections, ADMIN_CONNECTIONS)
-        server = Server(config, listener("port", limits.http), serving, admin, last_resort)
+        server = Server(config, listener("port", limits.http), serving, admin, end_within)
         if worker is not None:
             server.server_state.connections = worker.connections()
         serving.openings.connections["http"] = (server.open_connections, limits.http)
