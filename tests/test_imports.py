@@ -47,7 +47,7 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.opening"},
-    "fastapi": {"processes.server", *(f"application.{name}" for name in ("app", "health", "operations"))},
+    "fastapi": {f"application.{name}" for name in ("app", "health", "operations")},
     "grpc": {f"grpc.{name}" for name in ("calls", "infer", "server", "transport")},
     "uvicorn": {"processes.server", "http.connection", "http.timed_connection"},
     "prometheus_client": {"telemetry.metrics", "telemetry.exposition", "bench.remote"},

@@ -89,21 +89,21 @@ class Predictions(list[Prediction]):
         return notebook.predictions(self)
 
 
-_TOLD: Final = frozenset(one.name for one in fields(Prediction)) - {"version", "_labels"}
+_IN_ANSWERS: Final = frozenset(one.name for one in fields(Prediction)) - {"version", "_labels"}
 _OF_ARRAYS: Final = frozenset({"probabilities", "step_scores", "attention"})
 _OF_TUPLES: Final = frozenset({"assigned", "step_labels", "windows"})
 
 
 def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
     """A prediction from its object in an answer, of lists or of arrays, with NaN for None."""
-    told = {name: value for name, value in entry.items() if value is not None and name in _TOLD}
-    for name in _OF_ARRAYS.intersection(told):
-        told[name] = _floats(told[name])
-    for name in _OF_TUPLES.intersection(told):
-        told[name] = tuple(told[name])
-    if "score" in told:
-        told["score"] = float(np.float32(told["score"]))
-    return Prediction(**told, version=version, _labels=labels)
+    values = {name: value for name, value in entry.items() if value is not None and name in _IN_ANSWERS}
+    for name in _OF_ARRAYS.intersection(values):
+        values[name] = _floats(values[name])
+    for name in _OF_TUPLES.intersection(values):
+        values[name] = tuple(values[name])
+    if "score" in values:
+        values["score"] = float(np.float32(values["score"]))
+    return Prediction(**values, version=version, _labels=labels)
 
 
 def _floats(entries: Any) -> NDArray[np.float32]:

@@ -45,9 +45,9 @@ _VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 IS_TRANSPOSED: Final = "; is it transposed?"  # asked of some sequences only, where others have the same error
 _LINE: Final = re.compile(r":((?:row )?\d+): ")
 _FEW_ALIKE: Final = 3  # up to so many messages of one cause are all shown
-_MOST_PLACES: Final = 6
+_MOST_SOURCES: Final = 6
 _MOST_CAUSES: Final = 100
-_PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")  # a sequence, one of its steps
+_INDEX: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")  # a sequence, one of its steps
 
 
 EXTRAS_OF: Final = {
@@ -142,14 +142,14 @@ class Problem:
     @property
     def sequence(self) -> int | None:
         """The index of the sequence that it is about; None if it is about something else."""
-        place = _PLACE.match(self.pointer)
-        return None if place is None else int(place[1])
+        index = _INDEX.match(self.pointer)
+        return None if index is None else int(index[1])
 
     @property
     def step(self) -> int | None:
         """The index of the step in that sequence, as sent; None if it is not about one step."""
-        place = _PLACE.match(self.pointer)
-        return None if place is None or place[2] is None else int(place[2])
+        index = _INDEX.match(self.pointer)
+        return None if index is None or index[2] is None else int(index[2])
 
 
 class InvalidRequest(RequestError, status=422, title="Invalid request"):
@@ -193,12 +193,12 @@ class InvalidSequences(InvalidRequest, ValueError):
     def __str__(self) -> str:
         causes = Causes()
         for problem in self.problems:
-            causes.add(problem.detail, _place(problem))
+            causes.add(problem.detail, _source(problem))
         causes.total += self.total - len(self.problems)
         return "; ".join(causes.lines(self._LISTED))
 
 
-def _place(problem: Problem) -> str:
+def _source(problem: Problem) -> str:
     if problem.sequence is None:
         return problem.pointer.rpartition("/")[2] or "the request"
     return f"sequence {problem.sequence}" + ("" if problem.step is None else f", step {problem.step}")
@@ -269,30 +269,30 @@ class Causes:
         self.total = 0
         self._alike: dict[str, tuple[list[str], list[str], int]] = {}
 
-    def add(self, message: str, place: str = "") -> None:
-        """Adds a message; `place` is put before it, and listed where many are alike."""
+    def add(self, message: str, source: str = "") -> None:
+        """Adds a message; `source` is put before it, and listed where many are alike."""
         self.total += 1
         key = _VARIES.sub("#", message.partition(IS_TRANSPOSED)[0])
-        shown, places, count = self._alike.get(key, ([], [], 0))
+        messages, sources, count = self._alike.get(key, ([], [], 0))
         if len(self._alike) < _MOST_CAUSES or count:
-            if len(shown) < _FEW_ALIKE:
-                shown.append(f"{place}: {message}" if place else message)
-            if len(places) < _MOST_PLACES:
+            if len(messages) < _FEW_ALIKE:
+                messages.append(f"{source}: {message}" if source else message)
+            if len(sources) < _MOST_SOURCES:
                 line = _LINE.search(message)
-                places.append(place or ("" if line is None else line[1]))
-            self._alike[key] = (shown, places, count + 1)
+                sources.append(source or ("" if line is None else line[1]))
+            self._alike[key] = (messages, sources, count + 1)
 
     def lines(self, most: int) -> list[str]:
-        """The messages, at most `most` lines; of many alike the first, with the places of others."""
-        found: list[str] = []
-        told = 0
-        for shown, places, count in self._alike.values():
+        """The messages, at most `most` lines; of many alike the first, with the sources of others."""
+        listed: list[str] = []
+        total = 0
+        for messages, sources, count in self._alike.values():
             few = count <= _FEW_ALIKE
             if not few:
-                others = ", ".join(one for one in places[1:] if one)
-                shown = [f"{shown[0]} (and {count - 1} more like it{f': {others}, ...' if others else ''})"]
-            part = shown[: most - len(found)]
-            found += part
-            told += len(part) if few or not part else count
-        more = self.total - told
-        return [*found, f"and {more} more"] if more else found
+                others = ", ".join(one for one in sources[1:] if one)
+                messages = [f"{messages[0]} (and {count - 1} more like it{f': {others}, ...' if others else ''})"]
+            part = messages[: most - len(listed)]
+            listed += part
+            total += len(part) if few or not part else count
+        more = self.total - total
+        return [*listed, f"and {more} more"] if more else listed

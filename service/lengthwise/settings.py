@@ -335,7 +335,7 @@ class Settings(BaseSettings):
         if unknown:
             names = [name.upper() for name in cls.model_fields]
             listed = ", ".join(
-                name + (_gone(name.removeprefix(PREFIX)) or nearest(name.removeprefix(PREFIX), names, PREFIX))
+                name + (_removal_text(name.removeprefix(PREFIX)) or nearest(name.removeprefix(PREFIX), names, PREFIX))
                 for name in sorted(unknown)
             )
             raise ConfigurationError(
@@ -381,8 +381,8 @@ def mmap_threshold_is_set() -> bool:
     return "glibc.malloc.mmap_" in tunables or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
 
 
-def _gone(name: str) -> str:
-    """That an option is gone, to follow its name; nothing for one that never was."""
+def _removal_text(name: str) -> str:
+    """A hint, to follow the name of an option that was removed; empty for other names."""
     now = REMOVED.get(name.lower())
     return f" (gone: {now})" if now else ""
 
@@ -393,7 +393,7 @@ def flag(name: str) -> str:
 
 
 def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
-    name = ".".join(str(place) for place in item["loc"])
+    name = ".".join(str(key) for key in item["loc"])
     if not name:
         return sentence(item)
     variable = PREFIX + str(item["loc"][0]).upper()
@@ -402,6 +402,6 @@ def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
     if name in from_flags:
         source = flag(name)
     if item["type"] == "extra_forbidden":
-        options = f"{_gone(name) or nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"
-        return f"no option belongs to the key {source}{options}"
+        hint = _removal_text(name) or nearest(name, Settings.model_fields)
+        return f"no option belongs to the key {source}{hint}; `lengthwise serve --help` lists the options"
     return f"{source}: {sentence(item)}, got {item['input']!r}"

@@ -56,20 +56,20 @@ def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
 ) -> str:
     """Every wrong key, at most ten, with what is wrong and its value; `whole` names what has no key."""
-    places = [item["loc"] for item in errors]
+    locations = [item["loc"] for item in errors]
     messages = []
     for item in errors:
-        place = item["loc"]
+        location = item["loc"]
         # pydantic does not count wrong entries of a list, and then reports the list as too short as well.
-        if item["type"] == "too_short" and any(place == other[: len(place)] != other for other in places):
+        if item["type"] == "too_short" and any(location == other[: len(location)] != other for other in locations):
             continue
         if item["type"] == "extra_forbidden":
-            message = unknown(str(place[-1]), known(place[:-1]))
+            message = unknown(str(location[-1]), known(location[:-1]))
         else:
             message = sentence(item)
             if item["type"] not in ("missing", "value_error"):
                 message = f"{message}, got {shown(item['input'])}"
-        messages.append(f"{'.'.join(map(str, place)) or whole}: {message}")
+        messages.append(f"{'.'.join(map(str, location)) or whole}: {message}")
     more = [f"and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
     return "; ".join([*messages[:_MOST_LISTED], *more])
 

@@ -27,7 +27,7 @@ from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.families import CELL
 from lengthwise.telemetry.metrics import KEPT_GONE, Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.shared_counts import SharedCounts
-from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, taken, with_rows, without_zeros
+from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, snapshot_of, with_rows, without_zeros
 from tests.support.numpy_models import manifest, samples
 from tests.support.server_process import PATIENCE_SECONDS
 
@@ -70,7 +70,7 @@ def test_of_a_place_that_was_being_labelled_or_freed_at_a_kill_nothing_is_read()
     SharedCounts(shared).claim("a-long-name", "1")
     for first in (0, ord("a")):
         shared[label] = first
-        assert list(SharedCounts(shared).places()) == ([] if not first else [("a-long-name", "1")])
+        assert list(SharedCounts(shared).model_rows()) == ([] if not first else [("a-long-name", "1")])
     shared[label : label + 2] = b"\0\xff"  # half of a character
     assert SharedCounts(shared).counts() == ({}, {})
     SharedCounts(shared).clear()
@@ -83,7 +83,7 @@ def test_only_places_that_were_in_use_are_read() -> None:
     counts.claim("m", "1")
     end = shared_counts.HEAD_BYTES + shared_counts.ROW_BYTES
     shared[end : shared_counts.BYTES] = b"x" * (shared_counts.BYTES - end)  # whatever is there
-    assert list(SharedCounts(shared).places()) == [("m", "1")]
+    assert list(SharedCounts(shared).model_rows()) == [("m", "1")]
 
 
 def test_a_place_is_used_again_with_nothing_in_it() -> None:
@@ -166,7 +166,7 @@ def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_
         exact.request(200, 0.003)
         exact.request(200, 0.003)  # after it was told last
         rows = {("m", version): np.array(exact.cells)}
-        ended.add(with_rows(process.snapshot(), taken(rows, {})), [("m", version)])
+        ended.add(with_rows(process.snapshot(), snapshot_of(rows, {})), [("m", version)])
     assert "lengthwise_ready" not in ended.snapshot["families"]
     assert "process_cpu_seconds" in ended.snapshot["families"]
     shown = samples(b"".join(process.exposition("", Total([ended.snapshot] * 2))[0]).decode())
@@ -181,7 +181,7 @@ def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_
 def test_a_process_without_memory_for_a_model_counts_by_what_it_told_last() -> None:
     process, ended = Metrics(dict, lambda: Bounds(1, 1, 0, 1, 1)), EndedCounts()
     process.model("m", "1").request(200, 0.003)
-    ended.add(with_rows(process.snapshot(), taken({}, {})), [])
+    ended.add(with_rows(process.snapshot(), snapshot_of({}, {})), [])
     assert sum(Total([ended.snapshot, {}]).models["m", "1"]) == pytest.approx(2.003)
 
 
@@ -249,9 +249,9 @@ def test_a_worker_borrows_the_core_of_one_that_rests(pair: list[Worker], monkeyp
 def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -> None:
     one, other = pair
     assert one.accept_delay(5) == 0  # nobody else is ready
-    other.is_ready(True)
+    other.set_ready(True)
     assert one.accept_delay(0) == -NOT_READY_SECONDS
-    one.is_ready(True)
+    one.set_ready(True)
     assert one.accept_delay(0) == 0
     assert other.accept_delay(1) == GIVE_WAY_SECONDS
     assert one.accept_delay(2) == GIVE_WAY_SECONDS
@@ -259,14 +259,14 @@ def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -
     ends |= {1, 2, 3}
     ends.discard(1)
     assert one.accept_delay(2) == 0  # it was told that the other has two
-    one.is_ready(False)
+    one.set_ready(False)
     assert other.accept_delay(9) == 0
 
 
 async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Worker]) -> None:
     one, other = pair
-    one.is_ready(True)
-    other.is_ready(True)
+    one.set_ready(True)
+    other.set_ready(True)
     assert one.accept_delay(2) == GIVE_WAY_SECONDS
     tried = asyncio.Event()
 
@@ -289,20 +289,20 @@ async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Wo
 
 def test_nothing_is_left_to_a_worker_that_hangs_nor_waited_for(pair: list[Worker]) -> None:
     one, other = pair
-    other.is_ready(True)
+    other.set_ready(True)
     other.memory.put(other.index, beat=time.monotonic() - SILENT_SECONDS - 1)
     assert one.accept_delay(7) == 0  # not ready itself, and with more connections
     assert [worker["ready"] for worker in one.memory.described()] == [False, False]
-    assert one.ends()
+    assert one.stop_accepting()
 
 
 def test_the_last_worker_that_ends_is_told(pair: list[Worker]) -> None:
     one, other = pair
-    one.is_ready(True)
-    other.is_ready(True)
-    assert not one.ends()
-    one.is_ready(True)  # it stays at its end
-    assert other.ends()
+    one.set_ready(True)
+    other.set_ready(True)
+    assert not one.stop_accepting()
+    one.set_ready(True)  # it stays at its end
+    assert other.stop_accepting()
     assert {*one.memory.table["state"]} == {ENDING}
 
 

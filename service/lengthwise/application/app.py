@@ -111,7 +111,7 @@ class Application(FastAPI):
     """The application around a service; `renew` makes another one when the lifespan is entered again.
 
     With `on_failure`, which is called if the service cannot be started, it answers while models load, with 503 until it
-    is ready; without it the lifespan waits until they are loaded, and raises the error. `places`: addresses to log when
+    is ready; without it the lifespan waits until they are loaded, and raises the error. `addresses`: those to log when
     it is ready, keyed by what they offer.
     """
 
@@ -121,13 +121,13 @@ class Application(FastAPI):
         *,
         renew: Callable[[], Serving] | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
-        places: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
+        addresses: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
         grpc_connections: int | None = None,
         **options: Any,
     ) -> None:
         self._renew = renew
         self._on_failure = on_failure
-        self._places = places
+        self._addresses = addresses
         self._grpc_connections = grpc_connections
         self._within = options.pop("lifespan", None)
         self._has_docs = options.pop("docs_url", "/docs") is not None
@@ -143,7 +143,7 @@ class Application(FastAPI):
             "redoc_url": None,
         }
         super().__init__(lifespan=lambda _: self._lifespan(), **fixed | options)
-        self._given = bool(self.user_middleware or self.router.dependencies)
+        self._customized = bool(self.user_middleware or self.router.dependencies)
         if origins := serving.settings.cors_origins:
             across = Middleware(
                 CORSMiddleware,
@@ -193,7 +193,7 @@ class Application(FastAPI):
         _match_to_the_end(self.router.routes)
 
     def _begin_again(self) -> None:
-        """Has another service take the place of one that has ended; the user's routes stay.
+        """Replaces a service that has ended by a new one; the user's routes stay.
 
         Raises:
             RuntimeError: The application has ended, and was made for one service.
@@ -202,10 +202,10 @@ class Application(FastAPI):
             raise RuntimeError("this application has ended: make another one")
         serving = self._renew()
         routes, own = self.router.routes, {id(route) for route in self._own_routes}
-        kept = [route for route in routes if id(route) not in own]
+        users_routes = [route for route in routes if id(route) not in own]
         routes.clear()
         self._serve(serving)
-        routes += kept
+        routes += users_routes
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[Any]:
@@ -214,7 +214,7 @@ class Application(FastAPI):
             self._begin_again()
         self._entered = True
         serving, rpc, failed = self.serving, self._rpc, self._on_failure
-        serving.begun = True
+        serving.in_lifespan = True
 
         def started(task: asyncio.Task[None]) -> None:
             error = None if task.cancelled() else task.exception()
@@ -253,8 +253,8 @@ class Application(FastAPI):
             await serving.start()
         else:  # others may be ready before it, and gRPC cannot leave connections to them
             await serving.start(listen)
-        if serving.ready and self._places():
-            log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._places().items()))
+        if serving.ready and self._addresses():
+            log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._addresses().items()))
         if rpc is not None:
             await rpc.report_health()
 
@@ -268,7 +268,7 @@ class Application(FastAPI):
     def extended(self) -> bool:
         """Whether its user gave it what has to see every call: middleware, dependencies or instrumentation."""
         return (
-            self._given
+            self._customized
             or tuple(self.user_middleware) != self._own_middleware
             or bool(self.dependency_overrides or self.router.dependencies)
             or type(self) is not Application
@@ -291,8 +291,8 @@ def make_admin_app(serving: Serving) -> FastAPI:
     if serving.settings.console:
         from lengthwise.console import routes
 
-        places = {"predict": CONSOLE_PREDICT, "health": "/healthz", "metrics": "/metrics"}
-        _add_index(app.router, serving, places, console=True)
+        paths = {"predict": CONSOLE_PREDICT, "health": "/healthz", "metrics": "/metrics"}
+        _add_index(app.router, serving, paths, console=True)
         endpoint = operations.Inference(Predict(serving, Turns()))
         app.router.add_api_route(CONSOLE_PREDICT, endpoint, methods=["POST"], include_in_schema=False)
         app.router.routes += routes.routes(serving, health.described, predict=CONSOLE_PREDICT[1:])
@@ -302,7 +302,7 @@ def make_admin_app(serving: Serving) -> FastAPI:
 
 
 def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
-    """Has routes match whole paths, and only names that models have.
+    """Makes routes match whole paths, and only names that models may have.
 
     The `$` of Starlette also matches before a line feed at the end, `%0a`. And a part of a path would match the colon
     of `/v1/models/M:predict`, whose other methods then were calls of a model `M:predict`.
@@ -313,26 +313,31 @@ def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
             route.path_regex = re.compile(pattern.removesuffix("$") + r"\Z")
 
 
-def _add_index(router: APIRouter, serving: Serving, places: Mapping[str, str], *, console: bool) -> None:
+def _add_index(router: APIRouter, serving: Serving, paths: Mapping[str, str], *, console: bool) -> None:
     """Adds `GET /`: paths, limits and names; for a browser, the console, or a page of the paths."""
     settings = serving.settings
     keys = settings.api_keys_file is not None  # a link cannot send a key
-    links = tuple((path[1:], path) for name, path in places.items() if name != "predict" and not keys)
+    links = tuple((path[1:], path) for name, path in paths.items() if name != "predict" and not keys)
     limits = {name: getattr(settings, name) for name in document.LIMITS}
 
     @router.get("/", **document.operation("index"))
     async def index(request: Request) -> Response:
-        if pages.wanted(request.scope):
+        if pages.wants_page(request.scope):
             if console:
                 from lengthwise.console import page
 
                 return page.answer(request, page.page(links))
-            return pages.front(request.scope.get("root_path", ""), places)
-        found = {"service": "lengthwise", **places, "media_types": predict.MEDIA_TYPES, "limits": limits}
+            return pages.front(request.scope.get("root_path", ""), paths)
+        content: dict[str, Any] = {
+            "service": "lengthwise",
+            **paths,
+            "media_types": predict.MEDIA_TYPES,
+            "limits": limits,
+        }
         names: dict[str, dict[str, Any]] = {}
         for manifest in (served.manifest for served in serving.served):
             names.setdefault(manifest.name, {})[str(manifest.version)] = manifest.input.names
-        return document.answer({**found, "names": names}, headers={"vary": "accept"})
+        return document.answer({**content, "names": names}, headers={"vary": "accept"})
 
 
 def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:
@@ -341,7 +346,7 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
     404 says what is `elsewhere`.
     """
 
-    def told(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+    def refusal(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
         if kserve.is_path(path_of(request.scope)):
             return document.answer({"error": detail}, status, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
@@ -352,8 +357,8 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
         return kserve.response(error, path_of(request.scope))
 
     async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
-        found = (f"{'/'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        return told(request, 422, "; ".join(found), {})
+        problems_of_parameters = (f"{'/'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        return refusal(request, 422, "; ".join(problems_of_parameters), {})
 
     async def unrouted(request: Request, error: HTTPException) -> Response:
         detail, headers = error.detail, dict(error.headers or {})
@@ -362,7 +367,7 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
         elif error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
             detail = f"this path takes {headers['Allow']}"
-        return told(request, error.status_code, detail, headers)
+        return refusal(request, error.status_code, detail, headers)
 
     app.add_exception_handler(ClientLeft, _left)
     for kind, answer in ((HTTPException, unrouted), (RequestValidationError, wrong_parameter)):
@@ -412,8 +417,8 @@ def _is_instrumented() -> bool:
 def _is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
     """Whether another route of `routes` may answer a POST before the last of `own` does, or one of `own` is gone."""
     ours = {id(route) for route in own}
-    places = [number for number, route in enumerate(routes) if id(route) in ours]
-    if len(places) < len(ours):
+    indices = [number for number, route in enumerate(routes) if id(route) in ours]
+    if len(indices) < len(ours):
         return True
-    others = (route for route in routes[: places[-1]] if id(route) not in ours)
+    others = (route for route in routes[: indices[-1]] if id(route) not in ours)
     return any("POST" in (getattr(route, "methods", None) or ("POST",)) for route in others)

@@ -1,4 +1,4 @@
-"""What is checked of every request before its route: who calls, and that no web page of another site does.
+"""Checks every request before its route: who calls, and that no web page of another site does.
 
 Every path but `/livez`, `/readyz` and the console's page, which asks its user for the key, requires a key where keys
 are set. Inference calls pass: `InferenceCall.admit` checks the same, so that refused calls are counted.
@@ -49,13 +49,13 @@ class Gate:
             await self.app(scope, receive, send)
             return
         answer, serving = self.app, self._serving()
-        if not serving.begun:
+        if not serving.in_lifespan:
             serving.registry.explain(NO_LIFESPAN)
         if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference):
             try:
                 self._check(scope, serving)
             except RequestError as error:
-                asks_for_key = isinstance(error, Unauthorized) and pages.wanted(scope)
+                asks_for_key = isinstance(error, Unauthorized) and pages.wants_page(scope)
                 answer = pages.key_needed() if asks_for_key else kserve.response(error, path_of(scope))
         if scope["method"] == "HEAD" and not path_of(scope).startswith(CONSOLE):  # a live view has no end
             scope = {**scope, "method": "GET"}
@@ -73,7 +73,7 @@ class Gate:
         if self._console:
             from lengthwise.console import page
 
-            if page.is_open(path) or (path == "/" and pages.wanted(scope)):
+            if page.is_open(path) or (path == "/" and pages.wants_page(scope)):
                 return
         serving.check_key(headers)
 

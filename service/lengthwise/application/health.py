@@ -52,10 +52,10 @@ def add_state(router: APIRouter, serving: Serving) -> None:
     @router.get("/shadow", **operation("shadow"))
     async def shadow(request: Request) -> Response:
         compared = None if serving.monitoring is None else serving.monitoring.shadow
-        found = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
+        comparison = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
         if "text/html" in request.headers.get("accept", ""):
-            return pages.comparison(found)
-        return document.answer(found, headers={"vary": "accept"})
+            return pages.comparison(comparison)
+        return document.answer(comparison, headers={"vary": "accept"})
 
 
 class _Pieces(Response):
@@ -102,7 +102,7 @@ def described(serving: Serving) -> dict[str, Any]:
 
 
 def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
-    manifest, made, breaker = served.manifest, served.manifest.made, served.queue.breaker
+    manifest, origin, breaker = served.manifest, served.manifest.made, served.queue.breaker
     again = max(0.0, breaker.probe_time - time.monotonic())
     return {
         "model": manifest.name,
@@ -110,11 +110,11 @@ def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "default": serving.default_of(manifest.name) is served,
         "aliases": serving.aliases_of(served),
         "shadow": serving.settings.shadow == served.manifest.key,
-        "accuracy": made.get("data_accuracy"),
-        "accuracy_answers": made.get("data_answers"),
-        "accuracy_data": made.get("data"),
-        "trained": made.get("trained"),
-        "exported": made.get("exported"),
+        "accuracy": origin.get("data_accuracy"),
+        "accuracy_answers": origin.get("data_answers"),
+        "accuracy_data": origin.get("data"),
+        "trained": origin.get("trained"),
+        "exported": origin.get("exported"),
         "input": manifest.input.kind,
         **manifest.input.model_dump(include={"features", "names", "vocabulary"}),
         **manifest.model_dump(include=_OF_MANIFEST),

@@ -45,7 +45,7 @@ class _Answering(Response):
         self._receive = receive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers."""
+        """Writes the answer of the endpoint, and then runs the background work of a dependency."""
         await self._answer(scope, self._receive, send)
         if self.background is not None:  # of a dependency
             await self.background()
@@ -71,7 +71,7 @@ class Inference:
         self._answer = OverAsgi(endpoint)
 
     async def __call__(self, request: Request) -> Response:
-        """What answers the request."""
+        """The response that will answer the request."""
         return _Answering(self._answer, _receiving(request))
 
 

@@ -39,7 +39,7 @@ _SWAGGER_POLICY: Final = (
 
 
 def folder() -> Path | None:
-    """Where Swagger's files are installed, or None."""
+    """The folder of Swagger's files; None if they are not installed."""
     package = find_spec("fastapi_offline")
     return None if package is None or package.origin is None else Path(package.origin).parent / "static"
 
@@ -65,7 +65,7 @@ def path_of(scope: Scope) -> str:
     return (path.removeprefix(root) or "/") if root and (path + "/").startswith(f"{root}/") else path
 
 
-def wanted(scope: Scope) -> bool:
+def wants_page(scope: Scope) -> bool:
     """Whether a request is a browser's for one of `PAGES`: browsers name HTML in `accept`, programs do not."""
     accept = dict(scope["headers"]).get(b"accept", b"")
     return scope["method"] in ("GET", "HEAD") and path_of(scope) in PAGES and b"text/html" in accept

@@ -72,7 +72,7 @@ def announce(settings: Settings) -> None:
 
 
 def to_try(settings: Settings) -> dict[str, str]:
-    """What a person may open in a browser on this machine, by what is there."""
+    """The pages that a person may open in a browser on this machine: addresses by what they show."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with suppress(ValueError):
         host = "localhost" if ip_address(settings.host).is_unspecified else host

@@ -32,13 +32,13 @@ def has_arrived(transport: asyncio.Transport) -> bool:
     return _in_kernel(transport, "FIONREAD") > 0
 
 
-def _in_kernel(transport: asyncio.Transport, what: str) -> int:
+def _in_kernel(transport: asyncio.Transport, call: str) -> int:
     connection = transport.get_extra_info("socket")
     if connection is None or ioctl is None:
         return 0
     count = array.array("i", [0])
     try:
-        ioctl(connection.fileno(), getattr(termios, what), count)
+        ioctl(connection.fileno(), getattr(termios, call), count)
     except OSError:
         return 0
     return count[0]

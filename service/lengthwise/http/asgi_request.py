@@ -53,7 +53,7 @@ class AsgiRequest:
         self.response_complete = False
         self._connection = connection
         self._wants_continue = head.wants_continue and head.version != "1.0"  # which has no such answer
-        self._gone = False  # the client, or its interest in this answer
+        self._is_disconnected = False  # the client, or its interest in this answer
         self._event = asyncio.Event()  # something to receive
         self._body = bytearray()
         self._more_body = True
@@ -78,7 +78,7 @@ class AsgiRequest:
 
     def client_left(self) -> None:
         """The connection is lost: tells the application at its next receive, and drops what it sends."""
-        self._gone = True
+        self._is_disconnected = True
         self._event.set()
 
     def refused(self, status: int) -> None:
@@ -96,9 +96,9 @@ class AsgiRequest:
         except Exception:
             log.exception("the application failed")
         else:
-            if not self.response_complete and not self._gone:
+            if not self.response_complete and not self._is_disconnected:
                 log.error("the application returned without a whole answer")
-        if self.response_complete or self._gone:
+        if self.response_complete or self._is_disconnected:
             return
         if self.response_started:
             self._connection.transport.close()
@@ -114,11 +114,11 @@ class AsgiRequest:
             self._wants_continue = False
             if not connection.transport.is_closing():
                 connection.transport.write(_CONTINUE)
-        if not self._gone and not self.response_complete:
+        if not self._is_disconnected and not self.response_complete:
             connection.flow.resume_reading()
             await self._event.wait()
             self._event.clear()
-        if self._gone or self.response_complete:
+        if self._is_disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self._body = bytes(self._body), bytearray()
         return {"type": "http.request", "body": body, "more_body": self._more_body}
@@ -130,15 +130,15 @@ class AsgiRequest:
             RuntimeError: The application sends another message than the next one of ASGI.
         """
         flow, transport = self._connection.flow, self._connection.transport
-        if flow.write_paused and not self._gone:
+        if flow.write_paused and not self._is_disconnected:
             await flow.drain()
         if transport.is_closing() or flow.lost():
-            self._gone = True
-        if self._gone:
+            self._is_disconnected = True
+        if self._is_disconnected:
             return
-        wanted = "http.response.body" if self.response_started else "http.response.start"
-        if message["type"] != wanted or self.response_complete:
-            raise RuntimeError(f"expected {wanted}, got {message['type']}")
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if message["type"] != expected or self.response_complete:
+            raise RuntimeError(f"expected {expected}, got {message['type']}")
         if not self.response_started:
             self._start(message["status"], message.get("headers", ()))
             return

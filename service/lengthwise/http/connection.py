@@ -95,7 +95,7 @@ class Connection(TimedConnection):
         self._max_connections = max_connections
         self._kept_alive = kept_alive
         self._fast_path = fast_path
-        self._begun: FastRequest | None = None  # the fast request that this call of data_received began
+        self._fast_request: FastRequest | None = None  # the fast request that this call of data_received began
         self._reader = RequestReader(self)
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
         self._answered_at = 0.0
@@ -129,7 +129,7 @@ class Connection(TimedConnection):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
         """Accepts a connection, unless there are too many."""
         self._connections.add(self)
-        self._made(transport)
+        self._set_transport(transport)
         full = len(self._connections) > self._max_connections
         if full and not self._kept_alive.make_room(self.loop.time()):
             self.state = CLOSED
@@ -150,7 +150,7 @@ class Connection(TimedConnection):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.client_left()
         self._waiting.clear()
-        self._answering = self.newest = self._begun = None  # each refers to the connection
+        self._answering = self.newest = self._fast_request = None  # each refers to the connection
         self._reader.close()
         self._rest = b""
         self.flow.end()
@@ -170,10 +170,10 @@ class Connection(TimedConnection):
             self._rest += data
             return
         self._parse_in_turns(data)
-        begun = self._begun
-        if self._fast_path is not None and between and self.state is IDLE and begun is not None and begun.admitted:
-            self._fast_path.remember(data, begun)
-        self._begun = None
+        request = self._fast_request
+        if self._fast_path is not None and between and self.state is IDLE and request is not None and request.admitted:
+            self._fast_path.remember(data, request)
+        self._fast_request = None
 
     def _is_known(self, data: bytes) -> bool:
         """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
@@ -195,7 +195,7 @@ class Connection(TimedConnection):
         """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
         self._kept_alive.pop(self, None)
         self._stop_keep_alive_timer()
-        self._begun = None
+        self._fast_request = None
         self._parts = 0
         size = self._reader.piece_bytes(data)
         for start in range(0, len(data), size):
@@ -257,10 +257,10 @@ class Connection(TimedConnection):
             self.newest.keep_alive = False  # the last answer says so
             self.refuse(None)
             return
-        path = None if self._begun is not None or self.is_answering() else self._fast_path
+        path = None if self._fast_request is not None or self.is_answering() else self._fast_path
         fast = None if path is None else path.begin(self, head)
         if fast is not None:
-            self.newest = self._answering = self._begun = fast
+            self.newest = self._answering = self._fast_request = fast
         else:
             more = {"state": self._app_state.copy(), **self._addresses}
             self.newest = request = AsgiRequest(self, head, self._root_path, more)

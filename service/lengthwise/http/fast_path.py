@@ -63,13 +63,13 @@ class FastPath:
     def begin(self, connection: Connection, head: Head) -> FastRequest | None:
         """Begins a request, by its head; None where it goes through ASGI."""
         path, _, query = head.url.partition(b"?")
-        found = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
-        if found is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
+        target = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
+        if target is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
             return None
         headers = dict(head.headers)
         if not _PLAIN_QUERY.fullmatch(query) or not self._is_ordinary(headers):
             return None
-        endpoint, match = found
+        endpoint, match = target
         scope: dict[str, Any] = {"query_string": query} if query else {}
         named = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
         return FastRequest(connection, endpoint, headers, scope | {"path_params": named})

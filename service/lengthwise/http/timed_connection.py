@@ -118,8 +118,8 @@ class TimedConnection(asyncio.Protocol):
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
 
-    def _made(self, transport: asyncio.Transport) -> None:
-        """The transport is here."""
+    def _set_transport(self, transport: asyncio.Transport) -> None:
+        """Sets the transport, and reads its addresses."""
         self.transport = gently(transport)
         self.flow = Flow(self.transport)
         self.client = _address(transport.get_extra_info("peername"))

@@ -15,7 +15,10 @@ ANSWER_SECONDS: Final = 5.0  # that a worker may take for any other call; then i
 
 
 class Changes:
-    """What is unloaded at all workers, and the changes of it. `verdicts` says whether a model is verified now."""
+    """Makes admin calls at every worker, and keeps the names of unloaded models for workers that start later.
+
+    A call may take longer while `verdicts` says that a model is verified.
+    """
 
     def __init__(self, slots: list[WorkerSlot], verdicts: Verdicts) -> None:
         self._slots = slots
@@ -29,7 +32,7 @@ class Changes:
         return sorted(self._unloaded)
 
     async def make(self, change: str, name: str, call: str) -> list[Any]:
-        """Has all workers make a change; one that starts asks for what is unloaded. Returns what each answers.
+        """Calls every worker for one change, and returns their answers.
 
         Who does not answer in time makes it later, or ends and has a successor that asks. Later changes wait for it
         a moment only.

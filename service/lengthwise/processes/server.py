@@ -219,7 +219,7 @@ def serve(
     tracer = configured_tracer(open_telemetry_variables())
     serving = Serving(settings, tracer=tracer, worker=worker)
     serving.workers_reason = workers.reason if worker is None else worker.reason
-    app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=limits.grpc)
+    app = Application(serving, on_failure=failed, addresses=lambda: addresses, grpc_connections=limits.grpc)
     config = _config(app, settings, limits.http)
     _tune()
     threads = threading.enumerate()
@@ -260,7 +260,7 @@ def _listener(
     if worker is None:
         return make(stack.enter_context(listening(settings.host, getattr(settings, port), flag(port))))
     turn: dict[str, Any] = {"turn": worker.accept_delay} if port == "port" else {}
-    return make(stack.enter_context(worker.socket(port)), is_last=worker.ends, **turn)
+    return make(stack.enter_context(worker.socket(port)), is_last=worker.stop_accepting, **turn)
 
 
 def _tune() -> None:

@@ -130,7 +130,7 @@ class Supervisor:
         return 1 if late else self._code or 0
 
     async def _noting(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does work that has to last; if it fails, the service drains and ends with 1 rather than be without it."""
+        """Runs work that must not fail; if it does, the service drains and ends with 1."""
         try:
             await work
         except Exception:
@@ -166,11 +166,11 @@ class Supervisor:
 
         Time is counted in looks, not by a clock: while this process is stopped too, nothing becomes late.
         """
-        told = False
+        is_logged = False
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            if not told and (self._memory.table["state"] == READY).all():
-                told = True
+            if not is_logged and (self._memory.table["state"] == READY).all():
+                is_logged = True
                 each = sum(memory_bytes(int(pid)) for pid in self._memory.table["pid"]) / self._count
                 log.info("all %d workers are ready; each has %.0f MiB in memory", self._count, each / 2**20)
             for slot in self._slots:
@@ -201,7 +201,7 @@ class Supervisor:
         return max(SILENT_SECONDS, self._settings.hung_seconds) + 2 * BEAT_SECONDS
 
     async def _keep(self, slot: WorkerSlot) -> None:
-        """Has a worker in a slot until the service ends."""
+        """Starts one worker after the other in a slot, until the service ends."""
         while not self._ending.is_set():
             slot.started = time.monotonic()
             slot.loaded.clear()
@@ -218,7 +218,7 @@ class Supervisor:
                 self._counts.end(slot.index)
             if self._ending.is_set():
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):
-                    log.error("a worker ended with %s instead of draining", _told(code))
+                    log.error("a worker ended with %s instead of draining", _end_text(code))
                     self._code = self._code or 1
                 return
             pause = self._pause_after(slot, code)
@@ -234,12 +234,12 @@ class Supervisor:
             return 0.0
         slot.early = slot.early + 1 if seconds < EARLY_SECONDS else 0
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (min(slot.early, 10) - 1), MOST_PAUSE_SECONDS) if slot.early else 1e-3
-        what = f"worker {slot.index} has ended after {seconds:.1f} s ({_told(code)})"
+        event = f"worker {slot.index} has ended after {seconds:.1f} s ({_end_text(code)})"
         if not serves and all(other.early >= MOST_EARLY for other in self._slots):
-            log.error("%s; no worker is ready, and each has ended %d times early: the service ends", what, MOST_EARLY)
+            log.error("%s; no worker is ready, and each has ended %d times early: the service ends", event, MOST_EARLY)
             self._end(1)
         else:
-            log.error("%s; another one starts in %.3g s", what, pause)
+            log.error("%s; another one starts in %.3g s", event, pause)
             self._memory.table["restarts"][slot.index] += 1
         return pause
 
@@ -286,7 +286,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_SIGNALS)
 
     def _handlers(self, slot: WorkerSlot, end: asyncio.Future[int]) -> dict[str, Callable[..., Any]]:
-        """What the messages of a worker do, by kind; `end` is that of its process."""
+        """The handlers of a worker's messages, by kind; `end` is done when its process has ended."""
         return {
             "up": partial(self._is_up, slot),
             "failed": self.failures.append,
@@ -354,7 +354,7 @@ class Supervisor:
         return self._counts.beside(asking.index, own, others)
 
 
-def _told(code: int) -> str:
+def _end_text(code: int) -> str:
     """An exit code, or the signal that it stands for."""
     return f"code {code}" if code >= 0 else SIGNALS.get(code, f"signal {-code}")
 

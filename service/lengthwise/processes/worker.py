@@ -1,4 +1,4 @@
-"""One of several processes that serve together: what it knows of the others, and says to them.
+"""One of several processes that serve together: what it reads of the others, and asks the parent.
 
 ```
 shared memory: pid, state, beat, connections, ... of each ──> who accepts the next connection; /healthz; who hangs
@@ -72,7 +72,7 @@ class Worker:
         self._channel: Channel
         self._receiving: asyncio.Task[None]
         self._loop: asyncio.AbstractEventLoop
-        self.lives: Callable[[], bool] = lambda: True  # whether it can heal itself, as its event loop runs
+        self.can_heal: Callable[[], bool] = lambda: True  # whether it can go on by itself; else it notes no beat
 
     @classmethod
     def of_this_process(cls) -> Worker | None:
@@ -89,7 +89,7 @@ class Worker:
 
     @property
     def first(self) -> bool:
-        """Whether it says what all of them do."""
+        """Whether it logs what is the same for all workers."""
         return self.index == 0 and not self.memory.table["restarts"][0]
 
     @property
@@ -99,7 +99,7 @@ class Worker:
 
     @property
     def inflight(self) -> tuple[Any, int]:
-        """Where the bytes of calls in hand are noted, of each worker, and which of them are this one's."""
+        """The bytes in flight of each worker, as shared cells, and the index of this one's."""
         return memoryview(self.memory.table["inflight"]), self.index
 
     def _states(self) -> Any:
@@ -111,13 +111,13 @@ class Worker:
     def _state(self) -> float:
         return float(self.memory.table["state"][self.index])
 
-    def is_ready(self, ready: bool) -> None:
-        """Notes whether it would answer."""
+    def set_ready(self, ready: bool) -> None:
+        """Notes for the other workers whether this one would answer requests."""
         if self._state != ENDING:
             self.memory.put(self.index, state=READY if ready else min(self._state, LOADED))
 
-    async def together(self) -> None:
-        """Returns when all have loaded their models, so that connections are spread from the first one on.
+    async def wait_for_others(self) -> None:
+        """Waits until all workers have loaded their models, so that connections are spread from the first one on.
 
         The parent answers after a few seconds in any case.
         """
@@ -144,16 +144,16 @@ class Worker:
         return Cores(own, shared_cores(), batches, self.index)
 
     def connections(self) -> Connections:
-        """A set of its connections, of which the others know how many they are."""
+        """A set for its connections, whose size the other workers see."""
         return Connections(lambda count: self.memory.put(self.index, connections=count))
 
-    def ends(self) -> bool:
-        """Notes that it accepts no more; whether it is the last."""
+    def stop_accepting(self) -> bool:
+        """Notes that it accepts no more connections; returns whether no other worker does."""
         self.memory.put(self.index, state=ENDING)
         return not np.isin(self._states(), (STARTING, LOADED, READY)).any()
 
     def _beat(self) -> None:
-        if self.lives():
+        if self.can_heal():
             self.memory.put(self.index, beat=time.monotonic())
         self._loop.call_later(BEAT_SECONDS, self._beat)
 
@@ -199,7 +199,7 @@ class Worker:
         self._loop.call_soon_threadsafe(self._channel.send, kind, *content)
 
     async def ask(self, kind: str, *content: Any) -> list[Any]:
-        """What the parent answers.
+        """Calls the parent, and returns its answer.
 
         `metrics`, with its own: those of all others; `statistics`: those of all others that answer; `change`: what
         came of it at each worker; `unloaded`: the names, before a scan.
@@ -207,7 +207,7 @@ class Worker:
         return list(await self._channel.call(kind, *content))
 
     def ask_from_thread(self, stopping: Stopping, kind: str, *content: Any) -> Any:
-        """The same in another thread than that of the event loop.
+        """As `ask`, in another thread than that of the event loop.
 
         Raises:
             Stopped: That thread is to stop.

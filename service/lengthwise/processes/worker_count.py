@@ -63,15 +63,15 @@ def count_workers(settings: Settings) -> WorkerCount:
     else:
         count, reason = cores, "one for each core"
     graphs = _COPIES * _model_bytes(settings)
-    what, needed = "memory", _WORKER_BYTES + graphs
+    limit, needed = "memory", _WORKER_BYTES + graphs
     left = memory_left_bytes()
     fit = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if left is None else left) // needed
     if settings.max_model_bytes is not None and (most := settings.max_model_bytes // max(1, graphs)) < fit:
         # Each has its share of the limit, in which a new version of twice the size is to fit.
-        what, needed, fit = "max_model_bytes", graphs, most
+        limit, needed, fit = "max_model_bytes", graphs, most
     if fit < count:
         # Each has the cores over the workers as runners: with eight cores and memory for five, four of two each.
-        reason = f"{cores} cores, but {what} for {fit}, at {needed // 2**20} MiB each"
+        reason = f"{cores} cores, but {limit} for {fit}, at {needed // 2**20} MiB each"
         count = max(range(1, max(2, fit + 1)), key=lambda number: (cores // number * number, number))
     return WorkerCount(min(max(1, count), _MOST), reason)
 

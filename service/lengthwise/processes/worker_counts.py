@@ -1,4 +1,4 @@
-"""What the workers of a service have counted, as their parent keeps it: those that run, and those that have ended."""
+"""The counts of all workers, as their parent keeps them: of those that run, and of those that have ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lengthwise.processes.shared_memory import READY, SharedMemory
 from lengthwise.telemetry.metrics import KEPT_GONE
-from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, taken, with_rows
+from lengthwise.telemetry.snapshots import EndedCounts, Snapshot, drop, renewed, snapshot_of, with_rows
 
 
 class WorkerCounts:
@@ -33,14 +33,14 @@ class WorkerCounts:
         """Adds the counts of a worker that has ended to the sum; exact ones come from the shared memory."""
         counts = self._memory.counts[index]
         # A model without a row in the memory has the numbers of its last snapshot.
-        self._ended.add(with_rows(self._last[index], taken(*counts.counts())), counts.places())
+        self._ended.add(with_rows(self._last[index], snapshot_of(*counts.counts())), counts.model_rows())
         counts.clear()
         self._last[index] = {}
 
     def beside(self, index: int, own: Snapshot, others: Iterable[int]) -> list[Snapshot]:
-        """What is shown with a worker's own metrics: families that these lack, those of others, and of the ended."""
+        """The snapshots to add to a worker's `own`: of other workers, of ended ones, and of families it lacks."""
         if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
-            self._ended.forget({model for counts in self._memory.counts for model in counts.places()}, KEPT_GONE)
+            self._ended.forget({model for counts in self._memory.counts for model in counts.model_rows()}, KEPT_GONE)
         last = self._last[index].get("families", {})
         lacked = {name: last[name] for name in last.keys() - own["families"].keys()}
         return [{"families": lacked}, *(self._last[other] for other in others), self._ended.snapshot]

@@ -28,7 +28,7 @@ _BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
 
 
 def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:
-    """What one batch may contain; on a device its cost table decides, unless the settings say it."""
+    """The limits of one batch; on a device its cost table decides, unless the settings do."""
     # Of what waits: one runner takes all, several leave the one that is done next as much as they take.
     share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
@@ -46,7 +46,7 @@ def batcher_of(
     tracer: Tracer | None,
     on_suspect: Callable[[ModelQueue], None],
 ) -> Batcher:
-    """What forms batches, and runs them."""
+    """The batcher of a service."""
     cores = Cores(available_cores())
     if worker is not None and not choice.provider.bound and "runners" not in settings.model_fields_set:
         cores = worker.cores(cores.own)
@@ -65,7 +65,7 @@ def batcher_of(
 
 
 def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | None) -> Verifier:
-    """What verifies model directories: in a process of its own, and once for all workers."""
+    """The verifier of model directories: a separate process, and one verification for all workers."""
     # Anyone who can change the bundled models can change the program too.
     bundled = settings.models.resolve() == bundled_models().resolve()
     process = None if bundled else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
@@ -74,7 +74,7 @@ def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | N
 
 
 def monitoring_of(settings: Settings, at_rest: Callable[[], bool], find: Callable[..., Any]) -> Monitoring | None:
-    """What observes calls; None where no option asks for it."""
+    """The monitoring of calls; None where no option asks for it."""
     records = settings.record is not None and settings.record_share > 0
     if not (records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None):
         return None

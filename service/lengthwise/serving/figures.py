@@ -61,10 +61,10 @@ class ServiceFigures:
             each.append(part)
         return each
 
-    async def _count(self, made: Callable[[], T]) -> T:
+    async def _count(self, work: Callable[[], T]) -> T:
         """Does a part of a scrape in a thread, one at a time, of a few milliseconds: then the event loop has a turn."""
         async with self._counting:
-            return await asyncio.to_thread(made)
+            return await asyncio.to_thread(work)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
         serving, ready = self._serving, self._serving.ready
@@ -72,14 +72,14 @@ class ServiceFigures:
         gauges = {labels: Gauges(0, 0, 0, each) for labels, each in works.items()}
         for queue in serving.batcher.queues:  # also of removed models, while anything waits or runs there
             labels = queue.metrics.labels
-            held = gauges.get(labels, Gauges(0, 0, 0, False))
+            before = gauges.get(labels, Gauges(0, 0, 0, False))
             gauges[labels] = Gauges(
-                held.queue_cost_steps + queue.padded_steps,
-                held.queue_sequences + len(queue.pending),
-                held.inflight_batches + queue.inflight,
-                held.ready,
-                held.breaker_open or (queue.breaker.open and not queue.closed),
-                held.queue_seconds + queue.seconds / serving.batcher.admission.rate.value,
+                before.queue_cost_steps + queue.padded_steps,
+                before.queue_sequences + len(queue.pending),
+                before.inflight_batches + queue.inflight,
+                before.ready,
+                before.breaker_open or (queue.breaker.open and not queue.closed),
+                before.queue_seconds + queue.seconds / serving.batcher.admission.rate.value,
             )
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
 
@@ -93,12 +93,12 @@ class ServiceFigures:
             yield from serving.monitoring.families()
         labels, served = ("model", "version"), serving.served
         aliases = [((*model.metrics.labels, alias), 1) for model in served for alias in serving.aliases_of(model)]
-        what = "Always 1; the aliases of each version."
-        yield Family("gauge", "largest", "model_alias", what, (*labels, "alias"), aliases)
+        help_ = "Always 1; the aliases of each version."
+        yield Family("gauge", "largest", "model_alias", help_, (*labels, "alias"), aliases)
         of_name = {name: serving.default_of(name) for name in {model.manifest.name for model in served}}
         default = [(model.metrics.labels, of_name[model.manifest.name] is model) for model in served]
-        what = "1 for the version that a call without a version gets, else 0."
-        yield Family("gauge", "largest", "default_version", what, labels, default)
+        help_ = "1 for the version that a call without a version gets, else 0."
+        yield Family("gauge", "largest", "default_version", help_, labels, default)
 
     def _bounds(self) -> Bounds:
         serving, settings = self._serving, self._serving.settings

@@ -87,14 +87,14 @@ class Serving:
         self.monitoring = collaborators.monitoring_of(settings, lambda: self.batcher.at_rest, self.find)
         self.probing = Probing(lambda: self.served, self._tell_listeners)
         self.created = time.time()
-        self.begun = False  # whether anything starts it
+        self.in_lifespan = False  # whether anything starts it, and ends it
         self.started = False  # whether the first scan is over
         self._stopping: asyncio.Future[None] | None = None
         if worker is not None:
             self._join(worker)
 
     def _join(self, worker: Worker) -> None:
-        """Has other workers follow the changes that are made here, and this one those that are made there."""
+        """Connects this service with the other workers: changes of models, metrics, readiness."""
         self.registry.everywhere = EveryWorker(
             self.registry.change_here,
             lambda: {
@@ -107,18 +107,18 @@ class Serving:
         self.registry.unloaded = lambda: worker.ask("unloaded")
         self.registry.listeners.append(self._note_readiness)
         worker.handlers["metrics"] = self.figures.snapshot
-        worker.lives = lambda: self.alive
+        worker.can_heal = lambda: self.alive
 
     async def _note_readiness(self) -> None:
         if self.worker is not None:
-            self.worker.is_ready(self.ready)
+            self.worker.set_ready(self.ready)
 
     async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready.
 
         Awaits `listen` when all are loaded, and before it is ready.
         """
-        self.begun = True
+        self.in_lifespan = True
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
             log.info("the C module that reads JSON was not built (no compiler or headers): reading bodies takes longer")
@@ -133,7 +133,7 @@ class Serving:
         if self.monitoring is not None and self.monitoring.shadow is not None:
             self.monitoring.shadow.served()  # logs a warning if it is not
         if self.worker is not None:
-            await self.worker.together()
+            await self.worker.wait_for_others()
         if listen is not None:
             await listen()
         self.started = True
@@ -165,7 +165,7 @@ class Serving:
         """Refuses new requests from now on. Safe in a signal handler."""
         self.batcher.begin_draining()
         if self.worker is not None:
-            self.worker.is_ready(False)
+            self.worker.set_ready(False)
 
     @property
     def ready(self) -> bool:
@@ -194,7 +194,7 @@ class Serving:
         return self.registry.served
 
     def default_of(self, name: str) -> ServedModel | None:
-        """What a request for this name gets if it names no version; None if it gets an error."""
+        """The version that answers requests for a name without a version; None if they get an error."""
         with suppress(RequestError):
             return self.find(name, None)
         return None

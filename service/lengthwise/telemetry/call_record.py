@@ -164,8 +164,8 @@ class AccessLog:
             "trace_id": trace_id,
         }
         fields = always | {name: value for name, value in known.items() if value}
-        shown = {key: ",".join(map(str, one)) if isinstance(one, list) else str(one) for key, one in fields.items()}
-        text = " ".join(f'{key}="{value}"' if " " in value else f"{key}={value}" for key, value in shown.items())
+        texts = {key: ",".join(map(str, one)) if isinstance(one, list) else str(one) for key, one in fields.items()}
+        text = " ".join(f'{key}="{value}"' if " " in value else f"{key}={value}" for key, value in texts.items())
         log.info("%s", text, extra={"fields": fields})
 
 

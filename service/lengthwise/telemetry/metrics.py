@@ -39,7 +39,7 @@ from lengthwise.telemetry.families import (
     ModelCounter,
     OverWorkers,
 )
-from lengthwise.telemetry.snapshots import CountRows, Snapshot, Total, taken
+from lengthwise.telemetry.snapshots import CountRows, Snapshot, Total, snapshot_of
 
 if TYPE_CHECKING:
     from lengthwise.telemetry.shared_counts import SharedCounts
@@ -159,7 +159,7 @@ class ModelMetrics:
         self.last_batch_time = 0.0  # seconds since the epoch, of when the last one was counted
 
     def number(self, counter: str, value: str = "") -> int:
-        """What one of `COUNTERS` has counted, with a value of its label."""
+        """The number of one of `COUNTERS`, with a value of its label."""
         return int(self.cells[CELL[counter, value]])
 
     def request(
@@ -293,7 +293,7 @@ class Metrics:
         self.forgotten = 0  # models, so far
         self._forget = forget  # told what was counted of a model that is not counted any more
         self._models = {model.labels: model for model in models}
-        self._gone: dict[tuple[str, str], None] = {}
+        self._removed: dict[tuple[str, str], None] = {}
         self._process = CollectorRegistry(auto_describe=False)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
@@ -301,7 +301,7 @@ class Metrics:
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
         """The metrics of a model; created at the first call, and kept when the model is loaded again."""
-        self._gone.pop((name, version), None)
+        self._removed.pop((name, version), None)
         metrics = self._models.get((name, version))
         if metrics is None:
             claim = partial(self._shared.claim, name, version) if self._shared is not None else lambda *_: None
@@ -313,12 +313,12 @@ class Metrics:
         """Removes a model's `model_info`, as it is no longer served; its counts stay for `KEPT_GONE` more removals."""
         metrics.info = None
         name, version = metrics.labels
-        self._gone[name, version] = self._gone.pop((name, version), None)
-        if len(self._gone) > KEPT_GONE:
-            longest_gone = next(iter(self._gone))
-            del self._gone[longest_gone]
+        self._removed[name, version] = self._removed.pop((name, version), None)
+        if len(self._removed) > KEPT_GONE:
+            longest_gone = next(iter(self._removed))
+            del self._removed[longest_gone]
             self.forgotten += 1
-            self._forget(longest_gone, taken(*_rows_of([self._models.pop(longest_gone)])))
+            self._forget(longest_gone, snapshot_of(*_rows_of([self._models.pop(longest_gone)])))
             if self._shared is not None:
                 self._shared.release(*longest_gone)
 
@@ -332,8 +332,8 @@ class Metrics:
         return page(lines, open_metrics=open_metrics), CONTENT_TYPE_LATEST if open_metrics else CONTENT_TYPE_PLAIN_0_0_4
 
     def snapshot(self, families: Iterable[Family] | None = None) -> Snapshot:
-        """What this process has counted, and its `families`, as plain data; in any thread."""
-        return taken(*_rows_of(list(self._models.values())), self.families() if families is None else families)
+        """The counts and `families` of this process as plain data. May be called in any thread."""
+        return snapshot_of(*_rows_of(list(self._models.values())), self.families() if families is None else families)
 
     def text(self) -> bytes:
         """The exposition as Prometheus's own text format."""
@@ -371,7 +371,7 @@ class Metrics:
         yield from self._of_libraries()
 
     def _of_libraries(self) -> Iterator[Family]:
-        """What prometheus_client says of the process and of Python; a gauge that is new there is not summed."""
+        """The metrics of prometheus_client about the process and Python; a gauge that is new there is not summed."""
         for metric in self._process.collect():
             labels = tuple(metric.samples[0].labels) if metric.samples else ()
             samples = [(tuple(sample.labels.values()), sample.value) for sample in metric.samples]

@@ -56,12 +56,12 @@ class SharedCounts:
             self._clear(self._claimed.pop(labels))
 
     def counts(self) -> tuple[CountRows, CountRows]:
-        """What was counted, by whichever process: the rows of models, and of keys with a name that called these."""
+        """The rows of models, and of keys with a name that called these, whichever process counted them."""
         rows = {labels: np.array(self._cells(row)) for labels, row in self._rows().items()}
         models = {labels: row for labels, row in rows.items() if not labels[2:]}
         return models, {labels: row for labels, row in rows.items() if labels[2:] and labels[:2] in models}
 
-    def places(self) -> dict[tuple[str, str], int]:
+    def model_rows(self) -> dict[tuple[str, str], int]:
         """The row of each model, a name and a version, that is counted, by whichever process."""
         return {(labels[0], labels[1]): row for labels, row in self._rows().items() if not labels[2:]}
 

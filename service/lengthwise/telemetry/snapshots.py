@@ -29,7 +29,7 @@ CountRows = dict[LabelValues, Any]  # lists or arrays of float64; the labels of 
 _ROWS: Final = ("models", "keys")
 
 
-def taken(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> Snapshot:
+def snapshot_of(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> Snapshot:
     """The snapshot of one process, or what it has of some models: of rows, and of its other metrics."""
     families = {
         one.prefix + one.name: [
@@ -88,7 +88,7 @@ class Total:
 
     def snapshot(self) -> Snapshot:
         """The sum as a snapshot."""
-        return taken(self.models, self.keys, self.families())
+        return snapshot_of(self.models, self.keys, self.families())
 
 
 def renewed(before: Snapshot, now: Snapshot) -> Snapshot:
@@ -103,7 +103,7 @@ def with_rows(last: Snapshot, exact: Snapshot) -> Snapshot:
 
 
 def lasting(snapshot: Snapshot) -> Snapshot:
-    """What stays of a process that has ended: what it counted."""
+    """The part of a snapshot that stays when its process has ended: the counters."""
     families = snapshot["families"].items()
     return snapshot | {"families": {name: each for name, each in families if each[:2] == ["counter", "sum"]}}
 
@@ -119,7 +119,7 @@ def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
 
 
 class EndedCounts:
-    """What processes that have ended counted: of models that another process still counts, and of a few others."""
+    """The sum over processes that have ended, of models that another process still counts, and of a few others."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot = {}
@@ -130,12 +130,12 @@ class EndedCounts:
         self.snapshot = Total([self.snapshot, lasting(snapshot)]).snapshot()
         self._models = [each for each in self._models if each not in models] + [*models]
 
-    def forget(self, counted: Collection[LabelValues], kept: int) -> None:
-        """Drops the models that no worker counts, except the `kept` most recent."""
-        gone = [each for each in self._models if each not in counted][:-kept]
-        if gone:
-            self._models = [each for each in self._models if each not in gone]
-            drop(self.snapshot, gone)
+    def forget(self, counted: Collection[LabelValues], most: int) -> None:
+        """Drops the models that no worker counts, except the `most` recent."""
+        oldest = [each for each in self._models if each not in counted][:-most]
+        if oldest:
+            self._models = [each for each in self._models if each not in oldest]
+            drop(self.snapshot, oldest)
 
 
 def _packed(rows: Mapping[LabelValues, Any]) -> list[Any]:
