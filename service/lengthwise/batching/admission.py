@@ -86,8 +86,8 @@ class Admission:
 
     def remove(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> float:
         """Counts sequences that no longer wait; returns their predicted seconds."""
-        padded_steps = sum(sequence.padded_steps for sequence in sequences)
-        seconds = sum(sequence.seconds for sequence in sequences)
+        padded_steps = sum([sequence.padded_steps for sequence in sequences])
+        seconds = sum([sequence.seconds for sequence in sequences])
         self.padded_steps -= padded_steps
         queue.padded_steps -= padded_steps
         # Sums of floats do not return to 0 by themselves.

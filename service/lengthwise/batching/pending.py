@@ -59,13 +59,12 @@ class _Order(list[tuple[float, Number]]):
             self.append(entry)
 
     def compact(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
-        """Where too many numbers are of removed ones, drops those in the next part: all at once would take long."""
-        if len(self) > 3 * len(waiting) // 2 + _MAX_STALE:
-            start = self._clean if self._clean < len(self) else 0
-            part = slice(start, start + _MAX_STALE + 8 * removed)
-            entries = [entry for entry in self[part] if entry[1] in waiting]
-            self[part] = entries
-            self._clean = start + len(entries)
+        """Drops the entries of removed sequences from the next part of the order: from all of it would take long."""
+        start = self._clean if self._clean < len(self) else 0
+        part = slice(start, start + _MAX_STALE + 8 * removed)
+        entries = [entry for entry in self[part] if entry[1] in waiting]
+        self[part] = entries
+        self._clean = start + len(entries)
 
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
         """The first sequence that waits, or None; drops the numbers of removed ones before it."""
@@ -142,8 +141,10 @@ class PendingSequences:
             del alike[waiting.number]
             if not alike:
                 del self.alike[waiting.width, waiting.priority]
+        most = 3 * len(self._waiting) // 2 + _MAX_STALE
         for order in (self.urgent, self.deadlines):
-            order.compact(self._waiting, len(batch))
+            if len(order) > most:
+                order.compact(self._waiting, len(batch))
 
     def run(self, batch: Sequence[WaitingSequence]) -> None:
         """Removes the sequences of a planned batch; from now on, arrivals count for `refilled`."""

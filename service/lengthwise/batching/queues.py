@@ -138,7 +138,7 @@ class ModelQueue:
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread."""
         try:
-            return self.cost.predict(rows, width, valid_steps)
+            return self.cost.seconds_of(rows, width, valid_steps) * self.cost.drift
         except Exception:
             return self._log_failed_prediction()
 
