@@ -62,8 +62,9 @@ _MANY_FREE: Final = 6
 _FULL_BATCHES: Final = 4  # there, the sequences of so many full batches may be chosen by length
 # A decision takes 0.3 ms at most, under the lock of the batcher. It grows with the square of what may be chosen, so
 _MOST_NEAR: Final = 64  # at most so many are chosen from, row by row,
-_PARTS_OF_FULL: Final = 32  # and of more a batch ends at such a part of a full one, or of those that may be chosen, or
-_PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough.
+_PARTS_OF_FULL: Final = 32  # a batch ends at such a part of a full one, or of those that may be chosen, or
+_PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough,
+_PARTS_OF_MANY: Final = 8  # and where more are chosen from, at such a part.
 _MOST_LATE: Final = 64  # So many deadlines that cannot be met are skipped to find one that can
 
 
@@ -351,7 +352,8 @@ def _batch_around(
     """
     columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
     enough = cost.column(widths[-1], limits.rows).enough_rows
-    few = min(rows_within(*columns[widths[-1]], seconds), len(widths), _PARTS_OF_ENOUGH * enough) // _PARTS_OF_FULL
+    parts = _PARTS_OF_FULL if len(widths) <= 2 * _MOST_NEAR else _PARTS_OF_MANY
+    few = min(rows_within(*columns[widths[-1]], seconds), len(widths), _PARTS_OF_ENOUGH * enough) // parts
     # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best, begins, first = [0], [0.0], [0], 0
     of_width = (end for end in range(1, len(widths)) if widths[end - 1] < widths[end])
