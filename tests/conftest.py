@@ -50,9 +50,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: a test with a server in a process of its own mostly waits."""
+    """Two processes more than there are cores: a test with a server in a process of its own mostly waits."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 1
+    return cores + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from lengthwise_export.errors import ExportError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.torch_models import network
+from tests.support.integer_graphs import opened
 
 FEATURES, CHANNELS, CLASSES = 4, 6, 3
 Inner = Callable[[Tensor], Tensor]
@@ -130,7 +130,7 @@ def require_equal(module: nn.Module, options: TargetOptions, sizes: Iterable[tup
     """The graph answers as the module does at each number of rows and width."""
     target = targets.read(module, options, blind=True)
     graph = target.build("model", 18).SerializeToString()
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = opened(graph)
     for rows, width in sizes:
         sampler = Sampler(target.steps, seed=width)
         batch = pad([sampler.sequence(width) for _ in range(rows)], width=width)

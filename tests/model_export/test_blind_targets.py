@@ -21,6 +21,7 @@ from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
 from tests.gallery.torch_models import network
+from tests.support.integer_graphs import opened
 
 
 @network(0, lambda: {"conv": nn.Conv1d(4, 6, 3, padding=1), "head": nn.Linear(6, 3)})
@@ -93,7 +94,7 @@ def made(name: str) -> tuple[Target, onnx.ModelProto]:
 
 def built(target: Target, graph: onnx.ModelProto | None = None) -> onnxruntime.InferenceSession:
     graph = graph or target.build("model", 18)
-    return onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return opened(graph)
 
 
 def require_equal(target: Target, session: onnxruntime.InferenceSession) -> None:

@@ -1,7 +1,6 @@
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.tracing import graph
 from lengthwise_export.tracing.call_signature import CallSignature
 from tests.gallery.torch_models import network
+from tests.support.integer_graphs import opened
 
 STEPS = StepInput(features=5)
 LABELS = ("low", "high", "ä")
@@ -48,7 +48,7 @@ def proto(pooled: Pooled) -> onnx.ModelProto:
 
 
 def answers(proto: onnx.ModelProto, values: torch.Tensor, lengths: torch.Tensor) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = opened(proto)
     steps = session.get_inputs()[0].name
     return session.run(None, {steps: values.numpy(), "lengths": lengths.int().numpy()})
 

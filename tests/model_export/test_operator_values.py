@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.mending.mend import mend
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.graph import build
+from tests.support.integer_graphs import opened
 from tests.support.long import long_but
 
 RTOL = 2e-5
@@ -198,7 +198,7 @@ def _graph(arguments: int, part: int = 0, parts: int = 1) -> tuple[Operators, Mo
 
 
 def _answers(graph: ModelProto, **given: NDArray[np.generic]) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = opened(graph)
     return session.run(["logits"], given)[0]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from lengthwise.errors import VerificationError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.graph import ties_in
+from tests.support.integer_graphs import opened
 
 
 class OrderStatistics(nn.Module):
@@ -39,7 +39,7 @@ def test_they_are_those_of_torch_at_every_width(keep: bool) -> None:
     module = OrderStatistics(keep=keep).eval()
     target = targets.read(module, TargetOptions(features=3), blind=True)
     graph = target.build("model", 18)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = opened(graph)
     for width in (2, 3, 8, 31):
         values = np.random.default_rng(width).normal(size=(4, width, 3)).astype(np.float32)
         (answer,) = session.run(None, {"values": values})
@@ -77,7 +77,7 @@ def test_a_stable_sort_has_equal_values_in_the_order_of_torch(name: str) -> None
     module = Reordered(STABLE[name]).eval()
     graph = targets.read(module, TargetOptions(features=3), blind=True).build("model", 18)
     assert ties_in(graph) is None
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = opened(graph)
     for width in (2, 16, 17, 100, 1025):
         values = np.random.default_rng(width).integers(0, 3, size=(4, width, 3)).astype(np.float32)
         (answer,) = session.run(None, {"values": values})

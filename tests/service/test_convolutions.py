@@ -262,6 +262,7 @@ def test_a_damaged_plan_is_refused_or_stays_within_its_memory():
             plan.CopyFrom(numpy_helper.from_array(damaged, "lengthwise.plan"))
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4
+            options.intra_op_num_threads = 1
             recurrent_kernels.register(options, "convolutions")
             with suppress(Exception):  # onnxruntime's exceptions have no common base of their own
                 session = onnxruntime.InferenceSession(model.SerializeToString(), options)
