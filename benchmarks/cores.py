@@ -7,11 +7,15 @@ the figures show what one interpreter's lock costs, and what many processes cost
 memory, caches, their clock. The graph takes longer here than the small ones of users, so that the real cores are not
 what ends the growth; the table has how much of them the service used, and a line near 2 says nothing.
 
-For each number of cores: every way to divide them into workers and runners, and `serve` with no option (`auto`).
+For each number of cores: every way to divide them into workers and runners, and `serve` with no option (`auto`). The
+second table has one caller, who reaches one worker: with one process, and with `auto`, which borrows the cores of the
+workers that rest.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import shutil
 import subprocess
@@ -23,13 +27,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import grpc
 import numpy as np
 
 from benchmarks import machine, output, pages, processes
 from benchmarks.workers import waited_for
 from benchmarks.workloads import lognormal
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
+from lengthwise.bench.load import Load, Schedule
+from lengthwise.bench.trial import groups_of, json_requests
 from lengthwise.files import available_cores
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import INFER
+from lengthwise.padding import Steps
 from tests.support import prepared
 
 PAGE = pages.RESULTS / "cores.md"
@@ -37,6 +48,9 @@ MODELS: Final = {"small": (15, 0.8), "larger": (50, 4.0)}
 """The mean steps of a request, and the milliseconds that its graph takes on one simulated core."""
 REAL: Final = {"JapaneseVowels": 15, "BiLSTM of 128": 50}
 """The mean steps of a request to models that really run, on the cores of this machine (`--real`)."""
+LONE: Final = {"256 sequences in a body": 256, "8 sequences in a body": 8, "gRPC channel, 64 calls at once": 1}
+"""What one caller sends, one after the other but on the channel, and how many sequences in each."""
+_CHANNEL_CALLS = 64
 _SEQUENCES = 64  # of different lengths, sent in turn
 _AUTO = "auto"
 _SCRIPT = """
@@ -67,10 +81,12 @@ def program(cores: int, model: str) -> list[str]:
 
 
 @contextmanager
-def served(command: Sequence[str], setting: str) -> Iterator[tuple[int, str, int]]:
+def served(command: Sequence[str], setting: str, grpc_port: int | None = None) -> Iterator[tuple[int, str, int]]:
     """A service: its process, its address, and how many workers it has."""
     port = free_port()
     command = [*command, "--port", str(port), "--log-level", "error", "--no-console"]
+    if grpc_port is not None:
+        command += ["--grpc-port", str(grpc_port)]
     if setting != _AUTO:
         workers, runners = setting.split("x")
         command += ["--workers", workers, "--runners", runners]
@@ -83,13 +99,55 @@ def served(command: Sequence[str], setting: str) -> Iterator[tuple[int, str, int
         process.wait()
 
 
-def script(steps: int) -> str:
-    """What wrk sends: sequences of lognormal lengths with so many steps on average."""
+def sequences(steps: int, count: int = _SEQUENCES) -> list[Steps]:
+    """Sequences `[length, 12]` of lognormal lengths with so many steps on average."""
     draw = np.random.default_rng(0)
-    lengths = draw.lognormal(0, 0.7, _SEQUENCES)
+    lengths = draw.lognormal(0, 0.7, count)
     lengths = np.clip(np.round(lengths * steps / lengths.mean()), 1, 500).astype(int)
-    bodies = [json.dumps({"sequences": [draw.normal(size=(length, 12)).round(3).tolist()]}) for length in lengths]
+    return [draw.normal(size=(length, 12)).round(3).astype(np.float32) for length in lengths]
+
+
+def script(steps: int) -> str:
+    """What wrk sends."""
+    bodies = [json.dumps({"sequences": [one.round(3).tolist()]}) for one in sequences(steps)]
     return _SCRIPT % ", ".join(f"'{body}'" for body in bodies)
+
+
+async def on_a_channel(port: int, model: str, steps: int, seconds: float) -> list[float]:
+    """The seconds of each call, of one sequence, on one gRPC channel, with `_CHANNEL_CALLS` on their way at once."""
+    messages = []
+    for one in sequences(steps):
+        request = pb.ModelInferRequest(model_name=model, raw_input_contents=[one.tobytes()])
+        request.inputs.add(name="values", datatype="FP32", shape=[1, *one.shape])
+        messages.append(request.SerializeToString())
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method: Any = channel.unary_unary(f"/{INFER}")
+        await method(messages[0], wait_for_ready=True)
+        end = loop.time() + seconds
+
+        async def call(number: int) -> None:
+            while (now := loop.time()) < end:
+                await method(messages[number])
+                latencies.append(loop.time() - now)
+
+        await asyncio.gather(*(call(number) for number in range(_CHANNEL_CALLS)))
+    return latencies
+
+
+def alone(url: str, grpc_port: int, steps: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """The figures of one caller, for each of `LONE`."""
+    for kind, count in LONE.items():
+        if count == 1:
+            latencies = asyncio.run(on_a_channel(grpc_port, "japanese-vowels", steps, seconds))
+        else:
+            target = ServerAddress.parse(url)
+            requests = json_requests(target, groups_of(sequences(steps, 256), count))
+            Load(target, requests, Schedule(seconds=0.5)).run(1)
+            latencies = Load(target, requests, Schedule(seconds=seconds)).run(1).latency.tolist()
+        p50, p99 = np.percentile(latencies, [50, 99], method="inverted_cdf") * 1e3
+        yield {"lone": kind, "rate": count * len(latencies) / seconds, "p50": p50, "p99": p99}
 
 
 def load(url: str, pid: int, lua: Path, connections: int, seconds: float) -> dict[str, float]:
@@ -117,7 +175,7 @@ def lines(figures: Sequence[dict[str, Any]], cores: int, model: str) -> list[lis
     settings: dict[str, list[dict[str, Any]]] = {}
     best: dict[int, float] = {}
     for one in figures:
-        if (one["of"], one["model"]) == (cores, model):
+        if (one["of"], one["model"]) == (cores, model) and "connections" in one:
             settings.setdefault(one["setting"], []).append(one)
             if one["setting"] != _AUTO:
                 best[one["connections"]] = max(best.get(one["connections"], 1.0), one["rate"])
@@ -130,10 +188,22 @@ def lines(figures: Sequence[dict[str, Any]], cores: int, model: str) -> list[lis
     ]
 
 
+def lone_lines(figures: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A line for each kind of caller, of each number of cores and model: one process, and `auto`."""
+    of: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for one in figures:
+        if "lone" in one:
+            of.setdefault((f"{one['of']:2}", one["model"], one["lone"]), []).append(one)
+    return [
+        [*kind, *(f"{one['rate']:,.0f}, {one['p50']:.1f}, {one['p99']:.1f}" for one in both)]
+        for kind, both in sorted(of.items())
+    ]
+
+
 def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: float) -> str:
     """The figures as a page."""
     heads = ["cores", "graph", "workers x runners"]
-    for connections in dict.fromkeys(one["connections"] for one in figures):
+    for connections in dict.fromkeys(one["connections"] for one in figures if "connections" in one):
         heads += [f"{connections} connections: requests/s", "of the best", "p50, p99 ms", "refused, lost"]
         heads += ["real cores used, us a request"]
     kinds = sorted({(one["model"], one["of"]) for one in figures})
@@ -145,6 +215,8 @@ def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: floa
         f"{seconds:g} s a load. Graphs on one core: {text}. A setting that uses near two real cores is bounded by this "
         "machine. Lost: not answered within the time that wrk waits.",
         pages.table(heads, [line for model, cores in kinds for line in lines(figures, cores, model)]),
+        "One caller, who reaches one worker: sequences/s, p50 and p99 in ms.",
+        pages.table(["cores", "graph", "the caller sends", "one process", "auto"], lone_lines(figures)),
     )
 
 
@@ -177,20 +249,22 @@ def main(
     figures: list[dict[str, Any]] = json.loads(add_to.read_text()) if add_to is not None and add_to.exists() else []
     models, counts = ([*REAL], [available_cores()]) if real else (models, counts)
     with tempfile.TemporaryDirectory() as folder:
-        for model in models:
-            lua = Path(folder) / f"{model}.lua"
-            lua.write_text(script(REAL[model] if real else MODELS[model][0]))
-            for cores in counts:
-                for setting in chosen or settings_of(cores):
-                    with served(program(cores, model), setting) as (pid, url, workers):
-                        for connections in clients:
-                            found = load(url, pid, lua, connections, seconds)
-                            kind = {"of": cores, "model": model, "setting": setting, "connections": connections}
-                            figures.append(kind | {"workers": workers} | found)
-                            shown = " ".join(cells(figures[-1], found["rate"]))
-                            click.echo(
-                                f"{cores} cores, {model}, {connections} connections, {setting}: {shown}", err=True
-                            )
+        for model, cores in itertools.product(models, counts):
+            steps, lua = REAL[model] if real else MODELS[model][0], Path(folder) / f"{model}.lua"
+            lua.write_text(script(steps))
+            for setting in chosen or settings_of(cores):
+                kind, grpc_port = {"of": cores, "model": model, "setting": setting}, free_port()
+                with served(program(cores, model), setting, grpc_port) as (pid, url, workers):
+                    loads = (
+                        {"connections": count, "workers": workers} | load(url, pid, lua, count, seconds)
+                        for count in clients
+                    )
+                    lone = (
+                        alone(url, grpc_port, steps, seconds) if setting in (_AUTO, f"1x{cores}") and not real else ()
+                    )
+                    for one in itertools.chain(loads, lone):
+                        figures.append(kind | one)
+                        click.echo(f"{cores} cores, {model}, {setting}: {one}", err=True)
     if add_to is not None:
         add_to.write_text(json.dumps(figures))
     output.tell(page(facts, figures, seconds), figures, as_json=as_json, out=out)

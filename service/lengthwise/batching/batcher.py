@@ -274,7 +274,7 @@ class Batcher:
         work = self.admission.remove(queue, sequences)
         waiting = any(each.pending for each in self._queues)
         # A core of another process may be wanted there at any time: what it does is not to be counted on.
-        self.admission.rate.count_batch(0.0 if self._runners.borrows else work, self._clock(), more_waits=waiting)
+        self.admission.rate.count_batch(work * self._runners.own_part, self._clock(), more_waits=waiting)
         if waiting:
             self._runners.wake_another()
         widths = [sequence.width for sequence in sequences]

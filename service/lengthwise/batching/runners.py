@@ -118,12 +118,13 @@ class Runners:
         self._source = source
         self._execution = source.execution
         self._lock = lock
-        self._work = threading.Condition(lock)
         self._may_inline = inline
         self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
-        self._idle = 0  # runners that wait for work
-        self._woken = 0  # of these, how many were notified
+        self._idle: list[
+            threading.Condition
+        ] = []  # of runners that wait; the last to rest has warm caches, and is next
+        self._coming = 0  # runners that were woken and have not looked yet
         self._lend_cores = lend_cores
         self._cores = cores
         self._inline = False  # whether the event loop runs a batch
@@ -137,18 +138,27 @@ class Runners:
     @property
     def all_idle(self) -> bool:
         """Whether every runner waits for a batch."""
-        return self._idle == self.count
+        return len(self._idle) == self.count
 
     @property
-    def borrows(self) -> bool:
-        """Whether more batches run than this process's own share."""
-        return self.count - self._idle + (self._one_core and self._inline) > self._share
+    def _running(self) -> int:
+        """Batches that run, or are about to."""
+        return self.count - len(self._idle) + self._inline
+
+    @property
+    def own_part(self) -> float:
+        """The part of the batches that run which is this process's own share of the cores: above 0, at most 1."""
+        return min(1.0, self._share / max(1, self.count - len(self._idle)))
 
     def sharers(self) -> int:
-        """Runners that may take a part of what waits: idle ones with a free core, and those on borrowed cores."""
-        running = self.count - self._idle + self._inline
+        """Runners, but for the one that takes a batch, that may take a part of what waits: those with a free core.
+
+        Where none is left and some run on borrowed cores, those that run: they end soon.
+        """
+        running = self._running - self._coming
         free = max(self._cores.own - running, self._cores.free(running))
-        return max(0, min(self._idle, free)) + (running if self.borrows else 0)
+        waiting = max(0, min(len(self._idle) + self._coming, free))
+        return waiting or (running if self.own_part < 1 else 0)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
@@ -160,7 +170,7 @@ class Runners:
 
     def expect(self) -> None:
         """A request has arrived, which will run soon if every runner is idle; on the event loop."""
-        if self._idle == self.count and self._lend_cores is not None:
+        if self.all_idle and self._lend_cores is not None:
             with self._lock:
                 self._lend(coming=1, soon=True)
 
@@ -169,7 +179,7 @@ class Runners:
         if not self._idle:
             return
         if (
-            self._idle == self.count
+            self.all_idle
             and self._may_inline
             and queue.inline.possible
             and ((len(added) == 1 and queue.predict(1, added[0].width) <= self._inline_seconds) or self._has_one_core())
@@ -187,12 +197,12 @@ class Runners:
 
     def wake_all(self) -> None:
         """Has all runners that wait for more requests look again; with the lock held."""
-        self._work.notify_all()
+        self._wake(len(self._idle))
 
     def stop(self) -> None:
         """Lets no further batch run; with the lock held."""
         self._stopping = True
-        self._work.notify_all()
+        self.wake_all()
 
     async def join(self, seconds: Callable[[], float]) -> None:
         """Waits for the threads to end, `seconds()` for the next of them: a run that hangs must not block the exit."""
@@ -214,6 +224,7 @@ class Runners:
 
     def _next_batch(self) -> PlannedBatch | None:
         """Waits for a batch to run in this thread; None if everything stops."""
+        work = threading.Condition(self._lock)
         with self._lock:
             while True:
                 if self._stopping:
@@ -222,16 +233,18 @@ class Runners:
                 if queue is not None:
                     if self._may_run(queue):
                         return self._source.take_batch(queue)
-                    if self._one_core and self._idle == self.count - 1:
+                    if self._one_core and len(self._idle) == self.count - 1:
                         self._schedule_turn(self._loop.call_soon_threadsafe)
                     wait_seconds = None  # whoever runs a batch looks again at its end
-                elif wait_seconds is None and self._idle == self.count - 1 and self._ran_cold_shape():
+                elif wait_seconds is None and len(self._idle) == self.count - 1 and self._ran_cold_shape():
                     continue
-                self._idle += 1
+                self._idle.append(work)
                 self._lend()
-                self._work.wait(wait_seconds)
-                self._idle -= 1
-                self._woken = max(0, self._woken - 1)
+                work.wait(wait_seconds)
+                if work in self._idle:  # nobody has woken it
+                    self._idle.remove(work)
+                else:
+                    self._coming -= 1
                 self._lend(soon=True)
 
     def _ran_cold_shape(self) -> bool:
@@ -248,42 +261,47 @@ class Runners:
 
     def _may_run(self, queue: ModelQueue) -> bool:
         """Whether this thread runs the next batch: it is within the share, or a core is free; with the lock held."""
-        others = self.count - self._idle - 1
-        own = others + (self._one_core and (self._inline or self._turn_scheduled))
-        if own < self._share and not (self._one_core and self._is_short(queue)):
+        others = self.count - len(self._idle) - 1
+        if self._one_core:  # the event loop's share, too
+            if others + self._inline == 0 and not self._is_short(queue):
+                return True
+        elif others < self._share:
             return True
         return self._cores.free(max(self._share, others + self._inline)) > 0
 
     def _has_one_core(self) -> bool:
         """Whether runner and event loop share the one core that is to be had; with the lock held."""
-        running = self.count - self._idle + self._inline
-        return self._one_core and self._cores.free(max(1, running), look=False) <= 0
+        return self._one_core and self._cores.free(max(1, self._running), look=False) <= 0
 
     def _notify(self, count: int) -> int:
         """Wakes as many idle runners as may run, and takes back their cores first; with the lock held."""
-        busy = self.count - self._idle + self._woken
-        count = min(count, self._idle - self._woken)
-        if count > self._share - busy:
-            count = min(count, max(self._share - busy, self._cores.free(busy + self._inline)))
+        within_share = self._share - (self.count - len(self._idle))
+        if count > within_share:
+            count = min(count, max(within_share, self._cores.free(self._running, look=False)))
+        count = min(count, len(self._idle))
         if count > 0:
-            self._woken += count
-            self._lend(coming=self._woken)
-            self._work.notify(count)
+            self._wake(count)
         return count
+
+    def _wake(self, count: int) -> None:
+        woken = [self._idle.pop() for _ in range(count)]
+        self._coming += count
+        self._lend()  # before they look
+        for work in woken:
+            work.notify()
 
     def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
         """Tells how many batches run, how many cores may help, and whether a batch is about to run; with the lock held.
 
         Cores of other processes help where half of all are free: each process that runs one batch sees the same ones.
         """
-        running = self.count - self._idle + self._inline
-        self._cores.note(running)
+        self._cores.note(self._running)
         if self._lend_cores is not None:
-            running += coming
+            running = self._running + coming
             free = self._cores.free(running, look=False)
             if 2 * free < self._cores.every:
                 free = self._cores.own - running
-            self._lend_cores(max(0, min(self._idle - coming, free)), soon)
+            self._lend_cores(max(0, min(len(self._idle) - coming, free)), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Schedules a batch on the event loop, unless one is scheduled already."""
@@ -333,7 +351,7 @@ class Runners:
 
     def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
-        if self._idle == self.count and not self._turn_scheduled and self._clock() < self._poll_end:
+        if self.all_idle and not self._turn_scheduled and self._clock() < self._poll_end:
             if hasattr(os, "sched_yield"):
                 os.sched_yield()  # another process that waits for this core, perhaps a client, runs first
             loop.call_soon(self.busy_poll, loop)
