@@ -63,6 +63,11 @@ def test_what_is_wrong_is_refused_by_name(text: str, named: str) -> None:
         Spec.from_toml(text)
 
 
+@pytest.mark.parametrize(("value", "name"), [("true", "training"), ("false", "none")])
+def test_true_and_false_are_names_of_normalisations(value: str, name: str) -> None:
+    assert spec(step=f"features = 3\nnormalize = {value}").input.normalize == name
+
+
 ROCKET = "kind = 'rocket'"
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthwise_export.architecture import layers
+from lengthwise_export.architecture.model_spec import ConvSpec, ModelSpec
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
-from lengthwise_export.architecture.spec import ConvSpec, ModelSpec, Spec
+from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.masks import step_mask
 
 NORMS = {"batch": layers.MaskedBatchNorm, "layer": layers.MaskedLayerNorm}

@@ -10,20 +10,33 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lengthwise.runtime.feature_names import FeatureNames
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StepInput, Task
 from lengthwise.wrong_values import all_wrong
-from lengthwise_export.architecture.model_spec import ROCKET_KEYS, WITHOUT_DATA, SpecTable, expanded
-from lengthwise_export.architecture.model_spec import ConvSpec as ConvSpec
-from lengthwise_export.architecture.model_spec import ModelSpec as ModelSpec
+from lengthwise_export.architecture.model_spec import (
+    ROCKET_KEYS,
+    WITHOUT_DATA,
+    ConvSpec,
+    ModelSpec,
+    SpecTable,
+    expanded,
+)
 from lengthwise_export.errors import SpecError
 
 # Of a rocket model in a batch: where its kernels are not those in C, its comparisons need up to 13 KB for each step
 ROCKET_BATCH_ROWS: Final = 32
+
+
+Normalization = Literal["auto", "training", "sequence", "both", "sequence-scale", "feature-scale", "none"]
+
+
+def _named_normalization(value: Any) -> Any:
+    """True and false are names, too: for the statistics of the training split, and for no normalisation."""
+    return ("none", "training")[value] if isinstance(value, bool) else value
 
 
 class InputSpec(SpecTable):
@@ -35,7 +48,7 @@ class InputSpec(SpecTable):
     padding_id: int | None = Field(default=None, ge=0)
     padding: Literal["zeros", "nan"] | None = None  # of the data files, as `datasets.input_sequences` says
     missing: Literal["refuse", "zero", "mean", "indicator"] = "refuse"
-    normalize: Literal["auto", "training", "sequence", "both", "sequence-scale", "feature-scale", "none"] = "auto"
+    normalize: Annotated[Normalization, BeforeValidator(_named_normalization)] = "auto"
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
 

@@ -19,6 +19,13 @@ from lengthwise_export.tracing.recurrent_op import ACTIVATIONS, GATES, recurrent
 _KINDS: Final = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}
 # Keras orders an LSTM's gates i f c o, ONNX i o f c. A GRU's are z r h in both.
 _ONNX_FROM_KERAS: Final = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "RNN": (0,)}
+# The mode of torch's own layer, by the fields of `CellForm`
+_TORCH_MODES: Final[dict[tuple[str, tuple[str, ...], bool], str]] = {
+    ("LSTM", ("sigmoid", "tanh", "tanh"), False): "LSTM",
+    ("GRU", ("sigmoid", "tanh"), True): "GRU",
+    ("RNN", ("tanh",), False): "RNN_TANH",
+    ("RNN", ("relu",), False): "RNN_RELU",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,7 @@ class CellForm:
     @property
     def mode(self) -> str | None:
         """The mode of torch's own layer that computes the same; None if there is none."""
-        if self.kind == "LSTM" and self.activations == ("sigmoid", "tanh", "tanh"):
-            return "LSTM"
-        if self.kind == "GRU" and self.activations == ("sigmoid", "tanh") and self.reset_after:
-            return "GRU"
-        return {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.activations[0]) if self.kind == "RNN" else None
+        return _TORCH_MODES.get((self.kind, self.activations, self.reset_after))
 
 
 def form_of(cell: Any) -> CellForm | str:

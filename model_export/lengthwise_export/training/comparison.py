@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -15,12 +15,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise.reports.notebook import as_text
 from lengthwise_export.options import StrPath
-from lengthwise_export.training.report import METRICS_FILE, SPLITS, splits_of
+from lengthwise_export.training.report import FIGURES, METRICS_FILE, SPLITS, splits_of
 
 if TYPE_CHECKING:
     from lengthwise_export.training.training_api import TrainedModel
-
-_FIGURES: Final = ("accuracy", "macro_f1", "loss", "ece")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Comparison:
         return {
             "runs": list(self.names),
             "split": self.split,
-            "figures": {name: [scores.get(name) for scores in self.scores] for name in _FIGURES},
+            "figures": {name: [scores.get(name) for scores in self.scores] for name in FIGURES},
             "seconds": [report.get("seconds") for report in self.reports],
             "margin": self.margin,
             "verdict": self.verdict,
@@ -90,7 +88,7 @@ class Comparison:
         """A figure, its value in both runs, and the difference."""
         pairs = zip(self.scores, self.reports, strict=True)
         first, second = ({**scores, "seconds": report.get("seconds")} for scores, report in pairs)
-        for name in (*_FIGURES, "seconds"):
+        for name in (*FIGURES, "seconds"):
             before, after, digits = first.get(name), second.get(name), 1 if name == "seconds" else 4
             if before is not None and after is not None:
                 change = f"{after - before:+.{digits}f}"

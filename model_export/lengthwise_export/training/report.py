@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE: Final = "metrics.json"
 SPLITS: Final = ("training", "validation", "left_out", "test")  # of a report, the most meaningful last
-_FIGURES: Final = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "log loss", "ece": "calibration error"}
+FIGURES: Final = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "log loss", "ece": "calibration error"}
 _TEMPLATE: Final = Path(__file__).with_name("report.html")
 
 
@@ -108,7 +108,7 @@ def page(report: Mapping[str, Any], title: str) -> str:
         splits=splits,
         name=name,
         scores=scores,
-        figures=_FIGURES,
+        figures=FIGURES,
         spec=as_toml(report["spec"]),
         curves=_curves,
         confusion=_confusion(report, scores["confusion"]) if scores.get("confusion") else None,

@@ -87,9 +87,8 @@ def fit(
     values = torch.stack(answer_in_batches(features, sequences, rows))
     labels = torch.stack([example.target for example in members])
     targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
-    importance = None
-    if options.class_weights:  # all classes count the same, whatever the number of their examples
-        importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1))
+    # With class weights all classes count the same, whatever the number of their examples
+    importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
     fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
     truth = targets if multi_label else targets.argmax(axis=1)
