@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -34,18 +34,18 @@ class SpecTable(BaseModel):
 
     @model_validator(mode="after")
     def _require_consistent(self) -> Self:
-        why = next(self.contradictions(), None)
-        if why is not None:
-            raise ValueError(why)
+        for is_wrong, why in self.contradictions():
+            if is_wrong:
+                raise ValueError(why)
         return self
 
-    def contradictions(self) -> Iterator[str]:
-        """Which keys do not fit together."""
-        yield from ()
+    def contradictions(self) -> Sequence[tuple[object, str]]:
+        """Pairs of what must not hold of the keys together, and the message if it does."""
+        return ()
 
-    def says(self, *keys: str) -> list[str]:
-        """Which of these keys are in the file, instead of having their default value."""
-        return [key for key in keys if key in self.model_fields_set]
+    def first_stated(self, *keys: str) -> str | None:
+        """The first of these keys that is in the file, instead of having its default value; None if none is."""
+        return next((key for key in keys if key in self.model_fields_set), None)
 
 
 class ConvSpec(SpecTable):
@@ -69,13 +69,10 @@ class ConvSpec(SpecTable):
         """Number of branches, the maximum counted."""
         return len(self.kernels) + bool(self.pool)
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Sequence[tuple[object, str]]:
         """Channels that cannot be divided among the branches."""
-        if self.channels % self.branches:
-            yield (
-                f"'channels' {self.channels} must be a multiple of the {self.branches} branches (the kernels, and one "
-                "for 'pool')"
-            )
+        branches = f"{self.branches} branches (the kernels, and one for 'pool')"
+        return ((self.channels % self.branches, f"'channels' {self.channels} must be a multiple of the {branches}"),)
 
 
 class ModelSpec(SpecTable):
@@ -118,41 +115,53 @@ class ModelSpec(SpecTable):
             return self.conv[-1].channels
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Sequence[tuple[object, str]]:
         """Keys of the other kind of model, layers that are not there, and heads that do not fit."""
-        others = self.says(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
-        if self.kind == "rocket" and others:
-            yield (
-                f"'{others[0]}' has no meaning with kind = 'rocket', whose other keys are 'kernels', 'grid' and "
-                "'sequence_features'"
-            )
-        if self.kind != "rocket" and (other := self.says("kernels", "grid")):
-            yield f"'{other[0]}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]"
-        if self.layers == 0 and (self.rnn != "none" or not self.conv):
-            yield "'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer"
-        if len(set(self.sequence_features)) != len(self.sequence_features):
-            yield "'sequence_features': each may occur only once"
-        for index, conv in enumerate(self.conv, start=1):
-            if conv.residual > index:
-                yield f"'residual' {conv.residual} of convolution {index} goes back further than the first one"
-        if self.rnn == "none" and self.bidirectional and self.says("bidirectional"):
-            yield "'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction"
-        yield from self._wrong_heads()
-
-    def _wrong_heads(self) -> Iterator[str]:
-        heads = self.self_attention_heads
-        if not heads and self.feed_forward and self.says("feed_forward"):
-            yield "'feed_forward' belongs to self-attention: it needs 'self_attention_heads'"
-        if heads and self.body_features % heads:
-            yield (
-                f"'self_attention_heads' {heads} must divide the {self.body_features} features of the layers "
-                "('hidden', or twice that if bidirectional; the 'channels' of the last convolution if 'layers' is 0)"
-            )
-        if heads and heads * WIDEST_HEAD < self.body_features:
-            yield (
-                f"'self_attention_heads' {heads} gives a head more than {WIDEST_HEAD} of the {self.body_features} "
-                "features of the layers: use more heads"
-            )
+        is_rocket, heads, features = self.kind == "rocket", self.self_attention_heads, self.body_features
+        of_layers = self.first_stated(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
+        of_rocket = self.first_stated("kernels", "grid")
+        too_far = [(index, conv.residual) for index, conv in enumerate(self.conv, start=1) if conv.residual > index]
+        return (
+            (
+                is_rocket and of_layers,
+                f"'{of_layers}' has no meaning with kind = 'rocket', whose other keys are 'kernels', 'grid' and "
+                "'sequence_features'",
+            ),
+            (
+                not is_rocket and of_rocket,
+                f"'{of_rocket}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]",
+            ),
+            (
+                self.layers == 0 and (self.rnn != "none" or not self.conv),
+                "'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer",
+            ),
+            (
+                len(set(self.sequence_features)) != len(self.sequence_features),
+                "'sequence_features': each may occur only once",
+            ),
+            *(
+                (True, f"'residual' {residual} of convolution {index} goes back further than the first one")
+                for index, residual in too_far
+            ),
+            (
+                self.rnn == "none" and self.bidirectional and self.first_stated("bidirectional"),
+                "'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction",
+            ),
+            (
+                not heads and self.feed_forward and self.first_stated("feed_forward"),
+                "'feed_forward' belongs to self-attention: it needs 'self_attention_heads'",
+            ),
+            (
+                heads and features % heads,
+                f"'self_attention_heads' {heads} must divide the {features} features of the layers ('hidden', or "
+                "twice that if bidirectional; the 'channels' of the last convolution if 'layers' is 0)",
+            ),
+            (
+                heads and heads * WIDEST_HEAD < features,
+                f"'self_attention_heads' {heads} gives a head more than {WIDEST_HEAD} of the {features} features of "
+                "the layers: use more heads",
+            ),
+        )
 
 
 def _inception(channels: int) -> list[dict[str, Any]]:

@@ -220,13 +220,18 @@ def _require_whole(kernels: DilatedKernels, features: int) -> None:
         ValueError: They have not; the message ends a sentence about them.
     """
     reads, biases, inside = kernels.reads, kernels.biases, kernels.inside
-    if reads.shape != (KERNELS, features) or not reads.any(axis=1).all():
-        raise ValueError(f"they do not read {features} features, as the spec says")
     types = [str(array.dtype) for array in (reads, biases, inside)]
-    if {len(biases), len(inside)} != {KERNELS} or types != ["bool", "float32", "bool"]:
-        raise ValueError(f"they are not {KERNELS}")
-    if not 0 < kernels.dilation < _LONGEST:
-        raise ValueError(f"their distance is {kernels.dilation}")
+    is_whole = {len(biases), len(inside)} == {KERNELS} and types == ["bool", "float32", "bool"]
+    for is_wrong, why in (
+        (
+            reads.shape != (KERNELS, features) or not reads.any(axis=1).all(),
+            f"they do not read {features} features, as the spec says",
+        ),
+        (not is_whole, f"they are not {KERNELS}"),
+        (not 0 < kernels.dilation < _LONGEST, f"their distance is {kernels.dilation}"),
+    ):
+        if is_wrong:
+            raise ValueError(why)
 
 
 def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -57,19 +57,32 @@ class InputSpec(SpecTable):
         """The kind of a step, as in the manifest."""
         return "values" if self.vocabulary is None else "tokens"
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Sequence[tuple[object, str]]:
         """Both kinds of a step or none, and keys of the other kind."""
-        if (self.features is None) == (self.vocabulary is None):
-            yield "exactly one of 'features' and 'vocabulary' must be given"
-        if self.vocabulary is not None:
-            if values_only := self.says("feature_names", "missing", "normalize"):
-                yield f"'{values_only[0]}' is for values: it has no meaning with 'vocabulary' (tokens)"
-            if self.padding_id is not None and self.padding_id >= self.vocabulary:
-                yield f"'padding_id' {self.padding_id} is not in a vocabulary of {self.vocabulary}"
-        elif self.padding_id is not None:
-            yield "'padding_id' is for token models: it needs 'vocabulary'"
-        elif self.feature_names is not None and len(self.feature_names) != self.features:
-            yield f"'feature_names' has {len(self.feature_names)} names for {self.features} features"
+        of_values = self.first_stated("feature_names", "missing", "normalize")
+        names, vocabulary, padding_id = self.feature_names, self.vocabulary, self.padding_id
+        return (
+            (
+                (self.features is None) == (vocabulary is None),
+                "exactly one of 'features' and 'vocabulary' must be given",
+            ),
+            (
+                vocabulary is not None and of_values,
+                f"'{of_values}' is for values: it has no meaning with 'vocabulary' (tokens)",
+            ),
+            (
+                vocabulary is not None and padding_id is not None and padding_id >= vocabulary,
+                f"'padding_id' {padding_id} is not in a vocabulary of {vocabulary}",
+            ),
+            (
+                vocabulary is None and padding_id is not None,
+                "'padding_id' is for token models: it needs 'vocabulary'",
+            ),
+            (
+                names is not None and len(names) != self.features,
+                f"'feature_names' has {len(names or ())} names for {self.features} features",
+            ),
+        )
 
 
 class OutputSpec(SpecTable):
@@ -78,12 +91,12 @@ class OutputSpec(SpecTable):
     labels: tuple[str, ...] = Field(min_length=1)
     task: Task = "single-label"
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Sequence[tuple[object, str]]:
         """Too few labels for the task, or one twice."""
-        if len(self.labels) < 2 and self.task != "multi-label":
-            yield f"'labels': '{self.task}' needs at least two"
-        if len(set(self.labels)) != len(self.labels):
-            yield "'labels': a label may occur only once"
+        return (
+            (len(self.labels) < 2 and self.task != "multi-label", f"'labels': '{self.task}' needs at least two"),
+            (len(set(self.labels)) != len(self.labels), "'labels': a label may occur only once"),
+        )
 
 
 class Spec(SpecTable):
@@ -102,22 +115,28 @@ class Spec(SpecTable):
             return tables | {"model": expanded(tables["model"], task)}
         return tables
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Sequence[tuple[object, str]]:
         """What the kind of model, the kind of a step and the task do not have together."""
         step, model, per_step = self.input, self.model, self.output.task == "per-step"
-        if model.kind == "rocket" and step.kind == "tokens":
-            yield "'model.kind' = 'rocket' is for values: token ids have no order of size"
-        if model.kind == "rocket" and per_step:
-            yield "'model.kind' = 'rocket' has no answer for each step: it counts over the steps"
-        if model.grid == "training" and step.normalize not in ("auto", "training", "none"):
-            yield (
+        is_rocket, is_tokens = model.kind == "rocket", step.kind == "tokens"
+        of_pooling = model.first_stated("pooling", "sequence_features")
+        return (
+            (is_rocket and is_tokens, "'model.kind' = 'rocket' is for values: token ids have no order of size"),
+            (is_rocket and per_step, "'model.kind' = 'rocket' has no answer for each step: it counts over the steps"),
+            (
+                model.grid == "training" and step.normalize not in ("auto", "training", "none"),
                 "'model.grid' = 'training' is for values that do not depend on the whole sequence: set "
-                f"input.normalize to 'training' or 'none', not to '{step.normalize}'"
-            )
-        if per_step and (unpooled := model.says("pooling", "sequence_features")):
-            yield f"'model.{unpooled[0]}' has no meaning with output.task = 'per-step': no step is pooled"
-        if step.kind == "tokens" and set(model.sequence_features) - {"length"}:
-            yield "'model.sequence_features' of tokens can only be \"length\": ids have no level or scale"
+                f"input.normalize to 'training' or 'none', not to '{step.normalize}'",
+            ),
+            (
+                per_step and of_pooling,
+                f"'model.{of_pooling}' has no meaning with output.task = 'per-step': no step is pooled",
+            ),
+            (
+                is_tokens and {*model.sequence_features} - {"length"},
+                "'model.sequence_features' of tokens can only be \"length\": ids have no level or scale",
+            ),
+        )
 
     def with_keys(self, **tables: dict[str, Any]) -> Spec:
         """This spec with other values for some keys, such as `input={"normalize": "both"}`; preset None removes it."""
@@ -163,19 +182,19 @@ class Spec(SpecTable):
 
         Equivalent specs have equal results, and the defaults of this version are recorded for later versions.
         """
-        tables: dict[str, dict[str, Any]] = self.concrete().model_dump(mode="json", exclude_none=True)
-        tables["model"].pop("preset", None)
-        if self.input.kind == "tokens":
-            del tables["input"]["missing"], tables["input"]["normalize"]
-        if self.model.kind == "rocket":
-            tables["model"] = {key: value for key, value in tables["model"].items() if key in ROCKET_KEYS}
-            return tables
-        del tables["model"]["kernels"], tables["model"]["grid"]
-        if self.model.rnn == "none":
-            del tables["model"]["bidirectional"]
-        if self.output.task == "per-step":
-            del tables["model"]["pooling"], tables["model"]["sequence_features"]
-        return tables
+        is_rocket, per_step = self.model.kind == "rocket", self.output.task == "per-step"
+        meaningless = (
+            (self.input.kind == "tokens", {"missing", "normalize"}),
+            (is_rocket, ModelSpec.model_fields.keys() - ROCKET_KEYS),
+            (not is_rocket, {"preset", "kernels", "grid"}),
+            (not is_rocket and self.model.rnn == "none", {"bidirectional"}),
+            (per_step, {"pooling", "sequence_features"}),
+        )
+        left_out = {key for holds, keys in meaningless if holds for key in keys}
+        tables = self.concrete().model_dump(mode="json", exclude_none=True)
+        return {
+            name: {key: value for key, value in table.items() if key not in left_out} for name, table in tables.items()
+        }
 
     @classmethod
     def read(cls, path: Path) -> Spec:

@@ -146,10 +146,10 @@ def with_chosen_keys(spec: Spec, path: Path) -> Spec:
             tables["input"]["feature_names"] = record.input.feature_names
         if spec.input.normalize == "auto":
             tables["input"]["normalize"] = chosen["input"]["normalize"]
-        if spec.model.preset == "auto" and not spec.input.says("missing"):
+        if spec.model.preset == "auto" and not spec.input.first_stated("missing"):
             tables["input"]["missing"] = chosen["input"]["missing"]
     if spec.model.is_auto and spec.output.task == record.output.task:
-        stated = spec.model.says(*type(spec.model).model_fields)
+        stated = spec.model.model_fields_set
         tables["model"] = {key: value for key, value in chosen["model"].items() if key not in stated}
         tables["model"]["preset"] = None
     return spec.with_keys(**tables)
@@ -213,12 +213,13 @@ def _require_same_spec(record: TrainingRecord, spec: Spec, path: Path) -> list[s
 
 def differences(trained: Spec, stated: Spec) -> Iterator[tuple[str, Any, Any]]:
     """The keys that differ between two specs, with both values; None for a key that one side does not have."""
-    one, other = trained.resolved(), stated.resolved()
-    for table in dict.fromkeys([*one, *other]):
-        left, right = one.get(table, {}), other.get(table, {})
-        for key in dict.fromkeys([*left, *right]):
-            if left.get(key) != right.get(key):
-                yield f"{table}.{key}", left.get(key), right.get(key)
+    left, right = (
+        {f"{name}.{key}": value for name, table in spec.resolved().items() for key, value in table.items()}
+        for spec in (trained, stated)
+    )
+    for key in left | right:
+        if left.get(key) != right.get(key):
+            yield key, left.get(key), right.get(key)
 
 
 def as_text(value: Any) -> str:

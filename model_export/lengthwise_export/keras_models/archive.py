@@ -148,15 +148,19 @@ def _parts_of_group(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str
 
 
 def _require_numbers(shown: str, array: Any) -> None:
-    if array.external or array.is_virtual:
-        raise ConfigurationError(f"{shown} is in another file, which Keras does not write")
-    if array.shape is None:  # HDF5's null
-        raise ConfigurationError(f"{shown} holds nothing, not even a number")
-    if array.dtype.kind not in "fiub":
-        raise ConfigurationError(f"{shown} is an array of {array.dtype}, not of numbers")
-    if _expands(array.nbytes, stored := array.id.get_storage_size()):
-        why = "that is not a file that Keras wrote"
-        raise ConfigurationError(f"{shown} has {array.nbytes} bytes, of which {stored} are stored: {why}")
+    is_null, stored = array.shape is None, array.id.get_storage_size()  # HDF5's null
+    size = 0 if is_null else array.nbytes
+    for is_wrong, why in (
+        (array.external or array.is_virtual, "is in another file, which Keras does not write"),
+        (is_null, "holds nothing, not even a number"),
+        (array.dtype.kind not in "fiub", f"is an array of {array.dtype}, not of numbers"),
+        (
+            _expands(size, stored),
+            f"has {size} bytes, of which {stored} are stored: that is not a file that Keras wrote",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigurationError(f"{shown} {why}")
 
 
 FACTORY: Final = "write a function that returns the model, and name it, as in file.py:factory"

@@ -161,20 +161,32 @@ def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, 
 
 def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     """Warnings about the records: their number, their labels, their ids, and their axes."""
-    if len(records) < FEW_RECORDS:
-        yield f"{len(records)} records are few: no accuracy that is measured with them says how good the model is"
     counts: Counter[str] = Counter()
     for record in records:
         counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
-    if len(counts) == 1 and spec.output.task != "multi-label":
-        yield f"every record has the label {first_of([*counts])}: there is nothing to tell apart"
-    if absent := [label for label in spec.output.labels if not counts[label]]:
-        yield f"no record has the label {first_of(absent)}: the model cannot learn it"
-    lonely = [label for label in spec.output.labels if counts[label] == 1]
-    if lonely and len(records) > 1:
-        yield f"only one record has the label {first_of(lonely)}: nothing measures whether the model learns it"
-    if twice := [name for name, count in Counter(record.id for record in records).items() if count > 1]:
-        yield f"several records have the id {first_of(twice)}: if they are copies, validation measures what was learned"
+    absent, single = ([label for label in spec.output.labels if counts[label] == count] for count in (0, 1))
+    repeated = [name for name, count in Counter(record.id for record in records).items() if count > 1]
+    doubtful = (
+        (
+            len(records) < FEW_RECORDS,
+            f"{len(records)} records are few: no accuracy that is measured with them says how good the model is",
+        ),
+        (
+            len(counts) == 1 and spec.output.task != "multi-label",
+            f"every record has the label {first_of([*counts])}: there is nothing to tell apart",
+        ),
+        (absent, f"no record has the label {first_of(absent)}: the model cannot learn it"),
+        (
+            single and len(records) > 1,
+            f"only one record has the label {first_of(single)}: nothing measures whether the model learns it",
+        ),
+        (
+            repeated,
+            f"several records have the id {first_of(repeated)}: if they are copies, validation measures what was "
+            "learned",
+        ),
+    )
+    yield from (text for holds, text in doubtful if holds)
     yield from _warnings_of_axes(records)
     yield from doubts([record.steps for record in records])
 

@@ -56,4 +56,4 @@ def lenient(spec: Spec) -> Spec:
 
 def missing_is_open(spec: Spec) -> bool:
     """Whether the policy for missing values is chosen: only where `preset = "auto"` is written, and no policy is."""
-    return spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.says("missing")
+    return spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.first_stated("missing")
