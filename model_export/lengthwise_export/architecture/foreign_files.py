@@ -59,10 +59,16 @@ def why_refused(path: Path) -> str | None:
 def _why_archive(path: Path, file: IO[bytes]) -> str | None:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if any(re.fullmatch(r"[^/]+/(code/.*|constants\.pkl)", name) for name in names):
-            return f"{path} is TorchScript, and loading it would run code. {FROM_TORCHSCRIPT}"
-        if any(re.fullmatch(r"([^/]+/)?(models/.+\.json|serialized_exported_program\.json)", name) for name in names):
-            return f"{path} was written by torch.export.save, and loading it would run code. {_FROM_EXPORTED_PROGRAM}"
+        for pattern, kind, instead in (
+            (r"[^/]+/(code/.*|constants\.pkl)", "is TorchScript", FROM_TORCHSCRIPT),
+            (
+                r"([^/]+/)?(models/.+\.json|serialized_exported_program\.json)",
+                "was written by torch.export.save",
+                _FROM_EXPORTED_PROGRAM,
+            ),
+        ):
+            if any(re.fullmatch(pattern, name) for name in names):
+                return f"{path} {kind}, and loading it would run code. {instead}"
         data = next((name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)), None)
         return None if data is None else _why_pickle(path, _names_in_pickle(archive.open(data)))
 

@@ -52,24 +52,28 @@ class SequenceClassifier(nn.Module):
             self.first = Normalize(step.features or 0, step.missing, step.normalize)
         else:
             self.first = layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
-        features = [self.first.out_features]  # before each convolution, and after the last
+        # Before each convolution, and after the last
+        features = [self.first.out_features, *(conv.channels for conv in model.conv)]
         self.input_dropout = nn.Dropout(model.input_dropout)
-        self.convolutions = nn.ModuleList()
         self.reach = [conv.residual for conv in model.conv]
-        for index, conv in enumerate(model.conv):
-            earlier = features[index + 1 - conv.residual] if conv.residual else 0
-            self.convolutions.append(ConvBlock(features[-1], conv, dropout=model.dropout, earlier=earlier))
-            features.append(conv.channels)
+        self.convolutions = nn.ModuleList(
+            ConvBlock(
+                features[index],
+                conv,
+                dropout=model.dropout,
+                earlier=features[index + 1 - conv.residual] if conv.residual else 0,
+            )
+            for index, conv in enumerate(model.conv)
+        )
         self.body = _body(features[-1], model)
         width, heads = model.body_features, model.self_attention_heads
         self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
-        self.feed_forward = nn.ModuleList()
-        self.more_attention = nn.ModuleList()
         blocks, hidden = model.self_attention_layers if heads else 0, model.feed_forward
-        for _ in range(blocks - 1):
-            self.more_attention.append(layers.MaskedSelfAttention(width, heads, dropout=model.dropout))
-        for _ in range(blocks if hidden else 0):
-            self.feed_forward.append(layers.FeedForward(width, hidden, dropout=model.dropout))
+        more = [layers.MaskedSelfAttention(width, heads, dropout=model.dropout) for _ in range(blocks - 1)]
+        self.feed_forward = nn.ModuleList(
+            layers.FeedForward(width, hidden, dropout=model.dropout) for _ in range(blocks if hidden else 0)
+        )
+        self.more_attention = nn.ModuleList(more)
         self.pooling: Pooling | None = None
         self.sequence_features: SequenceFeatures | None = None
         if spec.output.task != "per-step":

@@ -127,15 +127,16 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
 
 def _require_servable(text: str, model: Any) -> None:
     for layer in all_layers(model):
-        kind = type(layer).__name__
-        shown = f"{text}: {layer.name} ({kind})"
-        if kind in REFUSED and kind != "Lambda" and type(layer).__module__.startswith("keras."):
-            raise ConfigurationError(f"{shown} is not served: {REFUSED[kind]}")
-        if getattr(layer, "stateful", False):
-            raise ConfigurationError(f"{shown} is stateful: {STATEFUL}")
-        computes_in = str(getattr(layer, "compute_dtype", FLOAT))
-        if computes_in != FLOAT and ("float" in computes_in or getattr(layer, "quantization_mode", None)):
-            raise ConfigurationError(f"{shown} computes in {computes_in}, {IN_FLOAT32}")
+        kind, dtype = type(layer).__name__, str(getattr(layer, "compute_dtype", FLOAT))
+        is_refused = kind in REFUSED and kind != "Lambda" and type(layer).__module__.startswith("keras.")
+        is_number = "float" in dtype or getattr(layer, "quantization_mode", None)
+        for is_wrong, why in (
+            (is_refused, f"is not served: {REFUSED.get(kind)}"),
+            (getattr(layer, "stateful", False), f"is stateful: {STATEFUL}"),
+            (dtype != FLOAT and is_number, f"computes in {dtype}, {IN_FLOAT32}"),
+        ):
+            if is_wrong:
+                raise ConfigurationError(f"{text}: {layer.name} ({kind}) {why}")
 
 
 def _require_steps_alone(text: str, model: Any) -> None:

@@ -108,14 +108,13 @@ def choose_normalisation(
     spec = plan.spec
     if spec.input.kind == "tokens" or spec.input.normalize != "auto":
         return plan
-    if spec.model.grid == "training":
-        return _with_normalisation(
-            plan, "training", 'grid = "training" needs values that do not depend on the whole sequence'
-        )
-    if facts.median_length < 3:
-        return _with_normalisation(plan, "training", "most sequences have one or two steps")
-    if facts.spread < SPREAD and facts.shift < 0.05:
-        return _with_normalisation(plan, "training", "the sequences have one level and scale already")
+    for holds, why in (
+        (spec.model.grid == "training", 'grid = "training" needs values that do not depend on the whole sequence'),
+        (facts.median_length < 3, "most sequences have one or two steps"),
+        (facts.spread < SPREAD and facts.shift < 0.05, "the sequences have one level and scale already"),
+    ):
+        if holds:
+            return _with_normalisation(plan, "training", why)
     factor = "more than 1e11" if math.isinf(facts.spread) else f"{facts.spread:.3g}"
     spread = f"standard deviations of the sequences differ by a factor of {factor}"
     if facts.missing:

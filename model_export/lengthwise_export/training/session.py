@@ -172,21 +172,26 @@ def _new_folder(out: Path) -> Iterator[None]:
 
 def _closing_warnings(result: TrainingResult, plan: Plan) -> list[str]:
     """What the user should know about how the training of layers ended."""
-    notices = []
-    if result.progress is not None and result.progress.still_improves(plan.options):
-        notices.append(
-            f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
-            f"--epochs {2 * plan.options.epochs} would probably be better"
-        )
-    if plan.options.calibration and result.temperature is None:
-        notices.append("the probabilities are not calibrated: there is no validation split. Set --validation")
-    measured, probe = result.splits.get("validation"), plan.probe
-    if probe is not None and measured is not None and probe > measured.accuracy + 2 / measured.answers**0.5:
-        notices.append(
-            f"a quick MiniRocket was correct on {probe:.1%}, this model on {measured.accuracy:.1%}: "
-            'try kind = "rocket" in [model]'
-        )
-    return notices
+    options, progress, probe = plan.options, result.progress, plan.probe or 0.0
+    validated = result.splits.get("validation")
+    accuracy, error = (1.0, 0.0) if validated is None else (validated.accuracy, validated.answers**-0.5)
+    notices = (
+        (
+            progress is not None and progress.still_improves(options),
+            f"the loss was still falling when training ended after {options.epochs} epochs: "
+            f"--epochs {2 * options.epochs} would probably be better",
+        ),
+        (
+            options.calibration and result.temperature is None,
+            "the probabilities are not calibrated: there is no validation split. Set --validation",
+        ),
+        (
+            probe > accuracy + 2 * error,
+            f"a quick MiniRocket was correct on {probe:.1%}, this model on {accuracy:.1%}: "
+            'try kind = "rocket" in [model]',
+        ),
+    )
+    return [text for holds, text in notices if holds]
 
 
 @contextmanager
