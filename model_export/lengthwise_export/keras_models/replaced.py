@@ -64,7 +64,7 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
 
 def _masking_call(layer: Any, inputs: Tensor) -> Any:
     run = _running[-1]
-    if not run.is_over_input(layer, inputs):
+    if not run.reads_input(layer, inputs):
         return _ORIGINAL[_masking_call](layer, inputs)
     if run.mask is None:
         return inputs
@@ -77,12 +77,12 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
 
 def _masking_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
     run = _running[-1]
-    return run.mask if run.is_over_input(layer, inputs) else _ORIGINAL[_masking_mask](layer, inputs, mask)
+    return run.mask if run.reads_input(layer, inputs) else _ORIGINAL[_masking_mask](layer, inputs, mask)
 
 
 def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
     run = _running[-1]
-    if not layer.mask_zero or not run.is_over_input(layer, inputs):
+    if not layer.mask_zero or not run.reads_input(layer, inputs):
         return _ORIGINAL[_embedding_mask](layer, inputs, mask)
     return run.mask
 
@@ -116,7 +116,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         return _ORIGINAL[_rnn_call](layer, sequences, initial_state=initial_state, mask=mask, training=training)
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None
-    if mask is not None and run.is_by_lengths(layer, mask):
+    if mask is not None and run.has_mask_of_lengths(layer, mask):
         values, lengths = run.unfilled(sequences), run.lengths
     elif mask is not None:
         gathered = GatheredSteps(mask)
@@ -183,7 +183,7 @@ def _bidirectional_call(
     forward, backward = layer.forward_layer, layer.backward_layer
     form, other = (recurrent.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward))
     is_odd = forward.go_backwards or layer.stateful or initial_state is not None
-    if isinstance(form, str) or form != other or is_odd or not (mask is None or run.is_by_lengths(layer, mask)):
+    if isinstance(form, str) or form != other or is_odd or not (mask is None or run.has_mask_of_lengths(layer, mask)):
         how = {"initial_state": initial_state, "mask": mask, "training": training}
         return _ORIGINAL[_bidirectional_call](layer, sequences, **how)
     weights = run.known.weights_of([forward.cell, backward.cell], form)

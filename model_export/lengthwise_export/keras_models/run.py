@@ -88,7 +88,7 @@ class KerasRun:
         """Whether the run is a trace, in which values cannot be compared."""
         return torch.compiler.is_exporting() or type(self.steps) is not Tensor
 
-    def is_over_input(self, layer: Any, inputs: Tensor) -> bool:
+    def reads_input(self, layer: Any, inputs: Tensor) -> bool:
         """Whether a layer reads the model's own steps `[rows, width, features]`, maybe with an axis for one feature."""
 
         def is_same() -> bool:
@@ -97,7 +97,7 @@ class KerasRun:
 
         return self.known.is_learned(layer, is_same)
 
-    def is_by_lengths(self, layer: Any, mask: Tensor) -> bool:
+    def has_mask_of_lengths(self, layer: Any, mask: Tensor) -> bool:
         """Whether the mask `[rows, width]` of a layer is that of the lengths."""
         if self.mask is None:
             return False
@@ -163,7 +163,7 @@ def run_graph(
         if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():
             continue
         (output, *_) = node.outputs
-        if id(output) in masks.over and run.is_over_input(node.operation, known[masks.over[id(output)]]):
+        if id(output) in masks.over and run.reads_input(node.operation, known[masks.over[id(output)]]):
             if run.mask is not None:
                 known[id(output)] = run.mask if len(output.shape) == 2 else run.mask.unsqueeze(-1)
                 continue

@@ -57,7 +57,7 @@ class LabelledSequences:
     is_inferred: bool = False  # whether the spec left open what a step is, or the labels
 
 
-def labelled(
+def from_sequences(
     spec_or_tables: GivenSpec,
     sequences: Any,
     labels: Iterable[Any] | None,
@@ -78,7 +78,7 @@ def labelled(
     warnings = (
         [MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}")] if may_be_ids and step.get("features") is None else []
     )
-    spec = Spec.from_table(completed(keys, records, reasons))
+    spec = Spec.from_table(complete_tables(keys, records, reasons))
     require_fit("", records, lenient(spec))
     return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
 
@@ -99,7 +99,7 @@ def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
     return (specs or ["auto"])[0], data
 
 
-def of_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
+def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
     """The records of files to train on, and their spec.
 
     One error names the first bad records, or the first that do not fit the spec.
@@ -119,7 +119,7 @@ def of_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
     reasons: list[str] = []
-    spec = Spec.from_table(completed(keys, records, reasons), source=source)
+    spec = Spec.from_table(complete_tables(keys, records, reasons), source=source)
     are_whole = spec.input.features == 1 and all(
         (one.steps >= 0).all() and not (one.steps % 1).any() for one in records
     )
@@ -353,7 +353,7 @@ def with_labels(spec: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
     return done
 
 
-def completed(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
+def complete_tables(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
     """The tables with what they leave open: features, task, labels, and the longest sequence.
 
     Raises:

@@ -89,7 +89,7 @@ class Plan:
     close: tuple[str, ...] = ()  # normalisations whose loss in the probe is not much larger than the least
     fitted: TrainingResult | None = None  # the trained model, where choosing it was to train it
 
-    def then(self, why: str, **tables: dict[str, Any]) -> Plan:
+    def with_choice(self, why: str, **tables: dict[str, Any]) -> Plan:
         """This plan with other keys of the spec, and the reason."""
         return replace(self, spec=self.spec.with_keys(**tables) if tables else self.spec, reasons=(*self.reasons, why))
 
@@ -170,7 +170,7 @@ def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: Tra
 
 
 def _with_normalisation(plan: Plan, name: str, why: str) -> Plan:
-    return plan.then(f'normalize = "{name}": {why}', input={"normalize": name})
+    return plan.with_choice(f'normalize = "{name}": {why}', input={"normalize": name})
 
 
 def _losses_as_text(losses: dict[str, float]) -> str:

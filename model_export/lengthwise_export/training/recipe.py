@@ -62,7 +62,7 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     fills = facts.missing > 0 and missing_is_open(spec)
     if fills:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
-        start = start.then(why, input={"missing": "indicator"})
+        start = start.with_choice(why, input={"missing": "indicator"})
     members = examples(records, start.spec)
     options = TrainingOptions(**{name: value for name, value in settings.items() if name in ROCKET_OPTIONS})
     # Log losses, by which models are compared, mean little without calibration
@@ -96,14 +96,14 @@ def _best_rocket(
     plan = choice.choose_with_whole_models(plan, records, options)
     fitted = plan.fitted or rocket.fit(plan.spec, records, options)
     if fills:
-        filled = plan.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
+        filled = plan.with_choice('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
         other = rocket.fit(filled.spec, records, options)
         if other.splits["left_out"].loss < fitted.splits["left_out"].loss:
             plan, fitted = filled, other
     correct = f"MiniRocket is correct on {fitted.splits['left_out'].accuracy:.1%} of the records (leave-one-out)"
     preset = _with_layers(start, facts).spec.model.preset
     why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'
-    return replace(plan.then(why), fitted=fitted)
+    return replace(plan.with_choice(why), fitted=fitted)
 
 
 def _with_layers(plan: Plan, facts: DataFacts) -> Plan:
@@ -117,7 +117,7 @@ def _with_layers(plan: Plan, facts: DataFacts) -> Plan:
     if name == "conv" and facts.records < NARROW_RECORDS:
         keys |= NARROW_CONV
         why += f", and narrow layers for {facts.records} records"
-    return plan.then(f'preset = "{name}": {why}', model=keys)
+    return plan.with_choice(f'preset = "{name}": {why}', model=keys)
 
 
 def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, Any]) -> Plan:
@@ -132,7 +132,7 @@ def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, 
     chosen: dict[str, Any] = {}
     validating = len(stratified_split(strata, options.validation, seed=0)[1])
     if "validation" not in settings and validating < SMALLEST_VALIDATION:
-        plan = plan.then(
+        plan = plan.with_choice(
             f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {validating}, too few to "
             "choose an epoch by; all records are trained on, with a fixed schedule"
         )
@@ -146,12 +146,14 @@ def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, 
     counts = Counter(strata).values()
     ratio = max(counts) / min(counts)
     if "class_weights" not in settings and plan.spec.output.task == "single-label" and ratio >= SKEWED:
-        plan = plan.then(f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest")
+        plan = plan.with_choice(
+            f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest"
+        )
         chosen["class_weights"] = True
     steps = max(math.ceil((len(strata) - validating) / options.batch_rows), 1)
     epochs = max(math.ceil(LEAST_STEPS / steps), LEAST_EPOCHS)
     if "epochs" not in settings:
-        plan = plan.then(f"{epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
+        plan = plan.with_choice(f"{epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
     chosen |= {
         "epochs": epochs,
         "patience": max(math.ceil(PATIENCE_STEPS / steps), settings.get("epochs", epochs) // 4, 10),

@@ -171,7 +171,7 @@ def train(  # noqa: D417 - the decorator adds the options
     if folder is not None and not options.overwrite:
         refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
     validation = None if isinstance(options.validation, int | float) else options.validation
-    data = arrays.labelled(spec, sequences, labels, options.layout, options.padding)
+    data = arrays.from_sequences(spec, sequences, labels, options.layout, options.padding)
     open_spec = lenient(data.spec)  # what is wrong is found before the choice, which may take minutes
     training = session.TrainingSession(
         data,
@@ -218,7 +218,7 @@ def _read_split(name: str, split: Any, spec: Spec, layout: Layout) -> Sequence[R
             f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(split).__name__}"
         )
     try:
-        records = arrays.labelled(spec, sequences, labels, layout).records
+        records = arrays.from_sequences(spec, sequences, labels, layout).records
         arrays.require_fit("", records, spec)  # it may be longer than what the spec says
         return records
     except InvalidSequences as error:

@@ -80,8 +80,8 @@ def train(
     spec, files = arrays.spec_and_files(words)
     if not resume and not overwrite:
         refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
-    data = arrays.of_files(spec, files, reading)
-    tested = arrays.of_files(data.spec, [test], reading).records if test else ()
+    data = arrays.from_files(spec, files, reading)
+    tested = arrays.from_files(data.spec, [test], reading).records if test else ()
     tell = partial(click.echo, err=True)
     if data.is_inferred:
         tell(f"the spec, which {out} keeps with what is chosen:\n\n{as_toml(data.spec)}")
