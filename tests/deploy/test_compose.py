@@ -70,6 +70,7 @@ def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     made.make_image()
     # No registry is at hand: the system's Prometheus under the name that the file gives.
     shutil.copy(program("prometheus", APT), tmp_path)
+    program("iptables", APT)  # podman's network asks for it, and waits for ever without
     (tmp_path / "Dockerfile").write_text(PROMETHEUS_STAND_IN)
     tag = f"docker.io/{SERVICES['prometheus']['image']}"
     run([*made.buildah, "bud", "--isolation", "chroot", "--pull-never", "--tag", tag, str(tmp_path)], seconds=200)
