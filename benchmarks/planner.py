@@ -1,13 +1,12 @@
 """Time of a planner's decision, and how close planning one batch at a time comes to the exact partition.
 
     python -m benchmarks.planner --waiting 64 --waiting 4096 --json
-    python -m benchmarks.planner --model service/lengthwise/models/japanese-vowels/1
 
 All sequences wait at the start and none arrive later, so the cheapest partition is known: the dynamic program over all
 sequences in length order, with the same cost table. `worst ratio` is the planner's predicted seconds over those of that
 partition, `first` the time of the first decision. `steady` is the median when as many sequences arrive as are run, in
-batches as long as may run on the event loop of one core. Costs and limits are those of a two-layer
-BiLSTM whose batches are cheapest with some ten rows, or with `--model` those of a model, measured on this machine.
+batches as long as may run on the event loop of one core. Costs are those of a two-layer BiLSTM whose batches are
+cheapest with some ten rows.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import numpy as np
@@ -32,10 +30,6 @@ from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import TURN_SECONDS
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
-from lengthwise.errors import ManifestError, ModelError
-from lengthwise.repository.verifier import measure_cost
-from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Session
 
 LONGEST = 1024
 _STEADY = 500
@@ -58,16 +52,6 @@ def recurrent_table() -> CostTable:
     per_step = np.asarray([11.8, 7.4, 5.4, 5.5, 5.1, 5.2, 5.7]) * 1e-6
     widths = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
     return CostTable(rows, widths, 60e-6 + np.outer(np.asarray(rows) * per_step, widths))
-
-
-def of_model(directory: Path) -> tuple[CostTable, BatchLimits]:
-    """A model's batch costs on this machine, measured as at its load, and its limits."""
-    try:
-        manifest = Manifest.read(directory)
-        limits = replace(BatchLimits().at_most(manifest.max_batch_rows), multiple=manifest.width_multiple)
-        return measure_cost(Session.load(directory, manifest), manifest, limits), limits
-    except (ManifestError, ModelError) as error:
-        raise click.BadParameter(f"{error}; give a model directory, NAME/VERSION", param_hint="--model") from error
 
 
 def exact_seconds(widths: list[int], cost: CostTable, limits: BatchLimits) -> float:
@@ -156,11 +140,10 @@ def _drawn(name: str, random: np.random.Generator, count: int) -> list[int]:
 @click.option("--waiting", multiple=True, type=click.IntRange(1), default=(16, 64, 256, 1024, 4096), show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A model directory.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-def main(waiting: tuple[int, ...], rounds: int, seed: int, model: Path | None, as_json: bool) -> None:
+def main(waiting: tuple[int, ...], rounds: int, seed: int, as_json: bool) -> None:
     """Prints the table."""
-    cost, limits = (recurrent_table(), BatchLimits()) if model is None else of_model(model)
+    cost, limits = recurrent_table(), BatchLimits()
     cases = [(name, count) for name in LENGTHS for count in waiting]
     console = Console(stderr=True)
     lines = [
