@@ -27,10 +27,10 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for IPython in a notebook: what the cell showed, one text for each update."""
     texts: list[str] = []
 
-    def display(shown: Any, *, display_id: bool) -> Any:
-        assert display_id
-        texts.append(shown._repr_html_())
-        return types.SimpleNamespace(update=lambda shown: texts.append(shown._repr_html_()))
+    def display(shown: dict[str, str], *, raw: bool, display_id: bool = False) -> Any:
+        assert raw
+        texts.append(shown["text/html"])
+        return types.SimpleNamespace(update=display)
 
     shell = types.SimpleNamespace(kernel=object())
     package, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")

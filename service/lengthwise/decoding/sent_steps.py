@@ -1,4 +1,4 @@
-"""The steps of one sequence as they were sent: as an array, or what is wrong with each."""
+"""Reads the steps of one sequence of a body into an array, or says what is wrong with each of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUMBERS: Final = frozenset({float, int, type(None)})
 
 
 class SentWhere(NamedTuple):
-    """Where the steps of a sequence stand in a body, and what they are read by."""
+    """The pointer of a sequence's steps in a body, and what they are checked against."""
 
     at: str  # JSON pointer
     manifest: Manifest
@@ -213,7 +213,7 @@ def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
 
 
 def _named(detail: str, value: Any, feature: int, where: SentWhere) -> str:
-    """What is wrong with a value, with the name of its feature, which the pointer has where steps are objects."""
+    """The detail of a problem with a value, with the name of its feature unless the pointer ends with it."""
     names = where.manifest.input.names
     if names is None:
         return detail

@@ -86,7 +86,9 @@ class SmallCalls:
             "ModelReady": self._model_ready,
             "ModelMetadata": lambda request: inventory.model(serving, self._find(request)),
             "ModelConfig": self._model_config,
-            "ModelStatistics": lambda asked: inventory.statistics(serving, asked.name or None, asked.version or None),
+            "ModelStatistics": lambda request: inventory.statistics(
+                serving, request.name or None, request.version or None
+            ),
             "RepositoryIndex": lambda request: {"models": inventory.index(serving, ready=request.ready)},
             "RepositoryModelLoad": partial(self._change, inventory.load),
             "RepositoryModelUnload": partial(self._change, inventory.unload),
@@ -110,14 +112,14 @@ class SmallCalls:
         self,
         kind: type[Message],
         receive: Callable[[RpcCall], Awaitable[bytes]],
-        asked: type[M],
+        request_type: type[M],
         answer: Callable[[M], Fields | Awaitable[Fields]],
     ) -> Handler:
-        """Answers calls of one message with one of that kind, whose fields come from `answer`."""
+        """The handler of calls with one request of a type and one response of a kind, whose fields `answer` returns."""
 
         async def handle(rpc: RpcCall) -> None:
             try:
-                answered = answer(parsed(asked, await receive(rpc)))
+                answered = answer(parsed(request_type, await receive(rpc)))
                 fields = await answered if inspect.isawaitable(answered) else answered
                 rpc.finish(message=kind(**fields).SerializeToString())
             except RequestError as error:
@@ -132,7 +134,7 @@ class SmallCalls:
         handle: Callable[[RpcCall], Awaitable[None]],
         code: grpc.StatusCode | None = None,
     ) -> Handler:
-        """Answers streams, which have no limit of time, so few are open at once; others are refused with a code."""
+        """The handler of streams, of which `most` are open at once, because they have no deadline."""
 
         async def answer(rpc: RpcCall) -> None:
             if self.streams[kind] >= most:
@@ -231,7 +233,7 @@ class HealthService:
         self._changed = asyncio.Event()
 
     def report(self) -> None:
-        """Tells those who watch if the status has changed."""
+        """Wakes the watches if the status has changed."""
         status = self._status("")
         if status != self._reported:
             self._reported = status

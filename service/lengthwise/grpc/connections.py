@@ -166,7 +166,7 @@ class GrpcConnections:
         return received
 
     async def keep(self, port: int) -> None:
-        """Ends those that stay too long, for as long as this runs; the port is that which gRPC listens on."""
+        """Ends connections that stay too long, until it is cancelled; `port` is the one that gRPC listens on."""
         self._accepted.port = port
         period = min(_MOST_LOOK_SECONDS, self._header_timeout / _LOOKS)
         while True:

@@ -59,7 +59,7 @@ class IncomingMessage:
     timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
 
     def over(self) -> Callable[[RequestError], object]:
-        """Lets go of what its call gave it, which refers to it again; returns `refuse`."""
+        """Drops the references to its call, which refers to it; returns `refuse`."""
         refuse = self.refuse
         if self.timer is not None:
             self.timer.cancel()

@@ -124,7 +124,7 @@ class GrpcServer:
             self._keeping.cancel()
 
     def _begin(self, rpc: RpcCall) -> None:
-        """Has a call answered, or refuses it unread."""
+        """Starts the handler of a call, or refuses the call without receiving its message."""
         self._begun += 1
         handler = self._handlers.get(rpc.method)
         if self._connections.calls >= MAX_CALLS:

@@ -234,7 +234,7 @@ class _Stream:
             self._rpc.finish()
 
     def _left(self) -> None:
-        """The stream is over, and nothing more of it will be sent: what is not answered is withdrawn."""
+        """Ends the stream without further answers, and withdraws its requests."""
         self._ended = True
         self._give_back(arrived=False)
         requests, self._requests = list(self._requests), {}

@@ -157,13 +157,13 @@ class RpcCall:
         self.receive(lambda body: None if message.done() else message.set_result(body))
         return await message
 
-    def write(self, message: bytes, taken_over: Callable[[], None]) -> None:
-        """Sends a message of a stream. The next one may be sent when `taken_over` is called."""
+    def write(self, message: bytes, on_sent: Callable[[], None]) -> None:
+        """Sends a message of a stream. The next one may be sent when `on_sent` is called."""
 
         def done(_: object) -> None:
             if not self.finished:  # else its status is under way, which the client has to take as well
                 self._unread.pop(self, None)
-            taken_over()
+            on_sent()
 
         self._unread[self] = time.monotonic()
         self._begin((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), done)

@@ -52,7 +52,7 @@ class DriftWindow:
             self._memory_bytes = 0
 
     def drift(self) -> dict[str, float]:
-        """The PSI by what is compared: `length`, `missing`, `class`, `feature INDEX`. Empty until enough were seen."""
+        """The PSI of each aspect: `length`, `missing`, `class`, `feature INDEX`. Empty below `LEAST_SEQUENCES`."""
         window = self.counts
         return {} if window is None or window.sequences < LEAST_SEQUENCES else self._counter.drift(window)
 
@@ -108,7 +108,7 @@ class Drift(Consumer):
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:
-    """The figures to show: all but those of features, and of these the `MOST_GAUGES` that are nearest their limits."""
+    """The PSIs that have a gauge: all but those of features, and the `MOST_GAUGES` features nearest to their limits."""
     features = [aspect for aspect in drift if aspect.startswith(FEATURE)]
     if len(features) > MOST_GAUGES:
         features = sorted(features, key=lambda aspect: -drift[aspect] / profile.limits.of(aspect))[:MOST_GAUGES]

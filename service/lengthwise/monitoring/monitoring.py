@@ -77,7 +77,7 @@ class Monitoring:
             thread.start()
 
     def stop(self) -> None:
-        """Stops the threads, and writes what was sampled."""
+        """Stops the threads, after the calls that wait are consumed."""
         for thread in self._threads:
             thread.stop(_STOP_SECONDS)
 

@@ -136,7 +136,7 @@ class PatientOutput(io.RawIOBase):
             return view.nbytes
 
     def save(self) -> None:
-        """Writes what waits; OSError if some has no room and goes on waiting."""
+        """Writes the bytes that wait; an OSError says that there is no room for all, and the others go on waiting."""
         while self.waiting:
             del self.waiting[: write(self._descriptor, self.waiting)]
 

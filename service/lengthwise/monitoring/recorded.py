@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -66,28 +68,27 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
         )
     counter = ProfileCounter(profile, manifest.classes)
     label_indices = {label: index for index, label in enumerate(manifest.labels)}
-    total: ProfileCounts | None = None
-    part: ProfileCounts | None = None
-    over_time = []
-    there: set[str] = set()  # the versions that were recorded
+    windows: list[ProfileCounts] = []  # of `WINDOW_SEQUENCES` and a few more, but for the last one
+    versions: set[str] = set()  # that were recorded
     for batch in record_file.batches(directory, ["model", "version", "steps", "answer"]):
         every = [(f"{row['model']}/{row['version']}", row) for row in batch.to_pylist()]
-        there.update(key for key, _ in every)
+        versions.update(key for key, _ in every)
         rows = [row for key, row in every if key == manifest.key]
         if not rows:
             continue
         answers = [label_indices[label] for row in rows for label in row["answer"] if label in label_indices]
         block = counter.count([_array(row["steps"], manifest) for row in rows], answers)
-        total = block if total is None else total + block
-        part = block if part is None else part + block
-        if part.sequences >= WINDOW_SEQUENCES:
-            over_time.append(counter.drift(part))
-            part = None
-    if total is None:
+        if windows and windows[-1].sequences < WINDOW_SEQUENCES:
+            windows[-1] += block
+        else:
+            windows.append(block)
+    if not windows:
         raise ConfigurationError(
-            f"{directory}: there are no records of {manifest.key}, but of {', '.join(sorted(there)) or 'no other'}; a "
-            "file is read when it is complete: after minutes or when the service stops"
+            f"{directory}: there are no records of {manifest.key}, but of {', '.join(sorted(versions)) or 'no other'}; "
+            "a file is read when it is complete: after minutes or when the service stops"
         )
+    total = reduce(operator.add, windows)
+    over_time = [counter.drift(window) for window in windows if window.sequences >= WINDOW_SEQUENCES]
     return DriftReport(manifest, profile, total, counter.drift(total), over_time)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -56,9 +57,7 @@ class Recorder(Consumer):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             RecordFile.remove_abandoned(directory)
-            probe = directory / ".probe"
-            probe.touch()
-            probe.unlink()
+            tempfile.TemporaryFile(dir=directory).close()  # whether it can be written
             self._remove_oldest()
         except OSError as error:
             raise ConfigurationError(f"record: the folder {directory} cannot be written: {error.strerror}") from error
@@ -91,9 +90,10 @@ class Recorder(Consumer):
         )
 
     def _write(self, *, last: bool = False) -> None:
-        """Writes what is due; an error loses open files and waiting rows, which else fail again and again, and pauses.
+        """Writes the rows that are due; all of them the `last` time.
 
-        If this is the `last` time, everything is due.
+        After an error the open files and the waiting rows are dropped, because they would fail again, and recording
+        pauses.
         """
         try:
             for key, rows in self._rows.items():
@@ -142,7 +142,11 @@ class Recorder(Consumer):
             self._remove_oldest()
 
     def _save(self, last: bool) -> None:
-        """Writes what waits for room on the disk; OSError if too much waits, or if anything does the last time."""
+        """Writes the bytes that wait for room on the disk.
+
+        Raises:
+            OSError: More than `MOST_WAITING_BYTES` wait; the `last` time, any do.
+        """  # noqa: DOC502 - the output raises it
         open_files = [*self._files.values(), *self._ending]
         for file in open_files:
             with suppress(OSError):

@@ -84,7 +84,7 @@ def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
 
 @dataclass(slots=True)
 class ShadowComparison:
-    """What the candidate's answers were like beside those of one version."""
+    """The answers of the candidate, compared with those of one version."""
 
     sequences: int = 0  # answered by both
     refused: int = 0  # or with an answer that is not finite

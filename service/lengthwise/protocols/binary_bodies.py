@@ -36,7 +36,7 @@ _LONGEST_QUERY: Final = 4096
 
 
 def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
-    """Reads the raw tensor of one sequence; with what writes its answer if that is a raw tensor too.
+    """Reads the raw tensor of one sequence; also returns the encoder of an answer as a raw tensor, None for JSON.
 
     Raises:
         InvalidRequest: The shape, the bytes or the query are wrong; the pointers are empty, because the body is not

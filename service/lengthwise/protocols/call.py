@@ -218,7 +218,7 @@ class InferenceCall:
         return response
 
     def withdraw(self) -> None:
-        """Called when the client has left: what has not begun to run is not run, and `answer` or the waiter fails."""
+        """Withdraws what no runner has taken, because the client has left; `answer` or the waiter fails."""
         if self._pending is not None:
             self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
 
@@ -242,9 +242,9 @@ class InferenceCall:
     def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:
         """Closes the call's record, once: every path of a transport ends here.
 
-        `status` is what the client got, as in HTTP. It was `delivered` if it is that of the call's own answer or
-        refusal, and was sent; otherwise the connection sent another one, or the client had gone (`CLIENT_LEFT`).
-        The answer or the refusal was there when it `ended`, by `time.monotonic`; default: just now.
+        `status` is the HTTP status that the client got. `delivered` says that it is that of the call's own answer or
+        refusal, and was sent; else the connection sent another one, or the client had left (`CLIENT_LEFT`). `ended` is
+        the time at which the answer or the refusal was complete, by `time.monotonic`; default: now.
         """
         if self._closed:
             return

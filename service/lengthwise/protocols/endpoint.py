@@ -97,14 +97,9 @@ class InferenceProtocol(ABC):
         return OptionsText(document=request.body)
 
     def decode(self, request: Received) -> Decoded:
-        """Decodes a body, however long that takes.
-
-        Raises:
-            RuntimeError: `read` returns nothing, which only a fast one may. Other errors are those of `read`.
-        """
+        """Decodes a body, however long that takes. Raises as `read` does."""
         decoded = self.read(request, fast=False)
-        if decoded is None:
-            raise RuntimeError("only a fast reader returns nothing")
+        assert decoded is not None  # which only a fast reader returns
         return decoded
 
 
@@ -112,7 +107,7 @@ class Endpoint(InferenceProtocol):
     """An `InferenceProtocol` over HTTP, whose answers and refusals have headers and a body."""
 
     path: ClassVar[re.Pattern[bytes]]
-    """Its path as an ordinary request writes it, with what it names as groups. A router reads all other ways."""
+    """Its path as ordinary requests have it, with the model and the version as groups; a router reads other forms."""
     binary_header: ClassVar[bytes] = b""  # the header that a body of raw bytes must have; empty if there are none
     content_types: ClassVar[str] = "content-type must be application/json, or none"  # the refusal of others
 

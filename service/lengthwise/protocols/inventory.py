@@ -226,7 +226,7 @@ def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _added(one: Any, other: Any) -> Any:
-    """The sum of two numbers, two lists, or what two objects have under the same names."""
+    """The sum of two numbers or lists; of two objects, name by name."""
     if not isinstance(one, dict):
         return one + other
     return one | {name: _added(one[name], value) if name in one else value for name, value in other.items()}

@@ -37,7 +37,7 @@ class SplitText(NamedTuple):
 
 
 def split(head: bytes) -> SplitText:
-    """Takes the arrays of numbers out of the JSON of a request; none where that cannot be told."""
+    """Takes the arrays of numbers out of the JSON of a request; if one cannot be read by C, takes none out."""
     texts: list[TensorText] = []
     pieces: list[bytes] = []
     at = 0
@@ -53,6 +53,7 @@ def split(head: bytes) -> SplitText:
 
 
 def _text_at(head: bytes, start: int) -> TensorText | None:
+    """The array of numbers that begins at a byte; None if there is none, or only Python's parser can read it."""
     flat = fast_json.flat(head, start)
     if flat is None:
         return None

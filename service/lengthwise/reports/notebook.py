@@ -88,29 +88,23 @@ def notebook_bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]
     """Shows a bar under the cell that runs, until the end; yields a function of the finished parts and a note."""
     from IPython.display import display
 
-    state = _Progress(doing, total)
-    handle: Any = display(state, display_id=True)
+    def cell(done: int, note: str) -> dict[str, str]:
+        """The bar in the forms that a notebook may show."""
+        html = render_macro(_HTML, "progress", doing, done, total, note).rstrip()
+        return {"text/plain": f"{doing}: {done} of {total} {note}".rstrip(), "text/html": html}
+
+    latest = 0, ""
+    handle: Any = display(cell(*latest), raw=True, display_id=True)
     shown = time.monotonic()
 
     def show(done: int, note: str) -> None:
-        nonlocal shown
-        state.done, state.note = done, note
+        nonlocal latest, shown
+        latest = done, note
         if time.monotonic() - shown >= _SECONDS_BETWEEN:
             shown = time.monotonic()
-            handle.update(state)
+            handle.update(cell(*latest), raw=True)
 
     try:
         yield show
     finally:
-        handle.update(state)
-
-
-class _Progress:
-    def __init__(self, doing: str, total: int) -> None:
-        self.doing, self.total, self.done, self.note = doing, total, 0, ""
-
-    def __repr__(self) -> str:
-        return f"{self.doing}: {self.done} of {self.total} {self.note}".rstrip()
-
-    def _repr_html_(self) -> str:
-        return render_macro(_HTML, "progress", self.doing, self.done, self.total, self.note).rstrip()
+        handle.update(cell(*latest), raw=True)

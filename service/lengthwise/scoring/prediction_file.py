@@ -97,11 +97,11 @@ class PredictionFile:
             raise ConfigurationError(self.why_other("belongs to a record that the input does not have"))
         self.write([])
 
-    def why_other(self, what: str) -> str:
-        """Says that the file is of another run; `what` describes the line after the last kept one."""
+    def why_other(self, difference: str) -> str:
+        """Says that the file is of another run; `difference` describes the line after the last kept one."""
         return (
-            f"{self._path}:{self.lines + 1} {what}: the file was made of another input, by another model, with other "
-            "options or on another kind of processor. Name another file, or delete this one"
+            f"{self._path}:{self.lines + 1} {difference}: the file was made of another input, by another model, with "
+            "other options or on another kind of processor. Name another file, or delete this one"
         )
 
     def _agree(self, before: bytes, now: bytes) -> bool:
