@@ -33,7 +33,7 @@ _FIGURES = ("sequences_per_second", "p50", "p95", "p99")
 def turn(checkout: Path, model: Path, connections: int, seconds: float, options: Sequence[str]) -> dict[str, float]:
     """The figures of a service, with options `name=value`, that the `.venv` of a checkout runs and loads."""
     command = [str(checkout.resolve() / ".venv" / "bin" / "lengthwise"), "bench", str(model), "--json", "--no-check"]
-    command += ["--format", "binary", "--concurrency", str(connections), "--duration-seconds", str(seconds)]
+    command += ["--concurrency", str(connections), "--duration-seconds", str(seconds)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for option in options:
         name, _, value = option.partition("=")

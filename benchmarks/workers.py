@@ -123,7 +123,7 @@ def turn(workers: int, connections: Sequence[int], seconds: float) -> dict[str, 
             before = processes.cpu_seconds(process.pid)
             command = [sys.executable, "-m", "lengthwise", "bench", url, "--json", "--concurrency", str(count)]
             done = subprocess.run(
-                [*command, "--duration-seconds", str(seconds), "--warmup-seconds", "1"],
+                [*command, "--duration-seconds", str(seconds)],
                 stdout=subprocess.PIPE,
                 check=True,
             )

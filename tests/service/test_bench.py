@@ -15,7 +15,7 @@ from lengthwise.bench.figures import Figures, Latency
 from lengthwise.commands.bench import bench, rates_of
 from tests.support.small_server import Reply, SmallServer, serving
 
-FEW = ("--request-count", "6", "--warmup-seconds", "0", "--concurrency", "2")
+FEW = ("--request-count", "6", "--concurrency", "2")
 
 
 def call(*arguments: str, server: SmallServer | None = None) -> Result:

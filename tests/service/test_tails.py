@@ -366,7 +366,7 @@ def test_bench_warns_and_cuts(tmp_path: Path) -> None:
     server = SmallServer()
     data = json_lines(tmp_path / "d.jsonl", padded())
     with small_serving(server) as address:
-        words = [address.url, "--data", str(data), "--request-count", "40", "--warmup-seconds", "0"]
+        words = [address.url, "--data", str(data), "--request-count", "40"]
         warned = CliRunner().invoke(bench, words)
         assert SAID in warned.stderr, warned.output
         assert {len(json.loads(body)["sequences"][0]) for body in server.bodies} == {WIDTH}

@@ -75,23 +75,6 @@ def test_the_same_seed_makes_the_same_schedule():
     assert load.schedule() != LoadSpec(rate=100, seconds=1, seed=4).schedule()
 
 
-def test_a_binary_request_carries_its_shape_and_its_model_beside_the_bytes():
-    server = SmallServer()
-    with serving(server) as target:
-        seen = prepare(target, SEQUENCES, form="binary", fields={"model": "m"}, headers={"x-key": "k"}).run(SHORT)
-    assert seen.wrong == 0
-    assert server.bodies[2] == SEQUENCES[2].tobytes()
-    assert server.headers[2]["x-lengthwise-shape"] == "3,2"
-    assert server.headers[2]["x-key"] == "k"
-    assert server.paths[2] == "/predict?model=m"
-
-
-@pytest.mark.parametrize(("sequences", "per_request"), [(SEQUENCES, 2), ([np.array([1, 2])], 1)])
-def test_what_a_binary_request_cannot_hold_is_refused(sequences: list[np.ndarray], per_request: int):
-    with serving(SmallServer()) as target, pytest.raises(ConfigurationError):
-        prepare(target, sequences, form="binary", per_request=per_request)
-
-
 def body(*probabilities: list[float], **fields: str) -> bytes:
     return orjson.dumps({**fields, "predictions": [{"probabilities": each} for each in probabilities]})
 
@@ -125,8 +108,3 @@ def test_what_is_no_answer_is_wrong_under_load_and_refused_before_it(answer: byt
     assert not Expected([body([0.1])]).is_right(0, answer)
     with pytest.raises(ConfigurationError):
         scores(answer)
-
-
-def test_a_binary_answer_is_right_when_no_byte_differs():
-    expected = Expected([b"\x00\x01", b"\x00\x02"], read=lambda body: [body])
-    assert [expected.is_right(1, answer) for answer in (b"\x00\x02", b"\x00\x02", b"\x00\x01")] == [True, True, False]

@@ -28,8 +28,8 @@ def test_lognormal_lengths_have_their_median_and_spread():
 
 
 def test_lengths_from_a_file_are_those_that_stand_there(tmp_path: Path):
-    file = tmp_path / "lengths.jsonl"
-    file.write_text('5\n\n{"length": 7}\n{"steps": [[1], [2]]}\n')
+    file = tmp_path / "lengths.txt"
+    file.write_text("5\n\n 7\n2\n")
     assert set(lengths(f"file:{file}")) == {5, 7, 2}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -18,7 +18,6 @@ from lengthwise.bench.workload import arrival_moments, json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
-RequestFormat = Literal["json", "binary"]
 # A server that cannot keep up with a rate would need longer by the same factor.
 _OVERTIME = 1.5
 _OVERTIME_SECONDS = 5.0
@@ -42,23 +41,6 @@ def json_requests(
     return [target.request("/predict", json_body(group, **(fields or {})), headers) for group in groups]
 
 
-def binary_requests(
-    target: ServerAddress, sequences: Sequence[Steps], fields: Mapping[str, str], headers: Mapping[str, str]
-) -> list[bytes]:
-    """Requests of one sequence each, as little-endian float32 with the shape in a header."""
-    query = "&".join(f"{name}={value}" for name, value in fields.items())
-    path = f"/predict?{query}" if query else "/predict"
-    headers = {"content-type": "application/octet-stream", **headers}
-    return [
-        target.request(
-            path,
-            steps.astype("<f4").tobytes(),
-            {"x-lengthwise-shape": ",".join(str(size) for size in steps.shape), **headers},
-        )
-        for steps in sequences
-    ]
-
-
 def scores(body: bytes) -> list[Probabilities]:
     """The probabilities in the body of an answer, `[classes]` or `[length, classes]` for each sequence.
 
@@ -72,17 +54,14 @@ def scores(body: bytes) -> list[Probabilities]:
 
 
 class Expected:
-    """The expected answer to each request: `per_request` unbatched answers in order, of which `read` is compared.
+    """The expected answer to each request: `per_request` unbatched answers, in order.
 
     A sequence's probabilities must have the same bits batched and unbatched: JSON has enough digits to tell a float32
     from the next one. An answer is compared as bytes with the last accepted one, and by numbers where it differs.
     """
 
-    def __init__(
-        self, unbatched: Sequence[bytes], per_request: int = 1, *, read: Callable[[bytes], list[Any]] = scores
-    ) -> None:
-        self._read = read
-        self._unbatched = groups_of([read(body)[0] for body in unbatched], per_request)
+    def __init__(self, unbatched: Sequence[bytes], per_request: int = 1) -> None:
+        self._unbatched = groups_of([scores(body)[0] for body in unbatched], per_request)
         self._accepted: list[bytes | None] = [None] * len(self._unbatched)
 
     def is_right(self, place: int, body: bytes) -> bool:
@@ -90,7 +69,7 @@ class Expected:
         if body == self._accepted[place]:
             return True
         try:
-            right = self._read(body) == self._unbatched[place]
+            right = scores(body) == self._unbatched[place]
         except ConfigurationError:
             return False
         if right:
@@ -162,29 +141,18 @@ def prepare(
     target: ServerAddress,
     sequences: Sequence[Steps],
     *,
-    form: RequestFormat = "json",
     per_request: int = 1,
     fields: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     check: bool = True,
     tick: Tick | None = None,
 ) -> LoadTest:
-    """Builds the requests, and sends each sequence by itself for its unbatched answer.
-
-    Raises:
-        ConfigurationError: The requests are to be binary, and have tokens or several sequences each.
-    """
+    """Builds the requests, and sends each sequence by itself for its unbatched answer."""
     fields, headers = dict(fields or {}), dict(headers or {})
     sequences = sequences[: max(len(sequences) // per_request, 1) * per_request]
-    if form == "binary":
-        if per_request > 1 or sequences[0].dtype != np.float32:
-            raise ConfigurationError("a binary request holds one sequence of numbers; send tokens or several as json")
-        requests = binary_requests(target, sequences, fields, headers)
-    else:
-        requests = json_requests(target, groups_of(sequences, per_request), fields, headers)
+    requests = json_requests(target, groups_of(sequences, per_request), fields, headers)
     expected = None
     if check:
         singles = requests if per_request == 1 else json_requests(target, groups_of(sequences, 1), fields, headers)
-        read = (lambda body: [body]) if form == "binary" else scores  # the body has probabilities alone
-        expected = Expected(ask_each(target, singles, tick=tick), per_request, read=read)
+        expected = Expected(ask_each(target, singles, tick=tick), per_request)
     return LoadTest(target, requests, expected, per_request, headers)

@@ -5,7 +5,7 @@
 | `fixed:20` | all 20 |
 | `uniform:1,100` | each from 1 to 100 equally often |
 | `lognormal:50,0.7` | median 50, standard deviation 0.7 of the logarithm |
-| `file:PATH` | drawn from a file: a number a line, or JSON Lines with `length` or `steps` |
+| `file:PATH` | drawn from a file with a length a line |
 """
 
 from __future__ import annotations
@@ -98,16 +98,9 @@ def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArr
 
 
 def _length(line: str) -> int:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{line[:40]!r} is neither a number nor JSON") from error
-    if isinstance(record, dict):
-        record = record.get("length", record.get("steps"))
-    length = len(record) if isinstance(record, list) else record
-    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise ValueError(f"{line[:40]!r} has no length of 1 or more")
-    return length
+    if not line.strip().isdigit() or int(line) < 1:
+        raise ValueError(f"{line[:40]!r} is no length of 1 or more")
+    return int(line)
 
 
 def _numbers(arguments: str, count: int) -> list[float]:

@@ -19,7 +19,7 @@ from lengthwise.bench import plots, remote
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import ServiceUnderLoad, served
 from lengthwise.bench.remote import RemoteModel
-from lengthwise.bench.trial import LoadSpec, LoadTest, RequestFormat, prepare
+from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 from lengthwise.bench.workload import draw_lengths, make_sequences
 from lengthwise.commands.command import Command
 from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut, reading_of
@@ -60,11 +60,15 @@ class BenchOptions(Options):
     request_rate: Annotated[tuple[float, ...] | None, Flag(metavar="RATE|START:END:STEP", read=rates_of)] = Field(
         default=None, description="Open loop: requests due per second, as a Poisson process; or at each of many rates."
     )
-    duration_seconds: float = Field(default=LoadSpec.seconds, ge=0.1, le=3600, description="How long each load lasts.")
-    warmup_seconds: float = Field(
-        default=LoadSpec.warmup_seconds, ge=0, le=600, description="How long each load runs before it is measured."
+    duration_seconds: float = Field(
+        default=LoadSpec.seconds,
+        ge=0.1,
+        le=3600,
+        description="How long each load lasts, after a tenth of that, which is not measured.",
     )
-    request_count: int | None = Field(default=None, ge=1, description="Most requests in each load.")
+    request_count: int | None = Field(
+        default=None, ge=1, description="Most requests in each load, which then has no time that is not measured."
+    )
     lengths: Annotated[str, Flag(metavar="DISTRIBUTION")] = Field(
         default="lognormal:50,0.7",
         description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, or file:PATH.",
@@ -75,7 +79,6 @@ class BenchOptions(Options):
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
     sequences: int = Field(default=1, ge=1, le=1024, description="Sequences in each request.")
-    format: RequestFormat = Field(default="json", description="Form of the requests; binary holds one sequence each.")
     headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", pairs, several=True)] = Field(
         default={}, description="A header of each request, such as a key."
     )
@@ -88,7 +91,7 @@ class BenchOptions(Options):
         load = LoadSpec(
             concurrency=self.concurrency,
             seconds=self.duration_seconds,
-            warmup_seconds=self.warmup_seconds,
+            warmup_seconds=self.duration_seconds / 10 if self.request_count is None else 0.0,
             count=self.request_count,
         )
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
@@ -114,7 +117,6 @@ class BenchOptions(Options):
         return prepare(
             service.target,
             sequences,
-            form=self.format,
             per_request=self.sequences,
             fields=service.fields,
             headers=self.headers,

@@ -19,6 +19,8 @@ from lengthwise.settings import flag
 REMOVED: Final = {
     ("bench", "--replay"): "records are a data file: --data FILE",
     ("bench", "--seed"): "each load is the same, every time",
+    ("bench", "--format"): "requests are JSON",
+    ("bench", "--warmup-seconds"): "a tenth of the duration is not measured, and none with --request-count",
     **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
 BAD = 1
