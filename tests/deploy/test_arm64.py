@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ PROCESSORS = {"max": "i8mm", "neoverse-n1": "dotprod", "cortex-a57": "portable"}
 """The best instruction set that each of qemu's processors has for products of bytes."""
 # What lends cores to threads, or tries thousands of batches, takes minutes in an emulation.
 LEFT_OUT = "not any_width and not two_threads and not in_threads"
-TESTS = ("recurrent_kernels", "integer_kernels", "integer_layers", "fusion", "fast_json")
+TESTS = ("recurrent_kernels", "integer_kernels", "integer_layers", "fusion", "convolutions", "fast_json")
 PACKAGES = ("httpx", "hypothesis", "onnx", "onnx-ir", "pytest", "pytest-asyncio", "safetensors")
 # onnxruntime asks Linux for the processor, and of an emulated one it finds this machine's.
 CPUINFO = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd07\n\n"
@@ -102,8 +103,13 @@ def test_the_wheel_is_for_every_linux_on_arm(arm: Emulated) -> None:
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_each_processor_has_its_kernels(processor: str, arm: Emulated) -> None:
-    ask = "from lengthwise.runtime.kernels._kernels import INSTRUCTION_SETS as s; print(*(x[0] for x in s.values()))"
-    assert arm.run("-c", ask, processor=processor).split() == ["neon", PROCESSORS[processor], "portable"]
+    ask = "from lengthwise.runtime.kernels._kernels import INSTRUCTION_SETS as s; print({k: s[k][0] for k in s})"
+    assert literal_eval(arm.run("-c", ask, processor=processor)) == {
+        "float32": "neon",
+        "int8": PROCESSORS[processor],
+        "shares": "portable",
+        "convolutions": "neon",
+    }
 
 
 @pytest.mark.parametrize("test", TESTS)
