@@ -57,13 +57,14 @@ class NodeWriter:
 
         Args:
             node: The node, which stays as it is.
-            inputs: The inputs of the copy.
+            inputs: The inputs of the copy; empty ones at the end are left out.
             drop: The names of attributes that the copy does not get.
             beside: What the names of a copy end in that stands beside the node; else it stands for the node.
             **attributes: The attributes of the copy that the node does not have, or with other values.
         """
         copied = deepcopy(node)
-        copied.input[:] = inputs
+        count = max((index for index, name in enumerate(inputs, start=1) if name), default=0)
+        copied.input[:] = inputs[:count]
         same = [attribute for attribute in copied.attribute if attribute.name not in {*attributes, *drop}]
         refill(copied.attribute, [*same, *(helper.make_attribute(name, value) for name, value in attributes.items())])
         if beside:

@@ -96,8 +96,6 @@ def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
     for index in (5, 6):
         if inputs[index]:
             inputs[index] = _state(mender, index, value.groups[1])
-    while inputs and not inputs[-1]:
-        inputs.pop()
     return inputs
 
 
@@ -289,8 +287,6 @@ def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragge
             whole = mender.writer.unsqueezed(start.name, [0])
             zero = _is_zero(mender, start.name)
             inputs.append("" if zero else mender.named(start.called(whole, groups=((mender.one,), *start.groups))))
-    while not inputs[-1]:
-        inputs.pop()
     outputs = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
     outputs = outputs if cell.kind == "LSTM" else outputs[:2]
     mender.node = helper.make_node(cell.kind, inputs, outputs, name=loop.name, **cell.attributes)
