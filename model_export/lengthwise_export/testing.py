@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from lengthwise_export.interface.api import CheckReport, check
-from lengthwise_export.targets.targets import Given
+from lengthwise_export.targets.targets import TargetSource
 
 __all__ = ["PaddingUnsafeError", "assert_padding_safe"]
 
@@ -31,7 +31,7 @@ class PaddingUnsafeError(AssertionError):
         self.report = report
 
 
-def assert_padding_safe(target: Given, *, strict: bool = False, **options: Any) -> CheckReport:
+def assert_padding_safe(target: TargetSource, *, strict: bool = False, **options: Any) -> CheckReport:
     """Fails if padding, or another sequence of the batch, changes an answer of a model.
 
     Works in pytest, unittest and anywhere else. A model that cannot be checked fails, too.

@@ -16,7 +16,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
-from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REFUSED, KeptAlive, Listener, listening
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REFUSED, KeepAlive, Listener, listening
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
 from tests.support.doors import certificate
@@ -132,7 +132,7 @@ async def test_what_others_do_not_take_is_taken() -> None:
 
 
 async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
-    idle = KeptAlive()
+    idle = KeepAlive()
     idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
         listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
@@ -215,7 +215,7 @@ class Idle:
 
 
 def test_the_one_that_has_been_idle_longest_gives_way() -> None:
-    idle, connections = KeptAlive(), [Idle() for _ in range(3)]
+    idle, connections = KeepAlive(), [Idle() for _ in range(3)]
     for moment, connection in enumerate(connections):
         idle[connection] = float(moment)
     del idle[connections[0]]  # its next request came
@@ -228,7 +228,7 @@ def test_the_one_that_has_been_idle_longest_gives_way() -> None:
 
 
 def test_one_that_was_used_a_moment_ago_stays_and_one_whose_request_has_just_arrived_is_passed_over() -> None:
-    idle, busy, other = KeptAlive(), Idle(busy=True), Idle()
+    idle, busy, other = KeepAlive(), Idle(busy=True), Idle()
     idle[busy], idle[other] = 0.0, 1.0
     assert not idle.make_room(LEAST_IDLE_SECONDS - 0.1)
     assert idle.make_room(1.0 + LEAST_IDLE_SECONDS)

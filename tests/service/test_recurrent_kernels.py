@@ -474,13 +474,13 @@ def test_they_can_be_turned_off_or_be_absent_and_sessions_and_log_say_so(monkeyp
     assert Session(gru, WANTS).kernels == best
     assert Session(gru, WANTS, devices=(PLAIN_CPU,)).kernels == recurrent_kernels.ONNXRUNTIME
     assert Session(graph(NO_LAYER), WANTS).kernels == recurrent_kernels.ONNXRUNTIME
-    assert recurrent_kernels.described(wanted=True) == f"valid steps only, with {best}"
-    assert recurrent_kernels.described(wanted=False) == "in onnxruntime's own kernels, as was asked for"
+    assert recurrent_kernels.described(option=True) == f"valid steps only, with {best}"
+    assert recurrent_kernels.described(option=False) == "in onnxruntime's own kernels, as was asked for"
     monkeypatch.setattr(recurrent_kernels, "INSTRUCTION_SETS", ())
     assert Session(gru, WANTS).kernels == recurrent_kernels.ONNXRUNTIME
-    assert "none of AVX-512, AVX2 and NEON" in recurrent_kernels.described(wanted=True)
+    assert "none of AVX-512, AVX2 and NEON" in recurrent_kernels.described(option=True)
     monkeypatch.setattr(recurrent_kernels, "COMPILED", False)
-    assert "was not built" in recurrent_kernels.described(wanted=True)
+    assert "was not built" in recurrent_kernels.described(option=True)
 
 
 @pytest.mark.parametrize("numbers", ["float32", "int8", "shares", "float64"])

@@ -12,7 +12,7 @@ import orjson
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from lengthwise.connections.listener import KeptAlive
+from lengthwise.connections.listener import KeepAlive
 from lengthwise.processes.server import protocol
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import Service, held_batch, manifest, model, serving
@@ -75,7 +75,7 @@ async def net(service: Service, *, direct: bool = True, most: int = 100, **setti
     made = Net(service)
     changed = service.serving.settings.model_copy(update=settings)
     application = service.app if direct else made.asgi
-    bounded: Any = partial(protocol(application, changed, most), kept_alive=KeptAlive())
+    bounded: Any = partial(protocol(application, changed, most), keep_alive=KeepAlive())
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

@@ -112,7 +112,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
     table, counts = np.zeros((classes, classes), dtype=np.int64), np.zeros(classes, dtype=np.int64)
     answered = right = 0
     for record, answer in zip(accepted, _answers(session, manifest, accepted), strict=True):
-        expected, answered_labels = wanted_labels(record, manifest), found_labels(answer, manifest)
+        expected, answered_labels = expected_labels(record, manifest), predicted_labels(answer, manifest)
         table += expected.T.astype(np.int64) @ answered_labels
         counts += expected.sum(axis=0)
         hits = hits_of(expected, answered_labels, manifest)
@@ -124,8 +124,8 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
 
 def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
     """The classes that the graph answers to each record: of a single label one, else any number."""
-    found = (found_labels(answer, manifest) for answer in _answers(session, manifest, records))
-    return [each.nonzero()[1].tolist() for each in found]
+    predicted = (predicted_labels(answer, manifest) for answer in _answers(session, manifest, records))
+    return [each.nonzero()[1].tolist() for each in predicted]
 
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
@@ -214,7 +214,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     return whole
 
 
-def wanted_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
+def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
     several = record.label if isinstance(record.label, tuple) else (record.label or "",)
     is_per_step = manifest.task == "per-step"
@@ -227,7 +227,7 @@ def wanted_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     return wanted[: manifest.max_length] if manifest.long == "head" else wanted[-manifest.max_length :]
 
 
-def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
+def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels that the model answers: `[1, classes]`, or `[length, classes]` of a per-step model."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
@@ -238,11 +238,11 @@ def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
     return chosen
 
 
-def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
+def hits_of(expected: NDArray[np.bool_], predicted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
     """Which of `[answers, classes]` are right: `[answers]`, or `[answers, classes]` of a multi-label model."""
     if manifest.task == "multi-label":
-        return np.equal(expected, found)
-    right: NDArray[np.bool_] = np.logical_or.reduce(expected & found, axis=1)
+        return np.equal(expected, predicted)
+    right: NDArray[np.bool_] = np.logical_or.reduce(expected & predicted, axis=1)
     return right
 
 

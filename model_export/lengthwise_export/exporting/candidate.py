@@ -175,7 +175,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         missing=options.missing or "refuse",
         graph=names,
         width_multiple=4 if runs(subject, widest) else 1,  # it may raise at the width that is rounded up
-        made=made_from(target),
+        made=provenance_of(target),
     )
 
     def build(named: Manifest) -> onnx.ModelProto:
@@ -225,7 +225,7 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
         raise ExportError("mend", fix.reason)
     source = from_target(proved.target, options, report=proved.report)
     allowed = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
-    made = made_from(original) | {"mended": proved.operators}
+    made = provenance_of(original) | {"mended": proved.operators}
     return replace(
         source,
         manifest=source.manifest.model_copy(update={"made": made}),
@@ -247,9 +247,9 @@ def _require_sound(report: Report, target: Target) -> None:
         raise VerificationError(f"{target.text}: {report.reason}.{begin} `{check}` shows the cause and a fix")
 
 
-def made_from(target: Target) -> dict[str, str | int | float | None]:
+def provenance_of(target: Target) -> dict[str, str | int | float | None]:
     """How a user's model was made, for the manifest."""
-    made: dict[str, str | int | float | None] = {"target": Path(target.text).name, **target.made}
+    made: dict[str, str | int | float | None] = {"target": Path(target.text).name, **target.provenance}
     if target.checkpoint is not None:
         made["checkpoint"] = digest(target.checkpoint)
     elif target.kind == "module" and not target.is_object:

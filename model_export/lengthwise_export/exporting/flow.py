@@ -70,7 +70,7 @@ class PublishedModel:
         return f"<lengthwise_export.PublishedModel {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
 
 
-def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
+def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
     """Loads a target, builds its graph, verifies it and publishes it.
 
     Raises:
@@ -153,7 +153,7 @@ def publish(
     )
 
 
-def check(target: targets.Given, options: CheckOptions) -> Report:
+def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option contradicts it."""
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     read = None

@@ -259,14 +259,14 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
             raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
         try:
             yield target, stage
-            move_into_place(stage, target.directory)
+            move_stage(stage, target.directory)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             _remove_empty(created)
             raise
 
 
-def move_into_place(stage: Path, directory: Path) -> None:
+def move_stage(stage: Path, directory: Path) -> None:
     """Syncs the staging folder and renames it to `directory`, which does not exist yet.
 
     Raises:

@@ -63,18 +63,20 @@ class Checking(Protocol[P]):
     """`check`: a target, and the keywords of `CheckOptions`."""
 
     @overload
-    def __call__(self, target: targets.Given, *args: P.args, **options: P.kwargs) -> CheckReport: ...
+    def __call__(self, target: targets.TargetSource, *args: P.args, **options: P.kwargs) -> CheckReport: ...
     @overload
-    def __call__(self, target: targets.Given, *, options: CheckOptions) -> CheckReport: ...
+    def __call__(self, target: targets.TargetSource, *, options: CheckOptions) -> CheckReport: ...
 
 
 class Exporting(Protocol[P]):
     """`export`: a target, where to publish it, and the keywords of `ExportOptions`."""
 
     @overload
-    def __call__(self, target: targets.Given, out: StrPath, *args: P.args, **options: P.kwargs) -> PublishedModel: ...
+    def __call__(
+        self, target: targets.TargetSource, out: StrPath, *args: P.args, **options: P.kwargs
+    ) -> PublishedModel: ...
     @overload
-    def __call__(self, target: targets.Given, out: StrPath, *, options: ExportOptions) -> PublishedModel: ...
+    def __call__(self, target: targets.TargetSource, out: StrPath, *, options: ExportOptions) -> PublishedModel: ...
 
 
 def _check_keywords(options: Callable[P, CheckOptions]) -> Callable[[Callable[..., CheckReport]], Checking[P]]:
@@ -88,7 +90,7 @@ def _export_keywords(options: Callable[P, ExportOptions]) -> Callable[[Callable[
 
 
 @_check_keywords(CheckOptions)
-def check(target: targets.Given, options: CheckOptions) -> CheckReport:  # noqa: D417 - the decorator adds the options
+def check(target: targets.TargetSource, options: CheckOptions) -> CheckReport:  # noqa: D417 - the decorator adds the options
     """Finds where padding or another sequence of the batch changes an answer, with the cause and a fix.
 
     Options describe what cannot be inferred from the target. Where a message names an option of the command line, such
@@ -119,7 +121,7 @@ def check(target: targets.Given, options: CheckOptions) -> CheckReport:  # noqa:
 
 @_export_keywords(ExportOptions)
 def export(  # noqa: D417 - the decorator adds the options
-    target: targets.Given, out: StrPath, options: ExportOptions
+    target: targets.TargetSource, out: StrPath, options: ExportOptions
 ) -> PublishedModel:
     """Builds the graph of a target, verifies that padding changes no answer, and publishes a model directory.
 

@@ -117,7 +117,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             per_step=len(shape) == 3,
             notices=notices,
             scores=probable_scores(model),
-            made=made | dict(origin or {}),
+            provenance=made | dict(origin or {}),
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )

@@ -20,7 +20,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
-from lengthwise_export.exporting.accuracy import accepted_records, found_labels, hits_of, wanted_labels
+from lengthwise_export.exporting.accuracy import accepted_records, expected_labels, hits_of, predicted_labels
 
 BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
 
@@ -81,7 +81,7 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
     if not accepted:
         return None
     steps = [record.steps for record in accepted]
-    expected = [wanted_labels(record, manifest) for record in accepted]
+    expected = [expected_labels(record, manifest) for record in accepted]
     after = _labels(session.run, steps, BATCH_ROWS, manifest, multiple=manifest.width_multiple)
     if after is None:
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
@@ -123,7 +123,7 @@ def _labels(
         for answer in scored:
             if answer is None:
                 return None
-            answered.append(found_labels(answer, manifest))
+            answered.append(predicted_labels(answer, manifest))
     return answered
 
 

@@ -48,7 +48,7 @@ class Target:
     alone: Target | None = None
     scores: ScoreKind | None = None  # What its output is, if the model says that
     # What the manifest is to say about where the model comes from
-    made: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def described(self, **fields: Any) -> Manifest:
         """A manifest of the model, with these other fields."""

@@ -25,7 +25,7 @@ from lengthwise_export.targets.target import Target, TargetKind, check_options_a
 if TYPE_CHECKING:
     from torch import nn
 
-Given: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
+TargetSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
 """A target as the caller passes it: a text, or an object."""
 
 FORMS = (
@@ -35,14 +35,16 @@ FORMS = (
 )
 
 
-def may_be_torch(given: Given) -> bool:
+def may_be_torch(source: TargetSource) -> bool:
     """Whether reading a target may run a torch module, and not only onnxruntime."""
-    if isinstance(given, onnx.ModelProto):
+    if isinstance(source, onnx.ModelProto):
         return False
-    return not isinstance(given, (str, os.PathLike)) or not (os.fspath(given).endswith(".onnx") or Path(given).is_dir())
+    return not isinstance(source, (str, os.PathLike)) or not (
+        os.fspath(source).endswith(".onnx") or Path(source).is_dir()
+    )
 
 
-def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target:
+def read(source: TargetSource, options: TargetOptions, *, blind: bool = False) -> Target:
     """Reads a TARGET: a text, a torch module or an ONNX graph.
 
     A module is not copied: it is put into evaluation mode, and the weights of `options.checkpoint` are loaded into it.
@@ -50,15 +52,15 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
     the same, unless `options.second` is `none`. A ConfigurationError if it cannot be loaded or an option contradicts
     it, an UncheckableError if it takes neither lengths nor a mask.
     """
-    text = named(given)
-    of_object: TargetKind = "onnx" if isinstance(given, onnx.ModelProto) else "module"
-    kind = _kind(text) if isinstance(given, str | os.PathLike) else of_object
+    text = named(source)
+    of_object: TargetKind = "onnx" if isinstance(source, onnx.ModelProto) else "module"
+    kind = _kind(text) if isinstance(source, str | os.PathLike) else of_object
     if options.checkpoint is not None:
         weights = trained.checkpoint_file(Path(options.checkpoint))
         options = options.model_copy(update={"checkpoint": weights})
     require_applicable(text, kind, options)
     if kind == "onnx":
-        return _of_proto(text, given, options, blind=blind)
+        return _of_proto(text, source, options, blind=blind)
     if kind == "directory":
         return _read_directory(text, options)
     if kind == "keras":
@@ -71,31 +73,31 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
         return torch_targets.read_checkpoint(text, options)
     if kind == "spec":
         return torch_targets.read_spec(text, options)
-    if isinstance(given, str | os.PathLike):
+    if isinstance(source, str | os.PathLike):
         return torch_targets.of_module(text, torch_targets.module_of(text), options, blind=blind)
-    assert not isinstance(given, onnx.ModelProto)
-    return dataclasses.replace(torch_targets.of_module(text, given, options, blind=blind), is_object=True)
+    assert not isinstance(source, onnx.ModelProto)
+    return dataclasses.replace(torch_targets.of_module(text, source, options, blind=blind), is_object=True)
 
 
-def named(given: object) -> str:
+def named(source: object) -> str:
     """The name of a target in messages.
 
     Raises:
         ConfigurationError: It is not a target; the message says what is one.
     """
-    if isinstance(given, str | os.PathLike):
-        return os.fspath(given)
-    if isinstance(given, onnx.ModelProto):
-        return given.graph.name or "the graph"
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, onnx.ModelProto):
+        return source.graph.name or "the graph"
     torch = sys.modules.get("torch")  # who has a module has imported it
-    if torch is not None and isinstance(given, torch.nn.Module):
-        return type(given).__name__
-    if torch is not None and isinstance(given, type) and issubclass(given, torch.nn.Module):
+    if torch is not None and isinstance(source, torch.nn.Module):
+        return type(source).__name__
+    if torch is not None and isinstance(source, type) and issubclass(source, torch.nn.Module):
         raise ConfigurationError(
-            f"{given.__name__} is a class, and not a module: give an instance of it, such as {given.__name__}()"
+            f"{source.__name__} is a class, and not a module: give an instance of it, such as {source.__name__}()"
         )
     raise ConfigurationError(
-        f"{given!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
+        f"{source!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
     )
 
 
@@ -130,15 +132,15 @@ def _kind(text: str) -> TargetKind:
     raise ConfigurationError(why)
 
 
-def _of_proto(text: str, given: Given, options: TargetOptions, *, blind: bool) -> Target:
+def _of_proto(text: str, source: TargetSource, options: TargetOptions, *, blind: bool) -> Target:
     """The target of a graph, or of the file of one.
 
     Raises:
         ConfigurationError: The file cannot be read as ONNX, or holds no graph.
     """
-    if isinstance(given, onnx.ModelProto):
+    if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
-        proto.CopyFrom(given)
+        proto.CopyFrom(source)
     else:
         try:
             proto = onnx.load(text)
@@ -152,7 +154,7 @@ def _of_proto(text: str, given: Given, options: TargetOptions, *, blind: bool) -
     if own is not None and len(own) == read.classes:
         check_options_agree(text, options, read.steps, own)
         labels = own
-    return _of_graph(text, "onnx", read, labels, is_object=isinstance(given, onnx.ModelProto))
+    return _of_graph(text, "onnx", read, labels, is_object=isinstance(source, onnx.ModelProto))
 
 
 def _read_directory(text: str, options: TargetOptions) -> Target:

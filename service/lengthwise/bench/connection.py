@@ -67,7 +67,7 @@ class ConnectionLostError(Exception):
 class LoadConnection:
     """One keep-alive connection with at most one request on its way."""
 
-    __slots__ = ("_received", "due", "place", "sent", "socket", "unsent")
+    __slots__ = ("_received", "due", "index", "sent", "socket", "unsent")
 
     def __init__(self, target: ServerAddress) -> None:
         try:
@@ -76,7 +76,7 @@ class LoadConnection:
             raise ConfigurationError(target.why_unreachable(error)) from error
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.place = -1
+        self.index = -1
         self.due = self.sent = 0.0
         self.unsent = memoryview(b"")
         self._received = b""

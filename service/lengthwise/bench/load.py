@@ -78,7 +78,7 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
     """
     bodies: list[bytes] = []
 
-    def keep(_place: int, body: bytes) -> bool:
+    def keep(_index: int, body: bytes) -> bool:
         bodies.append(body)
         return True
 
@@ -179,13 +179,13 @@ class Load:
             return math.inf
         while (due := self.schedule.due(self._count, now)) <= now and self._idle:
             connection = self._idle.popleft()
-            connection.place = self._count % len(self.requests)
+            connection.index = self._count % len(self.requests)
             connection.due = due
             connection.sent = now
             self._count += 1
             self._in_flight += 1
             try:
-                connection.send(self.requests[connection.place])
+                connection.send(self.requests[connection.index])
             except ConnectionLostError:
                 self._replace(connection)
                 continue
@@ -210,12 +210,12 @@ class Load:
         if answer is not None:
             status, head, body = answer
             self._answers.extend((connection.due, connection.sent, now, status))
-            if status == 200 and self.check is not None and not self.check(connection.place, body):
+            if status == 200 and self.check is not None and not self.check(connection.index, body):
                 self._wrong += 1
             if self.note is not None:
-                self.note(connection.place, head)
+                self.note(connection.index, head)
             self._in_flight -= 1
-            connection.place = -1
+            connection.index = -1
             if b"\r\nconnection: close" in head:
                 self._replace(connection)
             else:
@@ -229,7 +229,7 @@ class Load:
 
     def _replace(self, connection: LoadConnection) -> None:
         """Opens a new connection for one that is gone; a request on its way is broken, and not sent again."""
-        if connection.place >= 0:
+        if connection.index >= 0:
             self._broken += 1
             self._in_flight -= 1
         elif connection in self._idle:

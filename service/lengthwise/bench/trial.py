@@ -64,16 +64,16 @@ class Expected:
         self._unbatched = groups_of([scores(body)[0] for body in unbatched], per_request)
         self._accepted: list[bytes | None] = [None] * len(self._unbatched)
 
-    def is_right(self, place: int, body: bytes) -> bool:
-        """Whether the answer to request number `place` equals the unbatched answers of its sequences."""
-        if body == self._accepted[place]:
+    def is_right(self, index: int, body: bytes) -> bool:
+        """Whether the answer to request number `index` equals the unbatched answers of its sequences."""
+        if body == self._accepted[index]:
             return True
         try:
-            right = scores(body) == self._unbatched[place]
+            right = scores(body) == self._unbatched[index]
         except ConfigurationError:
             return False
         if right:
-            self._accepted[place] = body
+            self._accepted[index] = body
         return right
 
 

@@ -248,7 +248,7 @@ class ScoringRun:
                 if self.stop:
                     scored.write(lines)
                     # The file was read up to a bad record; one without an answer may be far before that.
-                    raise RecordError(dataset.with_those_behind(line, rest if isinstance(entry, BadRecord) else ()))
+                    raise RecordError(dataset.with_later_errors(line, rest if isinstance(entry, BadRecord) else ()))
                 line = {"id": entry.id, "error": str(line)}
             lines.append(orjson.dumps(line, option=_LINE))
             summary.count(_label(entry), line, manifest.labels, manifest.task)

@@ -44,14 +44,14 @@ LEAST_IDLE_SECONDS: Final = 5.0  # that a connection is kept open for its next r
 _LOOKS: Final = 8  # connections that are looked at: a request may just have arrived on the first ones
 
 
-class KeptConnection(Protocol):
+class IdleConnection(Protocol):
     """A connection that was answered and may send another request."""
 
     def give_way(self) -> bool:
         """Ends the connection at once; returns False, and does nothing, if its next request has begun."""
 
 
-class KeptAlive(dict[KeptConnection, float]):
+class KeepAlive(dict[IdleConnection, float]):
     """The idle connections of one server, the one that has been idle longest first, and since when, in seconds."""
 
     def make_room(self, now: float) -> bool:
@@ -93,7 +93,7 @@ class Listener:
         self._pending: dict[socket.socket, asyncio.Task[None]] = {}
         self._connections: Collection[object] = ()
         self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol
-        self._kept_alive = KeptAlive()
+        self._keep_alive = KeepAlive()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -109,11 +109,11 @@ class Listener:
         self,
         make: Callable[[], asyncio.Protocol],
         connections: Collection[object],
-        kept_alive: KeptAlive | None = None,
+        keep_alive: KeepAlive | None = None,
     ) -> None:
-        """Accepts connections from now on; the protocols that `make` makes keep `connections` and `kept_alive`."""
+        """Accepts connections from now on; the protocols that `make` makes keep `connections` and `keep_alive`."""
         self._make, self._connections = make, connections
-        self._kept_alive = KeptAlive() if kept_alive is None else kept_alive
+        self._keep_alive = KeepAlive() if keep_alive is None else keep_alive
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._accept_some, self._loop)
 
@@ -182,7 +182,7 @@ class Listener:
     def _make_room(self, now: float) -> bool:
         """Ends the oldest handshake, or else the connection that has been idle longest; whether there was one."""
         if self._tls is None or not self._pending:
-            return self._kept_alive.make_room(now)
+            return self._keep_alive.make_room(now)
         oldest = next(iter(self._pending))
         del self._pending[oldest]
         with suppress(OSError):  # it has just left

@@ -130,7 +130,7 @@ def valid_records(
     checked = _checked(entries, check)
     for record in checked:
         if isinstance(record, BadRecord):
-            raise RecordError(with_those_behind(record.error, checked))
+            raise RecordError(with_later_errors(record.error, checked))
         yield record
 
 
@@ -151,7 +151,7 @@ def read_all(
     return records
 
 
-def with_those_behind(first: RecordError, behind: Iterable[object]) -> str:
+def with_later_errors(first: RecordError, behind: Iterable[object]) -> str:
     """The text of one error for a bad record and the `BadRecord`s that follow it: the first `MOST_REPORTED`."""
     causes = Causes()
     causes.add(str(first))

@@ -61,28 +61,28 @@ class CheckedSteps:
             _explain_steps(first, where, count=self.count, has_list=self.has_list, faults=self.faults)
 
 
-def read_steps(steps: list[Any], kept: Sequence[int], where: SentWhere) -> Steps | None:
+def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> Steps | None:
     """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
 
-    `kept` are their indices, at least one. What is wrong with them is added to the problems. None if a step is not made
+    `indices` are theirs, at least one. What is wrong with them is added to the problems. None if a step is not made
     of numbers; an array is used only if there is no problem.
     """
-    entries = steps if len(kept) == len(steps) else [steps[index] for index in kept]
+    entries = steps if len(indices) == len(steps) else [steps[index] for index in indices]
     names = where.manifest.input.names
     if names is not None and isinstance(entries[0], dict):
         before = where.problems.total
-        entries = _by_names(entries, kept, names, where)
+        entries = _by_names(entries, indices, names, where)
         if where.problems.total > before:
             return None
         where = where._replace(keys=[escaped(name) for name in names])
     array = _array(entries, where.manifest.input.features)
     if array is None or why_refused(array, where.manifest) is not None:
         has_list = any(isinstance(entry, list) for entry in entries)
-        _explain_steps(zip(kept, entries, strict=True), where, count=len(entries), has_list=has_list)
+        _explain_steps(zip(indices, entries, strict=True), where, count=len(entries), has_list=has_list)
     return array
 
 
-def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
+def _by_names(steps: list[Any], indices: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
     """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
 
     Adds a problem for each step that is none, and for each key that is no name.
@@ -92,11 +92,11 @@ def _by_names(steps: list[Any], kept: Sequence[int], names: tuple[str, ...], whe
             has features.
     """
     known, problems = frozenset(names), where.problems
-    for index, step in zip(kept, steps, strict=True):
+    for index, step in zip(indices, steps, strict=True):
         if isinstance(step, dict):
             unknown_fields(step, known, f"{where.at}/{index}", problems)
         else:
-            problems.add(f"{where.at}/{index}", f"must be an object, as step {kept[0]} is, got {kind(step)}")
+            problems.add(f"{where.at}/{index}", f"must be an object, as step {indices[0]} is, got {kind(step)}")
     objects = [step for step in steps if isinstance(step, dict)]
     problems.left_out += len(names) * len(objects) - sum(map(len, objects))
     if problems.left_out > MAX_PARTS:

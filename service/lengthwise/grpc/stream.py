@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 
 from lengthwise.connections.inflight import Hold
-from lengthwise.connections.listener import KeptAlive
+from lengthwise.connections.listener import KeepAlive
 from lengthwise.errors import Draining, InflightFull, RequestError
 from lengthwise.grpc import codec
 from lengthwise.grpc.connections import GrpcConnections
@@ -43,7 +43,7 @@ class StreamInference:
         self.protocol = protocol
         self.receiving = receiving
         self.connections = connections
-        self.idle = KeptAlive()
+        self.idle = KeepAlive()
         self._open: set[_Stream] = set()
         self._timer: asyncio.TimerHandle | None = None
 

@@ -51,7 +51,7 @@ from typing import Any, ClassVar, Final
 import uvicorn
 
 from lengthwise.connections.inflight import Hold, Inflight
-from lengthwise.connections.listener import KeptAlive
+from lengthwise.connections.listener import KeepAlive
 from lengthwise.connections.unread import has_arrived
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.fast_path import FastPath
@@ -79,7 +79,7 @@ class Connection(TimedConnection):
         app_state: dict[str, Any],
         header_timeout_seconds: float,
         max_connections: int,
-        kept_alive: KeptAlive,
+        keep_alive: KeepAlive,
         fast_path: FastPath | None = None,
     ) -> None:
         super().__init__(server_state, Inflight(0) if fast_path is None else fast_path.inflight)
@@ -93,7 +93,7 @@ class Connection(TimedConnection):
         self._connections: set[Any] = server_state.connections
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
-        self._kept_alive = kept_alive
+        self._keep_alive = keep_alive
         self._fast_path = fast_path
         self._fast_request: FastRequest | None = None  # the fast request that this call of data_received began
         self._reader = RequestReader(self)
@@ -117,7 +117,7 @@ class Connection(TimedConnection):
         return self._answering is not None and not self._answering.response_complete
 
     def give_way(self) -> bool:
-        """See `KeptConnection.give_way`."""
+        """See `IdleConnection.give_way`."""
         if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
             return False
         self._connections.discard(self)  # its place is free from now on
@@ -131,7 +131,7 @@ class Connection(TimedConnection):
         self._connections.add(self)
         self._set_transport(transport)
         full = len(self._connections) > self._max_connections
-        if full and not self._kept_alive.make_room(self.loop.time()):
+        if full and not self._keep_alive.make_room(self.loop.time()):
             self.state = CLOSED
             self._write_refusal(503, "too many connections")
             self._close()
@@ -142,7 +142,7 @@ class Connection(TimedConnection):
         """Tells the request that is being answered, and drops those that had not begun."""
         self._connections.discard(self)
         self.state = CLOSED
-        self._kept_alive.pop(self, None)
+        self._keep_alive.pop(self, None)
         self._stop_timer()
         self._stop_keep_alive_timer()
         if self._unread is not None:
@@ -182,7 +182,7 @@ class Connection(TimedConnection):
         known = self._fast_path.known(data)
         if known is None:
             return False
-        self._kept_alive.pop(self, None)
+        self._keep_alive.pop(self, None)
         if self._timer is not None:
             self._stop_timer()
         self.bytes_since_progress = 0
@@ -193,7 +193,7 @@ class Connection(TimedConnection):
 
     def _parse_in_turns(self, data: bytes) -> None:
         """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
-        self._kept_alive.pop(self, None)
+        self._keep_alive.pop(self, None)
         self._stop_keep_alive_timer()
         self._fast_request = None
         self._parts = 0
@@ -334,7 +334,7 @@ class Connection(TimedConnection):
             if self._keep_alive_timer is None:
                 self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
             if self.state is IDLE and not self.bytes_since_progress:  # else the beginning of the next request is here
-                self._kept_alive[self] = self._answered_at
+                self._keep_alive[self] = self._answered_at
             if self.state is not BODY:
                 self.newest = self._answering = None
         if self.flow.read_paused:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from lengthwise.application.app import Application, make_admin_app
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
 from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, to_try
-from lengthwise.connections.listener import KeptAlive, Listener, context, listening
+from lengthwise.connections.listener import KeepAlive, Listener, context, listening
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastPath
 from lengthwise.processes.ending import end_for_certain, leave_behind
@@ -64,10 +64,10 @@ class _PortServer(uvicorn.Server):
         """Starts the application, and then accepts connections."""
         await self.lifespan.startup()
         make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-        kept_alive = KeptAlive()
+        keep_alive = KeepAlive()
         state = {"server_state": self.server_state, "app_state": self.lifespan.state}
         self.listener.start(
-            partial(make, config=self.config, kept_alive=kept_alive, **state), self.server_state.connections, kept_alive
+            partial(make, config=self.config, keep_alive=keep_alive, **state), self.server_state.connections, keep_alive
         )
         self.started = True
 

@@ -31,7 +31,7 @@ _WIDTH: Final = 32  # longest sequence of the batches
 _ROWS: Final = 8
 
 
-def chosen(
+def choose(
     own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
 ) -> tuple[Session, dict[str, Any] | None]:
     """The session that serves, and a new choice to store beside the model; `stored`: content of `kernels.json`."""

@@ -182,14 +182,14 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
 
 
 def _faster(own: Session, task: VerificationTask, graph: Graph) -> tuple[Session, dict[str, Any] | None]:
-    """The session with the faster kernels, and a new choice; see `kernel_choice.chosen`."""
+    """The session with the faster kernels, and a new choice; see `kernel_choice.choose`."""
     if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
         return own, None
     try:
         check_rows(graph, recurrent_kernels.ONNXRUNTIME, task.manifest)
     except ModelError:  # only these kernels may serve it
         return own, None
-    return kernel_choice.chosen(own, lambda: task.open(plain=True), task.manifest, task.kernels)
+    return kernel_choice.choose(own, lambda: task.open(plain=True), task.manifest, task.kernels)
 
 
 def measure_cost(

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.installation import Driver, Installation, find
 
-Wanted = Literal["auto", "cuda", "cpu"]
+ProviderChoice = Literal["auto", "cuda", "cpu"]
 """The values of `--provider`."""
 
 _CPU_PACKAGE: Final = "pip install 'lengthwise[cpu]'"
@@ -148,7 +148,7 @@ class DeviceChoice:
 
 
 def choose(
-    wanted: Wanted = "auto",
+    choice: ProviderChoice = "auto",
     *,
     tf32: bool = False,
     memory_limit_bytes: int | None = None,
@@ -159,7 +159,7 @@ def choose(
     """Chooses the devices that graphs run on.
 
     Args:
-        wanted: `--provider`.
+        choice: `--provider`.
         tf32: See `Device`.
         memory_limit_bytes: See `Device`.
         runners: Number of runner threads, divided among the devices; None for the table's `in_flight`.
@@ -173,11 +173,11 @@ def choose(
     installed = find() if installation is None else installation
     check_packages(installed)
     processor = processor_with(recurrent_kernels)
-    if wanted == "cpu":
+    if choice == "cpu":
         return DeviceChoice((processor,))
-    driver, missing = _what_cuda_lacks(installed, everything=wanted == "cuda")
+    driver, missing = _what_cuda_lacks(installed, everything=choice == "cuda")
     if missing:
-        if wanted == "cuda":
+        if choice == "cuda":
             raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
         return DeviceChoice((processor,), f"CUDA is not available: {'; '.join(missing)}")
     # A promise and a cost table are valid for one kind of device.
@@ -189,7 +189,7 @@ def choose(
     )
     others = len(driver.gpus) - len(alike)
     left_out = f"; {others} of another kind left out" if others else ""
-    why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
+    why = "CUDA was asked for" if choice == "cuda" else "onnxruntime has CUDA, and a GPU answers"
     return DeviceChoice(gpus, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{left_out}")
 
 

@@ -85,16 +85,16 @@ def processor_seconds() -> float:
     return time.thread_time() + (_kernels.helped() if COMPILED else 0.0)
 
 
-def described(*, wanted: bool | None) -> str:
+def described(*, option: bool | None) -> str:
     """Describes for the log which kernels run recurrent layers on the CPU, and why.
 
     Args:
-        wanted: Whether these kernels were asked for; None for the faster ones.
+        option: Whether these kernels were asked for; None for the faster ones.
     """
-    if wanted is not False and INSTRUCTION_SETS:
-        unless = "" if wanted else ", unless onnxruntime's own kernels are faster for a model"
+    if option is not False and INSTRUCTION_SETS:
+        unless = "" if option else ", unless onnxruntime's own kernels are faster for a model"
         return f"valid steps only, with {_kernels.chosen('float32')}{unless}"
-    if wanted is False:
+    if option is False:
         why = "as was asked for"
     elif COMPILED:
         why = "as this processor has none of AVX-512, AVX2 and NEON"

@@ -123,7 +123,7 @@ class Serving:
         if not fast_json.COMPILED:
             log.info("the C module that reads JSON was not built (no compiler or headers): reading bodies takes longer")
         if not self.choice.provider.bound:
-            log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
+            log.info("recurrent layers: %s", recurrent_kernels.described(option=self.settings.recurrent_kernels))
         self.watchdog.start(asyncio.get_running_loop())
         self.probing.start()
         await self.batcher.start()
