@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import grpc
 import numpy as np
 
-from benchmarks import machine, output, pages, processes
+from benchmarks import machine, output, pages, processes, protocols
 from benchmarks.workers import waited_for
 from benchmarks.workloads import lognormal
 from lengthwise.bench.connection import ServerAddress
@@ -38,8 +37,6 @@ from lengthwise.bench.launch import free_port
 from lengthwise.bench.load import Load, Schedule
 from lengthwise.bench.trial import groups_of, json_requests
 from lengthwise.files import available_cores
-from lengthwise.grpc import open_inference_pb2 as pb
-from lengthwise.grpc.infer import INFER
 from lengthwise.padding import Steps
 from tests.support import prepared
 
@@ -113,36 +110,15 @@ def script(steps: int) -> str:
     return _SCRIPT % ", ".join(f"'{body}'" for body in bodies)
 
 
-async def on_a_channel(port: int, model: str, steps: int, seconds: float) -> list[float]:
-    """The seconds of each call, of one sequence, on one gRPC channel, with `_CHANNEL_CALLS` on their way at once."""
-    messages = []
-    for one in sequences(steps):
-        request = pb.ModelInferRequest(model_name=model, raw_input_contents=[one.tobytes()])
-        request.inputs.add(name="values", datatype="FP32", shape=[1, *one.shape])
-        messages.append(request.SerializeToString())
-    loop = asyncio.get_running_loop()
-    latencies: list[float] = []
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        method: Any = channel.unary_unary(f"/{INFER}")
-        await method(messages[0], wait_for_ready=True)
-        end = loop.time() + seconds
-
-        async def call(number: int) -> None:
-            while (now := loop.time()) < end:
-                await method(messages[number])
-                latencies.append(loop.time() - now)
-
-        await asyncio.gather(*(call(number) for number in range(_CHANNEL_CALLS)))
-    return latencies
-
-
 def alone(url: str, grpc_port: int, steps: int, seconds: float) -> Iterator[dict[str, Any]]:
     """The figures of one caller, for each of `LONE`."""
+    target = ServerAddress.parse(url)
     for kind, count in LONE.items():
         if count == 1:
-            latencies = asyncio.run(on_a_channel(grpc_port, "japanese-vowels", steps, seconds))
+            messages = [protocols.message(target, one) for one in sequences(steps)]
+            calls = protocols.calls(grpc_port, messages, _CHANNEL_CALLS, seconds, float("inf"), wait=True)
+            _, latencies, _ = asyncio.run(calls)
         else:
-            target = ServerAddress.parse(url)
             requests = json_requests(target, groups_of(sequences(steps, 256), count))
             Load(target, requests, Schedule(seconds=0.5)).run(1)
             latencies = Load(target, requests, Schedule(seconds=seconds)).run(1).latency.tolist()

@@ -100,7 +100,7 @@ def _v2_binary(target: ServerAddress, steps: Steps) -> bytes:
     return target.request(f"/v2/models/{MODEL}/infer", head + octets, headers)
 
 
-def _message(_: ServerAddress, steps: Steps) -> bytes:
+def message(_: ServerAddress, steps: Steps) -> bytes:
     request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[steps.astype("<f4").tobytes()])
     request.inputs.add(name="values", datatype="FP32", shape=[1, *steps.shape])
     request.outputs.add(name="probabilities")
@@ -124,11 +124,11 @@ FORMS = (
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
     ProtocolForm("v2 binary", _v2_binary, _floats),
     ProtocolForm(
-        "gRPC", _message, lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]), rpc=True
+        "gRPC", message, lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]), rpc=True
     ),
     ProtocolForm(
         "gRPC stream, 16 in flight",
-        _message,
+        message,
         lambda body: _floats(pb.ModelStreamInferResponse.FromString(body).infer_response.raw_output_contents[0]),
         rpc=True,
         in_flight=16,
@@ -176,7 +176,7 @@ def relay(server: ServerAddress) -> Iterator[Relay]:
         thread.join()
 
 
-async def _calls(
+async def calls(
     port: int, messages: Sequence[bytes], at_once: int, seconds: float, count: float, *, wait: bool = False
 ) -> tuple[list[bytes], list[float], float]:
     """Calls by as many callers as say so: the answers of the first round, the latencies, and the time they took.
@@ -236,7 +236,7 @@ async def _ask(
 ) -> tuple[list[bytes], list[float], float]:
     if form.in_flight:
         return await _streamed(port, messages, form.in_flight, seconds, count)
-    return await _calls(port, messages, at_once, seconds, count)
+    return await calls(port, messages, at_once, seconds, count)
 
 
 def serve_empty(name: str, port: int) -> None:
@@ -271,7 +271,7 @@ def serve_empty(name: str, port: int) -> None:
 def empty_calls(load: ProtocolLoad, length: int, cores: Sequence[int]) -> dict[str, float]:
     """Calls per core-second of each of `EMPTY`, in turns: the median round."""
     steps = np.zeros((length, _FEATURES), "<f4")
-    messages = [_message(ServerAddress("", 0), steps)]
+    messages = [message(ServerAddress("", 0), steps)]
     found: dict[str, list[float]] = {name: [] for name in EMPTY}
     for _ in range(load.rounds):
         for name in EMPTY:
@@ -280,9 +280,9 @@ def empty_calls(load: ProtocolLoad, length: int, cores: Sequence[int]) -> dict[s
             process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
             os.sched_setaffinity(process.pid, cores)
             try:
-                asyncio.run(_calls(port, messages, load.at_once, load.warmup_seconds, float("inf"), wait=True))
+                asyncio.run(calls(port, messages, load.at_once, load.warmup_seconds, float("inf"), wait=True))
                 before = cpu_seconds(process.pid)
-                _, seen, _ = asyncio.run(_calls(port, messages, load.at_once, load.seconds, float("inf")))
+                _, seen, _ = asyncio.run(calls(port, messages, load.at_once, load.seconds, float("inf")))
                 found[name].append(len(seen) / (cpu_seconds(process.pid) - before))
             finally:
                 process.kill()
