@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from lengthwise.processes.server import YOUNG_OBJECTS
-from lengthwise.telemetry.exposition import is_open_metrics, lines_of, lines_of_histogram, page
+from lengthwise.telemetry.exposition import HistogramLines, is_open_metrics, lines_of, lines_of_histogram, page
 from lengthwise.telemetry.families import FIRST_CELL, REASONS, ROWS, Family, ModelHistogram, OverWorkers
 from lengthwise.telemetry.metrics import KEPT_GONE, OF_LIBRARIES, Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.snapshots import Total
@@ -299,7 +299,29 @@ def test_the_lines_of_a_histogram_are_those_of_prometheus_client(
         samples_of = [(*pair, marks.get(bucket)) for bucket, pair in enumerate(cumulated)]
         metric.add_metric(('a"b', str(number)), samples_of, 7.5)
     histogram = ModelHistogram("batch_rows", "Rows.", ROWS)
-    compare(partial(lines_of_histogram, histogram, counts, dict.fromkeys(counts, exemplars)), metric)
+    texts: HistogramLines = {}
+    for _ in range(2):  # the second time without a change
+        compare(partial(lines_of_histogram, histogram, counts, dict.fromkeys(counts, exemplars), texts), metric)
+
+
+def test_the_next_scrape_shows_what_has_changed_of_each_model_and_keeps_no_lines_of_others() -> None:
+    histogram, first = ModelHistogram("batch_rows", "Rows.", ROWS), FIRST_CELL["batch_rows"]
+    counts = {("m", version): [0.0] * (first + len(ROWS) + 2) for version in "12"}
+    texts: HistogramLines = {}
+
+    def lines() -> str:
+        return "".join(lines_of_histogram(histogram, counts, {}, texts, open_metrics=False))
+
+    before = lines()
+    counts["m", "2"] = [*counts["m", "2"]]
+    counts["m", "2"][first] += 1
+    after = lines()
+    assert 'batch_rows_count{model="m",version="2"} 0.0' in before
+    assert 'batch_rows_count{model="m",version="1"} 0.0' in after
+    assert 'batch_rows_count{model="m",version="2"} 1.0' in after
+    del counts["m", "1"]
+    assert 'version="1"' not in lines()
+    assert [key[:2] for key in texts] == [*counts]
 
 
 def compare(lines: Callable[..., Iterator[str]], metric: Metric) -> None:

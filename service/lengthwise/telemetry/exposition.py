@@ -10,6 +10,7 @@ and again, and stop all threads.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
@@ -24,6 +25,9 @@ PIECE_CHARACTERS: Final = 100_000  # of the page, which are made in about a mill
 _OPEN_METRICS: Final = re.compile(r"application/openmetrics-text(?!\s*;\s*version=0)")
 
 Exemplars = Mapping[int, tuple[str, float, float]]  # of buckets: a trace, its value, and when it was seen
+HistogramLines = dict[
+    tuple[str, str, bytes], str
+]  # the lines of a histogram, by model, version and its cells as float64
 
 _number = lru_cache(4096)(floatToGoString)
 
@@ -71,20 +75,37 @@ def lines_of_histogram(
     histogram: ModelHistogram,
     counts: Mapping[LabelValues, Sequence[float]],
     exemplars: Mapping[LabelValues, Exemplars],
+    texts: HistogramLines,
     *,
     open_metrics: bool,
 ) -> Iterator[str]:
-    """A histogram of models: of their rows of cells, and of the exemplars of each."""
+    """A histogram of models: of their rows of cells, and of the exemplars of each.
+
+    Of hundreds of models most do nothing between two scrapes: their lines are those of `texts`, which are kept up to
+    date here.
+    """
     name, first = f"lengthwise_{histogram.name}", FIRST_CELL[histogram.name]
     yield _head(name, "histogram", histogram.help, open_metrics)
     of_a_model = ",".join(f'{label}="%s"' for label in OF_A_MODEL)
     bounds = [*map(repr, map(float, histogram.bounds)), "+Inf"]
     buckets = [f'{name}_bucket{{le="{bound}",{of_a_model}}} %s\n' for bound in bounds]
     pattern = "".join([*buckets, f"{name}_count{{{of_a_model}}} %s\n", f"{name}_sum{{{of_a_model}}} %s\n"])
+    latest: HistogramLines = {}
     for labels, cells in counts.items():
-        *observed, total = cells[first : first + len(bounds) + 1]
+        own, seen = cells[first : first + len(bounds) + 1], exemplars.get(labels, {}) if open_metrics else {}
+        key = (labels[0], labels[1], array("d", own).tobytes())
+        if key in texts and not seen:
+            latest[key] = texts[key]
+            yield texts[key]
+            continue
+        *observed, total = own
         numbers = [*map(_number, (*accumulate(observed), sum(observed), total))]
-        for bucket, (trace, value, seconds) in exemplars.get(labels, {}).items() if open_metrics else ():
+        for bucket, (trace, value, seconds) in seen.items():
             numbers[bucket] += f' # {{trace_id="{trace}"}} {_number(value)} {seconds}'
         model = [*map(_escaped, labels)]
-        yield pattern % (*chain.from_iterable((*model, number) for number in numbers),)
+        text = pattern % (*chain.from_iterable((*model, number) for number in numbers),)
+        if not seen:
+            latest[key] = text
+        yield text
+    texts.clear()
+    texts.update(latest)

@@ -21,7 +21,14 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
-from lengthwise.telemetry.exposition import Exemplars, is_open_metrics, lines_of, lines_of_histogram, page
+from lengthwise.telemetry.exposition import (
+    Exemplars,
+    HistogramLines,
+    is_open_metrics,
+    lines_of,
+    lines_of_histogram,
+    page,
+)
 from lengthwise.telemetry.families import (
     CELL,
     CELLS,
@@ -297,6 +304,7 @@ class Metrics:
         self._process = CollectorRegistry(auto_describe=False)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
+        self._texts: dict[str, HistogramLines] = {each.name: {} for each in HISTOGRAMS}  # of the last scrape
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
@@ -349,7 +357,8 @@ class Metrics:
         for histogram in HISTOGRAMS:
             own = ((labels, model.histograms[histogram.name]) for labels, model in list(self._models.items()))
             exemplars: dict[LabelValues, Exemplars] = {labels: dict(each.exemplars) for labels, each in own}
-            yield from lines_of_histogram(histogram, counts, exemplars, open_metrics=open_metrics)
+            texts = self._texts[histogram.name]
+            yield from lines_of_histogram(histogram, counts, exemplars, texts, open_metrics=open_metrics)
         for family in self.families() if total is None else total.families():
             yield from lines_of(family, open_metrics=open_metrics)
 
