@@ -102,18 +102,6 @@ def test_an_answer_that_the_check_does_not_accept_is_wrong():
     assert seen.wrong == 2
 
 
-def test_whoever_asks_sees_the_head_of_each_answer():
-    heads: list[tuple[int, bytes]] = []
-    load(
-        lambda number, reply: Reply(200, reply.body, head=(("Server-Timing", f"queue;dur={number}"),)),
-        Schedule(count=4),
-        connections=1,
-        note=lambda place, head: heads.append((place, head)),
-    )
-    assert [place for place, _ in heads] == [0, 1, 2, 0]
-    assert b"server-timing: queue;dur=3" in heads[3][1]
-
-
 def test_a_refusal_is_an_answer_and_is_not_checked():
     _, seen = load(lambda _number, _reply: Reply(429, b"{}"), check=lambda _place, _body: False)
     assert set(seen.status) == {429}

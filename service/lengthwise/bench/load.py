@@ -26,8 +26,6 @@ _TICK_SECONDS = 0.2
 
 Check = Callable[[int, bytes], bool]  # whether the answer to a request, by its index, is right
 
-Note = Callable[[int, bytes], None]  # gets the index of a request and the header block of its answer, in lower case
-
 Tick = Callable[[int, float], None]  # called repeatedly with the number of requests sent and the seconds passed
 
 
@@ -111,7 +109,6 @@ class Load:
     requests: Sequence[bytes]
     schedule: Schedule
     check: Check | None = None  # looks at each answer of status 200
-    note: Note | None = None
     tick: Tick | None = None
     patience_seconds: float = 10.0  # while answers are outstanding, this long without any event ends the load
     limit_seconds: float = math.inf  # after it no request is sent
@@ -212,8 +209,6 @@ class Load:
             self._answers.extend((connection.due, connection.sent, now, status))
             if status == 200 and self.check is not None and not self.check(connection.index, body):
                 self._wrong += 1
-            if self.note is not None:
-                self.note(connection.index, head)
             self._in_flight -= 1
             connection.index = -1
             if b"\r\nconnection: close" in head:

@@ -193,7 +193,7 @@ def _with_fixed_kernels(
 def _with_convolutions(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _Own | None:
-    """A session with the operator of `onnx.convolutions`; None if the graph has no place for it, or answers differ."""
+    """A session with the operator of `onnx.convolutions`; None if it does not fit the graph, or answers differ."""
     names, features = manifest.graph, manifest.input.features
     if not recurrent_kernels.CONVOLUTION_SETS or names.lengths_type != "int32" or not features:
         return None

@@ -32,7 +32,7 @@ _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutio
 
 
 def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | None:
-    """The same graph with the operator; None if it has no place for it.
+    """The same graph with the operator; None if it has no convolutions that it computes.
 
     Args:
         model: The ONNX file.
@@ -225,9 +225,9 @@ class _Trunk(Pattern):
         require(node.attributes.get("axis") == 1 and all(size % _FILLED == 0 for size in sizes))
         target = len(self._channels)
         self._channels.append(sum(sizes))
-        for place, part in enumerate(parts):
-            left = sum(sizes[:place])
-            self._steps.append(_Step(_COPY, part, target, sizes[place], sum(sizes), part, left=left))
+        for number, part in enumerate(parts):
+            left = sum(sizes[:number])
+            self._steps.append(_Step(_COPY, part, target, sizes[number], sum(sizes), part, left=left))
         return target
 
     _MAKERS: Final = {
@@ -242,14 +242,14 @@ class _Trunk(Pattern):
 
     def _slots(self, result: int) -> tuple[dict[int, int], int]:
         """The slot of each value, and how many there are: one is free again after the last use of its value."""
-        last = {value: place for place, step in enumerate(self._steps) for value in (step.source, step.other)}
+        last = {value: index for index, step in enumerate(self._steps) for value in (step.source, step.other)}
         last[result] = len(self._steps)
         slots, free, count = {0: 0}, list[int](), 1
-        for place, step in enumerate(self._steps):
+        for index, step in enumerate(self._steps):
             if step.target not in slots:
                 count += not free
                 slots[step.target] = free.pop() if free else count - 1
-            free += {slots[value] for value in {step.source, step.other} if last[value] == place}
+            free += {slots[value] for value in {step.source, step.other} if last[value] == index}
         return slots, count
 
 
