@@ -167,7 +167,7 @@ def test_an_interruption_ends_the_threads_without_running_what_was_planned(monke
         if batches == 3:
             raise KeyboardInterrupt
         if batches > 3:
-            told.wait(10)
+            told.wait(60)
 
     monkeypatch.setattr(offline, "ThreadPoolExecutor", Runners)
     with pytest.raises(KeyboardInterrupt):
