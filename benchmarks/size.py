@@ -95,12 +95,7 @@ def lines(files: Iterable[Path]) -> int:
 
 def statements(files: Iterable[Path]) -> int:
     """The statements of Python files, without docstrings."""
-    return sum(map(_statements_of, files))
-
-
-@functools.cache
-def _statements_of(path: Path) -> int:
-    return sum(map(_is_statement, ast.walk(_tree(path))))
+    return sum(map(_is_statement, (node for path in files for node in ast.walk(_tree(path)))))
 
 
 @functools.cache

@@ -36,7 +36,7 @@ from lengthwise.runtime.manifest import (
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import OutputName, Session
-from lengthwise.verification import promises
+from lengthwise.verification import stored_promises
 from lengthwise.verification.golden import Golden
 from lengthwise.versions import Key
 
@@ -115,7 +115,8 @@ def load(
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
         try:
             if verification.cases:
-                promises.store(directory, session, manifest, verification.promise, verification.cases)
+                conditions = stored_promises.conditions(manifest, session)
+                stored_promises.write(directory, conditions, verification.promise, verification.cases)
             if verification.choice is not None:
                 stored_measurements.write(directory / stored_measurements.KERNELS_FILE, **verification.choice)
             if verification.measured is not None:

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.runtime.manifest import Manifest, Precision, Promise
@@ -125,11 +124,6 @@ def promise_here(
         result,
     )
     return new_promise, cases
-
-
-def store(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
-    """Stores a new promise in the model directory for the next start; OSError if that is not writable."""
-    stored_promises.write(directory, stored_promises.conditions(manifest, session), promise, cases)
 
 
 def verify_here(
