@@ -102,7 +102,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     select_output = _selector(text, outputs, options)
     shape = _answer_shape(module, model_input.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
-    made = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
+    entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
     value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
     mask = f"keras.layers.Masking({value}).compute_mask(inputs)"
     if model_input.steps.kind == "tokens" or not model_input.features_axis:
@@ -117,7 +117,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             per_step=len(shape) == 3,
             notices=notices,
             scores=probable_scores(model),
-            provenance=made | dict(origin or {}),
+            provenance=entries | dict(origin or {}),
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )

@@ -118,18 +118,23 @@ def _require_trainable(members: Sequence[Example], spec: Spec, options: Training
     Raises:
         ConfigurationError: There are too few or too many, or the options contradict the spec.
     """
-    if len(members) < 2:
-        raise ConfigurationError(f"{len(members)} records are too few to train on")
-    if options.class_weights and spec.output.task == "multi-label":
-        raise ConfigurationError("class_weights has no meaning for a multi-label model with kind = 'rocket'")
-    if not fits_in_memory(len(members), spec.model.kernels):
-        size = len(members) * spec.model.kernels * 8
-        fewer = _LARGEST_MATRIX_BYTES // (len(members) * 8)
-        instead = f"set model.kernels = {fewer} or fewer" if fewer >= KERNELS else "train on fewer records"
-        raise ConfigurationError(
-            f"{len(members)} sequences with {spec.model.kernels} kernels need {size / 2**30:.0f} GiB for the ridge "
-            f"regression: {instead}, or use kind = 'layers'"
-        )
+    count, kernels = len(members), spec.model.kernels
+    fewer = _LARGEST_MATRIX_BYTES // (max(count, 1) * 8)
+    instead = f"set model.kernels = {fewer} or fewer" if fewer >= KERNELS else "train on fewer records"
+    for is_wrong, why in (
+        (count < 2, f"{count} records are too few to train on"),
+        (
+            options.class_weights and spec.output.task == "multi-label",
+            "class_weights has no meaning for a multi-label model with kind = 'rocket'",
+        ),
+        (
+            not fits_in_memory(count, kernels),
+            f"{count} sequences with {kernels} kernels need {count * kernels * 8 / 2**30:.0f} GiB for the ridge "
+            f"regression: {instead}, or use kind = 'layers'",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigurationError(why)
 
 
 @dataclass(frozen=True, slots=True)
