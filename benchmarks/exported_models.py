@@ -86,7 +86,7 @@ def _of_gallery(exhibit: Exhibit) -> Model:
     )
     target = targets.read(exhibit.target, options)
     run = run_of(exhibit)
-    manifest = target.described()
+    manifest = target.describe()
     return Model(
         exhibit.name,
         built_in=False,

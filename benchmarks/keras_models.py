@@ -57,7 +57,7 @@ def measure(exhibit: KerasExhibit, count: int) -> Figures:
         target = targets.read(exhibit.target if file is None else str(file), options)
         model = made(exhibit) if file is None else loaded(file)
         graph = target.build("model", 20)
-    manifest = target.described()
+    manifest = target.describe()
     session = Session(graph.SerializeToString(), manifest)
     drawn = ragged(exhibit, count)
     sequences = [steps.astype(np.float32 if exhibit.vocabulary is None else np.int64) for steps in drawn]

@@ -51,7 +51,7 @@ def exported(exhibit: KerasExhibit) -> tuple[Model, Session]:
     """How to run the model in Keras, and a session on its graph."""
     with tempfile.TemporaryDirectory() as folder, calm():
         target, original = read(exhibit, folder)
-        return original, Session(target.build("model", OPSET).SerializeToString(), target.described())
+        return original, Session(target.build("model", OPSET).SerializeToString(), target.describe())
 
 
 @functools.cache

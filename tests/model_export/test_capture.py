@@ -81,7 +81,7 @@ def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph_that_keeps_it
         second=exhibit.second if exhibit.named else None,
     )
     target = targets.read(exhibit.target, options)
-    before, manifest = target.build("m", 18), target.described(max_length=200)
+    before, manifest = target.build("m", 18), target.describe(max_length=200)
     assert worst(target.subject, before) < 1e-5
     after, _ = with_steady_bits(before, manifest)
     assert largest_difference(before, after, manifest) < 1e-5

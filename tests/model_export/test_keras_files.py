@@ -60,7 +60,11 @@ def why_refused(path: Path) -> str:
 def test_a_file_is_a_target_with_the_weights_that_it_holds(name: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(name)
     target = targets.read(path, TargetOptions(labels=("a", "b", "c")))
-    assert (target.kind, target.steps.features, target.labels) == ("keras", FEATURES, ("a", "b", "c"))
+    assert (type(target), target.steps.features, target.labels) == (
+        keras_targets.KerasTarget,
+        FEATURES,
+        ("a", "b", "c"),
+    )
     values = np.linspace(-1, 1, 5 * FEATURES, dtype=np.float32).reshape(5, FEATURES)
     own = target.subject.answer(pad([values], width=8)).logits[0]
     assert np.abs(own - alone(two_lstms(), values)).max() < 1e-6
@@ -180,7 +184,7 @@ def test_an_old_file_is_examined_too(old_file: Path, tmp_path: Path) -> None:
 def test_a_factory_may_return_a_keras_model_with_layers_of_its_own() -> None:
     name = "tests.gallery.keras_leaking:positions_from_the_end"
     target = targets.read(name, TargetOptions())
-    assert (target.kind, target.steps.features, len(target.labels)) == ("keras", 4, CLASSES)
+    assert (type(target), target.steps.features, len(target.labels)) == (keras_targets.KerasTarget, 4, CLASSES)
     report = CliRunner().invoke(main, ["check", name, "--max-length", "16", "--json"])
     told = json.loads(report.stdout)
     assert told["verdict"] == "leak"

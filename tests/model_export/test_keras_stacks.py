@@ -35,7 +35,7 @@ def require_as_keras(seed: int, folder: Path) -> None:
     assert (truth.difference > SAME) == (report.verdict == "leak"), (stack.layers, truth.difference, report.reason)
     if report.verdict == "leak":
         return
-    manifest = target.described()
+    manifest = target.describe()
     session = Session(target.build("model", 20).SerializeToString(), manifest)
     wanted = np.int64 if stack.tokens else np.float32
     logits = session.run(pad([steps.astype(wanted) for steps in truth.sequences])).logits

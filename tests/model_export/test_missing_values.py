@@ -13,7 +13,8 @@ from lengthwise.commands.cli import main
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL
-from lengthwise_export.exporting.missing_values import cases, contains_isnan, failure
+from lengthwise_export.exporting.missing_values import cases, failure
+from lengthwise_export.onnx_graphs.protos import contains_isnan
 from tests.gallery.onnx_models import Weights, integers, model, scalar
 
 

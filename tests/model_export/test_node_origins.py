@@ -40,7 +40,7 @@ class Model(nn.Module):
 
 @pytest.fixture(scope="module")
 def graph() -> onnx.ModelProto:
-    return targets.read(Model(), TargetOptions(), blind=True).build("model", 18)
+    return targets.read(Model(), TargetOptions(), blind=True).build("model", 18, origins=True)
 
 
 def test_every_node_that_computes_more_than_sizes_tells_a_line_of_the_users_code(graph: onnx.ModelProto) -> None:

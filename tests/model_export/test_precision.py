@@ -363,7 +363,7 @@ IN_EVERY_RUN = {"cnn_lstm", "token_cnn"}
 )
 def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit: Exhibit) -> None:
     target = targets.read(exhibit.target, TargetOptions(features=exhibit.features, vocabulary=exhibit.vocabulary))
-    manifest = target.described(max_length=60)
+    manifest = target.describe(max_length=60)
     graph = target.build("m", 18)
     exact = Session(graph.SerializeToString(), manifest)
     for to in ROUNDED:

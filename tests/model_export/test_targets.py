@@ -16,7 +16,7 @@ from lengthwise.padding import pad
 from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import labels_of
+from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, ModuleTarget, SpecTarget, labels_of
 from lengthwise_export.targets.torch_targets import module_of
 from tests.gallery.index import ONNX_SOUND
 
@@ -110,7 +110,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_factory_below_the_working_directory_gives_a_target_of_the_same_weights_each_time(folder: Path) -> None:
     target, again = (targets.read("users:make", TargetOptions()) for _ in range(2))
-    assert (target.kind, target.steps.features, target.labels, target.per_step) == ("module", 3, ("0", "1"), False)
+    assert type(target) is ModuleTarget
+    assert (target.steps.features, target.labels, target.per_step) == (3, ("0", "1"), False)
     batch = pad([torch.ones(4, 3).numpy()])
     logits = target.subject.answer(batch).logits
     assert logits.shape == (1, 2)
@@ -230,7 +231,7 @@ def test_a_spec_is_the_built_in_architecture(tmp_path: Path) -> None:
     spec = tmp_path / "tiny.toml"
     spec.write_text('[input]\nfeatures = 3\n[model]\nhidden = 4\nlayers = 1\n[output]\nlabels = ["a", "b"]\n')
     target = targets.read(str(spec), TargetOptions())
-    assert (target.kind, target.labels, target.framework) == ("spec", ("a", "b"), True)
+    assert (type(target), target.labels, target.traced) == (SpecTarget, ("a", "b"), True)
     assert CliRunner().invoke(main, ["check", str(spec)]).exit_code == 0
     for said in (TargetOptions(features=4), TargetOptions(second="mask")):
         with pytest.raises(ConfigurationError, match="--features" if said.features else "--second"):
@@ -244,7 +245,7 @@ def test_an_onnx_file_keeps_its_graph(tmp_path: Path) -> None:
     (exhibit,) = (exhibit for exhibit in ONNX_SOUND if exhibit.name == "gru_time_first")
     path = exhibit.save(tmp_path)
     target = targets.read(str(path), TargetOptions(labels=("a", "b")))
-    assert (target.kind, target.names.time_first, target.framework) == ("onnx", True, False)
+    assert (type(target), target.names.time_first, target.traced) == (GraphTarget, True, False)
     assert target.build("name", 18).SerializeToString() == onnx.load(path).SerializeToString()
     with pytest.raises(ConfigurationError, match="--checkpoint"):
         targets.read(str(path), TargetOptions(checkpoint=path))
@@ -255,7 +256,7 @@ def test_an_onnx_file_keeps_its_graph(tmp_path: Path) -> None:
 
 def test_a_model_directory_is_read_by_its_manifest(tmp_path: Path) -> None:
     target = targets.read(str(BUNDLED), TargetOptions(features=12))
-    assert (target.kind, len(target.labels)) == ("directory", 9)
+    assert (type(target), len(target.labels)) == (DirectoryTarget, 9)
     with pytest.raises(ConfigurationError, match="--labels"):
         targets.read(str(BUNDLED), TargetOptions(labels=("a",)))
     with pytest.raises(ConfigurationError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -24,17 +24,16 @@ from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.checking.baseline import at_valid_steps, is_finite
+from lengthwise_export.checking.baseline import at_valid_steps
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import ExportError, RunError, UnmendableError
+from lengthwise_export.errors import ExportError, UnmendableError
 from lengthwise_export.exporting.accuracy import UNTRAINED
-from lengthwise_export.exporting.missing_values import contains_isnan
-from lengthwise_export.options import OPSET, ExportOptions, Notice, Tell
-from lengthwise_export.targets.target import ScoreKind, Target
+from lengthwise_export.options import ExportOptions, Notice, Tell
+from lengthwise_export.targets.target import DirectoryTarget, ScoreKind, SpecTarget, Target
 from lengthwise_export.tracing import graph
 
 if TYPE_CHECKING:
@@ -124,33 +123,45 @@ MAX_LENGTH: Final = 1024  # the longest accepted sequence if the user does not s
 NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
 
-def of_users_model(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of a user's model; mended, if that is asked and padding reaches its answers."""
-    if not options.mend or read.kind == "directory":
-        return from_target(read, options)
+@singledispatch
+def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidate:
+    """The candidate of a target; mended, if that is asked and padding reaches its answers."""
+    if not options.mend:
+        return from_target(target, options)
     from lengthwise_export.mending.mend_target import mend_target
 
     how: dict[str, Any] = {"tolerance": options.tolerance or 0.0, "seed": options.seed, "progress": options.progress}
     how["max_length"] = options.max_length or MAX_LENGTH
-    report = None if read.blind else check_subject(read.subject, **how)
+    report = None if target.blind else check_subject(target.subject, **how)
     if report is not None and report.verdict != "leak":
-        source = from_target(read, options, report=report)
+        source = from_target(target, options, report=report)
         tell(Notice(NOTHING_TO_MEND))
         return source
-    source = from_mend(mend_target(read.alone or read, opset=options.opset, **how), options)
+    source = from_mend(mend_target(target.unmended, opset=options.opset, **how), options)
     assert source.mend is not None
     tell(Notice(source.mend.summary()))
     return source
+
+
+@candidate_of.register
+def _of_spec(target: SpecTarget, options: ExportOptions, tell: Tell) -> Candidate:
+    source = from_spec(target.spec, target.checkpoint, options)
+    if options.mend:
+        tell(Notice(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths"))
+    return source
+
+
+@candidate_of.register
+def _of_directory(target: DirectoryTarget, options: ExportOptions, tell: Tell) -> Candidate:
+    raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
 
 
 def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Report | None = None) -> Candidate:
     """A user's torch module or ONNX file, if `check` finds no leak in it (its `report`, if it was checked already).
 
     Raises:
-        ConfigurationError: The target is a model directory, or an option contradicts it.
+        ConfigurationError: An option contradicts it.
     """
-    if target.kind == "directory":
-        raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if options.missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
@@ -164,10 +175,10 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     batch = pad([sampler.sequence(length) for length in lengths], width=min(least - 1 + 8, max(longest, 5)))
     answer = subject.answer(batch)
     names = target.names
-    if names.attention is None and target.kind in ("module", "keras") and _is_attention(answer, batch):
+    if names.attention is None and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
     widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, least))], multiple=4)
-    manifest = target.described(
+    manifest = target.describe(
         task=task,
         scores=options.scores or target.scores or _found_scores(answer, batch, task),
         min_length=least,
@@ -175,24 +186,16 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         missing=options.missing or "refuse",
         graph=names,
         width_multiple=4 if runs(subject, widest) else 1,  # it may raise at the width that is rounded up
-        made=provenance_of(target),
+        made=target.origin(),
     )
 
     def build(named: Manifest) -> onnx.ModelProto:
-        proto = target.build(named.name, options.opset)
-        return graph.without_exporter_metadata(proto) if target.kind in ("module", "keras") else proto
-
-    def reference(batch: PaddedBatch) -> BatchLogits:
-        return subject.answer(batch).logits
-
-    def exact(batch: PaddedBatch) -> BatchLogits | None:
-        answer = subject.answer_in_float64(batch)
-        return None if answer is None else answer.logits
+        return target.build(named.name, options.opset)
 
     notices = tuple(_notices(target, options, report, batch))
-    if not target.framework:
+    if not target.traced:
         return Candidate(manifest, build, None, tolerance, notices)
-    return Candidate(manifest, build, reference, tolerance, notices, exact=exact)
+    return Candidate(manifest, build, target.reference, tolerance, notices, exact=target.exact)
 
 
 def _notices(target: Target, options: ExportOptions, report: Report, batch: PaddedBatch) -> Iterator[str]:
@@ -200,7 +203,7 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
         yield f"sequences of fewer than {report.min_length} steps will be refused (min_length in the manifest)"
     if options.labels is None and target.labels == tuple(map(str, range(len(target.labels)))):
         yield f"the labels are {', '.join(target.labels)}: --labels gives the classes names"
-    if options.missing is None and _may_take_nan(target, batch):
+    if options.missing is None and target.steps.kind == "values" and target.may_take_nan(batch):
         yield _MAY_TAKE_NAN
     if any(outcome.change == "scale" for outcome in report.trials):
         yield report.leaks[0].cause.why
@@ -225,7 +228,7 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
         raise ExportError("mend", fix.reason)
     source = from_target(proved.target, options, report=proved.report)
     allowed = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
-    made = provenance_of(original) | {"mended": proved.operators}
+    made = original.origin() | {"mended": proved.operators}
     return replace(
         source,
         manifest=source.manifest.model_copy(update={"made": made}),
@@ -243,18 +246,8 @@ def _require_sound(report: Report, target: Target) -> None:
         raise ExportError("check", report.reason)
     if report.verdict == "leak":
         begin = f" It begins at {report.leaks[0].operator}." if report.leaks else ""
-        check = "lengthwise_export.check" if target.is_object else f"lengthwise check {target.text}"
-        raise VerificationError(f"{target.text}: {report.reason}.{begin} `{check}` shows the cause and a fix")
-
-
-def provenance_of(target: Target) -> dict[str, str | int | float | None]:
-    """How a user's model was made, for the manifest."""
-    made: dict[str, str | int | float | None] = {"target": Path(target.text).name, **target.provenance}
-    if target.checkpoint is not None:
-        made["checkpoint"] = digest(target.checkpoint)
-    elif target.kind == "module" and not target.is_object:
-        made["weights"] = "the factory's own"
-    return made
+        why = f"{target.text}: {report.reason}.{begin}"
+        raise VerificationError(f"{why} `{target.check_command}` shows the cause and a fix")
 
 
 def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
@@ -306,17 +299,3 @@ _MAY_TAKE_NAN: Final = (
     "missing values will be refused, but the model seems to handle NaN: if it should, pass --missing handled, and the "
     "export verifies it"
 )
-
-
-def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
-    """Whether a model seems to handle NaN: its graph has an IsNaN node, or torch returns finite answers."""
-    if batch.steps.ndim == 2:
-        return False
-    if not target.framework:
-        return contains_isnan(target.build("", OPSET))
-    steps = batch.steps.copy()
-    steps[:, 0] = np.nan
-    try:
-        return is_finite(target.subject.answer(PaddedBatch(steps, batch.lengths)), batch)
-    except RunError:
-        return False

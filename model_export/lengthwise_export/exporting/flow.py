@@ -19,7 +19,7 @@ from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.check import check_subject
-from lengthwise_export.checking.report import Report, promise_text
+from lengthwise_export.checking.report import Report
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
 from lengthwise_export.targets import targets
@@ -78,13 +78,19 @@ def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell
     """
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
+    from lengthwise_export.exporting import candidate
+
+    read = targets.read(target, options, blind=options.mend)
     with one_torch_thread():
-        read = targets.read(target, options, blind=options.mend)
         for notice in read.notices:
             tell(Notice(notice, "warning"))
         names = _feature_names(options, read)
         records = _labelled(options, read, names, tell)
-        source = candidate_of(read, options, tell)
+        source = candidate.candidate_of(read, options, tell)
+        if options.threshold is not None:
+            source = candidate.with_threshold(source, options.threshold)
+        if "weights" in source.manifest.made:
+            tell(Notice(f"no --checkpoint: the weights are {source.manifest.made['weights']}", "warning"))
         named = source.manifest.input.model_copy(update={"names": names})
         source = replace(source, manifest=source.manifest.model_copy(update={"input": named}))
         for notice in source.notices:
@@ -97,24 +103,6 @@ def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell
     for warning in _unexpected(read, source, published):
         tell(Notice(warning, "warning"))
     return published
-
-
-def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of any target; mended, if that is asked and padding reaches its answers."""
-    from lengthwise_export.exporting import candidate
-
-    if read.spec is not None:
-        source = candidate.from_spec(read.spec, read.checkpoint, options)
-        if options.mend:
-            tell(Notice(f"{candidate.NOTHING_TO_MEND}: the built-in architecture takes lengths"))
-    else:
-        source = candidate.of_users_model(read, options, tell)
-    if options.threshold is not None:
-        source = candidate.with_threshold(source, options.threshold)
-    weights = source.manifest.made.get("weights")
-    if weights is not None:
-        tell(Notice(f"no --checkpoint: the weights are {weights}", "warning"))
-    return source
 
 
 def publish(
@@ -156,29 +144,34 @@ def publish(
 def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option contradicts it."""
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
-    read = None
+    name = targets.named(target)
     try:
-        with one_torch_thread(targets.may_be_torch(target)):
-            read = targets.read(target, options, blind=options.suggest)
-        with one_torch_thread(read.framework):
-            report = _tried(read, options)
+        read = targets.read(target, options, blind=options.suggest)
     except UncheckableError as error:
-        report = Report("uncheckable", str(error))
-    if options.suggest:
-        with one_torch_thread(read is not None and read.framework):
-            report = replace(report, fix=_suggestion(read, report, options))
-        if read is not None and read.blind and report.verdict != "uncheckable":  # whatever the trials say
-            said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
-            report = replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
-    report = replace(report, target=targets.named(target))
-    if read is None:
-        return report
-    served = None if read.manifest is None else promise_text(read.manifest)
-    return replace(report, served=served, notices=tuple(read.notices))
+        fix = _suggestion(None, Report("uncheckable", str(error)), options)
+        return Report("uncheckable", str(error), target=name, fix=fix)
+    with one_torch_thread():
+        report = _tried(read, options)
+        fix = _suggestion(read, report, options)
+    verdict, reason = report.verdict, report.reason
+    if read.blind and verdict != "uncheckable":  # whatever the trials say
+        unknown_ends = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
+        verdict, reason = "uncheckable", f"{unknown_ends}, {reason}"
+    return replace(
+        report,
+        verdict=verdict,
+        reason=reason,
+        target=name,
+        served=read.promise,
+        fix=fix,
+        notices=read.notices,
+    )
 
 
-def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal:
-    """What a mend of a checked target would change, and whether that is proved."""
+def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:
+    """What a mend of a checked target would change, and whether that is proved; None if that is not asked."""
+    if not options.suggest:
+        return None
     from lengthwise_export.exporting.candidate import NOTHING_TO_MEND
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mend_target import mend_target
@@ -188,33 +181,30 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
     if not read.blind and report.verdict != "leak":
         return FixProposal(True, NOTHING_TO_MEND)
     how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    return mend_target(read.alone or read, **how).fix
+    return mend_target(read.unmended, **how).fix
 
 
 def _tried(read: Target, options: CheckOptions) -> Report:
     """The report of a target's trials."""
-    least = 1 if read.manifest is None else read.manifest.min_length
     how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    report = check_subject(read.subject, min_length=least, **how)
+    report = check_subject(read.subject, min_length=read.min_length, **how)
     if options.missing == "handled" and not read.blind:
         from lengthwise_export.exporting import missing_values
 
         longest = report.max_length or options.max_length
-        missing_values.require(read, min_length=report.min_length, max_length=longest, seed=options.seed)
+        try:
+            missing_values.require(read, min_length=report.min_length, max_length=longest, seed=options.seed)
+        except UncheckableError as error:
+            return Report("uncheckable", str(error))
     return report
 
 
 def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
     """What a user may not expect of the published model."""
-    from lengthwise_export.architecture import trained
-
     if published.manifest.missing != source.manifest.missing:
         yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
     if published.sample is not None:
-        record = trained.TrainingRecord()
-        if read.spec is not None and read.checkpoint is not None:
-            record = trained.read_record(read.checkpoint)
-        yield from published.sample.notices(record.expected, record.expected_answers)
+        yield from published.sample.notices(read.training.expected, read.training.expected_answers)
 
 
 def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
@@ -243,11 +233,8 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
     from lengthwise.commands.data_options import reading_of
     from lengthwise.datasets import dataset
     from lengthwise.datasets.tails import doubts
-    from lengthwise_export.architecture import trained
 
-    weights = read.checkpoint if read.spec is not None else None
-    earlier = {} if weights is None else trained.read_record(weights).columns
-    padding = options.padding or (None if read.spec is None else read.spec.input.padding)
+    earlier, padding = read.training.columns, options.padding or read.padding
     row = {key: word for key, word in earlier.items() if key == "row"}
     reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=earlier)
     reading = replace(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, pad, step_mask
@@ -64,13 +63,6 @@ def failure(measured: list[Case]) -> str | None:
     )
 
 
-def contains_isnan(graph: onnx.ModelProto) -> bool:
-    """Whether a graph has an IsNaN node, so it may handle missing values."""
-    return any(node.op_type == "IsNaN" for node in graph.graph.node) or any(
-        node.op_type == "IsNaN" for function in graph.functions for node in function.node
-    )
-
-
 def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) -> None:
     """Makes sure that a target under check handles missing values, for `check --missing handled`.
 
@@ -80,9 +72,9 @@ def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) 
     if target.steps.kind == "tokens":
         raise UncheckableError("--missing handled: a sequence of token ids has no missing values")
 
-    runs: list[Callable[[PaddedBatch], BatchLogits]] = [lambda batch: target.subject.answer(batch).logits]
-    if not target.framework:
-        manifest = target.described(min_length=min_length, max_length=max_length)
+    runs: list[Callable[[PaddedBatch], BatchLogits]] = [target.reference]
+    if not target.traced:
+        manifest = target.describe(min_length=min_length, max_length=max_length)
         # The manifest's default policy runs the graph in our own recurrent kernels, which keep NaN.
         session = Session(target.build("model", 0).SerializeToString(), manifest)
         runs.append(lambda batch: session.run(batch).logits)

@@ -17,6 +17,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import StepInput, digest
+from lengthwise.runtime.manifest import GraphNames, StepInput, digest
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
@@ -44,9 +45,8 @@ from lengthwise_export.keras_models.module import (
     probable_scores,
 )
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.step_inputs import module_target
 from lengthwise_export.targets.target import (
-    Target,
+    TorchTarget,
     check_options_agree,
     labels_of,
     one_torch_thread,
@@ -58,13 +58,30 @@ from lengthwise_export.tracing.module_state import ModuleState
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
-def read_file(text: str, options: TargetOptions) -> Target:
+@dataclass(frozen=True, kw_only=True)
+class KerasTarget(TorchTarget):
+    """A Keras model, as a torch module of the same answers."""
+
+    framework: Mapping[str, str]  # Where it comes from: the version of Keras, the file
+    alone: KerasTarget | None = None  # The same model, called with the steps alone; None for that itself
+
+    @property
+    def unmended(self) -> KerasTarget:
+        """The model that is called with the steps alone, whose masks a mend makes anew."""
+        return self.alone or self
+
+    def origin(self) -> dict[str, str | int | float | None]:
+        """Where it comes from."""
+        return super().origin() | dict(self.framework)
+
+
+def read_file(text: str, options: TargetOptions) -> KerasTarget:
     """The target of a Keras file, whose model is loaded without running anything that is in it."""
     path = Path(text)
     return of_model(text, load(path), options, {"checkpoint": digest(path)})
 
 
-def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str, str] | None = None) -> Target:
+def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str, str] | None = None) -> KerasTarget:
     """The target of a Keras model, whose answers to sequences alone are compared with those of Keras first.
 
     Args:
@@ -109,15 +126,18 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
         mask = f"keras.ops.not_equal(inputs, {value or 0})"
     whole, names = LayerParts(module, mask), ArgumentNames(fix=IN_OWN_LAYER)
     with_lengths, alone = (
-        module_target(
-            text,
-            "keras",
-            TorchSubject(module, model_input.steps, each, select_output, whole=whole, own_names=names, state=state),
+        KerasTarget(
+            text=text,
+            subject=TorchSubject(
+                module, model_input.steps, each, select_output, whole=whole, own_names=names, state=state
+            ),
             labels=labels,
             per_step=len(shape) == 3,
+            names=GraphNames(sequences=model_input.steps.kind),
+            blind=each.second == "none",
             notices=notices,
             scores=probable_scores(model),
-            provenance=entries | dict(origin or {}),
+            framework=entries | dict(origin or {}),
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )

@@ -24,7 +24,7 @@ from lengthwise_export.checking.check import ProgressCallback, check_subject
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report
-from lengthwise_export.checking.trace_onnx import OnnxSubject, widened
+from lengthwise_export.checking.trace_onnx import widened
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import UncheckableError, UnmendableError
 from lengthwise_export.mending.fix import FixProposal, draw_curve
@@ -33,8 +33,9 @@ from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, keras_cure
 from lengthwise_export.options import OPSET
-from lengthwise_export.targets.target import Target
-from lengthwise_export.tracing.graph import ties_in
+from lengthwise_export.targets.graph_targets import graph_fields
+from lengthwise_export.targets.target import GraphTarget, Target
+from lengthwise_export.tracing.graph import ties_in, without_exporter_metadata
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 LENGTHS = "lengths"  # the name of the input that a mend adds
@@ -43,13 +44,28 @@ _SOME_STEPS: Final = 16
 _OTHERS: Final = 4  # sequences with the same first step, of which an answer has to differ
 
 
+@dataclass(frozen=True, kw_only=True)
+class MendedTarget(GraphTarget):
+    """The mended graph of a target."""
+
+    original: Target
+
+    def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
+        """A copy of the graph, with this name in its metadata."""
+        graph = deepcopy(self.graph)
+        for entry in graph.metadata_props:
+            if entry.key == NAME_IN_GRAPH:
+                entry.value = name
+        return without_exporter_metadata(graph) if self.original.traced else graph
+
+
 @dataclass(frozen=True, slots=True)
 class ProvedMend:
     """A mend of a target."""
 
     fix: FixProposal  # What it changes, and its proof; or why there is none
     original: Target  # The target before
-    target: Target | None = None  # The mended target; None if it cannot be mended, or the proof does not hold
+    target: MendedTarget | None = None  # The mended target; None if it cannot be mended, or the proof does not hold
     report: Report | None = None  # The report of the check of the mended target; None if none ran
     # The original with the steps that it leaves out taken for data; None if it leaves out none
     reference: Subject | None = None
@@ -99,10 +115,10 @@ def mend_target(
         steadiness = Steadiness(target.subject, limits.sizes, ROUNDING + tolerance)
         steadiness.require()
         say("building the graph")
-        graph = target.build("model", opset)
-        if target.framework:
+        graph = target.build("model", opset, origins=True)
+        if target.traced:
             origins = {shown_operator(node): node for node in graph.graph.node}
-        if not target.framework and _reads_the_first_step_only(target, shortest, longest, seed):
+        elif _reads_the_first_step_only(target, shortest, longest, seed):
             first = "the answer depends on the first step alone, however long the sequence is"
             raise UncheckableError(f"{first}: an export that was traced with one step does that{keras_cure(graph)}")
         say("mending the graph")
@@ -131,17 +147,8 @@ def _proved(
 ) -> ProvedMend:
     """Proves and checks a mend whose sequences have at least and at most `lengths` steps."""
     shortest, longest = lengths
-    names = _named(target.names)
-
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        graph = deepcopy(mended.graph)
-        for entry in graph.metadata_props:
-            if entry.key == NAME_IN_GRAPH:
-                entry.value = name
-        return graph
-
-    subject = _run_as(target, mended.graph, names)
-    after = replace(target, names=names, subject=subject, build=build, framework=False, blind=False)
+    same: dict[str, Any] = {name: getattr(target, name) for name in ("text", "labels", "is_object", "scores")}
+    after = MendedTarget(**same, **_run_as(target, mended.graph, _named(target.names)), original=target)
     how: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **how)
     say("one answer against padding")
@@ -161,15 +168,15 @@ def _proved(
     if not mended.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
     fix = FixProposal(True, reason, verdict=report.verdict, **facts)
-    counted_subject = (
-        None if mended.counted is None else _run_as(target, mended.counted, target.names, blind=target.blind)
-    )
-    return ProvedMend(fix, target, after, report, counted_subject)
+    if mended.counted is None:
+        return ProvedMend(fix, target, after, report)
+    taken_for_data = _run_as(target, mended.counted, target.names, blind=target.blind)
+    return ProvedMend(fix, target, after, report, taken_for_data["subject"])
 
 
-def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> Subject:
-    """A graph that is run with these names for its inputs, in the place of the target's own."""
-    return OnnxSubject(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
+def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> dict[str, Any]:
+    """The fields of a target of this graph."""
+    return graph_fields(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
 
 
 def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:

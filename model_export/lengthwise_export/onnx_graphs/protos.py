@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -95,3 +96,9 @@ def keras_cure(graph: onnx.ModelProto) -> str:
     names = [value.name for value in graph.graph.input]
     from_keras = graph.producer_name == "tf2onnx" or any(name.startswith("keras_tensor") for name in names)
     return "; if it was exported from Keras, give the .keras file instead" if from_keras else ""
+
+
+def contains_isnan(graph: onnx.ModelProto) -> bool:
+    """Whether a graph has an IsNaN node, so it may handle missing values."""
+    nodes = itertools.chain(graph.graph.node, *(function.node for function in graph.functions))
+    return any(node.op_type == "IsNaN" for node in nodes)

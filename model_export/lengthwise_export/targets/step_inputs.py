@@ -13,20 +13,18 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
-from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.limits import raised_for, runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
 from lengthwise_export.tracing.module_state import ModuleState
 
@@ -232,29 +230,3 @@ def _keeps_rows_apart(subject: Subject) -> bool:
         gap = np.abs(before[1:] - after[1:]).max()
         return bool(gap <= _SAME * max(1.0, float(np.abs(before[1:]).max())))
     return False
-
-
-def module_target(
-    text: str, kind: TargetKind, subject: TorchSubject, *, labels: tuple[str, ...], per_step: bool, **more: Any
-) -> Target:
-    """The target of a module: it is checked and exported with the same signature and the same output."""
-
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
-
-        how: dict[str, Any] = {"signature": subject.signature, "select_output": subject.select_output}
-        return graph.build(subject.module, subject.steps, name=name, labels=labels, opset=opset, **how)
-
-    return Target(
-        text=text,
-        kind=kind,
-        steps=subject.steps,
-        subject=subject,
-        labels=labels,
-        per_step=per_step,
-        names=GraphNames(sequences=subject.steps.kind),
-        build=build,
-        framework=True,
-        blind=subject.signature.second == "none",
-        **more,
-    )

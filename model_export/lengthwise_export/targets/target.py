@@ -1,65 +1,195 @@
-"""The result of loading a TARGET: a model to check, a function that builds its graph, and a description of a step."""
+"""What every TARGET has once it is read: a model to check, its graph, and what an export or a check says about it.
+
+Each kind is a class of its own, which knows how its model is built, compared and described. `torch_targets.py` reads
+those that run in torch, `graph_targets.py` those that are graphs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+import numpy as np
 import onnx
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput, digest
 from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import TrainingRecord, read_record
+from lengthwise_export.checking.baseline import is_finite
 from lengthwise_export.checking.recording import Subject
+from lengthwise_export.errors import RunError
+from lengthwise_export.onnx_graphs.protos import contains_isnan
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.process_wide import torch_threads
 
+if TYPE_CHECKING:
+    from lengthwise.commands.data_options import PaddingCut
+    from lengthwise.verification.measurement import BatchLogits
+    from lengthwise_export.checking.trace_torch import TorchSubject
+
 ScoreKind = Literal["logits", "probabilities"]
 
-TargetKind = Literal["spec", "checkpoint", "module", "keras", "onnx", "directory"]
+TargetKind = Literal["spec", "checkpoint", "module", "keras", "onnx", "directory"]  # What a text may name
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A loaded target: a model from any framework."""
+@dataclass(frozen=True, kw_only=True)
+class Target(ABC):
+    """A model from any framework, to be checked and exported."""
 
-    text: str
-    kind: TargetKind
-    steps: StepInput
+    traced: ClassVar[bool] = False  # Whether its graph is traced from torch, so that it can be compared with it
+
+    text: str  # Its name in messages
     subject: Subject
     labels: tuple[str, ...]
     per_step: bool
     names: GraphNames
-    build: Callable[[str, int], onnx.ModelProto]
-    framework: bool  # Whether it runs in torch, so that its graph can be compared with it
-    checkpoint: Path | None = None
-    manifest: Manifest | None = None  # The manifest, if the target is a model directory
-    spec: Spec | None = None
-    notices: tuple[str, ...] = ()
-    is_object: bool = False  # Whether the caller passed an object, which has its weights already
-    # Whether the model takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend adds, and
-    # `subject` runs a batch as if it had no padding.
+    # Whether it takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend adds, and
+    # `subject` runs a batch as if it had no padding
     blind: bool = False
-    # The same model as a blind target, if a mend is to begin with that; None to begin with this one
-    alone: Target | None = None
+    is_object: bool = False  # Whether the caller passed an object, and not a text
+    notices: tuple[str, ...] = ()  # What a user should know of how it was read
     scores: ScoreKind | None = None  # What its output is, if the model says that
-    # What the manifest is to say about where the model comes from
-    provenance: Mapping[str, str] = field(default_factory=dict)
+    min_length: int = 1  # The shortest sequence that it is known to accept, in steps
+    promise: str | None = None  # What is promised of its answers, as a sentence; None if it is not published
 
-    def described(self, **fields: Any) -> Manifest:
+    @property
+    def steps(self) -> StepInput:
+        """The kind of a step."""
+        return self.subject.steps
+
+    @abstractmethod
+    def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
+        """Its graph, for a model of this name; with `origins`, its nodes say which line of code they come from."""
+
+    @abstractmethod
+    def may_take_nan(self, batch: PaddedBatch) -> bool:
+        """Whether it seems to handle missing values; `batch` is one of values."""
+
+    def reference(self, batch: PaddedBatch) -> BatchLogits:
+        """Logits `[rows, classes]` or `[rows, width, classes]` of the model itself."""
+        return self.subject.answer(batch).logits
+
+    def exact(self, batch: PaddedBatch) -> BatchLogits | None:
+        """The same in float64; None if it does not run in it."""
+        answer = self.subject.answer_in_float64(batch)
+        return None if answer is None else answer.logits
+
+    @property
+    def unmended(self) -> Target:
+        """The target with which a mend begins."""
+        return self
+
+    @property
+    def training(self) -> TrainingRecord:
+        """What is known of its training."""
+        return TrainingRecord()
+
+    @property
+    def padding(self) -> PaddingCut:
+        """What is cut off from the end of sequences of data before the model sees them."""
+        return None
+
+    def origin(self) -> dict[str, str | int | float | None]:
+        """Where the model comes from, for `made` in the manifest."""
+        return {"target": Path(self.text).name}
+
+    @property
+    def check_command(self) -> str:
+        """How to check it."""
+        return "lengthwise_export.check" if self.is_object else f"lengthwise check {self.text}"
+
+    def describe(self, **fields: Any) -> Manifest:
         """A manifest of the model, with these other fields."""
         own: dict[str, Any] = {"name": "model", "version": 1, "input": self.steps, "labels": self.labels}
         own |= {"task": "per-step" if self.per_step else "single-label", "graph": self.names}
         return Manifest(**own | fields)
 
 
-def one_torch_thread(needed: bool = True) -> AbstractContextManager[None]:
-    """Makes torch compute in one thread while a target runs in it, so that the order of sums is fixed."""
-    return torch_threads(1) if needed else nullcontext()
+@dataclass(frozen=True, kw_only=True)
+class TorchTarget(Target):
+    """A model that runs in torch: it is checked and exported with the same signature and the same output."""
+
+    traced: ClassVar[bool] = True
+
+    subject: TorchSubject
+    checkpoint: Path | None = None
+
+    def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
+        """Traces its graph."""
+        from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
+
+        how: dict[str, Any] = {"signature": self.subject.signature, "select_output": self.subject.select_output}
+        proto = graph.build(self.subject.module, self.steps, name=name, labels=self.labels, opset=opset, **how)
+        return proto if origins else graph.without_exporter_metadata(proto)
+
+    def may_take_nan(self, batch: PaddedBatch) -> bool:
+        """Whether its answers to NaN are finite."""
+        steps = batch.steps.copy()
+        steps[:, 0] = np.nan
+        with suppress(RunError):
+            return is_finite(self.subject.answer(PaddedBatch(steps, batch.lengths)), batch)
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecTarget(TorchTarget):
+    """A model of the built-in architecture."""
+
+    spec: Spec
+
+    @property
+    def training(self) -> TrainingRecord:
+        """What its checkpoint records of its training."""
+        return TrainingRecord() if self.checkpoint is None else read_record(self.checkpoint)
+
+    @property
+    def padding(self) -> PaddingCut:
+        """What its spec says."""
+        return self.spec.input.padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleTarget(TorchTarget):
+    """A user's module."""
+
+    def origin(self) -> dict[str, str | int | float | None]:
+        """Where it comes from, with its weights."""
+        if self.checkpoint is not None:
+            return super().origin() | {"checkpoint": digest(self.checkpoint)}
+        return super().origin() | ({} if self.is_object else {"weights": "the factory's own"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphTarget(Target):
+    """A graph that was made elsewhere. It keeps its bytes."""
+
+    graph: onnx.ModelProto
+
+    def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
+        """The graph, whatever name and opset are."""
+        return self.graph
+
+    def may_take_nan(self, batch: PaddedBatch) -> bool:
+        """Whether it has an IsNaN node."""
+        return contains_isnan(self.graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryTarget(GraphTarget):
+    """A model directory, which is published already."""
+
+
+def one_torch_thread() -> AbstractContextManager[None]:
+    """Makes torch, if it is imported, compute in one thread during the block, so that the order of sums is fixed."""
+    return torch_threads(1) if "torch" in sys.modules else nullcontext()
 
 
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})
@@ -81,12 +211,12 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
     Raises:
         ConfigurationError: One does not; the message names it.
     """
-    said, apply = _KINDS[kind]
+    title, applicable = _KINDS[kind]
     for name in TargetOptions.model_fields:
-        if getattr(options, name) not in (None, False) and name not in apply:
+        if getattr(options, name) not in (None, False) and name not in applicable:
             in_spec = name == "missing" and kind in ("spec", "checkpoint")
             hint = "; say it as `missing` in [input] of the spec, and train" if in_spec else ""
-            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({said}){hint}")
+            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({title}){hint}")
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
@@ -95,14 +225,14 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
     Raises:
         ConfigurationError: One does; the message names it.
     """
-    for flag, said, own in (
+    for flag, option, own in (
         ("features", options.features, steps.features),
         ("vocabulary", options.vocabulary, steps.vocabulary),
         ("classes", options.classes, len(labels)),
         ("labels", options.labels, tuple(labels)),
     ):
-        if said is not None and said != own:
-            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
+        if option is not None and option != own:
+            raise ConfigurationError(f"--{flag} {option} contradicts {text}, which has {own}")
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
@@ -113,7 +243,7 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
             there twice.
     """
     labels = tuple(options.labels or ())
-    empty = [place for place, label in enumerate(labels) if not label.strip()]
+    empty = [index for index, label in enumerate(labels) if not label.strip()]
     names = ", ".join(map(repr, labels))
     if empty:
         raise ConfigurationError(

@@ -17,13 +17,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import GraphNames
 from lengthwise_export.architecture import checkpoint, foreign_files, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.step_inputs import module_target, read_steps, require_order_of_axes
-from lengthwise_export.targets.target import Target, check_options_agree, labels_of
+from lengthwise_export.targets.step_inputs import read_steps, require_order_of_axes
+from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
@@ -131,7 +132,7 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" + ("" if location is None else f" ({location})")
 
 
-def read_spec(text: str, options: TargetOptions) -> Target:
+def read_spec(text: str, options: TargetOptions) -> SpecTarget:
     """The built-in architecture that a spec describes."""
     return _of_spec(text, options, Spec.read(Path(text)), _weights(options))
 
@@ -140,7 +141,7 @@ def _weights(options: TargetOptions) -> Path | None:
     return None if options.checkpoint is None else Path(options.checkpoint)
 
 
-def read_checkpoint(text: str, options: TargetOptions) -> Target:
+def read_checkpoint(text: str, options: TargetOptions) -> SpecTarget:
     """The built-in architecture with the spec that is stored in its checkpoint.
 
     Raises:
@@ -156,18 +157,25 @@ def read_checkpoint(text: str, options: TargetOptions) -> Target:
     return _of_spec(text, options, spec, path)
 
 
-def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> Target:
+def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> SpecTarget:
     spec = spec.concrete() if weights is None else trained.with_chosen_keys(spec, weights)
     model, notices = trained.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
     labels, per_step = spec.output.labels, spec.output.task == "per-step"
     check_options_agree(text, options, steps, labels)
-    subject = TorchSubject(model, steps, CallSignature(), output_selector(None))
-    more = {"checkpoint": weights, "spec": spec, "notices": tuple(notices)}
-    return module_target(text, "spec", subject, labels=labels, per_step=per_step, **more)
+    return SpecTarget(
+        text=text,
+        subject=TorchSubject(model, steps, CallSignature(), output_selector(None)),
+        labels=labels,
+        per_step=per_step,
+        names=GraphNames(sequences=steps.kind),
+        notices=tuple(notices),
+        checkpoint=weights,
+        spec=spec,
+    )
 
 
-def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
+def read_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> TorchTarget:
     """A user's module. Its signature shows how to call it, its layers show the kind of a step.
 
     Raises:
@@ -213,5 +221,13 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         check_options_agree(text, unsaid, subject.steps, own)
         labels = own
     state.restore()
-    more = {"checkpoint": weights, "notices": tuple(notices)}
-    return module_target(text, "module", subject, labels=labels, per_step=len(shape) == 3, **more)
+    return ModuleTarget(
+        text=text,
+        subject=subject,
+        labels=labels,
+        per_step=len(shape) == 3,
+        names=GraphNames(sequences=subject.steps.kind),
+        blind=signature.second == "none",
+        notices=tuple(notices),
+        checkpoint=weights,
+    )

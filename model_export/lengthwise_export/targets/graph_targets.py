@@ -1,0 +1,75 @@
+"""Loads targets that are graphs: an ONNX file or an `onnx.ModelProto`, and the graph of a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
+from lengthwise_export.architecture import trained
+from lengthwise_export.checking.report import promise_text
+from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
+from lengthwise_export.onnx_graphs.protos import labels_in
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check_options_agree, labels_of
+
+
+def read_model(text: str, model: onnx.ModelProto | None, options: TargetOptions, blind: bool) -> GraphTarget:
+    """The target of a graph; of that in the file `text` without one.
+
+    Raises:
+        ConfigurationError: The file cannot be read as ONNX, or holds no graph.
+    """
+    proto = onnx.ModelProto()
+    if model is not None:
+        proto.CopyFrom(model)
+    else:
+        try:
+            proto = onnx.load(text)
+        except Exception as error:  # protobuf's own kinds, and those of files beside the graph
+            raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
+    if not proto.graph.output:
+        raise ConfigurationError(f"{text} holds no graph: it has no output")
+    reading = read_graph(proto, options, blind=blind)
+    labels = labels_of(text, options, reading.classes)
+    own = labels_in(proto)
+    if own is not None and len(own) == reading.classes:
+        check_options_agree(text, options, reading.steps, own)
+        labels = own
+    return GraphTarget(text=text, labels=labels, **graph_fields(reading))
+
+
+def graph_fields(reading: ExternalGraph, *, one_by_one: bool = False) -> dict[str, Any]:
+    """The fields of a target of a graph that its reading says; `one_by_one`, each row runs alone."""
+    fields = {name: getattr(reading, name) for name in ("graph", "names", "per_step", "blind")}
+    return fields | {"subject": OnnxSubject(reading, one_by_one=one_by_one)}
+
+
+def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
+    """The target of a model directory.
+
+    Raises:
+        ConfigurationError: The folder is none, or an option contradicts its manifest.
+    """
+    directory = Path(text)
+    if not (directory / MANIFEST_FILE).exists():
+        inside = sorted(
+            {str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")}
+        )
+        instead = f"; there is {', '.join(inside[:5])}" if inside else ""
+        raise ConfigurationError(
+            f"{text} is a folder with neither {MANIFEST_FILE} (a model directory) nor {trained.WEIGHTS_FILE} (what "
+            f"`lengthwise train` wrote){instead}"
+        )
+    manifest = Manifest.read(directory)
+    manifest.checked(directory)
+    check_options_agree(text, options, manifest.input, manifest.labels)
+    per_step, graph = manifest.task == "per-step", onnx.load(directory / GRAPH_FILE)
+    reading = ExternalGraph(graph, manifest.input, manifest.graph, manifest.classes, per_step=per_step)
+    fields = graph_fields(reading, one_by_one=manifest.max_batch_rows == 1)
+    fields |= {"min_length": manifest.min_length, "promise": promise_text(manifest)}
+    return DirectoryTarget(text=text, labels=manifest.labels, **fields)
