@@ -157,7 +157,7 @@ def on_terminal(report: Report) -> RenderableType:
             parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {report.served}' if report.served else ''}."))
     parts += [Text(f"note: {note}") for note in report.notes]
     for leak in report.leaks:  # last, where a terminal shows them
-        parts += ["", *_told(leak)]
+        parts += ["", *_leak_lines(leak)]
     return Group(*parts, *(() if report.fix is None else (report.fix.on_terminal(),)))
 
 
@@ -204,21 +204,21 @@ def one_per_kind(outcomes: Sequence[TrialResult]) -> Iterator[TrialResult]:
         yield replace(first, name=first.name + more, difference=max(differences, default=None))
 
 
-def _told(leak: Leak) -> Iterator[RenderableType]:
+def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
     place = "" if leak.location is None else f"{leak.location}: "
     moves = f"moves by {number(leak.difference)}" if math.isfinite(leak.difference) else "is not finite"
     yield Text.assemble((f"{place}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
-    told = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
+    grid = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
     for word, text in (
         ("place", leak.layer),
         ("why", leak.cause.why),
         ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),
     ):
         if text:
-            told.add_row(Text(f"  {word:<5}", style="bold"), Text(text))
-    yield told
+            grid.add_row(Text(f"  {word:<5}", style="bold"), Text(text))
+    yield grid
     yield Text("  fix", style="bold")
     for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")

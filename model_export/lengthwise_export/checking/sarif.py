@@ -64,7 +64,7 @@ def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict
     results = [_of_leak(leak, report.target, file) for leak in report.leaks]
     if not results and report.verdict != "sound":
         said, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
-        results = [_told(said, _physical(file), known)]
+        results = [_result(said, _physical(file), known)]
     rule = _RULES.get(report.verdict)
     if rule is not None:
         number_of = {"ruleId": rule["id"], "ruleIndex": [*_RULES].index(report.verdict), **rule["defaultConfiguration"]}
@@ -83,24 +83,26 @@ def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict
 
 def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
-    said = (
+    message = (
         f"{leak.operator}: its output moves by {number(leak.difference)} with {leak.trial}. "
         f"{leak.cause.why.rstrip('.')}.{since}\n\nFix:\n{leak.cause.fix}"
     )
-    found = leak.location
+    location = leak.location
     # The fingerprint stays the same while lines above the leak are added or removed.
-    known = (target, leak.layer or leak.operator) if found is None else (relative_path(found.file), found.source)
-    place = _physical(file) if found is None else _physical(found.file, found.line, found.source)
+    known = (
+        (target, leak.layer or leak.operator) if location is None else (relative_path(location.file), location.source)
+    )
+    place = _physical(file) if location is None else _physical(location.file, location.line, location.source)
     named = {"name": leak.operator, "fullyQualifiedName": leak.layer or leak.operator, "kind": "operator"}
     properties = {key: getattr(leak, key) for key in ("operator", "kind", "trial")}
-    told = _told(said, {**place, "logicalLocations": [named]}, (*known, leak.kind))
-    return {**told, "properties": {**properties, "difference": finite(leak.difference)}}
+    result = _result(message, {**place, "logicalLocations": [named]}, (*known, leak.kind))
+    return {**result, "properties": {**properties, "difference": finite(leak.difference)}}
 
 
-def _told(said: str, place: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+def _result(message: str, place: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
     """A result; `known` is what tells it from others when the file has changed."""
     digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
-    return {"message": {"text": said}, "locations": [place], "partialFingerprints": {"paddingLeak/v1": digest}}
+    return {"message": {"text": message}, "locations": [place], "partialFingerprints": {"paddingLeak/v1": digest}}
 
 
 def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:

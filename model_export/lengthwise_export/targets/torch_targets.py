@@ -56,7 +56,7 @@ def module_of(text: str) -> nn.Module:
         try:
             made = made()
         except (Exception, SystemExit) as error:  # the user's own code
-            raise ConfigurationError(f"{text} raises: {_told(error)}") from error
+            raise ConfigurationError(f"{text} raises: {_error_and_line(error)}") from error
         finally:
             random.setstate(before)
     if is_keras(made):
@@ -124,10 +124,10 @@ def _imported(where: str, text: str) -> ModuleType:
             ) from error
         raise ConfigurationError(f"{text}: importing it needs {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # the user's own code
-        raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
+        raise ConfigurationError(f"{text}: importing it raises {_error_and_line(error)}") from error
 
 
-def _told(error: BaseException) -> str:
+def _error_and_line(error: BaseException) -> str:
     location = location_of(error)
     return f"{type(error).__name__}: {error}" + ("" if location is None else f" ({location})")
 
