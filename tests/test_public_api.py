@@ -105,7 +105,7 @@ def test_train_takes_what_its_command_takes() -> None:
     of_shell = {"words", "resume", "as_json", "channels_first", "columns"}
     command = {parameter.name for parameter in command_named("train").params}
     in_python = {"spec", "sequences", "labels", "layout", "progress", "options"}
-    in_python |= {"batch_rows", "weight_decay", "patience", "calibration", "threads"}  # few change them
+    in_python |= {"batch_rows", "learning_rate", "weight_decay", "patience", "class_weights", "calibration", "threads"}
     assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell
 
 

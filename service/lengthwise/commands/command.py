@@ -21,6 +21,10 @@ REMOVED: Final = {
     ("bench", "--seed"): "each load is the same, every time",
     ("bench", "--format"): "requests are JSON",
     ("bench", "--warmup-seconds"): "a tenth of the duration is not measured, and none with --request-count",
+    ("score", "--overwrite"): "delete the file of predictions first",
+    ("score", "--threads"): "there is a thread for each core that the process may use: taskset -c 0 leaves it one",
+    ("train", "--class-weights"): "they are chosen from the data; in Python: train(..., class_weights=True)",
+    ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
     **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
 BAD = 1
