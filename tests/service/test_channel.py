@@ -69,6 +69,13 @@ async def test_a_call_whose_other_end_is_gone_gets_none() -> None:
         one.send("never")  # nobody hears it
 
 
+async def test_a_call_that_begins_when_its_channel_is_closed_gets_none() -> None:
+    async with channels(never=asyncio.Event().wait) as (one, _):
+        call = asyncio.ensure_future(one.call("never"))
+        one.close()  # the worker has ended, before that task had its turn
+        assert await asyncio.wait_for(call, PATIENCE_SECONDS) is None
+
+
 async def test_the_first_message_comes_whole_with_its_descriptors_however_long_it_is(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with theirs, (tmp_path / "shared").open("w+b") as file:

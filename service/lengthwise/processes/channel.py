@@ -106,6 +106,8 @@ class Channel:
 
     async def call(self, kind: str, *content: Any) -> Any:
         """Sends a message and awaits its answer; None if the channel is closed before."""
+        if self._writer.is_closing():  # also since the caller made a task of this
+            return None
         number = next(self._numbers)
         self._calls[number] = call = asyncio.get_running_loop().create_future()
         self.send(kind, *content, number=number)
