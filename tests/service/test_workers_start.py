@@ -20,7 +20,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
-from lengthwise.processes import shared_memory
+from lengthwise.processes import shared_memory, supervisor
 from lengthwise.processes.shared_memory import shared_file
 from lengthwise.processes.supervisor import MOST_EARLY, Supervisor, WorkerSlot
 from lengthwise.processes.worker_count import WorkerCount
@@ -161,6 +161,24 @@ def test_a_supervision_that_fails_ends_the_service_with_its_reason(
     with shared_file(2) as file:
         assert asyncio.run(Supervisor(Settings(drain_seconds=0), WorkerCount(2, ""), {}, file).run()) == 1
     assert "ZeroDivisionError: of slot 0" in caplog.text
+
+
+def test_one_that_ends_before_its_first_message_is_logged_with_its_own_exit_code(
+    open_signals: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def ended(*_: str, **__: Any) -> asyncio.subprocess.Process:
+        process = await start(sys.executable, "-S", "-c", "raise SystemExit(77)")
+        await process.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", ended)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.0)
+    with shared_file(2) as file:
+        assert asyncio.run(Supervisor(Settings(drain_seconds=0), WorkerCount(2, ""), {}, file).run()) == 1
+    assert "(code 77); no worker is ready" in caplog.text
+    assert "cannot be started" not in caplog.text
 
 
 def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

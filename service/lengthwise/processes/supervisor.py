@@ -254,7 +254,8 @@ class Supervisor:
             theirs.close()
             try:
                 slot.channel = channel = await Channel.open(ours, self._handlers(slot, ended))
-                send_descriptors(ours, [self._file.fileno(), *self._sockets.values()])
+                with suppress(ConnectionError):  # it has ended, and its exit code says more
+                    send_descriptors(ours, [self._file.fileno(), *self._sockets.values()])
                 start = {"index": slot.index, "workers": self._count, "reason": self._reason}
                 channel.send("start", start | {"sockets": [*self._sockets], "settings": self._options})
                 receiving = asyncio.ensure_future(channel.receive())
