@@ -98,7 +98,7 @@ def test_a_wheel_has_every_file_of_a_package(wheel: Path, package: str) -> None:
     assert held == expected
     assert {PurePosixPath(name).suffix for name in held} <= {
         *(".py", ".pyi", ".typed", ".c", ".h", ".proto", ".toml"),
-        *(".json", ".jsonl", ".onnx", ".npz"),
+        *(".json", ".jsonl", ".onnx", ".npz", ".binpb"),
         *(".css", ".html", ".js", ".svg"),
     }
     public = "lengthwise_export/testing.py"  # what users' tests import

@@ -56,7 +56,9 @@ def _prepare(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=KEPT_IN) as aside:
         copy = Path(aside) / "models"
         shutil.copytree(bundled_models(), copy, ignore=shutil.ignore_patterns(*KEPT))
-        server = ServerProcess(str(copy), LENGTHWISE_JUDGE_TIMEOUT_SECONDS="3600")  # a busy machine takes long
+        # One worker: of two, the one that did not measure may be ready before the other one has stored what it did.
+        # A busy machine takes long.
+        server = ServerProcess(str(copy), LENGTHWISE_WORKERS="1", LENGTHWISE_JUDGE_TIMEOUT_SECONDS="3600")
         try:
             server.wait_for("is ready on")
         finally:
