@@ -41,6 +41,25 @@ def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     assert found["p99_over_arrival"] <= 1.0
 
 
+def test_on_a_processor_whose_full_batches_are_a_little_cheaper_little_padding_is_computed():
+    """A row of a small transformer in onnxruntime: 0.31 ms alone at 64 steps, 0.20 ms in a full batch."""
+    milliseconds = [[0.15, 0.31, 1.3], [0.5, 1.02, 5.2], [1.0, 3.7, 21.0], [3.3, 12.9, 80.0]]
+    cost = CostTable([1, 4, 16, 64], [16, 64, 256], np.array(milliseconds) / 1000)
+    pool, arriving = PendingSequences(), iter(drawn("lognormal", count=4000))
+    valid = computed = 0
+    for _ in range(64):
+        pool.add(WaitingSequence(next(arriving)))
+    for length in arriving:
+        if len(pool) < 64:
+            pool.add(WaitingSequence(length))
+            continue
+        batch = plan(pool, cost, BatchLimits(), 0.0)
+        pool.add(WaitingSequence(length))
+        valid += sum(one.width for one in batch)
+        computed += len(batch) * max(one.width for one in batch)
+    assert valid >= 0.85 * computed
+
+
 def test_what_came_lately_is_counted_by_width_and_what_came_before_is_let_go():
     pool = PendingSequences()
     for width in (8, *[4] * 4095, 12):

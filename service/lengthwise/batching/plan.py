@@ -212,7 +212,7 @@ def _by_length(
     column, full = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
     many_free = column.seconds[1] >= _MANY_FREE * column.least_row_seconds
     exact = 2 * column.enough_rows < full and not many_free  # a batch need not be full to be cheap
-    if not exact and pending.refilled:
+    if many_free and pending.refilled:
         return _class_batch(pending, anchor, cost, limits, seconds)
     one_width = list(islice(pending.near(), 2 * full))
     if all(each.width == anchor.width for each in one_width):
