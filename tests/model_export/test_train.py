@@ -215,6 +215,14 @@ def test_scores_of_several_labels() -> None:
     assert found.macro_f1 == pytest.approx(1 / 3)
 
 
+def test_scores_of_one_label_that_may_be_assigned() -> None:
+    pairs = [(3.0, 1.0), (3.0, 0.0), (-3.0, 1.0), (-3.0, 0.0), (-3.0, 0.0)]
+    found = scored([(torch.tensor([logit]), torch.tensor([target])) for logit, target in pairs], 1, "multi-label")
+    assert found.confusion == [[1, 1, 1, 2]]
+    assert found.accuracy == 0.6
+    assert found.macro_f1 == pytest.approx(1 / 2)
+
+
 def rated(shares: list[float], right: list[bool], steps: torch.Tensor) -> list[scores.ScoredAnswer]:
     """Answers of two classes with these probabilities, right or wrong."""
     logits = torch.log(torch.tensor([[share, 1 - share] for share in shares]))

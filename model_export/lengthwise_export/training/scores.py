@@ -116,9 +116,12 @@ def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     """The scores of answers."""
     logits, targets = join_answers(answered, spec.output.task)
     truth = targets.numpy()
+    counted: list[bool] | None = None  # all classes
     if spec.output.task == "multi-label":
         predicted, truth = (logits > 0).numpy(), truth > 0
-        counts = multilabel_confusion_matrix(truth, predicted)  # (classes, true or false, predicted or not)
+        if truth.shape[1] == 1:  # which scikit-learn takes for the answers of two classes
+            counted = [True]
+        counts = multilabel_confusion_matrix(truth, predicted, labels=counted)  # (classes, true, predicted)
         confusion = counts[:, [1, 0, 1, 0], [1, 1, 0, 0]]
     else:
         predicted = logits.argmax(dim=1).numpy()
@@ -126,7 +129,7 @@ def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     return EvaluationScores(
         loss=float(loss(logits, targets, spec.output.task)),
         accuracy=float((predicted == truth).mean()),
-        macro_f1=float(f1_score(truth, predicted, average="macro", zero_division=np.nan)),
+        macro_f1=float(f1_score(truth, predicted, labels=counted, average="macro", zero_division=np.nan)),
         answers=truth.size,
         confusion=confusion.tolist(),
         of=answered,
