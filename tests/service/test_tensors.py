@@ -245,6 +245,13 @@ def test_the_best_classes_of_a_row_are_written_by_score_index_and_label(task: st
     assert [text.decode() for text in made.values.flat] == NAMED[:written]
 
 
+def test_a_label_keeps_a_zero_at_its_end() -> None:
+    of = manifest(attention=False).model_copy(update={"labels": ("a", "b\0", "c")})
+    asked = read(of, values([1, 2], (1, 1, 2)), wanted=("label",))
+    (made,) = output_tensors.answer(asked, [Answer(THIRDS, 1)])
+    assert made.values.tolist() == [b"b\0"]
+
+
 def test_the_best_classes_of_each_step_stand_at_its_place_and_nothing_past_a_length() -> None:
     of = manifest(task="per-step", attention=False)
     asked = read(

@@ -15,7 +15,7 @@ from lengthwise.runtime.answers import Answer
 
 _NO_LABELS: Final[NDArray[Any]] = np.array([], dtype=object)
 _ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
-    "label": lambda answer, labels, _: labels[answer.best],
+    "label": lambda answer, labels, _: labels[answer.best, ...],  # an array: of bytes NumPy would cut zeros off
     "score": lambda answer, *_: answer.probabilities[answer.best],
     "assigned": lambda answer, _, threshold: answer.probabilities >= threshold,
     "step_labels": lambda answer, labels, _: labels[answer.probabilities.argmax(axis=1)],
