@@ -154,7 +154,8 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
         ({"calibration": 1}, "calibration must be true or false"),
         ({"threads": 0}, "threads must be"),
         ({"progress": "loud"}, "progress must be"),
-        ({"spec": ROCKET, "epochs": 3}, "epochs has no meaning with kind = 'rocket'"),
+        ({"spec": ROCKET, "epochs": 3}, "--epochs has no meaning with kind = 'rocket'"),
+        ({"spec": ROCKET, "learning_rate": 0.1}, "^learning_rate has no meaning with kind = 'rocket'"),
     ],
 )
 def test_a_wrong_option_says_what_is_wanted(options: dict[str, Any], said: str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from lengthwise.commands.options import PYTHON_ONLY
 from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError
@@ -56,8 +57,9 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     settings = asked.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     for_layers = sorted(settings.keys() - ROCKET_OPTIONS)
     if spec.model.kind == "rocket" and for_layers:
-        flag = f"--{for_layers[0].replace('_', '-')}"
-        raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
+        first = for_layers[0]
+        name = first if PYTHON_ONLY in TrainOptions.model_fields[first].metadata else f"--{first}"
+        raise ConfigurationError(f"{name} has no meaning with kind = 'rocket': it is for gradient descent")
     facts, start = choice.facts_of(records), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
     fills = facts.missing > 0 and missing_is_open(spec)
     if fills:
