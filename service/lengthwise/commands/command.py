@@ -24,6 +24,7 @@ REMOVED: Final = {
     ("score", "--overwrite"): "delete the file of predictions first",
     ("score", "--threads"): "there is a thread for each core that the process may use: taskset -c 0 leaves it one",
     ("train", "--class-weights"): "they are chosen from the data; in Python: train(..., class_weights=True)",
+    ("train", "--no-class-weights"): "they are chosen from the data; in Python: train(..., class_weights=False)",
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
     **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
