@@ -41,23 +41,24 @@ def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     assert found["p99_over_arrival"] <= 1.0
 
 
-def test_on_a_processor_whose_full_batches_are_a_little_cheaper_little_padding_is_computed():
-    """A row of a small transformer in onnxruntime: 0.31 ms alone at 64 steps, 0.20 ms in a full batch."""
-    milliseconds = [[0.15, 0.31, 1.3], [0.5, 1.02, 5.2], [1.0, 3.7, 21.0], [3.3, 12.9, 80.0]]
-    cost = CostTable([1, 4, 16, 64], [16, 64, 256], np.array(milliseconds) / 1000)
-    pool, arriving = PendingSequences(), iter(drawn("lognormal", count=4000))
+@pytest.mark.parametrize(("shortening", "least_valid"), [(1, 0.85), (10, 0.7)])
+def test_on_a_processor_little_padding_is_computed(shortening: int, least_valid: float):
+    """A small transformer in onnxruntime: a row of 64 steps takes 0.31 ms alone, and 0.20 ms in a full batch.
+
+    Of 4 steps a row alone takes eight times as long as in a full batch, as on a device: the widest that wait tell.
+    """
+    milliseconds = [[0.12, 0.15, 0.31, 1.3], [0.16, 0.5, 1.02, 5.2], [0.3, 1.0, 3.7, 21.0], [0.9, 3.3, 12.9, 80.0]]
+    cost = CostTable([1, 4, 16, 64], [4, 16, 64, 256], np.array(milliseconds) / 1000)
+    pool = PendingSequences()
+    arriving = iter([max(1, length // shortening) for length in drawn("lognormal", count=4000)])
     valid = computed = 0
-    for _ in range(64):
-        pool.add(WaitingSequence(next(arriving)))
     for length in arriving:
-        if len(pool) < 64:
-            pool.add(WaitingSequence(length))
-            continue
-        batch = plan(pool, cost, BatchLimits(), 0.0)
         pool.add(WaitingSequence(length))
-        valid += sum(one.width for one in batch)
-        computed += len(batch) * max(one.width for one in batch)
-    assert valid >= 0.85 * computed
+        if len(pool) == 64:
+            batch = plan(pool, cost, BatchLimits(), 0.0)
+            valid += sum(one.width for one in batch)
+            computed += len(batch) * max(one.width for one in batch)
+    assert valid >= least_valid * computed
 
 
 def test_what_came_lately_is_counted_by_width_and_what_came_before_is_let_go():

@@ -186,8 +186,7 @@ class CostTable:
             self.drift = math.exp(self._log_drift)
             if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
-            used = self._snapshot.overhead  # `column` may have replaced the snapshot
-            if abs(overhead.seconds - used) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
+            if abs(overhead.seconds - self._snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
                 self._renew(overhead=overhead.seconds, seconds=self._measured + overhead.seconds)
 
     def correct(self, weights: NDArray[np.float64], factor: float) -> None:

@@ -56,11 +56,12 @@ _LONGER: Final = 1.05  # the same for who waits past one batch of the widest: ro
 # rows that are left in a class are for narrower ones. With 2, devices answer up to 1.7 times as many, and the tail of
 # uniform lengths takes 1.3 times that of order of arrival (`benchmarks.devices`).
 _CLASSES: Final = 1.2
-# A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: a row
-# alone costs as much as 16 or more in a full batch there, and as much as 3 at most on a processor.
+# A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
+# widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
+# steps 1.9 times as much at most on a processor (the models of `benchmarks.planning`).
 _MANY_FREE: Final = 6
-_FULL_BATCHES: Final = 4  # there, the sequences of so many full batches may be chosen by length
-# A decision takes 0.3 ms at most, under the lock of the batcher. It grows with the square of what may be chosen, so
+_FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen by length
+# A decision is to take 0.3 ms, under the lock of the batcher. It grows with the square of what may be chosen, so
 _MOST_NEAR: Final = 64  # at most so many are chosen from, row by row,
 _PARTS_OF_FULL: Final = 32  # a batch ends at such a part of a full one, or of those that may be chosen, or
 _PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough,
@@ -111,8 +112,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
         chosen = [urgent]
     else:
         chosen = _batch_with_anchor(pending, urgent, cost, limits, now)
-        hurried = _hurried(pending, urgent, cost, limits, now)
-        if hurried is not None:
+        if (hurried := _hurried(pending, urgent, cost, limits, now)) is not None:
             sooner = _batch_with_anchor(pending, hurried, cost, limits, now)
             if _count_in_time(sooner, chosen, cost, now) >= _count_in_time(chosen, sooner, cost, now):
                 chosen = sooner
@@ -210,7 +210,8 @@ def _by_length(
 ) -> list[WaitingSequence]:
     """The batch with the anchor in it, of a cheapest partition by length of the most urgent sequences."""
     column, full = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
-    many_free = column.seconds[1] >= _MANY_FREE * column.least_row_seconds
+    widest = cost.column(max(pending.alike)[0], limits.rows)  # a few steps cost next to nothing on a processor, too
+    many_free = widest.seconds[1] >= _MANY_FREE * widest.least_row_seconds
     exact = 2 * column.enough_rows < full and not many_free  # a batch need not be full to be cheap
     if many_free and pending.refilled:
         return _class_batch(pending, anchor, cost, limits, seconds)
