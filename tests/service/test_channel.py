@@ -124,3 +124,9 @@ def test_a_variable_that_is_nearly_an_option_is_no_worker(monkeypatch: pytest.Mo
     monkeypatch.setenv("LENGTHWISE_WORKER", "2")
     with pytest.raises(ConfigurationError, match=r"LENGTHWISE_WORKER\b.*LENGTHWISE_WORKERS"):
         Settings.load()
+
+
+async def test_an_answer_that_is_no_json_is_an_error_for_who_waits_for_it() -> None:
+    async with channels(read=lambda: {1, 2}) as (one, _):
+        answer = await asyncio.wait_for(one.call("read"), PATIENCE_SECONDS)
+        assert "not JSON serializable" in answer["error"]

@@ -100,9 +100,9 @@ class Channel:
             answer = self._handlers[kind](*content)
             if inspect.isawaitable(answer):
                 answer = await answer
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        self.send("answer", answer, number=number)
+            self.send("answer", answer, number=number)
+        except Exception as error:  # of any handler; or its answer is no JSON: the caller waits for either
+            self.send("answer", {"error": f"{type(error).__name__}: {error}"}, number=number)
 
     async def call(self, kind: str, *content: Any) -> Any:
         """Sends a message and awaits its answer; None if the channel is closed before."""
