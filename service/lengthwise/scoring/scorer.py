@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
@@ -119,10 +120,10 @@ class Scorer:
         check_names(names, self.steps, columns, keep_steps=self.keep_steps)
         items = arrays.items_or_reasons(cells_of(batch, self.steps), manifest, ask=False)
 
-        ids = cells_of(batch, self.id) if self.id in names else None
+        ids = cache(lambda: cells_of(batch, self.id) if self.id in names else None)  # read for messages only
 
         def name(row: int) -> str:
-            return "" if ids is None else f"id {str(ids[row])[:_MOST_SHOWN]!r}: "
+            return "" if (cells := ids()) is None else f"id {str(cells[row])[:_MOST_SHOWN]!r}: "
 
         rows = self._rows(model, items, name)
         answered: B = with_answers(batch, None if self.keep_steps else self.steps, columns, rows)
