@@ -8,7 +8,7 @@ LengthwiseError
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
 │   ├── VerificationError           its digests, its golden sequences or its verification do not hold
 │   │   └── PromiseBroken           batching changes an answer by more than was promised
-│   └── NotVerified                   it could not be verified now, maybe not because of the model: tried again later
+│   └── NotVerified                 it could not be verified now, maybe not because of the model: tried again later
 ├── ServerUnreachable               a server gave no answer: nothing listens there, or the connection was lost
 └── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs

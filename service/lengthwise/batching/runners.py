@@ -121,9 +121,7 @@ class Runners:
         self._may_inline = inline
         self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
-        self._idle: list[
-            threading.Condition
-        ] = []  # of runners that wait; the last to rest has warm caches, and is next
+        self._idle = list[threading.Condition]()  # of runners that wait; the last to rest has warm caches, and is next
         self._coming = 0  # runners that were woken and have not looked yet
         self._lend_cores = lend_cores
         self._cores = cores

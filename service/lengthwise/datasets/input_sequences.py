@@ -376,20 +376,20 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
     return InputSequence(array, _identifier(fields.get("id")), *masks, label, names), roles
 
 
-def _identifier(data: Any) -> str | None:
-    if isinstance(data, int | np.integer) and not isinstance(data, bool):
-        return str(data)
-    if data is not None and not isinstance(data, str):
-        raise ValueError(f"an id must be a string, got a {type(data).__name__}")
+def _identifier(value: Any) -> str | None:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"an id must be a string, got a {type(value).__name__}")
     try:
-        (data or "").encode()
+        (value or "").encode()
     except UnicodeEncodeError:
         raise ValueError("an id must be text, this one has half of a character (a lone surrogate)") from None
-    return data
+    return value
 
 
-def _mask(data: Mapping[str, Any], name: str) -> list[bool] | None:
-    mask = data.get(name)
+def _mask(fields: Mapping[str, Any], name: str) -> list[bool] | None:
+    mask = fields.get(name)
     if mask is None:
         return None
     array = np.asarray(mask)

@@ -48,7 +48,7 @@ class Predict(Endpoint):
     name = "POST /predict"
     path = re.compile(rb"/predict")
     refuse = staticmethod(problems.refusal)
-    binary_header = b"content-type"
+    binary_header = b"content-type"  # they have it; their shape is read with them, and may be wrong
     content_types = (
         "content-type must be application/json, or none (curl: -H 'content-type: application/json'); for the raw steps "
         "of one sequence, application/octet-stream; for many as bytes, /v2/models/NAME/infer with its binary extension"

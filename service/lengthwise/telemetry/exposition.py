@@ -25,9 +25,7 @@ PIECE_CHARACTERS: Final = 100_000  # of the page, which are made in about a mill
 _OPEN_METRICS: Final = re.compile(r"application/openmetrics-text(?!\s*;\s*version=0)")
 
 Exemplars = Mapping[int, tuple[str, float, float]]  # of buckets: a trace, its value, and when it was seen
-HistogramLines = dict[
-    tuple[str, str, bytes], str
-]  # the lines of a histogram, by model, version and its cells as float64
+HistogramLines = dict[tuple[str, str, bytes], str]  # the lines of a histogram, by model, version and cells as float64
 
 _number = lru_cache(4096)(floatToGoString)
 

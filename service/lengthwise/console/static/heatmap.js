@@ -11,7 +11,7 @@ function label(name) {
   return short.length > MOST_CHARACTERS ? `${short.slice(0, MOST_CHARACTERS - 1)}…` : short;
 }
 
-/** The elements in a place {x, y, width, height}: each row from its lowest value (light) to its highest; a missing value has no colour. */
+/** The elements in a box {x, y, width, height}: each row from its lowest value (light) to its highest; a missing value has no colour. */
 export function heatMap(sequence, names, box, colour) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [sequence.length, sequence.features];

@@ -56,12 +56,12 @@ export class PaddingTrial {
     this.slider.setAttribute("aria-valuetext", byId("amount-text").textContent);
   }
 
-  /** Tries a few places by itself. */
+  /** Tries a few amounts by itself. */
   glance() {
     return this.try(GLANCE, () => {});
   }
 
-  /** Tries places, and moves the slider along. */
+  /** Tries amounts, by their indices, and moves the slider along. */
   async run(indices) {
     const button = byId("sweep");
     button.disabled = true;
