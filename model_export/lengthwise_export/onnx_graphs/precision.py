@@ -66,7 +66,7 @@ def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
 
 
 def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """The converted graph; None if no layer or product runs in float16."""
+    """Converts a float32 graph; inputs and outputs stay the same."""
     if precision == "fp32":
         return graph
     converted = (_to_fp16 if precision == "fp16" else _to_int8)(deepcopy(graph))
@@ -126,6 +126,7 @@ class _HalfGraph:
         self._nodes: list[NodeProto] = []
 
     def convert(self) -> onnx.GraphProto | None:
+        """The converted graph; None if no layer or product runs in float16."""
         products = 0
         for node in self._graph.node:
             if self._can_run_in_half(node):
