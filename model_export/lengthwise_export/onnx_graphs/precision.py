@@ -291,7 +291,7 @@ def _dequantised(graph: GraphProto, node: NodeProto, constants: Mapping[str, Ten
 
 def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
     """Whether a node multiplies values with a constant matrix that is worth it."""
-    if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or node.input[1] not in constants:
+    if node.op_type != "MatMul" or node.domain not in OF_ONNX or node.input[1] not in constants:
         return False
     weights = numpy_helper.to_array(constants[node.input[1]])
     wide = weights.ndim == 2 and min(weights.shape) >= FEW_INPUTS

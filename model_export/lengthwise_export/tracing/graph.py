@@ -27,7 +27,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH
+from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH, OF_ONNX
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_op, translations
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
@@ -150,7 +150,7 @@ def ensure(graph: ir.Model, promised: Mapping[str, tuple[str, list[str | int | N
     }
     if inputs != promised:
         raise ExportError("ensure", f"the graph's inputs are {inputs}, expected were {promised}")
-    others = sorted(domain for domain in graph.opset_imports if domain not in ("", "ai.onnx"))
+    others = sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX)
     if others:
         raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
