@@ -43,6 +43,11 @@ def counted(number: int, noun: str, several: str = "") -> str:
     return f"{number} {noun if number == 1 else several or f'{noun}s'}"
 
 
+def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first of some texts as one, and the number of the others."""
+    return separator.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def sentence(item: ErrorDetails) -> str:
     """The end of a sentence that starts with the key of a wrong value, such as `must be a whole number`."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise import files
+from lengthwise.wrong_values import first_of
 from lengthwise_export.architecture import foreign_files
 from lengthwise_export.errors import CheckpointError
 
@@ -160,8 +161,3 @@ def _without_wrappers(
     if others:
         notice += f", and so are the weights of other parts: {first_of(others, 3)}"
     return {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}, [notice]
-
-
-def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
-    """The first of some texts as one, and the number of the others."""
-    return separator.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -21,6 +21,7 @@ from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
+from lengthwise.wrong_values import first_of
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -84,9 +85,8 @@ class DataAccuracy:
         """Warnings for the user."""
         absent = self.absent
         if absent:
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             yield (
-                f"the data has no sequence labelled {', '.join(map(repr, absent[:5]))}{more}: whether these labels "
+                f"the data has no sequence labelled {first_of([*map(repr, absent)])}: whether these labels "
                 "belong to these outputs was not checked"
             )
         if self.left_out:

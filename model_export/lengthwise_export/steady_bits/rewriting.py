@@ -27,6 +27,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING, draw
+from lengthwise.wrong_values import first_of
 from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
@@ -241,6 +242,5 @@ def _listed(rewritten: list[RewrittenOperator]) -> str:
     parts = []
     for kind in dict.fromkeys(one.kind for one in rewritten):
         names = [one.operator for one in rewritten if one.kind == kind]
-        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-        parts.append(f"{kind} ({', '.join(names[:_MAX_NAMED])}{more})")
+        parts.append(f"{kind} ({first_of(names, _MAX_NAMED)})")
     return ", ".join(parts)

@@ -21,7 +21,7 @@ from lengthwise.commands.options import PYTHON_ONLY
 from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture.checkpoint import first_of
+from lengthwise.wrong_values import first_of
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, rocket

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 from lengthwise.datasets.tables import MISSING, is_number
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.feature_names import why_other
-from lengthwise.wrong_values import nearest
+from lengthwise.wrong_values import first_of, nearest
 
 ColumnRole: TypeAlias = Literal["id", "time", "label"]
 RowKind: TypeAlias = Literal["step", "sequence"]
@@ -102,8 +102,7 @@ class Roles:
 
 def listed(names: Collection[str]) -> str:
     """The names of columns, for a message."""
-    more = len(names) - _MOST_LISTED
-    return ", ".join(map(repr, [*names][:_MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
+    return first_of([*map(repr, names)], _MOST_LISTED)
 
 
 def no_names(names: Collection[str]) -> str:

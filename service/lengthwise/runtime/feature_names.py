@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
 
-from lengthwise.wrong_values import nearest
+from lengthwise.wrong_values import first_of, nearest
 
 MOST_CHARACTERS: Final = 256  # of a name
 _MOST_LISTED: Final = 8
@@ -76,5 +76,4 @@ def similar(name: str, names: Sequence[str]) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """`ax, ay, az`; of many names the first ones."""
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(name[:_MOST_SHOWN] for name in names[:_MOST_LISTED]) + more
+    return first_of([name[:_MOST_SHOWN] for name in names], _MOST_LISTED)
