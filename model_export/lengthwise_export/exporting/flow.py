@@ -148,24 +148,15 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     try:
         read = targets.read(target, options, blind=options.suggest)
     except UncheckableError as error:
-        fix = _suggestion(None, Report("uncheckable", str(error)), options)
-        return Report("uncheckable", str(error), target=name, fix=fix)
+        report = Report("uncheckable", str(error), target=name)
+        return replace(report, fix=_suggestion(None, report, options))
     with one_torch_thread():
         report = _tried(read, options)
         fix = _suggestion(read, report, options)
-    verdict, reason = report.verdict, report.reason
-    if read.blind and verdict != "uncheckable":  # whatever the trials say
+    if read.blind and report.verdict != "uncheckable":  # whatever the trials say
         unknown_ends = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
-        verdict, reason = "uncheckable", f"{unknown_ends}, {reason}"
-    return replace(
-        report,
-        verdict=verdict,
-        reason=reason,
-        target=name,
-        served=read.promise,
-        fix=fix,
-        notices=read.notices,
-    )
+        report = replace(report, verdict="uncheckable", reason=f"{unknown_ends}, {report.reason}")
+    return replace(report, target=name, served=read.promise, fix=fix, notices=read.notices)
 
 
 def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:
