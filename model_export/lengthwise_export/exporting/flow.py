@@ -195,7 +195,8 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
     if published.manifest.missing != source.manifest.missing:
         yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
     if published.sample is not None:
-        yield from published.sample.notices(read.training.expected, read.training.expected_answers)
+        training = read.training
+        yield from published.sample.notices(training.expected, training.expected_answers)
 
 
 def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
