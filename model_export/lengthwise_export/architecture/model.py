@@ -69,6 +69,8 @@ class SequenceClassifier(nn.Module):
         width, heads = model.body_features, model.self_attention_heads
         self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
         blocks, hidden = model.self_attention_layers if heads else 0, model.feed_forward
+        # The first to draw their weights, and the last of the parameters: by these orders a seed gives the same model,
+        # and a state of the optimiser is read
         more = [layers.MaskedSelfAttention(width, heads, dropout=model.dropout) for _ in range(blocks - 1)]
         self.feed_forward = nn.ModuleList(
             layers.FeedForward(width, hidden, dropout=model.dropout) for _ in range(blocks if hidden else 0)

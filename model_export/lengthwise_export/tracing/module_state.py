@@ -182,6 +182,7 @@ def _names_in(code: CodeType) -> set[str]:
 
 
 def _is_of_users(kind: type) -> bool:
+    # As in `modules_of_user`: a module that imports itself when asked stays idle
     file = getattr(sys.modules.get(kind.__module__), "__dict__", {}).get("__file__")
     return kind.__module__ == "__main__" or (isinstance(file, str) and is_users(file, installed=True))
 
