@@ -62,7 +62,7 @@ _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding nee
 class KerasTarget(TorchTarget):
     """A Keras model, as a torch module of the same answers."""
 
-    framework: Mapping[str, str]  # Where it comes from: the version of Keras, the file
+    provenance: Mapping[str, str]  # The version of Keras, the digest of a file, and notices
     alone: KerasTarget | None = None  # The same model, called with the steps alone; None for that itself
 
     @property
@@ -72,7 +72,7 @@ class KerasTarget(TorchTarget):
 
     def origin(self) -> dict[str, str | int | float | None]:
         """Where it comes from."""
-        return super().origin() | dict(self.framework)
+        return super().origin() | dict(self.provenance)
 
 
 def read_file(text: str, options: TargetOptions) -> KerasTarget:
@@ -137,7 +137,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             blind=each.second == "none",
             notices=notices,
             scores=probable_scores(model),
-            framework=entries | dict(origin or {}),
+            provenance=entries | dict(origin or {}),
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )
