@@ -260,7 +260,7 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
         try:
             yield target, stage
             move_stage(stage, target.directory)
-        except BaseException:
+        except BaseException:  # an interrupt, too
             shutil.rmtree(stage, ignore_errors=True)
             _remove_empty(created)
             raise

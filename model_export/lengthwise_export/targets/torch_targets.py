@@ -184,7 +184,7 @@ def read_module(text: str, module: nn.Module, options: TargetOptions, *, blind: 
     """
     while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
         # A wrapper such as that of `torch.compile`, which computes the same
-        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]  # asked above
     if is_keras(module):
         from lengthwise_export.keras_models import keras_targets
 

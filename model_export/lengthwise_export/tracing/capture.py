@@ -167,7 +167,7 @@ def _branching_lines() -> Iterator[Lines]:
     try:
         yield lines
     finally:
-        torch.SymBool.__bool__ = decide  # type: ignore[method-assign]
+        torch.SymBool.__bool__ = decide  # type: ignore[method-assign]  # as it was
 
 
 def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> None:
@@ -333,14 +333,14 @@ def _replaced(trace: _Trace) -> Iterator[None]:
         yield
 
 
-def _pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]
+def _pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]  # as torch's
     # This code object runs inside torch's function, with the globals of torch's module. Hence the import.
     from lengthwise_export.tracing.capture import packed
 
     return packed(input, lengths, batch_first)
 
 
-def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_length=None):  # type: ignore[no-untyped-def]
+def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_length=None):  # type: ignore[no-untyped-def]  # as torch's
     from lengthwise_export.tracing.capture import padded
 
     return padded(sequence, batch_first, padding_value)

@@ -328,7 +328,7 @@ class _NumberType(type):
         if isinstance(thing, Tensor) and kind is builtins.int:
             thing = thing.item()
         if isinstance(thing, torch.SymInt | torch.SymFloat):  # a size, or a share of one
-            return (torch.sym_int if kind is builtins.int else torch.sym_float)(thing)  # type: ignore[no-untyped-call]
+            return (torch.sym_int if kind is builtins.int else torch.sym_float)(thing)  # type: ignore[no-untyped-call]  # torch's
         return kind(thing, *base)
 
 

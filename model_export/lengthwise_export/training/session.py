@@ -163,7 +163,7 @@ def _new_folder(out: Path) -> Iterator[None]:
         except OSError as error:
             raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
         yield
-    except BaseException:
+    except BaseException:  # an interrupt, too
         for folder in new:
             with suppress(OSError):  # not empty, or never created
                 folder.rmdir()
