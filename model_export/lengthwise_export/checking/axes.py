@@ -27,12 +27,12 @@ _Shape = tuple[int, ...]
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
     """Chunk sizes that one tensor shows: two neighbouring axes `[chunks, steps of a chunk]`."""
-    for place in range(len(shapes[0]) - 1):
-        sizes = {shape[place + 1] for shape in shapes}
+    for axis in range(len(shapes[0]) - 1):
+        sizes = {shape[axis + 1] for shape in shapes}
         size = next(iter(sizes))
-        if len(sizes) > 1 or size < 2 or len({shape[place] for shape in shapes}) == 1:
+        if len(sizes) > 1 or size < 2 or len({shape[axis] for shape in shapes}) == 1:
             continue
-        if all(_is_count_of_chunks(shape[place], size, batch) for shape, batch in zip(shapes, batches, strict=True)):
+        if all(_is_count_of_chunks(shape[axis], size, batch) for shape, batch in zip(shapes, batches, strict=True)):
             yield size
 
 
@@ -57,21 +57,21 @@ def _without_chunks(
     before: Array, after: Array, larger: _Shape | None, pairing: Pairing
 ) -> tuple[Array, Array, _Shape | None]:
     """Merges the axes `[chunks, steps of a chunk]` of both tensors into one axis of steps."""
-    for place in range(before.ndim - 1):
-        size = before.shape[place + 1]
-        if size not in pairing.chunks or after.shape[place + 1] != size:
+    for axis in range(before.ndim - 1):
+        size = before.shape[axis + 1]
+        if size not in pairing.chunks or after.shape[axis + 1] != size:
             continue
         runs = ((before, pairing.before), (after, pairing.after))
-        if all(_is_count_of_chunks(tensor.shape[place], size, batch) for tensor, batch in runs):
+        if all(_is_count_of_chunks(tensor.shape[axis], size, batch) for tensor, batch in runs):
             if larger is not None and len(larger) == before.ndim:
-                larger = _merged(larger, place)
-            return before.reshape(_merged(before.shape, place)), after.reshape(_merged(after.shape, place)), larger
+                larger = _merged(larger, axis)
+            return before.reshape(_merged(before.shape, axis)), after.reshape(_merged(after.shape, axis)), larger
     return before, after, larger
 
 
-def _merged(shape: _Shape, place: int) -> _Shape:
+def _merged(shape: _Shape, axis: int) -> _Shape:
     """A shape with an axis and the next one merged."""
-    return (*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :])
+    return (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
 _MAX_READINGS: Final = 96  # at most this many readings of a tensor's axes are compared
@@ -137,13 +137,13 @@ def along_steps(
         return None
     before, after, larger = _without_chunks(before, after, larger, pairing)
     for reading in _readings(before.shape, after.shape, pairing, larger):
-        steps = next((place for place, part in enumerate(reading) if isinstance(part, _Steps)), None)
+        steps = next((axis for axis, part in enumerate(reading) if isinstance(part, _Steps)), None)
         if steps is None or "rows" not in reading:
             continue
         axes = (reading.index("rows"), steps)
         first, second = (
-            np.take(np.moveaxis(_split(tensor, reading, batch), axes, (0, 1)), place, axis=0)
-            for tensor, batch, place in zip(
+            np.take(np.moveaxis(_split(tensor, reading, batch), axes, (0, 1)), index, axis=0)
+            for tensor, batch, index in zip(
                 (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
             )
         )

@@ -243,10 +243,10 @@ def _random(subject: Subject, batch: PaddedBatch) -> str:
         return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
 
     once, twice = (subject.record(batch).operations for _ in range(2))
-    place = next((one for one, two in zip(once, twice, strict=False) if differs(one, two)), None)
-    at = "" if place is None else f" at {place.location or place.operator}"
-    if place is not None and place.location is not None:
-        at += f" (`{place.location.source}`)"
+    operation = next((one for one, two in zip(once, twice, strict=False) if differs(one, two)), None)
+    at = "" if operation is None else f" at {operation.location or operation.operator}"
+    if operation is not None and operation.location is not None:
+        at += f" (`{operation.location.source}`)"
     return (
         f"not the same answer twice: something random runs in evaluation mode{at} (for example F.dropout without "
         "training=self.training)"

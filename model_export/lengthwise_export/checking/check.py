@@ -111,15 +111,15 @@ class _Check:
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         filled = ""
-        if not finite and (found := find_finite_fill(self.subject, first.batch, sizes, self.sampler)) is not None:
-            number, leak = found
+        if not finite and (finite_fill := find_finite_fill(self.subject, first.batch, sizes, self.sampler)) is not None:
+            number, leak = finite_fill
             leaks = (leak, *leaks)
             self.outcomes.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
             filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
         verdict, reason = self._decided(finite, filled)
         ran = CheckedSizes(*(tuple(sorted(seen)) for seen in self.ran))
-        told = (tuple(self.outcomes), tuple(self.notes))
-        return Report(verdict, reason, leaks, *told, widest, self.tolerance, ran, sizes.shortest)
+        results = (tuple(self.outcomes), tuple(self.notes))
+        return Report(verdict, reason, leaks, *results, widest, self.tolerance, ran, sizes.shortest)
 
     def _decided(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
         """The verdict, and the reason for it."""

@@ -158,9 +158,9 @@ def _another_way(before: Recording, after: Recording) -> Operation | None:
     """The first operation of the second run that the first has not, or else of the first that the second has not."""
     for one, other in ((before, after), (after, before)):
         known = {operation.identity for operation in one.operations}
-        found = next((operation for operation in other.operations if operation.identity not in known), None)
-        if found is not None:
-            return found
+        other_way = next((operation for operation in other.operations if operation.identity not in known), None)
+        if other_way is not None:
+            return other_way
     return None
 
 
@@ -244,11 +244,11 @@ def _leading(
     apart = [pair.apart(pairing) for pair in pairs]
     needed = set(answers)
     leads = [False] * len(pairs)
-    for place in range(len(pairs) - 1, -1, -1):
-        operation, moved_by = pairs[place].before, apart[place]
+    for index in range(len(pairs) - 1, -1, -1):
+        operation, moved_by = pairs[index].before, apart[index]
         if operation.gives & needed and (moved_by is None or moved_by > tolerance):
             needed |= operation.inputs
-            leads[place] = True
+            leads[index] = True
     return [
         (pair.before, moved_by)
         for pair, moved_by, leading in zip(pairs, apart, leads, strict=True)
@@ -272,20 +272,20 @@ def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tup
     if mine == its:
         return list(zip(before, after, strict=True))
     blocks = difflib.SequenceMatcher(None, mine, its, autojunk=False).get_matching_blocks()
-    return [(before[block.a + place], after[block.b + place]) for block in blocks for place in range(block.size)]
+    return [(before[block.a + index], after[block.b + index]) for block in blocks for index in range(block.size)]
 
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
     """The last operator before the leak that turned zero padding into other values: the mask must come after it."""
     needed = set(leaking.inputs)
-    place = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
+    end = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
     zero_before: dict[int, bool] = {}
-    for operation in operations[:place]:
+    for operation in operations[:end]:
         for key, value in operation.outputs:
             padding = axes.padding_of(value, pairing.before)
             if padding is not None:
                 zero_before[key] = not padding.any()
-    for operation in reversed(operations[:place]):
+    for operation in reversed(operations[:end]):
         keys = {key for key, value in operation.outputs if key in needed}
         if not keys:
             continue
@@ -350,11 +350,11 @@ def find_finite_fill(
         of_each = (sizes.longest, base.steps.shape[2])
         sequences = [raw(_ONE_LEVEL, of_each, random) * np.float32(scale) for _ in range(_FILL_ROWS)]
         try:
-            found = _let_through(subject, fills, sequences, sizes)
+            let_through = _let_through(subject, fills, sequences, sizes)
         except RunError:
             return None
-        if found is not None:
-            return found
+        if let_through is not None:
+            return let_through
     return None
 
 
@@ -366,7 +366,7 @@ def _filled_padding(tensor: NDArray[Any], geometry: Geometry) -> float | None:
     others = tensor.shape[0] // geometry.rows  # The rows may be merged with another axis, such as that of heads
     for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
         split = tensor.reshape(*shape, *tensor.shape[1:])
-        for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):
+        for steps in (axis for axis in range(2, split.ndim) if split.shape[axis] == geometry.width):
             along = np.moveaxis(split, (rows, steps), (0, 1))
             padding = along[~valid]
             number = float(padding.flat[0]) if padding.size else np.nan

@@ -223,7 +223,7 @@ def _words(at: Operation, axes: tuple[int, int], site: _Site, own: Mapping[str, 
     mask = _broadcast(own["valid"], axes, len(at.shape))
     rest = _rest(site.call, site.operand)
     corrected = [one for one in rest if isinstance(one, ast.keyword) and one.arg in ("unbiased", "correction")]
-    given = [ast.unparse(one) for one in rest if one not in corrected]
+    arguments = [ast.unparse(one) for one in rest if one not in corrected]
     words = {name: f"{x}.masked_fill(~{mask}, {fill.replace('$x', x)})" for name, fill in _FILLS.items()}
     words |= {f"{name}_call": _swapped(site.call, site.operand, masked) for name, masked in words.items()}
     if _OTHER_END.search(ast.unparse(site.call)):
@@ -235,8 +235,8 @@ def _words(at: Operation, axes: tuple[int, int], site: _Site, own: Mapping[str, 
     index[axes[1]] = f"{own['lengths']} - 1"
     return words | {
         "mask": mask,
-        "rest": ", ".join(given),
-        "more": "".join(f", {one}" for one in given),
+        "rest": ", ".join(arguments),
+        "more": "".join(f", {one}" for one in arguments),
         "first": "".join(ast.unparse(_value(one)) for one in rest[:1]),
         "less": "0" if any(ast.unparse(one.value) in ("False", "0") for one in corrected) else "1",
         "axes": str(at.reduced[0] if len(at.reduced) == 1 else at.reduced),
@@ -291,8 +291,8 @@ def _along_steps(site: _Site, at: Operation, rows: int, steps: int) -> ast.Call 
 
 def _rest(node: ast.expr, operand: ast.expr) -> list[ast.expr | ast.keyword]:
     """The arguments of a call besides its input."""
-    given: list[ast.expr | ast.keyword] = [*node.args, *node.keywords] if isinstance(node, ast.Call) else []
-    return [one for one in given if _value(one) is not operand]
+    arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords] if isinstance(node, ast.Call) else []
+    return [one for one in arguments if _value(one) is not operand]
 
 
 def _value(argument: ast.expr | ast.keyword) -> ast.expr:
@@ -313,14 +313,16 @@ def _broadcast(valid: str, axes: tuple[int, int], dimensions: int) -> str:
 
 def _site(at: Operation) -> _Site | None:
     """Where an operator is in the user's file; None if that cannot be read, or is not one call in a statement."""
-    place = at.location
-    if place is None:
+    location = at.location
+    if location is None:
         return None
     try:
-        nodes = [*ast.walk(ast.parse("".join(linecache.getlines(place.file))))]
+        nodes = [*ast.walk(ast.parse("".join(linecache.getlines(location.file))))]
     except (SyntaxError, ValueError):
         return None
-    around = [one for one in nodes if isinstance(one, ast.stmt) and one.lineno <= place.line <= (one.end_lineno or 0)]
+    around = [
+        one for one in nodes if isinstance(one, ast.stmt) and one.lineno <= location.line <= (one.end_lineno or 0)
+    ]
     inner = [*ast.walk(around[-1])] if around else []
     # What a block, a comprehension or a lambda names is not known before it
     if any(isinstance(node, _NOT_BEFORE) or isinstance(getattr(node, "body", None), list) for node in inner):
@@ -329,7 +331,7 @@ def _site(at: Operation) -> _Site | None:
     inside = (node for one in around if isinstance(one, ast.FunctionDef) for node in ast.walk(one))
     taken = {node.id if isinstance(node, ast.Name) else getattr(node, "arg", "") for node in inside}
     loops = {one.target.id for one in around if isinstance(one, ast.For) and isinstance(one.target, ast.Name)}
-    more = (imported, taken, place.function)
+    more = (imported, taken, location.function)
     sites = [_Site(around[-1], node, operand, node, *more) for node, operand in _nodes(inner, at, imported, loops)]
     # In the order in which they run
     sites.sort(key=lambda site: (site.node.end_lineno or 0, site.node.end_col_offset or 0))
@@ -356,8 +358,8 @@ def _nodes(
             path, _, name = func.rpartition(".")
             is_own = name == kind.removeprefix("linalg_")
             is_module = not path or ("(" not in path and path.split(".")[0] in imported)
-            given = [*node.args, *(word.value for word in node.keywords if word.arg in ("input", "query", "key"))]
-            tensors = [one for one in given if not isinstance(one, ast.Constant)]
+            arguments = [*node.args, *(word.value for word in node.keywords if word.arg in ("input", "query", "key"))]
+            tensors = [one for one in arguments if not isinstance(one, ast.Constant)]
             if isinstance(node.func, ast.Call):  # nn.Softmax(dim=1)(h)
                 name = ast.unparse(node.func.func).rpartition(".")[2]
                 is_own = is_module = name.lower() == kind.replace("_", "")

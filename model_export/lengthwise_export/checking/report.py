@@ -190,10 +190,10 @@ def tolerance_text(tolerance: float) -> str:
 def one_per_kind(outcomes: Sequence[TrialResult]) -> Iterator[TrialResult]:
     """One result for each kind of change: a trial that did not hold, or its first, with the largest difference."""
 
-    def place(outcome: TrialResult) -> int:
+    def kind_of(outcome: TrialResult) -> int:
         return CHANGES.index(outcome.change)
 
-    for _, group in itertools.groupby(sorted(outcomes, key=place), key=place):
+    for _, group in itertools.groupby(sorted(outcomes, key=kind_of), key=kind_of):
         alike = list(group)
         differences = [outcome.difference for outcome in alike if outcome.difference is not None]
         moved = [outcome for outcome in alike if not outcome.passed]
@@ -205,9 +205,9 @@ def one_per_kind(outcomes: Sequence[TrialResult]) -> Iterator[TrialResult]:
 
 
 def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
-    place = "" if leak.location is None else f"{leak.location}: "
+    at = "" if leak.location is None else f"{leak.location}: "
     moves = f"moves by {number(leak.difference)}" if math.isfinite(leak.difference) else "is not finite"
-    yield Text.assemble((f"{place}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
+    yield Text.assemble((f"{at}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     grid = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word

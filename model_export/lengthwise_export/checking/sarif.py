@@ -63,8 +63,8 @@ def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict
     file = _file_of(report.target) if file is None else file
     results = [_of_leak(leak, report.target, file) for leak in report.leaks]
     if not results and report.verdict != "sound":
-        said, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
-        results = [_result(said, _physical(file), known)]
+        message, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
+        results = [_result(message, _physical(file), known)]
     rule = _RULES.get(report.verdict)
     if rule is not None:
         number_of = {"ruleId": rule["id"], "ruleIndex": [*_RULES].index(report.verdict), **rule["defaultConfiguration"]}
@@ -92,17 +92,17 @@ def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     known = (
         (target, leak.layer or leak.operator) if location is None else (relative_path(location.file), location.source)
     )
-    place = _physical(file) if location is None else _physical(location.file, location.line, location.source)
+    where = _physical(file) if location is None else _physical(location.file, location.line, location.source)
     named = {"name": leak.operator, "fullyQualifiedName": leak.layer or leak.operator, "kind": "operator"}
     properties = {key: getattr(leak, key) for key in ("operator", "kind", "trial")}
-    result = _result(message, {**place, "logicalLocations": [named]}, (*known, leak.kind))
+    result = _result(message, {**where, "logicalLocations": [named]}, (*known, leak.kind))
     return {**result, "properties": {**properties, "difference": finite(leak.difference)}}
 
 
-def _result(message: str, place: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+def _result(message: str, where: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
     """A result; `known` is what tells it from others when the file has changed."""
     digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
-    return {"message": {"text": message}, "locations": [place], "partialFingerprints": {"paddingLeak/v1": digest}}
+    return {"message": {"text": message}, "locations": [where], "partialFingerprints": {"paddingLeak/v1": digest}}
 
 
 def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:

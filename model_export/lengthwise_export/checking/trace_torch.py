@@ -166,10 +166,10 @@ class TorchSubject:
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same module, called in other ways that the user may have meant."""
-        for signature, said, is_option in self.signature.alternatives():
+        for signature, way, is_option in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
                 other = TorchSubject(self.module, self.steps, signature, self.select_output)
-                yield AlternativeReading(other, said, is_option)
+                yield AlternativeReading(other, way, is_option)
 
     def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
         """The arguments of the module. The steps are copied, because a module may write into its input."""
@@ -181,10 +181,10 @@ class TorchSubject:
         outputs = {name: value.numpy() for name, value in self._run(self._inputs(batch, left=left)).items()}
         return ModelOutput(outputs["logits"], outputs.get("attention"))
 
-    def _run(self, given: dict[Role, Tensor]) -> dict[str, Tensor]:
+    def _run(self, arguments: dict[Role, Tensor]) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
-                outputs = self.select_output(self.signature.call(self.module, given))
+                outputs = self.select_output(self.signature.call(self.module, arguments))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
             # The innermost layer that the exception passed through
             running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -233,12 +233,12 @@ class _Recorder(TorchFunctionMode):
         self._stack.pop()
 
     def _add_part(self, part: WholePart, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any) -> None:
-        given, results = _tensors((inputs, options)), _tensors(outputs)
-        self._seen += given + results
-        changed = [tensor for tensor in results if not any(tensor is own for own in given)]
+        own_inputs, results = _tensors((inputs, options)), _tensors(outputs)
+        self._seen += own_inputs + results
+        changed = [tensor for tensor in results if not any(tensor is own for own in own_inputs)]
         if changed:  # a dropout gives back what it gets
             more = {"explained": part.explained(inputs, options, outputs), "layer": part.layer}
-            self._calls.append((_operation(part.operator, part.kind, None, given, changed, **more), False))
+            self._calls.append((_operation(part.operator, part.kind, None, own_inputs, changed, **more), False))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -290,8 +290,8 @@ def _operation(
     plain = [tensor.detach().resolve_conj().resolve_neg().cpu() for tensor in outputs]
     # NumPy knows no bfloat16
     values = [np.array((one.float() if one.dtype == torch.bfloat16 else one).numpy()) for one in plain]
-    given = tuple(zip(map(_storage, outputs), values, strict=True))
-    return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=given, **more)
+    numbered = tuple(zip(map(_storage, outputs), values, strict=True))
+    return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=numbered, **more)
 
 
 _DIM_IS_THIRD: Final = frozenset({"norm", "normalize", "topk", "kthvalue", "quantile", "nanquantile", "roll"})
@@ -308,17 +308,17 @@ _ALONG: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
 """The axes of its first tensor that an operator runs along, from its arguments, where `dim` does not say them."""
 
 
-def _reduced(name: str, *args: Any, rows_first: bool = False, **given: Any) -> dict[str, tuple[int, ...]]:
+def _reduced(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -> dict[str, tuple[int, ...]]:
     """The shape of the first tensor of a call, and the axes that the call runs along; empty if these are not known."""
-    tensors = [one for one in (*args, given.get("input")) if isinstance(one, Tensor)]
+    tensors = [one for one in (*args, keywords.get("input")) if isinstance(one, Tensor)]
     tensor = next(iter(tensors[1:] if "attention" in name else tensors), None)  # the keys of an attention
     if tensor is None or tensor.is_complex():
         return {}
     shape = tuple(tensor.shape)
     dim: Any = next(iter(args[2 if name in _DIM_IS_THIRD else 1 :]), range(len(shape)))
-    axes = next((given[word] for word in ("dim", "dims", "axis") if given.get(word) is not None), dim)
+    axes = next((keywords[word] for word in ("dim", "dims", "axis") if keywords.get(word) is not None), dim)
     if name == "max_pool1d":  # with a stride, the last window may be incomplete
-        axes = -1 if given.get("stride") in (1, (1,)) or dim in (shape[-1], (shape[-1],)) else None
+        axes = -1 if keywords.get("stride") in (1, (1,)) or dim in (shape[-1], (shape[-1],)) else None
     if name.startswith(("lstm", "gru", "rnn", "multi_head")):
         axes = int(rows_first)
         if rows_first and name.startswith("multi_head"):  # the layer has turned its input
@@ -338,7 +338,7 @@ def _summed(operands: str, _: str, result: str) -> list[int]:
 def _last_of(shape: Sequence[int], index: list[Any]) -> list[int]:
     """The axes of which an index takes the last element, if it takes all of the others."""
     if any(one is Ellipsis for one in index):
-        before = next(place for place, one in enumerate(index) if one is Ellipsis)
+        before = next(axis for axis, one in enumerate(index) if one is Ellipsis)
         index[before : before + 1] = [slice(None)] * (len(shape) - len(index) + 1)
     if not all(one == slice(None) if isinstance(one, slice) else isinstance(one, (int, Tensor)) for one in index):
         return []

@@ -205,7 +205,7 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     for name, others in (("neighbours replaced", strangers), ("neighbours replaced by larger ones", loud)):
         yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), same[::2])
     for name, order in (("rows in another order", list(range(rows))[::-1]), ("rows shuffled", sampler.order(rows))):
-        moved = tuple((row, place) for place, row in enumerate(order))
+        moved = tuple((row, index) for index, row in enumerate(order))
         yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), moved)
     # The first row is replaced as well, to change the longest length.
     others = [

@@ -168,8 +168,8 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     for output in range(manifest.classes):
         if sample.table[:, output].any():
             order[output] = int(sample.table[:, output].argmax())
-    given = order[order >= 0]
-    if len(given) < 2 or len(set(given.tolist())) < len(given):
+    winners = order[order >= 0]
+    if len(winners) < 2 or len(set(winners.tolist())) < len(winners):
         return
     moved = np.flatnonzero((order >= 0) & (order != np.arange(manifest.classes)))
     gained, lost = int(sample.table[order[moved], moved].sum()), int(sample.table[moved, moved].sum())
@@ -218,13 +218,13 @@ def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
     several = record.label if isinstance(record.label, tuple) else (record.label or "",)
     is_per_step = manifest.task == "per-step"
-    wanted = np.zeros((len(several) if is_per_step else 1, manifest.classes), dtype=np.bool_)
-    for place, label in enumerate(several):
-        wanted[place if is_per_step else 0, manifest.labels.index(label)] = True
+    expected = np.zeros((len(several) if is_per_step else 1, manifest.classes), dtype=np.bool_)
+    for index, label in enumerate(several):
+        expected[index if is_per_step else 0, manifest.labels.index(label)] = True
     if not is_per_step or manifest.long not in ("head", "tail"):
-        return wanted
+        return expected
     # The policy for long sequences drops steps, which get no answer.
-    return wanted[: manifest.max_length] if manifest.long == "head" else wanted[-manifest.max_length :]
+    return expected[: manifest.max_length] if manifest.long == "head" else expected[-manifest.max_length :]
 
 
 def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:

@@ -69,9 +69,9 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
     Raises:
         ConfigurationError: `max_length`, `multi_label` or `precision` contradicts the spec.
     """
-    said, own = options.max_length, spec.input.max_length
-    if said not in (None, own):
-        raise ConfigurationError(f"--max-length {said} contradicts input.max_length = {own}")
+    option, own = options.max_length, spec.input.max_length
+    if option not in (None, own):
+        raise ConfigurationError(f"--max-length {option} contradicts input.max_length = {own}")
     if options.multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
     if spec.model.kind == "rocket" and options.precision != "fp32":
@@ -180,7 +180,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, least))], multiple=4)
     manifest = target.describe(
         task=task,
-        scores=options.scores or target.scores or _found_scores(answer, batch, task),
+        scores=options.scores or target.scores or _score_kind_of(answer, batch, task),
         min_length=least,
         max_length=longest,
         missing=options.missing or "refuse",
@@ -277,7 +277,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
     return "per-step" if target.per_step else "single-label"
 
 
-def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
+def _score_kind_of(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
     """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`.
 
     Raises:

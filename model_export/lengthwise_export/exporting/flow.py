@@ -119,17 +119,17 @@ def publish(
     """
     from lengthwise_export.exporting import model_files, verify
 
-    with model_files.staging_folder(out) as (place, stage):
-        manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
+    with model_files.staging_folder(out) as (destination, stage):
+        manifest = source.manifest.model_copy(update={"name": destination.name, "version": destination.version})
         verified = verify.verify(source, manifest, options, data)
         examples = model_files.chosen_examples(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)
         notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]
         if examples:
-            kept = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
-            notices.append(f"{kept}; remove the file if others must not see them")
+            stored = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
+            notices.append(f"{stored}; remove the file if others must not see them")
     return PublishedModel(
-        place.directory,
+        destination.directory,
         finished,
         verified.cases,
         len(verified.graph.graph.node),

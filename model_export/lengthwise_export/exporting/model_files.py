@@ -127,14 +127,14 @@ def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
     few = set() if lengths is None else {lengths}
     names = []
     for node in graph.graph.node:
-        given = {name for name in node.input if name}
+        inputs = {name for name in node.input if name}
         if node.op_type == "Constant":
             if any(each.name != "value" or prod(each.t.dims) <= _MAX_CONSTANT for each in node.attribute):
                 constant |= set(node.output)
-        elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
+        elif node.op_type in _OF_FEW_NUMBERS and inputs <= constant:
             constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
         elif node.domain in ("", "ai.onnx") and (
-            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and given <= few | constant)
+            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and inputs <= few | constant)
         ):
             few |= set(node.output)
             if node.name:
@@ -211,9 +211,9 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
         ) from error
     existing = versions(parent)
     manifests = () if existing else parent.glob(f"*/*/{MANIFEST_FILE}")
-    for held in (each.parent for each in manifests if is_version(each.parent.name)):
-        if not held.parent.name.startswith("."):
-            shown = f"{held.parent.name}/{held.name}"
+    for model in (each.parent for each in manifests if is_version(each.parent.name)):
+        if not model.parent.name.startswith("."):
+            shown = f"{model.parent.name}/{model.name}"
             raise PublishError(f"{out} holds models, such as {shown}: name this one too, as in {parent / 'NAME'}")
     version = int(out.name) if numbered else max([*existing, *staged], default=0) + 1
     if not is_version(str(version)):
@@ -243,14 +243,14 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
     """
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    with ExitStack() as held:
+    with ExitStack() as locks:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             with _locked(parent):  # so that two exports at once get two versions
                 target = destination(out, remove_abandoned(parent))
                 stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
                 try:
-                    held.enter_context(_locked(stage, wait=False))
+                    locks.enter_context(_locked(stage, wait=False))
                 except OSError:
                     stage.rmdir()
                     raise
@@ -337,15 +337,15 @@ MOST_VALUES: Final = 40_000  # of all of them together
 def chosen_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
     """The first recordings of different labels that the model accepts; then others, up to `MOST_RECORDINGS`."""
     fits = [one for one in records if one.label is not None and why_refused(one.steps, manifest) is None]
-    first = {record.label: place for place, record in reversed(list(enumerate(fits)))}
-    others = [place for place in range(len(fits)) if place not in first.values()]
-    found: list[Record] = []
+    first = {record.label: index for index, record in reversed(list(enumerate(fits)))}
+    others = [index for index in range(len(fits)) if index not in first.values()]
+    chosen: list[Record] = []
     left = MOST_VALUES
-    for place in [*sorted(first.values()), *others]:
-        if len(found) < MOST_RECORDINGS and fits[place].steps.size <= left:
-            found.append(fits[place])
-            left -= fits[place].steps.size
-    return found
+    for index in [*sorted(first.values()), *others]:
+        if len(chosen) < MOST_RECORDINGS and fits[index].steps.size <= left:
+            chosen.append(fits[index])
+            left -= fits[index].steps.size
+    return chosen
 
 
 def as_lines(records: Sequence[Record]) -> bytes:

@@ -86,9 +86,9 @@ def verify(
     verified = replace(verified, mend_accuracy=before_and_after, notices=notices)
     least, sample = options.must_keep_accuracy, verified.sample
     if least is not None and (sample is None or sample.accuracy < least):
-        said = before_and_after or sample or "the data has no labels"
+        measured = before_and_after or sample or "the data has no labels"
         raise VerificationError(
-            f"{manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: {said}"
+            f"{manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: {measured}"
         )
     return verified
 
@@ -97,19 +97,19 @@ def _with_same_bits(
     verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
 ) -> VerifiedGraph:
     """The same model with operators replaced, if batches change its bits and then do not; otherwise as it is."""
-    is_given = source.reference is None  # a graph that was made elsewhere keeps its bytes
+    is_external = source.reference is None  # a graph that was made elsewhere keeps its bytes
     is_lax = options.tolerance is not None or options.precision != "fp32"
-    if is_given or is_lax or promises.promise(verified.cases).bits:
+    if is_external or is_lax or promises.promise(verified.cases).bits:
         return verified
     from lengthwise_export.steady_bits.rewriting import with_steady_bits
 
-    said: list[str] = []
-    steady, rewritten = with_steady_bits(verified.graph, manifest, said.append)
+    lines: list[str] = []
+    steady, rewritten = with_steady_bits(verified.graph, manifest, lines.append)
     if not rewritten:
         return verified
     how: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed, "exact": source.exact}
     again = verify_graph(steady, manifest, source.reference, **how)
-    return replace(again, notices=(*verified.notices, *said))
+    return replace(again, notices=(*verified.notices, *lines))
 
 
 def verify_graph(
@@ -274,8 +274,8 @@ def profile_of_served(
         return None
     count = len(accepted)
     if count > MOST_SEQUENCES:
-        places = np.random.default_rng(0).permutation(count)[:MOST_SEQUENCES].tolist()
-        accepted = [accepted[place] for place in places]
+        indices = np.random.default_rng(0).permutation(count)[:MOST_SEQUENCES].tolist()
+        accepted = [accepted[index] for index in indices]
     items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in accepted]
     profile = DataProfile.of([item.steps for item in items], classes_of(accepted), labels=manifest.classes)
     return profile.model_copy(update={"sequences": count})

@@ -146,12 +146,12 @@ def export(  # noqa: D417 - the decorator adds the options
         >>> published.version, published.manifest.input.features
         (1, 4)
     """  # noqa: DOC502 - what it calls raises them
-    told: list[str] = []
+    notices: list[str] = []
 
     def tell(notice: Notice) -> None:
         log.log(logging.WARNING if notice.kind == "warning" else logging.INFO, "%s", notice.text)
-        told.append(notice.text)
+        notices.append(notice.text)
 
     with torch_as_before(target):
         published = flow.export(target, Path(out), options, tell)
-    return dataclasses.replace(published, notices=tuple(told))
+    return dataclasses.replace(published, notices=tuple(notices))

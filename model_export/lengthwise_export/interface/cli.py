@@ -97,17 +97,17 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
         return
     manifest = published.manifest
     (promise,) = manifest.promises
-    kept = "the same bits" if promise.bits else f"within {promise.tolerance:.3g}"
-    held = [f"{published.nodes} nodes", f"{len(published.cases)} cases hold", f"{kept} batched and unbatched"]
+    agreement = "the same bits" if promise.bits else f"within {promise.tolerance:.3g}"
+    facts = [f"{published.nodes} nodes", f"{len(published.cases)} cases hold", f"{agreement} batched and unbatched"]
     if manifest.from_fp32 is not None:
         alone = ", one sequence at a time," if manifest.max_batch_rows == 1 else ""
-        held.append(f"{manifest.precision}{alone} within {manifest.from_fp32:.3g} of the float32 graph")
-        held += [] if published.labels is None else [str(published.labels)]
+        facts.append(f"{manifest.precision}{alone} within {manifest.from_fp32:.3g} of the float32 graph")
+        facts += [] if published.labels is None else [str(published.labels)]
     weights = manifest.made.get("weights")
-    told = [f"published {published.directory}: {', '.join(held)}"]
-    told += [] if published.sample is None else [str(published.sample)]
-    told += [] if weights is None else [f"the weights are {weights}, because no --checkpoint is given"]
-    Console().print("; ".join(told), highlight=False, soft_wrap=True)
+    sentences = [f"published {published.directory}: {', '.join(facts)}"]
+    sentences += [] if published.sample is None else [str(published.sample)]
+    sentences += [] if weights is None else [f"the weights are {weights}, because no --checkpoint is given"]
+    Console().print("; ".join(sentences), highlight=False, soft_wrap=True)
     if published.mend_accuracy is not None:
         Console().print(f"before and after the mend: {published.mend_accuracy}", highlight=False, soft_wrap=True)
 

@@ -77,10 +77,10 @@ def read_steps(
         candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
     else:
         tokens = _vocabulary(called, module)
-        if tokens is not None and (found := next(_tried(called(StepInput(kind="tokens", vocabulary=tokens))), None)):
-            return found
+        if tokens is not None and (reading := next(_tried(called(StepInput(kind="tokens", vocabulary=tokens))), None)):
+            return reading
         candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [found for steps in candidates if (found := next(_tried(called(steps)), None)) is not None]
+    running = [reading for steps in candidates if (reading := next(_tried(called(steps)), None)) is not None]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
         raw = called(StepInput(features=1), signature=replace(signature, features_axis=False))
@@ -108,12 +108,12 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
     error = raised_for(subject, small) or RunError("it runs at some widths only")
     _explain_by_other_calls(text, called, candidates, error)
     is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
-    is_said = options.features is not None or options.vocabulary is not None
+    is_stated = options.features is not None or options.vocabulary is not None
     is_blind = subject.signature.second == "none"
     for subject in map(called, candidates) if is_about_steps or not is_blind else ():
         sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
-        if is_said or takes_one_row or widths_at_which_it_runs(subject, sampler):
+        if is_stated or takes_one_row or widths_at_which_it_runs(subject, sampler):
             if is_blind:  # it is to be mended, so no check will say why
                 raise UncheckableError(
                     why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
@@ -147,13 +147,13 @@ def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[Ste
         raise ConfigurationError(
             f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for signature, said, _ in first.signature.alternatives():
+    for signature, way, _ in first.signature.alternatives():
         for steps in candidates:
             if signature.channels_first and steps.kind == "tokens":
                 continue
             # At one width only, the width may have been mistaken for the features.
             if len(list(itertools.islice(_tried(called(steps, signature=signature)), 2))) == 2:
-                raise ConfigurationError(f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {said}")
+                raise ConfigurationError(f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {way}")
 
 
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
@@ -176,8 +176,8 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
 
-    def looked_up(table: nn.Embedding | nn.EmbeddingBag, given: tuple[Any, ...]) -> None:
-        indices, ways = given[0] if given else None, (torch.tensor(ids), torch.tensor(ids).mT)
+    def looked_up(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
+        indices, ways = arguments[0] if arguments else None, (torch.tensor(ids), torch.tensor(ids).mT)
         if isinstance(indices, Tensor) and any(torch.equal(indices, way) for way in ways):
             sizes.add(table.num_embeddings)
 

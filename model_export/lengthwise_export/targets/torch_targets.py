@@ -39,35 +39,35 @@ def module_of(text: str) -> nn.Module:
         ConfigurationError: There is no such name, the factory raises, or it returns something else than a torch module.
     """
     where, _, name = text.rpartition(":")
-    made: Any = _imported(where, text)
+    thing: Any = _imported(where, text)
     for part in name.split("."):
-        if not hasattr(made, part):
-            held = vars(made).items() if isinstance(made, ModuleType) else ()
-            own = [key for key, value in held if getattr(value, "__module__", None) == made.__name__]
+        if not hasattr(thing, part):
+            members = vars(thing).items() if isinstance(thing, ModuleType) else ()
+            own = [key for key, value in members if getattr(value, "__module__", None) == thing.__name__]
             there = ", ".join(key for key in own if not key.startswith("_"))
             raise ConfigurationError(f"{text}: {where} has no {name}" + (f"; it has {there}" if there else ""))
-        made = getattr(made, part)
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise ConfigurationError(f"{text} is a {type(made).__name__}: name a function that returns a torch module")
+        thing = getattr(thing, part)
+    if not isinstance(thing, nn.Module):
+        if not callable(thing):
+            raise ConfigurationError(f"{text} is a {type(thing).__name__}: name a function that returns a torch module")
         torch.manual_seed(0)
         before = random.getstate()
         random.seed(0)  # Keras draws the seeds of its weights from it
         try:
-            made = made()
+            thing = thing()
         except (Exception, SystemExit) as error:  # the user's own code
             raise ConfigurationError(f"{text} raises: {_error_and_line(error)}") from error
         finally:
             random.setstate(before)
-    if is_keras(made):
+    if is_keras(thing):
         from lengthwise_export.keras_models.backend import import_keras
 
         import_keras()
-    if type(made).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
-        made = made.module()
-    if not isinstance(made, nn.Module):
-        raise ConfigurationError(f"{text} gives a {type(made).__name__}: it must return a torch.nn.Module")
-    return made
+    if type(thing).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
+        thing = thing.module()
+    if not isinstance(thing, nn.Module):
+        raise ConfigurationError(f"{text} gives a {type(thing).__name__}: it must return a torch.nn.Module")
+    return thing
 
 
 def prefer_torch() -> None:

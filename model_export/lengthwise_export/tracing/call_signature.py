@@ -35,13 +35,13 @@ _Form = tuple[Role, Callable[[Tensor, int], Tensor], str, str]
 
 # What an argument may be made into, as it is said, and what to write; only tried to explain an error
 _FORMS: Final[Sequence[_Form]] = (
-    ("mask", lambda given, width: given.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
-    ("mask", lambda given, width: given.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
-    ("lengths", lambda given, width: given.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"),
-    ("lengths", lambda given, width: given / width, "shares of the width, but it gets steps", "lengths / x.size(1)"),
+    ("mask", lambda value, width: value.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
+    ("mask", lambda value, width: value.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
+    ("lengths", lambda value, width: value.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"),
+    ("lengths", lambda value, width: value / width, "shares of the width, but it gets steps", "lengths / x.size(1)"),
     (
         "lengths",
-        lambda given, width: given / given.max(),
+        lambda value, width: value / value.max(),
         "shares of the longest, but it gets steps",
         "lengths / x.size(1), the width, which other rows do not change",
     ),
@@ -84,17 +84,17 @@ class CallSignature:
     def call(self, module: nn.Module, tensors: Mapping[Role, Tensor]) -> Any:
         """Calls a module with steps `[rows, width, features]`, and lengths `[rows]` or a mask `[rows, width]`."""
         arguments = self.arguments or _usual(self.second)
-        by_place = [tensors[role] for role, name in arguments if name is None]
-        return module(*by_place, **{name: tensors[role] for role, name in arguments if name is not None})
+        positional = [tensors[role] for role, name in arguments if name is None]
+        return module(*positional, **{name: tensors[role] for role, name in arguments if name is not None})
 
     def names(self, module: nn.Module) -> dict[Role, str]:
         """The names of the module's arguments by role; empty if it takes `*args`."""
         arguments = self.arguments or _usual(self.second)
         parameters = list(inspect.signature(module.forward).parameters.values())
-        by_place = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
-        if len(by_place) < len(arguments):
+        positional = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
+        if len(positional) < len(arguments):
             return {}
-        return {role: name or by_place[index] for index, (role, name) in enumerate(arguments)}
+        return {role: name or positional[index] for index, (role, name) in enumerate(arguments)}
 
     def rows_first(self, logits: Tensor) -> Tensor:
         """Logits `[rows, classes]` unchanged; per-step logits transposed to `[rows, width, classes]`."""
@@ -329,11 +329,11 @@ def _wanted_first(fitting: Sequence[Parameter]) -> Parameter:
 
 def _arguments(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
     """The arguments in order; after the first parameter that is not passed, by keyword."""
-    by_place = True
+    is_positional = True
     for each in named:
-        by_place = by_place and each.kind is not each.KEYWORD_ONLY and each.name in roles
+        is_positional = is_positional and each.kind is not each.KEYWORD_ONLY and each.name in roles
         if each.name in roles:
-            yield roles[each.name], None if by_place else each.name
+            yield roles[each.name], None if is_positional else each.name
 
 
 def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:

@@ -95,7 +95,7 @@ class _Part:
 
     thing: Any
     name: str
-    kept: Any  # What it held: named entries, or the content of a list or tensor
+    content: Any  # What it held: named entries, or the content of a list or tensor
     read: Callable[[Any], Any]
     # Puts content back; for named entries, one entry: the container, the key and the value or `_MISSING`
     write: Callable[..., object]
@@ -103,9 +103,9 @@ class _Part:
     scope: str = ""  # Tells several views of one container apart
 
     def entries(self) -> list[tuple[str, Any]]:
-        if isinstance(self.kept, dict):
-            return [(self._named(key), value) for key, value in self.kept.items()]
-        return [(self.name, value) for value in self.kept] if isinstance(self.kept, list | tuple | set) else []
+        if isinstance(self.content, dict):
+            return [(self._named(key), value) for key, value in self.content.items()]
+        return [(self.name, value) for value in self.content] if isinstance(self.content, list | tuple | set) else []
 
     def may_change(self, names: Iterable[str]) -> bool:
         """Whether `differing` may give one of these names."""
@@ -114,17 +114,17 @@ class _Part:
     def differing(self) -> list[tuple[str, object]]:
         """The names of what differs now, each with its key in the container; None for all of its content."""
         now = self.read(self.thing)
-        if not isinstance(self.kept, dict):
-            return [] if _is_same(self.kept, now) else [(self.name, None)]
-        keys = dict.fromkeys((*self.kept, *now))
-        differ = (key for key in keys if not _is_same(self.kept.get(key, _MISSING), now.get(key, _MISSING)))
+        if not isinstance(self.content, dict):
+            return [] if _is_same(self.content, now) else [(self.name, None)]
+        keys = dict.fromkeys((*self.content, *now))
+        differ = (key for key in keys if not _is_same(self.content.get(key, _MISSING), now.get(key, _MISSING)))
         return [(self._named(key), key) for key in differ]
 
     def put_back(self, key: object) -> None:
-        if isinstance(self.kept, dict):
-            self.write(self.thing, key, self.kept.get(key, _MISSING))
+        if isinstance(self.content, dict):
+            self.write(self.thing, key, self.content.get(key, _MISSING))
         else:
-            self.write(self.thing, self.kept)
+            self.write(self.thing, self.content)
 
     def _named(self, key: object) -> str:
         return self.name if self.prefix is None else f"{self.prefix}{key}"

@@ -97,7 +97,7 @@ def recurrent(
     if lengths is None:
         lengths = torch.full((values.shape[0],), width, dtype=torch.int64)
     longest_first = torch.argsort(lengths, descending=True, stable=True)
-    as_given = torch.argsort(longest_first)
+    in_order = torch.argsort(longest_first)
     packed = pack_padded_sequence(values[longest_first], lengths[longest_first].cpu().long(), batch_first=True)
     shape = (len(input_weights) * directions, values.shape[0], hidden)
     starts = [
@@ -111,7 +111,7 @@ def recurrent(
         data, state = run(packed.data, packed.batch_sizes, starts[0], *arguments)
         cell = state.clone()
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=width)
-    return outputs[as_given], state[:, as_given], cell[:, as_given]
+    return outputs[in_order], state[:, in_order], cell[:, in_order]
 
 
 def _to_onnx(

@@ -35,7 +35,7 @@ from lengthwise_export.errors import SpecError
 from lengthwise_export.training.record_checks import fitting, lenient, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
-GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
+SpecSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
 
 NAMES: Final = get_args(Preset)  # the specs that have a name
 MAY_BE_IDS: Final = (
@@ -58,7 +58,7 @@ class LabelledSequences:
 
 
 def from_sequences(
-    spec_or_tables: GivenSpec,
+    spec_or_tables: SpecSource,
     sequences: Any,
     labels: Iterable[Any] | None,
     layout: Layout = "steps-first",
@@ -291,7 +291,7 @@ def sorted_labels(labels: Iterable[Label]) -> list[str]:
     return sorted(each, key=lambda one: (int(one), one)) if numbers else sorted(each)
 
 
-def tables(spec: GivenSpec, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
+def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
     """The tables of a spec, maybe with open keys.
 
     Raises:
@@ -334,7 +334,7 @@ def _closed(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any
     return {**keys, "input": step, "output": {"labels": ["1", "2"], **keys.get("output", {})}}
 
 
-def with_labels(spec: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
+def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
     """The tables of a spec for one label a sequence, with these in this order.
 
     Raises:

@@ -98,7 +98,7 @@ class Training(Protocol[P]):
     @overload
     def __call__(
         self,
-        spec: arrays.GivenSpec,
+        spec: arrays.SpecSource,
         sequences: Any,
         labels: Labels | None = None,
         progress: ProgressTarget = "auto",
@@ -108,7 +108,7 @@ class Training(Protocol[P]):
     @overload
     def __call__(
         self,
-        spec: arrays.GivenSpec,
+        spec: arrays.SpecSource,
         sequences: Any,
         labels: Labels | None = None,
         progress: ProgressTarget = "auto",
@@ -125,7 +125,7 @@ def _keywords(options: Callable[P, TrainCallOptions]) -> Callable[[Callable[...,
 
 @_keywords(TrainCallOptions)
 def train(  # noqa: D417 - the decorator adds the options
-    spec: arrays.GivenSpec,
+    spec: arrays.SpecSource,
     sequences: Any,
     labels: Labels | None = None,
     progress: ProgressTarget = "auto",
