@@ -16,7 +16,7 @@ from lengthwise.settings import Settings
 from tests.support.numpy_models import manifest, model, repository, samples, serving
 from tests.support.waiting import until
 
-GETS = ["/", "/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
+GETS = ["/", "/livez", "/readyz", "/ping", "/healthz", "/metrics", "/docs", "/openapi.json"]
 
 
 class Lifespan:
@@ -199,7 +199,8 @@ async def test_health_says_what_a_model_takes() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/livez", "/readyz", "/healthz", "/metrics", "/predict", "/openapi.json", "/docs", "/v2", "/v2/health/live"),
+        *("/livez", "/readyz", "/ping", "/healthz", "/metrics", "/predict", "/invocations", "/openapi.json", "/docs"),
+        *("/v2", "/v2/health/live"),
         *("/v1/models/sums", "/v1/models/sums:predict", "/v2/models/sums", "/v2/models/sums/infer"),
         *("/v2/models/sums/ready", "/v2/models/sums/versions/1", "/v2/repository/models/sums/unload"),
     ],
@@ -232,7 +233,7 @@ async def test_every_answer_of_a_draining_service_ends_its_connection(path: str)
         service.serving.batcher.begin_draining()
         answer = await service.client.get(path)
     assert answer.headers["connection"] == "close"
-    assert answer.status_code == {"/readyz": 503, "/healthz": 503, "/nothing": 404}.get(path, 200)
+    assert answer.status_code == {"/readyz": 503, "/ping": 503, "/healthz": 503, "/nothing": 404}.get(path, 200)
 
 
 @pytest.mark.parametrize(

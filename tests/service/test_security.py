@@ -28,6 +28,7 @@ V2: dict[str, Any] = {"inputs": [{"name": "values", "shape": [1, 1, 2], "datatyp
 
 INFERENCE = [
     ("/predict", GOOD),
+    ("/invocations", GOOD),
     ("/v1/models/sums:predict", {"instances": GOOD["sequences"]}),
     ("/v2/models/sums/infer", V2),
     ("/v2/models/sums/versions/1/infer", V2),
@@ -77,7 +78,7 @@ async def test_a_call_is_counted_under_the_name_of_its_key_whatever_its_status(
         await service.client.post(path, json={}, headers=BEARER)
         await service.client.post(path, content=b"{}", headers=BEARER | {"content-type": "text/plain"})
         figures = samples((await service.client.get("/metrics", headers=BEARER)).text)
-    bad = 422 if path == "/predict" else 400
+    bad = 422 if path in ("/predict", "/invocations") else 400
     counted = {name: value for name, value in figures.items() if name.startswith("lengthwise_requests_total") and value}
     of_calls = 'lengthwise_requests_total{code="%s",key="%s",model="%s",version="%s"}'
     assert counted == {
@@ -101,7 +102,7 @@ async def test_everything_else_wants_a_key_and_is_not_counted(keys: Path, method
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/ping"])
 async def test_probes_need_no_key(keys: Path, method: str, path: str) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service:
         assert (await service.client.request(method, path)).status_code == 200

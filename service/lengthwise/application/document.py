@@ -34,9 +34,10 @@ _SCHEMAS: Final = "#/components/schemas/"
 LIMITS: Final = tuple(_DOCUMENT["components"]["schemas"]["Limits"]["required"])  # that `GET /` shows
 
 
-def operation(name: str) -> dict[str, Any]:
-    """The options of a route for the operation of that id."""
-    return {"response_class": Response, "response_model": None, "openapi_extra": _OPERATIONS[name]}
+def operation(name: str, alias: str | None = None) -> dict[str, Any]:
+    """The options of a route for the operation of that id, or for the same operation at another path, `alias`."""
+    described = _OPERATIONS[name] | {"operationId": alias or name}
+    return {"response_class": Response, "response_model": None, "openapi_extra": described}
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,7 +1,7 @@
 """Checks every request before its route: who calls, and that no web page of another site does.
 
-Every path but `/livez`, `/readyz` and the console's page, which asks its user for the key, requires a key where keys
-are set. Inference calls pass: `InferenceCall.admit` checks the same, so that refused calls are counted.
+Every path but `/livez`, `/readyz`, `/ping` and the console's page, which asks its user for the key, requires a key
+where keys are set. Inference calls pass: `InferenceCall.admit` checks the same, so that refused calls are counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lengthwise.serving import Serving
 
 CONSOLE: Final = "/console/"
 """What the paths of the console begin with."""
-OPEN: Final = frozenset({"/livez", "/readyz"})
+OPEN: Final = frozenset({"/livez", "/readyz", "/ping"})
 NO_LIFESPAN: Final = "the lifespan of the application has not run: FastAPI(lifespan=app.router.lifespan_context)"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 

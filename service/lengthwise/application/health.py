@@ -25,13 +25,14 @@ _OF_MANIFEST: Final = {"labels", "task", "min_length", "max_length", "long", "mi
 
 
 def add_probes(router: APIRouter, serving: Serving) -> None:
-    """Adds `/livez` and `/readyz`."""
+    """Adds `/livez` and `/readyz`, and the alias of the latter for SageMaker, `/ping`."""
 
     @router.get("/livez", **operation("livez"))
     async def livez() -> Response:
         problem = serving.watchdog.problem
         return PlainTextResponse("ok") if problem is None else PlainTextResponse(problem, 503)
 
+    @router.get("/ping", **operation("readyz", "ping"))
     @router.get("/readyz", **operation("readyz"))
     async def readyz() -> Response:
         return PlainTextResponse("ok") if serving.ready else kserve.response(_why_not_ready(serving), "/readyz")

@@ -76,8 +76,9 @@ class Inference:
 
 
 def add_predict(router: APIRouter, endpoint: Predict) -> None:
-    """Adds `POST /predict`."""
+    """Adds `POST /predict`, and its alias for SageMaker."""
     router.post("/predict", **operation("predict"))(Inference(endpoint))
+    router.post("/invocations", **operation("predict", "invocations"))(Inference(endpoint))
 
 
 def add_v1(router: APIRouter, endpoint: PredictV1) -> None:

@@ -43,10 +43,10 @@ INSTANCES: Final = BodyLayout(
 
 
 class Predict(Endpoint):
-    """The endpoint `POST /predict`."""
+    """The endpoint `POST /predict`, with the alias `POST /invocations`."""
 
     name = "POST /predict"
-    path = re.compile(rb"/predict")
+    path = re.compile(rb"/predict|/invocations")  # the latter is SageMaker's name
     refuse = staticmethod(problems.refusal)
     binary_header = b"content-type"  # they have it; their shape is read with them, and may be wrong
     content_types = (
