@@ -142,10 +142,10 @@ console-pictures: .venv/.development ## Draws docs/console-*.png (after make con
 ENGINES := runs/engines
 $(ENGINES)/installed: pyproject.toml | .venv/.development
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(ENGINES)
-	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python '.[cpu,serve,client,parquet,ray,spark,beam]' pytest pytest-asyncio hypothesis
+	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python '.[cpu,serve,client,parquet,ray,spark,beam,mlflow]' pytest pytest-asyncio hypothesis
 	touch $@
 
-engines: $(ENGINES)/installed ## Runs Ray Serve, and Scorer on Ray Data, Spark (with the Java of this machine) and Beam, in an environment of its own in runs (2 GB)
+engines: $(ENGINES)/installed ## Runs Ray Serve, MLflow, and Scorer on Ray Data, Spark (with the Java of this machine) and Beam, in an environment of its own in runs (2 GB)
 	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python --reinstall-package lengthwise --no-deps .
 	$(ENGINES)/bin/python -m pytest tests/engines -m engines -rs -p no:cacheprovider
 

@@ -9,7 +9,13 @@ import pytest
 
 from tests.support import documents
 
-PACKAGES = {"Ray Data": "ray", "Ray Serve": "ray.serve", "Spark": "pyspark", "Apache Beam": "apache_beam"}
+PACKAGES = {
+    "Ray Data": "ray",
+    "Ray Serve": "ray.serve",
+    "Spark": "pyspark",
+    "Apache Beam": "apache_beam",
+    "MLflow": "mlflow",
+}
 
 
 @pytest.mark.parametrize("section", PACKAGES)

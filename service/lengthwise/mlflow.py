@@ -1,0 +1,91 @@
+"""A model directory as a model of MLflow, in its pyfunc flavor.
+
+```python
+import lengthwise.mlflow
+
+logged = lengthwise.mlflow.log_model("models/vowels/1", name="vowels")
+mlflow.pyfunc.load_model(logged.model_uri).predict(recordings)
+```
+
+MLflow keeps a copy of the model directory, and nothing is pickled. docs/engines.md has the page.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lengthwise.repository.folder import model_directory
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.scoring.scorer import Scorer
+
+
+def log_model(directory: str | os.PathLike[str], **options: Any) -> Any:
+    """Logs a model directory under the run that is active, or a new one.
+
+    Args:
+        directory: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version.
+        options: The other arguments of `mlflow.pyfunc.log_model`, such as `name` and `registered_model_name`.
+
+    Returns:
+        The `ModelInfo` of MLflow.
+
+    Raises:
+        ConfigurationError: There is no such model directory.
+        ManifestError: It has no valid manifest.
+    """  # noqa: DOC502 - what it calls raises them
+    import mlflow.pyfunc
+
+    return _write(mlflow.pyfunc.log_model, directory, options)
+
+
+def save_model(directory: str | os.PathLike[str], path: str | os.PathLike[str], **options: Any) -> None:
+    """Writes a model directory as a folder `path` that MLflow loads; see `log_model`."""
+    import mlflow.pyfunc
+
+    _write(mlflow.pyfunc.save_model, directory, {"path": os.fspath(path), **options})
+
+
+def _write(write: Callable[..., Any], directory: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+    source = model_directory(Path(directory))
+    manifest = Manifest.read(source)
+    needs = {"pip_requirements": [f"lengthwise[cpu]=={metadata.version('lengthwise')}"]}
+    with tempfile.TemporaryDirectory() as folder:  # MLflow keeps the last name of a path only, and a model has two
+        copy = Path(folder, manifest.name)
+        shutil.copytree(source, copy / str(manifest.version))
+        return write(loader_module=__name__, data_path=str(copy), **(needs | options))
+
+
+class RaggedModel:
+    """A model for `mlflow.pyfunc`: one call takes sequences of different lengths."""
+
+    def __init__(self, path: str) -> None:
+        self._scorer = Scorer(path)
+        self._scorer.open()
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Answers sequences.
+
+        Args:
+            model_input: A pandas DataFrame with a column `steps`, as for `Scorer`; or sequences in the forms of
+                `Model.predict`, such as a list of arrays `[length, features]`.
+            params: Not used.
+
+        Returns:
+            A DataFrame with the columns of the answers; or a list of predictions in the form of `POST /predict`.
+
+        Raises:
+            InvalidSequences: The model does not accept some sequences; names them all.
+        """  # noqa: DOC502 - what it calls raises them
+        is_table = self._scorer.steps in getattr(model_input, "columns", ())
+        return self._scorer(model_input) if is_table else self._scorer.predictions(model_input)
+
+
+def _load_pyfunc(data_path: str) -> RaggedModel:
+    """MLflow calls it with the path of its copy."""
+    return RaggedModel(data_path)
