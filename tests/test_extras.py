@@ -31,8 +31,9 @@ def test_a_part_runs_with_its_extras_alone(part: Part) -> None:
         ((), "serve", "serve"),
         (("serve",), "serve --port 1", "cpu"),
         (("cpu",), "serve", "serve"),
-        ((), "check examples/masking.py:lengths_given", "check"),
-        (("check",), "check examples/masking.py:lengths_given", "export"),
+        ((), "check examples/masking.py:lengths_given", "torch"),
+        (("check",), "check examples/masking.py:lengths_given", "torch"),
+        (("torch",), "check service/lengthwise/models/japanese-vowels/1", "check"),
         (("check",), "check service/lengthwise/models/japanese-vowels/1", "cpu"),
         (("cpu",), "export examples/masking.py:lengths_given --out nowhere", "export"),
         ((), "train service/lengthwise/models/japanese-vowels/1/examples.jsonl --out nowhere", "train"),
@@ -45,7 +46,7 @@ def test_a_missing_extra_is_one_line_that_names_it(extras: tuple[str, ...], call
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("extra", ["serve", "cpu", "client", "check", "export", "train", "bench"])
+@pytest.mark.parametrize("extra", ["serve", "cpu", "client", "check", "torch", "export", "train", "bench"])
 def test_an_extra_brings_what_errors_say_that_it_brings(extra: str) -> None:
     told = {PACKAGES.get(module, module.replace("_", "-")) for module, extras in EXTRAS_OF.items() if extra in extras}
     asked = {one.name for one in required([extra])} - {one.name for one in required([])} - NEVER_IMPORTED

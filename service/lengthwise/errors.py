@@ -57,7 +57,7 @@ EXTRAS_OF: Final = {
     "httpx": ("client",),
     "onnx": ("check", "export"),
     "safetensors": ("check", "export", "train"),
-    "torch": ("export", "train"),
+    "torch": ("torch", "export", "train"),
     **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
     "matplotlib": ("bench",),
     "pyarrow": ("parquet",),

@@ -11,9 +11,11 @@ from torch import nn
 
 from lengthwise.commands.cli import main
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export import check
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.targets import target
 from lengthwise_export.tracing.call_signature import CallSignature, Second, output_selector
 from tests.gallery.index import TORCH_LEAKING
 from tests.gallery.torch_models import network
@@ -131,6 +133,30 @@ def test_a_table_of_positions_says_how_wide_the_model_goes(table: int) -> None:
     report = judged(Positions(table))
     assert (report.verdict, report.max_length) == ("sound", table)
     assert any(f"past a width of {table}: " in note and "index out of range" in note for note in report.notes)
+
+
+def test_the_end_of_a_table_of_positions_is_met_in_few_runs() -> None:
+    model, widths = Positions(300), []
+    model.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].size(1)))
+    assert judged(model, max_length=1024).max_length == 300
+    searched = [width for width in widths[: widths.index(300) + 2] if width > 24]
+    assert searched[-2:] == [300, 301]
+    assert len(searched) <= 6  # the largest length, and a few ends of weights; halving 1,000 widths takes ten more
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_large_module_is_checked_in_the_callers_threads_and_others_in_one(
+    is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    monkeypatch.setattr(target, "LARGE", 10 if is_large else 1000)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert check(Base(), max_length=20, progress=lambda _: threads.add(torch.get_num_threads())).verdict == "sound"
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {2 if is_large else 1}
 
 
 def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide() -> None:

@@ -79,6 +79,13 @@ PARTS = (
         lacks=(*SERVER, "onnxruntime", "onnxscript", "matplotlib", "httpx", "torch"),
     ),
     Part(
+        "checking a module with torch alone",
+        ("torch",),
+        MODULE + "import lengthwise_export\n"
+        "print('good' if lengthwise_export.check(Mean(), max_length=20).verdict == 'sound' else 'bad')",
+        lacks=(*SERVER, "onnx", "safetensors", "onnxruntime", "onnxscript", "matplotlib", "httpx"),
+    ),
+    Part(
         "checking a graph",
         ("check", "cpu"),
         "import lengthwise_export, lengthwise.files as files\n"

@@ -23,7 +23,7 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import Target, one_torch_thread
+from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record
@@ -150,7 +150,7 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)
         return replace(report, fix=_suggestion(None, report, options))
-    with one_torch_thread():
+    with threads_of_check(read.subject):
         report = _tried(read, options)
         fix = _suggestion(read, report, options)
     if read.blind and report.verdict != "uncheckable":  # whatever the trials say

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
-import onnx
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
@@ -26,11 +25,12 @@ from lengthwise_export.architecture.trained import TrainingRecord, read_record
 from lengthwise_export.checking.baseline import is_finite
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
-from lengthwise_export.onnx_graphs.protos import contains_isnan
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.process_wide import torch_threads
 
 if TYPE_CHECKING:
+    import onnx
+
     from lengthwise.commands.data_options import PaddingCut
     from lengthwise.verification.measurement import BatchLogits
     from lengthwise_export.checking.trace_torch import TorchSubject
@@ -179,6 +179,8 @@ class GraphTarget(Target):
 
     def may_take_nan(self, batch: PaddedBatch) -> bool:
         """Whether it has an IsNaN node."""
+        from lengthwise_export.onnx_graphs.protos import contains_isnan  # a torch module needs no onnx
+
         return contains_isnan(self.graph)
 
 
@@ -190,6 +192,17 @@ class DirectoryTarget(GraphTarget):
 def one_torch_thread() -> AbstractContextManager[None]:
     """Makes torch, if it is imported, compute in one thread during the block, so that the order of sums is fixed."""
     return torch_threads(1) if "torch" in sys.modules else nullcontext()
+
+
+LARGE: Final = 10_000_000
+"""A module with more weights than this is checked in the caller's threads: in one it would take minutes."""
+
+
+def threads_of_check(subject: Subject) -> AbstractContextManager[None]:
+    """`one_torch_thread`, unless the module is large: then the order of sums is as torch is set."""
+    module = getattr(subject, "module", None)
+    weights = 0 if module is None else sum(weight.numel() for weight in module.parameters())
+    return nullcontext() if weights > LARGE else one_torch_thread()
 
 
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})

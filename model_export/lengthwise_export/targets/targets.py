@@ -9,18 +9,16 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-import onnx
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets import graph_targets
 from lengthwise_export.targets.target import Target, TargetKind, one_torch_thread, require_applicable
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 TargetSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
@@ -43,17 +41,20 @@ def read(source: TargetSource, options: TargetOptions, *, blind: bool = False) -
     """
     text = named(source)
     is_object = not isinstance(source, str | os.PathLike)
-    of_object: TargetKind = "onnx" if isinstance(source, onnx.ModelProto) else "module"
+    of_object: TargetKind = "onnx" if _is_graph(source) else "module"
     kind = of_object if is_object else _kind(text)
     if options.checkpoint is not None:
         weights = trained.checkpoint_file(Path(options.checkpoint))
         options = options.model_copy(update={"checkpoint": weights})
     require_applicable(text, kind, options)
     target: Target
-    if kind == "onnx":
-        target = graph_targets.read_model(text, source if isinstance(source, onnx.ModelProto) else None, options, blind)
-    elif kind == "directory":
-        target = graph_targets.read_directory(text, options)
+    if kind in ("onnx", "directory"):
+        from lengthwise_export.targets import graph_targets  # brings onnx along, which a torch module does without
+
+        if kind == "onnx":
+            target = graph_targets.read_model(text, source if _is_graph(source) else None, options, blind)
+        else:
+            target = graph_targets.read_directory(text, options)
     elif kind == "keras":
         from lengthwise_export.keras_models import keras_targets
 
@@ -78,7 +79,7 @@ def named(source: object) -> str:
     """
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    if isinstance(source, onnx.ModelProto):
+    if _is_graph(source):
         return source.graph.name or "the graph"
     torch = sys.modules.get("torch")  # who has a module has imported it
     if torch is not None and isinstance(source, torch.nn.Module):
@@ -90,6 +91,12 @@ def named(source: object) -> str:
     raise ConfigurationError(
         f"{source!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
     )
+
+
+def _is_graph(source: object) -> TypeGuard[onnx.ModelProto]:
+    """Whether an object is a graph; who has one has imported onnx."""
+    onnx = sys.modules.get("onnx")
+    return onnx is not None and isinstance(source, onnx.ModelProto)
 
 
 _KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {

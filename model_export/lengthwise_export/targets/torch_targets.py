@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames
-from lengthwise_export.architecture import checkpoint, foreign_files, trained
+from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
@@ -195,7 +195,11 @@ def read_module(text: str, module: nn.Module, options: TargetOptions, *, blind: 
     if elsewhere:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
     weights = _weights(options)
-    notices = [] if weights is None else checkpoint.load(module, weights)
+    notices = []
+    if weights is not None:
+        from lengthwise_export.architecture import checkpoint  # brings safetensors along
+
+        notices = checkpoint.load(module, weights)
     signature = read_signature(
         module,
         second=options.second,
