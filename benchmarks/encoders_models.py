@@ -1,0 +1,147 @@
+"""Encoders and classifiers of other people's libraries, as data: what `benchmarks.encoders` tries.
+
+Each is called as its library calls it, with random weights and a small configuration. `encoders.toml` says what a class
+is made with, what it takes beside the steps, and what its library writes into padding.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+DATA: Final = tomllib.loads(Path(__file__).with_name("encoders.toml").read_text(encoding="utf-8"))
+FEATURES: Final = 16
+IDS: Final = 50
+"""Token ids of valid steps; the special ids of the configurations, the padding's among them, are above."""
+
+NOISE: Final = 0.1
+"""Added to all weights, times a normal value: a bias of 0 and a layer that begins at 0 would hide a leak."""
+
+ROLES: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "mask": lambda mask: mask,
+    "integer mask": lambda mask: mask.long(),
+    "float mask": lambda mask: mask.float(),
+    "padding mask": lambda mask: ~mask,
+    "lengths": lambda mask: mask.sum(1),
+    "shares": lambda mask: mask.sum(1) / mask.shape[1],
+    "column of mask": lambda mask: mask.float().unsqueeze(-1),
+}
+"""What an argument of a class is, of a mask `[rows, width]` that is true at valid steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """A class of a library, and how it is called."""
+
+    library: str  # the distribution that has it
+    path: str  # `package.module:Class`, or a function that returns a module
+    arguments: dict[str, Any] = field(default_factory=dict)  # what it is made with
+    config: str | None = None  # the class of the configuration that takes the arguments, if there is one
+    note: str = ""  # what sets it apart from others of its class
+    steps: str | None = None  # the name of the argument for the steps; None for the first by position
+    takes: dict[str, str] = field(default_factory=dict)  # other arguments: names, and their `ROLES`
+    answer: str | int | None = None  # the name or index of its output; None for a tensor
+    kind: str = "features"  # of a step: `tokens`, `features`, or `samples` of a wave
+    padding: float = 0.0  # what the library itself writes into padding
+    end: int | None = None  # the id that the library's tokenizer writes at the last valid step
+    channels_first: bool = False  # whether it takes `[rows, features, steps]`
+
+    @property
+    def name(self) -> str:
+        """Such as `BertForSequenceClassification`, or `Pooling, mean`."""
+        return self.path.rpartition(":")[2] + (f", {self.note}" if self.note else "")
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its library is there."""
+        return version_of(self.library) is not None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The options of `check` that say what a step is."""
+        return {"vocabulary": IDS} if self.kind == "tokens" else {"features": 1 if self.kind == "samples" else FEATURES}
+
+    def make(self, *, own_padding: bool) -> Called:
+        """The module in evaluation mode, with the same random weights each time."""
+        torch.manual_seed(0)
+        settings = self.arguments if self.config is None else {"config": tiny(_named(self.config), self.arguments)}
+        module = _named(self.path)(**settings).eval()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=NOISE)
+        return Called(module, self, own_padding=own_padding)
+
+
+class Called(nn.Module):
+    """A library's module, called with steps and a mask that is true at valid steps."""
+
+    def __init__(self, module: nn.Module, entry: Encoder, *, own_padding: bool) -> None:
+        super().__init__()
+        self.module, self.entry, self.own_padding = module, entry, own_padding
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """The library's answer for `[rows, width]` ids or `[rows, width, features]`, and a mask `[rows, width]`."""
+        entry = self.entry
+        if entry.end is not None:
+            last = (mask * torch.arange(1, mask.shape[1] + 1)).argmax(1, keepdim=True)
+            steps = steps.scatter(1, last, entry.end)
+        if self.own_padding:
+            hidden = ~mask if entry.kind == "tokens" else ~mask.unsqueeze(-1)
+            steps = steps.masked_fill(hidden, int(entry.padding) if entry.kind == "tokens" else entry.padding)
+        if entry.kind == "samples":
+            steps = steps.squeeze(-1)
+        if entry.channels_first:
+            steps = steps.mT
+        named = {name: ROLES[role](mask) for name, role in entry.takes.items()}
+        answer = self.module(steps, **named) if entry.steps is None else self.module(**{entry.steps: steps}, **named)
+        return answer if entry.answer is None else answer[entry.answer]
+
+
+def version_of(library: str) -> str | None:
+    """That of an installed distribution; None where it is not installed."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def tiny(kind: Any, changes: dict[str, Any]) -> Any:
+    """A configuration of `transformers`, and its parts, with the sizes of `encoders.toml` that they have names for."""
+    usual = kind()
+    known = {*vars(usual), *kind.attribute_map, "num_labels"}
+    sizes = {name: value for name, value in DATA["tiny"].items() if name in known}
+    parts = {
+        name: tiny(type(getattr(usual, name)), {}) for name in kind.sub_configs if getattr(usual, name) is not None
+    }
+    return kind(**sizes | parts | changes)
+
+
+def _of_transformers() -> Iterator[Encoder]:
+    """The classes that `transformers` lists for a task, each with a tiny configuration."""
+    lists = importlib.import_module("transformers.models.auto.modeling_auto")
+    configurations = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING_NAMES
+    for group in DATA["transformers"]:
+        for kind, name in getattr(lists, group["list"]).items():
+            settings = {"path": f"transformers:{name}", "config": f"transformers:{configurations[kind]}"}
+            own = DATA["changes"].get(name, {})
+            yield Encoder(library="transformers", **group["usual"] | settings | own)
+
+
+def encoders() -> tuple[Encoder, ...]:
+    """Those of all libraries that are installed."""
+    listed = (Encoder(**entry) for entry in DATA["encoders"])
+    every = [*(_of_transformers() if version_of("transformers") else ()), *listed]
+    return tuple({entry.name: entry for entry in every if entry.is_installed}.values())
