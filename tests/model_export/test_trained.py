@@ -7,6 +7,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest
@@ -166,10 +167,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     (folder / "s.toml").write_text(SPEC)
     (folder / "swapped.toml").write_text(SPEC.replace('"a", "b"', '"b", "a"'))
-    for name, seed in (("train", 0), ("test", 1)):
-        (folder / f"{name}.jsonl").write_text(json_lines(separable(80, seed=seed)))
-    result = run("train", folder / "s.toml", folder / "train.jsonl", "--out", folder / "run", "--epochs", 30)
-    assert result.exit_code == 0, result.output
+    records = separable(80)
+    steps, labels = [record.steps for record in records], [str(record.label) for record in records]
+    lengthwise_export.train(
+        folder / "s.toml", steps, labels, progress=None, out=folder / "run", epochs=3, learning_rate=0.02
+    )
     return folder
 
 

@@ -17,6 +17,7 @@ from lengthwise.runtime.answers import NOT_FINITE, Answer
 from lengthwise.scoring import offline
 from lengthwise.scoring.offline import FAILED, ScoredBatch, ScoringResult
 from tests.support import numpy_models
+from tests.support.batching import PATIENCE_SECONDS
 
 LIMITS = BatchLimits(rows=8)
 
@@ -167,7 +168,7 @@ def test_an_interruption_ends_the_threads_without_running_what_was_planned(monke
         if batches == 3:
             raise KeyboardInterrupt
         if batches > 3:
-            told.wait(60)
+            told.wait(PATIENCE_SECONDS)
 
     monkeypatch.setattr(offline, "ThreadPoolExecutor", Runners)
     with pytest.raises(KeyboardInterrupt):

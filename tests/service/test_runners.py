@@ -365,6 +365,18 @@ async def test_more_cores_are_never_lent_than_are_left(runners: int):
 # Cores of other processes
 
 
+@pytest.mark.parametrize(("busy", "helping"), [(0, 3), (1, 2), (2, 0), (3, 0)])
+async def test_cores_of_other_processes_help_while_at_least_half_of_all_are_free(busy: int, helping: int):
+    gate, lent = Gate(), list[int]()
+    only, cores = model_queue(gate), Cores(1, 4, [0.0, *[1.0] * busy, *[0.0] * (3 - busy)])
+    async with running(only, lend_cores=partial(note, lent), cores=cores) as batcher:
+        request = batcher.submit(only, [sequence(1)], answers)
+        await gate.busy()
+        assert lent[-1] == helping
+        gate.open.set()
+        assert await outcome(request) == [1]
+
+
 class Running:
     """A run that waits until it is released, and knows how many run at once."""
 

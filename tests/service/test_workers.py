@@ -21,8 +21,8 @@ from benchmarks.cores import served
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
+from lengthwise.processes.shared_memory import SharedMemory
 from lengthwise.processes.supervisor import EARLY_SECONDS, MOST_EARLY
-from lengthwise.processes.worker import SharedMemory
 from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
 from tests.support import proc
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
