@@ -61,6 +61,7 @@ DOCUMENTS = sorted(
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 THEIRS = {
     "docs/deployment.md": {"build-arg", "cpus", "repository-url"},
+    "docs/engines.md": {"env-manager"},
     "docs/observability.md": {"enable-feature"},
     "docs/measuring.md": {"shape", "shared-memory", "streaming"},
     "docs/coming-from.md": {

@@ -17,10 +17,11 @@ from lengthwise.commands.command import NOT_CHECKED, end
 
 
 class Row(NamedTuple):
-    """A command: the module that has a function of its name, and its short help."""
+    """A command: the module that has a function of its name, or `function`, and its short help."""
 
     module: str
     meaning: str
+    function: str = ""
 
 
 GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
@@ -41,6 +42,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
         "alias": Row("lengthwise.commands.operate", "Shows the aliases of a model, or points one to a version."),
         "drift": Row("lengthwise.commands.operate", "Compares recorded sequences with the training data."),
         "label": Row("lengthwise.commands.operate", "Joins labels to recorded sequences."),
+        "import": Row(
+            "lengthwise.commands.import_settings", "Reads settings of MLServer or TorchServe.", "import_settings"
+        ),
     },
 }  # as the help lists them; those of the exporter are imported only where it is installed
 
@@ -100,7 +104,7 @@ class Lengthwise(click.Group):
             if error.name not in ("lengthwise_export", ROWS[name].module):
                 raise
             end(f"the image that serves has no `{name}`: pip install 'lengthwise[export]' elsewhere", NOT_CHECKED)
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, ROWS[name].function or name)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,204 @@
+"""`lengthwise import`: what the settings of MLServer and TorchServe become here, and the commands that follow.
+
+What a setting becomes is data, `foreign_settings.toml`; here the files are read and values converted.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lengthwise.commands.command import Command
+from lengthwise.errors import ConfigurationError
+
+SETTINGS: Final = tomllib.loads(Path(__file__).with_name("foreign_settings.toml").read_text("utf-8"))
+_FILES: Final = {"model-settings.json": "mlserver", "settings.json": "mlserver", "config.properties": "torchserve"}
+_UNKNOWN: Final = {"note": "not known here: look for it in docs/coming-from.md, or in lengthwise serve --help"}
+_MOST_SHOWN: Final = 40  # characters of a value
+_LENGTHS: Final = re.compile(r".*(len|sizes?$|counts?$).*", re.I)
+_SOURCE: Final = "package.module:factory --checkpoint weights.pt"  # TorchScript is not read: its source is exported
+
+
+class Setting(NamedTuple):
+    """A setting, and the options that it becomes, or why it becomes none."""
+
+    key: str
+    value: Any
+    options: tuple[tuple[str, str], ...]
+    note: str
+
+
+class ForeignModel(NamedTuple):
+    """A model of another server: its file, if that is known, and its inputs by name."""
+
+    name: str
+    file: str | None
+    inputs: tuple[str, ...] = ()
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    parts = urlsplit(address)
+    if parts.hostname is None or parts.port is None:  # a socket of a file, or a host alone
+        raise ValueError
+    return parts.hostname, str(parts.port)
+
+
+CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
+    "as it is": lambda value: [str(value)],
+    "address": lambda value: [*_host_and_port(value)],
+    "port": lambda value: [_host_and_port(value)[1]],
+    "seconds": lambda value: [f"{float(value) * 1000:g}"],
+    "origins": lambda value: [",".join(value.get("allow_origins", ()))],
+    "debug": lambda value: ["debug" if value else "info"],
+    "structured": lambda value: ["json" if value else "text"],
+}  # a value of another server -> the value of each option
+
+
+def _setting(server: str, key: str, value: Any) -> Setting:
+    entry = SETTINGS[server].get(key, _UNKNOWN)
+    if "option" not in entry:
+        return Setting(key, value, (), entry["note"])
+    try:
+        values = CONVERSIONS[entry.get("as", "as it is")](value)
+    except (AttributeError, TypeError, ValueError):
+        return Setting(key, value, (), f"not a value of this setting; {entry['option']} would take it")
+    return Setting(key, value, tuple(zip(entry["option"].split(", "), values, strict=True)), "")
+
+
+def _properties(text: str) -> dict[str, str]:
+    """The properties of a Java file: a line each, unless a backslash continues it; `#` and `!` begin comments."""
+    lines = re.sub(r"\\\r?\n[ \t]*", "", text).splitlines()
+    pairs = (re.split(r"\s*[=:]\s*", line.strip(), maxsplit=1) for line in lines if not re.match(r"\s*([#!]|$)", line))
+    return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
+
+
+def _json(text: str, source: str) -> dict[str, Any]:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError(f"{source} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{source} must hold an object, got {type(document).__name__}")
+    return document
+
+
+def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
+    parameters = document.pop("parameters", None) or {}
+    if not isinstance(parameters, dict):
+        raise ConfigurationError(f"{path}: parameters must be an object, got {type(parameters).__name__}")
+    settings = [_setting("mlserver", key, value) for key, value in (document | parameters).items()]
+    if path.name != "model-settings.json":
+        return settings, []
+    inputs = tuple(str(one.get("name")) for one in document.get("inputs") or () if isinstance(one, dict))
+    file = str(path.parent / parameters["uri"]) if parameters.get("uri") else None
+    return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, inputs)]
+
+
+def _of_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
+    settings, models = [_setting("torchserve", key, value) for key, value in document.items() if key != "models"], []
+    store = path.parent / document.get("model_store", ".")
+    for name, versions in _json(document.get("models") or "{}", f"{path}: models").items():
+        for how in versions.values() if isinstance(versions, dict) else ():
+            if isinstance(how, dict):
+                settings += [_setting("torchserve", key, value) for key, value in how.items()]
+                models.append(ForeignModel(name, _serialized(store / str(how.get("marName")))))
+    return settings, models
+
+
+def _serialized(archive: Path) -> str | None:
+    """The file of weights in a model archive, as `ARCHIVE/FILE`; None where the archive cannot be read."""
+    try:
+        with zipfile.ZipFile(archive) as members:
+            described = orjson.loads(members.read("MAR-INF/MANIFEST.json"))
+        return f"{archive}/{described['model']['serializedFile']}"
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterator[str]:
+    """The commands that serve these models with these options."""
+    for model in models:
+        file, roles = model.file or "", _roles(model.inputs)
+        if file.endswith(".onnx") and not Path(file).is_file() and Path(file).parent.is_file():  # in an archive
+            yield shlex.join(["unzip", "-j", str(Path(file).parent), Path(file).name])
+            file = Path(file).name
+        target = shlex.quote(file) if file.endswith(".onnx") else _SOURCE
+        named = "".join(f" {role} {shlex.quote(name)}" for role, name in roles.items() if file.endswith(".onnx"))
+        yield f"lengthwise export {target}{named} --labels A,B --out {shlex.quote(f'models/{model.name}')}"
+    yield shlex.join(["lengthwise", "serve", "models", *(word for pair in options.items() for word in pair)])
+
+
+def _roles(inputs: tuple[str, ...]) -> dict[str, str]:
+    """The option of `export` for each input, by its name: a mask, lengths, else the steps."""
+    options = [
+        "--mask" if "mask" in name.lower() else "--lengths" if _LENGTHS.fullmatch(name) else "--values"
+        for name in inputs
+    ]
+    return dict(zip(options, inputs, strict=True)) if len({*options}) == len(options) else {}
+
+
+@click.command(
+    "import",
+    cls=Command,
+    epilog="Nothing is written. What --labels are, and which file of Python makes a module, no settings say: put them "
+    "into the commands that are printed.",
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, path_type=Path))
+def import_settings(files: tuple[Path, ...]) -> None:
+    """Reads settings of MLServer or TorchServe: what each becomes here, and the commands to run.
+
+    FILE is a model-settings.json or settings.json of MLServer, a config.properties of TorchServe, or a folder of them.
+
+    \b
+    Example:
+      lengthwise import model-settings.json settings.json
+      lengthwise import config.properties
+
+    \f
+
+    Raises:
+        ConfigurationError: A file has another name, or cannot be read.
+    """  # noqa: D301 - click wants a real backspace
+    settings: list[Setting] = []
+    models: list[ForeignModel] = []
+    for path in _paths(files):
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path} is not text in UTF-8") from error
+        is_mlserver = _FILES[path.name] == "mlserver"
+        read = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
+        settings, models = settings + read[0], models + read[1]
+    table = Table("setting", "value", "becomes", box=None, pad_edge=False)
+    for setting in settings:
+        becomes = " ".join(map(" ".join, setting.options))
+        table.add_row(*map(Text, (setting.key, _shown(setting.value), becomes or f"no option: {setting.note}")))
+    console = Console(highlight=False, soft_wrap=False)
+    console.print(table, "", sep="\n", markup=False)
+    for command in _commands(models, dict(pair for setting in settings for pair in setting.options)):
+        console.print(command, markup=False, soft_wrap=True)
+
+
+def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
+    for path in files:
+        inside = sorted(each for name in _FILES for each in path.rglob(name)) if path.is_dir() else [path]
+        if not inside or inside[0].name not in _FILES:
+            raise ConfigurationError(f"{path}: there is no {', '.join(_FILES)}")
+        yield from inside
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
