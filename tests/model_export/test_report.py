@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise.runtime.manifest import Manifest, Promise
-from lengthwise_export.checking.causes import Cause
 from lengthwise_export.checking.report import Report, on_terminal, promise_text
+from lengthwise_export.checking.rule import Cause
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
 
@@ -24,6 +24,7 @@ def test_the_json_is_the_one_that_programs_rely_on() -> None:
     assert told["verdict"] == "leak"
     assert told["leaks"] == [
         {
+            "code": "LW201",
             "operator": "pool: mean",
             "kind": "mean",
             "place": None,

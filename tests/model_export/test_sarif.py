@@ -32,7 +32,7 @@ def test_a_leak_stands_at_the_line_of_its_first_operator(tmp_path: Path) -> None
     (result,) = run["results"]
     place = result["locations"][0]["physicalLocation"]
     line = (ROOT / "examples" / "masking.py").read_text().splitlines()[place["region"]["startLine"] - 1]
-    assert (code, result["ruleId"], result["level"]) == (1, "padding-leak", "error")
+    assert (code, result["ruleId"], result["level"]) == (1, "LW102", "error")
     assert place["artifactLocation"] == {"uri": "examples/masking.py", "uriBaseId": "%SRCROOT%"}
     assert line.strip() == place["region"]["snippet"]["text"] == "weights = scores.softmax(dim=1)"
     assert "Fix:" in result["message"]["text"]

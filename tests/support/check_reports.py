@@ -2,16 +2,16 @@
 
 import math
 
-from lengthwise_export.checking.causes import Cause
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult
+from lengthwise_export.checking.rule import Cause
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 LEAK = Leak(
     operator="pool: mean",
     kind="mean",
     location=CodeLocation("models/net.py", 12, "return h.mean(1)  # <all>", "forward"),
-    cause=Cause("It divides by the width.", "h.sum(1) / lengths[:, None]"),
+    cause=Cause("It divides by the width.", "h.sum(1) / lengths[:, None]", "LW201"),
     cause_at="models/net.py:9",
     difference=math.inf,
     trial="padded wider",

@@ -24,8 +24,9 @@ from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import gap
-from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain, explain_nan
+from lengthwise_export.checking.causes import explain, explain_nan
 from lengthwise_export.checking.recording import Operation, Recording, Subject
+from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Geometry, Pairing, Sampler, geometry
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
@@ -74,6 +75,11 @@ class Leak:
     length: int = 0  # The length of that row
     layer: str = ""  # Of a Keras model, the layer that the operator is in; else empty
 
+    @property
+    def code(self) -> str:
+        """The rule of its cause, such as `LW201`."""
+        return self.cause.code
+
 
 def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
     """Finds one leak for each kind of change, but each operator only once."""
@@ -110,8 +116,9 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             cause = explain_nan(nan, subject.names, pairing.before)
             differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
         elif not differing and not located and (another := _another_way(before, after)) is not None:
+            cause = rules()["LW109"].cause()
             differing = [
-                (replace(another, explained=functools.partial(_always, ANOTHER_WAY)), _answer_moves(subject, chosen))
+                (replace(another, explained=functools.partial(_always, cause)), _answer_moves(subject, chosen))
             ]
         if not differing or any(one.before.identity in located and one.moves(pairing, tolerance) for one in pairs):
             continue
@@ -403,13 +410,14 @@ def _let_through(
         ]
         if max(apart, default=0.0) > _LET_THROUGH:
             number = fills[origin.identity]
-            why = (
-                f"The mask fills padding with {number:g}, a finite number: it hides padding only while a score of each "
-                f"row is not near or {'below' if number < 0 else 'above'} {number:g}. With {trial}, padding takes part "
-                f"in {other.operator}."
-            )
-            infinite = "torch.finfo(scores.dtype)." + ("min" if number < 0 else "max")
-            fix = f"scores = scores.masked_fill(~valid, {infinite})  # in the place of {number:g}"
+            is_low = number < 0
+            words = {
+                "number": f"{number:g}",
+                "side": "below" if is_low else "above",
+                "infinite": f"torch.finfo(scores.dtype).{'min' if is_low else 'max'}",
+                "trial": trial,
+                "operator": other.operator,
+            }
             at = (origin.operator, origin.kind, origin.location)
-            return number, Leak(*at, Cause(why, fix), None, max(apart), trial, layer=origin.layer)
+            return number, Leak(*at, rules()["LW803"].cause(words), None, max(apart), trial, layer=origin.layer)
     return None

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import ArgumentNames, Cause
+from lengthwise_export.checking.causes import ArgumentNames
+from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.tracing.source_lines import CodeLocation
 

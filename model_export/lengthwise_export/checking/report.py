@@ -19,6 +19,7 @@ from rich.text import Text
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking.leaks import Leak
+from lengthwise_export.checking.rule import rules
 from lengthwise_export.checking.trials import CHANGES, Change
 from lengthwise_export.tracing.source_lines import location_as_json
 
@@ -98,6 +99,7 @@ class Report:
             "reason": self.reason,
             "leaks": [
                 {
+                    "code": leak.code,
                     "operator": leak.operator,
                     "kind": leak.kind,
                     "place": leak.layer or None,
@@ -212,6 +214,7 @@ def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     grid = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
     for word, text in (
+        ("rule", f"{leak.code} {rules()[leak.code].name}"),
         ("place", leak.layer),
         ("why", leak.cause.why),
         ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),

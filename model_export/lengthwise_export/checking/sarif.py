@@ -15,63 +15,58 @@ from urllib.parse import quote
 
 import lengthwise
 from lengthwise_export.checking.leaks import Leak
-from lengthwise_export.checking.report import Report, Verdict, finite, number
+from lengthwise_export.checking.report import Report, finite, number
+from lengthwise_export.checking.rule import OTHER, Rule, rules
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
 
 
-def _rule(key: str, level: str, short: str, full: str) -> dict[str, Any]:
+NOT_CHECKED: Final = Rule(
+    "padding-not-checked",
+    "padding-not-checked",
+    "warning",
+    "Whether padding changes an answer could not be checked: the model cannot be run on padded batches, or takes "
+    "neither lengths nor a mask. The message says why.",
+)
+"""What SARIF shows as the rule of a model that is uncheckable."""
+
+
+def _described(rule: Rule) -> dict[str, Any]:
+    """A rule as the metadata of a tool."""
     return {
-        "id": key,
-        "name": key.title().replace("-", ""),
-        "shortDescription": {"text": short},
-        "fullDescription": {"text": full},
-        "help": {"text": f"{full} The page docs/masking.md of Lengthwise says what to write instead."},
-        "defaultConfiguration": {"level": level},
+        "id": rule.code,
+        "name": rule.name.title().replace("-", ""),
+        "shortDescription": {"text": rule.name.replace("-", " ").capitalize()},
+        "fullDescription": {"text": rule.why},
+        "help": {"text": f"{rule.why} `lengthwise check --explain {rule.code}` says what to write instead."},
+        "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["correctness", "padding"], "precision": "very-high"},
     }
-
-
-_RULES: Final[dict[Verdict, dict[str, Any]]] = {
-    "leak": _rule(
-        "padding-leak",
-        "error",
-        "Padding, or another row of the batch, changes an answer",
-        "The answer to a sequence is not the same in every padded batch. The result is at the first operator whose "
-        "output changes at a valid step.",
-    ),
-    "warning": _rule(
-        "padding-not-finite",
-        "warning",
-        "NaN, infinity or 1e30 in the padding, or values past a mask's number, change an answer",
-        "Finite padding changes no answer to values of an ordinary size. Lengthwise pads with zeros, so NaN in the "
-        "padding does not concern its service; a mask with a finite number does, once scores come near it.",
-    ),
-    "uncheckable": _rule(
-        "padding-not-checked",
-        "warning",
-        "Whether padding changes an answer could not be checked",
-        "The model cannot be run on padded batches, or takes neither lengths nor a mask. The message says why.",
-    ),
-}
 
 
 def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict[str, Any]:
     """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed."""
     file = _file_of(report.target) if file is None else file
-    results = [_of_leak(leak, report.target, file) for leak in report.leaks]
-    if not results and report.verdict != "sound":
+    every = {**rules(), NOT_CHECKED.code: NOT_CHECKED}
+    of_each = [(leak.code, _of_leak(leak, report.target, file)) for leak in report.leaks]
+    if not of_each and report.verdict != "sound":
         message, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
-        results = [_result(message, _physical(file), known)]
-    rule = _RULES.get(report.verdict)
-    if rule is not None:
-        number_of = {"ruleId": rule["id"], "ruleIndex": [*_RULES].index(report.verdict), **rule["defaultConfiguration"]}
-        results = [{**number_of, **result} for result in results]
+        code = NOT_CHECKED.code if report.verdict == "uncheckable" else OTHER
+        of_each = [(code, _result(message, _physical(file), known))]
+    level = "error" if report.verdict == "leak" else "warning"
+    results = [
+        {"ruleId": code, "ruleIndex": [*every].index(code), "level": level, **result} for code, result in of_each
+    ]
+    described = [_described(rule) for rule in every.values()]
     run = {
         "tool": {
-            "driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": [*_RULES.values()]}
+            "driver": {
+                "name": "lengthwise",
+                "semanticVersion": lengthwise.__version__,
+                "rules": described,
+            }
         },
         "automationDetails": {"id": f"lengthwise-check/{report.target}/"},
         "invocations": [{"executionSuccessful": report.verdict != "uncheckable", "exitCode": exit_code}],

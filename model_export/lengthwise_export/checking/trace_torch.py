@@ -28,8 +28,9 @@ from torch.utils import _pytree as pytree
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames, Cause
+from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
+from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask

@@ -1,0 +1,100 @@
+"""The rules of `check`: one file each in `rules/`, which says what leaks, why, what selects it, and code that fixes it.
+
+The file of a rule has its code, name and severity; `why`, a sentence for a report (`message`, where words of the run
+belong into it); and entries that select it: `[[operators]]` of torch and ONNX, `[[layers]]` of Keras. An entry has
+`kinds`, a regular expression of operator types in lower case, or of classes of Keras; the `changes` of a trial that it
+is for, none for all of them; and the code of the fix. Of all entries of all rules, the first in their `order` that
+matches is used, so what is special has a lower number than what is general. A rule without entries is chosen by how the
+trials differ, with `Rule.cause`. The page in `docs/rules/` is made from the same file.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, Final, Literal
+
+from lengthwise_export.checking.trials import Change
+
+FOLDER: Final = Path(__file__).with_name("rules")
+OTHER: Final = "LW900"
+"""The rule of an operator that no other rule has an entry for."""
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The cause of a leak as a sentence, code that fixes it, and the code of its rule."""
+
+    why: str
+    fix: str
+    code: str = OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What selects a rule: kinds of operators or layers, and of changes; and a fix for them."""
+
+    code: str
+    why: str
+    order: int
+    kinds: str  # a regular expression
+    fix: str
+    changes: tuple[Change, ...] = ()  # empty for any
+    mask: str | None = None  # of a layer of Keras: the mask that it gets; None for any
+
+    def fits(self, kind: str, change: Change, mask: str | None) -> bool:
+        """Whether an operator or layer is meant, with this mask, in a trial of this change."""
+        is_meant = self.mask in (None, mask) and (not self.changes or change in self.changes)
+        return is_meant and re.fullmatch(self.kinds, kind) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One cause of leaks."""
+
+    code: str
+    name: str
+    severity: Severity
+    why: str
+    message: str = ""  # What a report says in the place of `why`, with words of the run
+    fix: str = ""  # That of a rule without entries
+    operators: tuple[Entry, ...] = ()
+    layers: tuple[Entry, ...] = ()
+
+    def cause(self, words: Mapping[str, Any] | None = None, fix: str | None = None) -> Cause:
+        """The cause of a leak that the trials have shown, with the words of its message."""
+        message, own = (Template(text).substitute(words or {}) for text in (self.message or self.why, self.fix))
+        return Cause(message, own if fix is None else fix, self.code)
+
+
+@functools.cache
+def rules() -> Mapping[str, Rule]:
+    """All rules by their codes."""
+    return {path.stem: _read(path) for path in sorted(FOLDER.glob("LW*.toml"))}
+
+
+def select(table: Literal["operators", "layers"], kind: str, change: Change, mask: str | None = None) -> Entry:
+    """The first entry for an operator or a layer."""
+    return next(entry for entry in _entries(table) if entry.fits(kind, change, mask))
+
+
+@functools.cache
+def _entries(table: str) -> tuple[Entry, ...]:
+    every = (entry for rule in rules().values() for entry in getattr(rule, table))
+    return tuple(sorted(every, key=lambda entry: entry.order))
+
+
+def _read(path: Path) -> Rule:
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    shared = {"code": table["code"], "why": table["why"]}
+    for name in ("operators", "layers"):
+        entries = [{**shared, **entry} for entry in table.get(name, [])]
+        table[name] = tuple(Entry(**entry) for entry in entries)
+    return Rule(**table)
