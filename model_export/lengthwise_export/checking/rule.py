@@ -5,7 +5,7 @@ belong into it); and entries that select it: `[[operators]]` of torch and ONNX, 
 `kinds`, a regular expression of operator types in lower case, or of classes of Keras; the `changes` of a trial that it
 is for, none for all of them; and the code of the fix. Of all entries of all rules, the first in their `order` that
 matches is used, so what is special has a lower number than what is general. A rule without entries is chosen by how the
-trials differ, with `Rule.cause`. The page in `docs/rules/` is made from the same file.
+trials differ, with `LeakRule.cause`. The page in `docs/rules/` is made from the same file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class LeakRule:
     """One cause of leaks."""
 
     code: str
@@ -75,7 +75,7 @@ class Rule:
 
 
 @functools.cache
-def rules() -> Mapping[str, Rule]:
+def rules() -> Mapping[str, LeakRule]:
     """All rules by their codes."""
     return {path.stem: _read(path) for path in sorted(FOLDER.glob("LW*.toml"))}
 
@@ -91,10 +91,10 @@ def _entries(table: str) -> tuple[Entry, ...]:
     return tuple(sorted(every, key=lambda entry: entry.order))
 
 
-def _read(path: Path) -> Rule:
+def _read(path: Path) -> LeakRule:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = {"code": table["code"], "why": table["why"]}
     for name in ("operators", "layers"):
         entries = [{**shared, **entry} for entry in table.get(name, [])]
         table[name] = tuple(Entry(**entry) for entry in entries)
-    return Rule(**table)
+    return LeakRule(**table)

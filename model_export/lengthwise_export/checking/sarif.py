@@ -16,14 +16,14 @@ from urllib.parse import quote
 import lengthwise
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import Report, finite, number
-from lengthwise_export.checking.rule import OTHER, Rule, rules
+from lengthwise_export.checking.rule import OTHER, LeakRule, rules
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
 
 
-NOT_CHECKED: Final = Rule(
+NOT_CHECKED: Final = LeakRule(
     "padding-not-checked",
     "padding-not-checked",
     "warning",
@@ -33,7 +33,7 @@ NOT_CHECKED: Final = Rule(
 """What SARIF shows as the rule of a model that is uncheckable."""
 
 
-def _described(rule: Rule) -> dict[str, Any]:
+def _described(rule: LeakRule) -> dict[str, Any]:
     """A rule as the metadata of a tool."""
     return {
         "id": rule.code,
