@@ -60,7 +60,13 @@ class Baseline:
 
     def is_finite(self, row: int) -> bool:
         """Whether the answer to a row is finite, at valid steps."""
-        logits = self.answer.logits[row]
+        return self.is_finite_in(self.answer, row, row)
+
+    def is_finite_in(self, after: ModelOutput, row: int, other: int) -> bool:
+        """Whether the answer to a sequence is finite in row `other` of another batch, or has another form there."""
+        if after.logits.ndim != self.answer.logits.ndim or other >= len(after.logits):
+            return True
+        logits = after.logits[other]
         return bool(np.isfinite(logits[: len(self.sequences[row])] if logits.ndim == 2 else logits).all())
 
     def kind(self, row: int) -> str | None:
@@ -136,7 +142,7 @@ _MAX_NAMED: Final = 3
 
 
 class Steadiness:
-    """The answer to one batch, asked for again and again."""
+    """The answers to two rows and to one row alone, asked for again and again."""
 
     def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
         self._subject = subject
@@ -148,9 +154,12 @@ class Steadiness:
             for lengths in ([sizes.shortest], [sizes.width, longest], [longest] * 3, [sizes.wider, sizes.shortest])
         ]
         asked = [sampler.sequence(longest) for _ in range(2)]
-        batch = pad(asked, multiple=1)
+        batch, alone = pad(asked, multiple=1), pad(asked[:1], multiple=1)
         self._restart()
-        self._first = Baseline(asked, batch, subject.answer(batch))
+        self._first = Baseline(asked, batch, subject.answer(batch))  # the one whose answers are explained
+        self._firsts = [self._first]
+        with suppress(RunError):
+            self._firsts.append(Baseline(asked[:1], alone, subject.answer(alone)))
 
     def require(self) -> None:
         """Asks between and behind other batches."""
@@ -162,15 +171,29 @@ class Steadiness:
         self.ask_again()
 
     def ask_again(self) -> None:
-        """Compares the answer with the first one.
+        """Compares the answers with the first ones.
 
         Raises:
             UncheckableError: They differ; the message says what makes the model answer otherwise.
         """
+        for first in self._firsts:
+            self._first = first
+            with suppress(RunError):
+                if self._is_same(first.answer, self._answer()):
+                    continue
+            raise UncheckableError(self._why())
+
+    def require_of(self, steps: Steps) -> None:
+        """Asks for one sequence alone, twice.
+
+        Raises:
+            UncheckableError: The answers differ.
+        """
+        alone = pad([steps], multiple=1)
         with suppress(RunError):
-            if self._is_same(self._first.answer, self._answer()):
-                return
-        raise UncheckableError(self._why())
+            first = Baseline([steps], alone, self._subject.answer(alone))
+            if first.largest_difference(self._subject.answer(alone)) > self._tolerance:
+                raise UncheckableError(_random(self._subject, alone))
 
     def _why(self) -> str:
         """What makes the answers differ: something random, or what a call changes."""

@@ -31,6 +31,8 @@ _MAX_UNBATCHED: Final = 48  # at most this many lengths are run unbatched
 
 _RAW_OF_EACH: Final = 2  # so many sequences of each kind of raw values are run unbatched, most of them short
 
+_MAX_ASKED_TWICE: Final = 12  # at most this many lengths of sequences whose answers changed
+
 _MAX_NAMED: Final = 5  # at most this many trials are named in the reason
 
 ProgressCallback = Callable[[str], None]
@@ -97,8 +99,7 @@ class _Check:
             self._try_odd_batches(first, sizes, widest)
         else:
             self._try_alone(first, "")
-        if self.steadiness is not None:
-            self.steadiness.ask_again()
+        self._require_steadiness()
         finite = [moved for moved in self.failed if moved.trial.change != "poison"]
         if finite and is_answered:
             moved = [moved.trial for moved in finite]
@@ -126,7 +127,7 @@ class _Check:
         every = [moved.trial.name for moved in finite or self.failed]
         more = f"; and {len(every) - _MAX_NAMED} more" if len(every) > _MAX_NAMED else ""
         names = "; ".join(every[:_MAX_NAMED]) + more
-        if finite and all(moved.is_nan for moved in finite):
+        if finite and all(moved.nan_with for moved in finite):
             return "leak", f"the answer to a sequence is finite alone, and not finite in a padded batch: {names}"
         if finite:
             return "leak", f"the answer to a sequence changes with: {names}"
@@ -137,6 +138,19 @@ class _Check:
         raised = sum(outcome.difference is None for outcome in self.outcomes)
         lengths = f"; {raised} raised, at lengths that the model does not accept" if raised else ""
         return "sound", f"no answer changed in {len(self.outcomes) - raised} trials{lengths}"
+
+    def _require_steadiness(self) -> None:
+        """Makes sure that the same sequences get the same answers, alone too, before padding or company is blamed.
+
+        Raises:
+            UncheckableError: They do not.
+        """  # noqa: DOC502 - what it calls raises it
+        if self.steadiness is None:
+            return
+        self.steadiness.ask_again()
+        rows = {int(one.base.lengths[row]): one.base.steps[row] for one in self.failed for row, _ in one.trial.rows}
+        for length, steps in sorted(rows.items())[:_MAX_ASKED_TWICE]:
+            self.steadiness.require_of(steps[:length])
 
     def _leave_out_kinds(self, sizes: BatchSizes) -> None:
         """Leaves out the kinds of raw values for which the model raises, or has no finite answer."""
@@ -238,14 +252,14 @@ class _Check:
         shape = first.answer.logits.shape
         if shape[:-1] not in ((batch.rows,), (batch.rows, batch.width)):
             raise UncheckableError(limits.why_of_another_form(self.subject, batch))
+        self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
+        self.steadiness.require()
         first = self._without_unanswered(first)
         if not is_finite(first.answer, batch):
             return first
         wider = pad(sequences, width=sizes.wider)
         if limits.runs(self.subject, wider) and self.subject.answer(wider).logits.shape[-1] != shape[-1]:
             raise UncheckableError(limits.why_of_another_form(self.subject, batch))
-        self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
-        self.steadiness.require()
         allowed = first.allowed_rounding(self.subject, self.tolerance)
         if allowed > self.tolerance:
             self.tolerance = allowed
@@ -346,6 +360,10 @@ class _Check:
             UncheckableError: The model raises for such a batch of two rows or more.
         """
         for trial in trials.fewer_rows(first.batch):
+            self._try(first, trial, may_raise=trial.batch.rows == 1)  # already noted by the unbatched trials
+        for trial in trials.equal_lengths(first.sequences, sizes, self.sampler):
+            self._try(first, trial)
+        for trial in trials.block_widths(first.sequences, widest, self.sampler):
             self._try(first, trial)
         for name, sequences, batch in trials.odd_batches(sizes, widest, self.sampler):
             try:
@@ -390,7 +408,7 @@ class _Check:
             rows = tuple(ordinary if is_ordinary else failed)
             worst = max(rows, key=lambda pair: apart[pair])
             moved = FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
-            self.failed.append(replace(moved, is_nan=trial.change == "batch" and not first.is_finite(worst[0])))
+            self.failed.append(moved if trial.change == "poison" else _where_it_is_nan(moved, first, answer, worst))
         return None
 
     def _note_fast_path(self, first: Baseline) -> None:
@@ -408,3 +426,13 @@ class _Check:
                 f"the framework's fast path skips padding and does not show it ({moved.trial.name}); training, other "
                 "settings and an exported graph use the plain path"
             )
+
+
+def _where_it_is_nan(moved: FailedTrial, first: Baseline, after: ModelOutput, rows: tuple[int, int]) -> FailedTrial:
+    """The same, seen from the batch in which the answer is not finite, if it is finite in the other."""
+    is_finite_before, is_finite_after = first.is_finite(rows[0]), first.is_finite_in(after, *rows)
+    if is_finite_before == is_finite_after:
+        return moved
+    return (
+        moved.backwards() if is_finite_before else replace(moved, nan_with=f"padding, and is finite {moved.trial.name}")
+    )

@@ -47,7 +47,14 @@ class FailedTrial:
     trial: CheckTrial
     row: int  # An index into `trial.rows`: the pair of rows whose answers differ most
     is_ordinary: bool = True  # Whether rows of ordinary values show it
-    is_nan: bool = False  # Whether the answer is not finite in the batch `base`, and finite alone
+    # With what the answer is not finite in the batch `base`, if it is finite in that of the trial; else empty
+    nan_with: str = ""
+
+    def backwards(self) -> FailedTrial:
+        """The same from the batch of the trial, in which the answer is not finite, to that of the baseline."""
+        rows = tuple((other, row) for row, other in self.trial.rows)
+        trial = replace(self.trial, batch=self.base, rows=rows)
+        return replace(self, base=self.trial.batch, trial=trial, nan_with=self.trial.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         differing = _leading(pairs, pairing, least, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), least, before.answers
         )
-        if chosen.is_nan and (nan := next((one.before for one in pairs if one.becomes_nan), None)) is not None:
+        if chosen.nan_with and (nan := next((one.before for one in pairs if one.becomes_nan), None)) is not None:
             cause = explain_nan(nan, subject.names, pairing.before)
             differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
         elif not differing and not located and (another := _another_way(before, after)) is not None:
@@ -137,7 +144,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             else explain(first, change, subject.names, pairing.before),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
-            trial=f"padding, and is finite {trial.name}" if chosen.is_nan else trial.name,
+            trial=chosen.nan_with or trial.name,
             spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
             layer=first.layer,

@@ -85,6 +85,8 @@ JUNK: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of valu
 
 _MORE_LENGTHS: Final = 6  # So many lengths above its shortest one, for a model that has one
 _MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
+BLOCK_WIDTHS: Final = (31, 32, 33, 127, 128, 129)
+"""Widths at, below and above whole blocks: kernels and their masks have other paths there."""
 _MIN_PADDING: Final = 3  # steps of padding behind the longest sequence of a batch of `odd_batches`
 
 
@@ -232,10 +234,29 @@ def lone_trials(sequences: Sequence[Steps], kinds: Sequence[str | None]) -> Iter
 
 
 def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
-    """The first rows of the baseline, in batches of 2 to `_MAX_FEWER_ROWS` rows."""
-    for rows in range(2, min(first.rows, _MAX_FEWER_ROWS + 1)):
+    """The first rows of the baseline, in batches of 1 to `_MAX_FEWER_ROWS` rows."""
+    for rows in range(1, min(first.rows, _MAX_FEWER_ROWS + 1)):
         batch = PaddedBatch(first.steps[:rows], first.lengths[:rows])
-        yield CheckTrial(f"with {rows} rows", "batch", batch, tuple((row, row) for row in range(rows)))
+        name = "with 1 row, padded" if rows == 1 else f"with {rows} rows"
+        yield CheckTrial(name, "batch", batch, tuple((row, row) for row in range(rows)))
+
+
+def equal_lengths(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
+    """The longest sequence of the baseline beside others of its length, with and without padding."""
+    longest = len(sequences[0])
+    rows = [sequences[0], *(sampler.sequence(longest) for _ in sequences[1:])]
+    for name, width in (("rows of one length", sizes.width), ("rows of one length, without padding", longest)):
+        yield CheckTrial(name, "lengths", pad(rows, width=width), ((0, 0),))
+
+
+def block_widths(sequences: Sequence[Steps], widest: int, sampler: Sampler) -> Iterator[CheckTrial]:
+    """Two of the baseline's sequences beside one that is as long as some blocks, or one step shorter or longer."""
+    chosen = (len(sequences) // 2, len(sequences) - 1)
+    for width in BLOCK_WIDTHS:
+        if len(sequences[0]) < width <= widest:
+            batch = pad([sampler.sequence(width), *(sequences[row] for row in chosen)], width=width)
+            same = tuple((row, index) for index, row in enumerate(chosen, 1))
+            yield CheckTrial(f"beside a sequence of {width} steps", "batch", batch, same)
 
 
 def beside_the_longest(sequences: Sequence[Steps], long: Steps) -> CheckTrial:
