@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -134,7 +134,8 @@ def digest(*parts: str | bytes) -> str:
 
 def subject(entry: Encoder, mode: str) -> str:
     """What a judgement is of: the class, its library's version, how it is called, the mode."""
-    return digest(repr(entry), str(version_of(entry.library)), repr(MODES[mode]))
+    own = {one.name: value for one in fields(entry) if (value := getattr(entry, one.name)) not in (one.default, {})}
+    return digest(repr(own), str(version_of(entry.library)), repr(MODES[mode]))
 
 
 def judge_missing(file: Path, chosen: Sequence[Encoder], *, jobs: int, keep: bool) -> dict[str, Record]:
@@ -226,7 +227,7 @@ def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Re
 def main(only: str, jobs: int, keep: bool, records: Path, as_json: bool, out: Path | None) -> None:
     """Checks encoders and classifiers of other libraries with padding on each side."""
     facts = machine.facts()
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "torch"}
     CONTEXT.set_forkserver_preload([*PRELOADED])
     chosen = [entry for entry in encoders() if only.lower() in f"{entry.library} {entry.name}".lower()]
     judged = judge_missing(records, chosen, jobs=jobs, keep=keep)

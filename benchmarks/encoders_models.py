@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -32,7 +33,7 @@ ROLES: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "padding mask": lambda mask: ~mask,
     "lengths": lambda mask: mask.sum(1),
     "shares": lambda mask: mask.sum(1) / mask.shape[1],
-    "column of mask": lambda mask: mask.float().unsqueeze(-1),
+    "zeros": lambda mask: torch.zeros_like(mask, dtype=torch.int64),
 }
 """What an argument of a class is, of a mask `[rows, width]` that is true at valid steps."""
 
@@ -53,6 +54,8 @@ class Encoder:
     padding: float = 0.0  # what the library itself writes into padding
     end: int | None = None  # the id that the library's tokenizer writes at the last valid step
     channels_first: bool = False  # whether it takes `[rows, features, steps]`
+    method: str = "__call__"  # what is called
+    mapping: bool = False  # whether it takes a dictionary of all arguments
 
     @property
     def name(self) -> str:
@@ -75,8 +78,11 @@ class Encoder:
         settings = self.arguments if self.config is None else {"config": tiny(_named(self.config), self.arguments)}
         module = _named(self.path)(**settings).eval()
         with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=NOISE)
+            for weights in _weights(module):
+                weights.add_(torch.randn_like(weights), alpha=NOISE)
+            for part in module.modules():
+                if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+                    part.weight[part.padding_idx] = 0  # as no gradient ever moves it
         return Called(module, self, own_padding=own_padding)
 
 
@@ -101,8 +107,13 @@ class Called(nn.Module):
         if entry.channels_first:
             steps = steps.mT
         named = {name: ROLES[role](mask) for name, role in entry.takes.items()}
-        answer = self.module(steps, **named) if entry.steps is None else self.module(**{entry.steps: steps}, **named)
-        return answer if entry.answer is None else answer[entry.answer]
+        call = getattr(self.module, entry.method)
+        if entry.mapping:
+            answer = call({entry.steps: steps, **named})
+        else:
+            answer = call(steps, **named) if entry.steps is None else call(**{entry.steps: steps}, **named)
+        answer = answer if entry.answer is None else answer[entry.answer]
+        return answer.mT if entry.channels_first and answer.dim() == 3 else answer
 
 
 def version_of(library: str) -> str | None:
@@ -113,6 +124,11 @@ def version_of(library: str) -> str | None:
         return None
 
 
+def _weights(module: nn.Module) -> Iterable[Tensor]:
+    """All weights of a module; those of Keras are its variables."""
+    return [each.value for each in module.weights] if hasattr(module, "jit_compile") else module.parameters()
+
+
 def _named(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -121,8 +137,10 @@ def _named(path: str) -> Any:
 def tiny(kind: Any, changes: dict[str, Any]) -> Any:
     """A configuration of `transformers`, and its parts, with the sizes of `encoders.toml` that they have names for."""
     usual = kind()
-    known = {*vars(usual), *kind.attribute_map, "num_labels"}
-    sizes = {name: value for name, value in DATA["tiny"].items() if name in known}
+    known = {*vars(usual), *kind.attribute_map} - {
+        name for name, value in vars(kind).items() if type(value) is property
+    }
+    sizes = {name: value for name, value in DATA["tiny"].items() if name in {*known, "num_labels"}}
     parts = {
         name: tiny(type(getattr(usual, name)), {}) for name in kind.sub_configs if getattr(usual, name) is not None
     }
@@ -145,3 +163,38 @@ def encoders() -> tuple[Encoder, ...]:
     listed = (Encoder(**entry) for entry in DATA["encoders"])
     every = [*(_of_transformers() if version_of("transformers") else ()), *listed]
     return tuple({entry.name: entry for entry in every if entry.is_installed}.values())
+
+
+def x_encoder(*, average_pool_embed: bool = False, **layers: Any) -> nn.Module:
+    """An encoder of x-transformers for sequences of values."""
+    library = importlib.import_module("x_transformers")
+    return library.ContinuousTransformerWrapper(  # type: ignore[no-any-return]
+        dim_in=FEATURES,
+        dim_out=3,
+        max_seq_len=256,
+        average_pool_embed=average_pool_embed,
+        attn_layers=library.Encoder(**layers),
+    )
+
+
+def adapted(*, base: str, adapter: str, settings: dict[str, Any]) -> nn.Module:
+    """A classifier of `transformers` with an adapter of peft."""
+    peft = importlib.import_module("peft")
+    entry = next(one for one in _of_transformers() if one.name == base)
+    module = _named(entry.path)(tiny(_named(str(entry.config)), {"use_cache": True}))
+    return peft.get_peft_model(module, getattr(peft, adapter)(task_type="SEQ_CLS", **settings))  # type: ignore[no-any-return]
+
+
+def gliner_lstm() -> nn.Module:
+    """The recurrent layer of GLiNER."""
+    layers = importlib.import_module("gliner.modeling.layers")
+    return layers.LstmSeq2SeqEncoder(SimpleNamespace(hidden_size=FEATURES))  # type: ignore[no-any-return]
+
+
+def keras_hub(*, backbone: str, classifier: str | None = None, **sizes: Any) -> nn.Module:
+    """A backbone of KerasHub on the torch backend, or a classifier around one."""
+    models = importlib.import_module("keras_hub.models")
+    module = getattr(models, backbone)(vocabulary_size=DATA["tiny"]["vocab_size"], num_layers=2, **sizes)
+    if classifier is None:
+        return module  # type: ignore[no-any-return]
+    return getattr(models, classifier)(module, num_classes=3, preprocessor=None)  # type: ignore[no-any-return]
