@@ -11,10 +11,11 @@ def test_padding_changes_no_answer():
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lengthwise_export.interface.api import CheckReport, check
-from lengthwise_export.targets.targets import TargetSource
+if TYPE_CHECKING:
+    from lengthwise_export.interface.api import CheckReport
+    from lengthwise_export.targets.targets import TargetSource
 
 __all__ = ["PaddingUnsafeError", "assert_padding_safe"]
 
@@ -52,6 +53,8 @@ def assert_padding_safe(target: TargetSource, *, strict: bool = False, **options
         >>> assert_padding_safe("examples/masking.py:lengths_given", max_length=40).verdict
         'sound'
     """  # noqa: DOC502 - what it calls raises them
+    from lengthwise_export.interface.api import check  # pytest loads this package at each start
+
     __tracebackhide__ = True  # pytest then shows the line of the test
     report = check(target, **options)
     if report.exit_code(strict=strict):

@@ -1,0 +1,131 @@
+"""Judges a user's own padding test by what it gives to the model: a test that cannot fail shows nothing.
+
+While the test runs, the calls of its models are recorded. `LW001`: their inputs are equal, padding included.
+`LW002`: no row is shorter than its batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+EQUAL_INPUTS: Final = "LW001"
+NEVER_PADS: Final = "LW002"
+
+WHY: Final = {
+    EQUAL_INPUTS: "the test compares equal inputs: whatever the model does with padding, its answers are equal",
+    NEVER_PADS: "the test never pads: in every batch all rows are as long as the batch",
+}
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """One call of a model: its class, and copies of the tensors in its arguments."""
+
+    module: type[nn.Module]
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def is_like(self, other: ModelCall) -> bool:
+        """Whether the arguments of both are equal, in the padding too."""
+        return len(self.tensors) == len(other.tensors) and all(map(_is_equal, self.tensors, other.tensors))
+
+    def has_equal_rows(self) -> bool:
+        """Whether there are several rows, and all are the same."""
+        rows = {len(tensor) for tensor in self.tensors if tensor.ndim}
+        return len(rows) == 1 < max(rows) and all(_is_equal(one[:1].expand_as(one), one) for one in self.tensors)
+
+    def pads(self) -> bool:
+        """Whether a mask, lengths or the steps end before the batch does, for one row at least."""
+        steps, *others = self.tensors
+        return _ends_early(steps) or any(_is_partial(tensor, steps.shape) for tensor in others if tensor.numel())
+
+
+@contextmanager
+def watched() -> Iterator[list[ModelCall]]:
+    """The calls of modules during the block, without those that a module makes of its parts."""
+    calls: list[ModelCall] = []
+    running: list[ModelCall] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        running.append(ModelCall(type(module), [] if running else [*_copies(inputs)]))
+
+    def leave(module: nn.Module, inputs: Any, options: Any, outputs: Any) -> None:
+        call = running.pop()
+        if not running:
+            call.tensors += _copies(options)
+            calls.append(call)
+
+    # Before the call, because a module may write into its inputs; keywords are known behind it only.
+    before = register_module_forward_pre_hook(enter)
+    behind = register_module_forward_hook(leave, with_kwargs=True, always_call=True)
+    try:
+        yield calls
+    finally:
+        before.remove()
+        behind.remove()
+
+
+def findings(calls: Sequence[ModelCall]) -> list[str]:
+    """The codes of the rules that a test breaks, by its calls of models."""
+    alike: defaultdict[type[nn.Module], list[ModelCall]] = defaultdict(list)
+    for call in calls:
+        if call.tensors:
+            alike[call.module].append(call)
+    if not alike:
+        return []
+    one, *others = most = max(alike.values(), key=len)
+    codes = []
+    if all(map(one.is_like, others)) if others else one.has_equal_rows():
+        codes.append(EQUAL_INPUTS)
+    # Another width is other padding, or none.
+    if len({call.tensors[0].shape[1:] for call in most}) == 1 and not any(call.pads() for call in calls):
+        codes.append(NEVER_PADS)
+    return codes
+
+
+def _copies(value: Any) -> Iterator[Tensor]:
+    """Copies of the tensors in arguments, with those of packed sequences and of lists of numbers."""
+    for leaf in pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, list) and not any(map(_is_tensor, one))):
+        packed = isinstance(leaf, PackedSequence)
+        for tensor in (leaf.data, leaf.batch_sizes) if packed else [leaf]:
+            if isinstance(tensor, list | np.ndarray) or (_is_tensor(tensor) and tensor.layout == torch.strided):
+                yield torch.as_tensor(tensor).detach().clone()
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is equal to NaN here
+
+
+def _ends_early(steps: Tensor) -> bool:
+    """Whether the last step of a row is 0, NaN or the same as the one before: as padding is, and few true steps are."""
+    for axis in range(1, steps.ndim):
+        if steps.shape[axis] > 1:
+            last, before = (torch.nan_to_num(steps.select(axis, at)).reshape(len(steps), -1) for at in (-1, -2))
+            if bool(((last == 0) | (last == before)).all(1).any()):
+                return True
+    return False
+
+
+def _is_partial(tensor: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether these are lengths shorter than the batch, or a mask with both of its values."""
+    if tensor.ndim != 1:
+        low, high = tensor.float().aminmax()
+        return bool(low < high) and bool(((tensor == low) | (tensor == high)).all())
+    width = sizes[0] if len(tensor) != sizes[0] else sizes[min(1, len(sizes) - 1)]
+    return bool((tensor != width).any())

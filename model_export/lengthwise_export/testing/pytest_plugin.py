@@ -1,0 +1,100 @@
+"""The plugin of pytest: tests of models in one line, and tests of the tests that a user has written.
+
+```python
+@pytest.mark.padding_safe(features=12, max_length=200)
+def test_padding_changes_no_answer():
+    return MyModel()
+
+
+def test_padding_changes_no_answer_of_a_trained_model(padding_safe):
+    padding_safe(trained(), features=12)
+
+
+@pytest.mark.padding_test
+def test_of_our_own():
+    ...  # fails with LW001 or LW002 if it could not fail: it compares equal inputs, or never pads
+```
+
+pytest loads it where Lengthwise is installed, and it imports torch only when one of these is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from lengthwise_export.interface.api import CheckReport
+
+_NAMED: Final = "pad"
+
+_MARKERS: Final = (
+    "padding_safe(**options): the test returns a model, which `lengthwise_export.check` checks with these options",
+    "padding_test: the test fails if it compares equal inputs (LW001) or never pads (LW002)",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option `--padding-tests`."""
+    parser.getgroup("lengthwise").addoption(
+        "--padding-tests",
+        nargs="?",
+        const=_NAMED,
+        metavar="REGEX",
+        help=f"treat tests whose names match as if marked `padding_test`; without REGEX those with `{_NAMED}`",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declares the markers."""
+    for line in _MARKERS:
+        config.addinivalue_line("markers", line)
+
+
+@pytest.fixture(scope="session")
+def padding_safe() -> Callable[..., CheckReport]:
+    """`lengthwise_export.testing.assert_padding_safe`: fails with the report if padding changes an answer."""
+    from lengthwise_export.testing import assert_padding_safe
+
+    return assert_padding_safe
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Checks the model that a test marked `padding_safe` returns; pytest calls the test."""
+    marker = pyfuncitem.get_closest_marker("padding_safe")
+    if marker is None:
+        return
+    test = pyfuncitem.obj
+
+    def checked(**fixtures: Any) -> None:
+        from lengthwise_export.testing import PaddingUnsafeError, assert_padding_safe
+
+        try:
+            assert_padding_safe(test(**fixtures), **marker.kwargs)
+        except PaddingUnsafeError as error:
+            pytest.fail(str(error), pytrace=False)  # the report has the lines
+
+    pyfuncitem.obj = checked
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Watches a test marked `padding_test`, and fails one that passes and could not fail."""
+    __tracebackhide__ = True
+    marked, pattern = item.get_closest_marker("padding_test"), item.config.getoption("padding_tests")
+    if marked is None and (pattern is None or re.search(pattern, item.name) is None):
+        return (yield)
+    from lengthwise_export.testing import padding_tests
+
+    with padding_tests.watched() as calls:
+        answer = yield
+    codes = padding_tests.findings(calls)
+    if codes:
+        pytest.fail("\n".join(f"{code} {padding_tests.WHY[code]}" for code in codes), pytrace=False)
+    if marked is not None and not calls:
+        pytest.fail("no torch module was called, so it cannot be seen whether this test pads", pytrace=False)
+    return answer
