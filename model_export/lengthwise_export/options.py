@@ -18,6 +18,10 @@ from lengthwise.runtime.manifest import Precision
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
 
+PaddingSide = Literal["right", "left", "both"]  # where the padding of a row is
+
+Packing = Literal["cu_seqlens", "position_ids", "segment_ids"]  # what tells a model the borders in a packed row
+
 HIGHEST_OPSET: Final = 20  # Above, onnxruntime's CUDA provider runs LSTM and GRU on the CPU
 
 OPSET: Final = 18  # the opset that torch's exporter writes without conversion
@@ -105,6 +109,20 @@ class CheckOptions(TargetOptions):
     max_length: int = Field(default=1024, ge=1, description="Longest sequence tried, in steps.")
     tolerance: float = Field(default=0.0, ge=0, description="Allowed difference of an answer, beyond rounding.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the random sequences.")
+    padding: PaddingSide | None = Field(
+        default=None,
+        description="Where rows are padded: right, left, or on both sides. By default where the model's configuration "
+        "or tokenizer says (padding_side), else right.",
+    )
+    packed: Packing | None = Field(
+        default=None,
+        description="Try sequences packed in one row, [1, steps] or [steps], instead of padded ones, and what tells "
+        "the model their borders: cu_seqlens (ends, from 0), position_ids (0 begins a sequence) or segment_ids "
+        "(numbered from 1, 0 is padding).",
+    )
+    packed_input: str | None = Field(
+        default=None, description="With --packed: the name of the argument or input that tells the borders."
+    )
     suggest: bool = Field(
         default=False,
         description="If padding reaches an answer, or the model takes no lengths, show what `export --mend` would "

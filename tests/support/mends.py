@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Recording
 from lengthwise_export.errors import RunError
+from lengthwise_export.layouts import RIGHT, StepLayout
 from lengthwise_export.mending.fix import FixProposal, PaddingCurve
 from lengthwise_export.mending.mend import MendedOperator
 from lengthwise_export.mending.proof import ComparedSequence, MendProof
@@ -32,6 +34,7 @@ class NumpySubject:
         self.sizes: frozenset[int] = frozenset({3, 4})
         self.names: ArgumentNames = DEFAULT_NAMES
         self.state = None
+        self.layout = RIGHT
         self.compute = compute
         self.widths: list[tuple[int, int]] = []
 
@@ -48,8 +51,8 @@ class NumpySubject:
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         return self.answer(batch)
 
-    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
-        return self.answer(batch)
+    def with_layout(self, layout: StepLayout) -> Any:
+        return self
 
     def record(self, batch: PaddedBatch) -> Recording:
         raise NotImplementedError

@@ -4,6 +4,9 @@ A check uses row counts and widths that occur nowhere else in the model (primes)
 rows or the steps, even after transposes and merges. An axis a little longer or shorter than the steps comes from
 padding or a convolution; one of half their number comes from pooling. If a shape can be read in several ways, the
 reading with the smallest difference is used: a wrong reading compares padding too, and does not agree by accident.
+
+Of a packed batch, whose rows are all in one, an axis of the number of sequences holds one value for each; an axis of
+steps holds all of them, one sequence behind the other, with or without the padding behind the last.
 """
 
 from __future__ import annotations
@@ -11,17 +14,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lengthwise.padding import step_mask
 from lengthwise_export.checking.baseline import gap
 from lengthwise_export.checking.trials import Geometry, Pairing
+from lengthwise_export.layouts import Array
 
-Array = NDArray[Any]
 _Shape = tuple[int, ...]
 
 
@@ -90,21 +92,33 @@ class _Steps:
     stride: int = 1  # Steps merged into one by pooling
     up: bool = False  # Whether an incomplete group of `stride` steps at the end counts as one too
     whole: int = 1  # The number of steps is padded to a multiple of this
+    joined: bool = False  # Whether the axis is that of a packed row without its padding
+    moved: bool = False  # Whether the model moved each sequence to the start of its row
 
     def size(self, batch: Geometry) -> int:
-        steps = -(-(batch.longest if self.cut else batch.width) // self.whole) * self.whole
+        steps = -(-self._own(batch) // self.whole) * self.whole
         return (-(-steps // self.stride) if self.up else steps // self.stride) + self.shift + self.after
 
-    def valid(self, length: int) -> slice:
-        """The valid positions of a row of this length."""
+    def _own(self, batch: Geometry) -> int:
+        """The number of steps that the axis was made of."""
+        return batch.valid_steps if self.joined else batch.longest if self.cut else batch.width
+
+    def valid(self, batch: Geometry, row: int) -> slice:
+        """The valid positions of a row of a batch."""
+        length, start = batch.lengths[row], 0
+        # A model that makes rows of a packed row again pads them on the right.
+        if not (self.moved or batch.layout.is_usual or (self.cut and batch.is_packed)):
+            start = max(int(batch.layout.starts(batch.lengths, self._own(batch))[row]), 0)
         if self.stride > 1:
-            return slice(0, -(-length // self.stride))
-        return slice(max(self.shift, 0), max(self.shift, 0) + max(length + min(self.shift, 0), 0))
+            return slice(start // self.stride, -(-(start + length) // self.stride))
+        begin = start + max(self.shift, 0)
+        return slice(begin, begin + max(length + min(self.shift, 0), 0))
 
 
 _AxisPart = Literal["rows"] | int | _Steps  # What an axis, or a part of a merged one, holds; a number: neither
 _AxisReading = tuple[_AxisPart, ...]
 _EXACT: Final[_AxisReading] = ("rows", _Steps(), _Steps(cut=True))
+_EXACT_OF_PACKED: Final[_AxisReading] = (*_EXACT, _Steps(joined=True))
 
 
 def _size(part: _AxisPart, batch: Geometry) -> int:
@@ -113,20 +127,32 @@ def _size(part: _AxisPart, batch: Geometry) -> int:
     return part if isinstance(part, int) else batch.rows
 
 
-def difference(before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None) -> float | None:
-    """The difference of a tensor between two runs at valid steps of shared rows, as `gap`; None if no axis is known."""
-    # `larger` is its shape in the batch `pairing.larger`: an axis of the same size there holds neither rows nor steps.
+def difference(
+    before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None, *, of_any_reading: bool = False
+) -> float | None:
+    """The difference of a tensor between two runs at valid steps of shared rows, as `gap`; None if no axis is known.
+
+    It is the smallest of all readings; `of_any_reading`, the largest of those with the steps where the batch has them.
+    `larger` is its shape in the batch `pairing.larger`: an axis of the same size there holds neither rows nor steps.
+    """
     if before.ndim != after.ndim:
         return float("inf")
+    if pairing.before.is_packed:
+        before, after, larger = _of_sequences(before, after, larger, pairing)
     before, after, larger = _without_chunks(before, after, larger, pairing)
     differences = []
-    for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MAX_READINGS):
+    readings: Iterator[_AxisReading] = itertools.islice(
+        _readings(before.shape, after.shape, pairing, larger), _MAX_READINGS
+    )
+    if not of_any_reading:
+        readings = itertools.chain.from_iterable(map(partial(_with_moved, pairing), readings))
+    for reading in readings:
         for rows in pairing.orders:
             apart = max((gap(*both) for both in _shared(before, after, reading, pairing, rows)), default=0.0)
-            if apart == 0.0:
+            if apart == 0.0 and not of_any_reading:
                 return 0.0
             differences.append(apart)
-    return min(differences, default=None)
+    return (max if of_any_reading else min)(differences, default=None)
 
 
 def along_steps(
@@ -137,12 +163,12 @@ def along_steps(
         return None
     before, after, larger = _without_chunks(before, after, larger, pairing)
     for reading in _readings(before.shape, after.shape, pairing, larger):
-        steps = next((axis for axis, part in enumerate(reading) if isinstance(part, _Steps)), None)
-        if steps is None or "rows" not in reading:
+        part = next((part for part in reading if isinstance(part, _Steps)), None)
+        if part is None or "rows" not in reading:
             continue
-        axes = (reading.index("rows"), steps)
+        axes = (reading.index("rows"), reading.index(part))
         first, second = (
-            np.take(np.moveaxis(_split(tensor, reading, batch), axes, (0, 1)), index, axis=0)
+            np.moveaxis(_split(tensor, reading, batch), axes, (0, 1))[index][_shown(part, batch, index)]
             for tensor, batch, index in zip(
                 (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
             )
@@ -153,11 +179,17 @@ def along_steps(
 
 def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
     """A tensor's values at padding; None unless exactly one axis has the size of the rows and one that of the width."""
-    if tensor.shape.count(geometry.rows) != 1 or tensor.shape.count(geometry.width) != 1:
+    valid = geometry.valid
+    if tensor.shape.count(geometry.width) != 1:
         return None
-    order = (tensor.shape.index(geometry.rows), tensor.shape.index(geometry.width))
-    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
-    padding: Array = np.moveaxis(tensor, order, (0, 1))[~valid]
+    steps = tensor.shape.index(geometry.width)
+    padding: Array
+    if geometry.is_packed:
+        padding = np.moveaxis(tensor, steps, 0)[~valid[0]]
+        return padding
+    if tensor.shape.count(geometry.rows) != 1:
+        return None
+    padding = np.moveaxis(tensor, (tensor.shape.index(geometry.rows), steps), (0, 1))[~valid]
     return padding
 
 
@@ -174,7 +206,8 @@ def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger: _Shape | 
 
 def _axis(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
     """The possible readings of an axis that has these sizes in these batches."""
-    exact = [part for part in _EXACT if _fits((part,), sizes, batches)]
+    known = _EXACT_OF_PACKED if batches[0].is_packed else _EXACT
+    exact = [part for part in known if _fits((part,), sizes, batches)]
     if exact:
         yield from ((part,) for part in exact)
         return
@@ -235,20 +268,60 @@ def _shared(
 ) -> Iterator[tuple[Array, Array]]:
     """The parts of two tensors that must be equal, as pairs of arrays of the same shape."""
     first, second = _split(before, reading, pairing.before), _split(after, reading, pairing.after)
-    shared_lengths = [pairing.before.lengths[row] for row, _ in pairing.rows]
+    batches = (pairing.before, pairing.after)
     if "rows" not in reading:
-        where = _valid(reading, max(shared_lengths))
-        yield first[where], second[where]
+        rows = pairing.rows
+        if pairing.before.layout.is_usual:  # the steps of the longest row are those of all others, too
+            rows = (max(rows, key=lambda pair: pairing.before.lengths[pair[0]]),)
+        for own in rows:
+            mine, its = (_valid(reading, batch, row) for batch, row in zip(batches, own, strict=True))
+            yield first[mine], second[its]
         return
-    rows = reading.index("rows")
-    rest = reading[:rows] + reading[rows + 1 :]
-    for (row, other), length in zip(pairs, shared_lengths, strict=True):
-        where = _valid(rest, length)
-        yield np.take(first, row, axis=rows)[where], np.take(second, other, axis=rows)[where]
+    axis = reading.index("rows")
+    rest = reading[:axis] + reading[axis + 1 :]
+    for (row, other), own in zip(pairs, pairing.rows, strict=True):
+        mine, its = (_valid(rest, batch, index) for batch, index in zip(batches, own, strict=True))
+        yield np.take(first, row, axis=axis)[mine], np.take(second, other, axis=axis)[its]
 
 
-def _valid(reading: _AxisReading, length: int) -> tuple[slice, ...]:
-    return tuple(part.valid(length) if isinstance(part, _Steps) else slice(None) for part in reading)
+def _valid(reading: _AxisReading, batch: Geometry, row: int) -> tuple[slice, ...]:
+    return tuple(part.valid(batch, row) if isinstance(part, _Steps) else slice(None) for part in reading)
+
+
+def _shown(part: _Steps, batch: Geometry, row: int) -> slice:
+    """The steps of a row in a picture: all of a row that is padded behind, else the valid ones."""
+    return slice(None) if batch.layout.is_usual else part.valid(batch, row)
+
+
+def _with_moved(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:
+    """A reading; and, of rows that are not padded behind, one as if the model had moved each to the start."""
+    yield reading
+    # In another batch even numbers that are counted over the width would agree, and so hide a leak that they begin.
+    layout = pairing.before.layout
+    if "rows" in reading and pairing.before == pairing.after and not layout.is_usual and layout.packed is None:
+        yield tuple(replace(part, moved=True) if isinstance(part, _Steps) else part for part in reading)
+
+
+def _of_sequences(
+    before: Array, after: Array, larger: _Shape | None, pairing: Pairing
+) -> tuple[Array, Array, _Shape | None]:
+    """Cuts axes of one value a sequence to the sequences, where the padding of a packed row counts as some, too."""
+    batches = [pairing.before, pairing.after]
+    shapes = [before.shape, after.shape]
+    if larger is not None and pairing.larger is not None and len(larger) == before.ndim:
+        batches.append(pairing.larger)
+        shapes.append(larger)
+    for axis, sizes in enumerate(zip(*shapes, strict=True)):
+        if all(size == batch.rows + sum(batch.more_sequences) for size, batch in zip(sizes, batches, strict=True)):
+            first = pairing.before.more_sequences[0]
+            before, after = (
+                np.take(tensor, np.arange(batch.rows) + first, axis=axis)
+                for tensor, batch in ((before, pairing.before), (after, pairing.after))
+            )
+            if len(batches) == 3:
+                larger = (*shapes[2][:axis], batches[2].rows, *shapes[2][axis + 1 :])
+                shapes[2] = larger
+    return before, after, larger
 
 
 def _split(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:

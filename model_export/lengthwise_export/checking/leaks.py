@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
+from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import gap
@@ -107,7 +107,10 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         base, trial = chosen.base, chosen.trial
         before = subject.record(base)
         larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
-        pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes, larger)
+        runs = (geometry(base, subject.layout), geometry(trial.batch, subject.layout))
+        pairing = Pairing(*runs, trial.rows, subject.sizes, larger)
+        if not subject.layout.is_usual:
+            pairing = replace(pairing, has_equal_steps=trials.has_equal_steps(base, trial.batch))
         pairs = [
             _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
             for mine, other in aligned(before.operations, after.operations)
@@ -130,8 +133,10 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         if not differing or any(one.before.identity in located and one.moves(pairing, tolerance) for one in pairs):
             continue
         # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
-        sizes = {base.rows, base.width, pairing.before.longest} if change == "width" else set()
+        sizes = {base.rows, pairing.before.width, pairing.before.longest} if change == "width" else set()
         first, apart = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
+        if not subject.layout.is_usual:
+            first = _longer_than_the_steps(first, pairs, pairing, least)
         located.add(first.identity)
         if change == "order":  # other lengths change the sorted order too
             explained.add("lengths")
@@ -195,12 +200,12 @@ class _Pair:
         """Whether it gives NaN in the first run, and none in the second."""
         return _has_nan(self.before) and not _has_nan(self.after)
 
-    def apart(self, pairing: Pairing) -> float | None:
+    def apart(self, pairing: Pairing, *, of_any_reading: bool = False) -> float | None:
         """The largest difference of its outputs at valid steps; None if they cannot be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
             return None
         differences = [
-            axes.difference(mine, other, pairing, larger)
+            axes.difference(mine, other, pairing, larger, of_any_reading=of_any_reading)
             for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
         ]
         return max((apart for apart in differences if apart is not None), default=None)
@@ -233,7 +238,7 @@ def _shapes_in_a_larger_batch(
         for mine, other in aligned(before.operations, recording.operations)
         if len(mine.outputs) == len(other.outputs)
     }
-    return geometry(larger), shapes
+    return geometry(larger, subject.layout), shapes
 
 
 def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
@@ -268,6 +273,25 @@ def _leading(
         for pair, moved_by, leading in zip(pairs, apart, leads, strict=True)
         if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(pair.before))
     ]
+
+
+_PARTS: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})
+
+
+def _longer_than_the_steps(
+    differing: Operation, pairs: Sequence[_Pair], pairing: Pairing, tolerance: float
+) -> Operation:
+    """The operation that gave what another takes a part of, if it differs in some reading; else the other.
+
+    A convolution that pads on both sides gives more steps than it takes; which of them are those of the sequences is
+    known only where the part is taken.
+    """
+    if differing.kind not in _PARTS:
+        return differing
+    end = next(index for index, pair in enumerate(pairs) if pair.before is differing)
+    source = next((pair for pair in reversed(pairs[:end]) if pair.before.gives & differing.inputs), None)
+    apart = None if source is None else source.apart(pairing, of_any_reading=True)
+    return differing if source is None or apart is None or apart <= tolerance else source.before
 
 
 def _is_made_of(sizes: set[int], operation: Operation) -> bool:
@@ -348,10 +372,10 @@ def find_finite_fill(
     do not show it. So the same run, padded and unpadded, gets ever larger values, until padding changes the output of
     a softmax, a maximum or an attention behind the mask.
     """
-    if not sampler.kinds:  # tokens, or a model that takes ordinary values only
+    if not sampler.kinds or subject.layout.packed:  # tokens, or a model that takes ordinary values only
         return None
     junk = trials.with_padding_filled(base, sampler.fill(base.steps.shape[:2], trials.JUNK["junk"]))
-    shape = geometry(junk)
+    shape = geometry(junk, subject.layout)
     # The operations that give the same number at all padding, and the number
     fills = {
         operation.identity: number
@@ -376,7 +400,7 @@ def _filled_padding(tensor: NDArray[Any], geometry: Geometry) -> float | None:
     """The finite number that stands at all padding of a tensor, and not at all valid steps; None if there is none."""
     if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
         return None
-    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
+    valid = geometry.valid
     others = tensor.shape[0] // geometry.rows  # The rows may be merged with another axis, such as that of heads
     for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
         split = tensor.reshape(*shape, *tensor.shape[1:])
@@ -400,7 +424,8 @@ def _let_through(
     before, after = subject.record(alone), subject.record(padded)
     rows = tuple((row, row) for row in range(len(sequences)))
     trial = f"values of size {np.abs(sequences[0]).max():.0e}"
-    pairing = Pairing(geometry(alone), geometry(padded), rows, subject.sizes)
+    layout = subject.layout
+    pairing = Pairing(geometry(alone, layout), geometry(padded, layout), rows, subject.sizes)
     first: dict[int, Operation] = {}
     for mine, other in aligned(before.operations, after.operations):
         origin = next((first[key] for key in other.inputs if key in first), None)

@@ -20,6 +20,7 @@ from lengthwise_export.checking.leaks import goes_another_way_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
 from lengthwise_export.errors import RunError, UncheckableError
+from lengthwise_export.layouts import LEFT
 
 _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
 _MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # wider ones if the sizes of weights suggest them, and so many
@@ -191,14 +192,15 @@ def require_service_contract(
     Raises:
         UncheckableError: The model requires sorted rows, or left padding.
     """
-    if all(trial.change == "order" for trial in moved):
+    layout = subject.layout
+    if not layout.packed and all(trial.change == "order" for trial in moved):
         answers = subject.answer(moved[0].batch).logits
         if any(min(gap(mine, other) for other in answers) > most for mine in first.answer.logits):
             raise UncheckableError(
                 "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
                 "first row is not the longest"
             )  # else they are right and in the wrong rows, which is a leak
-    if goes_another_way_alone(subject, first.sequences[0]):
+    if not layout.is_usual or layout.is_stated or goes_another_way_alone(subject, first.sequences[0]):
         return
     if any(trial.change in ("width", "batch") for trial in moved) and all(
         _is_right_at_the_end(subject, first, width, sampler, most) for width in (sizes.width, sizes.wider)
@@ -206,7 +208,7 @@ def require_service_contract(
         raise UncheckableError(
             "the model requires left padding (each sequence at the end of its row), but Lengthwise pads at the end: "
             "count positions and build masks from the start of the row, and take the last state of a sequence at its "
-            "own last step, not at [:, -1]"
+            "own last step, not at [:, -1]. If callers pad on the left, check it with --padding left"
         )
 
 
@@ -220,15 +222,10 @@ def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler:
         row[width - len(sequence) :] = sequence
 
     def apart(lengths: NDArray[np.int32], *, left: bool = True) -> float:
-        # On the right, the same padding stands behind the same steps.
         right = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
-        batch = PaddedBatch(steps if left else right, lengths)
-        answers = (subject.answer_left if left else subject.answer)(batch).logits
+        answers = (subject.with_layout(LEFT) if left else subject).answer(PaddedBatch(right, lengths)).logits
         rows = zip(alone, answers, strict=True)
-        return max(
-            gap(mine, (answer[-len(mine) :] if left else answer[: len(mine)]) if mine.ndim == 2 else answer)
-            for mine, answer in rows
-        )
+        return max(gap(mine, answer[: len(mine)] if mine.ndim == 2 else answer) for mine, answer in rows)
 
     try:
         alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]

@@ -18,6 +18,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
+from lengthwise_export.layouts import StepLayout
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 if TYPE_CHECKING:  # a graph does without torch
@@ -63,6 +64,13 @@ class ModelOutput:
     logits: NDArray[np.float32]  # `[rows, classes]` or `[rows, width, classes]`
     attention: NDArray[np.float32] | None = None  # `[rows, width]`; None if the model has no output of that name
 
+    def restored(self, layout: StepLayout, batch: PaddedBatch) -> ModelOutput:
+        """The answer to the rows of a batch, from that to what the model got for it in a layout."""
+        attention = None if layout.packed else self.attention
+        if attention is not None:
+            attention = layout.restore(attention, batch, has_classes=False)
+        return ModelOutput(layout.restore(self.logits, batch), attention)
+
 
 class Subject(Protocol):
     """A model under check."""
@@ -78,6 +86,10 @@ class Subject(Protocol):
     @property
     def names(self) -> ArgumentNames:
         """The names of the module's arguments, for the code of a fix."""
+
+    @property
+    def layout(self) -> StepLayout:
+        """How the model gets the steps of a batch."""
 
     @property
     def state(self) -> ModuleState | None:
@@ -99,14 +111,14 @@ class Subject(Protocol):
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with the framework's default settings, fast paths included."""
 
-    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a left-padded batch: the sequences are at the end of their rows, and a mask marks them there."""
-
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
         """The shape of the answer as the model itself gives it, and how many outputs the model has."""
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the operations that the answer depends on."""
+
+    def with_layout(self, layout: StepLayout) -> Subject:
+        """The same model, which gets the steps of a batch in another layout."""
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same model, called in other ways that the user may have meant."""

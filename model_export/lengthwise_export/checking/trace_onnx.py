@@ -17,6 +17,7 @@ from lengthwise.verification.random_sequences import ULPS
 from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
+from lengthwise_export.layouts import RIGHT, StepLayout
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
 from lengthwise_export.onnx_graphs.protos import constants_of, names_in, reaching
@@ -34,8 +35,9 @@ class OnnxSubject:
     state: Final = None  # a graph has no state
     names: Final = DEFAULT_NAMES  # those of the module that it was exported from are not known
 
-    def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False) -> None:
+    def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False, layout: StepLayout = RIGHT) -> None:
         self._one_by_one = one_by_one
+        self.layout = layout
         self.steps = graph.steps
         self.sizes = frozenset(int(size) for weights in graph.graph.graph.initializer for size in weights.dims)
         self._external = graph
@@ -48,9 +50,9 @@ class OnnxSubject:
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch."""
         if not self._one_by_one:
-            return self._answer(self._inputs(batch))
+            return self._answer(batch)
         answers = [
-            self._answer(self._inputs(PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])))
+            self._answer(PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1]))
             for row, length in enumerate(batch.lengths)
         ]
         logits = [answer.logits[0] for answer in answers]
@@ -75,23 +77,22 @@ class OnnxSubject:
                     other = np.where(np.isfinite(weights), weights + ulps, weights).astype(np.float32)
                     tensor.CopyFrom(numpy_helper.from_array(other, tensor.name))
             with contextlib.suppress(RunError):
-                yield OnnxSubject(replace(self._external, graph=graph), one_by_one=self._one_by_one).answer(batch)
+                yield self._read(replace(self._external, graph=graph)).answer(batch)
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch; onnxruntime has no separate fast path."""
         return self.answer(batch)
 
-    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a left-padded batch."""
-        inputs, names = self._inputs(batch), self._external.names
-        if names.mask is not None:
-            inputs[names.mask] = np.ascontiguousarray(np.flip(inputs[names.mask], axis=0 if names.time_first else 1))
-        return self._answer(inputs)
-
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
         """The shape of the answer as the graph gives it, and how many outputs the graph has."""
         logits, *_ = self._run(self._session, self._outputs, self._inputs(batch))
         return logits.shape, len(self._external.graph.graph.output)
+
+    def with_layout(self, layout: StepLayout) -> OnnxSubject:
+        """The same graph, which gets the steps of a batch in another layout."""
+        other = copy.copy(self)
+        other.layout = layout
+        return other
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same graph, with its inputs interpreted in other ways that the user may have meant."""
@@ -106,7 +107,11 @@ class OnnxSubject:
             ways["with steps as [width, rows, features]: if that is right, pass --time-first"] = {"time_first": True}
         for runs, changed in ways.items():
             read = replace(self._external, names=names.model_copy(update=changed))
-            yield AlternativeReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
+            yield AlternativeReading(self._read(read), runs)
+
+    def _read(self, graph: ExternalGraph) -> OnnxSubject:
+        """Another graph, or reading of it, that is run in the same way."""
+        return OnnxSubject(graph, one_by_one=self._one_by_one, layout=self.layout)
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the output of every node."""
@@ -131,16 +136,16 @@ class OnnxSubject:
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-        return inputs_of(self._session, self._external.names, batch)
+        return inputs_of(self._session, self._external.names, batch, self.layout)
 
-    def _answer(self, inputs: dict[str, NDArray[Any]]) -> ModelOutput:
-        logits, *attention = self._run(self._session, self._outputs, inputs)
+    def _answer(self, batch: PaddedBatch) -> ModelOutput:
+        logits, *attention = self._run(self._session, self._outputs, self._inputs(batch))
         if self._external.names.classes_first and self._external.per_step:
             logits = logits.swapaxes(1, 2)
         if self._external.names.time_first:
             logits = logits.swapaxes(0, 1) if self._external.per_step else logits
             attention = [weights.T for weights in attention]
-        return ModelOutput(logits, *attention)
+        return ModelOutput(logits, *attention).restored(self.layout, batch)
 
     def _run(
         self, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]

@@ -33,7 +33,7 @@ from lengthwise_export.checking.recording import AlternativeReading, ModelOutput
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
-from lengthwise_export.masks import step_mask
+from lengthwise_export.layouts import StepLayout
 from lengthwise_export.tracing.call_signature import (
     CallSignature,
     OutputSelector,
@@ -47,6 +47,8 @@ from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
+
+_PACKING: Final = frozenset({"_pack_padded_sequence"})
 
 _UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # Their results are any memory
 
@@ -87,6 +89,11 @@ class TorchSubject:
         )
         tensors = [*self.module.parameters(), *self.module.buffers(), *unregistered]
         return frozenset(size for tensor in tensors for size in tensor.shape)
+
+    @property
+    def layout(self) -> StepLayout:
+        """How the module gets the steps of a batch."""
+        return self.signature.layout
 
     @property
     def names(self) -> ArgumentNames:
@@ -147,23 +154,22 @@ class TorchSubject:
             warnings.simplefilter("ignore")
             return self._answer(batch)
 
-    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a left-padded batch."""
-        with without_fast_path():
-            return self._answer(batch, left=True)
-
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
         """The shape of the answer as the module gives it, and how many outputs the module has."""
         with torch.no_grad(), without_fast_path():
-            result = self.signature.call(self.module, self._inputs(batch))
+            result = self.signature.call(self.module, self.signature.arguments_for(batch))
         return tuple(self.select_output(result)["logits"].shape), len(outputs_by_name(result))
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the calls."""
-        recorder, inputs = _Recorder(self.module, self.whole), self._inputs(batch)
+        recorder, inputs = _Recorder(self.module, self.whole, self.layout), self.signature.arguments_for(batch)
         with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())
+
+    def with_layout(self, layout: StepLayout) -> TorchSubject:
+        """The same module, which gets the steps of a batch in another layout."""
+        return replace(self, signature=replace(self.signature, layout=layout))
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same module, called in other ways that the user may have meant."""
@@ -172,17 +178,12 @@ class TorchSubject:
                 other = TorchSubject(self.module, self.steps, signature, self.select_output)
                 yield AlternativeReading(other, way, is_option)
 
-    def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
-        """The arguments of the module. The steps are copied, because a module may write into its input."""
-        lengths = torch.tensor(batch.lengths).long()
-        valid = step_mask(lengths, batch.width)
-        return self.signature.arguments_of(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
+    def _answer(self, batch: PaddedBatch) -> ModelOutput:
+        outputs = self._run(self.signature.arguments_for(batch))
+        logits, attention = outputs["logits"].numpy(), outputs.get("attention")
+        return ModelOutput(logits, None if attention is None else attention.numpy()).restored(self.layout, batch)
 
-    def _answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
-        outputs = {name: value.numpy() for name, value in self._run(self._inputs(batch, left=left)).items()}
-        return ModelOutput(outputs["logits"], outputs.get("attention"))
-
-    def _run(self, arguments: dict[Role, Tensor]) -> dict[str, Tensor]:
+    def _run(self, arguments: dict[Role, Any]) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
                 outputs = self.select_output(self.signature.call(self.module, arguments))
@@ -198,8 +199,10 @@ class TorchSubject:
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, module: nn.Module, whole: DescribePart) -> None:
+    def __init__(self, module: nn.Module, whole: DescribePart, layout: StepLayout) -> None:
         super().__init__()
+        # Packing takes the first steps of a row: if these are padding, the leak begins in it.
+        self._compared_packing = frozenset() if layout.is_usual else _PACKING
         self._whole = whole
         self._inside: tuple[int, WholePart] | None = None
         self._parts = dict(module.named_modules(remove_duplicate=False))
@@ -266,7 +269,8 @@ class _Recorder(TorchFunctionMode):
         self._counts[called, at] += 1
         # Torch's own code for packed sequences, and not a computation on packed values
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
-        self._calls.append((call, file == packing.__file__ or (file == layers.__file__ and not is_layer)))
+        is_packing = file == packing.__file__ and name not in self._compared_packing
+        self._calls.append((call, is_packing or (file == layers.__file__ and not is_layer)))
         return answer
 
     def recording(self, tensors: Iterable[Tensor]) -> Recording:

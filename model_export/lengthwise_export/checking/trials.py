@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.verification.random_sequences import EXTREME_PADDING, KINDS, raw
+from lengthwise_export.layouts import RIGHT, StepLayout
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The lengths and the width of one batch."""
+    """The lengths of one batch, and the width and the layout of what the model gets."""
 
     lengths: tuple[int, ...]
     width: int
+    layout: StepLayout = RIGHT
 
     @property
     def rows(self) -> int:
@@ -42,6 +45,26 @@ class Geometry:
         """The sum of the lengths: the size of an axis that holds valid steps only."""
         return sum(self.lengths)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether all sequences are in one row of `width` steps."""
+        return self.layout.packed is not None
+
+    @property
+    def more_sequences(self) -> tuple[int, int]:
+        """How many sequences a packed model may count besides, before and behind: those of the padding."""
+        if self.layout.packed == "segment_ids":
+            return (1, 0)
+        behind = self.width - self.valid_steps if self.layout.packed == "position_ids" else 0
+        return (0, -(-behind // self.longest))
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """`[rows, width]`, true at valid steps; of a packed batch `[1, width]`."""
+        if self.is_packed:
+            return step_mask(np.array([self.valid_steps], dtype=np.int32), self.width)
+        return self.layout.valid(self.lengths, self.width)
+
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
@@ -55,6 +78,7 @@ class Pairing:
     larger: Geometry | None = None  # The sizes of a third batch with more rows and more steps, if that ran
     may_be_sorted: bool = True  # Whether a tensor's rows may be sorted by length, longest first, as packing does
     chunks: frozenset[int] = frozenset()  # Chunk sizes, in steps, that the model cuts its sequences into
+    has_equal_steps: bool = False  # Whether both hold the same valid steps, also in rows that are no pair
 
     @property
     def orders(self) -> list[tuple[tuple[int, int], ...]]:
@@ -71,7 +95,7 @@ class Pairing:
     def is_same_rows(self) -> bool:
         """Whether both batches hold the same sequences in the same order."""
         every = tuple((row, row) for row in range(self.before.rows))
-        return self.before.lengths == self.after.lengths and self.rows == every
+        return self.has_equal_steps or (self.before.lengths == self.after.lengths and self.rows == every)
 
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison", "scale"]
@@ -179,9 +203,18 @@ def kinds_of_rows(rows: int, sampler: Sampler) -> list[str | None]:
     return [kinds[row // 3 % len(kinds)] if kinds and row % 3 == 1 else None for row in range(rows)]
 
 
-def geometry(batch: PaddedBatch) -> Geometry:
-    """The lengths and the width of a batch."""
-    return Geometry(tuple(int(length) for length in batch.lengths), batch.width)
+def has_equal_steps(one: PaddedBatch, other: PaddedBatch) -> bool:
+    """Whether two batches hold the same sequences in the same order, whatever their padding is."""
+    if not np.array_equal(one.lengths, other.lengths):
+        return False
+    mine, its = (batch.steps[step_mask(batch.lengths, batch.width)] for batch in (one, other))
+    return np.array_equal(mine, its)
+
+
+def geometry(batch: PaddedBatch, layout: StepLayout = RIGHT) -> Geometry:
+    """The lengths of a batch, and the width of what a model gets for it in a layout."""
+    lengths = tuple(int(length) for length in batch.lengths)
+    return Geometry(lengths, layout.width(lengths, batch.width), layout)
 
 
 def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:

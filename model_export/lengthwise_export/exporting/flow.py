@@ -22,7 +22,7 @@ from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
-from lengthwise_export.targets import targets
+from lengthwise_export.targets import padding_side, targets
 from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
@@ -146,7 +146,9 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     name = targets.named(target)
     try:
+        stated = padding_side.stated_layout(options)
         read = targets.read(target, options, blind=options.suggest)
+        read = padding_side.in_its_layout(read, stated, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)
         return replace(report, fix=_suggestion(None, report, options))

@@ -18,6 +18,7 @@ from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.layouts import RIGHT, StepLayout
 from lengthwise_export.onnx_graphs.protos import refill
 from lengthwise_export.options import ONE_VALUE_HINT, TargetOptions
 
@@ -197,10 +198,14 @@ def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProt
     return open_session(recording, options)
 
 
-def inputs_of(session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
+def inputs_of(
+    session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch, layout: StepLayout = RIGHT
+) -> dict[str, NDArray[Any]]:
     """The inputs of a graph for a batch `[rows, width, features]`; no lengths if the graph does not take them yet."""
     taken = {value.name for value in session.get_inputs()}
-    return {name: values for name, values in feed(names, batch).items() if name in taken}
+    arranged = layout.arrange(batch)
+    inputs = feed(names, PaddedBatch(arranged.steps, batch.lengths), arranged.valid)
+    return {name: values for name, values in inputs.items() if name in taken}
 
 
 # Different sizes, so that rows and width cannot be confused.

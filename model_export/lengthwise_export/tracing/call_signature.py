@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.padding import PaddedBatch
 from lengthwise_export.errors import ExportError, UncheckableError
+from lengthwise_export.layouts import RIGHT, StepLayout
 from lengthwise_export.masks import step_mask
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
-Role = Literal["steps", "lengths", "mask", "padding-mask"]  # A mask is true at valid steps, a padding mask at padding
+# A mask is true at valid steps, a padding mask at padding; the others are those of `ArrangedSteps`
+Role = Literal["steps", "lengths", "mask", "padding-mask", "positions", "segments", "borders", "max-length"]
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "lengths": ("lengths",),
@@ -63,6 +66,19 @@ class CallSignature:
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
     classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
     form: _Form | None = None
+    layout: StepLayout = RIGHT  # Where each sequence is in the steps
+
+    def arguments_for(self, batch: PaddedBatch) -> dict[Role, Any]:
+        """The arguments of a call for a batch, by role, in the layout that the module takes; the steps are a copy."""
+        arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
+        arguments: dict[Role, Any] = {
+            **self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid)),
+            "positions": torch.tensor(arranged.positions),
+            "segments": torch.tensor(arranged.segments),
+        }
+        if not self.layout.has_rows_axis:
+            arguments = {role: value[0] for role, value in arguments.items()}
+        return arguments | {"borders": torch.tensor(arranged.borders), "max-length": int(batch.lengths.max())}
 
     def arguments_of(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
         """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""
@@ -81,7 +97,7 @@ class CallSignature:
                 arguments[role] = self.form[1](arguments[role], width)
         return arguments
 
-    def call(self, module: nn.Module, tensors: Mapping[Role, Tensor]) -> Any:
+    def call(self, module: nn.Module, tensors: Mapping[Role, Any]) -> Any:
         """Calls a module with steps `[rows, width, features]`, and lengths `[rows]` or a mask `[rows, width]`."""
         arguments = self.arguments or _usual(self.second)
         positional = [tensors[role] for role, name in arguments if name is None]

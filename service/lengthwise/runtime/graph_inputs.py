@@ -11,11 +11,14 @@ from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import GraphNames, Manifest
 
 
-def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-    """The graph's inputs for a batch `[rows, width, features]`, by the graph's own names, types and order of axes."""
+def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None = None) -> dict[str, NDArray[Any]]:
+    """The graph's inputs for a batch `[rows, width, features]`, by the graph's own names, types and order of axes.
+
+    `valid [rows, width]` is true at valid steps; by default at those before each length.
+    """
     inputs: dict[str, NDArray[Any]] = {}
     if names.mask is not None:
-        valid = step_mask(batch.lengths, batch.width)
+        valid = step_mask(batch.lengths, batch.width) if valid is None else valid
         mask = (valid if names.mask_marks == "valid" else ~valid).astype(names.mask_type, copy=False)
         inputs[names.mask] = np.ascontiguousarray(mask.T) if names.time_first else mask
     if names.lengths is not None:

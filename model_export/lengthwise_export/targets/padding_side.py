@@ -1,0 +1,73 @@
+"""Which layout a check tries: what the options say, else what the model says of its padding."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any, Final
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.layouts import StepLayout
+from lengthwise_export.options import CheckOptions
+from lengthwise_export.targets.target import Target
+
+_SAYS_SO: Final = ("config", "generation_config", "tokenizer", "processor")
+"""What may hold `padding_side`, as Hugging Face calls it, beside a module itself."""
+
+
+def stated_layout(options: CheckOptions) -> StepLayout | None:
+    """The layout that the options name; None if they name none.
+
+    Raises:
+        ConfigurationError: They name two, or an input of packed rows without `packed`.
+    """
+    if options.packed_input is not None and options.packed is None:
+        raise ConfigurationError("--packed-input names what tells the borders of packed rows: also pass --packed")
+    if options.packed is not None and options.padding is not None:
+        raise ConfigurationError(
+            f"--packed {options.packed} and --padding {options.padding}: rows are packed or padded, so check each alone"
+        )
+    if options.packed is not None:
+        return StepLayout(packed=options.packed, is_stated=True)
+    return None if options.padding is None else StepLayout(options.padding, is_stated=True)
+
+
+def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptions) -> Target:
+    """The target, its model in the layout that is stated or that the model says.
+
+    Raises:
+        ConfigurationError: An option is about rows that are padded on the right only.
+    """
+    side, notices = _padding_side(target), target.notices
+    if stated is None and side == "left":
+        stated = StepLayout("left")
+        notices = (
+            *notices,
+            "the model says padding_side='left', so rows are padded so: --padding right tries the other",
+        )
+    if stated is None:
+        return target
+    for name in ("suggest", "missing"):
+        if not stated.is_usual and getattr(options, name):
+            raise ConfigurationError(
+                f"--{name} is about rows that are padded on the right, but {target.text} is checked {stated.name}: "
+                f"leave --{name} out" + ("" if stated.packed else ", or pass --padding right")
+            )
+    subject: Any = target.subject
+    if stated.packed is not None and subject.layout.packed is None:
+        raise ConfigurationError(f"--packed: only torch modules and ONNX files take packed rows, not {target.text}")
+    if stated.packed is None:
+        subject = subject.with_layout(stated)
+    return dataclasses.replace(target, subject=subject, notices=notices)
+
+
+def _padding_side(target: Target) -> str | None:
+    """What a module, a part of it, their configurations or a graph's metadata say; None if they say nothing."""
+    graph = getattr(target, "graph", None)
+    if graph is not None:
+        return next((str(entry.value) for entry in graph.metadata_props if entry.key == "padding_side"), None)
+    module: Any = getattr(target.subject, "module", None)
+    parts = [] if module is None else [*module.modules()]
+    holders = itertools.chain(parts, (getattr(part, name, None) for part in parts for name in _SAYS_SO))
+    sides = (getattr(holder, "padding_side", None) for holder in holders)
+    return next((side for side in sides if isinstance(side, str)), None)

@@ -1,0 +1,184 @@
+"""`check --padding left|both`: rows whose sequences stand at the end, or in the middle."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import lengthwise_export
+from lengthwise.commands.cli import main
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import pad
+from lengthwise_export.layouts import StepLayout
+from lengthwise_export.testing import PaddingUnsafeError, assert_padding_safe
+
+
+class Decoder(nn.Module):
+    """A classifier of token ids that reads its last step, as those that are padded on the left do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.positions = nn.Embedding(50, 16), nn.Embedding(300, 16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def places(self, mask):
+        return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+    def attend(self, x, mask):
+        return x + self.attention(x, x, x, key_padding_mask=~mask)[0]
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embedding(input_ids) + self.positions(self.places(attention_mask))
+        return self.head(self.attend(x, attention_mask)[:, -1])
+
+
+class CountsOverTheWidth(Decoder):
+    def places(self, mask):
+        return torch.arange(mask.size(1))
+
+
+class WithoutMask(Decoder):
+    def attend(self, x, mask):
+        return x + self.attention(x, x, x)[0]
+
+
+class ReadsByLength(Decoder):
+    def forward(self, input_ids, attention_mask):
+        x = self.attend(self.embedding(input_ids), attention_mask)
+        return self.head(x[torch.arange(len(x)), attention_mask.sum(1) - 1])
+
+
+class Packs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = nn.LSTM(5, 16, batch_first=True), nn.Linear(16, 3)
+
+    def rows(self, x, mask):
+        return x
+
+    def forward(self, x, mask):
+        lengths = mask.sum(1)
+        packed = nn.utils.rnn.pack_padded_sequence(self.rows(x, mask), lengths, batch_first=True, enforce_sorted=False)
+        _, (state, _) = self.rnn(packed)
+        return self.head(state[-1])
+
+
+class PacksFromItsOwnStart(Packs):
+    def rows(self, x, mask):
+        index = torch.arange(x.size(1)) + mask.int().argmax(1, keepdim=True)
+        return x.gather(1, index.clamp(max=x.size(1) - 1)[..., None].expand_as(x))
+
+
+class Tagger(nn.Module):
+    """A causal convolution that answers each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.head = nn.Conv1d(5, 16, 3, padding=2), nn.Linear(16, 3)
+
+    def steps(self, x, mask):
+        return x.masked_fill(~mask[..., None], 0.0)
+
+    def forward(self, x, mask):
+        hidden = self.convolution(self.steps(x, mask).mT)[..., : x.size(1)]
+        return self.head(hidden.relu().mT)
+
+
+class TaggerOverPadding(Tagger):
+    def steps(self, x, mask):
+        return x
+
+
+def line(report: lengthwise_export.CheckReport) -> str:
+    leak = report.leaks[0]
+    assert leak.location is not None
+    return leak.location.source
+
+
+@pytest.mark.parametrize("padding", ["left", "both"])
+@pytest.mark.parametrize("model", [PacksFromItsOwnStart, Tagger])
+def test_a_model_that_reads_each_sequence_where_its_mask_says_is_sound(model: type[nn.Module], padding: str) -> None:
+    assert assert_padding_safe(model(), padding=padding, max_length=64).verdict == "sound"
+
+
+def test_a_model_that_reads_the_last_step_is_sound_with_padding_on_the_left_and_leaks_with_padding_behind() -> None:
+    assert lengthwise_export.check(Decoder(), padding="left", max_length=64).verdict == "sound"
+    both = lengthwise_export.check(Decoder(), padding="both", max_length=64)
+    assert (both.verdict, both.leaks[0].kind) == ("leak", "__getitem__")
+    assert "[:, -1]" in line(both)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "source"),
+    [
+        (CountsOverTheWidth, "arange", "torch.arange(mask.size(1))"),
+        (WithoutMask, "multi_head_attention_forward", "self.attention(x, x, x)"),
+        (ReadsByLength, "__getitem__", "attention_mask.sum(1) - 1"),
+        (Packs, "_pack_padded_sequence", "pack_padded_sequence("),
+        (TaggerOverPadding, "conv1d", "self.convolution("),
+    ],
+)
+def test_a_leak_begins_at_the_operator_that_reads_the_padding_in_front(
+    model: type[nn.Module], kind: str, source: str
+) -> None:
+    report = lengthwise_export.check(model(), padding="left", max_length=64)
+    assert (report.verdict, report.leaks[0].kind) == ("leak", kind)
+    assert source in line(report)
+
+
+def test_what_is_stated_is_tried_so_a_model_for_the_other_side_leaks() -> None:
+    assert lengthwise_export.check(Decoder(), max_length=64).verdict == "uncheckable"
+    report = lengthwise_export.check(Decoder(), padding="right", max_length=64)
+    assert (report.verdict, report.leaks[0].kind) == ("leak", "__getitem__")
+
+
+def test_a_configuration_that_says_its_padding_side_chooses_it_and_the_report_says_so() -> None:
+    model = Decoder()
+    model.config = SimpleNamespace(padding_side="left")
+    report = lengthwise_export.check(model, max_length=64)
+    assert report.verdict == "sound"
+    assert "padding_side='left'" in report.notices[0]
+    assert lengthwise_export.check(model, padding="right", max_length=64).verdict == "leak"
+
+
+def test_the_command_takes_the_side(tmp_path: Path) -> None:
+    file = tmp_path / "tagger_of_left.py"
+    file.write_text(f"from {__name__} import TaggerOverPadding as make\n")
+    words = ["check", f"{file}:make", "--features", "5", "--max-length", "64", "--json"]
+    assert CliRunner().invoke(main, [*words, "--padding", "left"]).exit_code == 1
+    shown = json.loads(CliRunner().invoke(main, [*words, "--padding", "both"]).stdout)
+    assert shown["leaks"][0]["kind"] == "conv1d"
+
+
+def test_a_failing_assertion_shows_the_leak() -> None:
+    with pytest.raises(PaddingUnsafeError, match="conv1d"):
+        assert_padding_safe(TaggerOverPadding(), padding="left", max_length=64)
+
+
+def test_options_about_padding_on_the_right_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--padding right"):
+        lengthwise_export.check(Tagger(), padding="left", suggest=True)
+
+
+@pytest.mark.parametrize(("padding", "starts"), [("right", [0, 0, 0]), ("left", [4, 2, 0]), ("both", [2, 1, 0])])
+def test_steps_and_answers_are_moved_there_and_back(padding: str, starts: list[int]) -> None:
+    layout = StepLayout(padding)  # type: ignore[arg-type]  # one of its words
+    rows = [np.arange(1, length + 1) for length in (3, 5, 7)]
+    batch = pad(rows, width=7)
+    arranged = layout.arrange(batch)
+    for row, (steps, start) in enumerate(zip(rows, starts, strict=True)):
+        inside = slice(start, start + len(steps))
+        assert arranged.steps[row, inside].tolist() == steps.tolist()
+        assert np.flatnonzero(arranged.valid[row]).tolist() == list(range(start, start + len(steps)))
+        assert arranged.positions[row, inside].tolist() == list(range(len(steps)))
+    answer = arranged.steps[..., None].astype(np.float32)
+    assert layout.restore(answer, batch)[..., 0].tolist() == batch.steps.tolist()
