@@ -203,8 +203,7 @@ class TestCase(unittest.TestCase):
     failing = {"test_padding_that_fails_by_itself"}
     for options, watches in (
         ((), set()),
-        (("--padding-tests",), {"test_padding", "test_padding_of_unittest"}),
-        (("--padding-tests=width",), {"test_width"}),
+        (("--padding-tests", "test_of_a_user.py"), {"test_padding", "test_padding_of_unittest"}),
     ):
         outcomes, report = run(tmp_path, tests, *options)
         assert {name for name, outcome in outcomes.items() if outcome == "failed"} == failing | watches
@@ -228,6 +227,6 @@ def test_watching_leaves_no_hook_behind() -> None:
 def test_pytest_loads_the_plugin_by_its_entry_point_and_without_torch(tmp_path: Path) -> None:
     entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     (tmp_path / "test_plain.py").write_text("import sys\n\ndef test_plain():\n    assert 'torch' not in sys.modules\n")
-    words = ("-p", "no:lengthwise", "-p", entry_points["lengthwise"], "--padding-tests=none", str(tmp_path))
+    words = ("-p", "no:lengthwise", "-p", entry_points["lengthwise"], "--padding-tests", str(tmp_path))
     done = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,13 +19,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from lengthwise_export.checking.rule import LeakRule, rules
+
 EQUAL_INPUTS: Final = "LW001"
 NEVER_PADS: Final = "LW002"
-
-WHY: Final = {
-    EQUAL_INPUTS: "the test compares equal inputs: whatever the model does with padding, its answers are equal",
-    NEVER_PADS: "the test never pads: in every batch all rows are as long as the batch",
-}
 
 
 @dataclass(slots=True)
@@ -75,8 +72,8 @@ def watched() -> Iterator[list[ModelCall]]:
         behind.remove()
 
 
-def findings(calls: Sequence[ModelCall]) -> list[str]:
-    """The codes of the rules that a test breaks, by its calls of models."""
+def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
+    """The rules that a test breaks, by its calls of models."""
     alike: defaultdict[type[nn.Module], list[ModelCall]] = defaultdict(list)
     for call in calls:
         if call.tensors:
@@ -90,7 +87,7 @@ def findings(calls: Sequence[ModelCall]) -> list[str]:
     # Another width is other padding, or none.
     if len({call.tensors[0].shape[1:] for call in most}) == 1 and not any(call.pads() for call in calls):
         codes.append(NEVER_PADS)
-    return codes
+    return [rules()[code] for code in codes]
 
 
 def _copies(value: Any) -> Iterator[Tensor]:

@@ -20,7 +20,6 @@ pytest loads it where Lengthwise is installed, and it imports torch only when on
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,10 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option `--padding-tests`."""
     parser.getgroup("lengthwise").addoption(
         "--padding-tests",
-        nargs="?",
-        const=_NAMED,
-        metavar="REGEX",
-        help=f"treat tests whose names match as if marked `padding_test`; without REGEX those with `{_NAMED}`",
+        action="store_true",
+        help=f"treat tests with `{_NAMED}` in their names as if marked `padding_test`",
     )
 
 
@@ -85,16 +82,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Watches a test marked `padding_test`, and fails one that passes and could not fail."""
     __tracebackhide__ = True
-    marked, pattern = item.get_closest_marker("padding_test"), item.config.getoption("padding_tests")
-    if marked is None and (pattern is None or re.search(pattern, item.name) is None):
+    marked = item.get_closest_marker("padding_test")
+    if marked is None and not (item.config.getoption("padding_tests") and _NAMED in item.name.lower()):
         return (yield)
     from lengthwise_export.testing import padding_tests
 
     with padding_tests.watched() as calls:
         answer = yield
-    codes = padding_tests.findings(calls)
-    if codes:
-        pytest.fail("\n".join(f"{code} {padding_tests.WHY[code]}" for code in codes), pytrace=False)
+    broken = padding_tests.findings(calls)
+    if broken:
+        pytest.fail("\n".join(f"{rule.code} {rule.name}: {rule.why}\n{rule.fix}" for rule in broken), pytrace=False)
     if marked is not None and not calls:
         pytest.fail("no torch module was called, so it cannot be seen whether this test pads", pytrace=False)
     return answer
