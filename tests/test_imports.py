@@ -161,7 +161,7 @@ def test_every_package_has_its_row_above_those_that_it_imports(package: str) -> 
     }
 
 
-@pytest.mark.parametrize(("package", "most"), [("lengthwise", 10), ("lengthwise_export", 5)])
+@pytest.mark.parametrize(("package", "most"), [("lengthwise", 11), ("lengthwise_export", 5)])
 def test_few_modules_lie_beside_the_packages(package: str, most: int) -> None:
     assert len([*FOLDERS[package].glob("*.py")]) <= most
 

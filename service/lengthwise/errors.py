@@ -3,7 +3,8 @@
 ```
 LengthwiseError
 ├── ConfigurationError              a wrong option, an unreadable file or repository        exit 2
-│   └── RecordError                 one record of a data file is wrong
+│   ├── RecordError                 one record of a data file is wrong
+│   └── StoreUnreachable            a store of models gave no answer: a copy in the cache is used where there is one
 ├── ModelError                      a model directory that must not be served       exit 1
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
 │   ├── VerificationError           its digests, its golden sequences or its verification do not hold
@@ -54,13 +55,14 @@ EXTRAS_OF: Final = {
     **dict.fromkeys(("fastapi", "httptools", "starlette", "uvicorn", "uvloop"), ("serve",)),
     "prometheus_client": ("serve", "bench"),
     "onnxruntime": ("cpu",),
-    "httpx": ("client",),
+    "httpx": ("client", "stores"),
     "onnx": ("check", "export"),
     "safetensors": ("check", "export", "train"),
     "torch": ("torch", "export", "train"),
     **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
     "matplotlib": ("bench",),
     "pyarrow": ("parquet",),
+    **dict.fromkeys(("obstore", "huggingface_hub"), ("stores",)),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
 }  # the extras that bring a module
 
@@ -89,6 +91,10 @@ class ConfigurationError(LengthwiseError):
 
 class RecordError(ConfigurationError):
     """A record of a data file cannot be used; the message starts with its file and line."""
+
+
+class StoreUnreachable(ConfigurationError):
+    """A store of models, which an address names, gave no answer."""
 
 
 class ModelError(LengthwiseError):

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lengthwise import addresses
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
 from lengthwise.files import bundled_models as bundled_models
@@ -51,6 +52,14 @@ def _workers(value: Any) -> Any:
     if isinstance(value, str) and value != "auto" and not re.fullmatch(r"\s*-?[0-9]+\s*", value):
         raise ValueError("must be auto or a whole number")
     return None if value == "auto" else value
+
+
+def _models(value: Any) -> Any:
+    """An address as it is, if it is right; anything else as a path."""
+    if addresses.is_address(value):
+        addresses.parse(value)
+        return value
+    return Path(value) if isinstance(value, str) else value
 
 
 LEAST_BODIES: Final = 4
@@ -83,8 +92,17 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
 
-    models: Path = Field(
-        default_factory=bundled_models, description="The model repository: a folder of NAME/VERSION folders."
+    models: Annotated[Path | str, BeforeValidator(_models)] = Field(
+        default_factory=bundled_models,
+        description="The model repository: a folder of NAME/VERSION folders, or an address such as hf://OWNER/NAME.",
+    )
+    cache: Path | None = Field(
+        None,
+        description="Folder for copies of models that are named by an address. Default: lengthwise in the user's cache "
+        "folder.",
+    )
+    offline: bool = Field(
+        False, description="Take models that are named by an address from the cache only, and fetch nothing."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 listens on all interfaces.")
     port: Port = Field(8000, description="Port to listen on.")
@@ -244,6 +262,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity to log.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the log lines, on stderr.")
 
+    _address: str | None = PrivateAttr(None)
+
     @model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, values: Any) -> Any:
@@ -270,6 +290,22 @@ class Settings(BaseSettings):
             if getattr(self, one) == getattr(self, other):
                 raise ValueError(f"{self._described(one)} and {self._described(other)} must differ")
         return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the models; of those at an address once they were fetched, see `with_copy`."""
+        return Path(self.models)
+
+    @property
+    def address(self) -> str | None:
+        """The address of the models; None where they have none."""
+        return self.models if isinstance(self.models, str) else self._address
+
+    def with_copy(self, folder: Path) -> Settings:
+        """These settings, where a folder has a copy of the models that their address names."""
+        settings = self.model_copy(update={"models": folder})
+        settings._address = self.address
+        return settings
 
     @property
     def longest_wait_seconds(self) -> float:
@@ -345,6 +381,23 @@ class Settings(BaseSettings):
             return cls(**from_flags)
         except ValidationError as error:
             raise ConfigurationError("; ".join(_sentence(item, from_flags) for item in error.errors())) from error
+
+
+def cache_folder() -> Path:
+    """The folder of Lengthwise in the user's cache folder.
+
+    Raises:
+        ConfigurationError: The user has no home folder, as in some containers.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(caches):
+        raise ConfigurationError(f"there is no home folder for a cache; name a folder by --cache or {PREFIX}CACHE")
+    return Path(caches) / "lengthwise"
+
+
+def docker_folder() -> Path:
+    """The folder with the configuration of the command `docker`."""
+    return Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
 
 
 def passed_to_worker(channel: int) -> dict[str, str]:

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
+from lengthwise.addresses import is_address
 from lengthwise.errors import ConfigurationError
+from lengthwise.repository.source import model_directory
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.options import TargetOptions
@@ -27,7 +29,7 @@ TargetSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
 FORMS = (
     "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
     "package.module:factory or file.py:factory of a torch module or Keras model, a Keras file (*.keras, *.h5), an ONNX "
-    "file (*.onnx), or for check a model directory"
+    "file (*.onnx), or for check a model directory or its address"
 )
 
 
@@ -40,6 +42,8 @@ def read(source: TargetSource, options: TargetOptions, *, blind: bool = False) -
     it, an UncheckableError if it takes neither lengths nor a mask.
     """
     text = named(source)
+    if is_address(source):
+        text = str(model_directory(text))
     is_object = not isinstance(source, str | os.PathLike)
     of_object: TargetKind = "onnx" if _is_graph(source) else "module"
     kind = of_object if is_object else _kind(text)

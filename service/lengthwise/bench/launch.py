@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lengthwise.addresses import is_address, names_models
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.errors import ConfigurationError
@@ -45,13 +46,16 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
     Raises:
         ConfigurationError: There is nothing at the path, or options are given for a URL.
     """
-    if where is not None and "://" in where:
+    if where is not None and "://" in where and not names_models(where):
         if options:
             raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
         yield ServiceUnderLoad(ServerAddress.parse(where), model)
         return
-    repository = name = version = None
-    if where is not None:
+    repository: Path | str | None = None
+    name = version = None
+    if where is not None and is_address(where):
+        repository = where
+    elif where is not None:
         repository = Path(where).resolve()
         if not repository.is_dir():
             raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
@@ -71,7 +75,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve_command(models: Path | None, port: int, options: Mapping[str, str]) -> list[str]:
+def serve_command(models: Path | str | None, port: int, options: Mapping[str, str]) -> list[str]:
     """The command line of `serve` for a model repository (None: the bundled one) and further options by name."""
     command = [sys.executable, "-m", "lengthwise", "serve", *([str(models)] if models else [])]
     command += ["--host", "127.0.0.1", "--port", str(port)]

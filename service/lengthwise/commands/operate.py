@@ -9,6 +9,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from lengthwise.addresses import is_address
 from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError
 
@@ -58,12 +59,12 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
 @click.option(
     "--model",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="MODEL",
-    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its champion, else its highest version.",
+    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its champion, else its highest version; or an "
+    "address.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def drift(records: Path, model: Path, as_json: bool) -> None:
+def drift(records: Path, model: str, as_json: bool) -> None:
     """Compares the records in DIR with the training data of a model.
 
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
@@ -77,11 +78,11 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
     from lengthwise.monitoring import recorded
     from lengthwise.monitoring.drift import name_of
     from lengthwise.repository import aliases
-    from lengthwise.repository.folder import model_directory
+    from lengthwise.repository.source import model_directory
     from lengthwise.runtime.manifest import Manifest
 
-    champion = aliases.read(model).get(aliases.CHAMPION)
-    manifest = Manifest.read(model_directory(model if champion is None else model / str(champion)))
+    champion = None if is_address(model) else aliases.read(Path(model)).get(aliases.CHAMPION)
+    manifest = Manifest.read(model_directory(model if champion is None else f"{model}/{champion}"))
     report = recorded.report(records, manifest)
     if as_json:
         click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2))

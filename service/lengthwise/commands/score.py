@@ -42,9 +42,10 @@ _MOST_LISTED: Final = 5  # models in a message
 class ScoreOptions(DataOptions):
     """The flags of `lengthwise score`."""
 
-    model: Path | None = Field(
+    model: str | None = Field(
         default=None,
-        description="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.  [required]",
+        description="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version; or an address.  "
+        "[required]",
     )
     attention: bool = Field(default=False, description="Write the attention weights too.")
     on_error: Literal["stop", "skip"] = Field(
@@ -85,7 +86,7 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load().recurrent_kernels
-    model = ModelOptions(str(options.model), "cpu", available_cores(), recurrent_kernels=kernels).open()
+    model = ModelOptions(options.model, "cpu", available_cores(), recurrent_kernels=kernels).open()
     if options.attention and model.loaded.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.loaded.manifest.key} has no attention; leave --attention out")
     promise = model.loaded.promise
@@ -121,7 +122,7 @@ def _models_there_are() -> str:
     """The form of `--model`, and the models of the repository that `lengthwise serve` would serve."""
     from lengthwise.repository import folder
 
-    repository = Settings.load().models
+    repository = Settings.load().folder
     with suppress(ConfigurationError):
         names = sorted({str(repository / key.name) for key in folder.read(repository).directories})
         which = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"

@@ -28,6 +28,8 @@ from lengthwise.settings import PREFIX, Settings
 def serve(**flags: Any) -> None:
     """Serves the model repository MODELS: a folder of NAME/VERSION folders, by default the bundled one.
 
+    MODELS may be an address: hf://OWNER/NAME, s3://, gs://, az://, https://HOST/FILE.tar or oci://HOST/IMAGE.
+
     \b
     Example:
       lengthwise serve models --port 8000
@@ -50,9 +52,11 @@ def serve(**flags: Any) -> None:
         configure_logging(settings, None if worker is None else worker.index)
         from lengthwise.processes.server import serve as run
         from lengthwise.processes.worker_count import count_workers
+        from lengthwise.repository.source import fetched
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reads the models, there is nothing to read again
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
+        settings = fetched(settings)
         code = run(settings, worker=worker) if worker is not None else run(settings, workers=count_workers(settings))
     except KeyboardInterrupt:
         if worker is None:

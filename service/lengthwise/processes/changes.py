@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-
-from lengthwise.repository.verification_process import Verdicts
 
 if TYPE_CHECKING:
     from lengthwise.processes.supervisor import WorkerSlot
 
-CHANGE_SECONDS: Final = 30.0  # that a worker may take for an admin call while none verifies a model
+CHANGE_SECONDS: Final = 30.0  # that a worker may take for an admin call while no model is fetched or verified
 ANSWER_SECONDS: Final = 5.0  # that a worker may take for any other call; then it is left out
 
 
 class Changes:
     """Makes admin calls at every worker, and keeps the names of unloaded models for workers that start later.
 
-    A call may take longer while `verdicts` says that a model is verified.
+    A call may take longer while `is_busy` says that a model is fetched or verified.
     """
 
-    def __init__(self, slots: list[WorkerSlot], verdicts: Verdicts) -> None:
+    def __init__(self, slots: list[WorkerSlot], is_busy: Callable[[], bool]) -> None:
         self._slots = slots
-        self._verdicts = verdicts
+        self._is_busy = is_busy
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
 
@@ -45,13 +44,13 @@ class Changes:
                 for slot in self._slots
                 if slot.scans and slot.channel is not None
             }
-            late, verifying = {one for slot, one in calls.items() if slot.change is None or slot.change.done()}, True
+            late, busy = {one for slot, one in calls.items() if slot.change is None or slot.change.done()}, True
             if skipped := {*calls.values()} - late:  # they may have come back
                 await asyncio.wait(skipped, timeout=ANSWER_SECONDS)
-            while late and verifying:
-                verifying = self._verdicts.verifying
+            while late and busy:
+                busy = self._is_busy()
                 _, late = await asyncio.wait(late, timeout=CHANGE_SECONDS)
-                verifying = verifying or self._verdicts.verifying
+                busy = busy or self._is_busy()
             answers: list[dict[str, Any]] = []
             for slot, one in calls.items():
                 slot.change = one

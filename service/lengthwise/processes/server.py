@@ -204,7 +204,7 @@ def serve(
         ConfigurationError: An option is wrong, an address or a file cannot be used, or an extra is not installed.
         BaseException: The error that ended the service.
     """  # noqa: DOC502 - what it calls raises them
-    folder.check_readable(settings.models)
+    folder.check_readable(settings.folder)
     tls = context(settings)
     if worker is None and workers.number > 1:
         return supervise(settings, workers)

@@ -48,6 +48,7 @@ from lengthwise.processes.worker import BEAT_SECONDS
 from lengthwise.processes.worker_count import WorkerCount
 from lengthwise.processes.worker_counts import WorkerCounts
 from lengthwise.repository.modest import memory_bytes
+from lengthwise.repository.source import SharedSource
 from lengthwise.repository.verification_process import SIGNALS, Verdicts
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.snapshots import Snapshot
@@ -95,7 +96,8 @@ class Supervisor:
         self._slots = [WorkerSlot(index) for index in range(workers.number)]
         self._counts = WorkerCounts(self._memory)
         self._verdicts = Verdicts()
-        self._changes = Changes(self._slots, self._verdicts)
+        self._source = SharedSource(settings)
+        self._changes = Changes(self._slots, lambda: self._verdicts.verifying or self._source.is_fetching)
         self._announced = False
         self._code: int | None = None
         self.failures: list[str] = []  # why workers could not start
@@ -257,7 +259,8 @@ class Supervisor:
                 with suppress(ConnectionError):  # it has ended, and its exit code says more
                     send_descriptors(ours, [self._file.fileno(), *self._sockets.values()])
                 start = {"index": slot.index, "workers": self._count, "reason": self._reason}
-                channel.send("start", start | {"sockets": [*self._sockets], "settings": self._options})
+                options = self._options | {"models": str(self._source.folder)}
+                channel.send("start", start | {"sockets": [*self._sockets], "settings": options})
                 receiving = asyncio.ensure_future(channel.receive())
                 await asyncio.wait((receiving, ended), return_when=asyncio.FIRST_COMPLETED)
                 self._memory.put(slot.index, state=ABSENT)
@@ -295,6 +298,7 @@ class Supervisor:
             "metrics": partial(self._metrics_beside, slot),
             "statistics": partial(self._statistics_beside, slot),
             "change": self._changes.make,
+            "models": self._source.refresh,
             "unloaded": partial(self._changes.unloaded_before, slot),
             "verdict": partial(self._verdicts.find, end),
             "keep_verdict": self._verdicts.keep,

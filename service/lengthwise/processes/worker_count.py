@@ -79,7 +79,7 @@ def count_workers(settings: Settings) -> WorkerCount:
 def _model_bytes(settings: Settings) -> int:
     """The bytes of the graphs that are served, by the policy; 0 of those that cannot be read."""
     policy = Policy.parse(settings.versions)
-    directories = folder.read(settings.models).directories
+    directories = folder.read(settings.folder).directories
     versions = policy.candidates(directories)  # the highest of each name first
     served = versions[: len({key.name for key in versions})] if policy.one else versions
     return sum(graph_bytes(directory_state(directories[key])) for key in served)

@@ -124,7 +124,7 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
     The reasons why a version, or the files that replaced it, are unavailable have no paths of the server.
     """
     repository = serving.repository
-    reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
+    reasons = {refusal.key: without_folders(refusal.reason, serving.source.folder) for refusal in repository.refused}
     broken = {one.model.key for one in serving.served if one.queue.breaker.open}
     served = [one.key for one in repository]
     entries = []
@@ -157,7 +157,7 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
     except ConfigurationError as error:
         raise NotReady("the model repository cannot be read", retry_after_seconds=5) from error
     if refusal is not None:
-        reason = without_folders(refusal.reason, serving.settings.models)
+        reason = without_folders(refusal.reason, serving.source.folder)
         raise InvalidRequest([Problem("", f"{refusal.path} is not served: {reason}")])
 
 

@@ -84,10 +84,10 @@ class ModelOptions:
     @property
     def directory(self) -> Path:
         """The model directory."""
-        from lengthwise.repository.folder import model_directory
+        from lengthwise.repository.source import model_directory
         from lengthwise.settings import bundled_models
 
-        return model_directory(bundled_models() / "japanese-vowels" if self.path is None else Path(self.path))
+        return model_directory(bundled_models() / "japanese-vowels" if self.path is None else self.path)
 
     def open(self) -> OpenModel:
         """Loads the model, after the same verification as in the service; raises as `lengthwise.load`."""

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from lengthwise.errors import ConfigurationError
@@ -82,13 +81,15 @@ class Scorer:
         if self.on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error must be one of {', '.join(get_args(OnError))}, got {self.on_error!r}")
         if self.path is not None:
-            from lengthwise.repository.folder import model_directory
+            from lengthwise.addresses import is_address
+            from lengthwise.repository.source import model_directory
             from lengthwise.versions import is_version
 
-            path = os.path.abspath(self.path)  # a worker may have another working directory
-            if not is_version(os.path.basename(path)):
-                path = str(model_directory(Path(path)))
-            object.__setattr__(self, "path", path)
+            if not is_address(self.path):  # which each worker fetches into a cache of its own machine
+                path = os.path.abspath(self.path)  # a worker may have another working directory
+                if not is_version(os.path.basename(path)):
+                    path = str(model_directory(path))
+                object.__setattr__(self, "path", path)
         if self.threads is None:
             raise ConfigurationError("threads must be an integer >= 1, got None")
         self._options()

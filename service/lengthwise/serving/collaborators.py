@@ -67,7 +67,7 @@ def batcher_of(
 def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | None) -> Verifier:
     """The verifier of model directories: a separate process, and one verification for all workers."""
     # Anyone who can change the bundled models can change the program too.
-    bundled = settings.models.resolve() == bundled_models().resolve()
+    bundled = settings.folder.resolve() == bundled_models().resolve()
     process = None if bundled else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
     own = verify or process or verifier.verify
     return own if worker is None else SharedVerifier(own, worker.ask_from_thread, worker.send_from_thread)

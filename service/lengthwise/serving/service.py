@@ -23,6 +23,7 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import EveryWorker, Publish, Registry, Rescan, ServedModel
 from lengthwise.repository.scan import Scan
+from lengthwise.repository.source import ModelSource
 from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -78,6 +79,7 @@ class Serving:
             self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
         )
         self.verify = collaborators.verifier_for(settings, verify, worker)
+        self.source = ModelSource(settings, None if worker is None else worker.ask_from_thread)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self._shadow = None if settings.shadow is None else Key.parse(settings.shadow)
         self.registry = Registry(
@@ -139,7 +141,7 @@ class Serving:
         self.started = True
         await self._note_readiness()
         if not self.registry.answering:
-            log.error("no model is ready: every request is answered with 503 until %s has one", self.settings.models)
+            log.error("no model is ready: every request is answered with 503 until %s has one", self.source.folder)
 
     async def stop(self) -> None:
         """Answers the accepted requests, then stops. A second call waits for the same end."""
@@ -253,8 +255,9 @@ class Serving:
 
     def _scan(self, before: Repository, again: str | None, publish: Publish) -> Repository:
         settings = self.settings
+        stopping = self.registry.stopping
         return Scan(
-            settings.models,
+            self.source.refresh(stopping, first=before.starting),
             self.limits,
             policy=Policy.parse(settings.versions),
             max_model_bytes=settings.max_model_bytes,
@@ -263,7 +266,7 @@ class Serving:
             devices=self.choice.devices,
             verify=self.verify,
             most_bytes=settings.judge_memory_bytes,
-            stopping=self.registry.stopping,
+            stopping=stopping,
             publish=publish,
             shadows=() if self._shadow is None else (self._shadow,),
         ).run()

@@ -1,0 +1,123 @@
+"""Addresses of models, `SCHEME://...`, which may stand where a folder of models is named. Nothing here opens one.
+
+| address | names |
+|---|---|
+| `hf://OWNER/NAME[@REVISION][/PATH]` | a repository of the Hugging Face hub |
+| `s3://BUCKET[/PATH]`, `gs://BUCKET[/PATH]`, `az://CONTAINER[/PATH]` | the objects below a path, or a tar archive |
+| `https://HOST/PATH` | a tar archive |
+| `oci://HOST/REPOSITORY[:TAG][@sha256:DIGEST]` | an image of a container registry, with a folder `/models` |
+
+Objects and archives may have `#sha256=DIGEST` at the end: the digest of what is fetched must then be this one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import nearest
+
+ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
+_DIGEST: Final = r"(?:#sha256=(?P<digest>[0-9a-f]{64}))?"
+_OBJECTS: Final = rf"(?P<host>[\w.-]+)(?:/(?P<path>[^?#]*))?{_DIGEST}"
+_FORMS: Final = {
+    "hf": (
+        "OWNER/NAME[@REVISION][/PATH]",
+        r"(?P<host>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<path>[^?#]*))?",
+    ),
+    "s3": ("BUCKET[/PATH][#sha256=DIGEST]", _OBJECTS),
+    "gs": ("BUCKET[/PATH][#sha256=DIGEST]", _OBJECTS),
+    "az": ("CONTAINER[/PATH][#sha256=DIGEST]", _OBJECTS),
+    "https": (
+        "HOST/PATH[#sha256=DIGEST]",
+        rf"(?P<host>[\w.:\[\]-]+)/(?P<path>[^?#]+)(?:\?(?P<query>[^#]*))?{_DIGEST}",
+    ),
+    "oci": (
+        "HOST/REPOSITORY[:TAG][@sha256:DIGEST]",
+        r"(?P<host>[\w.-]+(?::\d+)?)/(?P<path>[a-z0-9][a-z0-9._/-]*)"
+        r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<revision>sha256:[0-9a-f]{64}))?",
+    ),
+}  # by scheme, what follows `://`, for people and as a pattern
+_BEGINNING: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|(?:{'|'.join(_FORMS)}|http):/")
+_LOCAL_HOST: Final = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The parts of an address. Its text is without the query, which may hold a signature."""
+
+    scheme: str
+    host: str  # of `hf` OWNER/NAME, of objects the bucket
+    path: str = ""
+    tag: str = ""
+    revision: str = ""
+    query: str = ""
+    digest: str = ""  # that what is fetched must have, in hexadecimal digits
+
+    def __str__(self) -> str:
+        path = f"/{self.path}" * bool(self.path)
+        revision = f"@{self.revision}" * bool(self.revision)
+        tag = f":{self.tag}" * bool(self.tag)
+        behind = revision + path if self.scheme == "hf" else path + tag + revision
+        return f"{self.scheme}://{self.host}{behind}"
+
+    @property
+    def url(self) -> str:
+        """The URL of an archive with its query, which is never shown."""
+        return f"{self.scheme}://{self.host}/{self.path}" + f"?{self.query}" * bool(self.query)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it names its content, by a digest or a commit, so that what is there never changes."""
+        return bool(self.digest or re.fullmatch(r"sha256:.+|[0-9a-f]{40}", self.revision))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its host is this machine, which may be called without TLS."""
+        return _LOCAL_HOST.fullmatch(self.host) is not None
+
+
+def is_address(text: object) -> bool:
+    """Whether this is an address, right or wrong, and not a path."""
+    return isinstance(text, str) and _BEGINNING.match(text) is not None
+
+
+def names_models(text: str) -> bool:
+    """Whether an address is one of models where it may also be the URL of a service."""
+    return is_address(text) and (not text.startswith("http") or re.split("[?#]", text)[0].endswith(ARCHIVE_SUFFIXES))
+
+
+def parse(text: str) -> Address:
+    """Reads an address; `http://` is one of this machine only.
+
+    Raises:
+        ConfigurationError: It has another form, or credentials in it; the message does not repeat them.
+    """
+    scheme, _, rest = text.partition(":")
+    form, pattern = _FORMS.get("https" if scheme == "http" else scheme, ("", ""))
+    if not form:
+        kinds = ", ".join(f"{known}://" for known in _FORMS)
+        raise ConfigurationError(
+            f"{scheme}:// is no kind of address{nearest(scheme, _FORMS)}; addresses of models begin with {kinds}"
+        )
+    if "@" in rest.removeprefix("//").partition("/")[0]:
+        raise ConfigurationError(
+            f"{_without_secrets(text)}: credentials never stand in an address; docs/model-addresses.md says where "
+            "they are read"
+        )
+    match = re.fullmatch(f"//{pattern}", rest, re.ASCII) if text.isprintable() else None
+    parts = {} if match is None else {name: part or "" for name, part in match.groupdict().items()}
+    parts["path"] = parts.get("path", "").rstrip("/")
+    if match is None or {"", ".", ".."}.intersection(parts["path"].split("/") if parts["path"] else ()):
+        raise ConfigurationError(f"{_without_secrets(text)!r} has not the form {scheme}://{form}")
+    address = Address(scheme, **parts)
+    if scheme == "http" and not address.is_local:
+        raise ConfigurationError(f"{address}: models are fetched by https://, by http:// from this machine only")
+    return address
+
+
+def _without_secrets(text: str) -> str:
+    """An address that may be wrong, without what stands before an `@` of its host, and without a query."""
+    return re.sub(r"(?<=//)[^/]*@", "", re.sub(r"[?#].*", "", text, flags=re.DOTALL))

@@ -1,0 +1,114 @@
+"""Where a model repository comes from: a folder, or the copy of what is at an address, fetched again for each scan.
+
+    one process:      scan ──> ModelSource.refresh ──> fetch
+    several workers:  scan ──> ModelSource.refresh ──> the parent: SharedSource.refresh ──> one fetch for all that ask
+
+The parent has fetched the models before a worker starts, so no first scan fetches. A fetch that fails ends the scan,
+and what is served stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Any, Final
+
+from lengthwise.addresses import is_address, parse
+from lengthwise.errors import ConfigurationError
+from lengthwise.repository import folder
+from lengthwise.repository.stopping import Stopping, in_daemon_thread
+from lengthwise.settings import Settings, cache_folder
+from lengthwise.wrong_values import first_of
+
+TOGETHER_SECONDS: Final = 1.0  # for so long after its end a fetch counts for workers that ask later
+
+
+def fetch(address: str, settings: Settings) -> Path:
+    """The folder with a copy of the models at an address.
+
+    Raises:
+        ConfigurationError: They cannot be fetched.
+        ModelError: What was fetched has not the digests that it should have.
+    """  # noqa: DOC502 - what it calls raises them
+    from lengthwise.stores import cache  # nothing of it is imported for models in a folder
+
+    return cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
+
+
+def fetched(settings: Settings) -> Settings:
+    """The settings with a folder: where the models have an address, with that of the copy, which is fetched now."""
+    return settings if isinstance(settings.models, Path) else settings.with_copy(fetch(settings.models, settings))
+
+
+def model_directory(named: Path | str) -> Path:
+    """The model directory for a path or an address: the folder itself, or the highest version in it.
+
+    Raises:
+        ConfigurationError: There is no model, or several at an address.
+    """
+    if isinstance(named, Path) or not is_address(named):
+        return folder.model_directory(Path(named))
+    repository = fetch(named, Settings.load())
+    models = sorted(path.name for path in folder.paths_in(repository) if path.is_dir())
+    if len(models) > 1:
+        address = parse(named)
+        raise ConfigurationError(
+            f"{address} holds the models {first_of(models)}; name one, as in {address}/{models[0]}"
+        )
+    return folder.model_directory(repository.joinpath(*models))
+
+
+class ModelSource:
+    """The source of a service's models; `folder` is the one of the last scan."""
+
+    def __init__(self, settings: Settings, ask_parent: Callable[[Stopping, str], Any] | None = None) -> None:
+        self._settings = settings
+        self._ask_parent = ask_parent
+        self.folder = settings.folder
+
+    def refresh(self, stopping: Stopping, *, first: bool) -> Path:
+        """The folder for a scan.
+
+        Raises:
+            ConfigurationError: The models cannot be fetched.
+        """
+        if self._ask_parent is not None:
+            answer = None if first else self._ask_parent(stopping, "models")
+            if isinstance(answer, dict):
+                raise ConfigurationError(str(answer["error"]).partition(": ")[2])
+            self.folder = Path(answer or self.folder)
+        elif self._settings.address is not None and not (first and isinstance(self._settings.models, Path)):
+            self.folder = fetch(self._settings.address, self._settings)
+        return self.folder
+
+
+class SharedSource:
+    """The source of several workers, in their parent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._fetch: asyncio.Future[Path] | None = None
+        self._ended = -inf
+        self.folder = settings.folder
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a fetch runs."""
+        return self._fetch is not None and not self._fetch.done()
+
+    async def refresh(self) -> str:
+        """The folder for the scan of a worker."""
+        address = self._settings.address
+        if address is not None:
+            if self._fetch is None or (self._fetch.done() and time.monotonic() - self._ended > TOGETHER_SECONDS):
+                thread = in_daemon_thread("fetch", lambda: fetch(address, self._settings))
+                self._fetch = asyncio.wrap_future(thread)
+                self._fetch.add_done_callback(self._note_end)
+            self.folder = await asyncio.shield(self._fetch)
+        return str(self.folder)
+
+    def _note_end(self, _: object) -> None:
+        self._ended = time.monotonic()

@@ -1,0 +1,1 @@
+"""Models by address: fetched into a cache, checked, and used as a folder; or pushed to where others fetch them."""

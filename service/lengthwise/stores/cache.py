@@ -1,0 +1,207 @@
+"""Copies of the models at addresses, each of which is fetched whole, checked, and then never changed.
+
+```
+CACHE/models/addresses/HASH/copy.json      what an address was at the last fetch; the folder is the lock of that address
+CACHE/models/repositories/DIGEST/NAME/VERSION -> ../../../versions/DIGEST
+CACHE/models/versions/DIGEST/manifest.json, model.onnx, ...
+```
+
+The digest of a version is that of its manifest, which has the digests of its files. So a version that stays as it was
+in the store stays as it is here: it is not verified and measured again, and is stored once for all addresses. What is
+fetched is written aside and moved in by a rename: any number of processes may share a cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import orjson
+
+from lengthwise import files
+from lengthwise.addresses import Address, parse
+from lengthwise.errors import ConfigurationError, ModelError, StoreUnreachable, VerificationError, missing_extra
+from lengthwise.stores import layout
+from lengthwise.wrong_values import first_of
+
+log = logging.getLogger("lengthwise.stores")
+
+ALIASES_FILE: Final = "aliases.json"
+_MOST_ALIAS_BYTES: Final = 2**16
+_MOST_COPY_BYTES: Final = 2**24
+_STAGE: Final = "stage-"
+
+
+class StoreContent(Protocol):
+    """What is at an address now."""
+
+    state: str | None
+    """Tells whether anything has changed since a fetch, such as a commit; None if nothing does."""
+
+    def download(self, folder: Path) -> str | None:
+        """Writes the files into a folder; returns the digest of an archive, in hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The copy of what an address named at the last fetch."""
+
+    address: str
+    state: str | None  # of the source
+    digest: str  # of the repository
+    versions: Mapping[str, str]  # `NAME/VERSION` to the digest
+    day: str
+
+
+def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
+    """The folder with a copy of the model repository at an address, which is fetched unless it is there already.
+
+    Without an answer of the store, it is the copy of the last fetch, with a warning.
+
+    Raises:
+        ConfigurationError: The address is wrong, nothing is there or may be fetched, or the cache cannot be written.
+        StoreUnreachable: The store gives no answer, and there is no copy. What was fetched and has not the digest of
+            its manifest, or of the address, is a ModelError.
+    """
+    address = parse(text)
+    models = cache / "models"
+    folder = models / "addresses" / hashlib.sha256(text.encode()).hexdigest()[:32]
+    copy = _intact_copy(folder, models)
+    if copy is not None and (offline or address.is_fixed):
+        return models / "repositories" / copy.digest
+    if offline:
+        raise ConfigurationError(f"{address} is not in the cache {cache}, and offline it cannot be fetched")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with files.locked(folder):
+            for old in folder.glob(f"{_STAGE}*"):  # of a process that was killed
+                shutil.rmtree(old, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=_STAGE, dir=folder, ignore_cleanup_errors=True) as stage:
+                copy = _fetched(address, _intact_copy(folder, models), Path(stage), models)
+            files.replace(folder / "copy.json", orjson.dumps(asdict(copy)))
+    except StoreUnreachable as error:
+        if copy is None:
+            raise
+        log.warning("%s; the copy of %s is used", error, copy.day)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{address} cannot be stored in the cache {cache}: {error.strerror or error}"
+        ) from None
+    return models / "repositories" / copy.digest
+
+
+def _intact_copy(folder: Path, models: Path) -> Copy | None:
+    """The copy of the last fetch; None if there is none, or if one of its files is missing or changed."""
+    content = files.read_if_any(folder / "copy.json", _MOST_COPY_BYTES)
+    if content is None:
+        return None
+    with suppress(TypeError, ValueError, AttributeError):
+        copy = Copy(**orjson.loads(content))
+        repository = models / "repositories" / copy.digest
+        if all(_is_intact(repository / key, digest) for key, digest in copy.versions.items()):
+            return copy
+    log.warning("the copy in %s has changed, and is not used", folder)
+    return None
+
+
+def _is_intact(directory: Path, digest: str) -> bool:
+    """Whether a folder is the version of a digest, as it was fetched."""
+    with suppress(ModelError, OSError):
+        return layout.check(directory) == digest
+    return False
+
+
+def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -> Copy:
+    """Fetches what is at an address into a staging folder, checks it, and moves it into the cache.
+
+    Raises:
+        ConfigurationError: Nothing is there, or it holds no model.
+        VerificationError: It has another digest than the address says.
+    """
+    started = time.monotonic()
+    if before is not None and address.is_fixed:  # another process has fetched it meanwhile
+        return before
+    source = _source(address)
+    if before is not None and before.state is not None and before.state == source.state:
+        return before
+    content, repository = stage / "content", stage / "repository"
+    content.mkdir()
+    archive = source.download(content)
+    directories = layout.versions(content)
+    if not directories:
+        raise ConfigurationError(
+            f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
+        )
+    versions = {str(key): layout.check(directory) for key, directory in directories.items()}
+    aliases = {
+        key.name: text.decode(errors="replace")
+        for key, directory in directories.items()
+        if directory != content and (text := files.read_if_any(directory.parent / ALIASES_FILE, _MOST_ALIAS_BYTES))
+    }
+    digest = hashlib.sha256(orjson.dumps([versions, aliases], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    if address.digest not in ("", archive, digest):
+        raise VerificationError(f"{address} has the digest sha256:{archive or digest}, which is not the expected one")
+    for key, directory in directories.items():
+        version = models / "versions" / versions[str(key)]
+        _move(directory, version, is_there=_is_intact(version, version.name))
+        (repository / key.name).mkdir(parents=True, exist_ok=True)
+        (repository / str(key)).symlink_to(Path("..", "..", "..", "versions", version.name))
+    for name, content_of_file in aliases.items():
+        files.write(repository / name / ALIASES_FILE, content_of_file)
+    target = models / "repositories" / digest
+    _move(repository, target, is_there=all(_is_intact(target / key, version) for key, version in versions.items()))
+    seconds = time.monotonic() - started
+    log.info(
+        "fetched %s in %.1f s: %s; its digest is sha256:%s", address, seconds, first_of([*versions]), archive or digest
+    )
+    return Copy(str(address), source.state, digest, versions, time.strftime("%Y-%m-%d"))
+
+
+def _move(folder: Path, target: Path, *, is_there: bool) -> None:
+    """Moves a folder to its name in the cache, unless the same is there; one that is damaged makes room.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    if is_there:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        os.rename(target, folder.with_name(f"damaged-{target.name}"))  # it is removed with the staging folder
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has moved the same there
+            raise
+
+
+def _source(address: Address) -> StoreContent:
+    """Opens the store of an address.
+
+    Raises:
+        ConfigurationError: The library for it is not installed.
+    """
+    try:
+        if address.scheme == "hf":
+            from lengthwise.stores.hub import HubSource
+
+            return HubSource(address)
+        if address.scheme == "oci":
+            from lengthwise.stores.images import ImageSource
+
+            return ImageSource(address)
+        from lengthwise.stores.objects import ObjectSource
+
+        return ObjectSource(address)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(missing_extra(error, "stores", f"an address {address.scheme}://")) from error

@@ -1,0 +1,90 @@
+"""Repositories of the Hugging Face hub, by huggingface_hub, which knows the credentials and the address of the hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from lengthwise.addresses import Address
+from lengthwise.errors import ConfigurationError, StoreUnreachable
+from lengthwise.stores import archives
+
+_SECONDS = 30.0  # of a request about the repository
+
+
+class HubSource:
+    """A revision of a repository, or a folder of it."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        with _plain_errors(str(address)):
+            revision = unquote(address.revision) or None  # as in refs%2Fpr%2F1
+            about = HfApi().model_info(address.host, revision=revision, files_metadata=True, timeout=_SECONDS)
+        limits = archives.FetchLimits(str(address))
+        below = f"{address.path}/" * bool(address.path)
+        self._names = [
+            each.rfilename
+            for each in about.siblings or ()
+            if each.rfilename.startswith(below) and limits.add(each.size or 0)
+        ]
+        if not self._names:
+            raise ConfigurationError(f"there is nothing at {address}")
+        self.state = about.sha
+
+    def download(self, folder: Path) -> None:
+        """Writes the files of the revision."""
+        stage = folder.with_name("hub")
+        for name in self._names:
+            target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), str(self._address))
+            with _plain_errors(str(self._address)):
+                path = hf_hub_download(self._address.host, name, revision=self.state, local_dir=stage)
+            shutil.move(path, target)
+
+
+def upload(folder: Path, address: Address) -> str:
+    """Commits a folder to a repository, which is made if it is missing; returns the address of the commit.
+
+    Raises:
+        ConfigurationError: The hub does not take it.
+    """  # noqa: DOC502 - what it calls raises it
+    api = HfApi()
+    with _plain_errors(str(address)):
+        if not api.repo_exists(address.host):
+            api.create_repo(address.host)
+        commit = api.upload_folder(
+            repo_id=address.host,
+            folder_path=folder,
+            path_in_repo=address.path or None,
+            revision=unquote(address.revision) or None,
+            commit_message="Models of Lengthwise",
+        )
+    return f"hf://{address.host}@{commit.oid}" + f"/{address.path}" * bool(address.path)
+
+
+@contextmanager
+def _plain_errors(where: str) -> Iterator[None]:
+    """Raises the errors of the library without their URLs, which may hold a signature.
+
+    Raises:
+        ConfigurationError: The hub refuses.
+        StoreUnreachable: It gives no answer, or a part of one. A file that cannot be written stays an OSError.
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = "; a private repository needs HF_TOKEN, or `hf auth login`" if status in (401, 403, 404) else ""
+        kind = ConfigurationError if 400 <= status < 500 else StoreUnreachable
+        raise kind(f"{where}: the hub answers {status} {error.response.reason_phrase}{hint}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+    except Exception as error:  # of the library's HTTP client, which is another one in another release
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise StoreUnreachable(f"{where}: no answer of the hub ({type(error).__name__})") from None

@@ -1,0 +1,196 @@
+"""A container registry over HTTP, by the distribution specification of OCI, with the credentials of `docker login`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from lengthwise import files
+from lengthwise.addresses import Address
+from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
+from lengthwise.settings import docker_folder
+
+MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+_DOCKER_TYPES: Final = tuple(f"application/vnd.docker.distribution.manifest{kind}.v2+json" for kind in ("", ".list"))
+_MOST_BYTES: Final = 2**22  # of a manifest
+_HELPER_SECONDS: Final = 30
+_HUB: Final = {"docker.io": ("registry-1.docker.io", "https://index.docker.io/v1/")}
+"""The registry whose API has another host, and another name in the configuration."""
+
+
+class ImageRegistry:
+    """One repository of images in a registry; a context manager."""
+
+    def __init__(self, address: Address, actions: str = "pull") -> None:
+        host, self._name = _HUB.get(address.host, (address.host, address.host))
+        self._where = str(address)
+        self._is_plain = address.is_local
+        scheme = "http" if self._is_plain else "https"
+        self._client = httpx.Client(
+            base_url=f"{scheme}://{host}/v2/{address.path}/",
+            auth=_Login(credentials(self._name), f"repository:{address.path}:{actions}"),
+            follow_redirects=True,
+            event_hooks={"request": [self._check_scheme]},
+            timeout=httpx.Timeout(30, connect=10),
+        )
+
+    def __enter__(self) -> ImageRegistry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def manifest(self, reference: str) -> tuple[bytes, str]:
+        """A manifest or an index, by a tag or a digest, and its digest.
+
+        Raises:
+            ConfigurationError: It is too large.
+            VerificationError: It is not that of the digest.
+        """
+        accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))
+        with self._answer("GET", f"manifests/{reference}", headers={"accept": accepted}) as answer:
+            content = b""
+            for part in answer.iter_bytes():
+                content += part
+                if len(content) > _MOST_BYTES:
+                    raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
+        digest = files.digest_of(content)
+        if reference.startswith("sha256:") and digest != reference:
+            raise VerificationError(f"{self._where}: the registry gives {digest} for the manifest {reference}")
+        return content, digest
+
+    def blob(self, descriptor: dict[str, Any], path: Path) -> None:
+        """Writes a blob to a file.
+
+        Raises:
+            VerificationError: It is not that of the digest.
+        """
+        digest, size = hashlib.sha256(), 0
+        with path.open("wb") as file, self._answer("GET", f"blobs/{descriptor['digest']}") as answer:
+            for part in answer.iter_bytes():
+                size += len(part)
+                if size > descriptor["size"]:
+                    break
+                digest.update(part)
+                file.write(part)
+        if f"sha256:{digest.hexdigest()}" != descriptor["digest"]:
+            raise VerificationError(
+                f"{self._where}: the registry gives other bytes for the blob {descriptor['digest']}"
+            )
+
+    def put_blob(self, digest: str, path: Path) -> None:
+        """Uploads a file as a blob, unless the registry has it."""
+        with self._answer("HEAD", f"blobs/{digest}", missing=True) as answer:
+            if answer.status_code == 200:
+                return
+        with self._answer("POST", "blobs/uploads/") as answer:
+            location = answer.url.join(answer.headers["location"]).copy_merge_params({"digest": digest})
+        with path.open("rb") as file:
+            kind = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
+            with self._answer("PUT", location, content=file, headers=kind):
+                pass
+
+    def put_manifest(self, reference: str, content: bytes, kind: str) -> None:
+        """Uploads a manifest or an index under a tag or its digest."""
+        with self._answer("PUT", f"manifests/{reference}", content=content, headers={"content-type": kind}):
+            pass
+
+    @contextmanager
+    def _answer(
+        self, method: str, url: str | httpx.URL, *, missing: bool = False, **request: Any
+    ) -> Iterator[httpx.Response]:
+        """A good answer; one that nothing is there only where it may be `missing`.
+
+        Raises:
+            ConfigurationError: The registry refuses.
+            StoreUnreachable: It gives no answer, or a part of one.
+        """
+        try:
+            with self._client.stream(method, url, **request) as answer:
+                status = answer.status_code
+                if status >= 400 and not (missing and status == 404):
+                    hint = "; credentials are those of `docker login`" if status in (401, 403, 404) else ""
+                    why = f"{self._where}: the registry answers {status} {answer.reason_phrase}{hint}"
+                    if status >= 500:
+                        raise StoreUnreachable(why)
+                    raise ConfigurationError(why)
+                yield answer
+        except httpx.HTTPError as error:
+            raise StoreUnreachable(f"{self._where}: no answer of the registry ({type(error).__name__})") from None
+
+    def _check_scheme(self, request: httpx.Request) -> None:
+        """Refuses a redirect to http, and a token service without TLS.
+
+        Raises:
+            ConfigurationError: The request would go out without TLS.
+        """
+        if request.url.scheme != "https" and not self._is_plain:
+            raise ConfigurationError(f"{self._where}: the registry leads from https to {request.url.scheme}")
+
+
+class _Login(httpx.Auth):
+    """Logs in as a registry asks for it: by a token of its token service, or by name and password."""
+
+    def __init__(self, login: str | None, scope: str) -> None:
+        self._login = {} if login is None else {"authorization": f"Basic {login}"}
+        self._scope = scope
+        self._header: dict[str, str] = {}
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Sends a request, and again once it has logged in."""
+        request.headers.update(self._header)
+        answer = yield request
+        kind, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
+        if answer.status_code != 401:
+            return
+        self._header = self._login
+        if kind.lower() == "bearer":
+            parts = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+            asked = {"service": parts.get("service", ""), "scope": self._scope}
+            url = httpx.URL(parts.get("realm", "")).copy_merge_params(asked)
+            token = yield httpx.Request("GET", url, headers=self._login)
+            token.read()
+            if token.status_code != 200:
+                return
+            content = token.json()
+            self._header = {"authorization": f"Bearer {content.get('token') or content.get('access_token')}"}
+        request.headers.update(self._header)
+        yield request
+
+
+def credentials(name: str) -> str | None:
+    """Name and password for a registry in base64, of Docker's configuration; None if it has none.
+
+    Raises:
+        ConfigurationError: The configuration, or the program that it names, gives no credentials that can be read.
+    """
+    try:
+        content = files.read_if_any(docker_folder() / "config.json", _MOST_BYTES)
+        known: dict[str, Any] = json.loads(content or b"{}")
+        helper = known.get("credHelpers", {}).get(name) or known.get("credsStore")
+        if helper:
+            asked = subprocess.run(
+                [f"docker-credential-{helper}", "get"],
+                input=name.encode(),
+                capture_output=True,
+                timeout=_HELPER_SECONDS,
+                check=False,
+            )
+            if asked.returncode == 0:
+                pair = json.loads(asked.stdout)
+                return base64.b64encode(f"{pair['Username']}:{pair['Secret']}".encode()).decode()
+        login: str | None = known.get("auths", {}).get(name, {}).get("auth")
+    except (OSError, ValueError, AttributeError, KeyError, subprocess.SubprocessError) as error:
+        why = type(error).__name__  # its text may hold what is secret
+        raise ConfigurationError(f"the credentials for {name} in {docker_folder()} cannot be read ({why})") from None
+    return login

@@ -1,0 +1,112 @@
+"""Images with a folder `/models`, which clusters mount: read from a registry, and pushed to one.
+
+An image of `push` has a layer for each version and nothing else, so nothing in it can run. It is one for every
+processor, under one index.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from lengthwise import files
+from lengthwise.addresses import Address
+from lengthwise.errors import ConfigurationError
+from lengthwise.stores import archives, layout
+from lengthwise.stores.image_registry import INDEX_TYPE, MANIFEST_TYPE, ImageRegistry
+
+FOLDER: Final = "models"
+PROCESSORS: Final = ("amd64", "arm64")
+_CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
+_LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
+_LATEST: Final = "latest"
+
+
+class ImageSource:
+    """The folder `/models` of an image."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        with ImageRegistry(address) as registry:
+            content, digest = registry.manifest(address.revision or address.tag or _LATEST)
+            self.state: str | None = digest
+            try:
+                if several := json.loads(content).get("manifests"):  # of processors, which have the same models
+                    linux = [each["digest"] for each in several if each.get("platform", {}).get("os") != "unknown"]
+                    content, _ = registry.manifest(linux[0])
+                self._layers = [
+                    {"digest": each["digest"], "size": each["size"]} for each in json.loads(content)["layers"]
+                ]
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise ConfigurationError(f"{address} is no image") from None
+
+    def download(self, folder: Path) -> None:
+        """Writes the files, layer after layer.
+
+        Raises:
+            ConfigurationError: A layer removes files of another one.
+        """
+        archive, where = folder.with_name("layer"), str(self._address)
+        limits = archives.FetchLimits(where)
+        with ImageRegistry(self._address) as registry:
+            for layer in self._layers:
+                limits.add(layer["size"])
+                registry.blob(layer, archive)
+                archives.extract(archive, folder, where, inside=FOLDER)
+        if next(folder.rglob(".wh.*"), None) is not None:
+            raise ConfigurationError(f"{where}: one of its layers removes files; push the models by `lengthwise push`")
+
+
+def upload(folder: Path, stage: Path, address: Address) -> str:
+    """Pushes an image of a model repository, with its layers in a staging folder; returns its address by digest.
+
+    Raises:
+        ConfigurationError: The address has a digest, or the registry does not take the image.
+    """
+    if address.revision:
+        raise ConfigurationError(f"{address}: an image is pushed to a tag; its digest follows from what is in it")
+    versions = [*layout.versions(folder).values()]
+    beside = [path for path in folder.rglob("*") if path.is_file() and path.parent not in versions]
+    with ImageRegistry(address, "pull,push") as registry:
+
+        def put(blob: Path, kind: str) -> dict[str, Any]:
+            """Uploads a blob; returns its descriptor."""
+            digest = files.digest(blob)
+            registry.put_blob(digest, blob)
+            return {"mediaType": kind, "digest": digest, "size": blob.stat().st_size}
+
+        layers = [
+            put(_layer(paths, folder, stage / "layer"), _LAYER_TYPE)
+            for paths in (beside, *([*version.rglob("*")] for version in versions))
+        ]
+        images = list[dict[str, Any]]()
+        for processor in PROCESSORS:
+            platform = {"architecture": processor, "os": "linux"}
+            rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
+            files.write(stage / "config", orjson.dumps({**platform, "config": {}, "rootfs": rootfs}))
+            config = put(stage / "config", _CONFIG_TYPE)
+            manifest = orjson.dumps(
+                {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers}
+            )
+            digest = files.digest_of(manifest)
+            registry.put_manifest(digest, manifest, MANIFEST_TYPE)
+            images.append({"mediaType": MANIFEST_TYPE, "digest": digest, "size": len(manifest), "platform": platform})
+        index = orjson.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": images})
+        registry.put_manifest(address.tag or _LATEST, index, INDEX_TYPE)
+    return f"oci://{address.host}/{address.path}@{files.digest_of(index)}"
+
+
+def _layer(paths: Sequence[Path], folder: Path, target: Path) -> Path:
+    """Writes a layer of files of a folder: the same bytes for the same files."""
+    with tarfile.open(target, "w") as tar:
+        for path in sorted(path for path in paths if path.is_file()):
+            about = tarfile.TarInfo(f"{FOLDER}/{path.relative_to(folder).as_posix()}")
+            about.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(about, file)
+    return target

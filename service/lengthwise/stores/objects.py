@@ -1,0 +1,107 @@
+"""Objects of S3, Google Cloud Storage and Azure, and archives on web servers: by obstore, with its credentials."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import HTTPStore, from_url
+
+from lengthwise import files
+from lengthwise.addresses import ARCHIVE_SUFFIXES, Address
+from lengthwise.errors import ConfigurationError, StoreUnreachable
+from lengthwise.stores import archives
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+_RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(minutes=5)}
+_WEB_CLIENT: Final[Any] = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1d"}
+_PART_BYTES: Final = 2**25  # of one request for an object, each of which may take the 30 seconds of obstore
+_STATUS: Final = re.compile(r"status code: ((\d)\d\d [\w ]+)")
+
+
+class ObjectSource:
+    """The objects below a path, or an archive."""
+
+    def __init__(self, address: Address) -> None:
+        self._where = str(address)
+        self._is_web = address.scheme.startswith("http")
+        self._is_archive = self._is_web or address.path.endswith(ARCHIVE_SUFFIXES)
+        limits = archives.FetchLimits(self._where)
+        with _plain_errors(self._where):
+            if self._is_web:  # one request, because a signed URL allows no other
+                client: Any = {**_WEB_CLIENT, "allow_http": address.scheme == "http"}
+                self._answer = obstore.get(HTTPStore(address.url, client_options=client, retry_config=_RETRIES), "")
+                objects = [self._answer.meta]
+            else:
+                self._store = from_url(address.url, retry_config=_RETRIES)
+                listed = [[self._store.head("")]] if self._is_archive else self._store.list()
+                objects = [each for part in listed for each in part if limits.add(each["size"])]
+        if not objects:
+            raise ConfigurationError(f"there is nothing at {address}")
+        self._objects = sorted(objects, key=lambda each: each["path"])
+        marks = [(each["path"], each["size"], each["e_tag"], str(each["last_modified"])) for each in self._objects]
+        self.state: str | None = hashlib.sha256(repr(marks).encode()).hexdigest()
+
+    def download(self, folder: Path) -> str | None:
+        """Writes the objects, or what is in the archive; returns the digest of the archive."""
+        if not self._is_archive:
+            for each in self._objects:
+                self._write(each, archives.file_in(folder, each["path"], self._where))
+            return None
+        archive = folder.with_name("archive")
+        self._write(self._objects[0], archive)
+        archives.extract(archive, folder, self._where)
+        return files.digest(archive).removeprefix("sha256:")
+
+    def _write(self, meta: ObjectMeta, path: Path) -> None:
+        parts = self._answer.stream() if self._is_web else self._parts(meta)
+        with path.open("wb") as file, _plain_errors(self._where):
+            for part in parts:
+                file.write(part)
+
+    def _parts(self, meta: ObjectMeta) -> Iterator[obstore.Bytes]:
+        """An object, in several requests: obstore gives each 30 seconds, unless the environment says otherwise."""
+        for start in range(0, meta["size"], _PART_BYTES):
+            end = min(start + _PART_BYTES, meta["size"])
+            yield obstore.get_range(self._store, meta["path"], start=start, end=end)
+
+
+def upload(folder: Path, address: Address) -> None:
+    """Puts the files of a folder below the path of an address, manifests last: they say that a version is whole.
+
+    Raises:
+        ConfigurationError: The store does not take them.
+    """  # noqa: DOC502 - what it calls raises it
+    paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.suffix == ".json")
+    with _plain_errors(str(address)):
+        store = from_url(address.url, retry_config=_RETRIES)
+        for path in paths:
+            obstore.put(store, path.relative_to(folder).as_posix(), path)
+
+
+@contextmanager
+def _plain_errors(where: str) -> Iterator[None]:
+    """Raises the errors of obstore without their URLs, which may hold a signature.
+
+    Raises:
+        ConfigurationError: The store refuses.
+        StoreUnreachable: It gives no answer, or only that it cannot answer.
+    """
+    try:
+        yield
+    except (BaseError, FileNotFoundError, PermissionError) as error:
+        first = str(error).partition("\n")[0]
+        status = _STATUS.search(first)
+        if status is not None and status[2] == "4":
+            raise ConfigurationError(f"{where}: the store answers {status[1]}") from None
+        why = f"the store answers {status[1]}" if status else f"no answer of the store ({first.rpartition(' - ')[2]})"
+        raise StoreUnreachable(f"{where}: {why}") from None

@@ -1,0 +1,79 @@
+"""Pushes models to where others fetch them: as a model repository, with a card for people that is written from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from lengthwise import files
+from lengthwise.addresses import parse
+from lengthwise.errors import ConfigurationError
+from lengthwise.reports import templates
+from lengthwise.runtime.manifest import MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from lengthwise.stores import layout
+from lengthwise.stores.cache import ALIASES_FILE
+from lengthwise.versions import Key
+
+_CARD: Final = Path(__file__).with_name("model_card.md")
+CARD_FILE: Final = "README.md"
+
+
+def push(folder: Path, text: str) -> str:
+    """Pushes the models of a folder (a model repository, a model or a version) to an address.
+
+    What a service has measured of its machine is left out.
+
+    Returns:
+        The address of what was pushed, by its commit or digest where it has one.
+
+    Raises:
+        ConfigurationError: The folder holds no model, or the store does not take it.
+        ModelError: A file of a version is not that of its manifest.
+    """  # noqa: DOC502 - what it calls raises them
+    address = parse(text)
+    directories = layout.versions(folder) if folder.is_dir() else {}
+    if not directories:
+        raise ConfigurationError(f"{folder} holds no model: name a folder MODELS, MODELS/NAME or MODELS/NAME/VERSION")
+    with tempfile.TemporaryDirectory(prefix="lengthwise-push-") as temporary:
+        stage, models = Path(temporary), Path(temporary, "models")
+        for key, directory in directories.items():
+            layout.check(directory)
+            target = models / str(key)
+            for name in (MANIFEST_FILE, *Manifest.read(directory).digests):
+                if (directory / name).exists():
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(directory / name, target / name)
+            if directory != folder and (directory.parent / ALIASES_FILE).is_file():
+                shutil.copyfile(directory.parent / ALIASES_FILE, target.parent / ALIASES_FILE)
+        files.write(models / CARD_FILE, card(directories, str(address)))
+        if address.scheme == "hf":
+            from lengthwise.stores import hub
+
+            return hub.upload(models, address)
+        if address.scheme == "oci":
+            from lengthwise.stores import images
+
+            return images.upload(models, stage, address)
+        if address.scheme in ("s3", "gs", "az"):
+            from lengthwise.stores import objects
+
+            objects.upload(models, address)
+            return str(address)
+    raise ConfigurationError(f"models cannot be pushed to {address.scheme}://; hf, oci, s3, gs and az are the ways")
+
+
+def card(directories: Mapping[Key, Path], address: str) -> str:
+    """The model card in Markdown: what each version answers and takes, where it comes from, how it was verified.
+
+    Raises:
+        ManifestError: A manifest cannot be read.
+    """  # noqa: DOC502 - what it calls raises it
+    models = [
+        (Manifest.read(path), json.loads((path / VERIFICATION_FILE).read_bytes())) for path in directories.values()
+    ]
+    names = sorted({key.name for key in directories})
+    return templates.render(_CARD, title=", ".join(names), names=names, models=models, address=address).strip() + "\n"

@@ -1,0 +1,315 @@
+"""The cache of models by address: whole, checked, shared, and what is said where a fetch fails."""
+
+import errno
+import logging
+import os
+import ssl
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trustme
+
+from lengthwise import files
+from lengthwise.errors import ConfigurationError, ModelError, VerificationError
+from tests.support import model_directories
+from tests.support.stores import Answer, StandIn, Web, archive_of, running
+
+pytest.importorskip("obstore")
+from lengthwise.stores import archives, cache
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    answers = Web()
+    with running(StandIn(answers)) as server:
+        answers.server = server
+        yield answers
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A model repository with two versions of one model, and an alias."""
+    repository = tmp_path / "repository"
+    for version in (1, 2):
+        model_directories.place(repository, version=version)
+    (repository / "vowels" / "aliases.json").write_text('{"champion": 1}\n')
+    return repository
+
+
+def versions_in(repository: Path) -> set[str]:
+    return {path.parent.relative_to(repository).as_posix() for path in repository.glob("*/*/manifest.json")}
+
+
+def url(web: Web, name: str = "models.tar") -> str:
+    return f"{web.server.url}/{name}"
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz"])
+def test_an_archive_is_fetched_whole_and_once(web: Web, models: Path, tmp_path: Path, kind: str) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar", kind)
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    assert versions_in(copy) == {"vowels/1", "vowels/2"}
+    assert (copy / "vowels" / "aliases.json").read_text() == '{"champion": 1}\n'
+    for version in ("1", "2"):
+        original = models / "vowels" / version
+        assert {path.name: path.read_bytes() for path in (copy / "vowels" / version).iterdir()} == {
+            path.name: path.read_bytes() for path in original.iterdir()
+        }
+    assert cache.fetch(url(web), tmp_path / "cache") == copy
+
+
+@pytest.mark.parametrize("inside", ["vowels", "vowels/2", "."])
+def test_a_repository_a_model_and_a_version_alone_become_a_repository(
+    web: Web, models: Path, tmp_path: Path, inside: str
+) -> None:
+    web.files["models.tar"] = archive_of(models / inside, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    assert versions_in(copy) == ({"vowels/2"} if inside == "vowels/2" else {"vowels/1", "vowels/2"})
+
+
+def test_a_version_that_stays_as_it_was_keeps_its_folder_and_what_was_measured_in_it(
+    web: Web, models: Path, tmp_path: Path
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    before = cache.fetch(url(web), tmp_path / "cache")
+    (before / "vowels" / "1" / "costs.json").write_text("measured")
+    model_directories.place(models, version=3)
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    after = cache.fetch(url(web), tmp_path / "cache")
+    assert versions_in(after) == {"vowels/1", "vowels/2", "vowels/3"}
+    assert versions_in(before) == {"vowels/1", "vowels/2"}
+    assert (after / "vowels" / "1" / "costs.json").read_text() == "measured"
+    assert (after / "vowels" / "1").resolve() == (before / "vowels" / "1").resolve()
+
+
+def test_a_digest_in_the_address_is_that_of_the_archive_and_needs_no_second_request(
+    web: Web, models: Path, tmp_path: Path
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    digest = files.digest(tmp_path / "models.tar").removeprefix("sha256:")
+    copy = cache.fetch(f"{url(web)}#sha256={digest}", tmp_path / "cache")
+    web.server.calls.clear()
+    assert cache.fetch(f"{url(web)}#sha256={digest}", tmp_path / "cache") == copy
+    assert web.server.calls == []
+    with pytest.raises(VerificationError, match=f"has the digest sha256:{digest}"):
+        cache.fetch(f"{url(web)}#sha256={'0' * 64}", tmp_path / "cache")
+
+
+def test_offline_the_cache_is_used_and_nothing_is_asked(web: Web, models: Path, tmp_path: Path) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    with pytest.raises(ConfigurationError, match=r"not in the cache .*, and offline"):
+        cache.fetch(url(web), tmp_path / "cache", offline=True)
+    assert web.server.calls == []
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    web.server.calls.clear()
+    assert cache.fetch(url(web), tmp_path / "cache", offline=True) == copy
+    assert web.server.calls == []
+
+
+def test_without_an_answer_of_the_store_the_last_copy_is_used_with_a_warning(
+    web: Web, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    web.faults["models.tar"] = Answer(503)
+    assert cache.fetch(url(web), tmp_path / "cache") == copy
+    assert "503 Service Unavailable; the copy of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Answer(404), "the store answers 404"),
+        (Answer(403), "the store answers 403"),
+        (Answer(503), "the store answers 503"),
+        (Answer(body=b"x" * 5000, cut=1000), "no answer of the store"),
+        (Answer(body=b"no archive at all"), "cannot be read as a tar archive"),
+        (Answer(302, headers={"location": "/other.tar"}), "the store answers 404"),
+    ],
+)
+def test_a_fault_of_the_store_is_said_and_what_was_fetched_before_stays(
+    web: Web, models: Path, tmp_path: Path, fault: Answer, says: str
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    web.faults["broken.tar"] = fault
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        cache.fetch(f"{url(web, 'broken.tar')}?X-Amz-Signature=secret", tmp_path / "cache")
+    assert "secret" not in str(refused.value)
+    assert versions_in(copy) == {"vowels/1", "vowels/2"}
+    assert [*(tmp_path / "cache").rglob("stage-*")] == []
+
+
+def test_an_archive_that_is_cut_off_within_a_file_is_refused(web: Web, models: Path, tmp_path: Path) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")[:100_000]
+    web.files["models.tgz"] = archive_of(models, tmp_path / "models.tgz", "w:gz")[:100_000]
+    for name in ("models.tar", "models.tgz"):
+        with pytest.raises(ConfigurationError, match="cannot be read as a tar archive"):
+            cache.fetch(url(web, name), tmp_path / "cache")
+
+
+def test_bytes_that_differ_from_the_manifest_are_refused(web: Web, models: Path, tmp_path: Path) -> None:
+    graph = models / "vowels" / "2" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    with pytest.raises(ModelError, match=r"vowels/2: model\.onnx"):
+        cache.fetch(url(web), tmp_path / "cache")
+    assert [*(tmp_path / "cache").rglob("manifest.json")] == []
+
+
+def test_a_copy_that_was_changed_in_the_cache_is_fetched_again_and_not_used_offline(
+    web: Web, models: Path, tmp_path: Path
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    good = (copy / "vowels" / "1" / "model.onnx").read_bytes()
+    (copy / "vowels" / "1" / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(ConfigurationError, match="not in the cache"):
+        cache.fetch(url(web), tmp_path / "cache", offline=True)
+    assert (cache.fetch(url(web), tmp_path / "cache") / "vowels" / "1" / "model.onnx").read_bytes() == good
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"versions": 1}', b"\xff", b'{"address": "x"}'])
+def test_a_record_in_the_cache_that_is_no_record_is_fetched_again(
+    web: Web, models: Path, tmp_path: Path, content: bytes
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    (record,) = (tmp_path / "cache").rglob("copy.json")
+    record.write_bytes(content)
+    assert cache.fetch(url(web), tmp_path / "cache") == copy
+
+
+def member(name: str, content: bytes = b"x", **fields: object) -> bytes:
+    """An archive of one member, whose header may say something else."""
+    about = tarfile.TarInfo(name)
+    about.size = len(content)
+    for field, value in fields.items():
+        setattr(about, field, value)
+    return about.tobuf() + content.ljust(-(-len(content) // 512) * 512, b"\0") + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("archive", "says"),
+    [
+        (member("../evil"), "outside its folder"),
+        (member("vowels/../../evil"), "outside its folder"),
+        (member("/evil"), "outside its folder"),
+        (member("vowels", b"", type=tarfile.SYMTYPE, linkname="/etc"), "link or device"),
+        (member("vowels", b"", type=tarfile.LNKTYPE, linkname="../x"), "link or device"),
+        (member("vowels", b"", type=tarfile.CHRTYPE), "link or device"),
+        (member("vowels", b"", type=tarfile.FIFOTYPE), "link or device"),
+        (member("vowels/1/model.onnx", b"x", size=2**40), "too much for models"),
+        (member("README.md"), "holds no model"),
+    ],
+)
+def test_an_archive_that_holds_more_than_models_leaves_nothing_behind(
+    web: Web, tmp_path: Path, archive: bytes, says: str
+) -> None:
+    web.files["models.tar"] = archive
+    with pytest.raises(ConfigurationError, match=says):
+        cache.fetch(url(web), tmp_path / "cache")
+    assert not (tmp_path / "evil").exists()
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_an_archive_of_very_many_files_is_refused(
+    web: Web, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_FILES", 3)
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    with pytest.raises(ConfigurationError, match="more than 3 files"):
+        cache.fetch(url(web), tmp_path / "cache")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(
+    web: Web, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", write)
+    with pytest.raises(ConfigurationError, match=r"cannot be stored in the cache .*: No space left on device"):
+        cache.fetch(url(web), tmp_path / "cache")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_a_cache_that_cannot_be_written_is_said(web: Web, models: Path, tmp_path: Path) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"cannot be stored in the cache .*: Not a directory"):
+        cache.fetch(url(web), tmp_path / "file")
+
+
+def test_a_cache_may_be_a_link_to_another_disk(web: Web, models: Path, tmp_path: Path) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert versions_in(cache.fetch(url(web), tmp_path / "link")) == {"vowels/1", "vowels/2"}
+
+
+def test_processes_that_share_a_cache_fetch_at_once_and_all_have_the_models(
+    web: Web, models: Path, tmp_path: Path
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    web.files["other.tar"] = archive_of(models, tmp_path / "other.tar", "w:gz")  # the same versions at another address
+    program = (
+        "import sys; from pathlib import Path; from lengthwise.stores import cache; "
+        "print(cache.fetch(sys.argv[1], Path(sys.argv[2])))"
+    )
+
+    def fetch(name: str) -> str:
+        command = [sys.executable, "-c", program, url(web, name), str(tmp_path / "cache")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    with ThreadPoolExecutor(4) as threads:
+        copies = {*threads.map(fetch, ("models.tar", "other.tar") * 2)}
+    assert len(copies) == 1
+    assert versions_in(Path(copies.pop())) == {"vowels/1", "vowels/2"}
+
+
+def test_the_log_has_what_was_fetched_and_no_signature(
+    web: Web, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    caplog.set_level(logging.DEBUG)
+    cache.fetch(f"{url(web)}?X-Amz-Signature=secret", tmp_path / "cache")
+    assert f"fetched {url(web)} in" in caplog.text
+    assert files.digest(tmp_path / "models.tar") in caplog.text
+    assert "secret" not in caplog.text + "".join(path.read_text() for path in (tmp_path / "cache").rglob("copy.json"))
+
+
+def test_a_redirect_from_https_to_http_is_not_followed(web: Web, models: Path, tmp_path: Path) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    authority = trustme.CA()
+    certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(certificate)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    secure = Web(**{"good.tar": web.files["models.tar"]})
+    secure.faults["led.tar"] = Answer(302, headers={"location": url(web)})
+    program = (
+        "import sys; from pathlib import Path; from lengthwise.stores import cache; "
+        "print(cache.fetch(sys.argv[1], Path(sys.argv[2])))"
+    )
+    with running(StandIn(secure, certificate)) as server:
+        good, led = (
+            subprocess.run(
+                [sys.executable, "-c", program, f"{server.url}/{name}", str(tmp_path / "cache")],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "ca.pem")},
+                check=False,
+            )
+            for name in ("good.tar", "led.tar")
+        )
+    assert good.returncode == 0, good.stderr
+    assert led.returncode == 1
+    assert "no answer of the store" in led.stderr
+    assert web.server.calls == []
