@@ -73,7 +73,7 @@ def how_to_install(extra: str) -> str:
 
 
 def missing_extra(error: ModuleNotFoundError, name: str, who: str) -> str | None:
-    """What to install where an extra brings the module; one named as the command or function is preferred."""
+    """How to install the extra that brings a missing module, if one does; of several, the extra named `name`."""
     missing = (error.name or "").partition(".")[0]
     if missing not in EXTRAS_OF:
         return None

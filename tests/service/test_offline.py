@@ -59,7 +59,7 @@ def test_like_lengths_run_together():
     chunk = items(*[4, 40] * 8)
     list(
         offline.answer_all(
-            numpy_models.model(numpy_models.manifest()), [(None, chunk)], limits=LIMITS, threads=1, ran=ran.append
+            numpy_models.model(numpy_models.manifest()), [(None, chunk)], limits=LIMITS, threads=1, on_batch=ran.append
         )
     )
     assert sum(batch.rows for batch in ran) == 16

@@ -95,7 +95,9 @@ def test_a_summary_counts_records_errors_and_right_answers():
 
 def test_figures_of_speed_are_of_this_run_alone():
     summary = Summary("m/1", records=30, resumed=20, seconds=2.0)
-    summary.ran(ScoredBatch(rows=10, cost_steps=200, valid_steps=120, computed_padding_steps=30, cpu_seconds=0.75))
+    summary.count_batch(
+        ScoredBatch(rows=10, cost_steps=200, valid_steps=120, computed_padding_steps=30, cpu_seconds=0.75)
+    )
     summary.cpu_seconds["reading"] = 0.25
     assert "processor time 1.0 s: 25% reading the file, 0% planning batches, 75% running the model" in "\n".join(
         summary.lines()

@@ -281,7 +281,7 @@ def divide_biases(biases: int, reference_length: int) -> tuple[list[int], list[i
 
 
 def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[np.float32]:
-    """`[length]`, the results of a kernel at each step of `[length, features that it reads]`, with zeros around."""
+    """Convolves `steps [length, features]`, those that the kernel reads, padded with zeros: `[length]`."""
     total = steps.sum(axis=1, dtype=np.float32)
     around = HALF_SPAN * dilation
     padded = np.zeros(len(total) + 2 * around, dtype=np.float32)

@@ -74,7 +74,7 @@ class DataAccuracy:
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
     def _by_chance(self, expected: float, expected_answers: int | None) -> float:
-        """How far the accuracy may be below that of training: three deviations of both samples, and a margin."""
+        """The drop below the training accuracy that chance explains: three standard deviations, and a margin."""
         share, samples = expected, 1 / self.answers
         if expected_answers is not None:  # one more right and one more wrong: a few that are right do not mean all
             share = (expected * expected_answers + 1) / (expected_answers + 2)
@@ -123,7 +123,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
 
 
 def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
-    """The classes that the graph answers to each record: of a single label one, else any number."""
+    """The predicted classes of each record: one for a single-label model, any number otherwise."""
     predicted = (predicted_labels(answer, manifest) for answer in _answers(session, manifest, records))
     return [each.nonzero()[1].tolist() for each in predicted]
 
@@ -233,13 +233,13 @@ def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = probabilities >= manifest.threshold
         return assigned
-    chosen = np.zeros(probabilities.shape, dtype=np.bool_)
-    chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
-    return chosen
+    labels = np.zeros(probabilities.shape, dtype=np.bool_)
+    labels[np.arange(len(labels)), probabilities.argmax(axis=1)] = True
+    return labels
 
 
 def hits_of(expected: NDArray[np.bool_], predicted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """Which of `[answers, classes]` are right: `[answers]`, or `[answers, classes]` of a multi-label model."""
+    """Whether each answer is right: `[answers]`, or `[answers, classes]` for a multi-label model."""
     if manifest.task == "multi-label":
         return np.equal(expected, predicted)
     right: NDArray[np.bool_] = np.logical_or.reduce(expected & predicted, axis=1)

@@ -87,8 +87,8 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         made["weights"] = UNTRAINED
     else:
         made["checkpoint"] = digest(weights)
-        known = {"temperature": record.temperature, "trained": record.trained}
-        made |= {name: value for name, value in known.items() if value is not None}
+        recorded = {"temperature": record.temperature, "trained": record.trained}
+        made |= {name: value for name, value in recorded.items() if value is not None}
     mean = std = None
     if isinstance(model.first, Normalize) and model.first.normalize in ("training", "both"):
         mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
@@ -109,7 +109,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:
-    """The same model with another probability from which a class is assigned.
+    """The same model with another decision threshold.
 
     Raises:
         ConfigurationError: It is not a multi-label model.
@@ -228,10 +228,10 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
         raise ExportError("mend", fix.reason)
     source = from_target(proved.target, options, report=proved.report)
     allowed = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
-    made = original.origin() | {"mended": proved.operators}
+    provenance = original.origin() | {"mended": proved.operators}
     return replace(
         source,
-        manifest=source.manifest.model_copy(update={"made": made}),
+        manifest=source.manifest.model_copy(update={"made": provenance}),
         reference=proved.alone,
         exact=proved.exact,
         tolerance=max(source.tolerance or 0.0, allowed),

@@ -122,7 +122,7 @@ def publish(
     with model_files.staging_folder(out) as (destination, stage):
         manifest = source.manifest.model_copy(update={"name": destination.name, "version": destination.version})
         verified = verify.verify(source, manifest, options, data)
-        examples = model_files.chosen_examples(data, verified.manifest) if data else []
+        examples = model_files.select_examples(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)
         notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]
         if examples:
@@ -153,7 +153,7 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
         report = Report("uncheckable", str(error), target=name)
         return replace(report, fix=_suggestion(None, report, options))
     with threads_of_check(read.subject):
-        report = _tried(read, options)
+        report = _trial_report(read, options)
         fix = _suggestion(read, report, options)
     if read.blind and report.verdict != "uncheckable":  # whatever the trials say
         unknown_ends = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
@@ -162,7 +162,7 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
 
 
 def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:
-    """What a mend of a checked target would change, and whether that is proved; None if that is not asked."""
+    """For `--suggest`, what a mend of the target would change, and whether it is proved; otherwise None."""
     if not options.suggest:
         return None
     from lengthwise_export.exporting.candidate import NOTHING_TO_MEND
@@ -177,8 +177,8 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
     return mend_target(read.unmended, **how).fix
 
 
-def _tried(read: Target, options: CheckOptions) -> Report:
-    """The report of a target's trials."""
+def _trial_report(read: Target, options: CheckOptions) -> Report:
+    """Runs the trials of a target."""
     how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
     report = check_subject(read.subject, min_length=read.min_length, **how)
     if options.missing == "handled" and not read.blind:
@@ -193,7 +193,7 @@ def _tried(read: Target, options: CheckOptions) -> Report:
 
 
 def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
-    """What a user may not expect of the published model."""
+    """Notices of what may surprise a user of the published model."""
     if published.manifest.missing != source.manifest.missing:
         yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
     if published.sample is not None:

@@ -42,10 +42,10 @@ def cases(
     # Its difference is a ratio: how far the change moves the answer with a null, divided by how far it does without one
     probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1
-    tried = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))})
+    indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))})
     return [
         Case(f"{name} a null of feature {feature}", "missing", ratio, ratio, bits=False, provider=provider)
-        for feature in tried
+        for feature in indices
         for name, ratio in probe.ratios(feature)
     ]
 

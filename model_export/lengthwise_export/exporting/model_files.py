@@ -213,8 +213,8 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     manifests = () if existing else parent.glob(f"*/*/{MANIFEST_FILE}")
     for model in (each.parent for each in manifests if is_version(each.parent.name)):
         if not model.parent.name.startswith("."):
-            shown = f"{model.parent.name}/{model.name}"
-            raise PublishError(f"{out} holds models, such as {shown}: name this one too, as in {parent / 'NAME'}")
+            example = f"{model.parent.name}/{model.name}"
+            raise PublishError(f"{out} holds models, such as {example}: name this one too, as in {parent / 'NAME'}")
     version = int(out.name) if numbered else max([*existing, *staged], default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
@@ -235,7 +235,7 @@ def versions(model: Path) -> list[int]:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
-    """The place of a new version and its staging folder, which becomes the place if the block ends without an error.
+    """Yields a new version and its staging folder, which is published by a rename if the block ends without an error.
 
     Raises:
         PublishError: The folder cannot be written.
@@ -334,18 +334,18 @@ MOST_RECORDINGS: Final = 6
 MOST_VALUES: Final = 40_000  # of all of them together
 
 
-def chosen_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
+def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
     """The first recordings of different labels that the model accepts; then others, up to `MOST_RECORDINGS`."""
     fits = [one for one in records if one.label is not None and why_refused(one.steps, manifest) is None]
     first = {record.label: index for index, record in reversed(list(enumerate(fits)))}
     others = [index for index in range(len(fits)) if index not in first.values()]
-    chosen: list[Record] = []
-    left = MOST_VALUES
+    examples: list[Record] = []
+    room = MOST_VALUES
     for index in [*sorted(first.values()), *others]:
-        if len(chosen) < MOST_RECORDINGS and fits[index].steps.size <= left:
-            chosen.append(fits[index])
-            left -= fits[index].steps.size
-    return chosen
+        if len(examples) < MOST_RECORDINGS and fits[index].steps.size <= room:
+            examples.append(fits[index])
+            room -= fits[index].steps.size
+    return examples
 
 
 def as_lines(records: Sequence[Record]) -> bytes:

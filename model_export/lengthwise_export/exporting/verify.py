@@ -96,7 +96,7 @@ def verify(
 def _with_same_bits(
     verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
 ) -> VerifiedGraph:
-    """The same model with operators replaced, if batches change its bits and then do not; otherwise as it is."""
+    """Replaces operators whose bits depend on the batch, if the whole model keeps its bits then; else nothing."""
     is_external = source.reference is None  # a graph that was made elsewhere keeps its bytes
     is_lax = options.tolerance is not None or options.precision != "fp32"
     if is_external or is_lax or promises.promise(verified.cases).bits:
@@ -249,7 +249,7 @@ def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, 
 
 
 def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """The same graph with its accuracy on the data, and with the profile of the data if it has none of its training."""
+    """Adds the accuracy on the data, and the profile of the data if the manifest has none of the training data."""
     manifest, session = verified.manifest, verified.session()
     if manifest.training is None:
         profile = profile_of_served(data, manifest, partial(accuracy.answered_classes, session, manifest))

@@ -21,7 +21,7 @@ from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import (
     GraphValue,
-    TriedReading,
+    ReadingTrial,
     agrees,
     candidates,
     listed,
@@ -106,22 +106,22 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
 class _RunningReading(NamedTuple):
     """A reading that runs, and the shape of the answer, rows first."""
 
-    tried: TriedReading
+    tried: ReadingTrial
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What a graph is read from: its inputs, and what the user says of them."""
+    """Finds the readings of a graph, from its inputs and the user's hints."""
 
     graph: onnx.ModelProto
     inputs: list[GraphValue]
     hints: TargetOptions
 
-    def opened(self, names: GraphNames) -> TriedReading:
+    def opened(self, names: GraphNames) -> ReadingTrial:
         """A session to try a reading with; for tokens, a vocabulary of 2 is enough."""
         session = open_session(with_int64_tokens(self.graph, names.sequences))
-        return TriedReading(session, names, self.probed(names))
+        return ReadingTrial(session, names, self.probed(names))
 
     def running(self, names: GraphNames) -> _RunningReading | None:
         """A reading that runs, with the classes before or behind the steps; None if it does not run."""
@@ -156,7 +156,7 @@ class _Reader:
             raise ConfigurationError(f"--features {features} contradicts the graph: {steps}")
         return StepInput(features=own)
 
-    def steps(self, tried: TriedReading) -> StepInput:
+    def steps(self, tried: ReadingTrial) -> StepInput:
         """The kind of a step; that of tokens with the rows of the embedding table that they index directly.
 
         Raises:
@@ -245,10 +245,10 @@ class _Reader:
                 f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
                 f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"
             )
-        raised = next((f" ({why})" for one in tried if (why := one.raised())), "")
+        error_text = next((f" ({why})" for one in tried if (why := one.error())), "")
         return UncheckableError(
             f"no reading of the inputs {listed(inputs)} runs: name them with --values and --lengths or --mask, and "
-            f"pass --time-first or --channels-first if steps are not [rows, width, features]{raised}"
+            f"pass --time-first or --channels-first if steps are not [rows, width, features]{error_text}"
         )
 
 

@@ -75,7 +75,7 @@ def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
 
 
 def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
-    """Says what of a float32 graph runs in integers at int8, and what stays in float32; nothing at other precisions."""
+    """Notices for int8: what of a float32 graph runs in integers, what stays in float32. None at other precisions."""
     if precision != "int8":
         return ()
     converted = deepcopy(graph)
@@ -206,7 +206,7 @@ def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]
         if node.op_type in _RECURRENT and node.domain in OF_ONNX:
             reason = _reason(node, constants, zeros)
             if reason is None:
-                nodes += _dequantised(graph, node, constants)
+                nodes += _dequantise_layer(graph, node, constants)
                 recurrent += 1
             else:
                 left.append((f"{node.op_type} {node.name or node.output[0]}", reason))
@@ -215,7 +215,9 @@ def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]
             whole, scales = rounded(numpy_helper.to_array(constants[node.input[1]]).T)
             node.input[1] = f"{stem}_dequantized"
             nodes.append(
-                _stored(graph, stem, np.ascontiguousarray(whole.T), scales, node.input[1], f"{stem}_node", axis=1)
+                _store_weights(
+                    graph, stem, np.ascontiguousarray(whole.T), scales, node.input[1], f"{stem}_node", axis=1
+                )
             )
             products += 1
         nodes.append(node)
@@ -261,7 +263,7 @@ def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: Abstra
     return next((reason for applies, reason in reasons if applies), None)
 
 
-def _stored(
+def _store_weights(
     graph: GraphProto, stem: str, whole: NDArray[np.int8], scales: NDArray[np.float32], into: str, name: str, axis: int
 ) -> NodeProto:
     """Stores weights as bytes with their scales, and gives the node that dequantises them."""
@@ -270,7 +272,7 @@ def _stored(
     return helper.make_node("DequantizeLinear", [f"{stem}_int8", f"{stem}_scale"], [into], name, axis=axis)
 
 
-def _dequantised(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
+def _dequantise_layer(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
     """Stores a layer's weights as bytes, and gives the nodes that dequantise them. First states of zeros go away."""
     del node.input[5:]
     for index, name in ((1, "W"), (2, "R")):
@@ -283,14 +285,14 @@ def _dequantised(graph: GraphProto, node: NodeProto, constants: Mapping[str, Ten
             continue
         whole, scales = rounded(weights.reshape(-1, weights.shape[2]))
         output = f"{stem}_dequantized"
-        yield _stored(graph, stem, whole, scales, f"{stem}_flat", f"{stem}_flat_node", axis=0)
+        yield _store_weights(graph, stem, whole, scales, f"{stem}_flat", f"{stem}_flat_node", axis=0)
         graph.initializer.append(numpy_helper.from_array(np.array(weights.shape, np.int64), f"{stem}_shape"))
         yield helper.make_node("Reshape", [f"{stem}_flat", f"{stem}_shape"], [output], f"{output}_node")
         node.input[index] = output
 
 
 def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
-    """Whether a node multiplies values with a constant matrix that is worth it."""
+    """Whether a node multiplies values with a constant matrix that is large enough for int8 to pay."""
     if node.op_type != "MatMul" or node.domain not in OF_ONNX or node.input[1] not in constants:
         return False
     weights = numpy_helper.to_array(constants[node.input[1]])
@@ -326,14 +328,14 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
     """The outputs of the last weighted products before the graph's outputs: their rounding would be the answer's."""
     producers = {name: node for node in graph.node for name in node.output if name}
     waiting = [value.name for value in graph.output]
-    seen: set[str] = set()
+    visited: set[str] = set()
     last = set()
     while waiting:
         name = waiting.pop()
         node = producers.get(name)
-        if node is None or name in seen:
+        if node is None or name in visited:
             continue
-        seen.add(name)
+        visited.add(name)
         if node.op_type in _PRODUCTS and any(each in constants for each in node.input):
             last.add(node.output[0])
         elif node.op_type not in _RECURRENT:

@@ -160,11 +160,11 @@ def agrees(names: GraphNames, inputs: list[GraphValue], logits: GraphValue) -> b
     rows, width = (steps.axes[axis] for axis in names.open_axes)
     if isinstance(rows, str) and rows == width:
         return True
-    known_rows = [by_name[names.lengths].axes[0]] if names.lengths in by_name else []
+    row_axes = [by_name[names.lengths].axes[0]] if names.lengths in by_name else []
     if logits.rank == 2:
-        known_rows.append(logits.axes[0])
+        row_axes.append(logits.axes[0])
     # If the rows have the name of the steps' width axis, the reading is wrong. Another name says nothing.
-    return not any(isinstance(axis, str) and axis == width for axis in known_rows)
+    return not any(isinstance(axis, str) and axis == width for axis in row_axes)
 
 
 def open_session(
@@ -202,22 +202,22 @@ def inputs_of(
     session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch, layout: StepLayout = RIGHT
 ) -> dict[str, NDArray[Any]]:
     """The inputs of a graph for a batch `[rows, width, features]`; no lengths if the graph does not take them yet."""
-    taken = {value.name for value in session.get_inputs()}
+    names_of_inputs = {value.name for value in session.get_inputs()}
     arranged = layout.arrange(batch)
     inputs = feed(names, PaddedBatch(arranged.steps, batch.lengths), arranged.valid)
-    return {name: values for name, values in inputs.items() if name in taken}
+    return {name: values for name, values in inputs.items() if name in names_of_inputs}
 
 
 # Different sizes, so that rows and width cannot be confused.
 _ROWS, _WIDTH = 3, 5
 
 _WIDER: Final = (8, 64, 515, 516)  # widths for graphs that need many steps, such as unpadded convolutions
-_MAX_TRIED: Final = 129  # row counts and widths below this are tried to find a frozen axis
+_MOST_COUNTS: Final = 129  # row counts and widths below this are tried to find a frozen axis
 
 
 @dataclass(frozen=True, slots=True)
-class TriedReading:
-    """A graph, read in one way, that small batches try."""
+class ReadingTrial:
+    """One reading of a graph, which is tried with small batches."""
 
     session: onnxruntime.InferenceSession
     names: GraphNames
@@ -249,7 +249,7 @@ class TriedReading:
         shapes = [one for width in _WIDER if (one := self.shape(width=width)) is not None]
         return shapes[0] if len(shapes) > 1 else None
 
-    def raised(self) -> str | None:
+    def error(self) -> str | None:
         """The error of onnxruntime for a small batch; None if it runs."""
         answer = self.answer(self._batch(_ROWS, _WIDTH))
         return answer if isinstance(answer, str) else None
@@ -277,8 +277,8 @@ class TriedReading:
         Raises:
             UncheckableError: It runs at one size only: an axis is frozen inside.
         """
-        tried = range(1, _MAX_TRIED)
-        for axis, sizes in (("width", [(_ROWS, size) for size in tried]), ("rows", [(size, _WIDTH) for size in tried])):
+        trials = range(1, _MOST_COUNTS)
+        for axis, sizes in (("width", [(_ROWS, n) for n in trials]), ("rows", [(n, _WIDTH) for n in trials])):
             good = [size for size in sizes if self.shape(*size) is not None]
             if len(good) == 1:
                 raise UncheckableError(

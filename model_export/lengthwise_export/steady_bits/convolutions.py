@@ -75,7 +75,7 @@ def _missing(weights: NDArray[Any]) -> int:
 
 
 def _convolved(new: Replacement, value: str, weights: NDArray[Any], groups: int, bias: str) -> str:
-    """The replaced convolution, or a part of it, along as many axes as the weights `[out, in, ..]` have."""
+    """Writes a convolution with these weights `[out, in, ...]`, or one group of it; returns the name of its output."""
     node = new.replaced[0]
     if groups == 1 and _missing(weights):
         value = new.emit("Pad", [value, new.constant([0, 0, 0, 0, 0, _missing(weights), 0, 0])])

@@ -19,7 +19,7 @@ from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check
 
 
 def read_model(text: str, model: onnx.ModelProto | None, options: TargetOptions, blind: bool) -> GraphTarget:
-    """The target of a graph; of that in the file `text` without one.
+    """The target of `model`, or without one of the ONNX file `text`.
 
     Raises:
         ConfigurationError: The file cannot be read as ONNX, or holds no graph.
@@ -44,7 +44,7 @@ def read_model(text: str, model: onnx.ModelProto | None, options: TargetOptions,
 
 
 def graph_fields(reading: ExternalGraph, *, one_by_one: bool = False) -> dict[str, Any]:
-    """The fields of a target of a graph that its reading says; `one_by_one`, each row runs alone."""
+    """The fields of a target that follow from the reading of its graph; with `one_by_one`, each row runs alone."""
     fields = {name: getattr(reading, name) for name in ("graph", "names", "per_step", "blind")}
     return fields | {"subject": OnnxSubject(reading, one_by_one=one_by_one)}
 

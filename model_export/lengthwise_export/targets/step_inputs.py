@@ -34,13 +34,13 @@ _NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplemente
 
 
 InferredSteps = tuple[TorchSubject, tuple[int, ...]]
-"""A module with its kind of a step, and how it is called with it; and the shape of the answer, rows first."""
+"""A module with its kind of step and its signature, and the shape of its answer, rows first."""
 
 _Called = Callable[..., TorchSubject]  # Makes the module a subject with a kind of a step, and maybe another `signature`
 
 
-def _tried(subject: TorchSubject) -> Iterator[InferredSteps]:
-    """What is found at each of the usual widths at which a module runs."""
+def _width_trials(subject: TorchSubject) -> Iterator[InferredSteps]:
+    """The module with the shape of its answer, at each of the usual widths at which it runs."""
     sampler, signature = Sampler(subject.steps, seed=0), subject.signature
     for width in _WIDTHS:
         if width == subject.steps.features:  # a module that takes the axes in another order would run too
@@ -77,14 +77,16 @@ def read_steps(
         candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
     else:
         tokens = _vocabulary(called, module)
-        if tokens is not None and (reading := next(_tried(called(StepInput(kind="tokens", vocabulary=tokens))), None)):
+        if tokens is not None and (
+            reading := next(_width_trials(called(StepInput(kind="tokens", vocabulary=tokens))), None)
+        ):
             return reading
         candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [reading for steps in candidates if (reading := next(_tried(called(steps)), None)) is not None]
+    running = [reading for steps in candidates if (reading := next(_width_trials(called(steps)), None)) is not None]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
         raw = called(StepInput(features=1), signature=replace(signature, features_axis=False))
-        running = list(itertools.islice(_tried(raw), 1))
+        running = list(itertools.islice(_width_trials(raw), 1))
     if len(running) > 1:
         choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
@@ -92,7 +94,7 @@ def read_steps(
 
 
 def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Sequence[StepInput]) -> InferredSteps:
-    """What is left if no kind of step runs at a usual width: a kind of which the check will say why, or an error.
+    """For a module that runs at no usual width: the kind of step for which the check will report why.
 
     Raises:
         ConfigurationError: The kind cannot be inferred, or the module raises for every batch that was tried.
@@ -120,14 +122,12 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
                 )
             # The check finds which sizes run and has a better error message.
             return subject, (0, options.classes or len(options.labels or ()) or 1)
-    tried = candidates[:4]
-    which = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
+    flags = [_as_option(steps) for steps in candidates[:4]]
+    which = f"; with {flags[0]}" if len(flags) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
     if not is_about_steps:
         which, hint = "", part_instead(subject.module) if isinstance(error.__cause__, NotImplementedError) else ""
-    raise ConfigurationError(
-        f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){which}: {error}{hint}"
-    )
+    raise ConfigurationError(f"{text} raises for every batch that was tried ({', '.join(flags)}){which}: {error}{hint}")
 
 
 def _as_option(steps: StepInput) -> str:
@@ -152,7 +152,7 @@ def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[Ste
             if signature.channels_first and steps.kind == "tokens":
                 continue
             # At one width only, the width may have been mistaken for the features.
-            if len(list(itertools.islice(_tried(called(steps, signature=signature)), 2))) == 2:
+            if len(list(itertools.islice(_width_trials(called(steps, signature=signature)), 2))) == 2:
                 raise ConfigurationError(f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {way}")
 
 
@@ -176,14 +176,14 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
 
-    def looked_up(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
+    def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
         indices, ways = arguments[0] if arguments else None, (torch.tensor(ids), torch.tensor(ids).mT)
         if isinstance(indices, Tensor) and any(torch.equal(indices, way) for way in ways):
             sizes.add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
         for part in tables:
-            undo.callback(part.register_forward_pre_hook(looked_up).remove)
+            undo.callback(part.register_forward_pre_hook(note_table).remove)
         called(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
     if len(sizes) != 1:
         return None
@@ -193,7 +193,7 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
 
 
 _ROWS: Final = 3
-_TRIED_WIDTHS: Final = (11, 64, 515)  # widths to try; convolutions without padding need many steps
+_ROW_TRIAL_WIDTHS: Final = (11, 64, 515)  # widths to try; convolutions without padding need many steps
 _SAME: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
 
 
@@ -216,7 +216,7 @@ def require_order_of_axes(text: str, subject: TorchSubject) -> None:
 def _keeps_rows_apart(subject: Subject) -> bool:
     """Whether there is one answer for each row (and step), which another first row does not change."""
     sampler = Sampler(subject.steps, seed=0)
-    for width in _TRIED_WIDTHS:
+    for width in _ROW_TRIAL_WIDTHS:
         batch = pad([sampler.sequence(width) for _ in range(_ROWS)], width=width)
         changed = batch.steps.copy()
         changed[0] = sampler.sequence(width)

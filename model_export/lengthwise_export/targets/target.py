@@ -89,7 +89,7 @@ class Target(ABC):
 
     @property
     def training(self) -> TrainingRecord:
-        """What is known of its training."""
+        """What its checkpoint records of its training; nothing for other kinds."""
         return TrainingRecord()
 
     @property

@@ -112,6 +112,11 @@ _KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
 
 
 def _kind(text: str) -> TargetKind:
+    """The kind of a target, by its suffix or form.
+
+    Raises:
+        ConfigurationError: It is none; the message says what a target is.
+    """
     path = Path(text)
     if path.is_dir():
         is_run = any((path / name).is_file() for name in (trained.WEIGHTS_FILE, trained.STATE_FILE))

@@ -84,11 +84,11 @@ def is_keras(thing: object) -> bool:
     )
 
 
-def _forget_another(path: Path) -> None:
-    """Lets a file that was changed, or another one of a name that was imported before, be imported again."""
-    known = sys.modules.get(path.stem)
-    file = getattr(known, "__file__", None)
-    if known is None or file is None or not path.is_file():
+def _forget_stale_module(path: Path) -> None:
+    """Removes a module from `sys.modules` if its file has changed, or if it is of another file with the same name."""
+    module = sys.modules.get(path.stem)
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or not path.is_file():
         return
     before, changed = _READ.get(path.stem, (None, 0))
     is_other = Path(file).resolve() != path and is_users(file)
@@ -108,7 +108,7 @@ def _imported(where: str, text: str) -> ModuleType:
         if not path.is_file():
             raise ConfigurationError(f"{text}: there is no file {where}")
         folder, name = str(path.resolve().parent), path.stem
-        _forget_another(path.resolve())
+        _forget_stale_module(path.resolve())
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
         sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:

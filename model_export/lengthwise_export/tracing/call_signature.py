@@ -205,38 +205,38 @@ def _read(
     """
     parameters = list(inspect.signature(module.forward).parameters.values())
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
+    header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
     steps = _steps_among(named, numbers=numbers)
     others = [each for each in named if each is not steps]
     if second == "none" and not blind:
         raise ConfigurationError(
-            f"--second none: {shown} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
+            f"--second none: {header} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
-    takes_places = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    says_nothing = second is None and all(_is_optional(each) and _meaning(each.name) is None for each in others)
-    if blind and (second == "none" or says_nothing) and (steps or takes_places):
-        _require_no_more(others, shown)
+    takes_positional = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    names_say_nothing = second is None and all(_is_optional(each) and _meaning(each.name) is None for each in others)
+    if blind and (second == "none" or names_say_nothing) and (steps or takes_positional):
+        _require_no_more(others, header)
         return "none", tuple(_arguments(named, {steps.name: "steps"} if steps else {})) or _usual("none")
-    if second is not None and not others and takes_places:
+    if second is not None and not others and takes_positional:
         return second, _usual(second)
     if steps is None or not others:
         raise UncheckableError(
-            f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
+            f"{header} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
             "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
             "(check: --suggest)"
             + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
-    chosen = _by_option(others, second, shown) if second is not None else _by_name(others, shown)
+    by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
-    _require_no_more([each for each in others if each not in chosen.values()], shown, hint)
-    roles: dict[str, Role] = {each.name: role for role, each in chosen.items()} | {steps.name: "steps"}
-    kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(chosen))
+    _require_no_more([each for each in others if each not in by_role.values()], header, hint)
+    roles: dict[str, Role] = {each.name: role for role, each in by_role.items()} | {steps.name: "steps"}
+    kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(by_role))
     return kind, tuple(_arguments(named, roles))
 
 
 def part_instead(module: nn.Module) -> str:
-    """The end of an error about a module that only holds the one that answers, as training libraries build them."""
+    """For an error about the wrapper of a training library: names the submodules to return in its place."""
     parts = [f"model.{name} (a {type(part).__name__})" for name, part in module.named_children()]
     return f": return the part that answers from the factory, such as {' or '.join(parts[:3])}" if parts else ""
 
@@ -245,16 +245,16 @@ def _is_optional(parameter: Parameter) -> bool:
     return parameter.default is not parameter.empty
 
 
-def _require_no_more(others: Sequence[Parameter], shown: str, hint: str = "") -> None:
+def _require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -> None:
     """Makes sure that the arguments that are not passed have default values.
 
     Raises:
         UncheckableError: One has none.
     """
-    left = [each.name for each in others if not _is_optional(each)]
-    if left:
+    names = [each.name for each in others if not _is_optional(each)]
+    if names:
         raise UncheckableError(
-            f"{shown} also requires {', '.join(left)}: give these default values, or wrap the module in another{hint}"
+            f"{header} also requires {', '.join(names)}: give these default values, or wrap the module in another{hint}"
         )
 
 
@@ -264,23 +264,23 @@ def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | No
     if (numbers and embeds is not None) or not named:
         return embeds
     first = named[0]
-    wanted = [each for each in named[1:] if _meaning(each.name) is None and not _is_optional(each)]
+    required = [each for each in named[1:] if _meaning(each.name) is None and not _is_optional(each)]
     is_second = re.fullmatch(r"(.*_)?(masks?|lengths?|lens?|seqlens?)", first.name.lower()) is not None
-    return wanted[0] if is_second and wanted else first
+    return required[0] if is_second and required else first
 
 
-def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
+def _by_option(others: Sequence[Parameter], second: Second, header: str) -> dict[Role, Parameter]:
     """The arguments that `--second` refers to; if there are several candidates, their names decide.
 
     Raises:
         ConfigurationError: `second` is `both`, and the names do not show lengths and a mask.
     """
-    meant: dict[str | None, list[Parameter]] = {}
+    by_meaning: dict[str | None, list[Parameter]] = {}
     for each in others:
-        meant.setdefault(_meaning(each.name), []).append(each)
-    if second == "both" and not ("lengths" in meant and "mask" in meant):
+        by_meaning.setdefault(_meaning(each.name), []).append(each)
+    if second == "both" and not ("lengths" in by_meaning and "mask" in by_meaning):
         raise ConfigurationError(
-            f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
+            f"{header}: --second both needs an argument with `len` in its name and one with `mask` but without "
             "`pad`: rename them, or wrap the module in another that passes them on"
         )
     likeliest: Mapping[Role, tuple[str | None, ...]] = {
@@ -289,57 +289,60 @@ def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[
         "padding-mask": ("which way round", "mask", None),
     }
     return {
-        role: _wanted_first(next((meant[meaning] for meaning in likeliest[role] if meaning in meant), others))
+        role: _required_first(
+            next((by_meaning[meaning] for meaning in likeliest[role] if meaning in by_meaning), others)
+        )
         for role in _ROLES[second]
     }
 
 
-def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
+def _by_name(others: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
     """The arguments that mark the end of a sequence, by their names; required ones before optional ones.
 
     Raises:
         ConfigurationError: No name says it, or one says it in an unclear way; the message asks for `--second`.
     """
-    telling = [each for each in others if _meaning(each.name) is not None]
-    may = telling[:1]
-    if may and _meaning(may[0].name) == "mask":  # next to an attention mask, a padding mask is the right one
-        may = [each for each in telling if _meaning(each.name) == "which way round"][:1] or may
-    chosen: dict[Role, Parameter] = {}
-    for each in [each for each in telling if not _is_optional(each)] or may:
+    candidates = [each for each in others if _meaning(each.name) is not None]
+    likeliest = candidates[:1]
+    # Next to an attention mask, a padding mask is the right one.
+    if likeliest and _meaning(likeliest[0].name) == "mask":
+        likeliest = [each for each in candidates if _meaning(each.name) == "which way round"][:1] or likeliest
+    by_role: dict[Role, Parameter] = {}
+    for each in [each for each in candidates if not _is_optional(each)] or likeliest:
         meaning = _meaning(each.name)
         if meaning == "which way round":
-            raise ConfigurationError(_unclear(shown, each, "may be true at padding or at valid steps;"))
+            raise ConfigurationError(_unclear(header, each, "may be true at padding or at valid steps;"))
         if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
             raise ConfigurationError(
-                f"{shown}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
+                f"{header}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
                 "divide by x.size(1) in forward, or pass --second lengths if it takes steps"
             )
-        chosen.setdefault("lengths" if meaning == "lengths" else "mask", each)
-    if not chosen:
-        name = (wanted := _wanted_first(others)).name
-        default = "it keeps its default value" if _is_optional(wanted) else f"give it a default value ({name}=None)"
+        by_role.setdefault("lengths" if meaning == "lengths" else "mask", each)
+    if not by_role:
+        name = (parameter := _required_first(others)).name
+        default = "it keeps its default value" if _is_optional(parameter) else f"give it a default value ({name}=None)"
         raise ConfigurationError(
             _unclear(
-                shown,
-                wanted,
+                header,
+                parameter,
                 "is neither lengths nor a mask by its name; if it is one of them,",
                 f". If it is something else, such as a state, labels or a switch, the model does not know where a "
                 f"sequence ends: {default}, and --second none --mend makes the graph take lengths (check: --second "
                 "none --suggest); or add `lengths` or `mask` to forward",
             )
         )
-    return chosen
+    return by_role
 
 
-def _unclear(shown: str, parameter: Parameter, why: str, otherwise: str = "") -> str:
+def _unclear(header: str, parameter: Parameter, why: str, otherwise: str = "") -> str:
     """Asks for `--second`, where the name of a parameter does not say what it is."""
     return (
-        f"{shown}: {parameter.name} {why} say --second lengths, --second mask (true at valid steps) or --second "
+        f"{header}: {parameter.name} {why} say --second lengths, --second mask (true at valid steps) or --second "
         f"padding-mask (true at padding){otherwise}"
     )
 
 
-def _wanted_first(fitting: Sequence[Parameter]) -> Parameter:
+def _required_first(fitting: Sequence[Parameter]) -> Parameter:
     return next((each for each in fitting if not _is_optional(each)), fitting[0])
 
 
@@ -375,20 +378,22 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     Raises:
         ExportError: There is no such output, or it has another shape.
     """
-    named = outputs_by_name(answer)
+    by_name = outputs_by_name(answer)
     if output is None:
-        fitting = (name for name, value in named.items() if _can_be_logits(value))
-        output = "logits" if "logits" in named else next(fitting, None)
-    elif output not in named:
-        raise ExportError("outputs", f"the module returns no {output!r}, but {_types(named)}; name one with --output")
-    tried = named if output is None else {output: named[output]}
-    if output is None or not _can_be_logits(named[output]):
-        is_one = any(isinstance(one, Tensor) and one.dim() == 1 and one.is_floating_point() for one in tried.values())
-        what = f"none of {_types(tried)} is" if output is None else f"{_types(tried)} cannot be the output: it must be"
+        fitting = (name for name, value in by_name.items() if _can_be_logits(value))
+        output = "logits" if "logits" in by_name else next(fitting, None)
+    elif output not in by_name:
+        raise ExportError("outputs", f"the module returns no {output!r}, but {_types(by_name)}; name one with --output")
+    outputs = by_name if output is None else {output: by_name[output]}
+    if output is None or not _can_be_logits(by_name[output]):
+        is_one = any(isinstance(one, Tensor) and one.dim() == 1 and one.is_floating_point() for one in outputs.values())
+        what = (
+            f"none of {_types(outputs)} is" if output is None else f"{_types(outputs)} cannot be the output: it must be"
+        )
         hint = f"; {ONE_VALUE_HINT}" if is_one else ""
         raise ExportError("outputs", f"{what} float32 [rows, classes] or [rows, width, classes]{hint}")
-    logits = named[output]
-    attention = named.get("attention")
+    logits = by_name[output]
+    attention = by_name.get("attention")
     if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
         return {"logits": logits}
     return {"logits": logits, "attention": attention}
@@ -417,11 +422,11 @@ def _can_be_logits(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in (2, 3)
 
 
-def _types(named: Mapping[str, Any]) -> str:
+def _types(outputs: Mapping[str, Any]) -> str:
     """The names of outputs with their types, for an error."""
     return ", ".join(
         f"{name} ({str(value.dtype).removeprefix('torch.')}, rank {value.dim()})"
         if isinstance(value, Tensor)
         else f"{name} (a {type(value).__name__})"
-        for name, value in named.items()
+        for name, value in outputs.items()
     )

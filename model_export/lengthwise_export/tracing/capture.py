@@ -109,27 +109,33 @@ class _Call:
 
     def runs_wider(self, width: int) -> bool:
         """Whether the module answers wider batches; runs the widest of them, up to `WIDEST`."""
-        widest, bad, tried = width, WIDEST + 1, WIDEST
+        widest, bad, middle = width, WIDEST + 1, WIDEST
         while bad - widest > 1:
-            widest, bad = (tried, bad) if self.runs(tried) else (widest, tried)
-            tried = (widest + bad) // 2
+            widest, bad = (middle, bad) if self.runs(middle) else (widest, middle)
+            middle = (widest + bad) // 2
         return widest > width
 
     def constant_branches(self, width: int) -> Branches:
         """The result of each branch on a tensor value that goes the same way for all of several small batches."""
-        known: dict[tuple[str, int], set[bool]] = {}
+        results: dict[tuple[str, int], set[bool]] = {}
         random = torch.Generator().manual_seed(0)
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
-            seen: dict[tuple[str, int], set[bool]] = {}
+            branches: dict[tuple[str, int], set[bool]] = {}
             # A batch at which the module raises shows nothing about its branches; the trace will report the error.
-            with contextlib.suppress(Exception, SystemExit), BranchRecorder(seen):
+            with contextlib.suppress(Exception, SystemExit), BranchRecorder(branches):
                 self.run(lengths, random)
-                for line, ways in seen.items():
-                    known.setdefault(line, set()).update(ways)
-        return {line: ways.pop() for line, ways in known.items() if len(ways) == 1}
+                for line, ways in branches.items():
+                    results.setdefault(line, set()).update(ways)
+        return {line: ways.pop() for line, ways in results.items() if len(ways) == 1}
 
 
 def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, list[str]]:
+    """Exports a module with `torch.export`, from a batch of three rows; also the names of its outputs.
+
+    Raises:
+        TraceError: The module's code, or torch, raised; the message names the line.
+        ExportError: The module's code cannot be traced, for a reason that this package knows.
+    """
     sequences, ends = call.batch([width] * 3)
     trace = _Trace(lines, call.constant_branches(width))
     traced = in_evaluation(_Traced(call, trace))

@@ -92,10 +92,10 @@ class OpenSizes(TorchFunctionMode):
         self._lengths = lengths
         self._branches = branches
         # Tensors that hold the lengths, a mask, a padding mask or the longest length, in any element type.
-        self._as_lengths = _Known([] if lengths is None else [lengths])
-        self._as_mask = _Known([arguments["mask"]] if "mask" in arguments else [])
-        self._as_padding_mask = _Known([arguments["padding-mask"]] if "padding-mask" in arguments else [])
-        self._as_longest = _Known([])
+        self._as_lengths = _TensorSet([] if lengths is None else [lengths])
+        self._as_mask = _TensorSet([arguments["mask"]] if "mask" in arguments else [])
+        self._as_padding_mask = _TensorSet([arguments["padding-mask"]] if "padding-mask" in arguments else [])
+        self._as_longest = _TensorSet([])
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -108,9 +108,9 @@ class OpenSizes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
-        known = self._known(func, name, first, args, kwargs)
-        if known is not None:
-            return known
+        replacement = self._replacement(func, name, first, args, kwargs)
+        if replacement is not None:
+            return replacement
         if name == "__bool__":
             location = current_location()
             if location is None or (location.file, location.line) not in self._branches:
@@ -131,10 +131,10 @@ class OpenSizes(TorchFunctionMode):
         self._ensure_open()
         return answer
 
-    def _known(
+    def _replacement(
         self, func: Callable[..., Any], name: str, first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        """The result where it is the lengths or the width; None where it is something else."""
+        """The lengths or the width, if the call computes them from a tensor of the trace; otherwise None."""
         if first in self._as_lengths and name in ("tolist", "numpy"):
             return first
         if first in self._as_longest and name in ("item", "tolist"):
@@ -148,14 +148,14 @@ class OpenSizes(TorchFunctionMode):
 
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
         if name in _COPIES and isinstance(answer, Tensor) and not answer.is_floating_point():
-            for known in (self._as_lengths, self._as_longest):
-                if first in known:
-                    known.add(answer)
+            for tensors in (self._as_lengths, self._as_longest):
+                if first in tensors:
+                    tensors.add(answer)
         with_zero = name in _EQUAL and len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0
-        for known, inverted in ((self._as_mask, self._as_padding_mask), (self._as_padding_mask, self._as_mask)):
-            if first in known and name in _COPIES | _AS_FLOATS:
-                known.add(answer)
-            elif first in known and (name in _INVERTED or with_zero):
+        for tensors, inverted in ((self._as_mask, self._as_padding_mask), (self._as_padding_mask, self._as_mask)):
+            if first in tensors and name in _COPIES | _AS_FLOATS:
+                tensors.add(answer)
+            elif first in tensors and (name in _INVERTED or with_zero):
                 inverted.add(answer)
         if name in _LARGEST and first in self._as_lengths and isinstance(answer, Tensor) and answer.dim() == 0:
             self._as_longest.add(answer)
@@ -184,14 +184,14 @@ class OpenSizes(TorchFunctionMode):
         self._seen_lines = len(self._lines)
 
 
-class _Known:
+class _TensorSet:
     """A set of tensors by identity. They are kept alive, so that no other tensor gets their id."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._tensors = {id(tensor): tensor for tensor in tensors}
 
-    def __contains__(self, thing: object) -> bool:
-        return id(thing) in self._tensors
+    def __contains__(self, value: object) -> bool:
+        return id(value) in self._tensors
 
     def add(self, tensor: Tensor) -> Tensor:
         self._tensors[id(tensor)] = tensor
@@ -199,11 +199,11 @@ class _Known:
 
 
 class BranchRecorder(TorchFunctionMode):
-    """Records into `seen` the results of all branches on tensor values inside the block, by file and line."""
+    """Adds to `branches` the results of all branches on tensor values inside the block, by file and line."""
 
-    def __init__(self, seen: dict[tuple[str, int], set[bool]]) -> None:
+    def __init__(self, branches: dict[tuple[str, int], set[bool]]) -> None:
         super().__init__()
-        self._seen = seen
+        self._branches = branches
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -211,7 +211,7 @@ class BranchRecorder(TorchFunctionMode):
         """Calls the function."""
         answer = func(*args, **(kwargs or {}))
         if func.__name__ == "__bool__" and (location := current_location()) is not None:
-            self._seen.setdefault((location.file, location.line), set()).add(bool(answer))
+            self._branches.setdefault((location.file, location.line), set()).add(bool(answer))
         return answer
 
 
@@ -254,7 +254,7 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
                     namespace[name] = substitute
                     undo.callback(namespace.pop, name)
             for name, function in [*namespace.items()]:
-                if callable(function) and any(function is known for known in _OF_NUMBERS):
+                if callable(function) and any(function is other for other in _OF_NUMBERS):
                     undo.callback(namespace.__setitem__, name, function)
                     namespace[name] = partial(_of_size, function)
         for function in _OF_NUMBERS:

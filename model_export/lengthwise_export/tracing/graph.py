@@ -66,16 +66,16 @@ def build(
     signature = signature or CallSignature()
     program, outputs = capture(model, steps, signature=signature, select_output=select_output or output_selector(None))
     graph = _translated(program, opset)
-    promised: dict[str, tuple[str, list[str | int | None]]] = {"values": ("FLOAT", ["rows", "width", steps.features])}
+    inputs: dict[str, tuple[str, list[str | int | None]]] = {"values": ("FLOAT", ["rows", "width", steps.features])}
     if steps.kind == "tokens":
-        promised = {"tokens": ("INT64", ["rows", "width"])}
+        inputs = {"tokens": ("INT64", ["rows", "width"])}
     if signature.second != "none":
-        promised["lengths"] = ("INT32", ["rows"])
-    _name(graph, list(promised), outputs)
+        inputs["lengths"] = ("INT32", ["rows"])
+    _name(graph, list(inputs), outputs)
     graph.metadata_props["lengthwise.contract"] = str(CONTRACT)
     graph.metadata_props[NAME_IN_GRAPH] = name
     graph.metadata_props[IN_GRAPH] = json.dumps(list(labels), ensure_ascii=False)
-    ensure(graph, promised)
+    ensure(graph, inputs)
     proto = ir.to_proto(graph)
     _note_ties(proto)
     onnx.checker.check_model(proto, full_check=True)
@@ -134,27 +134,27 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     ir.passes.common.RemoveUnusedNodesPass()(graph)
 
 
-def ensure(graph: ir.Model, promised: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
+def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
     """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths.
 
     Raises:
         ExportError: It has other inputs, operators outside of ONNX, or a recurrent node without lengths or with
             computed weights.
     """
-    inputs = {
+    actual = {
         value.name: (
             value.dtype.name if value.dtype else "",
             [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()],
         )
         for value in graph.graph.inputs
     }
-    if inputs != promised:
-        raise ExportError("ensure", f"the graph's inputs are {inputs}, expected were {promised}")
+    if actual != expected:
+        raise ExportError("ensure", f"the graph's inputs are {actual}, expected were {expected}")
     others = sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX)
     if others:
         raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
-        if "lengths" in promised and _lengths_of(node) is None:
+        if "lengths" in expected and _lengths_of(node) is None:
             raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths, so it would read padding")
         if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
             raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")
@@ -323,8 +323,8 @@ class _Cone:
             return None if size is None else self.add("Cast", [size])
         kind = _OPERATORS.get(operand.target)
         inputs = [self.float64(each) for each in operand.args]
-        known = [each for each in inputs if each is not None]
-        return None if kind is None or len(known) < len(inputs) else self.add(kind, known)
+        values = [each for each in inputs if each is not None]
+        return None if kind is None or len(values) < len(inputs) else self.add(kind, values)
 
     def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
         """The value that one more node gives, of type `to`."""
@@ -368,13 +368,13 @@ def with_exact_sigmoids(model: ir.Model) -> ir.Model:
 
 def _is_read_sharply(sigmoid: ir.Node) -> bool:
     """Whether its small values matter: a logarithm, root or quotient is computed from them element by element."""
-    seen: set[ir.Node] = set()
-    left = [sigmoid]
-    while left:
-        for reader, index in [use for output in left.pop().outputs for use in output.uses()]:
+    visited: set[ir.Node] = set()
+    waiting = [sigmoid]
+    while waiting:
+        for reader, index in [use for output in waiting.pop().outputs for use in output.uses()]:
             if reader.op_type in _SHARP and not (reader.op_type == "Div" and index == 0):
                 return True
-            if reader.op_type in _PASSING and reader not in seen:
-                seen.add(reader)
-                left.append(reader)
+            if reader.op_type in _PASSING and reader not in visited:
+                visited.add(reader)
+                waiting.append(reader)
     return False

@@ -30,7 +30,7 @@ _MISSING: Final = object()
 
 
 class ModuleState:
-    """The state of a module at the time when this is made."""
+    """A snapshot of the state of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -91,7 +91,7 @@ class ModuleState:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A container, and a copy of what it held."""
+    """A container, and a copy of its content."""
 
     thing: Any
     name: str
@@ -192,7 +192,7 @@ def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Part:
 
 
 def _read_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
-    """The entries as they are held: the class of a dictionary may make others of them, as a registry does."""
+    """The stored entries, not those that a subclass of `dict` makes of them, as registries do."""
     return dict(dict.items(entries))
 
 
@@ -246,7 +246,7 @@ _CONTENT: Final[dict[type, tuple[Callable[[Any], Any], Callable[..., object]]]] 
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values are one thing, or have equal content."""
+    """Whether two values are the same object, or have equal content."""
     if one is other:
         return True
     if type(one) is not type(other):

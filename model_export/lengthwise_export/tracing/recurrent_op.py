@@ -299,11 +299,11 @@ def _cells_to_onnx(
     """`recurrent_cells` in ONNX: one node between two transposes, as onnxruntime does not support `layout=1`."""
     directions, _, hidden = ir.Shape(states.shape or ()).numpy()
     ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
-    chosen = [ACTIVATIONS[name] for name in activations.split(",")] * directions
-    names = [each.name for each in chosen]
+    functions = [ACTIVATIONS[name] for name in activations.split(",")] * directions
+    names = [each.name for each in functions]
     form: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
     for number in ("alpha", "beta"):  # of those activations that have one, in their order
-        numbers = [value for each in chosen if (value := getattr(each, number)) is not None]
+        numbers = [value for each in functions if (value := getattr(each, number)) is not None]
         if numbers:
             form[f"activation_{number}"] = numbers
     if kind == "GRU":

@@ -163,7 +163,7 @@ def _atan2(y: ir.Value, x: ir.Value) -> Any:
 
 
 def _remainder(x: ir.Value | float, divisor: ir.Value | float) -> Any:
-    """What is left by a division, with the sign of the divisor."""
+    """The remainder of a division, with the sign of the divisor, as in Python."""
     x, divisor = _pair(x, divisor)
     left = op.Mod(x, divisor, fmod=1 if _is_float(x) else 0)
     if not _is_float(x):
@@ -175,7 +175,7 @@ def _remainder(x: ir.Value | float, divisor: ir.Value | float) -> Any:
 
 
 def _floor_divide(x: ir.Value | float, divisor: ir.Value | float) -> Any:
-    """The division of what the remainder leaves, which is whole: a quotient itself may round up to the next number."""
+    """`(x - remainder) / divisor`, which is exact; `x / divisor` may round up to the next whole number."""
     x, divisor = _pair(x, divisor)
     if not _is_float(x):
         left = op.Mod(x, divisor)

@@ -177,7 +177,7 @@ class ScoringRun:
 
             def draw(batch: ScoredBatch) -> None:
                 nonlocal drawn
-                summary.ran(batch)
+                summary.count_batch(batch)
                 summary.seconds = time.monotonic() - started
                 if started + summary.seconds - drawn > _REDRAWN_SECONDS:
                     drawn = started + summary.seconds
@@ -193,8 +193,8 @@ class ScoringRun:
                 limits=self.model.limits,
                 threads=self.model.threads,
                 attention=self.attention,
-                ran=draw,
-                planned=partial(spent, "planning"),
+                on_batch=draw,
+                on_plan=partial(spent, "planning"),
             )
             for chunk, results in answered:
                 if summary.records == summary.resumed:  # the first chunk

@@ -72,6 +72,7 @@ class UnreadWatch:
             self._timer = None
 
     def _look(self) -> None:
+        """Adds the time that the bytes read since the last look are worth; cuts the client off where none is left."""
         unread = unread_bytes(self._transport)
         read = max(0, self._unread - unread)
         self._unread = unread

@@ -173,7 +173,7 @@ def _of_times(names: Iterable[str]) -> list[str]:
 
 
 def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Columns for the steps of one feature by their numbers, wherever they stand; others as they are."""
+    """Sorts columns that hold the steps of one feature (`3`, `ax_3`) by their numbers; others keep their order."""
     if all(map(is_number, names)):
         return tuple(sorted(names, key=float))
     numbered = _numbered(names)

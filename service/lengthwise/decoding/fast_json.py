@@ -52,7 +52,7 @@ def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
 
 
 def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
-    """The array of steps there, of any length and number of features, as an array of its own; None if not ordinary."""
+    """The steps in `text[start:end]`, of any shape, copied; None where only the full reader reads them."""
     one = b"".join((b"[", memoryview(text)[start:end], b"]"))
     first = one[2 : one.find(b"]")]
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1

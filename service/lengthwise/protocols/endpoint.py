@@ -61,7 +61,7 @@ class KnownRequests(dict[Hashable, Any]):
     """
 
     def add(self, key: Hashable, size: int, parsed: Any) -> None:
-        """Remembers what was read of a request, whose key has `size` bytes; nothing if it is None or a key is long."""
+        """Stores what was parsed for a key of `size` bytes; nothing if it is None, or the key is too long."""
         if size <= LONGEST_KEY_BYTES and parsed is not None:
             if len(self) >= _MOST_KNOWN:
                 self.clear()  # one step, because threads read and add, too

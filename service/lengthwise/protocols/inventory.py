@@ -207,7 +207,7 @@ def statistics_of_process(serving: Serving, name: str | None, version: str | Non
     if name is not None or version is not None:
         one = kserve.find(serving, name, version)
         models = [one] if version is not None else [each for each in models if each.manifest.name == one.manifest.name]
-    return [_described(served) for served in models]
+    return [_statistics_of(served) for served in models]
 
 
 def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _added(one: Any, other: Any) -> Any:
     return one | {name: _added(one[name], value) if name in one else value for name, value in other.items()}
 
 
-def _described(served: ServedModel) -> dict[str, Any]:
+def _statistics_of(served: ServedModel) -> dict[str, Any]:
     manifest, metrics = served.manifest, served.metrics
     with metrics.lock:
         return {

@@ -67,9 +67,9 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
             if not is_alias(alias):
                 raise ConfigurationError(f"{alias!r} {_NO_ALIAS}")
             if not (folder / str(version)).is_dir():
-                there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name) and path.is_dir())
-                known = ", ".join(map(str, there)) or "none"
-                raise ConfigurationError(f"{folder} has no version {version}; it has {known}")
+                numbers = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name) and path.is_dir())
+                versions = ", ".join(map(str, numbers)) or "none"
+                raise ConfigurationError(f"{folder} has no version {version}; it has {versions}")
             aliases[alias] = version
         try:
             files.replace(folder / FILE, (json.dumps(aliases, indent=2) + "\n").encode())

@@ -82,8 +82,8 @@ def read(folder: Path) -> FolderContent:
         content.directories.update({Key(name, version): one for version, one in inside.items()})
         loose = _files_of_a_version(entries)
         if loose:
-            meant = f"NAME/{name}" if is_version(name) else f"{name}/{max(inside, default=0) + 1}"
-            content.ignored[name] = f"{loose} in {where}: ignored, {_BELONGS} {meant!a}"
+            right_name = f"NAME/{name}" if is_version(name) else f"{name}/{max(inside, default=0) + 1}"
+            content.ignored[name] = f"{loose} in {where}: ignored, {_BELONGS} {right_name!a}"
     return content
 
 

@@ -135,7 +135,7 @@ def load(
         cost = CostTable.from_json(dict(verification.costs), clock=session.clock)
         shapes, cold = None, list[BatchShape]()
         if session.bound:
-            shapes, cold = _warmed(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
+            shapes, cold = _warm_up(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
@@ -153,22 +153,22 @@ def load(
     )
 
 
-def _warmed(
+def _warm_up(
     session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float
 ) -> tuple[Buckets, list[BatchShape]]:
-    """Chooses the shapes of the batches on a device, and runs some as far as the time allows; and those for later."""
+    """Chooses the shapes of batches on a device, and runs the first ones; also returns those that have not run."""
     limits = buckets.lowered(cost, limits) if limits.by_table else limits
-    chosen = buckets.choose(
+    shapes_of_device = buckets.choose(
         cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
-    count = len(chosen.shapes())
-    first = chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
+    count = len(shapes_of_device.shapes())
+    first = shapes_of_device.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
     first = [*dict.fromkeys((first[0], max(first), *first))]  # then no buffer grows for a later one
     first = first[: buckets.BEFORE_READY]
     ran = session.warm_up(first, seconds=seconds)
     message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes ran, others run at rest"
     log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
-    return chosen, [shape for shape in chosen.shapes() if shape not in first[:ran]]
+    return shapes_of_device, [shape for shape in shapes_of_device.shapes() if shape not in first[:ran]]
 
 
 def directory_state(directory: Path) -> DirectoryState:

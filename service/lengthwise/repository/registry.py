@@ -264,9 +264,9 @@ class Registry:
     def _put(self, result: Repository) -> None:
         result = replace(result, shadow=self._shadow)
         for name in sorted({*self.repository.aliases, *result.aliases}):
-            pointed = result.aliases.get(name, {})
-            if pointed != self.repository.aliases.get(name, {}):
-                text = ", ".join(f"{alias} is version {version}" for alias, version in sorted(pointed.items()))
+            aliases = result.aliases.get(name, {})
+            if aliases != self.repository.aliases.get(name, {}):
+                text = ", ".join(f"{alias} is version {version}" for alias, version in sorted(aliases.items()))
                 log.info("aliases of %s: %s", name, text or "none")
         before = self._snapshot.served
         served = {model: before[model] if model in before else self._add(model) for model in result}
@@ -279,9 +279,9 @@ class Registry:
             self.find(None, None)
         if unnamed and (None, None) not in self._snapshot.resolved and len(result.models) > 1:
             log.warning("there are several models now, %s: calls that name none get 404", ", ".join(result.models))
-        for model, gone in before.items():
+        for model, old in before.items():
             if model not in served:
-                self._remove(gone)
+                self._remove(old)
                 self._has_removed = True
 
     def _log_defaults(self, result: Repository) -> None:

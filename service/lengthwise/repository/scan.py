@@ -83,20 +83,20 @@ class Scan:
     def _prepare(self, content: FolderContent) -> None:
         """Says which versions are candidates; of a name whose folder cannot be read now, the served versions stay."""
         before = self.before
-        known = {*(model.key for model in before), *(refusal.key for refusal in before.refused)}
-        unread = {key: self.folder / key.name / str(key.version) for key in known if key.name in content.unread}
+        earlier = {*(model.key for model in before), *(refusal.key for refusal in before.refused)}
+        unread = {key: self.folder / key.name / str(key.version) for key in earlier if key.name in content.unread}
         self._directories = content.directories | unread
         candidates = self.policy.candidates(key for key in self._directories if key.name not in before.unloaded)
-        pointed: dict[str, Aliases] = {}
+        aliases_of: dict[str, Aliases] = {}
         for name in sorted({key.name for key in self._directories}):
             try:
-                pointed[name] = aliases.read(self.folder / name)
+                aliases_of[name] = aliases.read(self.folder / name)
             except ConfigurationError as error:  # so that no request changes its version
                 log.error("the aliases of %s stay as they were: %s", name, error)
-                pointed[name] = before.aliases.get(name, {})
-        named = {Key(name, version) for name, of in pointed.items() for version in of.values()}
+                aliases_of[name] = before.aliases.get(name, {})
+        named = {Key(name, version) for name, of in aliases_of.items() for version in of.values()}
         self._state = ScanState(
-            before, self.policy, candidates, frozenset({*self.shadows, *named}), pointed, self.shadows
+            before, self.policy, candidates, frozenset({*self.shadows, *named}), aliases_of, self.shadows
         )
         for absent in self.policy.absent(self._directories):
             if absent.name not in before.unloaded:

@@ -166,7 +166,7 @@ class VerificationProcess:
 
 
 class Verdicts:
-    """What several processes have found of models, kept by their parent, by the digest of all that it depends on.
+    """Verdicts on models, which the parent keeps for its workers by the digest of all that they depend on.
 
     A model is verified by one of them at a time; the others wait for its verdict, or for its end.
     """
@@ -182,7 +182,7 @@ class Verdicts:
         return any(not any(map(Future.done, ends)) for ends in self._verifying.values())
 
     async def find(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
-        """What `Verification.from_json` reads; None if the process that asks is to verify the model.
+        """The verdict, for `Verification.from_json`; None if the process that asks is to verify the model.
 
         Waits while another process verifies it. `end` is done when the process that asks has ended.
         """
@@ -195,7 +195,7 @@ class Verdicts:
         return None
 
     def keep(self, digest: str, verdict: dict[str, Any] | None) -> None:
-        """Keeps what a process has found, and ends its turn; None where it could not verify the model."""
+        """Stores the verdict of a process, and ends its turn; None where it could not verify the model."""
         turn, _ = self._verifying.pop(digest, (Future(), None))
         turn.set_result(None)
         if verdict is None:
@@ -230,8 +230,8 @@ class SharedVerifier:
         on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
         digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()
-        if known := self.ask(stopping, "verdict", digest):
-            return Verification.from_json(known)
+        if earlier := self.ask(stopping, "verdict", digest):
+            return Verification.from_json(earlier)
         outcome: dict[str, Any] | None = None
         try:
             verdict = self.verifier(task, stopping)

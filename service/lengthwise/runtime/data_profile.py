@@ -120,10 +120,10 @@ class DataProfile(_ProfilePart):
             seed: Seed of the splits for the limits.
         """
         if len(sequences) > MOST_SEQUENCES:
-            chosen = np.random.default_rng(seed).permutation(len(sequences))[:MOST_SEQUENCES].tolist()
+            indices = np.random.default_rng(seed).permutation(len(sequences))[:MOST_SEQUENCES].tolist()
             profile = cls.of(
-                [sequences[i] for i in chosen],
-                None if classes is None else [classes[i] for i in chosen],
+                [sequences[i] for i in indices],
+                None if classes is None else [classes[i] for i in indices],
                 labels=labels,
                 seed=seed,
             )
@@ -133,8 +133,8 @@ class DataProfile(_ProfilePart):
         present = ~np.isnan(values)
         lengths = Bins.of(np.array([len(steps) for steps in sequences], dtype=np.float64))
         features = tuple(Bins.of(values[present[:, i], i]) for i in range(values.shape[1]))
-        seen = classes if classes is not None else [()] * len(sequences)
-        shares = np.bincount([one for each in seen for one in each], minlength=labels).astype(np.float64)
+        classes_of_each = classes if classes is not None else [()] * len(sequences)
+        shares = np.bincount([one for each in classes_of_each for one in each], minlength=labels).astype(np.float64)
         profile = cls(
             sequences=len(sequences),
             lengths=lengths,
@@ -143,7 +143,7 @@ class DataProfile(_ProfilePart):
             classes=tuple(_rounded(shares / shares.sum())) if shares.sum() else None,
             limits=DriftLimits(length=0, missing=0, classes=0, features=(0,) * len(features)),
         )
-        return profile.model_copy(update={"limits": _limits(profile, sequences, seen, labels, seed)})
+        return profile.model_copy(update={"limits": _limits(profile, sequences, classes_of_each, labels, seed)})
 
 
 def _limits(
@@ -161,8 +161,8 @@ def _limits(
         weights = np.zeros((2, len(each)), dtype=np.int64)
         weights[0, order[:half]] = 1
         np.add.at(weights[1], window, 1)
-        reference, drawn = (ProfileCounts.weighted(each, row) for row in weights)
-        for what, psi in _compared(reference, drawn).items():
+        reference, window_counts = (ProfileCounts.weighted(each, row) for row in weights)
+        for what, psi in _compared(reference, window_counts).items():
             largest[what] = max(largest.get(what, 0.0), psi)
     # A PSI by chance is proportional to 1 / n + 1 / m. The halves have n / 2 sequences each, and the window is drawn
     # from one of them; in service all n sequences are compared with a window that is drawn from the world.
@@ -201,7 +201,7 @@ class ProfileCounter:
         )
 
     def count(self, sequences: Sequence[Steps], classes: Iterable[int]) -> ProfileCounts:
-        """The counts of some sequences, of which a few steps each are looked at.
+        """Counts sequences; of each, at most a few steps.
 
         Args:
             sequences: At least one; each with as many features as the profile.

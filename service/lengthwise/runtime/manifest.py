@@ -236,7 +236,7 @@ class Manifest(_ManifestPart):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            wrong = all_wrong(error.errors(), _known, whole="the whole")
+            wrong = all_wrong(error.errors(), _keys_of_table, whole="the whole")
             raise ManifestError(f"{source} is not a manifest of contract version {CONTRACT}: {wrong}") from error
 
     @classmethod
@@ -268,9 +268,9 @@ class Manifest(_ManifestPart):
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
         graph = self._checked(directory, GRAPH_FILE, most_bytes)
         locations = {name: os.path.normpath(name) for name in external_data(graph)}
-        known = {os.path.normpath(name) for name in self.digests}
+        paths_with_digest = {os.path.normpath(name) for name in self.digests}
         for location, name in locations.items():
-            if name not in known:
+            if name not in paths_with_digest:
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
@@ -320,7 +320,7 @@ def is_name(text: str) -> bool:
     return re.fullmatch(_NAME, text) is not None
 
 
-def _known(keys: tuple[int | str, ...]) -> Iterable[str]:
+def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
     """The valid keys of the table at a path of keys."""
     tables: dict[object, type[BaseModel]] = {
         "input": StepInput,

@@ -207,8 +207,8 @@ def _with_convolutions(
         random = np.random.default_rng(0)
         lengths = sorted({min(manifest.min_length - 1 + more, manifest.max_length) for more in _TRIAL_LENGTHS})
         sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
-        given = feed(names, pad(sequences, multiple=manifest.width_multiple))
-        own, onnxruntimes = (each.run([names.logits], given)[0] for each in (session, plain))
+        inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
+        own, onnxruntimes = (each.run([names.logits], inputs)[0] for each in (session, plain))
         if np.allclose(own, onnxruntimes, rtol=_SAME, atol=_SAME * np.abs(onnxruntimes).max()):
             return session, kernels, graph
         why = "its masks are not of valid steps"

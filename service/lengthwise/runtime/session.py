@@ -140,22 +140,22 @@ class Session:
         return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
-        """Runs the graph once; gives its outputs rows first, without those that the graph does not have."""
-        wanted = [output for output in outputs if output in self._outputs]
+        """Runs the graph once; returns these outputs, rows first; those that it does not have are None."""
+        names = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
         if self._slots:
             slot = self._free.get()
             try:
-                results = self._run_in(slot, inputs, batch, wanted)
+                results = self._run_in(slot, inputs, batch, names)
             finally:
                 self._free.put(slot)
         else:
-            results = self._session.run([self._outputs[output] for output in wanted], inputs)
+            results = self._session.run([self._outputs[output] for output in names], inputs)
         if self._names.time_first or self._names.classes_first:
-            for index, output in enumerate(wanted):
-                turned = [self._graph_axes[output].index(axis) for axis in self._axes[output]]
-                results[index] = np.ascontiguousarray(results[index].transpose(turned))
-        return Outputs(**dict(zip(wanted, results, strict=True)))
+            for index, output in enumerate(names):
+                order = [self._graph_axes[output].index(axis) for axis in self._axes[output]]
+                results[index] = np.ascontiguousarray(results[index].transpose(order))
+        return Outputs(**dict(zip(names, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
         """Runs batches of zeros, because the first run of each shape on a device is slow; gives how many shapes ran.
@@ -169,13 +169,13 @@ class Session:
             seconds: See above.
         """
         until = time.monotonic() + seconds
-        wanted: list[OutputName] = [*self._outputs]
+        names: list[OutputName] = [*self._outputs]
         count = most_rows = 0
         for rows, width in shapes:
             batch = zero_batch(self._manifest, rows, width)
             inputs = feed(self._names, batch)
             for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
-                self._run_in(slot, inputs, batch, wanted)
+                self._run_in(slot, inputs, batch, names)
             most_rows = max(most_rows, rows)
             count += 1
             if time.monotonic() > until:
@@ -193,10 +193,10 @@ class Session:
         return ("width", "rows", *axes[2:]) if self._names.time_first and axes[1:2] == ("width",) else axes
 
     def _run_in(
-        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[OutputName]
+        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, names: Sequence[OutputName]
     ) -> list[NDArray[np.float32]]:
         sizes = {"rows": batch.rows, "width": batch.width, "classes": self._manifest.classes}
-        shapes = {self._outputs[output]: tuple(sizes[axis] for axis in self._graph_axes[output]) for output in wanted}
+        shapes = {self._outputs[output]: tuple(sizes[axis] for axis in self._graph_axes[output]) for output in names}
         return list(slot.run(inputs, shapes).values())
 
     def _check(self, manifest: Manifest) -> None:
@@ -217,12 +217,12 @@ class Session:
         }
         if actual != expected:
             raise ManifestError(
-                f"{manifest.key}: the graph's inputs are {_described(actual)}, the manifest says {_described(expected)}"
+                f"{manifest.key}: the graph's inputs are {_texts(actual)}, the manifest says {_texts(expected)}"
             )
         steps = self._session.get_inputs()[[*actual].index(names.sequences)]
-        opened = [steps.shape[axis] for axis in names.open_axes]
-        if any(isinstance(size, int) for size in opened):
-            raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {opened}")
+        sizes = [steps.shape[axis] for axis in names.open_axes]
+        if any(isinstance(size, int) for size in sizes):
+            raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {sizes}")
         features = None if tokens or not names.features_axis else steps.shape[1 if names.channels_first else 2]
         if isinstance(features, int) and features != manifest.input.features:
             raise ManifestError(
@@ -234,5 +234,5 @@ class Session:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 
-def _described(inputs: dict[str, tuple[str, int]]) -> str:
+def _texts(inputs: dict[str, tuple[str, int]]) -> str:
     return ", ".join(f"{name} ({kind}, rank {rank})" for name, (kind, rank) in sorted(inputs.items()))

@@ -35,7 +35,7 @@ class AnswerColumn(NamedTuple):
 
 
 def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix: str = "") -> list[AnswerColumn]:
-    """The columns, in the order in which they follow the table's own; `errors`: one for the error of a row."""
+    """The columns that are added to a table, in order; with `errors`, one for the error of each row."""
     optional = {"attention": attention, "windows": manifest.long == "window", "error": errors}
     fields = {**_FIELDS[manifest.task], "length": "count", **_OPTIONAL_FIELDS}
     return [AnswerColumn(prefix + field, field, kind) for field, kind in fields.items() if optional.get(field, True)]
@@ -62,7 +62,7 @@ def _is_arrow(batch: Any) -> bool:
 
 
 def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn], *, keep_steps: bool) -> None:
-    """Checks that a table has its column of sequences once, and none of an answer's name already, as `label`.
+    """Checks that a table has one column of sequences, and no column with the name of an answer, such as `label`.
 
     Raises:
         ConfigurationError: The column is missing or is there twice, or an answer has the name of a column.

@@ -61,8 +61,8 @@ def answer_all(
     limits: BatchLimits,
     threads: int,
     attention: bool = False,
-    ran: Callable[[ScoredBatch], object] = lambda _batch: None,
-    planned: Callable[[float], object] = lambda _seconds: None,
+    on_batch: Callable[[ScoredBatch], object] = lambda _batch: None,
+    on_plan: Callable[[float], object] = lambda _seconds: None,
 ) -> Iterator[tuple[C, list[ScoringResult]]]:
     """The answers to each chunk's items, chunk by chunk and in the items' order.
 
@@ -71,16 +71,16 @@ def answer_all(
     chunk. A batch that fails is run again row by row, so that an item that makes it fail does so by itself.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
-        begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
+        running_chunks: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
         try:
             for chunk, items in chunks:
                 started = time.thread_time()
-                begun.append((chunk, items, _begin(runners, model, items, limits, attention)))
-                planned(time.thread_time() - started)
-                if len(begun) > AHEAD:
-                    yield _collected(*begun.popleft(), model, ran)
-            while begun:
-                yield _collected(*begun.popleft(), model, ran)
+                running_chunks.append((chunk, items, _begin(runners, model, items, limits, attention)))
+                on_plan(time.thread_time() - started)
+                if len(running_chunks) > AHEAD:
+                    yield _collect(*running_chunks.popleft(), model, on_batch)
+            while running_chunks:
+                yield _collect(*running_chunks.popleft(), model, on_batch)
         finally:
             runners.shutdown(wait=False, cancel_futures=True)
 
@@ -95,8 +95,8 @@ class _SameThread(Executor):
         return future
 
 
-_Ran = tuple[list[ScoringResult], ScoredBatch]
-_Running = tuple[list[_Row], Future[_Ran]]
+_BatchResult = tuple[list[ScoringResult], ScoredBatch]
+_Running = tuple[list[_Row], Future[_BatchResult]]
 
 
 def _begin(
@@ -120,9 +120,9 @@ def _begin(
     return running
 
 
-def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _Ran:
+def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
     started = time.thread_time()
-    batch = _padded(model, [row.steps for row in rows])
+    batch = _pad(model, [row.steps for row in rows])
 
     def figures() -> ScoredBatch:
         valid, padded = batch.valid_steps, batch.padded_steps
@@ -140,8 +140,8 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _Ran:
     return [NOT_FINITE if answer is None else answer for answer in results], figures()
 
 
-def _padded(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
-    """Sequences as the batch that runs: on a device, in one of its shapes."""
+def _pad(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
+    """Pads sequences to a batch: on a device, to one of its shapes."""
     if model.buckets is None:
         return pad(sequences, multiple=model.manifest.width_multiple)
     width = model.buckets.width_of(max(map(len, sequences)))
@@ -149,8 +149,12 @@ def _padded(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
     return pad(sequences, width=width, rows=rows, filler_length=model.buckets.min_length)
 
 
-def _collected(
-    chunk: C, items: Sequence[Item], running: list[_Running], model: LoadedModel, ran: Callable[[ScoredBatch], object]
+def _collect(
+    chunk: C,
+    items: Sequence[Item],
+    running: list[_Running],
+    model: LoadedModel,
+    on_batch: Callable[[ScoredBatch], object],
 ) -> tuple[C, list[ScoringResult]]:
     """Waits for a chunk's batches, and joins their rows to one result for each item."""
     parts: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
@@ -158,11 +162,11 @@ def _collected(
         results, figures = future.result()
         for row, result in zip(rows, results, strict=True):
             parts[row.item].append((row.start, result))
-        ran(figures)
-    return chunk, [_whole(windows, item, model) for windows, item in zip(parts, items, strict=True)]
+        on_batch(figures)
+    return chunk, [_merge_windows(windows, item, model) for windows, item in zip(parts, items, strict=True)]
 
 
-def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
+def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
     if len(windows) == 1:
         return windows[0][1]
     windows.sort(key=lambda window: window[0])
@@ -175,7 +179,7 @@ def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedMo
 
 
 def refuse(failed: Mapping[int, str], name: Callable[[int], str] = lambda _row: "") -> NoReturn:
-    """Refuses rows for which there is no answer, by the reason of each; `name` begins the text of a row.
+    """Raises one error for all rows without an answer, with the reason of each, after the text `name` gives the row.
 
     Raises:
         InferenceFailed: The runtime failed on one of them.

@@ -109,7 +109,7 @@ _caches: list[Callable[[ModelOptions, object], OpenModel]] = []
 
 
 def _begin_process() -> None:
-    """A cache and a lock of this process: in one that was forked, another thread of the parent may hold its lock."""
+    """Gives this process a cache and a lock of its own: a fork inherits a lock that a thread of its parent may hold."""
     global _lock
     _lock = threading.Lock()
     _caches.append(lru_cache(MOST_OPEN)(lambda options, _published: options.open()))

@@ -153,7 +153,7 @@ class Summary:
             self.answers += len(hits)
             self.right += sum(hits)
 
-    def ran(self, batch: ScoredBatch) -> None:
+    def count_batch(self, batch: ScoredBatch) -> None:
         """Counts one batch."""
         self.rows += batch.rows
         self.cost_steps += batch.cost_steps

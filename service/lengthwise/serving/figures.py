@@ -31,9 +31,10 @@ class ServiceFigures:
         """The body of `GET /metrics` in pieces, and its media type: of all processes that serve together."""
         metrics, total, forgotten = self.metrics, None, -1
         while self._worker is not None and forgotten != metrics.forgotten:  # see `_snapshots`
-            own, sent = await self._snapshots()
+            own, encoded = await self._snapshots()
             total, forgotten = Total(), metrics.forgotten
-            for snapshot in [own, *await self._worker.ask("metrics", sent)]:  # sent before it is shown: nothing is lost
+            others = await self._worker.ask("metrics", encoded)  # sent before it is shown: nothing is lost
+            for snapshot in [own, *others]:
                 await self._count(partial(total.add, snapshot))
         pieces, media_type = metrics.exposition(accept, total)
         return await self._each(pieces), media_type
@@ -43,17 +44,17 @@ class ServiceFigures:
         return (await self._snapshots())[1]
 
     async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
-        """The snapshot of this process, and the same to be sent.
+        """The snapshot of this process, and the same without zeros for another one.
 
         Both are made again where a model was forgotten meanwhile: the parent has its counts by then.
         """
-        forgotten, own, sent = -1, Snapshot(), Snapshot()
+        forgotten, own, encoded = -1, Snapshot(), Snapshot()
         while forgotten != self.metrics.forgotten:
             forgotten = self.metrics.forgotten
             families = await self._each(self.metrics.families())
             own = await self._count(partial(self.metrics.snapshot, families))
-            sent = await self._count(partial(without_zeros, own))
-        return own, sent
+            encoded = await self._count(partial(without_zeros, own))
+        return own, encoded
 
     async def _each(self, parts: Iterator[T]) -> list[T]:
         each = list[T]()

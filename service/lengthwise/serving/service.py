@@ -222,7 +222,7 @@ class Serving:
         return None if self.keys is None else self.keys.check(headers.get(b"authorization"))
 
     def full(self) -> QueueFull | None:
-        """The refusal of every request without a priority while all queues are full, which need not be decoded then."""
+        """The error for each request without a priority while all queues are full: its body need not be decoded."""
         admission = self.batcher.admission
         queue = admission.closed()
         return None if queue is None or self.batcher.draining else admission.full(queue)

@@ -168,9 +168,9 @@ class BatchVariations:
         those sequences to which the original has no finite answer.
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
-        drawn = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
-        for index, kind in enumerate(KINDS if drawn and drawn[0].dtype == np.float32 else ()):
-            of_kind = drawn[index :: len(KINDS)]
+        sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
+        for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
+            of_kind = sequences[index :: len(KINDS)]
             finite = [np.isfinite(original(batch)).all() for batch in self._batches(of_kind, most_rows=1)]
             members = [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]
             if members:
@@ -187,22 +187,26 @@ class BatchVariations:
         is_raw: bool = False,
         most: float | None = None,
     ) -> Case:
+        """Compares the session's answers with a reference's, and notes how rounding moves each expected answer.
+
+        With `most`, that is asked of the reference, and a larger relative difference needs an explanation.
+        """
         expected, actual = [], []
         for batch in self._batches(members):
             expected += self._by_row(reference(batch), batch)
             actual += self._by_row(self._logits(batch), batch)
 
-        def of(one: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
+        def answer_to(model: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
             (batch,) = self._batches([steps])
-            logits = one(batch)
+            logits = model(batch)
             return None if logits is None else self._by_row(logits, batch)[0]
 
-        for steps, part in zip(members, expected, strict=True):
-            self._measured[id(part)] = MeasuredAnswer(
-                part,
+        for steps, answer in zip(members, expected, strict=True):
+            self._measured[id(answer)] = MeasuredAnswer(
+                answer,
                 steps,
-                partial(of, self._logits if most is None else reference),
-                exact=None if exact is None else partial(of, exact),
+                partial(answer_to, self._logits if most is None else reference),
+                exact=None if exact is None else partial(answer_to, exact),
                 is_raw=is_raw,
                 most=ROUNDING if most is None else most,
             )
@@ -333,7 +337,7 @@ class BatchVariations:
         return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
 
     def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
-        """Sequences, every other one of raw values, and their answers unbatched.
+        """Draws sequences, every other one of raw values, and answers each unbatched.
 
         The service refuses an answer that is not finite. If a raw sequence has one, an ordinary one replaces it.
         """
@@ -379,7 +383,7 @@ class BatchVariations:
         answers: Sequence[RowOutputs],
         expected: Sequence[RowOutputs] | None = None,
     ) -> Case:
-        """The case of such answers to the rows, against what is expected: the batch's own, unbatched."""
+        """Compares answers to the rows with what is expected, by default the answers to the batch's rows unbatched."""
         rows = zip(self.unbatched if expected is None else expected, answers, strict=True)
         pairs = [pair for row in rows for pair in zip(*row, strict=True)]
         largest = relative = amplified = 0.0

@@ -88,7 +88,7 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
 def promise_here(
     session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
-    """The promise under which a model is served here, and if it is new, its cases, which should be stored.
+    """The promise under which a model is served here; if it is new also its cases, for `promises.json`.
 
     Its golden sequences have been checked against it. `stored` is the content of the model's `promises.json`, if any.
 
@@ -96,13 +96,13 @@ def promise_here(
         PromiseBroken: The stored promise of this device, or that of another device than a CPU, is broken. That no
             promise can be made here is a VerificationError (`verify_here`).
     """
-    own = stored_promises.find(stored, stored_promises.conditions(manifest, session))
-    known = own or manifest.promise(session.provider)
-    if known is not None:
+    stored_one = stored_promises.find(stored, stored_promises.conditions(manifest, session))
+    promise_so_far = stored_one or manifest.promise(session.provider)
+    if promise_so_far is not None:
         try:
-            golden.check(session, expected, manifest, known)
+            golden.check(session, expected, manifest, promise_so_far)
         except PromiseBroken as broken:
-            if own is not None:
+            if stored_one is not None:
                 raise PromiseBroken(f"{broken}; {_REMEDY}") from broken
             if session.provider != CPU_LABEL:
                 raise
@@ -111,8 +111,8 @@ def promise_here(
             # A promise of a processor says nothing about layers in other kernels than the exporter's, which an old
             # manifest does not name.
             kernels_count = session.provider == CPU_LABEL and session.recurrent
-            if own is not None or not kernels_count or session.kernels == manifest.made.get(KERNELS):
-                return known, []
+            if stored_one is not None or not kernels_count or session.kernels == manifest.made.get(KERNELS):
+                return promise_so_far, []
     most = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
     new_promise, cases = verify_here(session, expected, manifest, most=most)
     result = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"

@@ -36,27 +36,27 @@ the graph."""
 _THOUSAND: Final = 1000.0
 _OUTLIER: Final = 1e4
 
-_Drawn = NDArray[np.float64]
+_Values = NDArray[np.float64]
 """Values `[steps, features]`, with the size of an ordinary value as unit."""
 
 
-def _constant(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn:
+def _constant(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
     """A sensor that hangs: each feature stays at one number, of either sign, from 1 to 1,000."""
     level = 10 ** random.uniform(0, 3, shape[1:]) * random.choice([-1.0, 1.0], shape[1:])
     return np.broadcast_to(level, shape).copy()
 
 
-def _mostly_zeros(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn:
+def _mostly_zeros(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
     return np.where(random.random(shape) < 0.9, 0.0, random.standard_normal(shape))
 
 
-def _with_outlier(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn:
-    drawn = random.standard_normal(shape)
-    drawn[random.integers(shape[0])] = _OUTLIER * random.choice([-1.0, 1.0])
-    return drawn
+def _with_outlier(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
+    values = random.standard_normal(shape)
+    values[random.integers(shape[0])] = _OUTLIER * random.choice([-1.0, 1.0])
+    return values
 
 
-KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Drawn]]] = {
+KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Values]]] = {
     "values around -1,000": lambda shape, random: -_THOUSAND * (1 + 0.1 * random.standard_normal(shape)),
     "values around 1,000": lambda shape, random: (
         _THOUSAND * random.choice([-1.0, 1.0], shape[1:]) * (1 + 0.1 * random.standard_normal(shape))
@@ -89,7 +89,7 @@ ULPS: Final = 4.0
 
 
 def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """The same values, each times with other roundings: a few ulps larger or smaller; zeros stay zeros.
+    """Yields the values moved by a few ulps, up or down, as other roundings would; zeros stay zeros.
 
     How much that moves an answer shows how far another order of the same sums may move it: the conditioning of the
     model at these values. They are `[length, features]` or `[rows, width, features]`.
@@ -124,7 +124,7 @@ class MeasuredAnswer:
     _moved: float | None = None
 
     def amplified_by_rounding(self, share: float) -> float:
-        """How much rounding moves the answer, relative; 0 if a relative difference needs or may have no explanation."""
+        """The answer's relative change by rounding; 0 where rounding cannot, or need not, explain `share`."""
         if self.steps.dtype != np.float32 or not self.most < share < math.inf:
             return 0.0
         if not self.is_raw and share > MOST_AMPLIFIED:
@@ -134,8 +134,8 @@ class MeasuredAnswer:
             pairs = [(self.ask(steps), before) for steps in rounded_otherwise(self.steps)]
             pairs += [] if self.exact is None else [(self.exact(self.steps), self.answer)]
             scale = max(1.0, float(np.abs(self.answer).max(initial=0)))
-            apart = [largest_of([np.abs(one - two)]) for one, two in pairs if one is not None and two is not None]
-            self._moved = max((each / scale for each in apart if math.isfinite(each)), default=0.0)
+            distances = [largest_of([np.abs(one - two)]) for one, two in pairs if one is not None and two is not None]
+            self._moved = max((each / scale for each in distances if math.isfinite(each)), default=0.0)
         return self._moved
 
 
@@ -189,10 +189,10 @@ def _sequence(
     features = manifest.input.features or 1
     mean = np.asarray(manifest.input.mean or np.zeros(features))
     std = np.asarray(manifest.input.std or np.ones(features))
-    drawn = random.standard_normal((length, features)) if kind is None else KINDS[kind]((length, features), random)
+    units = random.standard_normal((length, features)) if kind is None else KINDS[kind]((length, features), random)
     for step in range(1, length if kind is None else 1):  # a first-order autoregression with variance 1 at every step
-        drawn[step] = _CORRELATION * drawn[step - 1] + math.sqrt(1 - _CORRELATION**2) * drawn[step]
-    values = (mean + std * drawn).astype(np.float32)
+        units[step] = _CORRELATION * units[step - 1] + math.sqrt(1 - _CORRELATION**2) * units[step]
+    values = (mean + std * units).astype(np.float32)
     if manifest.missing != "refuse":
         values[random.random(values.shape) < 0.1] = np.nan
     if kind is None and length > 2:

@@ -57,15 +57,16 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
         return None
     if len(inside) > len(outside) or graph.functions:  # values are not followed into loops, branches and functions
         return inside[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
-    known = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *others)}
+    dependences = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *others)}
     for node in graph.nodes:
-        inputs = [known.get(name, _NOTHING) for name in node.inputs]
+        inputs = [dependences.get(name, _NOTHING) for name in node.inputs]
         if node.operator in ending and inputs and inputs[0].shape:
             return node.operator
         inner = [each for graph in node.graphs for each in graph.walk()]
-        outer = [known.get(name, _NOTHING) for each in inner for name in each.inputs]  # some are of the graph around it
+        # Some inputs of the inner nodes are values of the graph around it.
+        outer = [dependences.get(name, _NOTHING) for each in inner for name in each.inputs]
         outputs = _of_outputs(node, inputs, outer, counts=any(each.operator in _COUNTING for each in inner))
-        known.update((name, outputs) for name in node.outputs if name)
+        dependences.update((name, outputs) for name in node.outputs if name)
     return None
 
 
@@ -157,8 +158,8 @@ def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str
         return []
     second = node.inputs[1] if len(node.inputs) > 1 else ""
     if node.operator in _TAKING and second not in stepped:  # one step of each row, or one feature of each step
-        kept = second not in masks and node.attributes.get("axis") in _OF_FEATURES
-        return node.outputs if kept else []
+        keeps_steps = second not in masks and node.attributes.get("axis") in _OF_FEATURES
+        return node.outputs if keeps_steps else []
     if node.operator.startswith("Reduce"):
         axes = node.attributes.get("axes") or model.constants.get(second, ())
         return node.outputs if isinstance(axes, tuple) and axes and _OF_FEATURES.issuperset(axes) else []

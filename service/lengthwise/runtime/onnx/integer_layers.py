@@ -70,7 +70,7 @@ def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
         NotFound: Never leaves this function: the node is kept.
     """
     layers = _Layers(onnx_graph.read(model))
-    kept = []
+    nodes = []
     for node in layers.graph.nodes:
         try:
             require(names is None or names >= set(node.outputs))
@@ -79,8 +79,8 @@ def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
                 raise NotFound
             layers.graph.add_tensor(node.outputs[0], (whole * scales).astype(np.float32))
         except NotFound:
-            kept.append(node)
-    layers.graph.nodes = kept
+            nodes.append(node)
+    layers.graph.nodes = nodes
     return layers.graph.write({})
 
 

@@ -189,13 +189,13 @@ class _Finder(Pattern):
 
         `NotFound` if it depends on something else, or not on the span of these kernels.
         """
-        left, seen, tables = [name], {self._lengths, ""}, []
+        waiting, visited, tables = [name], {self._lengths, ""}, []
         sizes: set[float] = set()
-        while left:
-            name = left.pop()
-            if name in seen:
+        while waiting:
+            name = waiting.pop()
+            if name in visited:
                 continue
-            seen.add(name)
+            visited.add(name)
             tensor = self.graph.tensors.get(name)
             if tensor is not None and tensor.kind == BOOL:
                 tables.append(self.numbers(name, KERNELS, 1))
@@ -203,6 +203,6 @@ class _Finder(Pattern):
                 sizes.update(self.graph.constants[name])
             else:
                 maker = self.maker(name, *OF_MASKS)
-                left += maker.inputs if maker.operator != "Shape" else []
+                waiting += maker.inputs if maker.operator != "Shape" else []
         require(8 * dilation in sizes)
         return tables

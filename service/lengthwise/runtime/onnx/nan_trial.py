@@ -24,8 +24,8 @@ _CLOSE: Final = 1e-4  # allowed difference of an answer between the kernels, tim
 
 def passes(graph: bytes, own: Any, plain: Any, manifest: Manifest) -> bool:
     """Whether a graph gives the same finite answers to NaN in Lengthwise's kernels (`own`) and in onnxruntime's."""
-    looks_for_nan = any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
-    if manifest.input.kind == "tokens" or not looks_for_nan:
+    has_isnan = any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
+    if manifest.input.kind == "tokens" or not has_isnan:
         return False
     sequences = _with_nan(manifest)
     rows = manifest.max_batch_rows or len(sequences)
@@ -56,10 +56,10 @@ def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
     length = min(max(_STEPS, manifest.min_length), manifest.max_length)
     random = np.random.default_rng(0)
     mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
-    tried = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
-    slices: list[tuple[Any, Any]] = [(step, each) for each in tried for step in {0, length // 2, length - 1}]
+    indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
+    slices: list[tuple[Any, Any]] = [(step, each) for each in indices for step in {0, length // 2, length - 1}]
     slices += [(step, slice(None)) for step in range(length)]  # a step without a value
-    slices += [(slice(None), each) for each in tried]  # a feature without a value
+    slices += [(slice(None), each) for each in indices]  # a feature without a value
     slices += [(slice(None), slice(None)), (slice(1, None), slice(None)), (slice(None, -1), slice(None))]
     sequences = []
     for index in slices:

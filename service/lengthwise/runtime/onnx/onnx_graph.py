@@ -95,8 +95,8 @@ def integers(value: memoryview | int) -> list[int]:
     return numbers
 
 
-def written(content: Iterable[tuple[int, Content]]) -> bytes:
-    """The message of these fields."""
+def encode(content: Iterable[tuple[int, Content]]) -> bytes:
+    """Encodes fields, as numbers and contents, to a message."""
     parts: list[bytes | memoryview] = []
     for number, value in content:
         if isinstance(value, int):
@@ -233,24 +233,24 @@ class Graph:
         """Adds an initializer of float32 or int32, in the shape of `numbers`."""
         sizes: list[tuple[int, Content]] = [(1, size) for size in numbers.shape]
         kind = INT32 if numbers.dtype.kind == "i" else FLOAT
-        tensor = written([*sizes, (2, kind), (8, name.encode()), (9, numbers.astype(_TYPES[kind]).tobytes())])
+        tensor = encode([*sizes, (2, kind), (8, name.encode()), (9, numbers.astype(_TYPES[kind]).tobytes())])
         self._others.append((_GRAPH_TENSOR, tensor))
 
     def remove_unused(self) -> None:
         """Removes the nodes whose outputs nothing uses."""
         used = set(self.used_elsewhere)
-        kept = []
+        nodes = []
         for node in reversed(self.nodes):  # what uses a value stands behind what makes it
             if not used.isdisjoint(node.outputs):
-                kept.append(node)
+                nodes.append(node)
                 used.update(node.inputs)
-        self.nodes = kept[::-1]
+        self.nodes = nodes[::-1]
 
     def write(self, opsets: Mapping[str, int]) -> bytes:
         """The file with these nodes; `opsets` are the versions of domains that it does not name yet."""
         nodes = [(_GRAPH_NODE, _message(node) if node.content is None else node.content) for node in self.nodes]
-        imports = [(_MODEL_OPSET, written([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
-        return written([*self._of_model, (_MODEL_GRAPH, written([*self._others, *nodes])), *imports])
+        imports = [(_MODEL_OPSET, encode([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
+        return encode([*self._of_model, (_MODEL_GRAPH, encode([*self._others, *nodes])), *imports])
 
     def add(self, message: memoryview, locations: set[str], depth: int) -> None:
         """Adds what a `GraphProto` has, and the files of its tensors to `locations`.
@@ -345,6 +345,7 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
 
 
 def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: int) -> None:
+    """Adds the graphs of an `AttributeProto` to its node: field 6 holds one, field 11 several."""
     parts = [(number, content) for number, content in messages(attribute) if number in (6, 11)]
     one = [content for number, content in parts if number == 6]  # a message that occurs twice counts as one
     for graph in ([one] if one else []) + [[content] for number, content in parts if number == 11]:
@@ -384,15 +385,15 @@ def _message(node: Node) -> bytes:
     parts += [(2, name.encode()) for name in node.outputs]
     parts += [(3, node.name.encode()), (4, node.operator.encode()), (7, node.domain.encode())]
     parts += [(5, _attribute(name, value)) for name, value in node.attributes.items()]
-    return written(parts)
+    return encode(parts)
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:
     named: tuple[int, Content] = (1, name.encode())
     if isinstance(value, str):
-        return written([named, (4, value.encode()), (20, 3)])
+        return encode([named, (4, value.encode()), (20, 3)])
     if isinstance(value, int):
-        return written([named, (3, value), (20, 2)])
+        return encode([named, (3, value), (20, 2)])
     if isinstance(value, float):
-        return written([named]) + b"\x15" + struct.pack("<f", value) + written([(20, 1)])
-    return written([named, *((8, int(each)) for each in value), (20, 7)])
+        return encode([named]) + b"\x15" + struct.pack("<f", value) + encode([(20, 1)])
+    return encode([named, *((8, int(each)) for each in value), (20, 7)])

@@ -38,8 +38,8 @@ class Pattern:
 
     def replace(self, old: Node, new: Node, removed: list[Node]) -> None:
         """Replaces node `old` by `new`, and removes others."""
-        gone = {id(node) for node in removed}
-        self.graph.nodes = [new if node is old else node for node in self.graph.nodes if id(node) not in gone]
+        removed_ids = {id(node) for node in removed}
+        self.graph.nodes = [new if node is old else node for node in self.graph.nodes if id(node) not in removed_ids]
         self._index()
 
     def maker(self, name: str, *operators: str) -> Node:
