@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,13 +48,15 @@ REAL: Final = {"JapaneseVowels": 15, "BiLSTM of 128": 50}
 """The mean steps of a request to models that really run, on the cores of this machine (`--real`)."""
 LONE: Final = {"256 sequences in a body": 256, "8 sequences in a body": 8, "gRPC channel, 64 calls at once": 1}
 """What one caller sends, one after the other but on the channel, and how many sequences in each."""
+PAUSE_SECONDS: Final = 0.3
+"""Between loads: workers that have not noticed yet that connections ended leave the next ones to each other."""
 _CHANNEL_CALLS = 64
 _SEQUENCES = 64  # of different lengths, sent in turn
 _AUTO = "auto"
 _SCRIPT = """
-local bodies, next = {%s}, 0
+local bodies = {%s}
 wrk.method, wrk.headers["content-type"] = "POST", "application/json"
-request = function() next = next %% #bodies + 1; return wrk.format(nil, nil, nil, bodies[next]) end
+request = function() return wrk.format(nil, nil, nil, bodies[math.random(#bodies)]) end
 done = function(summary, latency)
   local e, ms = summary.errors, function(share) return latency:percentile(share) / 1000 end
   io.write(string.format('\\n{"requests": %%d, "seconds": %%f, "p50": %%f, "p99": %%f, "refused": %%d, "lost": %%d}\\n',
@@ -130,6 +133,7 @@ def load(url: str, pid: int, lua: Path, connections: int, seconds: float) -> dic
     """The figures of one load, after a short one that is not counted."""
     command = ["wrk", "-t1", f"-c{connections}", "-s", str(lua), "--timeout", "2", f"{url}/predict"]
     subprocess.run([*command, "-d1s"], stdout=subprocess.DEVNULL, check=True)
+    time.sleep(PAUSE_SECONDS)
     spent = processes.cpu_seconds(pid)
     told = subprocess.run([*command, f"-d{seconds:g}s"], stdout=subprocess.PIPE, check=True, text=True).stdout
     spent = processes.cpu_seconds(pid) - spent

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ async def test_of_a_burst_it_takes_no_more_than_others_that_keep_up() -> None:
     taken: list[object] = []
     others, ahead = 0, 0
 
-    def turn(connections: int) -> float:
+    def turn(connections: int, _waiting: int) -> float:
         nonlocal ahead
         ahead = max(ahead, connections - others)
         if connections <= others:
@@ -119,12 +120,32 @@ async def test_of_a_burst_it_takes_no_more_than_others_that_keep_up() -> None:
     assert ahead == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how many wait")
+async def test_whose_turn_it_is_follows_from_how_many_wait() -> None:
+    taken: list[object] = []
+    seen: list[tuple[int, int]] = []
+
+    def turn(connections: int, waiting: int) -> float:
+        seen.append((connections, waiting))
+        return 0.0
+
+    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(shared.getsockname()))
+        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=turn)
+        listener.start(partial(Kept, taken), taken)
+        while len(taken) < 3:
+            await asyncio.sleep(0.001)
+        await listener.close()
+    assert seen[:4] == [(0, 3), (1, 2), (2, 1), (3, 0)]
+
+
 async def test_what_others_do_not_take_is_taken() -> None:
     taken: list[object] = []
     with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(socket.create_connection(shared.getsockname()))
-        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=lambda _: 0.001)
+        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=lambda *_: 0.001)
         listener.start(partial(Kept, taken), taken)
         while len(taken) < 100:
             await asyncio.sleep(0.001)

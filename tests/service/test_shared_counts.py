@@ -263,6 +263,20 @@ def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -
     assert other.accept_delay(9) == 0
 
 
+def test_of_those_that_wait_a_worker_takes_its_part_and_leaves_the_rest_to_one_that_has_fewer(
+    pair: list[Worker],
+) -> None:
+    one, other = pair
+    one.set_ready(True)
+    other.set_ready(True)
+    assert [one.accept_delay(number, 9 - number) for number in range(5)] == [0, 0, 0, 0, GIVE_WAY_SECONDS]
+    assert [other.accept_delay(number, 5 - number) for number in range(5)] == [0] * 5
+    assert other.accept_delay(5, 0) == GIVE_WAY_SECONDS
+    one.accept_delay(40)
+    other.accept_delay(40)
+    assert one.accept_delay(42, 1) == GIVE_WAY_SECONDS  # of many, too, a few more are left to the other
+
+
 async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Worker]) -> None:
     one, other = pair
     one.set_ready(True)

@@ -69,8 +69,8 @@ class Listener:
     """Accepts connections, `most` at once and some to be refused, and gives each a protocol.
 
     Where other processes accept from the same socket, `turn` says how many seconds this one leaves a connection to
-    them, given how many it has, below 0 if in any case; and `is_last` whether none of them accepts any more. If they
-    do not take what is left to them, as they are busy or stopped, this one takes more each time.
+    them, given how many it has and how many wait, below 0 if in any case; and `is_last` whether none of them accepts
+    any more. If they do not take what is left to them, as they are busy or stopped, this one takes more each time.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Listener:
         most: int,
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
-        turn: Callable[[int], float] = lambda _: 0.0,
+        turn: Callable[[int, int], float] = lambda *_: 0.0,
         is_last: Callable[[], bool] = lambda: True,
     ) -> None:
         self._turn = turn
@@ -142,7 +142,7 @@ class Listener:
         mine, early = divmod(self._waits, _PATIENCE)  # of those that were left to others
         mine = 0 if early else mine
         for number in range(_A_TURN):
-            seconds = self._turn(len(self._connections) + len(self._pending))
+            seconds = self._turn(len(self._connections) + len(self._pending), _waiting(self._socket))
             if not number and not seconds:
                 mine = self._waits = 0  # they have taken theirs
             if seconds < 0 or (seconds and number >= mine):
@@ -163,7 +163,7 @@ class Listener:
             return True
         except OSError as error:
             log.error("no connection can be accepted: %s", error.strerror)
-            self._turn(sys.maxsize)  # no other process leaves one to this
+            self._turn(sys.maxsize, 0)  # no other process leaves one to this
             loop.remove_reader(self._socket)
             loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
@@ -311,6 +311,15 @@ def context(settings: Settings) -> ssl.SSLContext | None:
 
 def _reason(error: ssl.SSLError) -> str:
     return (error.reason or "unreadable").replace("_", " ").lower()
+
+
+def _waiting(listener: socket.socket) -> int:
+    """How many connections the kernel keeps until they are accepted; 0 where it does not say."""
+    if sys.platform != "linux":
+        return 0
+    unacked = 24  # of a socket that listens, `tcpi_unacked` is the length of that queue (`tcp_get_info`)
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, unacked + 4)
+    return int.from_bytes(info[unacked:], sys.byteorder)
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:

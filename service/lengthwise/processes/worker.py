@@ -6,9 +6,9 @@ channel to the parent: a call ──> the parent calls all workers ──> answe
 ```
 
 Connections are taken from sockets that all share. The kernel wakes every worker for each, so without more one of them
-may take all of a few long-lived ones. So a worker that has more connections than another leaves a new one to that, for
-`GIVE_WAY_SECONDS`; one that is not ready leaves them to those that are. Nobody leaves any to a worker that hangs: whose
-event loop has noted no beat for `SILENT_SECONDS`.
+may take all of a few long-lived ones. So a worker takes its part, of those that are open and those that wait, and then
+leaves one for `GIVE_WAY_SECONDS` to a worker that has fewer. One that is not ready leaves all to those that are. Nobody
+leaves any to a worker that hangs: whose event loop has noted no beat for `SILENT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Worker:
             self.memory.put(self.index, state=LOADED)
         await self._channel.call("loaded")
 
-    def accept_delay(self, connections: int) -> float:
+    def accept_delay(self, connections: int, waiting: int = 0) -> float:
         """Seconds to wait before accepting, so that a worker with fewer connections goes first; see `Listener`.
 
         Negative: wait always, also where nobody else is ready.
@@ -136,7 +136,8 @@ class Worker:
             return 0.0
         if self._state != READY:
             return -NOT_READY_SECONDS
-        return GIVE_WAY_SECONDS if connections > 9 * counts.min() // 8 else 0.0  # of many, an eighth more is no matter
+        part = (counts.sum() + connections + waiting) // (len(counts) + 1)
+        return 0.0 if connections < part or connections <= counts.min() else GIVE_WAY_SECONDS
 
     def cores(self, own: int) -> Cores:
         """The cores of this worker, and those of all, which it may borrow."""
