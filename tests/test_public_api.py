@@ -36,8 +36,8 @@ OF_CLASSES = {
         *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "steps", "threads"),
     ],
     lengthwise_export.CheckReport: [
-        *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),
-        *("target", "to_dict", "to_sarif", "tolerance", "trials", "verdict"),
+        *("batch_invariant", "exit_code", "fix", "ignored", "leaks", "max_length", "min_length", "notes", "notices"),
+        *("padding_safe", "ran", "reason", "served", "target", "to_dict", "to_sarif", "tolerance", "trials", "verdict"),
     ],
     lengthwise_export.TrainedModel: [
         *("directory", "export", "labels", "reasons", "report", "spec", "warnings", "weights")
@@ -95,7 +95,7 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 
 @pytest.mark.parametrize("function", [lengthwise_export.check, lengthwise_export.export], ids=lambda one: one.__name__)
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
-    of_shell = {"as_json", "html", "sarif", "strict"}
+    of_shell = {"annotations", "as_json", "explain", "html", "sarif", "strict"}
     in_python = {"seed"} if function is lengthwise_export.export else set()
     command = {parameter.name for parameter in command_named(function.__name__).params}
     assert {*inspect.signature(function).parameters} - {"progress", "options"} - in_python == command - of_shell

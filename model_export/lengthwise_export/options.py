@@ -15,6 +15,7 @@ from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Colum
 from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
 from lengthwise.runtime.feature_names import FeatureNames
 from lengthwise.runtime.manifest import Precision
+from lengthwise.wrong_values import nearest
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
 
@@ -66,6 +67,31 @@ def _labels(text: str) -> tuple[str, ...]:
     return tuple(label.strip() for label in next(csv.reader([text], skipinitialspace=True), []))
 
 
+RULES: Final = Path(__file__).parent / "checking" / "rules"
+"""The files of the rules of `check`, each under its code."""
+
+
+def _rules(value: Any) -> tuple[str, ...]:
+    """Codes of rules, or beginnings of them, from a text with commas or from several texts.
+
+    Raises:
+        ValueError: It is neither, names none, or an unknown one.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("must name rules, such as LW201")
+    codes = tuple(code.strip() for text in texts for code in text.split(",") if code.strip())
+    known = sorted(path.stem for path in RULES.glob("LW*.toml"))
+    for code in codes:
+        if not (code.startswith("LW") and any(each.startswith(code) for each in known)):
+            near = nearest(code, known)
+            raise ValueError(f"must name rules such as LW201, or their beginning such as LW2; {code!r} is none{near}")
+    if not codes:
+        raise ValueError("must name at least one rule, such as LW201")
+    return codes
+
+
+RuleCodes = Annotated[Sequence[str] | None, BeforeValidator(_rules), Flag(metavar="LWnnn,...")]
 Progress = Annotated[Callable[[str], None] | None, PYTHON_ONLY]
 
 
@@ -123,12 +149,28 @@ class CheckOptions(TargetOptions):
     packed_input: str | None = Field(
         default=None, description="With --packed: the name of the argument or input that tells the borders."
     )
+    select: RuleCodes = Field(
+        default=None,
+        description="Report these rules only: codes or their beginnings, with commas between, such as LW1,LW204.",
+    )
+    ignore: RuleCodes = Field(
+        default=None,
+        description="Leave out these rules, as a comment `# lengthwise: ignore[LW204]` does at one statement.",
+    )
     suggest: bool = Field(
         default=False,
         description="If padding reaches an answer, or the model takes no lengths, show what `export --mend` would "
         "change in its graph, and the proof. The verdict is still about the target as it is.",
     )
     progress: Progress = Field(default=None, description="Called with the name of each trial before it runs.")
+
+
+class ListedOptions(CheckOptions):
+    """The options that a target may have in `[tool.lengthwise.check]` of a pyproject.toml."""
+
+    strict: bool = Field(
+        default=False, description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows)."
+    )
 
 
 class ExportOptions(TargetOptions):

@@ -123,3 +123,22 @@ def test_a_directory_is_told_with_its_promise(multiple: int, promise: dict[str, 
 
 def test_a_report_without_trials_is_its_verdict() -> None:
     assert terminal(Report("uncheckable", "no lengths")).strip() == "uncheckable  net:make: no lengths"
+
+
+def test_a_report_says_which_of_the_two_levels_holds() -> None:
+    equal = replace(SOUND, trials=SOUND.trials[:1])
+    excused = replace(SOUND, trials=(replace(SOUND.trials[0], is_rounding=True),))
+    levels = [(one.padding_safe, one.batch_invariant) for one in (REPORT, SOUND, equal, excused)]
+    assert levels == [(False, False), (True, False), (True, True), (True, False)]
+    assert "level: not padding-safe" in terminal(REPORT)
+    assert "level: padding-safe, but not batch-invariant" in terminal(SOUND)
+    assert "level: padding-safe and batch-invariant" in terminal(equal)
+
+
+def test_a_model_that_cannot_be_checked_has_no_level() -> None:
+    record = Report("uncheckable", "no lengths").to_dict()
+    assert (record["padding_safe"], record["batch_invariant"]) == (None, None)
+
+
+def test_a_leak_is_told_with_its_rule() -> None:
+    assert "rule  LW201 mean-over-padding" in terminal(REPORT)

@@ -1,6 +1,9 @@
 """Reports of a check, of a leaking model and of a sound one."""
 
 import math
+from io import StringIO
+
+from rich.console import Console, RenderableType
 
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult
@@ -48,3 +51,10 @@ SOUND = Report(
         TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
     ),
 )
+
+
+def plain(shown: RenderableType) -> str:
+    """What a terminal shows, as text without line breaks."""
+    file = StringIO()
+    Console(file=file, width=1000, color_system=None).print(shown, crop=False)
+    return file.getvalue()

@@ -395,11 +395,13 @@ class _Check:
             elif not may_raise:
                 raise UncheckableError(limits.why_it_raises_for(first, trial, error)) from error
             return error
-        apart = {pair: first.moved_by(answer, *pair) for pair in trial.rows}
+        moved_by = {pair: first.moved_by(answer, *pair) for pair in trial.rows}
         is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
-        apart = self.conditioning.unexplained(first, trial, apart, self.tolerance, exactly=not is_leak)
+        apart = self.conditioning.unexplained(first, trial, moved_by, self.tolerance, exactly=not is_leak)
         largest = max(apart.values())
-        self.outcomes.append(TrialResult(trial.name, trial.change, largest, largest <= self.tolerance))
+        self.outcomes.append(
+            TrialResult(trial.name, trial.change, largest, largest <= self.tolerance, is_rounding=apart != moved_by)
+        )
         if not largest <= self.tolerance:
             # Where ordinary values show it, they show best where it begins.
             failed = [pair for pair in trial.rows if not apart[pair] <= self.tolerance]

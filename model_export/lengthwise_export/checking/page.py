@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,17 +13,28 @@ from markupsafe import Markup
 from lengthwise.reports.templates import render
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
-from lengthwise_export.checking.report import Report, number, one_per_kind, tested_sizes_text, tolerance_text
+from lengthwise_export.checking.report import (
+    Report,
+    ignored_text,
+    level_text,
+    number,
+    one_per_kind,
+    tested_sizes_text,
+    tolerance_text,
+)
+from lengthwise_export.checking.rule import rules
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html")
 _MAX_BEFORE, _MAX_BEHIND = 6, 24  # Operators drawn before the leaking one, and from it on
 
 
-def as_page(report: Report) -> Markup:
-    """The report as one HTML page."""
-    helpers = (_before, _label, _largest, _lines, _runs, number, one_per_kind, tested_sizes_text, tolerance_text)
+def as_page(report: Report, *more: Report) -> Markup:
+    """The report as one HTML page; of several, a table of them, and each below it."""
+    helpers: list[Callable[..., object]] = [_before, _label, _largest, _lines, _runs, ignored_text, level_text, number]
+    helpers += [one_per_kind, tested_sizes_text, tolerance_text]
     functions = {helper.__name__.lstrip("_"): helper for helper in helpers}
-    return render(_TEMPLATE, title=report.target, report=report, **functions)
+    title = "lengthwise check" if more else report.target
+    return render(_TEMPLATE, title=title, reports=(report, *more), rules=rules(), **functions)
 
 
 def _lines(leak: Leak) -> Iterator[OperatorSpread | str]:

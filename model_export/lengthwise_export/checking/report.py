@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -18,8 +19,9 @@ from rich.text import Text
 
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.verification.random_sequences import ROUNDING
+from lengthwise.wrong_values import counted
 from lengthwise_export.checking.leaks import Leak
-from lengthwise_export.checking.rule import rules
+from lengthwise_export.checking.rule import NOT_CHECKED, OTHER, LeakRule, Severity, rules
 from lengthwise_export.checking.trials import CHANGES, Change
 from lengthwise_export.tracing.source_lines import location_as_json
 
@@ -39,6 +41,7 @@ class TrialResult:
     difference: float | None
     passed: bool
     raised: str | None = None
+    is_rounding: bool = False  # Whether a larger difference was left out, because rounding explains it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,19 @@ class CheckedSizes:
     rows: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoredLeak:
+    """A leak that a report only counts, and by what: an option, or a comment at its line."""
+
+    leak: Leak
+    by: Literal["select", "ignore", "comment"]
+
+    def __str__(self) -> str:
+        """`LW201 at net.py:12, by its comment`."""
+        at = self.leak.location or self.leak.layer or self.leak.operator
+        return f"{self.leak.code} at {at}, by {'its comment' if self.by == 'comment' else f'--{self.by}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +85,7 @@ class Report:
         served: For a model directory, the promise of its manifest as a sentence; None for other targets.
         fix: What a mend would change; None if that was not asked.
         notices: What a user should know of how the model was read.
+        ignored: The leaks that are not in `leaks`, because an option or a comment says so.
     """
 
     verdict: Verdict
@@ -84,6 +101,22 @@ class Report:
     served: str | None = None
     fix: FixProposal | None = None
     notices: tuple[str, ...] = ()
+    ignored: tuple[IgnoredLeak, ...] = ()
+
+    @property
+    def padding_safe(self) -> bool | None:
+        """Whether every answer stays within the tolerance, ignored leaks included; None if it is uncheckable."""
+        if self.verdict == "uncheckable":
+            return None
+        errors = (one for one in self.ignored if rules()[one.leak.code].severity == "error")
+        return self.verdict != "leak" and not any(errors)
+
+    @property
+    def batch_invariant(self) -> bool | None:
+        """Whether every answer has the same bits in all trials; None if it is uncheckable."""
+        if not self.padding_safe:
+            return self.padding_safe
+        return all(one.difference == 0 and not one.is_rounding for one in self.trials if one.difference is not None)
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""
@@ -95,8 +128,11 @@ class Report:
         """The report as a dictionary of JSON values, as `lengthwise check --json` prints it; infinity becomes null."""
         fix = {} if self.fix is None else {"fix": self.fix.as_json()}
         return {
+            "target": self.target,
             "verdict": self.verdict,
             "reason": self.reason,
+            "padding_safe": self.padding_safe,
+            "batch_invariant": self.batch_invariant,
             "leaks": [
                 {
                     "code": leak.code,
@@ -112,6 +148,15 @@ class Report:
                 }
                 for leak in self.leaks
             ],
+            "ignored": [
+                {
+                    "code": one.leak.code,
+                    "operator": one.leak.operator,
+                    **location_as_json(one.leak.location),
+                    "by": one.by,
+                }
+                for one in self.ignored
+            ],
             "trials": [
                 {"name": one.name, "difference": finite(one.difference), "passed": one.passed, "raised": one.raised}
                 for one in self.trials
@@ -122,6 +167,16 @@ class Report:
             "ran": {name: list(sizes) for name, sizes in asdict(self.ran).items()},
             "notices": list(self.notices),
         } | fix
+
+
+def level_of(report: Report) -> Severity:
+    """How much the leaks of a report count."""
+    return "error" if report.verdict == "leak" else "warning"
+
+
+def rule_without_leak(report: Report) -> LeakRule:
+    """The rule that stands for a verdict without a leak."""
+    return NOT_CHECKED if report.verdict == "uncheckable" else rules()[OTHER]
 
 
 def as_ranges(sizes: Sequence[int]) -> str:
@@ -144,6 +199,10 @@ def on_terminal(report: Report) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((report.verdict, f"bold {_COLOURS[report.verdict]}"), f"  {report.target}: {report.reason}")
     ]
+    if report.padding_safe is not None:
+        parts.append(Text(level_text(report)))
+    if report.ignored:
+        parts.append(Text(ignored_text(report)))
     if report.ran.rows:
         parts.append(Text(tested_sizes_text(report)))
     if report.trials:
@@ -163,6 +222,25 @@ def on_terminal(report: Report) -> RenderableType:
     return Group(*parts, *(() if report.fix is None else (report.fix.on_terminal(),)))
 
 
+def summary(reports: Sequence[Report]) -> RenderableType:
+    """A table of several reports for the terminal, and how many there are of each verdict."""
+    table = Table(box=None, pad_edge=False)
+    for head in ("target", "verdict", "rules", "ignored"):
+        table.add_column(head)
+    for report in reports:
+        codes = ", ".join(dict.fromkeys(leak.code for leak in report.leaks))
+        verdict = Text(report.verdict, _COLOURS[report.verdict])
+        table.add_row(Text(report.target), verdict, codes, str(len(report.ignored) or ""))
+    verdicts = Counter(report.verdict for report in reports)
+    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in _COLOURS if verdicts[verdict])
+    return Group("", table, Text(f"{counted(len(reports), 'target')}: {counts}"))
+
+
+def worst_of(exit_codes: Sequence[int]) -> int:
+    """The exit code of several: 1, a leak, before 2, not checked, so that no leak hides behind the latter."""
+    return 1 if 1 in exit_codes else max(exit_codes)
+
+
 def promise_text(manifest: Manifest) -> str | None:
     """The promise of a manifest for the widths that the service uses; None if it has none."""
     if not manifest.promises:
@@ -176,6 +254,21 @@ def promise_text(manifest: Manifest) -> str | None:
         for promise in manifest.promises
     )
     return f"{widths}, the manifest promises {promises}"
+
+
+def level_text(report: Report) -> str:
+    """A sentence with the level that a report shows: padding-safe, batch-invariant, or neither."""
+    if not report.padding_safe:
+        return "level: not padding-safe, as an answer moves by more than the tolerance"
+    if report.batch_invariant:
+        return "level: padding-safe and batch-invariant, as every answer has the same bits in all trials"
+    return "level: padding-safe, but not batch-invariant: answers stay within the tolerance, their bits do not"
+
+
+def ignored_text(report: Report) -> str:
+    """A sentence with what is ignored."""
+    listed = "; ".join(map(str, report.ignored))
+    return f"ignored: {counted(len(report.ignored), 'leak')} ({listed}); what they hide is not looked for"
 
 
 def tested_sizes_text(report: Report) -> str:
@@ -214,7 +307,7 @@ def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     grid = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
     for word, text in (
-        ("rule", f"{leak.code} {rules()[leak.code].name}"),
+        ("rule", rules()[leak.code].title),
         ("place", leak.layer),
         ("why", leak.cause.why),
         ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),

@@ -10,15 +10,19 @@ trials differ, with `LeakRule.cause`. The page in `docs/rules/` is made from the
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any, Final, Literal
 
+from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import nearest
 from lengthwise_export.checking.trials import Change
 
 FOLDER: Final = Path(__file__).with_name("rules")
@@ -65,8 +69,23 @@ class LeakRule:
     why: str
     message: str = ""  # What a report says in the place of `why`, with words of the run
     fix: str = ""  # That of a rule without entries
+    cure: str = ""  # What to write instead, in words
+    mend: bool | None = None  # Whether `export --mend` cures the example of torch; None if that was not tried
+    examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # `bad` and `good`, by framework
+    see: Sequence[str] = ()  # Addresses of issues that show it
     operators: tuple[Entry, ...] = ()
     layers: tuple[Entry, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """`LW201 mean-over-padding`."""
+        return f"{self.code} {self.name}"
+
+    @property
+    def address(self) -> str | None:
+        """The address of its page; None where that is not known."""
+        folder = _pages()
+        return None if folder is None else f"{folder}/{self.code}.md"
 
     def cause(self, words: Mapping[str, Any] | None = None, fix: str | None = None) -> Cause:
         """The cause of a leak that the trials have shown, with the words of its message."""
@@ -80,6 +99,27 @@ def rules() -> Mapping[str, LeakRule]:
     return {path.stem: _read(path) for path in sorted(FOLDER.glob("LW*.toml"))}
 
 
+NOT_CHECKED: Final = LeakRule(
+    "padding-not-checked",
+    "padding-not-checked",
+    "warning",
+    "Whether padding changes an answer could not be checked: the model cannot be run on padded batches, or takes "
+    "neither lengths nor a mask. The message says why.",
+)
+"""What SARIF and annotations show as the rule of a model that is uncheckable."""
+
+
+def known_rule(code: str) -> LeakRule:
+    """The rule of a code.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if code not in rules():
+        raise ConfigurationError(f"there is no rule {code}{nearest(code, rules())}")
+    return rules()[code]
+
+
 def select(table: Literal["operators", "layers"], kind: str, change: Change, mask: str | None = None) -> Entry:
     """The first entry for an operator or a layer."""
     return next(entry for entry in _entries(table) if entry.fits(kind, change, mask))
@@ -89,6 +129,18 @@ def select(table: Literal["operators", "layers"], kind: str, change: Change, mas
 def _entries(table: str) -> tuple[Entry, ...]:
     every = (entry for rule in rules().values() for entry in getattr(rule, table))
     return tuple(sorted(every, key=lambda entry: entry.order))
+
+
+@functools.cache
+def _pages() -> str | None:
+    """The address of the folder of the pages: in the repository of the release, or else in this checkout."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for line in importlib.metadata.metadata("lengthwise").get_all("Project-URL") or ():
+            label, _, address = line.partition(", ")
+            if label == "Source":
+                return f"{address}/blob/main/docs/rules"
+    folder = Path(__file__).parents[3] / "docs" / "rules"
+    return folder.as_uri() if folder.is_dir() else None
 
 
 def _read(path: Path) -> LeakRule:

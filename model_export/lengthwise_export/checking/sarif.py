@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Final
 from urllib.parse import quote
 
 import lengthwise
 from lengthwise_export.checking.leaks import Leak
-from lengthwise_export.checking.report import Report, finite, number
-from lengthwise_export.checking.rule import OTHER, LeakRule, rules
+from lengthwise_export.checking.report import Report, finite, level_of, number, rule_without_leak
+from lengthwise_export.checking.rule import NOT_CHECKED, LeakRule, rules
+from lengthwise_export.checking.rule_page import as_markdown
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
-
-
-NOT_CHECKED: Final = LeakRule(
-    "padding-not-checked",
-    "padding-not-checked",
-    "warning",
-    "Whether padding changes an answer could not be checked: the model cannot be run on padded batches, or takes "
-    "neither lengths nor a mask. The message says why.",
-)
-"""What SARIF shows as the rule of a model that is uncheckable."""
 
 
 def _described(rule: LeakRule) -> dict[str, Any]:
@@ -40,40 +32,48 @@ def _described(rule: LeakRule) -> dict[str, Any]:
         "name": rule.name.title().replace("-", ""),
         "shortDescription": {"text": rule.name.replace("-", " ").capitalize()},
         "fullDescription": {"text": rule.why},
-        "help": {"text": f"{rule.why} `lengthwise check --explain {rule.code}` says what to write instead."},
+        "help": {"text": f"{rule.why} {rule.cure}".strip(), "markdown": as_markdown(rule)},
         "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["correctness", "padding"], "precision": "very-high"},
-    }
+    } | ({} if rule.address is None else {"helpUri": rule.address})
 
 
-def as_sarif(report: Report, *, exit_code: int, file: str | None = None) -> dict[str, Any]:
-    """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed."""
-    file = _file_of(report.target) if file is None else file
-    every = {**rules(), NOT_CHECKED.code: NOT_CHECKED}
-    of_each = [(leak.code, _of_leak(leak, report.target, file)) for leak in report.leaks]
-    if not of_each and report.verdict != "sound":
-        message, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
-        code = NOT_CHECKED.code if report.verdict == "uncheckable" else OTHER
-        of_each = [(code, _result(message, _physical(file), known))]
-    level = "error" if report.verdict == "leak" else "warning"
+def as_sarif(reports: Sequence[Report], *, exit_code: int, file: str | None = None) -> dict[str, Any]:
+    """The reports as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed.
+
+    Args:
+        reports: One for each target.
+        exit_code: That of the command.
+        file: The file of a model without a line; None for that of its target.
+    """
+    every = [*rules().values(), NOT_CHECKED]
+    numbers = {rule.code: number for number, rule in enumerate(every)}
     results = [
-        {"ruleId": code, "ruleIndex": [*every].index(code), "level": level, **result} for code, result in of_each
+        {"ruleId": code, "ruleIndex": numbers[code], **result}
+        for report in reports
+        for code, result in _results(report, file_of(report.target) if file is None else file)
     ]
-    described = [_described(rule) for rule in every.values()]
+    described = [_described(rule) for rule in every]
+    only = f"{reports[0].target}/" if len(reports) == 1 else ""
+    is_successful = not any(report.verdict == "uncheckable" for report in reports)
     run = {
-        "tool": {
-            "driver": {
-                "name": "lengthwise",
-                "semanticVersion": lengthwise.__version__,
-                "rules": described,
-            }
-        },
-        "automationDetails": {"id": f"lengthwise-check/{report.target}/"},
-        "invocations": [{"executionSuccessful": report.verdict != "uncheckable", "exitCode": exit_code}],
+        "tool": {"driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": described}},
+        "automationDetails": {"id": f"lengthwise-check/{only}"},
+        "invocations": [{"executionSuccessful": is_successful, "exitCode": exit_code}],
         "originalUriBaseIds": {ROOT: {"description": {"text": "The folder in which the check ran."}}},
         "results": results,
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _results(report: Report, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The results of a report, each with the code of its rule."""
+    level = {"level": level_of(report)}
+    for leak in report.leaks:
+        yield leak.code, level | _of_leak(leak, report.target, file)
+    if not report.leaks and report.verdict != "sound":
+        message, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
+        yield rule_without_leak(report).code, level | _result(message, _physical(file), known)
 
 
 def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
     return {"physicalLocation": {"artifactLocation": where, "region": region}}
 
 
-def _file_of(target: str) -> str:
+def file_of(target: str) -> str:
     """The file of a target: itself, the file of its factory, or the graph in a model directory."""
     before, colon, _ = target.rpartition(":")
     path = Path(before if colon and not Path(target).exists() else target)

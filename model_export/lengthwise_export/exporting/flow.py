@@ -20,6 +20,7 @@ from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
+from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
 from lengthwise_export.targets import padding_side, targets
@@ -142,7 +143,7 @@ def publish(
 
 
 def check(target: targets.TargetSource, options: CheckOptions) -> Report:
-    """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option contradicts it."""
+    """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option or a comment is wrong."""
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     name = targets.named(target)
     try:
@@ -158,7 +159,8 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     if read.blind and report.verdict != "uncheckable":  # whatever the trials say
         unknown_ends = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
         report = replace(report, verdict="uncheckable", reason=f"{unknown_ends}, {report.reason}")
-    return replace(report, target=name, served=read.promise, fix=fix, notices=read.notices)
+    report = replace(report, target=name, served=read.promise, fix=fix, notices=read.notices)
+    return select_leaks(report, options.select, options.ignore)
 
 
 def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:

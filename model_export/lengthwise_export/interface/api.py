@@ -41,7 +41,7 @@ class CheckReport(Report):
         """
         from lengthwise_export.checking.sarif import as_sarif
 
-        return as_sarif(self, file=file, exit_code=self.exit_code())
+        return as_sarif([self], file=file, exit_code=self.exit_code())
 
     def __repr__(self) -> str:
         """`<lengthwise_export.CheckReport Tagger: leak, the answer to a sequence changes with: ...>`."""

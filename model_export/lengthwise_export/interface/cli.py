@@ -6,19 +6,24 @@ not need it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 from pydantic import Field
 
 from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.options import Flag, flags
-from lengthwise_export.options import CheckOptions, ExportOptions
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.interface.project import NOTHING_LISTED, ListedTarget, Project
+from lengthwise_export.options import ExportOptions, ListedOptions
 
 if TYPE_CHECKING:
+    from lengthwise_export.checking.report import Report
     from lengthwise_export.exporting.flow import PublishedModel
 
 
@@ -30,17 +35,20 @@ class ExportCommandOptions(ExportOptions):
     )
 
 
-class CheckCommandOptions(CheckOptions):
+class CheckCommandOptions(ListedOptions):
     """The flags of `lengthwise check`."""
 
-    strict: bool = Field(
-        default=False, description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows)."
+    explain: str | None = Field(default=None, description="Print the page of a rule, such as LW201, and check nothing.")
+    as_json: Annotated[bool, Flag("--json")] = Field(
+        default=False, description="Print the report as JSON; of several targets, a list of them."
     )
-    as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the report as JSON.")
     html: Path | None = Field(default=None, description="Write the report as an HTML page.")
     sarif: Path | None = Field(
         default=None,
         description="Write the leaks as SARIF 2.1.0, for code scanning: each at the line of its first operator.",
+    )
+    annotations: Literal["github"] | None = Field(
+        default=None, description="Print the leaks as workflow commands, which show them in a pull request."
     )
 
 
@@ -129,54 +137,113 @@ def _as_json(published: PublishedModel) -> dict[str, Any]:
 
 
 @click.command(cls=Command)
-@click.argument("target")
+@click.argument("target", metavar="[TARGET]...", nargs=-1)
 @flags(CheckCommandOptions)
-def check(target: str, options: CheckCommandOptions) -> None:
+def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
     TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module or a Keras
-    model, a Keras file (.keras, .h5), an ONNX file, or a model directory.
+    model, a Keras file (.keras, .h5), an ONNX file, or a model directory. Without one, those that
+    [tool.lengthwise.check] of the nearest pyproject.toml lists.
 
     \b
-    Exit code 0: no leak. 1: a leak. 2: it cannot be checked.
+    Exit code 0: no leak. 1: a leak. 2: it cannot be checked. Of several targets: 1 if any leaks, else 2 if any cannot
+    be checked.
 
     \b
     Examples:
       lengthwise check mymodels.lstm:make --checkpoint weights.pt
       lengthwise check classifier.onnx --html leak.html
       lengthwise check mymodels.lstm:make --sarif leaks.sarif
-      lengthwise check model.keras
+      lengthwise check model.keras --ignore LW803
       lengthwise check mymodels.inception:make --features 3 --suggest
+      lengthwise check --annotations github
+      lengthwise check --explain LW201
+
+    \f
+
+    Raises:
+        UsageError: There is neither TARGET nor a list of targets.
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
-    from lengthwise.commands.progress import status
-    from lengthwise_export.checking.page import as_page
-    from lengthwise_export.checking.report import on_terminal
-    from lengthwise_export.checking.sarif import as_sarif
-    from lengthwise_export.exporting import flow
+    from lengthwise_export.checking import rule, rule_page
+    from lengthwise_export.checking.annotations import as_github
+    from lengthwise_export.checking.report import on_terminal, summary, worst_of
 
-    with status(Console(stderr=True, quiet=options.as_json), "reading the target") as say_what:
-        report = flow.check(target, options.model_copy(update={"progress": say_what}))
-    exit_code = report.exit_code(strict=options.strict)
-    for notice in report.notices:
-        _say(f"warning: {notice}")
-    if options.html is not None:
-        _write(options.html, as_page(report))
-    if options.sarif is not None:
-        _write(options.sarif, json.dumps(as_sarif(report, exit_code=exit_code), indent=2, allow_nan=False) + "\n")
+    if options.explain is not None:
+        click.echo(rule_page.as_markdown(rule.known_rule(options.explain)), nl=False)
+        return
+    here = Path.cwd()
+    project = Project.of(here)
+    listed = project.named(target, here) if target else project.targets
+    if not listed:
+        raise click.UsageError(f"Missing argument 'TARGET', and {NOTHING_LISTED}")
+    console, reports, exit_codes = Console(), [], []
+    with contextlib.chdir(here if target else project.folder):
+        for one in listed:
+            report, exit_code = _report_of(one, options, is_only=len(listed) == 1)
+            reports.append(report)
+            exit_codes.append(exit_code)
+            if not options.as_json and (len(listed) == 1 or exit_code):
+                console.print(on_terminal(report), crop=False)
+        exit_code = worst_of(exit_codes)
+        _write_files(reports, exit_code, options, here)
+        annotations = [*as_github(reports)] if options.annotations == "github" else []
+        objects = [report.to_dict() for report in reports]
     if options.as_json:
-        show_json(report.to_dict())
-    else:
-        Console().print(on_terminal(report), crop=False)
+        show_json(objects[0] if len(objects) == 1 else objects)
+    elif len(reports) > 1:
+        console.print(summary(reports))
+    for line in annotations:
+        click.echo(line, err=options.as_json)
     click.get_current_context().exit(exit_code)
 
 
-def _write(path: Path, text: str) -> None:
+def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: bool) -> tuple[Report, int]:
+    """The report of a target and its exit code; of several, one that cannot be read is uncheckable.
+
+    Raises:
+        ConfigurationError: The only target cannot be read, or an option contradicts it.
+    """
+    from rich.console import Console
+
+    from lengthwise.commands.progress import status
+    from lengthwise_export.checking.report import Report
+    from lengthwise_export.exporting import flow
+
+    named = {name: getattr(options, name) for name in options.model_fields_set & {*ListedOptions.model_fields}}
+    with status(Console(stderr=True, quiet=options.as_json), f"reading {listed.target}") as say_what:
+        own = listed.options.model_copy(update={**named, "progress": say_what})
+        try:
+            report = flow.check(listed.target, own)
+        except ConfigurationError as error:
+            if is_only:
+                raise
+            report = Report("uncheckable", str(error), target=listed.target)
+    for notice in report.notices:
+        _say(f"warning: {notice}")
+    return report, report.exit_code(strict=own.strict)
+
+
+def _write_files(reports: Sequence[Report], exit_code: int, options: CheckCommandOptions, folder: Path) -> None:
+    """Writes the page and the SARIF log, where they are asked for; their paths are relative to a folder."""
+    from lengthwise_export.checking.page import as_page
+    from lengthwise_export.checking.sarif import as_sarif
+
+    if options.html is not None:
+        _write(folder, options.html, as_page(*reports))
+    if options.sarif is not None:
+        log = as_sarif(reports, exit_code=exit_code)
+        _write(folder, options.sarif, json.dumps(log, indent=2, allow_nan=False) + "\n")
+
+
+def _write(folder: Path, path: Path, text: str) -> None:
     """Writes a file, and its folder where there is none."""
-    if not path.parent.exists():  # a file in the place of a folder is told by the writing
-        path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    file = folder / path
+    if not file.parent.exists():  # a file in the place of a folder is told by the writing
+        file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
     _say(f"wrote {path}")
 
 

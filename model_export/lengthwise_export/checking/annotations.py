@@ -1,0 +1,41 @@
+"""Formats reports as workflow commands of GitHub, which shows them at the lines of a pull request.
+
+    ::error file=models/net.py,line=12,title=LW201 mean-over-padding::The mean over the steps includes the padding, ...
+
+https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lengthwise_export.checking.report import Report, level_of, rule_without_leak
+from lengthwise_export.checking.rule import LeakRule, Severity, rules
+from lengthwise_export.checking.sarif import file_of
+from lengthwise_export.tracing.source_lines import relative_path
+
+
+def as_github(reports: Sequence[Report]) -> Iterator[str]:
+    """One line for each leak, and for each model that was not checked."""
+    for report in reports:
+        file = file_of(report.target)
+        for leak in report.leaks:
+            at, line = (file, 1) if leak.location is None else (leak.location.file, leak.location.line)
+            text = f"{leak.operator}: {leak.cause.why}\n\nFix:\n{leak.cause.fix}"
+            yield _command(level_of(report), at, line, rules()[leak.code], text)
+        if not report.leaks and report.verdict != "sound":
+            yield _command("error", file, 1, rule_without_leak(report), f"{report.target}: {report.reason}")
+
+
+def _command(level: Severity, file: str, line: int, rule: LeakRule, message: str) -> str:
+    title = rule.name if rule.code == rule.name else rule.title
+    where = {"file": relative_path(file), "line": str(line), "title": title}
+    properties = ",".join(f"{name}={_escape(value, property=True)}" for name, value in where.items())
+    return f"::{level} {properties}::{_escape(message)}"
+
+
+def _escape(text: str, *, property: bool = False) -> str:
+    """A text as a command has it: `%` and line ends by their numbers, of a property also `:` and `,`."""
+    for sign in "%\r\n:," if property else "%\r\n":
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return text

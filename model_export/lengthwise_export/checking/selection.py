@@ -1,0 +1,103 @@
+"""Which leaks a report shows: `--select` and `--ignore`, and comments in the code of the model.
+
+    pooled = hidden.mean(1)  # lengthwise: ignore[LW201]
+
+A comment counts for the statement that it stands in, on any of its lines. What is ignored stays in the report, as a
+count. The search ends at the first operator that differs, so an ignored leak may hide others behind it.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import counted, nearest
+from lengthwise_export.checking.leaks import Leak
+from lengthwise_export.checking.report import IgnoredLeak, Report
+from lengthwise_export.checking.rule import rules
+from lengthwise_export.tracing.source_lines import CodeLocation
+
+_COMMENT: Final = re.compile(r"#\s*lengthwise\s*:\s*ignore\b\s*(?:\[([^\]]*)\])?")
+_BETWEEN: Final = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)  # tokens that begin no statement
+
+
+def select_leaks(report: Report, select: Sequence[str] | None, ignore: Sequence[str] | None) -> Report:
+    """The report with each cause once, without the leaks that are ignored, and with the verdict on those that are left.
+
+    Args:
+        report: That of a check.
+        select: Codes of rules, or their beginnings: no others are shown. None for all.
+        ignore: Codes of rules, or their beginnings, that are not shown.
+
+    Raises:
+        ConfigurationError: A comment at a leak names no rule, or an unknown one.
+    """  # noqa: DOC502 - what it calls raises it
+    causes: dict[Any, Leak] = {}
+    for leak in report.leaks:
+        causes.setdefault((leak.code, leak.location or leak.operator, leak.layer), leak)
+    leaks, ignored = [], []
+    for leak in causes.values():
+        by = _ignored_by(leak, select, ignore)
+        if by is None:
+            leaks.append(leak)
+        else:
+            ignored.append(IgnoredLeak(leak, by))
+    shown = replace(report, leaks=tuple(leaks), ignored=tuple(ignored))
+    if leaks or not ignored:
+        return shown
+    return replace(shown, verdict="sound", reason=f"{counted(len(ignored), 'leak')} ignored, and no other is known")
+
+
+def _ignored_by(
+    leak: Leak, select: Sequence[str] | None, ignore: Sequence[str] | None
+) -> Literal["select", "ignore", "comment"] | None:
+    if select is not None and not leak.code.startswith(tuple(select)):
+        return "select"
+    if leak.code.startswith(tuple(ignore or ())):
+        return "ignore"
+    is_named = leak.location is not None and leak.code in _codes_of_comments(leak.location)
+    return "comment" if is_named else None
+
+
+def _codes_of_comments(location: CodeLocation) -> set[str]:
+    """The codes that the comments of a statement ignore.
+
+    Raises:
+        ConfigurationError: A comment names no rule, or an unknown one.
+    """
+    codes: set[str] = set()
+    for comment in _comments(location):
+        for match in _COMMENT.finditer(comment):
+            here = f"{location.file_and_line}: '# lengthwise: ignore"
+            named = [code.strip() for code in (match[1] or "").split(",")]
+            if not all(named):
+                raise ConfigurationError(f"{here}' must name the rules that it is for, such as ignore[LW201]")
+            for code in named:
+                if code not in rules():
+                    raise ConfigurationError(f"{here}[{code}]': there is no rule {code}{nearest(code, rules())}")
+            codes.update(named)
+    return codes
+
+
+def _comments(location: CodeLocation) -> Iterator[str]:
+    """The comments in the lines of the statement that a line belongs to; none if its file is no longer there."""
+    lines = iter(linecache.getlines(location.file))
+    statement: list[tokenize.TokenInfo] = []
+    try:
+        for token in tokenize.generate_tokens(lambda: next(lines, "")):
+            if not statement and token.type in _BETWEEN:
+                continue
+            statement.append(token)
+            if token.type == tokenize.NEWLINE:
+                if token.start[0] >= location.line:
+                    break
+                statement = []
+    except (tokenize.TokenError, SyntaxError):  # it was changed since it ran
+        return
+    if statement and statement[0].start[0] <= location.line:
+        yield from (token.string for token in statement if token.type == tokenize.COMMENT)
