@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-tools console-check console-pictures docs site proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,17 @@ model: .venv/.development ## Trains, exports, verifies and publishes the bundled
 docs: .venv/.development ## Draws the pictures and writes the tables of the documents anew
 	$(BIN)/python -m benchmarks.masking
 	$(BIN)/python -m benchmarks.padding_picture
+
+# Pages link to each other and to files as in the repository, so the source of the site is a copy of it.
+SITE := runs/site
+
+site: .venv/.development ## Builds the site into runs/site/html and checks its spelling and links; SITE_OPTIONS="-D nb_execution_mode=off" runs no notebook, "-b linkcheck" asks other hosts
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	$(BIN)/codespell $$(git ls-files '*.md' '*.ipynb')
+	rm -rf $(SITE)/source && mkdir -p $(SITE)/source
+	git ls-files --cached --others --exclude-standard -z | grep --null-data --invert-match '^docs/site/' | xargs --null cp --parents --target-directory $(SITE)/source
+	cp docs/site/*.md $(SITE)/source
+	$(BIN)/python -m sphinx -q --fail-on-warning --keep-going -c docs/site $(SITE_OPTIONS) $(SITE)/source $(SITE)/html
 
 bench: .venv/.development ## Measures this service beside its peers, in one run
 	$(BIN)/python -m benchmarks.bench $(BENCH)

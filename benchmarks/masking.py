@@ -27,7 +27,18 @@ def layers(rows: Sequence[Row]) -> str:
     """A table for each group of layers."""
     parts = []
     for group, members in itertools.groupby(rows, key=lambda row: row.case.group):
-        heads = ("layer", "written", "", "zeros", "junk", "NaN", "a padded 0 becomes", "write instead", "then", "Keras")
+        heads = (
+            "layer",
+            "written",
+            "verdict",
+            "zeros",
+            "junk",
+            "NaN",
+            "a padded 0 becomes",
+            "write instead",
+            "then",
+            "Keras",
+        )
         parts.append(f"**{group[0].upper()}{group[1:]}**\n\n{pages.table(heads, map(layer_table.cells, members))}")
     return "\n\n".join(parts)
 

@@ -126,6 +126,13 @@ def test_what_a_page_points_to_is_there(name: str) -> None:
             assert not anchor or anchor in anchors(page), target
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    text = (ROOT / "docs" / "site" / "index.md").read_text()
+    trees = re.findall(r"```\{toctree\}\n(?:.*\n)*?\n((?:.*\n)*?)```", text)
+    named = {line for tree in trees for line in tree.splitlines()}
+    assert {f"docs/{page.stem}" for page in (ROOT / "docs").glob("*.md")} <= named
+
+
 @cache
 def options() -> set[str]:
     """The options of all commands."""

@@ -1,6 +1,7 @@
 """The workflows for users' CI: well-formed, and made of make targets that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ def test_a_form_has_the_shape_that_github_reads(pattern: str, schema: str) -> No
     files = sorted((ROOT / ".github").glob(pattern))
     assert files
     run([program("check-jsonschema", "pip install check-jsonschema"), "--builtin-schema", schema, *files])
+
+
+def test_the_citation_is_well_formed_and_of_this_version() -> None:
+    file = ROOT / "CITATION.cff"
+    run(
+        [
+            program("check-jsonschema", "pip install check-jsonschema"),
+            "--builtin-schema",
+            "vendor.citation-file-format",
+            file,
+        ]
+    )
+    assert (
+        yaml.safe_load(file.read_text())["version"]
+        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    )
 
 
 def _actionlint(name: str, text: str) -> str:
