@@ -1,14 +1,17 @@
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support.specs import json_lines, separable
@@ -96,11 +99,12 @@ def test_a_run_that_is_there_is_not_overwritten_unasked(files: Path) -> None:
     before = weights.read_bytes()
     refused = trained(files, "--seed", "1")
     assert refused.exit_code == 2
-    assert "--overwrite" in refused.stderr
+    assert "or delete the folder first" in refused.stderr
     assert weights.read_bytes() == before
     assert trained(files, "--resume").exit_code == 0
     assert weights.read_bytes() == before
-    assert trained(files, "--seed", "1", "--overwrite").exit_code == 0
+    shutil.rmtree(files / "run")
+    assert trained(files, "--seed", "1").exit_code == 0
     assert weights.read_bytes() != before
 
 
@@ -115,7 +119,8 @@ def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> 
     # Labels that tell nothing: the loss of validation rises. The patience is chosen
     records = [replace(record, label="ab"[index % 3 % 2]) for index, record in enumerate(separable(24))]
     (files / "train.jsonl").write_text(json_lines(records))
-    early = trained(files, "--validation", "0.2", "--overwrite", "--epochs", "300").stdout
+    shutil.rmtree(files / "run")
+    early = trained(files, "--validation", "0.2", "--epochs", "300").stdout
     assert re.search(r"stopped early at epoch \d+ of 300, best epoch \d+", early)
 
 
@@ -165,8 +170,11 @@ def test_a_run_that_is_overwritten_and_interrupted_leaves_no_older_weights(
         return epoch(run)
 
     monkeypatch.setattr(TrainingRun, "epoch", interrupted)
-    refused = trained(files, "--seed", "1", "--overwrite")
-    assert "1 epoch: the same command with --resume instead of --overwrite continues" in refused.stderr
+    records = separable(24)
+    steps, labels = [record.steps for record in records], [str(record.label) for record in records]
+    options: dict[str, Any] = {"out": files / "run", "epochs": 2, "seed": 1, "overwrite": True, "progress": None}
+    with pytest.raises(KeyboardInterrupt):
+        lengthwise_export.train(files / "tiny.toml", steps, labels, **options)
     assert not (files / "run" / "model.safetensors").exists()
     exported = run("export", files / "run", "--out", files / "models" / "m")
     assert (exported.exit_code, "an unfinished training run" in exported.stderr) == (2, True)
@@ -253,7 +261,7 @@ def test_help_shows_an_example() -> None:
             ("train", "tiny.toml", "train.jsonl", "--out", "o", "--resume"),
             "no state to resume from; leave --resume out",
         ),
-        (("train", "tiny.toml", "train.jsonl", "--out", "o", "--resume", "--overwrite"), "exclude each other"),
+        (("train", "tiny.toml", "train.jsonl", "--out", "o", "--overwrite"), "is gone; delete the folder of the run"),
         (("export", "folder", "--out", "m"), "folder is a folder with neither manifest.json"),
         (("export", "models", "--out", "m"), "; there is models/a/1"),
         (("check", "folder"), "folder is a folder with neither manifest.json"),

@@ -115,22 +115,27 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
     directory.mkdir(parents=True)
     manifest = Manifest(name="m", version=3, input=StepInput(features=1), labels=("a",))
     (directory / "manifest.json").write_text(manifest.to_json())
-    with served(str(directory), {"runners": "2"}) as service:
+    with served(str(directory)) as service:
         assert service.fields == {"model": "m", "version": "3"}
-    with served(str(tmp_path / "models"), {}, model="m") as service:
+    with served(str(tmp_path / "models"), model="m") as service:
         assert service.fields == {"model": "m"}
     assert [command[4] for command in commands] == [str(tmp_path / "models")] * 2
-    assert commands[0][-4:] == ["--versions", "m/3", "--runners", "2"]
+    assert commands[0][-2:] == ["--versions", "m/3"]
     assert "--versions" not in commands[1]
 
 
 def test_a_url_is_taken_as_it_is():
-    with served("http://127.0.0.1:8000", {}, model="m") as service:
+    with served("http://127.0.0.1:8000", model="m") as service:
         assert service.target == ServerAddress("127.0.0.1", 8000)
         assert service.fields == {"model": "m"}
 
 
-@pytest.mark.parametrize(("where", "options"), [("http://a:1", {"runners": "2"}), ("no/such/folder", {})])
-def test_options_for_a_url_and_what_is_neither_url_nor_folder_are_refused(where: str, options: dict[str, str]):
-    with pytest.raises(ConfigurationError), served(where, options):
+def test_what_is_neither_url_nor_folder_is_refused():
+    with pytest.raises(ConfigurationError, match="neither a URL"), served("no/such/folder"):
+        pass
+
+
+def test_a_service_that_is_started_has_the_options_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_RUNNERS", "many")
+    with pytest.raises(ConfigurationError, match=r"LENGTHWISE_RUNNERS.*got 'many'"), served(None):
         pass

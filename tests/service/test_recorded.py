@@ -82,7 +82,7 @@ class TestDriftCommand:
         monkeypatch.setattr(record_file, "AT_ONCE", 50)
         await record(tmp_path / "records", calls=200)
         its = self.model(tmp_path)
-        result = command("drift", tmp_path / "records", "--model", its, "--json")
+        result = command("drift", tmp_path / "records", its, "--json")
         document = json.loads(result.stdout)
         assert document["sequences"] == 300
         assert {entry["what"] for entry in document["drift"]} == {
@@ -101,18 +101,16 @@ class TestDriftCommand:
         other = Manifest.read(folder / "1").model_copy(update={"version": 2})
         (folder / "2").mkdir()
         (folder / "2" / "manifest.json").write_text(other.to_json())
-        result = command("drift", tmp_path / "records", "--model", folder)
+        result = command("drift", tmp_path / "records", folder)
         assert result.exit_code == 2
         assert "there are no records of sums/2, but of sums/1;" in result.stderr
         assert command("alias", folder, "champion", 1).exit_code == 0
-        assert (
-            json.loads(command("drift", tmp_path / "records", "--model", folder, "--json").stdout)["model"] == "sums/1"
-        )
+        assert json.loads(command("drift", tmp_path / "records", folder, "--json").stdout)["model"] == "sums/1"
 
     async def test_what_it_needs_is_said(self, tmp_path: Path) -> None:
         await record(tmp_path / "records")
         bare = self.model(tmp_path / "bare", training=None)
-        result = command("drift", tmp_path / "records", "--model", bare)
+        result = command("drift", tmp_path / "records", bare)
         assert (result.exit_code, "has no profile of its training data" in result.stderr) == (2, True)
 
 

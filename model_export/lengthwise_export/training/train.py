@@ -184,7 +184,7 @@ class TrainingRun:
         if any(state.get(name) != value for name, value in key.items()):
             raise CheckpointError(
                 f"{path} is the state of another run: {_differences(state, key)}. Use the same spec, data and options, "
-                "or start a new run with another --out, or with --overwrite, which deletes this one"
+                "or start a new run with another --out"
             )
         parts: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "average": {}}
         moments: dict[int, dict[str, Tensor]] = {}

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 @click.option("--test", help="A test file. It is scored once, at the end.")
 @flags(TrainOptions)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in --out; the result is the same.")
-@click.option("--overwrite", is_flag=True, help="Start a new run even if --out holds one, which is then deleted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @data_options
 def train(
@@ -36,7 +35,6 @@ def train(
     test: str | None,
     options: TrainOptions,
     resume: bool,
-    overwrite: bool,
     as_json: bool,
     reading: Reading,
 ) -> None:
@@ -66,11 +64,8 @@ def train(
     \f
 
     Raises:
-        UsageError: --resume and --overwrite exclude each other.
         KeyboardInterrupt: The user ended the training; the finished epochs are kept, and named.
     """  # noqa: D301 - click wants a real backspace
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
     import safetensors  # noqa: F401 - a missing extra is told before the data is read, and torch takes seconds
 
     from lengthwise_export.architecture.spec import as_toml
@@ -78,8 +73,8 @@ def train(
     from lengthwise_export.training import arrays
 
     spec, files = arrays.spec_and_files(words)
-    if not resume and not overwrite:
-        refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
+    if not resume:
+        refuse_to_overwrite(out, "use another --out, continue with --resume, or delete the folder first")
     data = arrays.from_files(spec, files, reading)
     tested = arrays.from_files(data.spec, [test], reading).records if test else ()
     tell = partial(click.echo, err=True)
@@ -104,7 +99,7 @@ def train(
     try:
         report = training.run(out)
     except KeyboardInterrupt:
-        click.echo(_how_to_resume(out, session.finished_epochs(out), overwrite=overwrite), err=True)
+        click.echo(_how_to_resume(out, session.finished_epochs(out)), err=True)
         raise
     if as_json:
         show_json(report)
@@ -137,10 +132,9 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
         Console().print(compared.table())
 
 
-def _how_to_resume(out: Path, epochs: int, *, overwrite: bool) -> str:
+def _how_to_resume(out: Path, epochs: int) -> str:
     """How many epochs of an interrupted run are kept, and how to continue it."""
     if not epochs:
         return f"no epoch was finished, so {out} keeps nothing of this run"
-    how = "--resume instead of --overwrite" if overwrite else "--resume"
     count = f"{epochs} epoch{'s' if epochs > 1 else ''}"
-    return f"{out} keeps {count}: the same command with {how} continues, and ends in the same weights"
+    return f"{out} keeps {count}: the same command with --resume continues, and ends in the same weights"

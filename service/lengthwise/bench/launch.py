@@ -40,18 +40,17 @@ class ServiceUnderLoad:
 
 
 @contextmanager
-def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
+def served(where: str | None, *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
     """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
 
     Raises:
-        ConfigurationError: There is nothing at the path, or options are given for a URL.
+        ConfigurationError: There is nothing at the path.
     """
     if where is not None and "://" in where and not names_models(where):
-        if options:
-            raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
         yield ServiceUnderLoad(ServerAddress.parse(where), model)
         return
     repository: Path | str | None = None
+    options: dict[str, str] = {}
     name = version = None
     if where is not None and is_address(where):
         repository = where
@@ -62,7 +61,7 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
         if (repository / MANIFEST_FILE).is_file():
             Manifest.read(repository)
             repository, name, version = repository.parents[1], repository.parent.name, repository.name
-            options = {"versions": f"{name}/{version}", **options}  # only this one, though there may be others
+            options["versions"] = f"{name}/{version}"  # only this one, though there may be others
     port = free_port()
     with running(serve_command(repository, port, options), port) as server:
         yield ServiceUnderLoad(server.target, name or model, version)

@@ -48,9 +48,6 @@ class BenchOptions(Options):
     """The flags of `lengthwise bench`."""
 
     model: str | None = Field(default=None, description="The model to send requests to, if the service has several.")
-    serve: Annotated[dict[str, str], Flag(metavar="OPTION=VALUE", read=pairs, several=True)] = Field(
-        default={}, description="An option of the service that bench starts, such as runners=2."
-    )
     concurrency: int = Field(
         default=LoadSpec.concurrency,
         ge=1,
@@ -131,8 +128,9 @@ class BenchOptions(Options):
 def bench(where: str | None, options: BenchOptions) -> None:
     """Puts load on a service and shows throughput, latency and padding.
 
-    Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one). The
-    load is a closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
+    Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one), with
+    the options of `serve` that the environment sets, such as LENGTHWISE_RUNNERS=2. The load is a closed loop, unless a
+    rate is given. Exit code 1: an answer was wrong or missing.
 
     \f
 
@@ -143,7 +141,7 @@ def bench(where: str | None, options: BenchOptions) -> None:
         importlib.import_module("matplotlib.figure")  # a missing package is reported before the load
     title = f"{where or 'the bundled model'}, {options.data or options.lengths}"
     console = Console(stderr=True)
-    with progress_bar(console) as progress, served(where, options.serve, model=options.model) as service:
+    with progress_bar(console) as progress, served(where, model=options.model) as service:
         test = options.load_test(service, progress)
         rows = [test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in options.loads()]
     if options.as_json:

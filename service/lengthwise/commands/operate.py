@@ -56,19 +56,14 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
 
 @click.command(cls=Command, epilog="The exit code is 0 where nothing has drifted, 1 where something has.")
 @_records
-@click.option(
-    "--model",
-    required=True,
-    metavar="MODEL",
-    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its champion, else its highest version; or an "
-    "address.",
-)
+@click.argument("model", metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def drift(records: Path, model: str, as_json: bool) -> None:
-    """Compares the records in DIR with the training data of a model.
+    """Compares the records in DIR with the training data of MODEL.
 
-    DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
-    by the population stability index (PSI).
+    DIR is the folder of `lengthwise serve --record`. MODEL is a model directory, MODELS/NAME/VERSION, or MODELS/NAME
+    for its champion, else its highest version; or an address. Lengths, missing values, each feature and the answers are
+    compared by the population stability index (PSI).
 
     \f
 
