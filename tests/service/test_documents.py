@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,19 @@ async def test_a_refusal_is_as_the_document_says(service: Service) -> None:
     refusal = answer(made, "/predict", 422, "application/problem+json")
     for bad in BAD_BODIES[::5]:
         refusal.validate((await service.predict(bad.body)).json())
+
+
+@pytest.mark.parametrize("options", [{}, {"admin_port": 9000}], ids=["one port", "an admin port"])
+async def test_every_schema_is_of_an_operation(options: dict[str, Any], tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-many-characters")
+    async with serving(model(manifest()), api_keys_file=keys, **options) as service:
+        sent = await service.client.get("/openapi.json", headers={"authorization": "Bearer a-key-of-many-characters"})
+    made = sent.json()
+    validate(made)  # also that nothing refers to a schema that is not there
+    names = re.findall(r"#/components/schemas/(\w+)", sent.text)
+    assert {*made["components"]["schemas"]} == {*names}
+    assert ("Health" in names) == ("admin_port" not in options)
 
 
 async def test_the_bounds_of_the_schemas_are_those_of_the_readers() -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +49,7 @@ def answer(content: object, status: int = 200, headers: Mapping[str, str] | None
 def completed(
     document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None
 ) -> dict[str, Any]:
-    """The document of FastAPI with all schemas, and examples that the served models answer.
+    """The document of FastAPI with the schemas of its operations, and examples that the served models answer.
 
     `keyless` are the paths that need no key; None where no key is needed.
     """
@@ -61,7 +62,6 @@ def completed(
             parts["parameters"][name].setdefault("examples", {})[value] = {"value": value}
     document["paths"] = _inlined(document["paths"], parts)
     components = document.setdefault("components", {})
-    components["schemas"] = components.get("schemas", {}) | parts["schemas"]
     if keyless is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path in document["paths"].keys() - keyless:
@@ -70,7 +70,18 @@ def completed(
             for call in document["paths"][path].values():
                 call["responses"]["401"] = {"description": "No key, or a wrong one", "content": content}
                 call["security"] = [{"key": []}]
+    components["schemas"] = components.get("schemas", {}) | _referenced(parts["schemas"], document)
     return document
+
+
+def _referenced(schemas: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """The schemas to which a document refers, and those to which these refer."""
+    names, parts = set[str](), [document]
+    while parts:
+        new = {*re.findall(_SCHEMAS + r"([\w.-]+)", orjson.dumps(parts.pop()).decode())} & schemas.keys() - names
+        names |= new
+        parts += [schemas[name] for name in new]
+    return {name: schema for name, schema in schemas.items() if name in names}
 
 
 def _inlined(part: Any, parts: Mapping[str, Any]) -> Any:
