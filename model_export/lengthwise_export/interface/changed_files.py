@@ -1,7 +1,7 @@
 """The listed targets that a change of some files may change, for `lengthwise check --changed`, as pre-commit calls it.
 
-A target depends on its own files, on its checkpoint, and on the modules of the repository that its code imports, however
-many are between. What code reads or imports while it runs is not known here. A change of the list is one of all targets.
+A target depends on its own files, on its checkpoint, and on the modules of the repository that its code imports,
+directly or not. What code reads or imports while it runs is not known here. A change of the list is one of all targets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lengthwise_export.interface.project import ListedTarget, Project
 
 
-def changed_targets(project: Project, files: Iterable[str], folder: Path) -> tuple[ListedTarget, ...]:
+def depending_targets(project: Project, files: Iterable[str], folder: Path) -> tuple[ListedTarget, ...]:
     """The targets of a project that changed files may change; the names of the files are relative to a folder."""
     changed = {(folder / file).resolve() for file in files}
     if (project.folder / "pyproject.toml").resolve() in changed:
@@ -36,9 +36,11 @@ def _depends_on(listed: ListedTarget, changed: set[Path], folder: Path) -> bool:
     file = folder / where
     first = [file] if file.suffix == ".py" else [*_files_of_module(where, roots)]
     try:
-        return not changed.isdisjoint(_imported(first, [file.parent, *roots], folder)) if first else True
-    except (OSError, SyntaxError, ValueError):  # the check says what is wrong with it
-        return True
+        known = _imported(first, [file.parent, *roots], folder)
+    except (OSError, SyntaxError, ValueError):
+        known = set()
+    # What cannot be read may import anything, and the check says what is wrong with it.
+    return not changed.isdisjoint(known) if known else any(one.suffix == ".py" for one in changed)
 
 
 def _imported(files: Sequence[Path], roots: Sequence[Path], folder: Path) -> set[Path]:

@@ -38,6 +38,10 @@ class ExportCommandOptions(ExportOptions):
 class CheckCommandOptions(ListedOptions):
     """The flags of `lengthwise check`."""
 
+    changed: bool = Field(
+        default=False,
+        description="The arguments are files that have changed: check those of the listed targets that depend on them.",
+    )
     explain: str | None = Field(default=None, description="Print the page of a rule, such as LW201, and check nothing.")
     as_json: Annotated[bool, Flag("--json")] = Field(
         default=False, description="Print the report as JSON; of several targets, a list of them."
@@ -47,6 +51,7 @@ class CheckCommandOptions(ListedOptions):
         default=None,
         description="Write the leaks as SARIF 2.1.0, for code scanning: each at the line of its first operator.",
     )
+    badge: Path | None = Field(default=None, description="Write the verdict as a badge, an SVG picture.")
     annotations: Literal["github"] | None = Field(
         default=None, description="Print the leaks as workflow commands, which show them in a pull request."
     )
@@ -157,13 +162,9 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
       lengthwise check mymodels.lstm:make --sarif leaks.sarif
       lengthwise check model.keras --ignore LW803
       lengthwise check mymodels.inception:make --features 3 --suggest
-      lengthwise check --annotations github
+      lengthwise check --annotations github --badge padding.svg
+      lengthwise check --changed models/net.py models/layers.py
       lengthwise check --explain LW201
-
-    \f
-
-    Raises:
-        UsageError: There is neither TARGET nor a list of targets.
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
@@ -176,11 +177,10 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
         return
     here = Path.cwd()
     project = Project.of(here)
-    listed = project.named(target, here) if target else project.targets
-    if not listed:
-        raise click.UsageError(f"Missing argument 'TARGET', and {NOTHING_LISTED}")
+    is_listed = options.changed or not target
+    listed = _listed(target, options, project) if is_listed else project.named(target, here)
     console, reports, exit_codes = Console(), [], []
-    with contextlib.chdir(here if target else project.folder):
+    with contextlib.chdir(project.folder if is_listed else here):
         for one in listed:
             report, exit_code = _report_of(one, options, is_only=len(listed) == 1)
             reports.append(report)
@@ -198,6 +198,25 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     for line in annotations:
         click.echo(line, err=options.as_json)
     click.get_current_context().exit(exit_code)
+
+
+def _listed(files: Sequence[str], options: CheckCommandOptions, project: Project) -> tuple[ListedTarget, ...]:
+    """The listed targets; with `--changed` those that depend on these files. Without any of them the command ends.
+
+    Raises:
+        UsageError: No targets are listed.
+    """
+    from lengthwise_export.interface.changed_files import depending_targets
+
+    if not project.targets:
+        raise click.UsageError(f"Missing argument 'TARGET', and {NOTHING_LISTED}")
+    listed = depending_targets(project, files, Path.cwd()) if options.changed else project.targets
+    if not listed:
+        _say("nothing to check: no target of pyproject.toml depends on these files")
+        if options.as_json:
+            show_json([])
+        click.get_current_context().exit()
+    return listed
 
 
 def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: bool) -> tuple[Report, int]:
@@ -227,12 +246,15 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
 
 
 def _write_files(reports: Sequence[Report], exit_code: int, options: CheckCommandOptions, folder: Path) -> None:
-    """Writes the page and the SARIF log, where they are asked for; their paths are relative to a folder."""
+    """Writes the page, the SARIF log and the badge, where they are asked for; their paths are relative to a folder."""
+    from lengthwise_export.checking.badge import as_badge
     from lengthwise_export.checking.page import as_page
     from lengthwise_export.checking.sarif import as_sarif
 
     if options.html is not None:
         _write(folder, options.html, as_page(*reports))
+    if options.badge is not None:
+        _write(folder, options.badge, as_badge(reports))
     if options.sarif is not None:
         log = as_sarif(reports, exit_code=exit_code)
         _write(folder, options.sarif, json.dumps(log, indent=2, allow_nan=False) + "\n")
