@@ -11,11 +11,11 @@ each = pytest.mark.parametrize("leak", UPSTREAM, ids=lambda leak: leak.see)
 
 
 @each
-def test_a_leak_of_a_public_project_is_found_at_its_line(leak: UpstreamLeak) -> None:
+def test_a_leak_of_a_public_project_is_found_by_its_rule_at_its_line(leak: UpstreamLeak) -> None:
     report = lengthwise_export.check(leak.make(cured=False), **leak.options)
     assert report.verdict == "leak"
-    sources = [one.location.source for one in report.leaks if one.location is not None]
-    assert sources[0] == leak.line
+    found = [(one.cause.code, one.location.source) for one in report.leaks if one.location is not None]
+    assert found == [(leak.code, leak.line)]
 
 
 @each

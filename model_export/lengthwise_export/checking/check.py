@@ -24,6 +24,7 @@ from lengthwise_export.checking.conditioning import Conditioning
 from lengthwise_export.checking.leaks import FailedTrial, find_finite_fill, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
+from lengthwise_export.checking.trial_rules import TrialRules
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
@@ -111,6 +112,8 @@ class _Check:
         self.notes += self.conditioning.notes()
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
+        if finite:
+            leaks = tuple(TrialRules(self.subject, first, finite, self.tolerance).applied(leaks))
         filled = ""
         if not finite and (finite_fill := find_finite_fill(self.subject, first.batch, sizes, self.sampler)) is not None:
             number, leak = finite_fill
