@@ -125,3 +125,127 @@ def test_nan_at_one_width_only_is_a_leak_where_it_begins() -> None:
     assert leak.location is not None
     assert leak.location.source.endswith("# NaN begins here")
     assert leak.trial == "beside a sequence of 128 steps"
+
+
+def codes(report: Report) -> list[str]:
+    return [leak.cause.code for leak in report.leaks]
+
+
+def attends(read):
+    """Attention whose mask is what `read` makes of the valid steps, and the mean of the valid steps behind it."""
+
+    def pool(usual, self, h, valid, lengths):
+        attended = torch.nn.functional.scaled_dot_product_attention(h, h, h, attn_mask=read(valid)[:, None])
+        return usual(self, h + attended, valid, lengths)
+
+    return pooling(pool)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        attends(lambda valid: ~valid),
+        pooling(lambda usual, self, h, valid, n: h.masked_fill(valid[..., None], 0.0).sum(1) / n[:, None]),
+        pooling(lambda usual, self, h, valid, n: h.masked_fill(valid[..., None], -1e9).amax(1)),
+        pooling(lambda usual, self, h, valid, n: usual(self, h, ~valid, n)),
+        pooling(
+            lambda usual, self, h, valid, n: (
+                h * h.sum(-1).masked_fill(valid, -1e9).softmax(1)[..., None] * (1 + h.mean(-1, keepdim=True))
+            ).sum(1)
+        ),
+    ],
+    ids=["attention", "sum", "maximum", "mean", "weights"],
+)
+def test_a_mask_that_is_the_wrong_way_round_is_told_so(module: nn.Module) -> None:
+    report = judged(module)
+    assert report.verdict == "leak"
+    assert codes(report)[0] == "LW105"
+
+
+@pytest.mark.parametrize("padding", ["left", "both"])
+def test_an_inverted_mask_is_told_so_whatever_side_the_padding_is_on(padding: str) -> None:
+    class Inverted(Pooled):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            h = torch.tanh(self.step(x))
+            h = h + torch.nn.functional.scaled_dot_product_attention(h, h, h, attn_mask=~mask[:, None])
+            return self.head(torch.where(mask[..., None], h, 0.0).sum(1))
+
+    assert codes(judged(Inverted(), padding=padding))[:1] == ["LW105"]
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        (attends(torch.ones_like), "LW101"),
+        (pooling(lambda usual, self, h, valid, n: h.sum(1) / n[:, None]), "LW202"),
+        (pooling(lambda usual, self, h, valid, n: h.amax(1) / n[:, None]), "LW203"),
+    ],
+    ids=["attention", "sum", "maximum"],
+)
+def test_a_mask_that_is_missing_is_not_called_inverted(module: nn.Module, code: str) -> None:
+    assert codes(judged(module)) == [code]
+
+
+def test_lengths_that_no_answer_depends_on_are_said_beside_the_rule_of_the_operator() -> None:
+    report = judged(pooling(lambda usual, self, h, valid, n: h.mean(1)))
+    assert codes(report) == ["LW201"]
+    assert "`lengths` is taken and never used" in report.leaks[0].cause.why
+
+
+def test_nan_of_padded_queries_is_told_so() -> None:
+    def pool(usual, self, h, valid, lengths):
+        scores = (h @ h.mT).masked_fill(~(valid[:, :, None] & valid[:, None]), float("-inf"))
+        return ((scores.softmax(-1) @ h) * valid[..., None]).sum(1) / lengths[:, None]
+
+    assert codes(judged(pooling(pool))) == ["LW108"]
+
+
+@pytest.mark.parametrize("block", [8, 16, 32, 64])
+def test_a_path_for_whole_blocks_is_told_so(block: int) -> None:
+    report = judged(at(lambda wide: wide % block == 0))
+    assert codes(report) == ["LW804"]
+    assert "128" in report.leaks[0].cause.why
+
+
+@pytest.mark.parametrize("width", [31, 33, 127, 129])
+def test_a_path_for_another_width_is_no_path_for_blocks(width: int) -> None:
+    assert codes(judged(at(lambda wide: wide == width))) == ["LW207"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_mask_that_is_skipped_for_rows_of_one_length_is_told_so(alone: bool) -> None:
+    def pool(usual, self, h, valid, lengths):
+        is_skipped = (len(h) > 1 or alone) and lengths.min() == lengths.max()
+        return h.mean(1) if is_skipped else usual(self, h, valid, lengths)
+
+    report = judged(pooling(pool))
+    assert codes(report) == ["LW104"]
+
+
+def test_the_line_is_that_of_the_way_for_rows_of_one_length() -> None:
+    def pool(usual, self, h, valid, lengths):
+        causal = torch.ones(h.size(1), h.size(1)).tril().bool()
+        if len(h) > 1 and valid.all():
+            h = torch.nn.functional.scaled_dot_product_attention(h, h, h)  # without a mask
+        else:
+            mask = valid[:, None] & causal
+            h = torch.nn.functional.scaled_dot_product_attention(h, h, h, attn_mask=mask)
+        return usual(self, h, valid, lengths)
+
+    (leak,) = judged(pooling(pool)).leaks
+    assert leak.location is not None
+    assert (leak.code, leak.location.source.endswith("# without a mask")) == ("LW104", True)
+
+
+def test_a_mask_that_is_skipped_where_no_row_has_padding_is_sound() -> None:
+    def pool(usual, self, h, valid, lengths):
+        return h.mean(1) if valid.all() else usual(self, h, valid, lengths)
+
+    assert judged(pooling(pool)).verdict == "sound"
+
+
+def test_a_path_for_one_row_is_no_mask_skipped_for_equal_lengths() -> None:
+    def pool(usual, self, h, valid, lengths):
+        return h.amax(1) if len(h) == 1 else usual(self, h, valid, lengths)
+
+    assert codes(judged(pooling(pool))) != ["LW104"]

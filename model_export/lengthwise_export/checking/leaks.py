@@ -92,7 +92,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     """Finds one leak for each kind of change, but each operator only once."""
     located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
-    explained: set[Change] = {"batch"}
+    explained: set[Change] = {"block", "batch"}
     for change in trials.CHANGES:
         if located and change in explained:
             continue
@@ -135,8 +135,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
         sizes = {base.rows, pairing.before.width, pairing.before.longest} if change == "width" else set()
         first, apart = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
-        if not subject.layout.is_usual:
-            first = _longer_than_the_steps(first, pairs, pairing, least)
+        first = _where_it_begins(first, (before, after), pairs, pairing, least)
         located.add(first.identity)
         if change == "order":  # other lengths change the sorted order too
             explained.add("lengths")
@@ -181,6 +180,35 @@ def _another_way(before: Recording, after: Recording) -> Operation | None:
         if other_way is not None:
             return other_way
     return None
+
+
+def _where_it_begins(
+    first: Operation,
+    runs: tuple[Recording, Recording],
+    pairs: Sequence[_Pair],
+    pairing: Pairing,
+    tolerance: float,
+) -> Operation:
+    """The first operation that differs, or one before it that only one of the runs has, or that has other axes."""
+    if not pairing.before.layout.is_usual:
+        first = _longer_than_the_steps(first, pairs, pairing, tolerance)
+    pair = next((one for one in pairs if one.before is first), None)
+    another = _another_way(*runs)
+    if pair is None or another is None:
+        return first
+    known = [{operation.identity for operation in run.operations} for run in runs]
+    mine, its = (
+        [one for one in run.operations if one.gives & operation.inputs and one.outputs]
+        for run, operation in zip(runs, (pair.before, pair.after), strict=True)
+    )
+    apart = [
+        axes.difference(one.outputs[0][1], other.outputs[0][1], pairing)
+        for one in mine
+        for other in its
+        if one.identity not in known[1] or other.identity not in known[0]
+    ]
+    # Where the ways meet with equal values, as behind a padding to whole chunks, they are not the cause
+    return another if apart and all(by is None or by > tolerance for by in apart) else first
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ _ROUNDED: Final = re.compile(r"round_?|.*quantize.*", re.IGNORECASE)
 _MAX_BETWEEN: Final = 8  # at most this many operations between a largest value and what is rounded with it
 _MASKED: Final = frozenset({"LW101", "LW102", "LW201", "LW202", "LW203", "LW205", "LW802"})
 """Rules of operators that read all steps but those that a mask leaves out."""
+_OF_THE_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
+"""Rules of what a model does with all batches of a kind, wherever that shows."""
 _PROBED: Final = 512  # so many of the lowest, and of the highest, ids are looked for
 
 
@@ -61,8 +63,10 @@ class TrialRules:
         known: set[tuple[str, str]] = set()
         for leak in leaks:
             with suppress(RunError):
-                leak = replace(leak, cause=self._cause(leak) or leak.cause)
-            at = (leak.cause.code, leak.operator if leak.location is None else str(leak.location))
+                packed = self.subject.layout.packed is not None  # then its borders have rules of their own
+                leak = leak if packed else replace(leak, cause=self._cause(leak) or leak.cause)
+            where = leak.operator if leak.location is None else str(leak.location)
+            at = (leak.code, "" if leak.code in _OF_THE_MODEL else where)
             if at not in known:
                 yield leak
             known.add(at)
@@ -118,14 +122,16 @@ class TrialRules:
         return None
 
     def _reads_padding_only(self, leak: Leak, base: PaddedBatch) -> bool:
-        """Whether the output of a leak for a first step moves with the padding, and not with the other valid steps."""
-        sampler = Sampler(self.subject.steps, seed=len(base.lengths))
+        """Whether the output of a leak for one step moves with the padding, and not with the other valid steps."""
+        layout, sampler = self.subject.layout, Sampler(self.subject.steps, seed=len(base.lengths))
         drawn = sampler.fill(base.steps.shape[:2], trials.JUNK["junk"])
         padded = trials.with_padding_filled(base, drawn)
         others = trials.with_padding_filled(PaddedBatch(drawn, base.lengths), base.steps).steps
-        others[:, 0] = base.steps[:, 0]
+        # The step of each row that is where the only step of a row of one would be
+        kept = layout.starts(np.ones_like(base.lengths), base.width) - layout.starts(base.lengths, base.width)
+        others[range(base.rows), kept] = base.steps[range(base.rows), kept]
         before, *after = (self.subject.record(one) for one in (base, padded, PaddedBatch(others, base.lengths)))
-        one_step = Geometry((1,) * base.rows, base.width)
+        one_step = Geometry((1,) * base.rows, base.width, layout)
         rows = tuple((row, row) for row, length in enumerate(base.lengths) if length > 1)
         pairing = Pairing(one_step, one_step, rows, self.subject.sizes)
         by_padding, by_others = (

@@ -98,10 +98,11 @@ class Pairing:
         return self.has_equal_steps or (self.before.lengths == self.after.lengths and self.rows == every)
 
 
-Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison", "scale"]
+Change = Literal["padding", "neighbours", "width", "order", "lengths", "block", "batch", "poison", "scale"]
 """What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the
-other rows, the whole batch around a sequence (`batch`), the padding to NaN, Inf or 1e30 (`poison`), or the width for
-values far larger than ordinary ones (`scale`). A difference that only the last two show is a warning."""
+other rows, the width with a longest row of it (`block`), the whole batch around a sequence (`batch`), the padding to
+NaN, Inf or 1e30 (`poison`), or the width for values far larger than ordinary ones (`scale`). A difference that only the
+last two show is a warning."""
 
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape locate a leak best
 
@@ -289,7 +290,7 @@ def block_widths(sequences: Sequence[Steps], widest: int, sampler: Sampler) -> I
         if len(sequences[0]) < width <= widest:
             batch = pad([sampler.sequence(width), *(sequences[row] for row in chosen)], width=width)
             same = tuple((row, index) for index, row in enumerate(chosen, 1))
-            yield CheckTrial(f"beside a sequence of {width} steps", "batch", batch, same)
+            yield CheckTrial(f"beside a sequence of {width} steps", "block", batch, same)
 
 
 def beside_the_longest(sequences: Sequence[Steps], long: Steps) -> CheckTrial:
