@@ -40,6 +40,7 @@ class StepLayout:
 
     padding: PaddingSide = "right"
     packed: Packing | None = None  # What tells a model the borders in a packed row; None if each sequence has a row
+    packed_input: str | None = None  # The name of what tells them, if the user said it
     is_stated: bool = False  # Whether the user said so: a model that is right in another layout only, leaks
     has_rows_axis: bool = True  # Whether a packed row is `[1, steps]`; else `[steps]`
     # Packed, whether the model answers each step; None if that is not known yet
@@ -50,6 +51,11 @@ class StepLayout:
     def is_usual(self) -> bool:
         """Whether each sequence is at the start of its row."""
         return self.padding == "right" and self.packed is None
+
+    @property
+    def word(self) -> str:
+        """The word of the option that chooses it."""
+        return self.packed or self.padding
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from lengthwise_export.checking import rule
 from lengthwise_export.checking.masked_statement import NAN, axes_of_steps, called_as, write_lengths, write_masked
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change, Geometry
+from lengthwise_export.layouts import RIGHT
 
 if TYPE_CHECKING:
     from lengthwise_export.checking.recording import Operation
@@ -32,12 +33,14 @@ class ArgumentNames:
     role: SecondRole = "lengths"
     # Code that is shown in the place of that of the table, for a model of another framework; None for the table's
     fix: str | None = None
+    is_at_end: bool = False  # Whether each sequence is at the end of its row
 
     @property
     def valid(self) -> str:
         """Code for a mask `[rows, width]` that is true at valid steps."""
         if self.role == "lengths":
-            return f"torch.arange({self.width}, device={self.second}.device) < {self.second}[:, None]"
+            steps, lengths = f"torch.arange({self.width}, device={self.second}.device)", f"{self.second}[:, None]"
+            return f"{steps} >= {self.width} - {lengths}" if self.is_at_end else f"{steps} < {lengths}"
         return f"{self.second}.bool()" if self.role == "mask" else f"~{self.second}.bool()"
 
 
@@ -62,11 +65,13 @@ def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES,
     reduces_rows = axes is None or axes[0] in at.reduced
     if not reduces_rows and change in ("neighbours", "order", "lengths"):  # so the steps move it
         change = "padding"
-    entry = rule.select("operators", at.kind.lower(), change)
+    layout = RIGHT if run is None else run.layout
+    kind = "loop" if at.is_loop else at.kind.lower()
+    entry = rule.select("operators", kind, change, layout=layout.word)
     if names.fix is not None:
         return Cause(entry.why, names.fix, entry.code)
-    written = write_masked(at, axes, names) if axes else None
-    if run is not None and written is None:
+    written = write_masked(at, axes, names) if axes and not layout.packed else None
+    if run is not None and written is None and layout.is_usual:
         written = write_lengths(at, run, names)
     if written is not None:
         return Cause(entry.why, written, entry.code)

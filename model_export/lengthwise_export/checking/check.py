@@ -316,9 +316,10 @@ class _Check:
             UncheckableError: The model raises for every batch of one row, or answers to finite sequences are not
                 finite.
         """
-        count = min(sizes.width - sizes.shortest + 1, _MAX_UNBATCHED)
+        most = sizes.rows if self.subject.layout.packed else _MAX_UNBATCHED
+        count = min(sizes.width - sizes.shortest + 1, most)
         lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
-        kinds = [*[None] * len(lengths), *_RAW_OF_EACH * self.sampler.kinds]
+        kinds = [*[None] * len(lengths), *(() if self.subject.layout.packed else _RAW_OF_EACH * self.sampler.kinds)]
         short = np.resize(lengths[::-1][::2], len(kinds) - len(lengths))
         sequences = [
             self.sampler.sequence(int(length), kind) for length, kind in zip((*lengths, *short), kinds, strict=True)

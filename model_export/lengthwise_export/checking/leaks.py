@@ -24,7 +24,8 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import gap
-from lengthwise_export.checking.causes import explain, explain_nan
+from lengthwise_export.checking.causes import ArgumentNames, explain, explain_nan
+from lengthwise_export.checking.loops import with_joined_loops
 from lengthwise_export.checking.recording import Operation, Recording, Subject
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import BatchSizes, Change, CheckTrial, Geometry, Pairing, Sampler, geometry
@@ -100,12 +101,12 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         alike = sorted((one for one in moved if one.trial.change == change), key=lambda one: not one.is_ordinary)
         for chosen in alike:
             with contextlib.suppress(RunError):
-                after = subject.record(chosen.trial.batch)
+                after = _record(subject, chosen.trial.batch)
                 break
         else:
             continue
         base, trial = chosen.base, chosen.trial
-        before = subject.record(base)
+        before = _record(subject, base)
         larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
         runs = (geometry(base, subject.layout), geometry(trial.batch, subject.layout))
         pairing = Pairing(*runs, trial.rows, subject.sizes, larger)
@@ -143,9 +144,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             operator=first.operator,
             kind=first.kind,
             location=first.location,
-            cause=first.explained(change)
-            if first.explained is not None
-            else explain(first, change, subject.names, pairing.before),
+            cause=_cause(first, change, subject.names, pairing, pairs),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
             trial=chosen.nan_with or trial.name,
@@ -153,6 +152,23 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             length=int(base.lengths[trial.rows[chosen.row][0]]),
             layer=first.layer,
         )
+
+
+def _record(subject: Subject, batch: PaddedBatch) -> Recording:
+    """A run of a batch; where a turn of a loop is no step of every row, all turns of a loop are one operation."""
+    recording, layout = subject.record(batch), subject.layout
+    return recording if layout.is_usual else with_joined_loops(recording, geometry(batch, layout))
+
+
+def _cause(first: Operation, change: Change, names: ArgumentNames, pairing: Pairing, pairs: Sequence[_Pair]) -> Cause:
+    """Why an operation differs, and what to do."""
+    if first.explained is not None:
+        return first.explained(change)
+    layout = pairing.before.layout
+    pair = next((pair for pair in pairs if pair.before is first), None)
+    if not layout.is_usual and pair is not None and pair.is_counted:
+        return rules()["LW706" if layout.packed else "LW602"].cause({"valid": names.valid})
+    return explain(first, change, names, pairing.before)
 
 
 def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
@@ -228,6 +244,17 @@ class _Pair:
         """Whether it gives NaN in the first run, and none in the second."""
         return _has_nan(self.before) and not _has_nan(self.after)
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether its outputs are counted over the row, whatever is in it: what both have of them is equal."""
+        for (_, mine), (_, its) in zip(self.before.outputs, self.after.outputs, strict=False):
+            if mine.ndim != its.ndim:
+                return False
+            shared = tuple(map(slice, np.minimum(mine.shape, its.shape)))
+            if not np.array_equal(mine[shared], its[shared]):
+                return False
+        return bool(self.before.outputs)
+
     def apart(self, pairing: Pairing, *, of_any_reading: bool = False) -> float | None:
         """The largest difference of its outputs at valid steps; None if they cannot be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
@@ -255,7 +282,7 @@ def _shapes_in_a_larger_batch(
     for wider in _WIDER:
         larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + wider)
         try:
-            recording = subject.record(larger)
+            recording = _record(subject, larger)
             break
         except RunError:
             continue

@@ -41,6 +41,7 @@ class Operation:
     layer: str = ""
     shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
     reduced: tuple[int, ...] = ()  # These axes, counted from the front
+    is_loop: bool = False  # Whether it is all calls of a loop over the steps, joined
     occurrence: int = 0  # How many calls of the same kind at the same line ran before it
 
     @property

@@ -3,9 +3,10 @@
 The file of a rule has its code, name and severity; `why`, a sentence for a report (`message`, where words of the run
 belong into it); and entries that select it: `[[operators]]` of torch and ONNX, `[[layers]]` of Keras. An entry has
 `kinds`, a regular expression of operator types in lower case, or of classes of Keras; the `changes` of a trial that it
-is for, none for all of them; and the code of the fix. Of all entries of all rules, the first in their `order` that
-matches is used, so what is special has a lower number than what is general. A rule without entries is chosen by how the
-trials differ, with `LeakRule.cause`. The page in `docs/rules/` is made from the same file.
+is for, none for all of them; the `layouts` of rows that it is for, such as `left` or `cu_seqlens`; and the code of the
+fix. Of all entries of all rules, the first in their `order` that matches is used, so what is special has a lower number
+than what is general. A rule without entries is chosen by how the trials differ, with `LeakRule.cause`. The page in
+`docs/rules/` is made from the same file.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ class Entry:
     fix: str
     changes: tuple[Change, ...] = ()  # empty for any
     mask: str | None = None  # of a layer of Keras: the mask that it gets; None for any
+    layouts: tuple[str, ...] = ()  # where rows are padded (left, both), or what packs them; empty for any
 
-    def fits(self, kind: str, change: Change, mask: str | None) -> bool:
-        """Whether an operator or layer is meant, with this mask, in a trial of this change."""
+    def fits(self, kind: str, change: Change, mask: str | None, layout: str) -> bool:
+        """Whether an operator or layer is meant, with this mask, in a trial of this change and layout."""
         is_meant = self.mask in (None, mask) and (not self.changes or change in self.changes)
+        is_meant = is_meant and (not self.layouts or layout in self.layouts)
         return is_meant and re.fullmatch(self.kinds, kind) is not None
 
 
@@ -120,9 +123,11 @@ def known_rule(code: str) -> LeakRule:
     return rules()[code]
 
 
-def select(table: Literal["operators", "layers"], kind: str, change: Change, mask: str | None = None) -> Entry:
+def select(
+    table: Literal["operators", "layers"], kind: str, change: Change, mask: str | None = None, layout: str = "right"
+) -> Entry:
     """The first entry for an operator or a layer."""
-    return next(entry for entry in _entries(table) if entry.fits(kind, change, mask))
+    return next(entry for entry in _entries(table) if entry.fits(kind, change, mask, layout))
 
 
 @functools.cache

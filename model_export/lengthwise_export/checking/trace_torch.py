@@ -106,7 +106,8 @@ class TorchSubject:
             return DEFAULT_NAMES
         width = f"{steps}.size({0 if self.signature.time_first else 2 if self.signature.channels_first else 1})"
         role = next((role for role in ("lengths", "mask", "padding-mask") if role in names), None)
-        return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role)
+        is_at_end = not self.layout.is_usual
+        return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role, is_at_end=is_at_end)
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
@@ -173,6 +174,8 @@ class TorchSubject:
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same module, called in other ways that the user may have meant."""
+        if self.layout.packed is not None:
+            return
         for signature, way, is_option in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
                 other = TorchSubject(self.module, self.steps, signature, self.select_output)

@@ -148,7 +148,8 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     name = targets.named(target)
     try:
         stated = padding_side.stated_layout(options)
-        read = targets.read(target, options, blind=options.suggest)
+        packed = stated if stated is not None and stated.packed else None
+        read = targets.read(target, options, blind=options.suggest, packed=packed)
         read = padding_side.in_its_layout(read, stated, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)

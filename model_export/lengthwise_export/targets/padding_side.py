@@ -28,7 +28,7 @@ def stated_layout(options: CheckOptions) -> StepLayout | None:
             f"--packed {options.packed} and --padding {options.padding}: rows are packed or padded, so check each alone"
         )
     if options.packed is not None:
-        return StepLayout(packed=options.packed, is_stated=True)
+        return StepLayout(packed=options.packed, packed_input=options.packed_input, is_stated=True)
     return None if options.padding is None else StepLayout(options.padding, is_stated=True)
 
 

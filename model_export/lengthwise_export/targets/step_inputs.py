@@ -93,6 +93,55 @@ def read_steps(
     return running[0] if running else _of_none(text, called, options, candidates)
 
 
+def read_packed_steps(
+    text: str,
+    module: nn.Module,
+    options: TargetOptions,
+    signature: CallSignature,
+    select_output: OutputSelector,
+    state: ModuleState | None = None,
+) -> InferredSteps:
+    """Finds the kind of a step of a module that takes packed rows, `[1, steps]` or `[steps]`; see `read_steps`.
+
+    Without one answer a sequence or a step in either form, the error is that of the first, an UncheckableError.
+    """
+    errors: list[Exception] = []
+    for has_rows_axis in (True, False):
+        known_sizes = TorchSubject(module, StepInput(features=1), signature, select_output).sizes
+        layout = replace(signature.layout, has_rows_axis=has_rows_axis, known_sizes=known_sizes)
+        try:
+            subject, shape = read_steps(text, module, options, replace(signature, layout=layout), select_output, state)
+        except (ConfigurationError, UncheckableError) as error:
+            errors.append(error)
+            continue
+        if (form := _form_of_packed(subject)) is None:
+            return subject.with_layout(replace(subject.layout, per_step=len(shape) == 3)), shape
+        errors.append(UncheckableError(form))
+    raise errors[0]
+
+
+def _form_of_packed(subject: TorchSubject) -> str | None:
+    """What is wrong with the answer to a packed row; None if it is one of each sequence or of each step."""
+    sampler, raised = Sampler(subject.steps, seed=0), "it raises for every packed row"
+    for width in _WIDTHS[1:]:
+        lengths = (width - 2, max(width // 2, 1), 1)
+        batch = pad([sampler.sequence(length) for length in lengths], width=width)
+        try:
+            logits = subject.answer(batch).logits
+        except RunError as error:
+            raised = f"the model raises for {batch.rows} sequences in a packed row: {error}"
+            continue
+        if logits.shape[:-1] in ((batch.rows,), (batch.rows, batch.width)):
+            return None
+        shape, _ = subject.output_form(batch)
+        steps = subject.layout.width(batch.lengths, batch.width)
+        return (
+            f"the output is {list(shape)} for {batch.rows} sequences in a packed row of {steps} steps, but must be "
+            "[sequences, classes] or [1, steps, classes]"
+        )
+    return raised
+
+
 def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Sequence[StepInput]) -> InferredSteps:
     """For a module that runs at no usual width: the kind of step for which the check will report why.
 
@@ -175,16 +224,18 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
+    subject, batch = called(StepInput(kind="tokens", vocabulary=2)), pad(list(ids), multiple=1)
+    given = torch.tensor(subject.layout.arrange(batch).steps)
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
-        indices, ways = arguments[0] if arguments else None, (torch.tensor(ids), torch.tensor(ids).mT)
-        if isinstance(indices, Tensor) and any(torch.equal(indices, way) for way in ways):
+        indices = arguments[0] if arguments else None
+        if isinstance(indices, Tensor) and any(torch.equal(indices, way) for way in (given, given.mT, given[0])):
             sizes.add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
         for part in tables:
             undo.callback(part.register_forward_pre_hook(note_table).remove)
-        called(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
+        subject.answer(batch)
     if len(sizes) != 1:
         return None
     (size,) = sizes  # or what a configuration says, as those of Hugging Face: the table may be larger

@@ -16,6 +16,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.repository.source import model_directory
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise_export.architecture import foreign_files, trained
+from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, TargetKind, one_torch_thread, require_applicable
 
@@ -33,13 +34,16 @@ FORMS = (
 )
 
 
-def read(source: TargetSource, options: TargetOptions, *, blind: bool = False) -> Target:
+def read(
+    source: TargetSource, options: TargetOptions, *, blind: bool = False, packed: StepLayout | None = None
+) -> Target:
     """Reads a TARGET: a text, a torch module or an ONNX graph.
 
     A module is not copied: it is put into evaluation mode, and the weights of `options.checkpoint` are loaded into it.
     A `blind` model may take the steps alone, because it is to be mended; one that takes lengths or a mask gets them all
-    the same, unless `options.second` is `none`. A ConfigurationError if it cannot be loaded or an option contradicts
-    it, an UncheckableError if it takes neither lengths nor a mask.
+    the same, unless `options.second` is `none`. `packed` is the layout of the packed rows that the model takes, None
+    for padded ones. A ConfigurationError if it cannot be loaded or an option contradicts it, an UncheckableError if it
+    takes neither lengths nor a mask.
     """
     text = named(source)
     if is_address(source):
@@ -69,7 +73,7 @@ def read(source: TargetSource, options: TargetOptions, *, blind: bool = False) -
         with one_torch_thread():
             if kind == "module":
                 module: Any = source if is_object else torch_targets.module_of(text)
-                target = torch_targets.read_module(text, module, options, blind=blind)
+                target = torch_targets.read_module(text, module, options, blind=blind, packed=packed)
             else:
                 target = (torch_targets.read_spec if kind == "spec" else torch_targets.read_checkpoint)(text, options)
     return dataclasses.replace(target, is_object=is_object)

@@ -22,11 +22,13 @@ from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
+from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.step_inputs import read_steps, require_order_of_axes
+from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
 from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.packed_signature import read_packed_signature
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
 _READ: dict[str, tuple[Path, int]] = {}  # By their modules: files that were read, and when they changed
@@ -175,8 +177,12 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
     )
 
 
-def read_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> TorchTarget:
+def read_module(
+    text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False, packed: StepLayout | None = None
+) -> TorchTarget:
     """A user's module. Its signature shows how to call it, its layers show the kind of a step.
+
+    `packed`: the layout of the packed rows that it takes; None for padded rows.
 
     Raises:
         ConfigurationError: The module is TorchScript, or its weights are not on the CPU.
@@ -200,14 +206,11 @@ def read_module(text: str, module: nn.Module, options: TargetOptions, *, blind: 
         from lengthwise_export.architecture import checkpoint  # brings safetensors along
 
         notices = checkpoint.load(module, weights)
-    signature = read_signature(
-        module,
-        second=options.second,
-        time_first=options.time_first,
-        channels_first=options.channels_first,
-        numbers=options.features is not None,
-        blind=blind,
-    )
+    how = {"numbers": options.features is not None, "channels_first": options.channels_first}
+    if packed is not None:
+        signature = read_packed_signature(module, packed, **how)
+    else:
+        signature = read_signature(module, second=options.second, time_first=options.time_first, blind=blind, **how)
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise UncheckableError(
@@ -215,7 +218,8 @@ def read_module(text: str, module: nn.Module, options: TargetOptions, *, blind: 
             "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
         )
     state = ModuleState(in_evaluation(module))
-    subject, shape = read_steps(text, module, options, signature, output_selector(options.output), state)
+    find_steps = read_steps if packed is None else read_packed_steps
+    subject, shape = find_steps(text, module, options, signature, output_selector(options.output), state)
     if signature.second == "none":
         require_order_of_axes(text, subject)
     labels = labels_of(text, options, shape[-1])

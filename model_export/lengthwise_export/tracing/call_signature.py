@@ -71,11 +71,14 @@ class CallSignature:
     def arguments_for(self, batch: PaddedBatch) -> dict[Role, Any]:
         """The arguments of a call for a batch, by role, in the layout that the module takes; the steps are a copy."""
         arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
+        valid = torch.tensor(arranged.valid)
         arguments: dict[Role, Any] = {
-            **self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid)),
+            **self.arguments_of(torch.tensor(arranged.steps), lengths, valid),
             "positions": torch.tensor(arranged.positions),
             "segments": torch.tensor(arranged.segments),
         }
+        if self.layout.packed is not None:
+            arguments |= {"mask": valid, "padding-mask": ~valid}
         if not self.layout.has_rows_axis:
             arguments = {role: value[0] for role, value in arguments.items()}
         return arguments | {"borders": torch.tensor(arranged.borders), "max-length": int(batch.lengths.max())}
@@ -206,7 +209,7 @@ def _read(
     parameters = list(inspect.signature(module.forward).parameters.values())
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
-    steps = _steps_among(named, numbers=numbers)
+    steps = steps_among(named, numbers=numbers)
     others = [each for each in named if each is not steps]
     if second == "none" and not blind:
         raise ConfigurationError(
@@ -215,8 +218,8 @@ def _read(
     takes_positional = any(each.kind is each.VAR_POSITIONAL for each in parameters)
     names_say_nothing = second is None and all(_is_optional(each) and _meaning(each.name) is None for each in others)
     if blind and (second == "none" or names_say_nothing) and (steps or takes_positional):
-        _require_no_more(others, header)
-        return "none", tuple(_arguments(named, {steps.name: "steps"} if steps else {})) or _usual("none")
+        require_no_more(others, header)
+        return "none", tuple(arguments_in_order(named, {steps.name: "steps"} if steps else {})) or _usual("none")
     if second is not None and not others and takes_positional:
         return second, _usual(second)
     if steps is None or not others:
@@ -229,10 +232,10 @@ def _read(
         )
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
-    _require_no_more([each for each in others if each not in by_role.values()], header, hint)
+    require_no_more([each for each in others if each not in by_role.values()], header, hint)
     roles: dict[str, Role] = {each.name: role for role, each in by_role.items()} | {steps.name: "steps"}
     kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(by_role))
-    return kind, tuple(_arguments(named, roles))
+    return kind, tuple(arguments_in_order(named, roles))
 
 
 def part_instead(module: nn.Module) -> str:
@@ -245,7 +248,7 @@ def _is_optional(parameter: Parameter) -> bool:
     return parameter.default is not parameter.empty
 
 
-def _require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -> None:
+def require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -> None:
     """Makes sure that the arguments that are not passed have default values.
 
     Raises:
@@ -258,7 +261,7 @@ def _require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -
         )
 
 
-def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
+def steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
     """The argument for the steps: the first one, unless its name says that it is a mask or lengths."""
     embeds = next((each for each in named if each.name == "inputs_embeds"), None)
     if (numbers and embeds is not None) or not named:
@@ -346,7 +349,7 @@ def _required_first(fitting: Sequence[Parameter]) -> Parameter:
     return next((each for each in fitting if not _is_optional(each)), fitting[0])
 
 
-def _arguments(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
+def arguments_in_order(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
     """The arguments in order; after the first parameter that is not passed, by keyword."""
     is_positional = True
     for each in named:

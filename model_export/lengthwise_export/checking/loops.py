@@ -1,0 +1,79 @@
+"""Joins the calls in a loop of the user's code, over steps or over sequences, to one operation.
+
+One turn of a loop over the steps of a packed row may be in a sequence that is another in the second run, and the next
+one not. So each call in such a loop becomes one operation for all turns, with an axis of steps in front of its outputs;
+in a loop over the packed sequences, with an axis of these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lengthwise_export.checking.recording import Operation, Recording
+from lengthwise_export.checking.trials import Geometry
+from lengthwise_export.layouts import Array
+
+
+def with_joined_loops(recording: Recording, batch: Geometry) -> Recording:
+    """The recording of a run of a batch, each call in a loop over its steps or sequences as one operation."""
+    turns: dict[object, list[Operation]] = defaultdict(list)
+    for operation in recording.operations:
+        turns[operation.identity].append(operation)
+    joined = {identity: _as_one(calls, batch) for identity, calls in turns.items()}
+    operations = []
+    for operation in recording.operations:
+        one = joined[operation.identity]
+        if one is None:
+            operations.append(operation)
+        elif operation is turns[operation.identity][0]:
+            operations.append(one)
+    return replace(recording, operations=operations)
+
+
+def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
+    """The calls of all turns as one operation; None if they are not those of such a loop."""
+    turns, first = len(calls), calls[0]
+    if turns < 2 or any(len(call.outputs) != len(first.outputs) for call in calls):
+        return None
+    # A loop with a state may begin at the second step.
+    is_over_steps = turns in (batch.width, batch.width - 1)
+    if not is_over_steps and not (batch.is_packed and turns in (batch.rows, batch.rows + sum(batch.more_sequences))):
+        return None
+    outputs = []
+    for numbered in zip(*(call.outputs for call in calls), strict=True):
+        values = [value for _, value in numbered]
+        stacked = _stacked(values, None if is_over_steps else batch.longest)
+        if stacked is None:
+            return None
+        if is_over_steps:
+            stacked = np.concatenate((np.zeros_like(stacked[: batch.width - turns]), stacked))
+        outputs.append((numbered[-1][0], stacked))
+    return replace(
+        first,
+        inputs=frozenset().union(*(call.inputs for call in calls)),
+        gives=frozenset().union(*(call.gives for call in calls)),
+        outputs=tuple(outputs),
+        is_loop=is_over_steps,
+    )
+
+
+def _stacked(values: Sequence[Array], longest: int | None) -> Array | None:
+    """The values behind one another on a new first axis; an axis of different sizes is padded to `longest`."""
+    if len({value.ndim for value in values}) > 1:
+        return None
+    sizes = [{*of_axis} for of_axis in zip(*(value.shape for value in values), strict=True)]
+    ragged = [axis for axis, different in enumerate(sizes) if len(different) > 1]
+    if not ragged:
+        return np.stack(values)
+    if longest is None or any(value.shape[axis] > longest for value in values for axis in ragged):
+        return None
+    return np.stack(
+        [
+            np.pad(value, [(0, longest - size if axis in ragged else 0) for axis, size in enumerate(value.shape)])
+            for value in values
+        ]
+    )
