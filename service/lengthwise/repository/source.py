@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.addresses import is_address, parse
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, ModelError
 from lengthwise.repository import folder
 from lengthwise.repository.stopping import Stopping, in_daemon_thread
 from lengthwise.settings import Settings, cache_folder
@@ -73,7 +73,7 @@ class ModelSource:
         """The folder for a scan.
 
         Raises:
-            ConfigurationError: The models cannot be fetched.
+            ConfigurationError: The models cannot be fetched, or were fetched with other digests.
         """
         if self._ask_parent is not None:
             answer = None if first else self._ask_parent(stopping, "models")
@@ -81,7 +81,10 @@ class ModelSource:
                 raise ConfigurationError(str(answer["error"]).partition(": ")[2])
             self.folder = Path(answer or self.folder)
         elif self._settings.address is not None and not (first and isinstance(self._settings.models, Path)):
-            self.folder = fetch(self._settings.address, self._settings)
+            try:
+                self.folder = fetch(self._settings.address, self._settings)
+            except ModelError as error:  # which in a scan is of one version, and not of all
+                raise ConfigurationError(str(error)) from error
         return self.folder
 
 

@@ -71,4 +71,5 @@ def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> Non
                     with content, file_in(folder, name.removeprefix(prefix), where).open("wb") as file:
                         shutil.copyfileobj(content, file, 2**20)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ConfigurationError(f"{where} cannot be read as a tar archive: {error}") from error
+        why = str(error).partition("\n")[0].rstrip(":")  # the other lines are of each compression that was tried
+        raise ConfigurationError(f"{where} cannot be read as a tar archive: {why}") from error
