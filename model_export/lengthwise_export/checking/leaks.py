@@ -223,8 +223,10 @@ def _where_it_begins(
         for other in its
         if one.identity not in known[1] or other.identity not in known[0]
     ]
-    # Where the ways meet with equal values, as behind a padding to whole chunks, they are not the cause
-    return another if apart and all(by is None or by > tolerance for by in apart) else first
+    # Where the ways meet with equal values, as behind a padding to whole chunks, they are not the cause. Tensors of
+    # other shapes are other inputs, such as a mask that one of the ways does without.
+    alike = [by for by in apart if by is not None and by < math.inf]
+    return another if alike and min(alike) > tolerance else first
 
 
 @dataclass(frozen=True, slots=True)
