@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-tools console-check console-pictures docs site proto clean
+.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-tools console-check console-pictures docs rules site proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,9 @@ model: .venv/.development ## Trains, exports, verifies and publishes the bundled
 docs: .venv/.development ## Draws the pictures and writes the tables of the documents anew
 	$(BIN)/python -m benchmarks.masking
 	$(BIN)/python -m benchmarks.padding_picture
+
+rules: .venv/.development ## Writes the pages of the rules of check, docs/rules, from their files
+	$(BIN)/python -m benchmarks.rule_pages
 
 # Pages link to each other and to files as in the repository, so the source of the site is a copy of it.
 SITE := runs/site

@@ -1,10 +1,22 @@
 """The rules of `check`: each file is whole, and what a leak is gets a number."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from benchmarks import rule_pages
 from lengthwise_export.checking import rule
+from tests.support.rule_examples import EXAMPLES, check_example, marked_line
+
+SHORT = ("LW201", "LW401", "LW207", "LW601", "LW801")
+"""The rules of which the daily tests run the examples of torch; the long tests run all."""
+
+
+def examples() -> list:
+    return [
+        pytest.param(*one, marks=() if one[0] in SHORT and one[1] == "torch" else pytest.mark.long) for one in EXAMPLES
+    ]
 
 
 @pytest.mark.parametrize("code", rule.rules())
@@ -61,3 +73,33 @@ def test_an_operator_and_a_change_select_a_rule(kind: str, change, code: str) ->
 )
 def test_a_layer_of_keras_and_its_mask_select_a_rule(kind: str, mask: str | None, code: str) -> None:
     assert rule.select("layers", kind, "padding", mask).code == code
+
+
+def test_a_page_is_what_its_rule_says() -> None:
+    """After a change of a rule: `make rules`."""
+    pages = dict(rule_pages.pages())
+    assert {path.name: path.read_text() for path in pages} == {path.name: text for path, text in pages.items()}
+    assert {path.name for path in rule_pages.FOLDER.iterdir()} == {path.name for path in pages}
+
+
+@pytest.mark.parametrize(("code", "framework"), examples())
+def test_the_bad_example_of_a_rule_leaks_by_it_at_its_line_and_the_good_one_is_sound(
+    code: str, framework: str, tmp_path: Path
+) -> None:
+    bad = check_example(code, framework, "bad", tmp_path)
+    assert bad.verdict == ("leak" if rule.rules()[code].severity == "error" else "warning")
+    assert [leak.code for leak in bad.leaks] == [code]
+    line = marked_line(code, framework)
+    assert (line is None) == (framework != "torch")
+    assert line is None or bad.leaks[0].location.line == line
+    assert check_example(code, framework, "good", tmp_path).verdict == "sound"
+
+
+MENDS = [(code, next(iter(one.examples))) for code, one in rule.rules().items() if one.mend is not None]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("code", "framework"), MENDS)
+def test_the_page_of_a_rule_says_whether_a_mend_cures_its_example(code: str, framework: str, tmp_path: Path) -> None:
+    fix = check_example(code, framework, "bad", tmp_path, suggest=True).fix
+    assert (fix.mendable and fix.verdict == "sound") == rule.rules()[code].mend

@@ -65,8 +65,12 @@ def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES,
     reduces_rows = axes is None or axes[0] in at.reduced
     if not reduces_rows and change in ("neighbours", "order", "lengths"):  # so the steps move it
         change = "padding"
+    elif axes is not None and reduces_rows and change in ("padding", "width", "batch"):  # those of other rows
+        change = "neighbours"
     layout = RIGHT if run is None else run.layout
     kind = "loop" if at.is_loop else at.kind.lower()
+    if change == "width" and run is not None and layout.is_usual and _is_position(at, run):
+        kind = "position"
     entry = rule.select("operators", kind, change, layout=layout.word)
     if names.fix is not None:
         return Cause(entry.why, names.fix, entry.code)
@@ -82,3 +86,9 @@ def explain(at: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES,
     layer = min((name for name in called_as(at) if name.startswith("self.")), key=len, default="layer")
     fix = Template(before + entry.fix).substitute(words, valid=names.valid, layer=layer, inputs="inputs")
     return Cause(entry.why, fix, entry.code)
+
+
+def _is_position(at: Operation, run: Geometry) -> bool:
+    """Whether its output has the steps of a batch, and not its rows, as positions have."""
+    shape = at.outputs[0][1].shape if at.outputs else ()
+    return run.width in shape and run.rows not in shape

@@ -126,7 +126,11 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         if chosen.nan_with and (nan := next((one.before for one in pairs if one.becomes_nan), None)) is not None:
             cause = explain_nan(nan, subject.names, pairing.before)
             differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
-        elif not differing and not located and (another := _another_way(before, after)) is not None:
+        elif (
+            not located
+            and (not differing or change == "batch")  # nothing else moves an answer
+            and (another := _another_way(before, after)) is not None
+        ):
             cause = rules()["LW109"].cause()
             differing = [
                 (replace(another, explained=functools.partial(_always, cause)), _answer_moves(subject, chosen))

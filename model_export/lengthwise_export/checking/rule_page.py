@@ -37,10 +37,12 @@ def as_table() -> str:
 
 def _lines(rule: LeakRule) -> Iterator[str]:
     yield from (f"# {rule.code}: {rule.name}", "", rule.why, "")
-    mend = "" if rule.mend is None else f" `export --mend` {_MENDS[rule.mend]}."
-    yield f"Severity: {rule.severity}.{mend}"
+    mend = "" if rule.mend is None else f" `lengthwise export --mend` {_MENDS[rule.mend]}."
+    yield f"Severity: {rule.severity}.{mend} At one statement, `# lengthwise: ignore[{rule.code}]` leaves it out."
     if rule.cure:
         yield from ("", "## Cure", "", rule.cure)
+    if rule.fix and not rule.examples:
+        yield from ("", "```python", rule.fix.strip("\n"), "```")
     for framework, example in rule.examples.items():
         yield from ("", f"## {FRAMEWORKS[framework]}", "")
         fence = "```" if framework == "onnx" else "```python"
@@ -52,6 +54,8 @@ def _lines(rule: LeakRule) -> Iterator[str]:
 
 
 def _table_lines() -> Iterator[str]:
+    mends = [rule.mend for rule in rules().values() if rule.mend is not None]
+    yield f"There are {len(rules())} rules. Of the {len(mends)} whose example was mended, the mend cures {sum(mends)}."
     group = ""
     for code, rule in rules().items():
         if code[2] != group:
