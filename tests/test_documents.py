@@ -34,6 +34,7 @@ class Page:
 
 PAGES = {
     "README.md": Page(serve=(), here=True),
+    "docs/add-the-check.md": Page(),
     "docs/api.md": Page(serve=("--grpc-port", "8001"), here=True, apart=True),
     "docs/client.md": Page(serve=("--runners", "1")),
     "docs/coming-from.md": Page(),
@@ -60,6 +61,7 @@ DOCUMENTS = sorted(
 )
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 THEIRS = {
+    "docs/add-the-check.md": {"padding-tests"},
     "docs/deployment.md": {"build-arg", "cpus", "repository-url"},
     "docs/engines.md": {"env-manager"},
     "docs/observability.md": {"enable-feature"},

@@ -6,7 +6,7 @@
 | `sh` | commands, or a script of bash; behind a command `# exit 1` is its exit code, `# leak` its verdict |
 | `text` | what the block before prints: of `python` all, of `sh` lines in this order; `...` stands for anything |
 | `json` | the answer of the block before; numbers that are not whole may differ a little |
-| `toml`, `diff` | a spec; a change of a file that the page wrote |
+| `toml`, `diff` | a spec, or the file that its first line names; a change of a file that the page wrote |
 | `console`, `csv`, `yaml` | not run: files, and what needs more than this project or never ends |
 
 Behind a fence that says `long` ("sh long"), a block runs in the long tests only, and behind `shown` never.
@@ -160,6 +160,8 @@ def walk(page: Path, run: PageRun, *, long: bool, sections: Sequence[str] = (), 
             _nothing_is_left(last)
             last = block, run.run(block)
             count += 1
+        elif block.language == "toml" and (named := re.match(r"# (\S+\.toml)\n", block.text)):
+            Path(named[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "toml":
             Spec.from_toml(block.text)
             count += 1
