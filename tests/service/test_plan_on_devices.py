@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.devices import DEVICES, LENGTHS, compared, drawn, planned_loop, true_costs
+from lengthwise.batching import plan as planning
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
@@ -16,6 +17,7 @@ ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: str):
     found = compared(DEVICES[device], drawn(lengths, count=10_000), 64)
     assert found["over_arrival"] >= 0.98  # widths are rounded up to those of a device, by 5 % at most
+    assert found["over_same_shapes"] >= 1 - 1e-9  # nothing else is lost
     assert found["p99_over_arrival"] <= 1.1
 
 
@@ -171,3 +173,25 @@ def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pyte
         pool.add(WaitingSequence(buckets.width_of(length)))
     while pool:
         plan(pool, cost, limits, 0.0)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_decision_looks_at_few_ends_of_batches_however_many_wait(lengths: str, monkeypatch: pytest.MonkeyPatch):
+    cost, limits, buckets = true_costs(DEVICES["in proportion"])
+    looks: list[float] = []
+    within = planning.rows_within
+
+    def counted(times: list[float], most: int, seconds: float) -> int:
+        looks.append(seconds)
+        return within(times, most, seconds)
+
+    monkeypatch.setattr(planning, "rows_within", counted)
+    pool = PendingSequences()
+    for length in drawn(lengths, count=4096):
+        pool.add(WaitingSequence(buckets.width_of(length)))
+    decisions = []
+    while pool:
+        plan(pool, cost, limits, 0.0)
+        decisions.append(len(looks))
+        looks.clear()
+    assert max(decisions) <= 100

@@ -38,7 +38,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice, pairwise
-from operator import add, attrgetter
+from operator import attrgetter, sub
 from typing import Final
 
 from lengthwise.batching.cost import Column, CostTable
@@ -52,20 +52,17 @@ _PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was 
 _PAYS: Final = 1.5  # where batches save a third at least: a row alone costs so many times as much as in the best batch
 _TAIL: Final = 1.1  # times that of order of arrival: more rows than are enough may make a batch so much longer
 _LONGER: Final = 1.05  # the same for who waits past one batch of the widest: rounded widths may take the other half
-# Full batches of the classes are so much of what waits, times the share of padding in order of arrival: more than 1, as
-# rows that are left in a class are for narrower ones. With 2, devices answer up to 1.7 times as many, and the tail of
-# uniform lengths takes 1.3 times that of order of arrival (`benchmarks.devices`).
-_CLASSES: Final = 1.2
+# Full batches of the classes are so much of what waits, times the share of padding in order of arrival. With more, more
+# are answered, and the tail of uniform lengths is longer than `_TAIL` allows (`benchmarks.devices` has both).
+_CLASSES: Final = 1.1
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
 # steps 1.9 times as much at most on a processor (the models of `benchmarks.planning`).
 _MANY_FREE: Final = 6
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen by length
-# A decision is to take 0.3 ms, under the lock of the batcher. It grows with the square of what may be chosen, so
-_MOST_NEAR: Final = 64  # at most so many are chosen from, row by row,
-_PARTS_OF_FULL: Final = 32  # a batch ends at such a part of a full one, or of those that may be chosen, or
-_PARTS_OF_ENOUGH: Final = 4  # so many times that part of the rows that are enough,
-_PARTS_OF_MANY: Final = 8  # and where more are chosen from, at such a part.
+# A decision is to take 0.3 ms, under the lock of the batcher. It grows with the square of where batches may end, so
+_MOST_NEAR: Final = 64  # on a processor at most so many are chosen from, or twice as many,
+_ENDS: Final = 48  # and batches may end at about so many of them.
 _MOST_LATE: Final = 64  # So many deadlines that cannot be met are skipped to find one that can
 
 
@@ -215,10 +212,9 @@ def _by_length(
     exact = 2 * column.enough_rows < full and not many_free  # a batch need not be full to be cheap
     if many_free and pending.refilled:
         return _class_batch(pending, anchor, cost, limits, seconds)
-    one_width = list(islice(pending.near(), 2 * full))
-    if all(each.width == anchor.width for each in one_width):
-        rows = _rows_of_one_width(len(one_width), rows_within(column.seconds, full, seconds), column)
-        return [anchor, *islice((each for each in one_width if each is not anchor), rows - 1)]
+    if all(each.width == anchor.width for each in islice(pending.near(), 2 * full)):
+        rows = _rows_of_one_width(min(len(pending), 2 * full), rows_within(column.seconds, full, seconds), column)
+        return [anchor, *islice((each for each in pending.near() if each is not anchor), rows - 1)]
     if exact:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
@@ -349,24 +345,22 @@ def _batch_around(
 ) -> tuple[int, int]:
     """Where the batch with `widths[index]` in it begins and ends, in a cheapest partition of ascending widths.
 
-    Where many wait and many rows are enough, batches end at the end of a width, or at every few from the widest.
+    Of many, a batch ends at one of every few: before the largest step in width.
     """
     columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
-    enough = cost.column(widths[-1], limits.rows).enough_rows
-    parts = _PARTS_OF_FULL if len(widths) <= 2 * _MOST_NEAR else _PARTS_OF_MANY
-    few = min(rows_within(*columns[widths[-1]], seconds), len(widths), _PARTS_OF_ENOUGH * enough) // parts
+    few = max(1, round(len(widths) / _ENDS))
+    # Of these on, a batch has not as many rows as may be between two ends.
+    short = bisect_left(widths, True, key=lambda width: rows_within(*columns[width], seconds) < 2 * few - 1)
+    wider = [0, *map(sub, islice(widths, 1, None), widths)].__getitem__  # than the one before, in steps
+    parts = (range(end, min(end + few, short)) for end in range(1, short, few))
     # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best, begins, first = [0], [0.0], [0], 0
-    of_width = (end for end in range(1, len(widths)) if widths[end - 1] < widths[end])
-    for end in sorted({*range(len(widths), 0, -max(1, few)), *of_width}):
+    for end in (*(max(part, key=wider) for part in parts), *range(max(1, short), len(widths) + 1)):
         times, limit = columns[widths[end - 1]]
         least = min(ends[-1], end - rows_within(times, limit, seconds))
         while ends[first] < least:
             first += 1
-        if few <= 1:  # batches may begin anywhere
-            seconds_of = [*map(add, best[first:], times[end - first : 0 : -1])]
-        else:
-            seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]
+        seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]
         best.append(min(seconds_of))
         begins.append(ends[first + seconds_of.index(best[-1])])
         ends.append(end)
