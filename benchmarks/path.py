@@ -7,8 +7,8 @@
 - **training**: `lengthwise train` of a small LSTM, two epochs of 60 records.
 
 Python's profiler follows every thread. Counted are the Python functions of this project that are entered;
-comprehensions and generators belong to the function around them. Calls into C and into other packages are not counted,
-nor what other processes do. Files stand in the order in which they were first entered.
+comprehensions and generators belong to the function around them. Calls into C, templates and other packages are not
+counted, nor what other processes do. Files stand in the order in which they were first entered.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -84,6 +85,8 @@ class Followed:
         """For `sys.setprofile`."""
         code = frame.f_code
         if not self.on or event != "call" or not code.co_filename.startswith(ROOTS):
+            return
+        if not code.co_filename.endswith(".py"):  # a template, which Jinja compiles
             return
         if code.co_name not in _PARTS and code.co_qualname not in _NOT_OF_A_REQUEST:
             self.calls.append((code.co_filename, code.co_qualname))
@@ -155,8 +158,9 @@ def _command(followed: Followed, *arguments: object) -> None:
     """Runs a command of `lengthwise`; its modules are imported before, as what they do then is not of the flow."""
     for package in (lengthwise, lengthwise_export):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(("lengthwise.engines.", "lengthwise.__main__")):
-                importlib.import_module(module.name)
+            if not module.name.startswith("lengthwise.__main__"):
+                with suppress(ModuleNotFoundError):  # one of an extra that is not installed is not of the flow
+                    importlib.import_module(module.name)
     followed.on = True
     code = lengthwise_command.main([str(argument) for argument in arguments], standalone_mode=False)
     followed.on = False

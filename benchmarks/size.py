@@ -1,10 +1,11 @@
 """Counts what has to be read, held and run: `python -m benchmarks.size`.
 
-`size.toml` has the bounds, and `tests/test_size.py` holds those that need no run. Code is bounded by its statements:
-those of Python by its parser, without docstrings, and those of C by their semicolons. Lines are printed for
-information, so a docstring, a comment, a blank line or a test costs nothing. A bound that rises says why beside it;
-`--tighten` lowers each bound to the figure of today, and keeps what is said beside it. Paths (the files and calls of a
-warm request, an export and a training) are followed in processes of their own; see `path`.
+`size.toml` has the bounds, which `tests/test_size.py` holds: those of flows, which have to run, among the long tests.
+Code is bounded by its statements: those of Python by its parser, without docstrings, and those of C by their
+semicolons. Lines are printed for information, so a docstring, a comment, a blank line or a test costs nothing. A bound
+that rises says why beside it; `--tighten` lowers each bound to the figure of today, and keeps what is said beside it.
+Flows (the files and calls of a warm request, an export and a training) are followed in processes of their own; see
+`path`.
 
 A room is a folder of a package, or a module beside the folders. An arrow is an import from one room to another,
 without those for annotations only. Floors are the rooms of the longest chain of imports, without hooks.
@@ -72,15 +73,12 @@ def figures() -> dict[str, int]:
     return found
 
 
-def paths() -> dict[str, int]:
-    """The files and calls of each flow, each followed in a process of its own."""
-    found = {}
-    for flow in FLOWS:
-        command = [sys.executable, "-m", "benchmarks.path", flow, "--json"]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-        counted = json.loads(done.stdout.splitlines()[-1])
-        found |= {f"files of one {flow}": counted["files"], f"calls of one {flow}": counted["calls"]}
-    return found
+def path(flow: str) -> dict[str, int]:
+    """The files and calls of a flow, followed in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.path", flow, "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    counted = json.loads(done.stdout.splitlines()[-1])
+    return {f"files of one {flow}": counted["files"], f"calls of one {flow}": counted["calls"]}
 
 
 def bounds() -> dict[str, int]:
@@ -205,7 +203,9 @@ def floors(graph: Graph, above: Set[str] = frozenset()) -> int:
 @click.option("--tighten", is_flag=True, help="Lower the bounds to the figures of today.")
 def main(tighten: bool) -> None:
     """Counts statements, lines, rooms, options, and what each flow enters, beside their bounds."""
-    found, most = {**figures(), **paths()}, bounds()
+    found, most = figures(), bounds()
+    for flow in FLOWS:
+        found |= path(flow)
     rows = [(name, f"{value:,}", f"{most[name]:,}" if name in most else "-") for name, value in found.items()]
     click.echo(pages.table(("figure", "today", "at most"), rows))
     if tighten:

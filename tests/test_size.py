@@ -1,4 +1,4 @@
-"""What the project may grow to: the figures that need no run, against the bounds in `benchmarks/size.toml`."""
+"""What the project may grow to: its figures against the bounds in `benchmarks/size.toml`."""
 
 import ast
 from graphlib import CycleError
@@ -22,6 +22,14 @@ def test_every_bound_but_those_of_the_paths_has_a_figure(figures: dict[str, int]
     counted = {name for name in size.bounds() if not name.startswith(("files of one", "calls of one"))}
     assert counted <= {*figures}
     assert not any(name.startswith("lines of") for name in counted)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flow", size.FLOWS)
+def test_no_flow_enters_more_files_and_functions_than_its_bounds(flow: str) -> None:
+    counted, bounds = size.path(flow), size.bounds()
+    assert len(counted) == 2
+    assert {name: count for name, count in counted.items() if count > bounds[name]} == {}
 
 
 def test_docstrings_and_comments_are_no_statements(tmp_path: Path) -> None:
