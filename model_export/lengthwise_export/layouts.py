@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,29 @@ from lengthwise.padding import PaddedBatch, Steps, step_mask
 from lengthwise_export.options import Packing, PaddingSide
 
 Array = NDArray[Any]
+
+PackedRole = Literal["mask", "padding-mask", "positions", "segments", "borders", "max-length"]
+"""What an argument of a module, or an input of a graph, is beside the steps."""
+
+ROLE_OF: Final[Mapping[Packing, PackedRole]] = {
+    "cu_seqlens": "borders",
+    "position_ids": "positions",
+    "segment_ids": "segments",
+}
+_NAMES: Final[Mapping[PackedRole, str]] = {
+    "max-length": r"max_?(seq_?)?len(gth)?s?(_[qk])?",
+    "borders": r"cu(m|mulative)?_?(seq_?)?len(gth)?s?(_[qk])?|offsets|indptr|borders|boundaries",
+    "positions": r"pos(ition)?(_?ids?|s)?",
+    "segments": r"(seg(ment)?|seq(uence)?|doc(ument)?|sample|pack)_?(ids?|idx|ind(ex|ices))|segments|documents",
+    "padding-mask": r".*pad.*mask.*",
+    "mask": r".*mask.*",
+}
+"""By which names, in the order in which they are tried: those of flash-attention, Hugging Face and Mamba among them."""
+
+
+def role_of(name: str) -> PackedRole | None:
+    """What an argument or an input of this name is; None if the name does not tell."""
+    return next((role for role, names in _NAMES.items() if re.fullmatch(names, name.lower())), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +56,17 @@ class ArrangedSteps:
     positions: NDArray[np.int64]  # `[rows, width]`: that of each step in its sequence, from 0
     segments: NDArray[np.int64]  # `[rows, width]`: the number of the step's sequence, from 1; 0 is padding
     borders: NDArray[np.int32]  # `[sequences + 1]`, from 0: where each sequence ends in a packed row
+
+    def by_role(self) -> dict[PackedRole, Array]:
+        """What a model may get beside the steps."""
+        return {
+            "mask": self.valid,
+            "padding-mask": ~self.valid,
+            "positions": self.positions,
+            "segments": self.segments,
+            "borders": self.borders,
+            "max-length": np.array(np.diff(self.borders).max()),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,18 +322,25 @@ def _leading(
 ) -> list[tuple[Operation, float]]:
     """The operations that differ, in order; of a size or an index, if it influences an answer that differs."""
     apart = [pair.apart(pairing) for pair in pairs]
-    needed = set(answers)
+    needed, is_usual = set(answers), pairing.before.layout.is_usual
     leads = [False] * len(pairs)
     for index in range(len(pairs) - 1, -1, -1):
         operation, moved_by = pairs[index].before, apart[index]
+        # Where a sequence begins is another number in each batch, and right; but not what is counted over a row.
+        is_index = bool(operation.outputs) and _is_size_or_index(operation)
+        if not is_usual and is_index and not pairs[index].is_counted:
+            continue
         if operation.gives & needed and (moved_by is None or moved_by > tolerance):
             needed |= operation.inputs
             leads[index] = True
-    return [
-        (pair.before, moved_by)
+    differing = [
+        (pair.before, moved_by, leading)
         for pair, moved_by, leading in zip(pairs, apart, leads, strict=True)
         if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(pair.before))
     ]
+    # Angles of positions are others wherever a sequence begins; attention that is relative takes that out again.
+    leading_alone = [] if is_usual else [one for one in differing if one[2]]
+    return [(operation, moved_by) for operation, moved_by, _ in leading_alone or differing]
 
 
 _PARTS: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})

@@ -17,7 +17,7 @@ from lengthwise.verification.random_sequences import ULPS
 from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
-from lengthwise_export.layouts import RIGHT, StepLayout
+from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
 from lengthwise_export.onnx_graphs.protos import constants_of, names_in, reaching
@@ -35,9 +35,9 @@ class OnnxSubject:
     state: Final = None  # a graph has no state
     names: Final = DEFAULT_NAMES  # those of the module that it was exported from are not known
 
-    def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False, layout: StepLayout = RIGHT) -> None:
+    def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False, layout: StepLayout | None = None) -> None:
         self._one_by_one = one_by_one
-        self.layout = layout
+        self.layout = layout or graph.layout
         self.steps = graph.steps
         self.sizes = frozenset(int(size) for weights in graph.graph.graph.initializer for size in weights.dims)
         self._external = graph
@@ -97,6 +97,8 @@ class OnnxSubject:
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same graph, with its inputs interpreted in other ways that the user may have meant."""
         names = self._external.names
+        if self.layout.packed is not None:
+            return
         ways: dict[str, dict[str, Any]] = {}
         if names.mask is not None:
             is_valid = names.mask_marks == "valid"
@@ -136,7 +138,7 @@ class OnnxSubject:
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-        return inputs_of(self._session, self._external.names, batch, self.layout)
+        return inputs_of(self._session, self._external.names, batch, self.layout, self._external.others)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         logits, *attention = self._run(self._session, self._outputs, self._inputs(batch))

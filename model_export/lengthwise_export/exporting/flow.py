@@ -148,8 +148,7 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     name = targets.named(target)
     try:
         stated = padding_side.stated_layout(options)
-        packed = stated if stated is not None and stated.packed else None
-        read = targets.read(target, options, blind=options.suggest, packed=packed)
+        read = targets.read(target, options, blind=options.suggest, layout=stated)
         read = padding_side.in_its_layout(read, stated, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)

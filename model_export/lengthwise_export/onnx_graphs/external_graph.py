@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import onnx
@@ -19,6 +19,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.layouts import RIGHT, ROLE_OF, PackedRole, StepLayout, role_of
 from lengthwise_export.onnx_graphs.probing import (
     GraphValue,
     ReadingTrial,
@@ -54,10 +55,16 @@ class ExternalGraph:
     per_step: bool
     # Whether it takes the steps alone. Then `names.lengths` is a name that the graph does not have yet
     blind: bool = False
+    others: Mapping[str, PackedRole] = field(default_factory=dict)  # Further inputs, which the service does not feed
+    layout: StepLayout = RIGHT
 
 
-def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = False) -> ExternalGraph:
+def read_graph(
+    graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = False, takes_positions: bool = False
+) -> ExternalGraph:
     """Finds the roles of a graph's inputs; a `blind` graph may take the steps alone.
+
+    `takes_positions`: whether it may have an input for the position of each step, which a check feeds.
 
     Raises:
         UncheckableError: It has neither lengths nor a mask, a frozen axis, or answers that are not float32.
@@ -68,9 +75,13 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
     logits = logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output)
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
+    others: dict[str, PackedRole] = {}
+    if takes_positions:
+        others = {value.name: "positions" for value in inputs if role_of(value.name) == "positions"}
+        inputs = [value for value in inputs if value.name not in others]
     _require_readable(inputs, hints, blind=blind)
     new_lengths = _unused_name(graph) if blind else None
-    reader = _Reader(graph, inputs, hints)
+    reader = _Reader(graph, inputs, hints, others)
     readings = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
     names = [names for names in readings if agrees(names, inputs, logits)]
     reader.require_dynamic_axes(names)
@@ -100,7 +111,52 @@ def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = Fa
         classes=shape[-1],
         per_step=len(shape) == 3,
         blind=len(inputs) == 1,
+        others=others,
     )
+
+
+def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: StepLayout) -> ExternalGraph:
+    """Finds the roles of the inputs of a graph that takes packed rows, by their names.
+
+    Raises:
+        UncheckableError: An input has no known role, or no form of the answer is that of packed rows.
+        ConfigurationError: No input tells the borders, by its name or by the option.
+    """
+    weights = {initializer.name for initializer in graph.graph.initializer}
+    inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
+    wanted = ROLE_OF[layout.packed or "cu_seqlens"]
+    others = {value.name: role for value in inputs if (role := role_of(value.name)) is not None}
+    if layout.packed_input is not None:
+        others = {name: role for name, role in others.items() if role != wanted} | {layout.packed_input: wanted}
+    others.pop(hints.values or "", None)
+    if wanted not in others.values() or not others.keys() <= {value.name for value in inputs}:
+        raise ConfigurationError(
+            f"the graph takes {listed(inputs)}, and none is {layout.packed} by its name: name one with --packed-input"
+        )
+    steps, *more = [value for value in inputs if value.name not in others] or inputs
+    if more or steps.name in others:
+        raise UncheckableError(f"the graph takes {listed(inputs)}: steps must be one input, beside {', '.join(others)}")
+    is_float = steps.element.startswith("float")
+    names = GraphNames(
+        sequences=steps.name,
+        lengths=None,
+        mask="mask",  # one of the graph is among the others
+        logits=logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output).name,
+    )
+    reader = _Reader(graph, inputs, hints, others)
+    kind = reader.packed_steps(steps) if is_float else reader.vocabulary_of(steps.name)
+    known_sizes = frozenset(int(size) for weight in graph.graph.initializer for size in weight.dims)
+    layout = replace(layout, has_rows_axis=steps.rank == (3 if is_float else 2), known_sizes=known_sizes)
+    graph = with_int64_tokens(graph, steps.name)
+    tried = ReadingTrial(open_session(graph), names, kind, others, layout)
+    shape = tried.shape_at_some_width()
+    if shape is None:
+        raise UncheckableError(
+            f"the inputs {listed(inputs)} do not run as packed rows, or the answer is neither [sequences, classes] nor "
+            f"[1, steps, classes]: {tried.error() or 'it has another shape'}"
+        )
+    layout = replace(layout, per_step=len(shape) == 3)
+    return ExternalGraph(graph, kind, names, shape[-1], len(shape) == 3, others=others, layout=layout)
 
 
 class _RunningReading(NamedTuple):
@@ -117,11 +173,12 @@ class _Reader:
     graph: onnx.ModelProto
     inputs: list[GraphValue]
     hints: TargetOptions
+    others: Mapping[str, PackedRole]
 
     def opened(self, names: GraphNames) -> ReadingTrial:
         """A session to try a reading with; for tokens, a vocabulary of 2 is enough."""
         session = open_session(with_int64_tokens(self.graph, names.sequences))
-        return ReadingTrial(session, names, self.probed(names))
+        return ReadingTrial(session, names, self.probed(names), self.others)
 
     def running(self, names: GraphNames) -> _RunningReading | None:
         """A reading that runs, with the classes before or behind the steps; None if it does not run."""
@@ -157,14 +214,30 @@ class _Reader:
         return StepInput(features=own)
 
     def steps(self, tried: ReadingTrial) -> StepInput:
-        """The kind of a step; that of tokens with the rows of the embedding table that they index directly.
-
-        Raises:
-            ConfigurationError: The graph takes token ids, and neither it nor an option says how many there are.
-        """
+        """The kind of a step."""
         if tried.steps.kind == "values":
             return tried.steps
-        tokens, vocabulary = tried.names.sequences, self.hints.vocabulary
+        return self.vocabulary_of(tried.names.sequences)
+
+    def packed_steps(self, steps: GraphValue) -> StepInput:
+        """The values of a step of packed rows.
+
+        Raises:
+            ConfigurationError: The last axis is dynamic, and no option says how many there are.
+        """
+        axis = steps.axes[-1] if steps.rank > 1 else 1
+        features = axis if isinstance(axis, int) else self.hints.features
+        if features is None:
+            raise ConfigurationError(f"{steps} has a dynamic number of features: pass it with --features")
+        return StepInput(features=features)
+
+    def vocabulary_of(self, tokens: str) -> StepInput:
+        """Token ids, as many as the rows of the embedding table that they index directly.
+
+        Raises:
+            ConfigurationError: Neither the graph nor an option says how many there are.
+        """
+        vocabulary = self.hints.vocabulary
         tables = {table.name: int(table.dims[0]) for table in self.graph.graph.initializer if table.dims}
         gathers = (node.input for node in self.graph.graph.node if node.op_type == "Gather")
         read = (tables[table] for table, indices in gathers if indices == tokens and table in tables)

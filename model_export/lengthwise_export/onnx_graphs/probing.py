@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.layouts import RIGHT, StepLayout
+from lengthwise_export.layouts import RIGHT, PackedRole, StepLayout
 from lengthwise_export.onnx_graphs.protos import refill
 from lengthwise_export.options import ONE_VALUE_HINT, TargetOptions
 
@@ -199,13 +199,24 @@ def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProt
 
 
 def inputs_of(
-    session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch, layout: StepLayout = RIGHT
+    session: onnxruntime.InferenceSession,
+    names: GraphNames,
+    batch: PaddedBatch,
+    layout: StepLayout = RIGHT,
+    others: Mapping[str, PackedRole] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The inputs of a graph for a batch `[rows, width, features]`; no lengths if the graph does not take them yet."""
-    names_of_inputs = {value.name for value in session.get_inputs()}
+    taken = {value.name: value for value in session.get_inputs()}
     arranged = layout.arrange(batch)
     inputs = feed(names, PaddedBatch(arranged.steps, batch.lengths), arranged.valid)
-    return {name: values for name, values in inputs.items() if name in names_of_inputs}
+    if not layout.has_rows_axis:
+        inputs[names.sequences] = inputs[names.sequences][0]
+    for name, role in (others or {}).items():
+        value, element = arranged.by_role()[role], taken[name].type.removeprefix("tensor(").removesuffix(")")
+        if len(taken[name].shape) == 1:
+            value = value.reshape(-1)
+        inputs[name] = value.astype({"float": "float32", "double": "float64"}.get(element, element))
+    return {name: values for name, values in inputs.items() if name in taken}
 
 
 # Different sizes, so that rows and width cannot be confused.
@@ -222,17 +233,21 @@ class ReadingTrial:
     session: onnxruntime.InferenceSession
     names: GraphNames
     steps: StepInput
+    others: Mapping[str, PackedRole] = field(default_factory=dict)
+    layout: StepLayout = RIGHT
 
     def answer(self, batch: PaddedBatch) -> NDArray[Any] | str:
         """The logits `[rows, classes]` or `[rows, width, classes]` for a batch; or what onnxruntime raises."""
         try:
-            (answer,) = self.session.run([self.names.logits], inputs_of(self.session, self.names, batch))
+            inputs = inputs_of(self.session, self.names, batch, self.layout, self.others)
+            (answer,) = self.session.run([self.names.logits], inputs)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             return str(error).strip().split("\n")[0]
         logits: NDArray[Any] = answer
         if self.names.time_first and logits.ndim == 3:
             logits = logits.swapaxes(0, 1)
-        return logits.swapaxes(1, 2) if self.names.classes_first and logits.ndim == 3 else logits
+        logits = logits.swapaxes(1, 2) if self.names.classes_first and logits.ndim == 3 else logits
+        return self.layout.restore(logits, batch)
 
     def shape(self, rows: int = _ROWS, width: int = _WIDTH) -> tuple[int, ...] | None:
         """The shape of the logits for a small batch; None if it raises or the shape is wrong."""

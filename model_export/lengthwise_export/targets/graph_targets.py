@@ -12,14 +12,17 @@ from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import trained
 from lengthwise_export.checking.report import promise_text
 from lengthwise_export.checking.trace_onnx import OnnxSubject
-from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
+from lengthwise_export.layouts import StepLayout
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph, read_packed_graph
 from lengthwise_export.onnx_graphs.protos import labels_in
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check_options_agree, labels_of
 
 
-def read_model(text: str, model: onnx.ModelProto | None, options: TargetOptions, blind: bool) -> GraphTarget:
-    """The target of `model`, or without one of the ONNX file `text`.
+def read_model(
+    text: str, model: onnx.ModelProto | None, options: TargetOptions, blind: bool, layout: StepLayout | None = None
+) -> GraphTarget:
+    """The target of `model`, or without one of the ONNX file `text`; `layout` is that of a check, if it is stated.
 
     Raises:
         ConfigurationError: The file cannot be read as ONNX, or holds no graph.
@@ -34,7 +37,10 @@ def read_model(text: str, model: onnx.ModelProto | None, options: TargetOptions,
             raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
-    reading = read_graph(proto, options, blind=blind)
+    if layout is not None and layout.packed is not None:
+        reading = read_packed_graph(proto, options, layout)
+    else:
+        reading = read_graph(proto, options, blind=blind, takes_positions=layout is not None)
     labels = labels_of(text, options, reading.classes)
     own = labels_in(proto)
     if own is not None and len(own) == reading.classes:

@@ -35,15 +35,15 @@ FORMS = (
 
 
 def read(
-    source: TargetSource, options: TargetOptions, *, blind: bool = False, packed: StepLayout | None = None
+    source: TargetSource, options: TargetOptions, *, blind: bool = False, layout: StepLayout | None = None
 ) -> Target:
     """Reads a TARGET: a text, a torch module or an ONNX graph.
 
     A module is not copied: it is put into evaluation mode, and the weights of `options.checkpoint` are loaded into it.
     A `blind` model may take the steps alone, because it is to be mended; one that takes lengths or a mask gets them all
-    the same, unless `options.second` is `none`. `packed` is the layout of the packed rows that the model takes, None
-    for padded ones. A ConfigurationError if it cannot be loaded or an option contradicts it, an UncheckableError if it
-    takes neither lengths nor a mask.
+    the same, unless `options.second` is `none`. `layout` is that of a check, if the user
+    states one. A ConfigurationError if it cannot be loaded or an option contradicts it, an UncheckableError if it takes
+    neither lengths nor a mask.
     """
     text = named(source)
     if is_address(source):
@@ -60,7 +60,7 @@ def read(
         from lengthwise_export.targets import graph_targets  # brings onnx along, which a torch module does without
 
         if kind == "onnx":
-            target = graph_targets.read_model(text, source if _is_graph(source) else None, options, blind)
+            target = graph_targets.read_model(text, source if _is_graph(source) else None, options, blind, layout)
         else:
             target = graph_targets.read_directory(text, options)
     elif kind == "keras":
@@ -73,7 +73,7 @@ def read(
         with one_torch_thread():
             if kind == "module":
                 module: Any = source if is_object else torch_targets.module_of(text)
-                target = torch_targets.read_module(text, module, options, blind=blind, packed=packed)
+                target = torch_targets.read_module(text, module, options, blind=blind, layout=layout)
             else:
                 target = (torch_targets.read_spec if kind == "spec" else torch_targets.read_checkpoint)(text, options)
     return dataclasses.replace(target, is_object=is_object)

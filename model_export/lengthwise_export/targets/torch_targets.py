@@ -178,11 +178,11 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
 
 
 def read_module(
-    text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False, packed: StepLayout | None = None
+    text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False, layout: StepLayout | None = None
 ) -> TorchTarget:
     """A user's module. Its signature shows how to call it, its layers show the kind of a step.
 
-    `packed`: the layout of the packed rows that it takes; None for padded rows.
+    `layout` is that of a check, if the user states one.
 
     Raises:
         ConfigurationError: The module is TorchScript, or its weights are not on the CPU.
@@ -207,8 +207,8 @@ def read_module(
 
         notices = checkpoint.load(module, weights)
     how = {"numbers": options.features is not None, "channels_first": options.channels_first}
-    if packed is not None:
-        signature = read_packed_signature(module, packed, **how)
+    if layout is not None and layout.packed is not None:
+        signature = read_packed_signature(module, layout, **how)
     else:
         signature = read_signature(module, second=options.second, time_first=options.time_first, blind=blind, **how)
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
@@ -218,7 +218,7 @@ def read_module(
             "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
         )
     state = ModuleState(in_evaluation(module))
-    find_steps = read_steps if packed is None else read_packed_steps
+    find_steps = read_packed_steps if signature.layout.packed else read_steps
     subject, shape = find_steps(text, module, options, signature, output_selector(options.output), state)
     if signature.second == "none":
         require_order_of_axes(text, subject)

@@ -71,17 +71,14 @@ class CallSignature:
     def arguments_for(self, batch: PaddedBatch) -> dict[Role, Any]:
         """The arguments of a call for a batch, by role, in the layout that the module takes; the steps are a copy."""
         arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
-        valid = torch.tensor(arranged.valid)
+        own = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
         arguments: dict[Role, Any] = {
-            **self.arguments_of(torch.tensor(arranged.steps), lengths, valid),
-            "positions": torch.tensor(arranged.positions),
-            "segments": torch.tensor(arranged.segments),
+            **{role: torch.tensor(value) for role, value in arranged.by_role().items()},
+            **({"steps": own["steps"]} if self.layout.packed else own),
         }
-        if self.layout.packed is not None:
-            arguments |= {"mask": valid, "padding-mask": ~valid}
         if not self.layout.has_rows_axis:
-            arguments = {role: value[0] for role, value in arguments.items()}
-        return arguments | {"borders": torch.tensor(arranged.borders), "max-length": int(batch.lengths.max())}
+            arguments = {role: value[0] if value.dim() > 1 else value for role, value in arguments.items()}
+        return arguments | {"max-length": int(arguments["max-length"])}
 
     def arguments_of(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
         """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""

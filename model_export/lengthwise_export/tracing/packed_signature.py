@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import re
-from typing import Final
 
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.layouts import StepLayout
-from lengthwise_export.options import Packing
+from lengthwise_export.layouts import ROLE_OF, StepLayout, role_of
 from lengthwise_export.tracing.call_signature import (
     CallSignature,
     Role,
@@ -19,29 +16,6 @@ from lengthwise_export.tracing.call_signature import (
     require_no_more,
     steps_among,
 )
-
-ROLE_OF: Final[dict[Packing, Role]] = {
-    "cu_seqlens": "borders",
-    "position_ids": "positions",
-    "segment_ids": "segments",
-}
-_NAMES: Final[tuple[tuple[Role, str], ...]] = (
-    ("max-length", r"max_?(seq_?)?len(gth)?s?(_[qk])?"),
-    (
-        "borders",
-        r"cu_?(seq_?)?len(gth)?s?(_[qk])?|cum(ulative)?_?(seq_?)?len(gth)?s?|offsets|indptr|borders|boundaries",
-    ),
-    ("positions", r"pos(ition)?(_?ids?|s)?"),
-    ("segments", r"(seg(ment)?|seq(uence)?|doc(ument)?|sample|pack)_?(ids?|idx|ind(ex|ices))|segments|documents"),
-    ("padding-mask", r".*pad.*mask.*"),
-    ("mask", r".*mask.*"),
-)
-"""What an argument of a name is, of a module or a graph: as flash-attention, Hugging Face and Mamba call them."""
-
-
-def role_of(name: str) -> Role | None:
-    """What an argument or an input of this name is in a packed call; None if the name does not tell."""
-    return next((role for role, names in _NAMES if re.fullmatch(names, name.lower())), None)
 
 
 def read_packed_signature(
