@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lengthwise_export.checking.rule import rules
 from lengthwise_export.testing.padding_tests import watched
 from tests.support.extras import ROOT
 
@@ -176,6 +177,16 @@ def test_a_padding_test_that_cannot_fail_fails_with_its_rule(judged: dict[str, t
 @pytest.mark.parametrize("case", COULD_FAIL)
 def test_a_padding_test_that_could_fail_passes(judged: dict[str, tuple[str, str]], case: str) -> None:
     assert judged[COULD_FAIL[case]] == ("passed", "")
+
+
+@pytest.mark.parametrize("code", ["LW001", "LW002"])
+def test_the_bad_example_of_a_rule_could_not_fail_and_the_good_one_fails_by_itself(code: str, tmp_path: Path) -> None:
+    for which, told in (("bad", True), ("good", False)):
+        text = rules()[code].examples["pytest"][which]
+        outcomes, output = run(tmp_path, text, "--padding-tests")
+        assert outcomes == {"test_padding_is_ignored": "failed"}
+        assert (f"{code} " in output) == told
+        assert ("Tensor-likes are not close" in output) != told
 
 
 def test_an_option_watches_the_tests_whose_names_match(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import onnx.parser
 import lengthwise_export
 from lengthwise_export.checking.rule import rules
 
-EXAMPLES = [(code, framework) for code, rule in rules().items() for framework in rule.examples]
-"""The rule and the framework of each example."""
+EXAMPLES = [(code, framework) for code, rule in rules().items() for framework in rule.examples if framework != "pytest"]
+"""The rule and the framework of each example of a model; the plugin of pytest runs those of tests."""
 
 
 def check_example(code: str, framework: str, which: str, folder: Path, **options: Any) -> lengthwise_export.CheckReport:

@@ -7,8 +7,13 @@ from typing import Final
 
 from lengthwise_export.checking.rule import LeakRule, rules
 
-FRAMEWORKS: Final = {"torch": "torch", "keras": "Keras", "onnx": "ONNX"}
-"""The frameworks of examples, as pages name them."""
+FRAMEWORKS: Final = {
+    "torch": ("torch", "Leaks", "Sound"),
+    "keras": ("Keras", "Leaks", "Sound"),
+    "onnx": ("ONNX", "Leaks", "Sound"),
+    "pytest": ("pytest", "Passes whatever the model does", "Fails where the model reads padding"),
+}
+"""The frameworks of examples, and their bad and good ones, as pages name them."""
 
 _GROUPS: Final = {
     "0": "Tests of padding",
@@ -38,16 +43,18 @@ def as_table() -> str:
 def _lines(rule: LeakRule) -> Iterator[str]:
     yield from (f"# {rule.code}: {rule.name}", "", rule.why, "")
     mend = "" if rule.mend is None else f" `lengthwise export --mend` {_MENDS[rule.mend]}."
-    yield f"Severity: {rule.severity}.{mend} At one statement, `# lengthwise: ignore[{rule.code}]` leaves it out."
+    comment = f" At one statement, `# lengthwise: ignore[{rule.code}]` leaves it out."
+    yield f"Severity: {rule.severity}.{mend}{'' if 'pytest' in rule.examples else comment}"
     if rule.cure:
         yield from ("", "## Cure", "", rule.cure)
     if rule.fix and not rule.examples:
         yield from ("", "```python", rule.fix.strip("\n"), "```")
     for framework, example in rule.examples.items():
-        yield from ("", f"## {FRAMEWORKS[framework]}", "")
+        title, bad, good = FRAMEWORKS[framework]
+        yield from ("", f"## {title}", "")
         fence = "```" if framework == "onnx" else "```python"
-        yield from ("Leaks:", "", fence, example["bad"].strip("\n"), "```", "")
-        yield from ("Sound:", "", fence, example["good"].strip("\n"), "```")
+        yield from (f"{bad}:", "", fence, example["bad"].strip("\n"), "```", "")
+        yield from (f"{good}:", "", fence, example["good"].strip("\n"), "```")
     if rule.see:
         yield from ("", "## See", "", *(f"- <{address}>" for address in rule.see))
     yield ""
