@@ -81,6 +81,8 @@ class StepLayout:
     # Packed, whether the model answers each step; None if that is not known yet
     per_step: bool | None = None
     known_sizes: frozenset[int] = frozenset()  # A packed row with padding has another number of steps
+    pad_id: int | None = None  # The token id that callers write into padding; None if padding may hold any
+    is_pad_id_of_steps: bool = False  # Whether valid steps may have that id, too
 
     @property
     def is_usual(self) -> bool:
@@ -128,6 +130,8 @@ class StepLayout:
 
     def arrange(self, batch: PaddedBatch) -> ArrangedSteps:
         """What a model gets for a batch. The padding of the batch fills that of a packed row."""
+        if self.pad_id is not None:
+            batch = self._with_pad_id(batch, self.pad_id)
         lengths, valid = batch.lengths, self.valid(batch.lengths, batch.width)
         borders = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
         numbers = np.arange(1, batch.rows + 1)
@@ -142,6 +146,13 @@ class StepLayout:
         counted = [np.arange(length) for length in lengths] + [np.arange(behind) % lengths.max()]
         segments = np.concatenate((np.repeat(numbers, lengths), np.zeros(behind, dtype=np.int64)))
         return ArrangedSteps(steps[None], valid, np.concatenate(counted)[None], segments[None], borders)
+
+    def _with_pad_id(self, batch: PaddedBatch, pad_id: int) -> PaddedBatch:
+        """The batch with this id at padding, and with another one at valid steps that may not have it."""
+        is_step = step_mask(batch.lengths, batch.width)
+        is_taken = is_step & (batch.steps == pad_id) & (not self.is_pad_id_of_steps)
+        steps = np.where(is_taken, pad_id - 1 if pad_id else 1, np.where(is_step, batch.steps, pad_id))
+        return PaddedBatch(steps.astype(np.int64), batch.lengths)
 
     def restore(self, answer: Array, batch: PaddedBatch, *, has_classes: bool = True) -> Array:
         """A model's answer as `[rows, classes]` or `[rows, width, classes]` of the batch; unchanged if it is neither.

@@ -157,6 +157,17 @@ class CheckOptions(TargetOptions):
         default=None,
         description="Leave out these rules, as a comment `# lengthwise: ignore[LW204]` does at one statement.",
     )
+    pad_id: int | None = Field(
+        default=None,
+        ge=0,
+        description="The token id that callers always write into padding: no other is tried there. Without "
+        "--vocabulary, valid steps have other ids.",
+    )
+    train: bool = Field(
+        default=False,
+        description="Check a torch module in training mode, without dropout: does padding reach batch statistics? "
+        "Other rows do by design, so they are not tried.",
+    )
     suggest: bool = Field(
         default=False,
         description="If padding reaches an answer, or the model takes no lengths, show what `export --mend` would "

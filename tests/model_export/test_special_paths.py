@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lengthwise_export
+from lengthwise.errors import ConfigurationError
 from lengthwise_export.checking.report import Report
 
 
@@ -249,3 +250,124 @@ def test_a_path_for_one_row_is_no_mask_skipped_for_equal_lengths() -> None:
         return h.amax(1) if len(h) == 1 else usual(self, h, valid, lengths)
 
     assert codes(judged(pooling(pool))) != ["LW104"]
+
+
+class Tokens(nn.Module):
+    """Embeddings and a mean over what `read` makes of the ids and the valid steps."""
+
+    VOCABULARY = 30
+
+    def __init__(self, read) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(self.VOCABULARY, 6)
+        self.head = nn.Linear(6, 2)
+        self.read = read
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        read = self.read(ids, torch.arange(ids.size(1)) < lengths[:, None])[..., None]
+        return self.head((self.table(ids) * read).sum(1) / read.sum(1).clamp(min=1))
+
+
+def by_id(number: int):
+    return Tokens(lambda ids, valid: ids != number)
+
+
+@pytest.mark.parametrize("number", [0, 1, 29])
+def test_padding_that_is_recognised_by_its_id_leaks(number: int) -> None:
+    report = lengthwise_export.check(by_id(number), vocabulary=30)
+    (leak,) = report.leaks
+    assert (report.verdict, leak.code) == ("leak", "LW106")
+    assert f"id {number} (ne at " in leak.cause.why
+
+
+@pytest.mark.parametrize(
+    ("written", "options", "verdict"),
+    [
+        (1, {}, "sound"),  # the model's own id, which no valid step has
+        (1, {"vocabulary": 30}, "leak"),  # which valid steps may have
+        (0, {}, "leak"),  # another than the model's own
+    ],
+)
+def test_what_callers_write_into_padding_decides_whether_its_id_may_be_asked_for(
+    written: int, options: dict[str, int], verdict: str
+) -> None:
+    report = lengthwise_export.check(by_id(1), pad_id=written, **options)
+    assert report.verdict == verdict
+    assert {leak.code for leak in report.leaks} == ({"LW106"} if verdict == "leak" else set())
+
+
+def test_a_model_with_lengths_that_leaves_out_real_steps_of_an_id_leaks() -> None:
+    report = lengthwise_export.check(Tokens(lambda ids, valid: valid & (ids != 0)), vocabulary=30)
+    (leak,) = report.leaks
+    assert (report.verdict, leak.code, leak.trial) == ("leak", "LW106", "a last step of id 0")
+    assert leak.location is not None
+    assert "ids != 0" in leak.location.source
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda ids, valid: valid,
+        lambda ids, valid: valid * torch.where(ids == 3, 2.0, 1.0),
+        lambda ids, valid: valid * (1 + ((ids == 3).cumsum(1) > 0)),
+    ],
+    ids=["lengths", "a weight of an id", "behind an id"],
+)
+def test_a_model_of_tokens_may_compare_ids_for_other_reasons(read) -> None:
+    assert lengthwise_export.check(Tokens(read), vocabulary=30).verdict == "sound"
+    assert lengthwise_export.check(Tokens(read), vocabulary=30, pad_id=3).verdict == "sound"
+
+
+def test_a_padding_id_is_of_tokens_and_in_the_vocabulary() -> None:
+    with pytest.raises(ConfigurationError, match="--pad-id is for models of tokens"):
+        judged(Pooled(), pad_id=0)
+    with pytest.raises(ConfigurationError, match="--pad-id 30 is not in the vocabulary"):
+        lengthwise_export.check(by_id(0), pad_id=30)
+
+
+class Normalised(nn.Module):
+    """A batch norm over steps, over all or over the valid ones, and every kind of dropout."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.masked = masked
+        self.norm = nn.BatchNorm1d(3)
+        self.rnn = nn.GRU(3, 6, 2, batch_first=True, dropout=0.5)
+        self.attention = nn.MultiheadAttention(6, 2, dropout=0.5, batch_first=True)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 2))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        h = torch.zeros_like(x)
+        if self.masked:
+            h[valid] = self.norm(x[valid])
+        else:
+            h = self.norm(x.mT).mT  # over padding
+        h = self.rnn(torch.where(valid[..., None], h, 0.0))[0]
+        h = torch.where(valid[..., None], h, 0.0)
+        h = h + self.attention(h, h, h, key_padding_mask=~valid, need_weights=False)[0]
+        h = torch.nn.functional.dropout(h, 0.5, self.training)
+        return self.head(torch.where(valid[..., None], h, 0.0).sum(1) / lengths[:, None])
+
+
+def test_training_mode_shows_batch_statistics_over_padding_and_leaves_the_module_as_it_was() -> None:
+    module = Normalised(masked=False)
+    mean = module.norm.running_mean.clone()
+    report = judged(module, train=True, max_length=60)
+    (leak,) = report.leaks
+    assert (report.verdict, leak.code) == ("leak", "LW501")
+    assert leak.location is not None
+    assert leak.location.source.endswith("# over padding")
+    assert torch.equal(module.norm.running_mean, mean)
+
+
+def test_batch_statistics_over_valid_steps_are_sound_in_training_mode_and_so_is_dropout() -> None:
+    assert judged(Normalised(masked=True), train=True, max_length=60).verdict in ("sound", "warning")
+    assert judged(Normalised(masked=False), max_length=60).verdict in ("sound", "warning")
+
+
+def test_training_mode_is_of_torch_modules() -> None:
+    with pytest.raises(ConfigurationError, match="--train is for torch modules"):
+        lengthwise_export.check("service/lengthwise/models/japanese-vowels/1", train=True)

@@ -24,7 +24,7 @@ from lengthwise_export.checking.conditioning import Conditioning
 from lengthwise_export.checking.leaks import FailedTrial, find_finite_fill, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
-from lengthwise_export.checking.trial_rules import TrialRules
+from lengthwise_export.checking.trial_rules import ComparedId, TrialRules, compared_ids, dropped_id
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
@@ -33,6 +33,9 @@ _MAX_UNBATCHED: Final = 48  # at most this many lengths are run unbatched
 _RAW_OF_EACH: Final = 2  # so many sequences of each kind of raw values are run unbatched, most of them short
 
 _MAX_ASKED_TWICE: Final = 12  # at most this many lengths of sequences whose answers changed
+
+_OF_THE_SAME_ROWS: Final = ("padding", "width", "order", "poison")
+"""Changes that leave batch statistics over valid steps as they are."""
 
 _MAX_NAMED: Final = 5  # at most this many trials are named in the reason
 
@@ -92,12 +95,13 @@ class _Check:
         self.notes += [] if accepted.note is None else [accepted.note]
         self._leave_out_kinds(sizes)
         first = self._first(sizes)
+        compared = [*compared_ids(self.subject, first.batch)]
         if is_answered := is_finite(first.answer, first.batch):
-            for trial in trials.trials(first.sequences, sizes, self.sampler):
-                self._try(first, trial)
-            self._try_unbatched(sizes, accepted.too_short)
-            self._try(first, trials.beside_the_longest(first.sequences, self.sampler.sequence(widest)))
-            self._try_odd_batches(first, sizes, widest)
+            self._try_padding(first, sizes, compared)
+            if not self.subject.in_training:
+                self._try_unbatched(sizes, accepted.too_short)
+                self._try(first, trials.beside_the_longest(first.sequences, self.sampler.sequence(widest)))
+                self._try_odd_batches(first, sizes, widest)
         else:
             self._try_alone(first, "")
         self._require_steadiness()
@@ -106,7 +110,7 @@ class _Check:
             moved = [moved.trial for moved in finite]
             limits.require_service_contract(self.subject, first, moved, sizes, self.sampler, self.tolerance)
             self._note_other_readings(first, finite)
-        elif not finite:
+        elif not finite and not self.subject.in_training:
             self._require_meaningful_trials(first, min(2, widest - sizes.shortest + 1))
         self._note_fast_path(first)
         self.notes += self.conditioning.notes()
@@ -121,6 +125,10 @@ class _Check:
             self.outcomes.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
             filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
         verdict, reason = self._decided(finite, filled)
+        if not finite and is_answered and (dropped := dropped_id(self.subject, first, compared, self.tolerance)):
+            leaks, verdict = (dropped, *leaks), "leak"
+            self.outcomes.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
+            reason = f"a valid step is not read, as if it were padding: {dropped.trial}"
         ran = CheckedSizes(*(tuple(sorted(seen)) for seen in self.ran))
         results = (tuple(self.outcomes), tuple(self.notes))
         return Report(verdict, reason, leaks, *results, widest, self.tolerance, ran, sizes.shortest)
@@ -290,6 +298,16 @@ class _Check:
             sequences[row], kinds[row] = self.sampler.sequence(len(sequences[row])), None
         return self._baseline(sequences, pad(sequences, width=base.batch.width), kinds)
 
+    def _try_padding(self, first: Baseline, sizes: BatchSizes, compared: Sequence[ComparedId]) -> None:
+        """Tries other padding, also of the ids that the model compares its steps with; widths, and other rows."""
+        for trial in trials.trials(first.sequences, sizes, self.sampler):
+            if trial.change in _OF_THE_SAME_ROWS or not self.subject.in_training:
+                self._try(first, trial)
+        same = tuple((row, row) for row in range(first.batch.rows))
+        for number in dict.fromkeys(one.number for one in compared):
+            filled = trials.with_padding_filled(first.batch, np.int64(number))
+            self._try(first, CheckTrial(f"id {number} in the padding", "padding", filled, same))
+
     def _try_alone(self, base: Baseline, where: str) -> None:
         """Tries alone the sequences of a batch whose answers are not finite in it: if those are, it is a leak.
 
@@ -388,6 +406,8 @@ class _Check:
         Raises:
             UncheckableError: The model raises, and neither the padding nor another row is the reason.
         """
+        if trial.change == "padding" and self.subject.layout.pad_id is not None:
+            return None  # no other id is ever there
         self.progress(trial.name)
         try:
             answer = self._answer(trial.batch)

@@ -85,6 +85,10 @@ class Subject(Protocol):
         """The sizes of all axes of its weights; the trials use other row counts and widths."""
 
     @property
+    def in_training(self) -> bool:
+        """Whether it is checked in training mode: then other rows may change an answer."""
+
+    @property
     def names(self) -> ArgumentNames:
         """The names of the module's arguments, for the code of a fix."""
 

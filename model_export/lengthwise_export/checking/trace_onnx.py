@@ -33,6 +33,7 @@ class OnnxSubject:
     """An ONNX graph under check; `one_by_one`, each row runs alone, as in a service with `max_batch_rows: 1`."""
 
     state: Final = None  # a graph has no state
+    in_training: Final = False
     names: Final = DEFAULT_NAMES  # those of the module that it was exported from are not known
 
     def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False, layout: StepLayout | None = None) -> None:

@@ -45,6 +45,7 @@ from lengthwise_export.tracing.call_signature import (
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
+from lengthwise_export.tracing.training_mode import WithoutDropout
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
@@ -77,9 +78,13 @@ class TorchSubject:
     whole: DescribePart = lambda part: None  # Describes those of its parts that are recorded as one operation each
     own_names: ArgumentNames | None = None  # For the code of a fix; None for those of the signature
     state: ModuleState | None = None  # Its state when it was read; None if that was not kept
+    in_training: bool = False  # Whether it is checked in training mode, without dropout
 
     def __post_init__(self) -> None:
-        in_evaluation(self.module)
+        if self.in_training:
+            self.module.train()
+        else:
+            in_evaluation(self.module)
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -139,7 +144,8 @@ class TorchSubject:
             return self.select_output(narrow)
 
         steps: Any = batch.steps.astype(np.float64) if batch.steps.dtype == np.float32 else batch.steps
-        wide = TorchSubject(copy.deepcopy(self.module).double(), self.steps, self.signature, selected)
+        module = copy.deepcopy(self.module).double()
+        wide = TorchSubject(module, self.steps, self.signature, selected, in_training=self.in_training)
         try:
             return wide.answer(PaddedBatch(steps, batch.lengths))
         except RunError:
@@ -178,7 +184,7 @@ class TorchSubject:
             return
         for signature, way, is_option in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
-                other = TorchSubject(self.module, self.steps, signature, self.select_output)
+                other = replace(self, signature=signature)
                 yield AlternativeReading(other, way, is_option)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
@@ -188,7 +194,7 @@ class TorchSubject:
 
     def _run(self, arguments: dict[Role, Any]) -> dict[str, Tensor]:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), WithoutDropout() if self.in_training else contextlib.nullcontext():
                 outputs = self.select_output(self.signature.call(self.module, arguments))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
             # The innermost layer that the exception passed through

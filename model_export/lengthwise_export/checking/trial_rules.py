@@ -113,10 +113,11 @@ class TrialRules:
     def _padding_id(self) -> ComparedId | None:
         """The id by which the model recognises padding: with it as padding, all answers are those of a row alone."""
         base = self.first.batch
-        for compared in compared_ids(self.subject, base):
+        subject = _with_any_padding(self.subject)
+        for compared in compared_ids(subject, base):
             filled = trials.with_padding_filled(base, np.int64(compared.number))
-            again = replace(self.first, answer=self.subject.answer(filled))
-            alone = [self.subject.answer(pad([steps], multiple=1)) for steps in self.first.sequences]
+            again = replace(self.first, answer=subject.answer(filled))
+            alone = [subject.answer(pad([steps], multiple=1)) for steps in self.first.sequences]
             if max(again.moved_by(answer, row, 0) for row, answer in enumerate(alone)) <= self.tolerance:
                 return compared
         return None
@@ -168,17 +169,26 @@ class TrialRules:
         return replace(leak.cause, why=f"{leak.cause.why} {unused.why}")
 
 
+def _with_any_padding(subject: Subject) -> Subject:
+    """The model with batches as they are, whatever id callers write into padding."""
+    layout = subject.layout
+    return subject if layout.pad_id is None else subject.with_layout(replace(layout, pad_id=None))
+
+
 def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
     """The ids that a model of tokens compares its steps with, as far as a batch of many ids shows them."""
-    count = subject.steps.vocabulary or 0
-    if subject.steps.kind != "tokens":
+    subject, count = _with_any_padding(subject), subject.steps.vocabulary or 0
+    if subject.steps.kind != "tokens" or subject.layout.packed is not None:
         return
     ids = np.unique([*range(min(count, _PROBED)), *range(max(count - _PROBED, 0), count)]).astype(np.int64)
     rows = -(-len(ids) // base.width)
     steps = np.resize(ids, (max(rows, 2), base.width))
     lengths = np.full(len(steps), max(base.width // 2, 1), dtype=np.int32)
     lengths[0] = base.width
-    for operation in subject.record(PaddedBatch(steps, lengths)).operations:
+    operations: Sequence[Operation] = ()
+    with suppress(RunError):
+        operations = subject.record(PaddedBatch(steps, lengths)).operations
+    for operation in operations:
         for _, value in operation.outputs:
             if (number := _compared(value, steps)) is not None:
                 yield ComparedId(number, operation)
@@ -196,12 +206,12 @@ def _compared(value: NDArray[Any], steps: NDArray[Any]) -> int | None:
     return None
 
 
-def dropped_id(subject: Subject, first: Baseline, tolerance: float) -> Leak | None:
+def dropped_id(subject: Subject, first: Baseline, compared_with: Sequence[ComparedId], tolerance: float) -> Leak | None:
     """A leak of a model that takes a valid step of some id for padding, whatever the lengths say; None if it is none.
 
     Its answer does not move when a step of that id comes behind a sequence, and moves with a step of another id.
     """
-    for compared in compared_ids(subject, first.batch):
+    for compared in compared_with:
         number, vocabulary = compared.number, subject.steps.vocabulary or 1
         steps = np.where(first.sequences[0] == number, (number + 1) % vocabulary, first.sequences[0])
         other = next((own for own in steps if own != steps[-1]), (number + 2) % vocabulary)

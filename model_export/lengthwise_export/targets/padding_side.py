@@ -9,7 +9,7 @@ from typing import Any, Final
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import CheckOptions
-from lengthwise_export.targets.target import Target
+from lengthwise_export.targets.target import Target, TorchTarget
 
 _SAYS_SO: Final = ("config", "generation_config", "tokenizer", "processor")
 """What may hold `padding_side`, as Hugging Face calls it, beside a module itself."""
@@ -36,11 +36,15 @@ def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptio
     """The target, its model in the layout that is stated or that the model says.
 
     Raises:
-        ConfigurationError: An option is about rows that are padded on the right only.
+        ConfigurationError: An option is about rows that are padded on the right only, about tokens, or about torch.
     """
+    if options.train:
+        target = _in_training(target)
+    if options.pad_id is not None:
+        stated = _with_pad_id(target, stated or target.subject.layout, options)
     side, notices = _padding_side(target), target.notices
-    if stated is None and side == "left":
-        stated = StepLayout("left")
+    if side == "left" and options.padding is None and options.packed is None:
+        stated = dataclasses.replace(stated or target.subject.layout, padding="left")
         notices = (
             *notices,
             "the model says padding_side='left', so rows are padded so: --padding right tries the other",
@@ -59,6 +63,37 @@ def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptio
     if stated.packed is None:
         subject = subject.with_layout(stated)
     return dataclasses.replace(target, subject=subject, notices=notices)
+
+
+def _with_pad_id(target: Target, layout: StepLayout, options: CheckOptions) -> StepLayout:
+    """The layout with the id that callers write into padding.
+
+    Raises:
+        ConfigurationError: Steps are no tokens, or the vocabulary does not have it.
+    """
+    count = target.steps.vocabulary
+    if count is None:
+        raise ConfigurationError(f"--pad-id is for models of tokens, and a step of {target.text} is values")
+    if options.pad_id is not None and options.pad_id >= count:
+        raise ConfigurationError(
+            f"--pad-id {options.pad_id} is not in the vocabulary of {target.text}, 0 to {count - 1}"
+        )
+    is_of_steps = options.vocabulary is not None
+    return dataclasses.replace(layout, pad_id=options.pad_id, is_pad_id_of_steps=is_of_steps)
+
+
+def _in_training(target: Target) -> Target:
+    """The target, its module in training mode.
+
+    Raises:
+        ConfigurationError: It is no torch module.
+    """
+    if not isinstance(target, TorchTarget) or target.subject.own_names is not None:
+        raise ConfigurationError(f"--train is for torch modules, and {target.text} is none")
+    from lengthwise_export.tracing.module_state import ModuleState  # brings torch along
+
+    subject = dataclasses.replace(target.subject, in_training=True)
+    return dataclasses.replace(target, subject=dataclasses.replace(subject, state=ModuleState(subject.module)))
 
 
 def _padding_side(target: Target) -> str | None:
