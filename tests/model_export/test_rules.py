@@ -82,6 +82,7 @@ def test_a_page_is_what_its_rule_says() -> None:
     assert {path.name for path in rule_pages.FOLDER.iterdir()} == {path.name for path in pages}
 
 
+@pytest.mark.filterwarnings("ignore:.*will therefore destroy the mask")  # which is what the example shows
 @pytest.mark.parametrize(("code", "framework"), examples())
 def test_the_bad_example_of_a_rule_leaks_by_it_at_its_line_and_the_good_one_is_sound(
     code: str, framework: str, tmp_path: Path
