@@ -3,7 +3,8 @@ from dataclasses import replace
 
 from lengthwise_export.checking.leaks import OperatorSpread
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.checking.report import Report, TrialResult
+from lengthwise_export.checking.report import IgnoredLeak, Report, TrialResult
+from lengthwise_export.checking.rule import rules
 from lengthwise_export.tracing.source_lines import CodeLocation
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
@@ -81,6 +82,24 @@ def test_what_leaks_is_said_before_what_was_right_and_all_trials_are_there() -> 
     summary, every = page[page.index(">Trials<") :].split("<details>")
     assert (summary.count("<tr"), every.count("<tr")) == (3, 31)
     assert "unbatched, 2 steps, and 28 more" in summary
+
+
+def test_a_leak_is_told_with_a_link_to_its_rule() -> None:
+    address = rules()["LW201"].address
+    assert f'<a href="{address}">LW201 mean-over-padding</a>: The mean over the steps' in as_page(REPORT)
+
+
+def test_what_is_ignored_and_the_level_are_on_the_page() -> None:
+    page = as_page(replace(SOUND, ignored=(IgnoredLeak(LEAK, "comment"),)))
+    assert "ignored: 1 leak (LW201 at models/net.py:12, by its comment)" in page
+    assert "level: not padding-safe" in page
+
+
+def test_the_page_of_several_targets_begins_with_a_table_of_them() -> None:
+    page = as_page(replace(REPORT, target="<a>:b"), replace(SOUND, target="c:d"))
+    table, _, rest = page.partition("</table>")
+    assert '<a href="#target-1">&lt;a&gt;:b</a>' in table
+    assert '<h2 id="target-2">' in rest
 
 
 def test_a_page_without_leaks_has_no_picture() -> None:

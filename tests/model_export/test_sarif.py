@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email.message
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,11 @@ from click.testing import CliRunner
 
 import lengthwise_export
 from lengthwise.commands.cli import main
+from lengthwise_export.checking import rule
+from lengthwise_export.checking.rule import rules
+from lengthwise_export.checking.sarif import as_sarif
 from tests.gallery import onnx_leaking
+from tests.support.check_reports import REPORT
 from tests.support.sarif import validate
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +93,28 @@ def test_a_fingerprint_stays_where_lines_move(tmp_path: Path, monkeypatch: pytes
         prints.add(tuple(result["partialFingerprints"].values()))
         assert result["locations"][0]["physicalLocation"]["region"]["startLine"] > 2 * number
     assert len(prints) == 1
+
+
+def test_a_rule_is_described_with_its_page() -> None:
+    driver = as_sarif([REPORT], exit_code=1)["runs"][0]["tool"]["driver"]
+    described = {one["id"]: one for one in driver["rules"]}
+    assert {*described} == {*rules(), "padding-not-checked"}
+    assert described["LW201"]["helpUri"].endswith("/docs/rules/LW201.md")
+    assert described["LW201"]["help"]["markdown"].startswith("# LW201: mean-over-padding")
+    assert (described["LW801"]["defaultConfiguration"], described["LW201"]["name"]) == (
+        {"level": "warning"},
+        "MeanOverPadding",
+    )
+
+
+def test_a_page_is_that_of_the_repository_of_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = email.message.Message()
+    lines["Project-URL"] = "Source, https://code.example/team/it"
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda _: lines)
+    rule.folder_of_pages.cache_clear()
+    assert rules()["LW201"].address == "https://code.example/team/it/blob/main/docs/rules/LW201.md"
+    monkeypatch.undo()
+    rule.folder_of_pages.cache_clear()
 
 
 def test_the_validator_can_fail(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class LeakRule:
     @property
     def address(self) -> str | None:
         """The address of its page; None where that is not known."""
-        folder = _pages()
+        folder = folder_of_pages()
         return None if folder is None else f"{folder}/{self.code}.md"
 
     def cause(self, words: Mapping[str, Any] | None = None, fix: str | None = None) -> Cause:
@@ -137,7 +137,7 @@ def _entries(table: str) -> tuple[Entry, ...]:
 
 
 @functools.cache
-def _pages() -> str | None:
+def folder_of_pages() -> str | None:
     """The address of the folder of the pages: in the repository of the release, or else in this checkout."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for line in importlib.metadata.metadata("lengthwise").get_all("Project-URL") or ():
