@@ -98,11 +98,11 @@ def test_a_wheel_has_every_file_of_a_package(wheel: Path, package: str) -> None:
     assert held == expected
     assert {PurePosixPath(name).suffix for name in held} <= {
         *(".py", ".pyi", ".typed", ".c", ".h", ".proto", ".toml"),
-        *(".json", ".jsonl", ".onnx", ".npz", ".binpb"),
+        *(".json", ".jsonl", ".onnx", ".npz", ".binpb", ".md"),
         *(".css", ".html", ".js", ".svg"),
     }
-    public = "lengthwise_export/testing.py"  # what users' tests import
-    assert not [name for name in held - {public} if "test" in name.rpartition("/")[2]]
+    public = "lengthwise_export/testing/"  # what users' tests import
+    assert not [name for name in held if "test" in name.rpartition("/")[2] and not name.startswith(public)]
 
 
 def test_the_environment_has_the_wheel_and_not_the_checkout(programs: Path, folder: Path) -> None:
@@ -135,6 +135,13 @@ def test_arrays_are_answered_beside_the_users_packages(programs: Path, folder: P
         "print(lengthwise.load(threads=1).predict([[[0.0] * 12] * 5])[0].length)"
     )
     assert run(programs / "python", "-c", asked) == "5\n"
+
+
+def test_pytest_has_the_marks_of_an_installed_wheel(programs: Path, folder: Path) -> None:
+    test = "\n\n@pytest.mark.padding_safe(max_length=20)\ndef test_padding():\n    return make()\n"
+    (folder / "test_mine.py").write_text("import pytest\n" + MODEL + test)
+    words = ("-q", "--strict-markers", "-p", "no:asyncio", "--rootdir=.", "test_mine.py")
+    assert "1 passed" in run(programs / "python", "-m", "pytest", *words)
 
 
 @pytest.mark.parametrize("package", ["service", "tests"])

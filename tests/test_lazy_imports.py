@@ -85,7 +85,8 @@ def test_a_column_that_is_not_there_is_told_before_torch_is_imported(tmp_path: P
 def test_a_check_of_a_module_needs_no_exporter() -> None:
     modules = imported("check", "examples/masking.py:lengths_given", "--max-length", "40")
     assert "torch" in modules
-    assert modules.isdisjoint({"matplotlib", "onnx_ir", "onnxscript", "onnx", "onnxruntime", "safetensors", "torch.onnx"})
+    without = {"matplotlib", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "torch.onnx"}
+    assert modules.isdisjoint(without)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,24 @@ def test_a_warning_fails_only_if_asked() -> None:
     assert assert_padding_safe(target, features=3, second="mask", max_length=40).verdict == "warning"
     with pytest.raises(PaddingUnsafeError):
         assert_padding_safe(target, features=3, second="mask", max_length=40, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("leaks", "options", "verdict"),
+    [
+        (True, {"ignore": ["LW2"]}, "sound"),
+        (True, {"select": "LW3"}, "sound"),
+        (True, {"select": "LW2"}, "leak"),
+        (False, {"padding": "left"}, "leak"),
+        (False, {"padding": "right"}, "sound"),
+    ],
+)
+def test_the_options_of_a_check_are_its_keywords(leaks: bool, options: dict[str, Any], verdict: str) -> None:
+    try:
+        report = assert_padding_safe(Mean(leaks=leaks), max_length=40, **options)
+    except PaddingUnsafeError as error:
+        report = error.report
+    assert report.verdict == verdict
 
 
 def test_a_wrong_option_is_no_failure_of_the_model() -> None:
