@@ -100,6 +100,18 @@ async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
     assert sorted(gate.batches) == [list(range(first, first + share)) for first in range(0, 6, share)]
 
 
+async def test_a_short_sequence_that_is_the_most_urgent_keeps_no_idle_runner_from_the_long_ones():
+    gate = Gate()
+    only = model_queue(gate, seconds=0.0002, valid_steps_only=True)  # 3.2 ms of 64 steps
+    async with running(only, runners=2, cores=Cores(2)) as batcher:
+        request = batcher.submit(only, [sequence(number, 64 if number else 1) for number in range(4)], answers)
+        while len(gate.batches) < 2:
+            await asyncio.sleep(0)
+        gate.open.set()
+        assert await outcome(request) == list(range(4))
+    assert sorted(gate.batches) == [[0, 1], [2, 3]]
+
+
 @pytest.mark.parametrize(
     ("seconds", "options"),
     [(0.01, {"cores": Cores(1)}), (0.0001, {"cores": Cores(2)}), (0.01, {"cores": Cores(2), "max_wait_seconds": 60.0})],

@@ -296,11 +296,11 @@ class Batcher:
 
         What waits together for `max_wait_seconds` runs together: a part of it would wait once more.
         """
-        others, urgent = self._runners.sharers(), queue.pending.most_urgent()
-        if not others or urgent is None or self._queues.waits or not queue.cost.valid_steps_only:
+        others, waiting = self._runners.sharers(), len(queue.pending)
+        if not others or not waiting or self._queues.waits or not queue.cost.valid_steps_only:
             return limits
-        rows = -(-len(queue.pending) // (1 + others))
-        return limits.at_most(rows) if queue.predict(rows, urgent.width) >= WORTH_A_RUNNER_SECONDS else limits
+        rows, width = -(-waiting // (1 + others)), queue.padded_steps // waiting
+        return limits.at_most(rows) if queue.predict(rows, width) >= WORTH_A_RUNNER_SECONDS else limits
 
     def settle_all(self, outcomes: Outcomes) -> None:
         """Gives requests their outcomes, on the event loop; one that is late fails, even before its timer fires."""
