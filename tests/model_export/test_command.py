@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import lengthwise_export
 from lengthwise.commands.cli import main
+from lengthwise_export.training import recipe
 from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support.specs import json_lines, separable
 
@@ -114,14 +115,15 @@ def test_an_interrupted_run_is_not_overwritten_unasked_either(files: Path) -> No
     assert "--resume" in trained(files).stderr
 
 
-def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> None:
+def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "all 2 epochs, best epoch" in trained(files, "--validation", "0.2").stdout
-    # Labels that tell nothing: the loss of validation rises. The patience is chosen
+    # Labels that tell nothing: the loss of validation rises. The patience is chosen: a quarter of the epochs.
+    monkeypatch.setattr(recipe, "PATIENCE_STEPS", 1)
     records = [replace(record, label="ab"[index % 3 % 2]) for index, record in enumerate(separable(24))]
     (files / "train.jsonl").write_text(json_lines(records))
     shutil.rmtree(files / "run")
-    early = trained(files, "--validation", "0.2", "--epochs", "300").stdout
-    assert re.search(r"stopped early at epoch \d+ of 300, best epoch \d+", early)
+    early = trained(files, "--validation", "0.2", "--epochs", "80").stdout
+    assert re.search(r"stopped early at epoch \d+ of 80, best epoch \d+", early)
 
 
 def test_training_says_that_without_validation_the_last_epoch_counts(files: Path) -> None:
