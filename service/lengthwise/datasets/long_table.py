@@ -192,10 +192,10 @@ def _order(of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDA
 
 
 def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArray[np.intp]) -> None:
-    """Makes sure that no column tells rows of one sequence and one time apart; `moments` number these, by row.
+    """Checks that a row is a whole step: that no column says which value of a step each row has.
 
-    Such a column has few values, and is named as a channel or a text, or has a value for each row of a moment where
-    most moments have several.
+    `moments [rows]` number the pairs of sequence and time. Such a column has few values; and it has the name of a
+    channel, or texts, or another value in each row of a moment, where most moments have several rows.
 
     Raises:
         ConfigurationError: A column does; the message names it, or several together, with the `pivot` that makes a row

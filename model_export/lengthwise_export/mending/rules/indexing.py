@@ -145,7 +145,7 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
 
 
 def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
-    """An index whose negative numbers count from each row's own end."""
+    """An index in which negative numbers, which count from the end, are counted from each row's own end."""
     (one, end), groups, row_added = mender.align([index, Numbers(mender.writer.at_width(size), size.table)])
     zero = mender.writer.scalar_of(0, index.dtype)
     negative = mender.emit("Less", [one.name, zero])
