@@ -18,7 +18,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -32,10 +32,10 @@ from rich.progress import track
 
 import lengthwise_export
 from benchmarks import machine, output, pages
-from benchmarks.encoders_models import DATA, Encoder, encoders, version_of
+from benchmarks.encoders_models import DATA, Encoder, encoders
+from benchmarks.machine import version_of
 from lengthwise.commands.command import Command
 from lengthwise.errors import LengthwiseError
-from lengthwise_export.options import CheckOptions
 
 PAGE = pages.RESULTS / "encoders.md"
 CHECKER: Final = Path(lengthwise_export.__file__).parent
@@ -138,6 +138,11 @@ def subject(entry: Encoder, mode: str) -> str:
     return digest(repr(own), str(version_of(entry.library)), repr(MODES[mode]))
 
 
+def applies(mode: str, entry: Encoder) -> bool:
+    """Whether a class can be called in a mode: padding on the left needs a mask."""
+    return entry.takes_mask or "padding" not in MODES[mode]
+
+
 def judge_missing(file: Path, chosen: Sequence[Encoder], *, jobs: int, keep: bool) -> dict[str, Record]:
     """The records of the file, with those added that it lacks, each written as soon as it is there.
 
@@ -147,15 +152,16 @@ def judge_missing(file: Path, chosen: Sequence[Encoder], *, jobs: int, keep: boo
     sources = sorted(path for path in CHECKER.rglob("*") if path.suffix in (".py", ".toml"))
     checker = digest(*(path.read_bytes() for path in sources))
     known = {(key, record["subject"]) for key, record in records.items() if keep or record["checker"] == checker}
-    every = [(entry, mode) for entry in chosen for mode in MODES if set(MODES[mode]) <= set(CheckOptions.model_fields)]
+    every = [(entry, mode) for mode in MODES for entry in chosen if applies(mode, entry)]
     todo = [one for one in every if (f"{one[0].name}, {one[1]}", subject(*one)) not in known]
     file.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        judged = pool.map(lambda one: judge_apart(*one), todo)
+        running = {pool.submit(judge_apart, *one): one for one in todo}
         console = Console(stderr=True)
-        for (entry, mode), result in zip(todo, track(judged, "checks", total=len(todo), console=console), strict=True):
+        for done in track(as_completed(running), "checks", total=len(todo), console=console):
+            entry, mode = running[done]
             facts = {"subject": subject(entry, mode), "checker": checker}
-            records[f"{entry.name}, {mode}"] = asdict(result) | facts
+            records[f"{entry.name}, {mode}"] = asdict(done.result()) | facts
             written = file.with_suffix(".new")
             written.write_text(json.dumps(dict(sorted(records.items())), indent=1), "utf-8")
             written.replace(file)
@@ -165,25 +171,17 @@ def judge_missing(file: Path, chosen: Sequence[Encoder], *, jobs: int, keep: boo
 def cells(entry: Encoder, records: dict[str, Record]) -> tuple[str, ...]:
     """One line of the table: the verdict of each mode, then the first leak, and where it is documented."""
     found = {mode: records[key] for mode in MODES if (key := f"{entry.name}, {mode}") in records}
-    verdicts = [_verdict(found.get(mode)) for mode in MODES]
-    right = found.get("right", {})
-    verdicts.insert(1, "" if right.get("verdict") not in ("sound", "leak") else _yes(right["one_row"]))
-    worst = next((record for record in found.values() if record["verdict"] == "leak"), None)
+    verdicts = [str(found[mode]["verdict"]) if mode in found else "-" for mode in MODES]
+    verdicts.insert(1, verdicts[0] if verdicts[0] != "leak" else "sound" if found["right"]["one_row"] else "leak")
+    leaky = next((mode for mode, record in found.items() if record["verdict"] == "leak"), None)
     unsaid = next((record["reason"] for record in found.values() if record["verdict"] not in ("sound", "leak")), "")
     library = f"{entry.library} {version_of(entry.library)}"
-    if worst is None:
+    if leaky is None:
         return library, entry.name, *verdicts, "", "", "", _short(unsaid)
+    worst, upstream = found[leaky], DATA["upstream"]
     where = f"`{worst['line']}` {worst['operator']}"
-    known = DATA["upstream"].get(f"{entry.name}: {worst['line']}", DATA["upstream"].get(entry.name, ""))
+    known = upstream.get(entry.name, upstream.get(leaky, "not found"))
     return library, entry.name, *verdicts, worst["rule"], where, f"{worst['difference']:.1e}", known
-
-
-def _verdict(record: Record | None) -> str:
-    return "-" if record is None else str(record["verdict"])
-
-
-def _yes(sound: bool) -> str:
-    return "sound" if sound else "leak"
 
 
 def _short(reason: str) -> str:
@@ -203,7 +201,13 @@ def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Re
         "writes (its padding id, zeros), and no valid step has the padding's id. The rule, the line and the largest "
         "difference are those of the first mode in this order that leaks."
     )
-    run = f"{len(kept)} checks took {seconds:.0f} s of one core in all; the largest process had {mebibytes:.0f} MiB."
+    run = (
+        f"{len(kept)} checks took {seconds:.0f} s in all, beside other work on the machine; the largest process had "
+        f"{mebibytes:.0f} MiB. Their checker was of {len({record['checker'] for record in kept})} commits of its day. "
+        "`benchmarks/encoders.txt` has the libraries. *Upstream* says what was found there on that day: the number of "
+        "an issue or pull request, `documented` where the class says so itself, `new` where nothing was found and "
+        "`leaks/` has a reproduction without this tool."
+    )
     counts = {
         mode: Counter(records[key]["verdict"] for entry in chosen if (key := f"{entry.name}, {mode}") in records)
         for mode in MODES

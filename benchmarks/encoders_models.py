@@ -10,13 +10,16 @@ import importlib
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.machine import version_of
 
 DATA: Final = tomllib.loads(Path(__file__).with_name("encoders.toml").read_text(encoding="utf-8"))
 FEATURES: Final = 16
@@ -32,7 +35,8 @@ ROLES: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "float mask": lambda mask: mask.float(),
     "padding mask": lambda mask: ~mask,
     "lengths": lambda mask: mask.sum(1),
-    "shares": lambda mask: mask.sum(1) / mask.shape[1],
+    # Outside torch, so that a division that is the caller's is not where a leak begins
+    "shares": lambda mask: torch.from_numpy(mask.numpy().mean(1, dtype=np.float32)),
     "zeros": lambda mask: torch.zeros_like(mask, dtype=torch.int64),
 }
 """What an argument of a class is, of a mask `[rows, width]` that is true at valid steps."""
@@ -56,6 +60,10 @@ class Encoder:
     channels_first: bool = False  # whether it takes `[rows, features, steps]`
     method: str = "__call__"  # what is called
     mapping: bool = False  # whether it takes a dictionary of all arguments
+    longest: bool = False  # whether a batch is as wide as its longest row, as the library asks
+    squeeze: bool = False  # whether its answers are `[rows, 1, classes]`
+    # the index of the numbers of valid frames in its output, if it strides over the steps: their mean is the answer
+    frames: int | None = None
 
     @property
     def name(self) -> str:
@@ -63,9 +71,9 @@ class Encoder:
         return self.path.rpartition(":")[2] + (f", {self.note}" if self.note else "")
 
     @property
-    def is_installed(self) -> bool:
-        """Whether its library is there."""
-        return version_of(self.library) is not None
+    def takes_mask(self) -> bool:
+        """Whether it can be told of padding on the left: one that takes lengths, or neither, cannot."""
+        return any("mask" in role for role in self.takes.values())
 
     @property
     def options(self) -> dict[str, int]:
@@ -102,6 +110,10 @@ class Called(nn.Module):
         if self.own_padding:
             hidden = ~mask if entry.kind == "tokens" else ~mask.unsqueeze(-1)
             steps = steps.masked_fill(hidden, int(entry.padding) if entry.kind == "tokens" else entry.padding)
+        width = mask.shape[1]
+        if entry.longest:
+            valid = slice(int(mask.sum(1).max()))
+            steps, mask = steps[:, valid], mask[:, valid]
         if entry.kind == "samples":
             steps = steps.squeeze(-1)
         if entry.channels_first:
@@ -112,16 +124,16 @@ class Called(nn.Module):
             answer = call({entry.steps: steps, **named})
         else:
             answer = call(steps, **named) if entry.steps is None else call(**{entry.steps: steps}, **named)
+        frames = None if entry.frames is None else answer[entry.frames]
         answer = answer if entry.answer is None else answer[entry.answer]
-        return answer.mT if entry.channels_first and answer.dim() == 3 else answer
-
-
-def version_of(library: str) -> str | None:
-    """That of an installed distribution; None where it is not installed."""
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
+        if frames is not None:
+            valid_frames = (torch.arange(answer.shape[1]) < frames[:, None]).unsqueeze(-1)
+            return answer.masked_fill(~valid_frames, 0).sum(1) / frames[:, None]
+        answer = answer.mT if entry.channels_first and answer.dim() == 3 else answer
+        if entry.squeeze:
+            return answer.squeeze(1)
+        # A layer that cuts the width to the longest row has fewer steps than it was given
+        return answer if answer.dim() == 2 else functional.pad(answer, (0, 0, 0, width - answer.shape[1]))
 
 
 def _weights(module: nn.Module) -> Iterable[Tensor]:
@@ -155,14 +167,15 @@ def _of_transformers() -> Iterator[Encoder]:
         for kind, name in getattr(lists, group["list"]).items():
             settings = {"path": f"transformers:{name}", "config": f"transformers:{configurations[kind]}"}
             own = DATA["changes"].get(name, {})
-            yield Encoder(library="transformers", **group["usual"] | settings | own)
+            if name not in DATA["left_out"]:
+                yield Encoder(library="transformers", **group["usual"] | settings | own)
 
 
 def encoders() -> tuple[Encoder, ...]:
     """Those of all libraries that are installed."""
     listed = (Encoder(**entry) for entry in DATA["encoders"])
     every = [*(_of_transformers() if version_of("transformers") else ()), *listed]
-    return tuple({entry.name: entry for entry in every if entry.is_installed}.values())
+    return tuple({entry.name: entry for entry in every if version_of(entry.library)}.values())
 
 
 def x_encoder(*, average_pool_embed: bool = False, **layers: Any) -> nn.Module:
