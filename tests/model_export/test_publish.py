@@ -70,6 +70,11 @@ def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "vowels" / "1" / "model.onnx").read_text() == "first"
 
 
+def test_an_address_is_no_folder_to_export_into() -> None:
+    with pytest.raises(PublishError, match="then `lengthwise push`"):
+        model_files.destination(Path("s3://bucket/models/vowels"))
+
+
 @pytest.mark.parametrize("filled", [False, True])
 def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled: bool) -> None:
     place = model_files.destination(tmp_path / "vowels" / "1")

@@ -14,7 +14,7 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError, ModelError, StoreUnreachable, VerificationError
 from tests.support import model_directories
-from tests.support.stores import Answer, Hub, Registry, StandIn, archive_of, running
+from tests.support.stores import Answer, Hub, Objects, Registry, StandIn, archive_of, running
 from tests.support.waiting import answers, wait_until
 
 pytest.importorskip("obstore")
@@ -123,6 +123,20 @@ def test_a_layer_of_other_bytes_is_refused(registry: Registry, models: Path, tmp
         registry.blobs[digest] = content[:-1] + b"?"
     with pytest.raises(VerificationError, match="gives other bytes for the blob"):
         cache.fetch(address, tmp_path / "cache")
+
+
+def test_an_upload_that_leads_to_another_host_gets_no_credentials(
+    registry: Registry, models: Path, tmp_path: Path
+) -> None:
+    registry.login = log_in(tmp_path, registry.host)
+    other = Registry()
+    with running(StandIn(other)) as server:
+        headers = {"location": f"{server.url}/v2/team/vowels/blobs/uploads/1"}
+        registry.faults["/v2/team/vowels/blobs/uploads/"] = Answer(202, headers=headers)
+        address = push(models, f"oci://{registry.host}/team/vowels")
+        assert address.startswith(f"oci://{registry.host}")
+        assert {call.headers.get("authorization") for call in server.calls} == {None}
+    assert len(other.blobs) == 5
 
 
 def test_an_index_of_other_bytes_is_refused_where_the_address_has_its_digest(
@@ -328,6 +342,26 @@ def test_a_new_version_in_a_bucket_is_fetched(bucket: str, models: Path, tmp_pat
     assert versions_in(cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")) == {"vowels/1", "vowels/2", "vowels/3"}
 
 
+def test_empty_objects_that_stand_for_folders_are_left_out(bucket: str, models: Path, tmp_path: Path) -> None:
+    import boto3
+
+    push(models, f"s3://{bucket}/team")
+    store = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    for name in ("team/", "team/vowels/", "team/vowels/1/"):
+        store.put_object(Bucket=bucket, Key=name, Body=b"")
+    assert versions_in(cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")) == {"vowels/1", "vowels/2"}
+
+
+def test_names_in_a_bucket_that_are_no_paths_are_said(bucket: str, models: Path, tmp_path: Path) -> None:
+    import boto3
+
+    store = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    store.put_object(Bucket=bucket, Key="team/../evil", Body=b"x")
+    with pytest.raises(ConfigurationError, match="invalid path") as refused:
+        cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")
+    assert not isinstance(refused.value, StoreUnreachable)
+
+
 def test_an_archive_in_a_bucket_is_fetched(bucket: str, models: Path, tmp_path: Path) -> None:
     import obstore
     from obstore.store import from_url
@@ -372,3 +406,46 @@ def test_what_cannot_be_pushed_is_said(models: Path, tmp_path: Path) -> None:
         push(models, "https://example.com/models.tar")
     with pytest.raises(ConfigurationError, match="holds no model"):
         push(tmp_path / "nothing", "s3://bucket/models")
+
+
+# Google Cloud Storage and Azure
+
+
+@pytest.fixture(params=["gs", "az"])
+def objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Objects]]:
+    """An address of either kind, and what answers there."""
+    answers = Objects("models")
+    with running(StandIn(answers)) as server:
+        for variable, value in {
+            "GOOGLE_BASE_URL": server.url,
+            "GOOGLE_SKIP_SIGNATURE": "true",
+            "GOOGLE_ALLOW_HTTP": "true",
+            "AZURE_STORAGE_ENDPOINT": server.url,
+            "AZURE_STORAGE_ACCOUNT_NAME": "account",
+            "AZURE_SKIP_SIGNATURE": "true",
+            "AZURE_ALLOW_HTTP": "true",
+        }.items():
+            monkeypatch.setenv(variable, value)
+        yield f"{request.param}://models/team", answers
+
+
+def test_the_objects_of_google_and_azure_are_fetched(
+    objects: tuple[str, Objects], models: Path, tmp_path: Path
+) -> None:
+    address, answers = objects
+    for path in models.rglob("*"):
+        if path.is_file():
+            answers.files[f"team/{path.relative_to(models).as_posix()}"] = path.read_bytes()
+    assert versions_in(cache.fetch(address, tmp_path / "cache")) == {"vowels/1", "vowels/2"}
+    answers.files["team/vowels/2/model.onnx"] = b"other bytes"
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        cache.fetch(address, tmp_path / "cache")
+
+
+def test_an_archive_at_google_or_azure_is_fetched_in_parts(
+    objects: tuple[str, Objects], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, answers = objects
+    monkeypatch.setattr("lengthwise.stores.objects._PART_BYTES", 100_000)
+    answers.files["team/m.tar"] = archive_of(models, tmp_path / "m.tar")
+    assert versions_in(cache.fetch(f"{address}/m.tar", tmp_path / "cache")) == {"vowels/1", "vowels/2"}

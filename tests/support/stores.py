@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote
 
 
 class Answer(NamedTuple):
@@ -238,3 +239,48 @@ def _digest(content: bytes) -> str:
 
 def _json(content: Any) -> Answer:
     return Answer(body=json.dumps(content).encode(), headers={"content-type": "application/json"})
+
+
+class Objects:
+    """The answers of Google Cloud Storage and of Azure: objects by their paths, listed and read."""
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+        self.files: dict[str, bytes] = {}
+
+    def __call__(self, call: Call) -> Answer:
+        """Answers a call of either kind; a range of an object is what most are."""
+        query = parse_qs(call.query)
+        _, _, name = unquote(call.path.strip("/")).partition(f"{self.bucket}/")
+        if call.method in ("HEAD", "GET") and name in self.files:
+            return self._object(call, self.files[name])
+        if query.get("list-type") or query.get("comp") == ["list"]:
+            return self._listed(query.get("prefix", [""])[0], azure="comp" in query)
+        return Answer(404)
+
+    def _object(self, call: Call, body: bytes) -> Answer:
+        headers = {"etag": _digest(body), "last-modified": "Fri, 27 Nov 2026 00:00:00 GMT"}
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", call.headers.get("range", ""))
+        if match is None:
+            return Answer(body=body, headers=headers | {"x-ms-blob-type": "BlockBlob"})
+        first, last = int(match[1]), int(match[2])
+        return Answer(206, body[first : last + 1], headers | {"content-range": f"bytes {first}-{last}/{len(body)}"})
+
+    def _listed(self, prefix: str, *, azure: bool) -> Answer:
+        names = {name: body for name, body in self.files.items() if name.startswith(prefix)}
+        if azure:
+            blobs = "".join(
+                f"<Blob><Name>{name}</Name><Properties><Last-Modified>Fri, 27 Nov 2026 00:00:00 GMT</Last-Modified>"
+                f"<Etag>{_digest(body)}</Etag><Content-Length>{len(body)}</Content-Length>"
+                "<Content-Type>application/octet-stream</Content-Type></Properties></Blob>"
+                for name, body in names.items()
+            )
+            text = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>"
+        else:
+            text = "".join(
+                f"<Contents><Key>{name}</Key><LastModified>2026-11-27T00:00:00Z</LastModified>"
+                f"<ETag>{_digest(body)}</ETag><Size>{len(body)}</Size></Contents>"
+                for name, body in names.items()
+            )
+            text = f"<ListBucketResult>{text}</ListBucketResult>"
+        return Answer(body=text.encode(), headers={"content-type": "application/xml"})

@@ -27,6 +27,7 @@ from onnx import ModelProto
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
+from lengthwise.addresses import is_address
 from lengthwise.decoding.calls import why_refused
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.repository import verifier
@@ -191,9 +192,11 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next version that is neither there nor staged.
 
     Raises:
-        PublishError: The name or the version is not valid, the version exists already, or the folder is a model
-            repository.
+        PublishError: The name or the version is not valid, the version exists already, or it is a model repository, or
+            an address.
     """
+    if is_address(str(out)):
+        raise PublishError(f"{out} is an address: export into a folder, and then `lengthwise push` it there")
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
     if not numbered and _LIKE_A_VERSION.fullmatch(out.name):

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from lengthwise.addresses import is_address
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE
@@ -122,8 +123,9 @@ os.register_at_fork(after_in_child=_begin_process)
 def opened(options: ModelOptions) -> OpenModel:
     """The model, opened once in this process, by any thread, and anew when a version is published anew."""
     published = None  # what changes when another model is published; None if it cannot be read, as loading will say
-    with suppress(OSError):
-        state = (options.directory / MANIFEST_FILE).stat()
-        published = state.st_ino, state.st_size, state.st_mtime_ns
+    if not is_address(options.path):  # to ask a store for each batch would take longer than the batch
+        with suppress(OSError):
+            state = (options.directory / MANIFEST_FILE).stat()
+            published = state.st_ino, state.st_size, state.st_mtime_ns
     with _lock:
         return _caches[-1](options, published)

@@ -32,13 +32,13 @@ class ImageRegistry:
     """One repository of images in a registry; a context manager."""
 
     def __init__(self, address: Address, actions: str = "pull") -> None:
-        host, self._name = _HUB.get(address.host, (address.host, address.host))
+        host, name = _HUB.get(address.host, (address.host, address.host))
         self._where = str(address)
         self._is_plain = address.is_local
         scheme = "http" if self._is_plain else "https"
         self._client = httpx.Client(
             base_url=f"{scheme}://{host}/v2/{address.path}/",
-            auth=_Login(credentials(self._name), f"repository:{address.path}:{actions}"),
+            auth=_Login(host, credentials(name), f"repository:{address.path}:{actions}"),
             follow_redirects=True,
             event_hooks={"request": [self._check_scheme]},
             timeout=httpx.Timeout(30, connect=10),
@@ -141,17 +141,19 @@ class ImageRegistry:
 class _Login(httpx.Auth):
     """Logs in as a registry asks for it: by a token of its token service, or by name and password."""
 
-    def __init__(self, login: str | None, scope: str) -> None:
+    def __init__(self, host: str, login: str | None, scope: str) -> None:
+        self._host = host
         self._login = {} if login is None else {"authorization": f"Basic {login}"}
         self._scope = scope
         self._header: dict[str, str] = {}
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sends a request, and again once it has logged in."""
-        request.headers.update(self._header)
+        is_own = request.url.netloc.decode() == self._host  # an upload may lead to another one, without credentials
+        request.headers.update(self._header if is_own else {})
         answer = yield request
         kind, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
-        if answer.status_code != 401:
+        if answer.status_code != 401 or not is_own:
             return
         self._header = self._login
         if kind.lower() == "bearer":

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import HTTPStore, from_url
 
 from lengthwise import files
@@ -45,6 +45,10 @@ class ObjectSource:
                 self._store = from_url(address.url, retry_config=_RETRIES)
                 listed = [[self._store.head("")]] if self._is_archive else self._store.list()
                 objects = [each for part in listed for each in part if limits.add(each["size"])]
+        if not self._is_archive:  # empty objects may stand for folders
+            paths = {PurePosixPath(each["path"]) for each in objects}
+            folders = {PurePosixPath(), *(folder for path in paths for folder in path.parents)}
+            objects = [each for each in objects if PurePosixPath(each["path"]) not in folders]
         if not objects:
             raise ConfigurationError(f"there is nothing at {address}")
         self._objects = sorted(objects, key=lambda each: each["path"])
@@ -101,7 +105,7 @@ def _plain_errors(where: str) -> Iterator[None]:
     except (BaseError, FileNotFoundError, PermissionError) as error:
         first = str(error).partition("\n")[0]
         status = _STATUS.search(first)
-        if status is not None and status[2] == "4":
-            raise ConfigurationError(f"{where}: the store answers {status[1]}") from None
         why = f"the store answers {status[1]}" if status else f"no answer of the store ({first.rpartition(' - ')[2]})"
-        raise StoreUnreachable(f"{where}: {why}") from None
+        if isinstance(error, GenericError) and (status is None or status[2] == "5"):
+            raise StoreUnreachable(f"{where}: {why}") from None
+        raise ConfigurationError(f"{where}: {why if status else first}") from None
