@@ -67,7 +67,7 @@ class TraceError(ExportError):
     """The user's code cannot be traced, at this line, if it is known."""
 
     def __init__(self, location: CodeLocation | None, why: str) -> None:
-        super().__init__("trace", why if location is None else f"{location.described()}: {why}")
+        super().__init__("trace", why if location is None else f"{location.description()}: {why}")
 
 
 class UnmendableError(LengthwiseError):

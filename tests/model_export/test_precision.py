@@ -305,7 +305,7 @@ def test_a_layer_that_cannot_run_in_integers_stays_in_float32_and_is_listed() ->
     eight = precision.convert(graph, "int8")
     assert kinds(eight) == Counter(LSTM=2, DequantizeLinear=2, Reshape=2)
     assert [*eight.graph.node[-1].input[1:3]] == ["w", "r"]
-    said = precision.described(graph, "int8")
+    said = precision.describe(graph, "int8")
     assert said[0].startswith("in int8: 1 recurrent layer with ")
     assert said[1:] == ("LSTM with a clip stays in float32: it has other activations, or a clip",)
 
@@ -317,7 +317,7 @@ def test_int8_stores_products_with_enough_weights_but_not_the_last_ones() -> Non
     eight = precision.convert(graph, "int8")
     assert kinds(eight) == Counter(MatMul=4, DequantizeLinear=1)
     assert [node.input[1] for node in eight.graph.node if node.op_type == "MatMul"][1:] == ["w1", "w2", "w3"]
-    assert precision.described(graph, "int8")[0].startswith("in int8: 1 product with 40% of all weights; ")
+    assert precision.describe(graph, "int8")[0].startswith("in int8: 1 product with 40% of all weights; ")
 
 
 def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:

@@ -202,7 +202,7 @@ def at_precision(
         cases=[*converted.cases, *(case for *_, case in raw)],
         labels=changes,
         notices=(
-            *precision.described(verified.graph, to),
+            *precision.describe(verified.graph, to),
             *(notice for kind, _, case in raw for notice in _at_raw_values(kind, case, to)),
             *(_overflows(verified, converted, {kind: batch for kind, batch, _ in raw}) if to == "fp16" else ()),
         ),

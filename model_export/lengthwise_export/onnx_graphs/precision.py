@@ -74,7 +74,7 @@ def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     return converted
 
 
-def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
+def describe(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     """Notices for int8: what of a float32 graph runs in integers, what stays in float32. None at other precisions."""
     if precision != "int8":
         return ()

@@ -206,17 +206,17 @@ def inputs_of(
     others: Mapping[str, PackedRole] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The inputs of a graph for a batch `[rows, width, features]`; no lengths if the graph does not take them yet."""
-    taken = {value.name: value for value in session.get_inputs()}
+    names_of_inputs = {value.name: value for value in session.get_inputs()}
     arranged = layout.arrange(batch)
     inputs = feed(names, PaddedBatch(arranged.steps, batch.lengths), arranged.valid)
     if not layout.has_rows_axis:
         inputs[names.sequences] = inputs[names.sequences][0]
     for name, role in (others or {}).items():
-        value, element = arranged.by_role()[role], taken[name].type.removeprefix("tensor(").removesuffix(")")
-        if len(taken[name].shape) == 1:
+        value, element = arranged.by_role()[role], names_of_inputs[name].type.removeprefix("tensor(").removesuffix(")")
+        if len(names_of_inputs[name].shape) == 1:
             value = value.reshape(-1)
         inputs[name] = value.astype({"float": "float32", "double": "float64"}.get(element, element))
-    return {name: values for name, values in inputs.items() if name in taken}
+    return {name: values for name, values in inputs.items() if name in names_of_inputs}
 
 
 # Different sizes, so that rows and width cannot be confused.

@@ -177,7 +177,7 @@ def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
         return why
     operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
-    at = "" if location is None else f"{location.described()}: "
+    at = "" if location is None else f"{location.description()}: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return f"{at}{operator} has no translation to ONNX{detail}: {instead}"

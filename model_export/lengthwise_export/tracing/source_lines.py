@@ -50,9 +50,9 @@ class CodeLocation:
         folder = next((folder for folder in _folders()[1] if self.file.startswith(folder)), None)
         return f"{relative_path(self.file) if folder is None else self.file.removeprefix(folder)}:{self.line}"
 
-    def described(self) -> str:
+    def description(self) -> str:
         """The line with its text, and that of the library: ``net.py:9: `y = f(x)`, in lib/part.py:4: `x.item()```."""
-        inside = "" if self.inside is None else f", in {self.inside.described()}"
+        inside = "" if self.inside is None else f", in {self.inside.description()}"
         return f"{self.file_and_line}: `{self.source}`{inside}"
 
 

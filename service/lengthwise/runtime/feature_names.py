@@ -33,8 +33,9 @@ FeatureNames = Annotated[tuple[str, ...], AfterValidator(_checked)]
 
 def why_other(columns: Sequence[str], names: Sequence[str]) -> str | None:
     """Why columns are not the features with these names, as a sentence; None if all are there, in any order."""
-    there, known = {*columns}, {*names}
-    missing, others = [name for name in names if name not in there], [name for name in columns if name not in known]
+    present, expected = {*columns}, {*names}
+    missing = [name for name in names if name not in present]
+    others = [name for name in columns if name not in expected]
     if not missing:
         return None
     is_one = len(missing) == len(others) == 1
