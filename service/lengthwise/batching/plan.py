@@ -284,10 +284,10 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     that move leave sequences at their ends behind. There are fewer where order of arrival computes little padding.
     """
     of_width = sorted(pending.widths.items(), reverse=True)
-    arrivals = len(pending.recent)
     least = [cost.column(width, limits.rows).least_row_seconds for width, _ in of_width]
     valid = sum(seconds * count for seconds, (_, count) in zip(least, of_width, strict=True))
-    waiting = _CLASSES * (1 - valid / (arrivals * least[0])) * len(pending) / arrivals  # for each that arrived
+    padding = 1 - valid / (len(pending.recent) * least[0])  # its share, in order of arrival
+    waiting = _CLASSES * padding * len(pending) / len(pending.recent)  # for each that arrived
     tops, free_rows = [], 0.0  # of the class
     for width, arrived in of_width:
         if free_rows <= 0:

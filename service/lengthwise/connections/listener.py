@@ -317,9 +317,9 @@ def _waiting(listener: socket.socket) -> int:
     """How many connections the kernel keeps until they are accepted; 0 where it does not say."""
     if sys.platform != "linux":
         return 0
-    unacked = 24  # of a socket that listens, `tcpi_unacked` is the length of that queue (`tcp_get_info`)
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, unacked + 4)
-    return int.from_bytes(info[unacked:], sys.byteorder)
+    # Of a socket that listens, `tcpi_unacked`, from byte 24 on, is the length of that queue (`tcp_get_info` of Linux).
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:], sys.byteorder)
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:
