@@ -7,7 +7,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(LENGTHWISE_PROJECT_URL)
 
-.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels wheelhouse deploy-tools deploy-check deploy-quick arm release
+.PHONY: lock dashboard dashboard-picture manifests image image-cuda push image-index sbom chart chart-push wheel wheels wheelhouse deploy-tools deploy-check deploy-quick arm site-archive version release
 
 lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
 	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
@@ -28,13 +28,33 @@ image: ## Builds the image lengthwise:VERSION; BUILD="buildah bud --format docke
 image-cuda: ## Builds the image lengthwise:VERSION-cuda
 	$(BUILD) --target cuda $(LABELS) --tag lengthwise:$(VERSION)-cuda .
 
-push: ## Pushes the image: REGISTRY=registry.example.com/team; VARIANT=-cuda the GPU's; ENGINE=buildah without docker
+PUSHED = $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
+
+push: ## Pushes the image: REGISTRY=registry.example.com/team; VARIANT=-cuda the GPU's; ENGINE=buildah without docker; ARCH=-arm64 for image-index
 	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=registry.example.com/team"; exit 2; }
-	$(ENGINE) tag lengthwise:$(VERSION)$(VARIANT) $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
-	$(ENGINE) push $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
+	$(ENGINE) tag lengthwise:$(VERSION)$(VARIANT) $(PUSHED)$(ARCH)
+	$(ENGINE) push $(PUSHED)$(ARCH)
+
+image-index: ## Makes one tag of the images that were pushed with ARCH=-amd64 and ARCH=-arm64: REGISTRY=...; ENGINE=buildah without docker
+	@test -n "$(REGISTRY)" || { echo "say where: make image-index REGISTRY=registry.example.com/team"; exit 2; }
+ifneq (,$(findstring buildah,$(ENGINE)))
+	-$(ENGINE) manifest rm $(PUSHED) 2> /dev/null
+	$(ENGINE) manifest create $(PUSHED)
+	$(ENGINE) manifest add --arch amd64 $(PUSHED) $(PUSHED)-amd64
+	$(ENGINE) manifest add --arch arm64 $(PUSHED) $(PUSHED)-arm64
+	$(ENGINE) manifest push $(PUSH_OPTIONS) --all $(PUSHED) docker://$(PUSHED)
+else
+	$(ENGINE) buildx imagetools create --tag $(PUSHED) $(PUSHED)-amd64 $(PUSHED)-arm64
+endif
+	$(if $(GITHUB_OUTPUT),echo "digest=$$($(ENGINE) buildx imagetools inspect $(PUSHED) --format '{{.Manifest.Digest}}')" >> $(GITHUB_OUTPUT))
+
+chart-push: chart ## Pushes the chart as an OCI artifact: REGISTRY=registry.example.com/team (with the helm command)
+	@test -n "$(REGISTRY)" || { echo "say where to: make chart-push REGISTRY=registry.example.com/team"; exit 2; }
+	helm push dist/lengthwise-$(VERSION).tgz oci://$(REGISTRY)/charts
 
 sbom: ## Writes the image's bill of materials to dist/sbom.json (CycloneDX)
 	$(BUILD) --target sbom --output type=local,dest=dist .
+	$(if $(ARCH),mv dist/sbom.json dist/sbom$(ARCH).json)
 
 chart: .venv/.development ## Packs the Helm chart into dist (after make deploy-tools)
 	mkdir -p dist
@@ -77,6 +97,15 @@ deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules a
 arm: .venv/.development ## Builds the wheel for Linux on ARM, and tests its kernels in an emulated processor (apt-get install qemu-user-static)
 	$(BIN)/python -m pytest tests/deploy/test_arm64.py -m deploy -q -rs
 
-release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
-	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md
-	gh release create $(TAG) --notes-file dist/notes.md dist/*.whl dist/*.tar.gz dist/*.tgz dist/sbom.json
+version: .venv/bin/python ## Writes the next version wherever the current one stands, and cuts the changelog: NEW=0.3.0
+	@test -n "$(NEW)" || { echo "say which: make version NEW=0.3.0"; exit 2; }
+	$(BIN)/python deploy/release.py version $(NEW)
+
+site-archive: site ## Packs the site into dist
+	mkdir -p dist && rm -f dist/site.zip
+	cd runs/site/html && $(CURDIR)/$(BIN)/python -m zipfile -c $(CURDIR)/dist/site.zip .
+
+# In CI other machines have made the files; PREBUILT=1 takes them from dist.
+release: .venv/.development $(if $(PREBUILT),,wheels chart site-archive) ## Builds the release of the tag TAG and publishes it with its section of the changelog; DRY_RUN=1 stops before that
+	$(BIN)/python deploy/release.py list $(TAG)
+	@$(if $(DRY_RUN),echo "dry run; what is left to do:" && echo) gh release create $(TAG) --notes-file dist/notes.md dist/SHA256SUMS dist/*.whl dist/*.tar.gz dist/*.tgz dist/*.zip $(wildcard dist/sbom*.json)

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.deploy
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
 
 
+INDEX = "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json"
+
+
 def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and_answers(tmp_path: Path) -> None:
     registry = program("docker-registry", "apt-get install docker-registry")
     made, helm, port, served = engine(), chart_engine(), free_port(), free_port()
@@ -41,6 +44,18 @@ def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and
         image = container["image"]
         assert image == f"{place}/lengthwise@{digest}"
         made.run("rmi", f"{place}/lengthwise:{version}")
+        # Both processors under one tag; the one that is not here is the image with another name of its processor.
+        build, other = ["REGISTRY=" + place, f"ENGINE={' '.join(made.buildah)}"], f"{place}/lengthwise:{version}-arm64"
+        run(["make", "push", "ARCH=-amd64", *build], seconds=300, env=plain)
+        name = run([*made.buildah, "from", "--pull-never", f"{place}/lengthwise:{version}-amd64"]).split()[-1]
+        run([*made.buildah, "config", "--arch", "arm64", name])
+        run([*made.buildah, "commit", "--rm", name, other], seconds=300)
+        run([*made.buildah, "push", other], seconds=300, env=plain)
+        run(["make", "image-index", "PUSH_OPTIONS=--tls-verify=false", *build], seconds=300, env=plain)
+        index = httpx.get(
+            f"http://127.0.0.1:{port}/v2/team/lengthwise/manifests/{version}", headers={"accept": INDEX}
+        ).json()
+        assert {one["platform"]["architecture"] for one in index["manifests"]} == {"amd64", "arm64"}
         run([*made.podman, "pull", image], seconds=300, env=plain)
         with made.container(image, "--env", f"LENGTHWISE_PORT={served}") as name:
             until("the container is ready", 60, lambda: answers(served, "/readyz"), lambda: made.run("logs", name))

@@ -95,7 +95,7 @@ def test_actionlint_would_find_a_job_that_waits_for_none() -> None:
 
 
 def test_the_release_notes_are_the_versions_section() -> None:
-    section = loaded(DEPLOY / "release_notes.py").section
+    section = loaded(DEPLOY / "release.py").section
     changelog = (
         "# Changelog\n\n## [Unreleased]\n\n- c\n\n## [1.2.0] - 2026-01-02\n\n### Added\n\n- b\n\n## [1.1.0]\n\n- a\n"
     )
