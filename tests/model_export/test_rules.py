@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import lengthwise_export
 from benchmarks import rule_pages
 from lengthwise_export.checking import rule
 from tests.support.rule_examples import EXAMPLES, check_example, marked_line
@@ -104,3 +105,35 @@ MENDS = [(code, next(iter(one.examples))) for code, one in rule.rules().items() 
 def test_the_page_of_a_rule_says_whether_a_mend_cures_its_example(code: str, framework: str, tmp_path: Path) -> None:
     fix = check_example(code, framework, "bad", tmp_path, suggest=True).fix
     assert (fix.mendable and fix.verdict == "sound") == rule.rules()[code].mend
+
+
+NET = """import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x, lengths):
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        BODY
+        return self.head(h.masked_fill(~valid[..., None], 0.0).sum(1) / lengths[:, None])
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("h = x - x.mean(0)", "LW204"),
+        ("h = x / x.abs().max()", "LW204"),
+        ("h = x.cumsum(0)", "LW204"),
+        ("h = x + (torch.arange(x.size(1)) / x.size(1))[None, :, None]", "LW601"),
+    ],
+)
+def test_what_runs_over_rows_or_is_a_position_has_its_rule_whatever_trial_shows_it(
+    body: str, code: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(NET.replace("BODY", body))
+    report = lengthwise_export.check(f"{tmp_path / 'net.py'}:Net", max_length=24)
+    assert [(leak.code, leak.location.source) for leak in report.leaks] == [(code, body)]

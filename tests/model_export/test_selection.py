@@ -120,6 +120,11 @@ def test_a_leak_without_a_known_operator_stays() -> None:
     assert select_leaks(Report("leak", "why"), ["LW1"], None).verdict == "leak"
 
 
+def test_a_model_that_cannot_be_checked_stays_so_whatever_is_ignored() -> None:
+    report = select_leaks(Report("uncheckable", "it takes no lengths", (LEAK,)), None, ["LW"])
+    assert (report.verdict, report.reason, report.exit_code()) == ("uncheckable", "it takes no lengths", 2)
+
+
 def test_what_is_ignored_is_counted_and_is_not_safe() -> None:
     report = select_leaks(REPORT, None, ["LW201"])
     record = json.loads(json.dumps(report.to_dict()))

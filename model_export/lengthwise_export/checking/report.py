@@ -152,6 +152,7 @@ class Report:
                 {
                     "code": one.leak.code,
                     "operator": one.leak.operator,
+                    "place": one.leak.layer or None,
                     **location_as_json(one.leak.location),
                     "by": one.by,
                 }

@@ -48,7 +48,7 @@ def select_leaks(report: Report, select: Sequence[str] | None, ignore: Sequence[
         else:
             ignored.append(IgnoredLeak(leak, by))
     shown = replace(report, leaks=tuple(leaks), ignored=tuple(ignored))
-    if leaks or not ignored:
+    if leaks or not ignored or report.verdict == "uncheckable":
         return shown
     return replace(shown, verdict="sound", reason=f"{counted(len(ignored), 'leak')} ignored, and no other is known")
 
