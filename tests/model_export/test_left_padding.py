@@ -182,3 +182,26 @@ def test_steps_and_answers_are_moved_there_and_back(padding: str, starts: list[i
         assert arranged.positions[row, inside].tolist() == list(range(len(steps)))
     answer = arranged.steps[..., None].astype(np.float32)
     assert layout.restore(answer, batch)[..., 0].tolist() == batch.steps.tolist()
+
+
+class TakesPositions(Decoder):
+    def forward(self, input_ids, attention_mask, position_ids=None):
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.size(1))
+        x = self.embedding(input_ids) + self.positions(position_ids)
+        return self.head(self.attend(x, attention_mask)[:, -1])
+
+
+class RequiresPositions(TakesPositions):
+    def forward(self, input_ids, attention_mask, position_ids):
+        return super().forward(input_ids, attention_mask, position_ids)
+
+
+def test_positions_that_a_model_may_take_are_a_second_trial_that_decides_nothing() -> None:
+    report = lengthwise_export.check(TakesPositions(), padding="left", max_length=64)
+    assert (report.verdict, report.leaks[0].cause.code) == ("leak", "LW602")
+    assert any("position_ids counted from" in note for note in report.notes)
+
+
+def test_positions_that_a_model_requires_are_passed() -> None:
+    assert lengthwise_export.check(RequiresPositions(), padding="left", max_length=64).verdict == "sound"

@@ -16,7 +16,7 @@ EXAMPLES = [(code, framework) for code, rule in rules().items() for framework in
 
 def check_example(code: str, framework: str, which: str, folder: Path, **options: Any) -> lengthwise_export.CheckReport:
     """The report of an example, `bad` or `good`; its code becomes a file in a folder."""
-    text = rules()[code].examples[framework][which]
+    text, options = rules()[code].examples[framework][which], {**rules()[code].options, **options}
     if framework == "onnx":
         return lengthwise_export.check(onnx.parser.parse_model(text), max_length=24, **options)
     file = folder / f"{framework}_{which}_{code}.py"

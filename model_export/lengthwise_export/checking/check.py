@@ -21,7 +21,8 @@ from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Steadiness, is_finite
 from lengthwise_export.checking.conditioning import Conditioning
-from lengthwise_export.checking.leaks import FailedTrial, find_finite_fill, find_leaks
+from lengthwise_export.checking.finite_fills import find_finite_fill
+from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.checking.trial_rules import ComparedId, TrialRules, compared_ids, dropped_id

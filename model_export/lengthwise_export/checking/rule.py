@@ -75,6 +75,7 @@ class LeakRule:
     cure: str = ""  # What to write instead, in words
     mend: bool | None = None  # Whether `export --mend` cures the example of torch; None if that was not tried
     examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # `bad` and `good`, by framework
+    options: Mapping[str, str] = field(default_factory=dict)  # Those of `check` that try the examples
     see: Sequence[str] = ()  # Addresses of issues that show it
     operators: tuple[Entry, ...] = ()
     layers: tuple[Entry, ...] = ()

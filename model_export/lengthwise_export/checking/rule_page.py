@@ -47,6 +47,9 @@ def _lines(rule: LeakRule) -> Iterator[str]:
     yield f"Severity: {rule.severity}.{mend}{'' if 'pytest' in rule.examples else comment}"
     if rule.cure:
         yield from ("", "## Cure", "", rule.cure)
+    if rule.options:
+        options = " ".join(f"--{option} {word}" for option, word in rule.options.items())
+        yield from ("", f"The examples are checked with `{options}`.")
     if rule.fix and not rule.examples:
         yield from ("", "```python", rule.fix.strip("\n"), "```")
     for framework, example in rule.examples.items():

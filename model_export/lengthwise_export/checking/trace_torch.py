@@ -180,6 +180,9 @@ class TorchSubject:
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same module, called in other ways that the user may have meant."""
+        if not self.layout.is_usual and (counted := self.signature.with_positions(self.module)) is not None:
+            way = "with position_ids counted from the start of each sequence: pass them, or count them in forward"
+            yield AlternativeReading(replace(self, signature=counted), way)
         if self.layout.packed is not None:
             return
         for signature, way, is_option in self.signature.alternatives():

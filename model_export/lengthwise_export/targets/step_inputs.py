@@ -103,21 +103,22 @@ def read_packed_steps(
 ) -> InferredSteps:
     """Finds the kind of a step of a module that takes packed rows, `[1, steps]` or `[steps]`; see `read_steps`.
 
-    Without one answer a sequence or a step in either form, the error is that of the first, an UncheckableError.
+    Raises:
+        UncheckableError: Neither form gives one answer for each sequence, or for each step.
     """
-    errors: list[Exception] = []
+    errors: list[str] = []
     for has_rows_axis in (True, False):
         known_sizes = TorchSubject(module, StepInput(features=1), signature, select_output).sizes
         layout = replace(signature.layout, has_rows_axis=has_rows_axis, known_sizes=known_sizes)
         try:
             subject, shape = read_steps(text, module, options, replace(signature, layout=layout), select_output, state)
         except (ConfigurationError, UncheckableError) as error:
-            errors.append(error)
+            errors.append(str(error))
             continue
         if (form := _form_of_packed(subject)) is None:
             return subject.with_layout(replace(subject.layout, per_step=len(shape) == 3)), shape
-        errors.append(UncheckableError(form))
-    raise errors[0]
+        errors.append(form)
+    raise UncheckableError(errors[0])
 
 
 def _form_of_packed(subject: TorchSubject) -> str | None:

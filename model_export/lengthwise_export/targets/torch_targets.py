@@ -210,7 +210,8 @@ def read_module(
     if layout is not None and layout.packed is not None:
         signature = read_packed_signature(module, layout, **how)
     else:
-        signature = read_signature(module, second=options.second, time_first=options.time_first, blind=blind, **how)
+        how |= {"time_first": options.time_first, "blind": blind, "positions": layout is not None}
+        signature = read_signature(module, second=options.second, **how)
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise UncheckableError(

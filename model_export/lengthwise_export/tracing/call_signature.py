@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise_export.errors import ExportError, UncheckableError
-from lengthwise_export.layouts import RIGHT, StepLayout
+from lengthwise_export.layouts import RIGHT, StepLayout, role_of
 from lengthwise_export.masks import step_mask
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
@@ -112,6 +112,15 @@ class CallSignature:
             return {}
         return {role: name or positional[index] for index, (role, name) in enumerate(arguments)}
 
+    def with_positions(self, module: nn.Module) -> CallSignature | None:
+        """The same call, with the positions of the steps too; None if the module takes none, or gets them already."""
+        arguments = self.arguments or _usual(self.second)
+        names = (name for name in inspect.signature(module.forward).parameters if role_of(name) == "positions")
+        name = next(names, None)
+        if name is None or any(role == "positions" for role, _ in arguments):
+            return None
+        return replace(self, arguments=(*arguments, ("positions", name)))
+
     def rows_first(self, logits: Tensor) -> Tensor:
         """Logits `[rows, classes]` unchanged; per-step logits transposed to `[rows, width, classes]`."""
         if logits.dim() != 3:
@@ -176,10 +185,12 @@ def read_signature(
     channels_first: bool = False,
     numbers: bool = False,
     blind: bool = False,
+    positions: bool = False,
 ) -> CallSignature:
     """How a module is called, from the signature of its `forward` and the user's options; names decide the rest.
 
-    With `numbers`, `inputs_embeds` is preferred to `input_ids`. A `blind` module may take the steps alone; one that
+    With `numbers`, `inputs_embeds` is preferred to `input_ids`; with `positions`, a module that requires the positions
+    of the steps gets them, counted from the mask. A `blind` module may take the steps alone; one that
     takes lengths or a mask gets them all the same, unless `second` is `none`.
 
     Raises:
@@ -189,13 +200,13 @@ def read_signature(
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
     if type(module).forward is nn.Module.forward:
         raise ConfigurationError(f"{type(module).__name__} has no forward{part_instead(module)}")
-    kind, arguments = _read(module, second, numbers=numbers, blind=blind)
+    kind, arguments = _read(module, second, numbers=numbers, blind=blind, positions=positions)
     own = () if arguments == _usual(kind) else arguments
     return CallSignature(second=kind, arguments=own, time_first=time_first, channels_first=channels_first)
 
 
 def _read(
-    module: nn.Module, second: Second | None, *, numbers: bool, blind: bool
+    module: nn.Module, second: Second | None, *, numbers: bool, blind: bool, positions: bool
 ) -> tuple[Second, tuple[tuple[Role, str | None], ...]]:
     """What a module takes besides the steps, and its arguments.
 
@@ -207,7 +218,11 @@ def _read(
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
     steps = steps_among(named, numbers=numbers)
-    others = [each for each in named if each is not steps]
+    counted: dict[str, Role] = {}
+    if positions:
+        required = (each.name for each in named if not _is_optional(each))
+        counted = {name: "positions" for name in required if role_of(name) == "positions"}
+    others = [each for each in named if each is not steps and each.name not in counted]
     if second == "none" and not blind:
         raise ConfigurationError(
             f"--second none: {header} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
@@ -230,7 +245,7 @@ def _read(
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
     require_no_more([each for each in others if each not in by_role.values()], header, hint)
-    roles: dict[str, Role] = {each.name: role for role, each in by_role.items()} | {steps.name: "steps"}
+    roles: dict[str, Role] = {each.name: role for role, each in by_role.items()} | {steps.name: "steps"} | counted
     kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(by_role))
     return kind, tuple(arguments_in_order(named, roles))
 
