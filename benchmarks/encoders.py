@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -32,7 +33,7 @@ from rich.progress import track
 
 import lengthwise_export
 from benchmarks import machine, output, pages
-from benchmarks.encoders_models import DATA, Encoder, encoders
+from benchmarks.encoders_models import DATA, Encoder, Packed, encoders
 from benchmarks.machine import version_of
 from lengthwise.commands.command import Command
 from lengthwise.errors import LengthwiseError
@@ -49,6 +50,7 @@ MODES: Final[dict[str, dict[str, Any]]] = {
     "right": {},
     "left": {"padding": "left"},
     "both": {"padding": "both"},
+    "packed": {"packed": "position_ids"},
     "any values": {},
 }
 """The options of `check`; `any values` is padding on the right with other values than the library itself writes."""
@@ -79,7 +81,8 @@ def judge(entry: Encoder, mode: str) -> Judged:
     """Checks a class in one mode."""
     begun = time.perf_counter()
     try:
-        module = entry.make(own_padding=mode != "any values")
+        called = entry.make(own_padding=mode != "any values")
+        module = Packed(called) if mode == "packed" else called
         report = lengthwise_export.check(module, max_length=MAX_LENGTH, **entry.options, **MODES[mode])
     except LengthwiseError as error:
         return Judged("uncheckable", str(error))
@@ -139,7 +142,9 @@ def subject(entry: Encoder, mode: str) -> str:
 
 
 def applies(mode: str, entry: Encoder) -> bool:
-    """Whether a class can be called in a mode: padding on the left needs a mask."""
+    """Whether a class can be called in a mode: padding on the left needs a mask, packing needs positions."""
+    if mode == "packed":
+        return entry.config is not None and entry.kind == "tokens"
     return entry.takes_mask or "padding" not in MODES[mode]
 
 
@@ -155,10 +160,11 @@ def judge_missing(file: Path, chosen: Sequence[Encoder], *, jobs: int, keep: boo
     every = [(entry, mode) for mode in MODES for entry in chosen if applies(mode, entry)]
     todo = [one for one in every if (f"{one[0].name}, {one[1]}", subject(*one)) not in known]
     file.parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(jobs) as pool:
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(jobs)
         running = {pool.submit(judge_apart, *one): one for one in todo}
-        console = Console(stderr=True)
-        for done in track(as_completed(running), "checks", total=len(todo), console=console):
+        stack.callback(pool.shutdown, cancel_futures=True)  # of a run that is interrupted
+        for done in track(as_completed(running), "checks", total=len(todo), console=Console(stderr=True)):
             entry, mode = running[done]
             facts = {"subject": subject(entry, mode), "checker": checker}
             records[f"{entry.name}, {mode}"] = asdict(done.result()) | facts
@@ -179,7 +185,7 @@ def cells(entry: Encoder, records: dict[str, Record]) -> tuple[str, ...]:
     if leaky is None:
         return library, entry.name, *verdicts, "", "", "", _short(unsaid)
     worst, upstream = found[leaky], DATA["upstream"]
-    where = f"`{worst['line']}` {worst['operator']}"
+    where = f"`{worst['line']}` {worst['operator']}" if worst["line"] else ""
     known = upstream.get(entry.name, upstream.get(leaky, "not found"))
     return library, entry.name, *verdicts, worst["rule"], where, f"{worst['difference']:.1e}", known
 
@@ -197,7 +203,8 @@ def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Re
         f"`python -m benchmarks.encoders`: {len(chosen)} classes of {len({entry.library for entry in chosen})} "
         f"libraries, with random weights and small configurations, each called as its library calls it and checked "
         f"with up to {MAX_LENGTH} steps: padded on the right, a row alone against the same in a batch, on the left, on "
-        "both sides, and on the right with any values. In all modes but the last, padding is what the library itself "
+        "both sides, packed in one row with positions that begin again (the states of the encoder, without a mask), "
+        "and on the right with any values. In all modes but the last, padding is what the library itself "
         "writes (its padding id, zeros), and no valid step has the padding's id. The rule, the line and the largest "
         "difference are those of the first mode in this order that leaks."
     )

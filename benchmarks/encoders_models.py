@@ -94,6 +94,18 @@ class Encoder:
         return Called(module, self, own_padding=own_padding)
 
 
+class Packed(nn.Module):
+    """The encoder of a class of `transformers`, called with sequences packed in one row: it gets no mask."""
+
+    def __init__(self, called: Called) -> None:
+        super().__init__()
+        self.module: Any = called.module.base_model
+
+    def forward(self, steps: Tensor, position_ids: Tensor) -> Tensor:
+        """The states of `[1, width]` ids whose positions begin again at 0 at each sequence."""
+        return self.module(input_ids=steps, position_ids=position_ids, use_cache=False)[0]  # type: ignore[no-any-return]
+
+
 class Called(nn.Module):
     """A library's module, called with steps and a mask that is true at valid steps."""
 
