@@ -371,3 +371,32 @@ def test_batch_statistics_over_valid_steps_are_sound_in_training_mode_and_so_is_
 def test_training_mode_is_of_torch_modules() -> None:
     with pytest.raises(ConfigurationError, match="--train is for torch modules"):
         lengthwise_export.check("service/lengthwise/models/japanese-vowels/1", train=True)
+
+
+def saturated(h: Tensor, valid: Tensor) -> Tensor:
+    weights = (99 * h[..., 0]).masked_fill(~valid, -1e9).softmax(1)
+    return (h * weights[..., None]).sum(1)
+
+
+def last_step(h: Tensor, valid: Tensor) -> Tensor:
+    return h[torch.arange(len(h)), valid.sum(1) - 1]
+
+
+@pytest.mark.parametrize(
+    ("pool", "is_unread"),
+    [
+        (lambda usual, self, h, valid, n: usual(self, h, valid & (torch.arange(h.size(1)) < n[:, None] - 1), n), True),
+        (lambda usual, self, h, valid, n: usual(self, h, valid, n), False),
+        (lambda usual, self, h, valid, n: h.masked_fill(~valid[..., None], -9.0).amax(1), False),
+        (lambda usual, self, h, valid, n: last_step(h, valid), False),
+        (lambda usual, self, h, valid, n: h[:, 0], False),
+        (lambda usual, self, h, valid, n: usual(self, h.relu(), valid, n), False),
+        (lambda usual, self, h, valid, n: usual(self, h[:, ::4], valid[:, ::4], -(-n // 4)), False),
+        (lambda usual, self, h, valid, n: saturated(h, valid), False),
+    ],
+    ids=["one too few", "mean", "max", "last", "first", "relu", "strided", "saturated attention"],
+)
+def test_a_last_step_that_no_answer_reads_is_a_note(pool, is_unread: bool) -> None:
+    report = judged(pooling(pool), max_length=60)
+    assert report.verdict in ("sound", "warning")
+    assert any(note.startswith("LW210: ") for note in report.notes) == is_unread

@@ -25,7 +25,7 @@ from lengthwise_export.checking.finite_fills import find_finite_fill
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
-from lengthwise_export.checking.trial_rules import ComparedId, TrialRules, compared_ids, dropped_id
+from lengthwise_export.checking.trial_rules import ComparedId, TrialRules, compared_ids, dropped_id, unread_steps
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
@@ -125,6 +125,8 @@ class _Check:
             leaks = (leak, *leaks)
             self.outcomes.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
             filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
+        if not finite and is_answered and (unread := unread_steps(self.subject, first)) is not None:
+            self.notes.append(unread)
         verdict, reason = self._decided(finite, filled)
         if not finite and is_answered and (dropped := dropped_id(self.subject, first, compared, self.tolerance)):
             leaks, verdict = (dropped, *leaks), "leak"

@@ -34,6 +34,7 @@ _MASKED: Final = frozenset({"LW101", "LW102", "LW201", "LW202", "LW203", "LW205"
 """Rules of operators that read all steps but those that a mask leaves out."""
 _OF_THE_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
 """Rules of what a model does with all batches of a kind, wherever that shows."""
+_LEAST_STEPS: Final = 3  # shorter sequences have no middle
 _PROBED: Final = 512  # so many of the lowest, and of the highest, ids are looked for
 
 
@@ -192,6 +193,32 @@ def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
         for _, value in operation.outputs:
             if (number := _compared(value, steps)) is not None:
                 yield ComparedId(number, operation)
+
+
+def unread_steps(subject: Subject, first: Baseline) -> str | None:
+    """A note, if no answer moves with the last step of its sequence, and some do with a middle one; else None.
+
+    The lengths are consecutive, because a stride leaves out the last step of some.
+    """
+    sampler = Sampler(subject.steps, seed=1)
+    sequences = [sampler.sequence(length) for length in range(len(first.sequences[0]), _LEAST_STEPS, -1)]
+    if not sequences:
+        return None
+    batch, rows = pad(sequences, width=first.batch.width), range(len(sequences))
+
+    def moves(base: Baseline, at: list[int]) -> bool:
+        for scale in trials.JUNK.values():
+            steps = batch.steps.copy()
+            steps[rows, at] = sampler.fill((len(sequences),), scale)
+            if base.largest_difference(subject.answer(PaddedBatch(steps, batch.lengths))) > 0.0:
+                return True
+        return False
+
+    with suppress(RunError):
+        base = Baseline(sequences, batch, subject.answer(batch))
+        if not moves(base, [len(own) - 1 for own in sequences]) and moves(base, [len(own) // 2 for own in sequences]):
+            return f"LW210: {rules()['LW210'].why}"
+    return None
 
 
 def _compared(value: NDArray[Any], steps: NDArray[Any]) -> int | None:
