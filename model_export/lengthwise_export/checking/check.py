@@ -110,10 +110,10 @@ class _Check:
         if finite and is_answered:
             moved = [moved.trial for moved in finite]
             limits.require_service_contract(self.subject, first, moved, sizes, self.sampler, self.tolerance)
-            self._note_other_readings(first, finite)
+            self.notes += limits.notes_of_other_readings(self.subject, first, finite, self.tolerance)
         elif not finite and not self.subject.in_training:
             self._require_meaningful_trials(first, min(2, widest - sizes.shortest + 1))
-        self._note_fast_path(first)
+        self.notes += limits.notes_of_the_fast_path(self.subject, first, self.failed, self.tolerance)
         self.notes += self.conditioning.notes()
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
@@ -225,32 +225,6 @@ class _Check:
                 f"{moved:.2g}, which is within the tolerance of {self.tolerance:.2g}, so a leak could not be seen. "
                 "Possible reasons: the last layer is all zeros, an input is not used, or --tolerance is too large"
             )
-
-    def _note_other_readings(self, first: Baseline, finite: Sequence[FailedTrial]) -> None:
-        """Adds a note if the model does not leak when it is called in another way, such as time-first.
-
-        Raises:
-            UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
-        """
-        tried = [moved.trial for moved in finite if moved.base is first.batch]
-        for other in self.subject.alternatives() if tried else ():
-            try:
-                again = replace(first, answer=other.subject.answer(first.batch))
-                answers = [other.subject.answer(trial.batch) for trial in tried]
-                last = other.subject.answer(first.with_last_steps_changed(self.subject.steps.vocabulary))
-                is_sound = all(
-                    again.moved_by(answer, *pair) <= self.tolerance
-                    for trial, answer in zip(tried, answers, strict=True)
-                    for pair in trial.rows
-                )
-                # If a changed last step does not change the answer, this way does not read the whole sequence.
-                is_sound = is_sound and all(again.moved_by(last, row, row) > self.tolerance for row in again.ordinary())
-            except (RunError, IndexError):  # an answer of another shape may lack these rows
-                continue
-            if is_sound and other.is_option:
-                self.notes.append(f"no answer changes in these trials {other.runs}")
-            elif is_sound and "share" in other.runs:
-                raise UncheckableError(f"the model is sound only {other.runs}")
 
     def _first(self, sizes: BatchSizes) -> Baseline:
         self.progress("the baseline batch, and one answer again and again")
@@ -439,22 +413,6 @@ class _Check:
             moved = FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
             self.failed.append(moved if trial.change == "poison" else _where_it_is_nan(moved, first, answer, worst))
         return None
-
-    def _note_fast_path(self, first: Baseline) -> None:
-        """Adds a note if the leak does not show on the framework's fast path, which trials switch off."""
-        moved = next((moved for moved in self.failed if moved.base is first.batch), None)
-        if moved is None:
-            return
-        try:
-            shipped = replace(first, answer=self.subject.answer_as_shipped(first.batch))
-            after = self.subject.answer_as_shipped(moved.trial.batch)
-        except RunError:
-            return
-        if max(shipped.moved_by(after, *pair) for pair in moved.trial.rows) <= self.tolerance:
-            self.notes.append(
-                f"the framework's fast path skips padding and does not show it ({moved.trial.name}); training, other "
-                "settings and an exported graph use the plain path"
-            )
 
 
 def _where_it_is_nan(moved: FailedTrial, first: Baseline, after: ModelOutput, rows: tuple[int, int]) -> FailedTrial:

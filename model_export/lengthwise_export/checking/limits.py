@@ -5,9 +5,10 @@ A frozen axis, a required order of rows, left padding: each is a reason of its o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise_export.checking.baseline import Baseline, changes_itself, gap
-from lengthwise_export.checking.leaks import goes_another_way_alone
+from lengthwise_export.checking.leaks import FailedTrial, goes_another_way_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
 from lengthwise_export.errors import RunError, UncheckableError
@@ -237,6 +238,52 @@ def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler:
         return apart(first.batch.lengths, left=False) > _APART * most
     except RunError:
         return False
+
+
+def notes_of_other_readings(
+    subject: Subject, first: Baseline, failed: Sequence[FailedTrial], tolerance: float
+) -> Iterator[str]:
+    """The other ways to call a model, such as time-first, in which it does not leak.
+
+    Raises:
+        UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
+    """
+    tried = [one.trial for one in failed if one.base is first.batch]
+    for other in subject.alternatives() if tried else ():
+        try:
+            again = replace(first, answer=other.subject.answer(first.batch))
+            answers = [other.subject.answer(trial.batch) for trial in tried]
+            last = other.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
+            is_sound = all(
+                again.moved_by(answer, *pair) <= tolerance
+                for trial, answer in zip(tried, answers, strict=True)
+                for pair in trial.rows
+            )
+            # If a changed last step does not change the answer, this way does not read the whole sequence.
+            is_sound = is_sound and all(again.moved_by(last, row, row) > tolerance for row in again.ordinary())
+        except (RunError, IndexError):  # an answer of another shape may lack these rows
+            continue
+        if is_sound and other.is_option:
+            yield f"no answer changes in these trials {other.runs}"
+        elif is_sound and "share" in other.runs:
+            raise UncheckableError(f"the model is sound only {other.runs}")
+
+
+def notes_of_the_fast_path(
+    subject: Subject, first: Baseline, failed: Sequence[FailedTrial], tolerance: float
+) -> Iterator[str]:
+    """A note if the leak does not show on the framework's fast path, which trials switch off."""
+    trial = next((one.trial for one in failed if one.base is first.batch), None)
+    if trial is None:
+        return
+    with contextlib.suppress(RunError):
+        shipped = replace(first, answer=subject.answer_as_shipped(first.batch))
+        after = subject.answer_as_shipped(trial.batch)
+        if max(shipped.moved_by(after, *pair) for pair in trial.rows) <= tolerance:
+            yield (
+                f"the framework's fast path skips padding and does not show it ({trial.name}); training, other "
+                "settings and an exported graph use the plain path"
+            )
 
 
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
