@@ -41,7 +41,6 @@ PAGES = {
     "docs/data.md": Page(),
     "docs/engines.md": Page(sections=("A scorer",)),
     "docs/keras.md": Page(here=True),
-    "docs/layouts.md": Page(here=True),
     "docs/masking.md": Page(here=True),
     "docs/mending.md": Page(here=True),
     "docs/own-code.md": Page(),

@@ -95,7 +95,7 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 
 @pytest.mark.parametrize("function", [lengthwise_export.check, lengthwise_export.export], ids=lambda one: one.__name__)
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
-    of_shell = {"annotations", "as_json", "explain", "html", "sarif", "strict"}
+    of_shell = {"annotations", "as_json", "badge", "changed", "explain", "html", "sarif", "strict"}
     in_python = {"seed"} if function is lengthwise_export.export else set()
     command = {parameter.name for parameter in command_named(function.__name__).params}
     assert {*inspect.signature(function).parameters} - {"progress", "options"} - in_python == command - of_shell
