@@ -206,7 +206,11 @@ def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Re
         "both sides, packed in one row with positions that begin again (the states of the encoder, without a mask), "
         "and on the right with any values. In all modes but the last, padding is what the library itself "
         "writes (its padding id, zeros), and no valid step has the padding's id. The rule, the line and the largest "
-        "difference are those of the first mode in this order that leaks."
+        "difference are those of the first mode in this order that leaks. A class *re-made* is Time-Series-Library's, "
+        "written again from its paper: that library pads every batch to the longest sequence of a data set, so that "
+        "its answers read padding but do not change with it; here the encoder gets a batch as wide as it is, and zeros "
+        "follow up to that length before the classes are computed, which changes nothing if no step reads padding. "
+        "Those with a weight for each step get the zeros first."
     )
     run = (
         f"{len(kept)} checks took {seconds:.0f} s in all, beside other work on the machine; the largest process had "

@@ -15,6 +15,7 @@ import pytest
 from benchmarks import encoders
 from benchmarks.encoders import Judged
 from benchmarks.encoders_models import DATA, FEATURES, Encoder
+from benchmarks.encoders_time_series import ENCODERS, WHOLE
 
 LEAKS = Path(encoders.__file__).with_name("leaks")
 PAGES = sorted(LEAKS.glob("*.md"))
@@ -31,6 +32,7 @@ BOTH = Encoder(
     arguments=GRU.arguments | {"bidirectional": True},
     answer=0,
 )
+ENTRIES = [Encoder(**one) for one in DATA["encoders"] if "encoders_time_series" in one["path"]]
 
 
 def code_of(page: Path) -> str:
@@ -47,6 +49,17 @@ def test_a_layer_that_begins_in_the_padding_leaks_with_its_rule_and_operator() -
     judged = encoders.judge(BOTH, "right")
     assert (judged.verdict, judged.rule, judged.operator) == ("leak", "LW301", "module: gru")
     assert judged.difference > 0.01
+
+
+@pytest.mark.parametrize("name", ["Transformer", "TimesNet", "DLinear"])
+def test_a_classifier_of_time_series_leaks_unless_it_gets_the_longest_width_always(name: str) -> None:
+    (entry,) = (one for one in ENTRIES if one.arguments == {"encoder": name})
+    assert encoders.judge(entry, "right").verdict == ("sound" if name in WHOLE else "leak")
+    assert encoders.judge(entry, "any values").verdict == "leak"
+
+
+def test_each_encoder_of_time_series_has_its_row() -> None:
+    assert [entry.arguments["encoder"] for entry in ENTRIES] == [*ENCODERS]
 
 
 def test_a_class_that_cannot_be_made_is_a_row_with_its_reason() -> None:
