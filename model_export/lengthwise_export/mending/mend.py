@@ -96,41 +96,78 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
 def _mended(
     graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64], hidden: Mapping[str, float]
 ) -> Mended:
-    """The same for a range of lengths, with some masks opened, each with the number that hides a step."""
+    """One attempt of `mend`: for lengths `range_`, with the masks in `hidden` made true everywhere.
+
+    Args:
+        graph: The graph as it is given.
+        names: The names of its inputs and outputs.
+        steps: What a step of its sequences is.
+        range_: The lengths to follow, ascending without a gap.
+        hidden: For each of these masks, the number that marks hidden steps.
+
+    Raises:
+        LengthsRestricted: The original accepts fewer lengths; `mend` begins again with these.
+        StepsHidden: Further masks are to be made true everywhere; `mend` begins again with them.
+        UnmendableError: An operator cannot be mended.
+    """  # noqa: DOC502 - the rules raise them
+    # A copy that has no output but the answers
     prepared = _prepared(graph)
     masks = hiding_masks(prepared, names.sequences)
     counted = opened(prepared, hidden) if hidden else None
     prepared = prepared if counted is None else deepcopy(counted)
-    answers = [value for value in prepared.graph.output if value.name in (names.logits, names.attention)]
-    refill(prepared.graph.output, answers)
+    refill(
+        prepared.graph.output,
+        (value for value in prepared.graph.output if value.name in (names.logits, names.attention)),
+    )
     keep_needed(prepared.graph)
-    lengths = names.lengths or "lengths"
-    inputs = {value.name: value for value in prepared.graph.input}
-    taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
-    taken |= {*inputs, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
-    is_int32 = lengths not in inputs or inputs[lengths].type.tensor_type.elem_type == TensorProto.INT32
-    writer = Writer(lengths, (names.sequences, names.open_axes[1]), taken, int32=is_int32, range_=range_)
-    mender = Mender(writer, range_, opset=opset_of(prepared))
-    mender.follow = _followed
+
+    mender = _mender(prepared, names, steps, range_)
     mender.hides = masks
     mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
-    mender.used = {*names_in(prepared.graph.node), *(value.name for value in prepared.graph.output)}
-    _set_inputs(mender, names, steps, inputs, lengths)
-    for tensor in prepared.graph.initializer:
-        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     changes = [change for node in prepared.graph.node for change in _followed(mender, node)]
-    outputs = [_output(mender, value) for value in prepared.graph.output]
+    _replace_nodes(prepared, mender)
+    return Mended(
+        prepared, tuple(changes), int(range_[0]), int(range_[-1]), tuple(sorted(set(hidden.values()))), counted
+    )
+
+
+def _mender(model: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mender:
+    """The mender of a prepared graph, with the inputs and constants of it; adds an input for lengths where none is."""
+    lengths = names.lengths or "lengths"
+    inputs = {value.name: value for value in model.graph.input}
+    taken = {
+        *inputs,
+        lengths,
+        *(tensor.name for tensor in model.graph.initializer),
+        *(name for node in model.graph.node for name in (*node.input, *node.output, node.name)),
+    }
+    writer = Writer(
+        lengths,
+        (names.sequences, names.open_axes[1]),
+        taken,
+        int32=lengths not in inputs or inputs[lengths].type.tensor_type.elem_type == TensorProto.INT32,
+        range_=range_,
+    )
+    mender = Mender(writer, range_, opset=opset_of(model))
+    mender.follow = _followed
+    mender.used = {*names_in(model.graph.node), *(value.name for value in model.graph.output)}
+    _set_inputs(mender, names, steps, inputs, lengths)
+    for tensor in model.graph.initializer:
+        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     inputs.setdefault(lengths, helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
-    refill(prepared.graph.node, writer.nodes)
-    refill(prepared.graph.input, inputs.values())
-    refill(prepared.graph.output, outputs)
-    refill(prepared.graph.value_info, ())
-    prepared.graph.initializer.extend(writer.constants)
-    prepared.graph.name = prepared.graph.name or "mended"
-    keep_needed(prepared.graph)
-    onnx.checker.check_model(prepared)
-    numbers = tuple(sorted(set(hidden.values())))
-    return Mended(prepared, tuple(changes), int(range_[0]), int(range_[-1]), numbers, counted)
+    refill(model.graph.input, inputs.values())
+    return mender
+
+
+def _replace_nodes(model: ModelProto, mender: Mender) -> None:
+    """Replaces the nodes of a graph that was followed by those that the rules wrote, and describes its outputs."""
+    refill(model.graph.output, (_output(mender, value) for value in model.graph.output))  # may write nodes, too
+    refill(model.graph.node, mender.writer.nodes)
+    refill(model.graph.value_info, ())
+    model.graph.initializer.extend(mender.writer.constants)
+    model.graph.name = model.graph.name or "mended"
+    keep_needed(model.graph)
+    onnx.checker.check_model(model)
 
 
 def _prepared(graph: ModelProto) -> ModelProto:

@@ -124,13 +124,13 @@ def mend_target(
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
-        operator, location = _origin(error.operator, error.location, origins)
+        operator, location = _operator_and_line(error.operator, error.location, origins)
         return ProvedMend(FixProposal(False, error.reason, operator, location), target)
     except LengthwiseError as error:
         # Where the original runs at one width only, for example, tracing fails too, and says less.
         report = check_subject(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
-    origin_of = ((change, *_origin(change.operator, change.location, origins)) for change in mended.changes)
+    origin_of = ((change, *_operator_and_line(change.operator, change.location, origins)) for change in mended.changes)
     changes = tuple(replace(change, operator=operator, location=at) for change, operator, at in origin_of)
     mended = replace(mended, changes=changes)
     lengths = (max(shortest, mended.min_length), min(longest, mended.max_length))
@@ -179,8 +179,18 @@ def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind:
     return graph_fields(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
 
 
-def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:
-    """The module and the line of the user's code that an operator of a traced graph comes from."""
+def _operator_and_line(
+    operator: str, location: object, origins: Mapping[str, onnx.NodeProto]
+) -> tuple[str, CodeLocation | None]:
+    """The name and the line of code to show for an operator that a mend names.
+
+    For a node of a traced graph these are the module and the line of the user's code; else the operator itself.
+
+    Args:
+        operator: As `shown_operator` names it.
+        location: Its line, if the mend knows it.
+        origins: The nodes of a traced graph, by `shown_operator`; none for another graph.
+    """
     known = location if isinstance(location, CodeLocation) else None
     node = origins.get(operator)
     return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))

@@ -203,7 +203,7 @@ class Mender(NodeMender):
         return self.emit(kind, [name, self.emit("Concat", parts, axis=0)])
 
     def at_width(self, group: Group) -> str:
-        """`[1]` int64: the size of an axis of the original at the width of the batch."""
+        """`[1]` int64: how long an axis of the original is in the padded batch: the product of `Writer.at_width`."""
         total = self.writer.at_width(group[0])
         for size in group[1:]:
             total = self.emit("Mul", [total, self.writer.at_width(size)])

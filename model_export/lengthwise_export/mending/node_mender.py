@@ -23,7 +23,10 @@ class LengthsRestricted(Exception):
 
 
 class StepsHidden(Exception):
-    """A loop is a layer if these masks, which the values of the steps decide, are opened: by mask, what it hides."""
+    """Start again with these masks made true everywhere: then the loop is a recurrent layer.
+
+    Argument: mask name to the number that marks hidden steps.
+    """
 
 
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
@@ -71,8 +74,8 @@ class NodeMender:
         """An input of the node as a tensor of data."""
         return self.as_ragged(self.required(index))
 
-    def tensor(self, index: int) -> Ragged:
-        """An input of the node for an operator that only moves elements: it may hold the numbers of the rows."""
+    def movable(self, index: int) -> Ragged:
+        """An input for an operator that only moves elements: as `ragged`, or the numbers of the rows."""
         value = self.value(index)
         return value if isinstance(value, Ragged) and value.counts_rows else self.ragged(index)
 
@@ -179,7 +182,13 @@ class NodeMender:
         raise LengthsRestricted(int(self.lengths[run.start]), int(self.lengths[run.stop - 1]))
 
     def matches(self, one: Group, other: Group) -> bool:
-        """Whether two axes are the same; if only up to a length (a table of positions), others are left out."""
+        """Whether two axes have the same sizes, at all lengths or at least in one long range of them.
+
+        Lengths outside of that range are left out, as `require` does: of a table of 512 positions, those above 512.
+
+        Raises:
+            LengthsRestricted: Some lengths are left out; the caller begins again with the others.
+        """  # noqa: DOC502 - `require` raises it
         if len(one) != len(other):
             return False
         equal = np.ones(self.count, dtype=bool)

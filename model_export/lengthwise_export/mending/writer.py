@@ -69,7 +69,10 @@ class Writer(NodeWriter):
         return self.emit("Unsqueeze", [self.per_row(table), self.constant([1])])
 
     def at_width(self, size: Size) -> str:
-        """`[1]` int64: the room for a size in the batch: for the largest that it is at any length up to the width."""
+        """`[1]` int64: how long an axis of this size is in the padded batch.
+
+        That is the largest size at any length up to the width of the batch.
+        """
         if size.fixed is not None:
             return self.constant([size.fixed])
         if size.is_rows:

@@ -44,7 +44,7 @@ def _unary(mender: Mender) -> None:
     the function makes 0 of 0.
     """
     kind = mender.node.op_type
-    value = mender.tensor(0) if kind == "Identity" else mender.ragged(0)
+    value = mender.movable(0) if kind == "Identity" else mender.ragged(0)
     mender.rerun(value, zeroed=value.zeroed and kind in _KEEP_ZERO)
 
 
@@ -57,7 +57,7 @@ def _test(mender: Mender) -> None:
 @rule("Cast", "CastLike")
 def _cast(mender: Mender) -> None:
     """Another element type: the node stays. The numbers of the rows keep their meaning."""
-    value, to = mender.tensor(0), mender.attribute("to")
+    value, to = mender.movable(0), mender.attribute("to")
     mender.rerun(value, zeroed=value.zeroed, dtype=mender.required(1).dtype if to is None else to)
 
 

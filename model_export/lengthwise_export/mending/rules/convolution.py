@@ -41,7 +41,11 @@ class Window:
 def _windows(
     mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
 ) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
-    """The window along each axis; apart, the zeros in front and behind where they depend on the length (`auto_pad`)."""
+    """The window along each axis, and the zeros around the axes where their number depends on the length.
+
+    Only `auto_pad` SAME with a stride gives such axes. The zeros are `[lengths]` in front and `[lengths]` behind, by
+    the index of the axis; the window of such an axis has no padding of its own.
+    """
     count = len(kernel)
     strides, dilations, pads = (
         mender.attribute(name) or [neutral] * (count * size)

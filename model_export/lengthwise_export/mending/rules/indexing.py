@@ -120,20 +120,22 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
     3. An index of all rows, of a value that has rows: refused, since each row would pick from all of them.
     """
     dim, size = mender.within(value, axis)
+    # Case 3
     mender.refuse_if(
         value.rows_at is not None and any(each.is_rows for each in index.axes),
         "picks steps of all rows in each row: gather along the steps",
     )
     mender.refuse_if(index.is_merged, "picks by an index with merged axes")
     groups = (*value.groups[:axis], *index.groups, *value.groups[axis + 1 :])
-    if index.row_added and value.rows_at is not None:
+    if index.row_added and value.rows_at is not None:  # case 2
         mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
         return mender.take(value, axis, _from_the_end(mender, index, size).name, index.groups[0][0])
+    # Case 1
     times = index.times()
     if index.rows_at is not None and index.name not in mender.raw:
         index = mender.masked(index, times, 0)  # at the padding, a computed number may be outside of the table
     row_added = value.row_added or index.row_added
-    if index.row_added and not value.row_added and axis != 0:
+    if index.row_added and not value.row_added and axis != 0:  # the added rows belong in front of all axes
         front = [dim, *(at for at in range(len(value.axes)) if at != dim)]
         name = mender.emit("Gather", [mender.writer.transposed(value.name, front), index.name], axis=0)
         count = len(index.axes) + 1

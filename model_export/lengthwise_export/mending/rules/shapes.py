@@ -204,7 +204,7 @@ def _flatten(mender: Mender) -> None:
 @rule("Squeeze")
 def _squeeze(mender: Mender) -> None:
     """A tensor without axes of size 1; with one of another size it is refused."""
-    value = mender.tensor(0)
+    value = mender.movable(0)
     axes = mender.axes(value.rank)
     if axes is None:
         axes = [axis for axis, group in enumerate(value.groups) if is_one(group)]
@@ -219,7 +219,7 @@ def _squeeze(mender: Mender) -> None:
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
     """A tensor with more axes of size 1."""
-    value, axes = mender.tensor(0), mender.array(1).reshape(-1).tolist()
+    value, axes = mender.movable(0), mender.array(1).reshape(-1).tolist()
     rank = value.rank + len(axes)
     new = sorted(axis % rank for axis in axes)
     left = iter(value.groups)
@@ -241,7 +241,7 @@ def _atoms_of(mender: Mender, table: Table) -> Group:
 @rule("Expand")
 def _expand(mender: Mender) -> None:
     """A tensor repeated along axes of size 1, up to sizes at the width of the batch; see `_expanded`."""
-    _expanded(mender, mender.tensor(0), mender.sizes(1, "its shape is").elements())
+    _expanded(mender, mender.movable(0), mender.sizes(1, "its shape is").elements())
 
 
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
