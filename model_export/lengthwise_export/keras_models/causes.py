@@ -47,8 +47,8 @@ class LayerCall:
     keepdims: bool = False
 
     @property
-    def words(self) -> dict[str, str]:
-        """Code for the words of a fix."""
+    def template_values(self) -> dict[str, str]:
+        """The code for each name, such as `${mask}`, in the template of a fix."""
         name = re.sub(r"\W", "_", self.layer.rpartition("/")[2])
         steps = 1 if self.axis is None else self.axis % self.dimensions
         axes = tuple(range(1, self.dimensions)) if self.axis is None else self.axis
@@ -73,7 +73,7 @@ def explain_layer(call: LayerCall, change: Change) -> Cause:
     entry = rule.select("layers", call.kind, change, call.mask)
     dropped = "" if call.dropped_by is None or call.mask != "none" else f" (it ends at {call.dropped_by})"
     why = Template(entry.why).substitute(dropped=dropped)
-    return Cause(why, Template(entry.fix).substitute(call.words), entry.code)
+    return Cause(why, Template(entry.fix).substitute(call.template_values), entry.code)
 
 
 class LayerParts:
@@ -107,7 +107,7 @@ class LayerParts:
             self._dropped_by = f"{layer.path} ({layer.kind})"
         elif _has_mask(outputs):
             self._dropped_by = None
-        of_lengths: LayerMask = "lengths" if self._known.is_learned(layer.layer) else "other"
+        of_lengths: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer) else "other"
         mask = of_lengths if is_masked else "none"
         is_layer = hasattr(layer.layer, "compute_mask")
         axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)

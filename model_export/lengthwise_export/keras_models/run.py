@@ -27,12 +27,16 @@ def identity(part: Any) -> int:
 
 
 class KnownLayers(nn.Module):
-    """What the runs of a model know of its layers: while `learning`, which masks and inputs are the same in each."""
+    """What all runs of one Keras model share: what is known of its layers, and the parts that are made once.
+
+    While `learning`, the input and the mask of each layer are compared with those of the run. A trace cannot compare
+    values, and uses what these runs have shown.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.learning = False
-        self._learned: dict[int, bool] = {}
+        self._matched: dict[int, bool] = {}
         self._weights: dict[tuple[int, ...], recurrent.CellWeights] = {}
         self._masks: dict[int, GraphMasks] = {}
         self._operations: dict[int, nn.Module] = {}
@@ -46,16 +50,18 @@ class KnownLayers(nn.Module):
         called: Callable[..., Any] = self._operations.get(identity(operation), operation)
         return called
 
-    def is_learned(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
-        """Whether a layer's input, or its mask, was that of the run in every comparison with Keras.
+    def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
+        """Whether a layer's input (or mask) was the run's own in every learning run.
+
+        In a learning run, first compares and remembers.
 
         Args:
             layer: The layer.
-            compare: Compares its input or mask with that of the run; called in runs that learn.
+            compare: Compares the layer's input or mask with that of the run.
         """
         if self.learning and compare is not None:
-            self._learned[identity(layer)] = compare() and self._learned.get(identity(layer), True)
-        return self._learned.get(identity(layer), False)
+            self._matched[identity(layer)] = compare() and self._matched.get(identity(layer), True)
+        return self._matched.get(identity(layer), False)
 
     def masks_in(self, function: Any) -> GraphMasks:
         """The masks in the graph of a functional model, of this model or inside it."""
@@ -95,14 +101,14 @@ class KerasRun:
             own = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
             return inputs.shape == own.shape and torch.equal(inputs.double(), own.double())
 
-        return self.known.is_learned(layer, is_same)
+        return self.known.matched_in_every_run(layer, is_same)
 
     def has_mask_of_lengths(self, layer: Any, mask: Tensor) -> bool:
         """Whether the mask `[rows, width]` of a layer is that of the lengths."""
         if self.mask is None:
             return False
         own = self.mask
-        return self.known.is_learned(layer, lambda: mask.shape == own.shape and torch.equal(mask.bool(), own))
+        return self.known.matched_in_every_run(layer, lambda: mask.shape == own.shape and torch.equal(mask.bool(), own))
 
     def fill(self, values: Tensor, instead: Tensor | float) -> Tensor:
         """Values `[rows, width, features]` with `instead` at masked steps."""
@@ -129,8 +135,8 @@ class KerasRun:
 class GraphMasks:
     """The masks in the graph of a functional model; tensors are given by their ids."""
 
-    over: dict[int, int]  # The tensor whose padding a mask shows, for each mask that is computed from values
-    # Those of them that are used as masks of layers only, with everything computed from them
+    over: dict[int, int]  # For each mask that is computed from values: the tensor of these values
+    # The masks, and the tensors computed from masks, that nothing uses but layers as their argument `mask`
     only_masks: set[int]
 
 
@@ -197,7 +203,13 @@ def _mask_arguments(node: Any) -> set[int]:
 
 
 def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[int]:
-    """The masks, and what is computed from them, that nothing uses but layers as their masks."""
+    """The ids of masks, and of tensors computed from masks, that nothing uses but layers as their argument `mask`.
+
+    Args:
+        function: The functional model; its outputs are uses.
+        nodes: The calls in the graph of the model, in an order in which they can run.
+        over: As in `GraphMasks`; the keys are the ids of masks.
+    """
     from_masks = set(over)
     for node in nodes:
         if not _is_layer(node.operation) and any(id(symbol) in from_masks for symbol in node.input_tensors):
