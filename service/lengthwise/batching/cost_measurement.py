@@ -106,6 +106,7 @@ def measure(
                 raise
             times.fails[i:, j:] = True
         now, remaining = clock(), remaining - 1
+        # A shape's first run is slow, and is not counted; only the very first shape has a time from then on.
         if ((i, j) in shapes or not shapes) and not times.fails[i, j]:
             times.seconds[i, j] = np.fmin(times.seconds[i, j], max(now - before, SHORTEST_SECONDS))
         return now <= end and remaining > 0

@@ -205,33 +205,40 @@ def _by_arrival(
 def _by_length(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
-    """The batch with the anchor in it, of a cheapest partition by length of the most urgent sequences."""
+    """The batch with the anchor in it, where each row costs the steps of the longest row.
+
+    1. On a device that new sequences keep busy: a batch of one class of widths, `_class_batch`.
+    2. All of the most urgent have the anchor's width: as many of them as are cheapest.
+    3. Otherwise the most urgent are partitioned by length, as cheaply as can be, and the batch is the part with the
+       anchor. Where a small batch is cheap, they are a share of what waits; where only full batches are, as many
+       sequences as several full batches take.
+    """
     column, full = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
     widest = cost.column(max(pending.alike)[0], limits.rows)  # a few steps cost next to nothing on a processor, too
-    many_free = widest.seconds[1] >= _MANY_FREE * widest.least_row_seconds
-    exact = 2 * column.enough_rows < full and not many_free  # a batch need not be full to be cheap
-    if many_free and pending.refilled:
+    rows_nearly_free = widest.seconds[1] >= _MANY_FREE * widest.least_row_seconds
+    batch_may_be_small = 2 * column.enough_rows < full and not rows_nearly_free  # it is cheap before it is full
+    if rows_nearly_free and pending.refilled:
         return _class_batch(pending, anchor, cost, limits, seconds)
     if all(each.width == anchor.width for each in islice(pending.near(), 2 * full)):
         rows = _rows_of_one_width(min(len(pending), 2 * full), rows_within(column.seconds, full, seconds), column)
         return [anchor, *islice((each for each in pending.near() if each is not anchor), rows - 1)]
-    if exact:
+    if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
         count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
     near = list(islice(pending.near(), count))
-    if exact and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
+    if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
         near.append(anchor)
     widths = sorted([each.width for each in near])
     low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, seconds)
-    missing = Counter(widths[low:high])
-    missing[anchor.width] -= 1
+    still_to_take = Counter(widths[low:high])
+    still_to_take[anchor.width] -= 1
     chosen = [anchor]
     for each in near:  # of each width the most urgent
-        if missing[each.width] > 0 and each is not anchor:
-            missing[each.width] -= 1
+        if still_to_take[each.width] > 0 and each is not anchor:
+            still_to_take[each.width] -= 1
             chosen.append(each)
     return chosen
 

@@ -80,7 +80,7 @@ class Cores:
         self._next_look = 0.0
 
     def note(self, running: int) -> None:
-        """Says that so many batches run in this process; 0 with each request, too."""
+        """Publishes to the other processes how many batches run here; for 0, since when, or since the last request."""
         self._batches[self._process] = running or -time.monotonic()
 
     def free(self, running: int, *, look: bool = True) -> int:
