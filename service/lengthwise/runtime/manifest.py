@@ -79,8 +79,8 @@ class StepInput(_ManifestPart):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_names_of_old(cls, table: Any) -> Any:
-        """The names under the key of older exporters, which did not check them: those that are no names are dropped."""
+    def _read_old_feature_names(cls, table: Any) -> Any:
+        """Takes `names` from `feature_names`, the key of older exporters; drops them all where one is not valid."""
         if not isinstance(table, dict) or "feature_names" not in table:
             return table
         old = table["feature_names"]

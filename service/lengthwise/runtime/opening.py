@@ -177,7 +177,7 @@ def _with_fixed_kernels(
     kernels = FIXED + recurrent_kernels.register(options, "shares")
     try:
         session = _open_in(source.replaced(counted.graph), options, device)
-        for steps in kernel_shares.trial(counted, manifest.input.features or 1, manifest.max_length):
+        for steps in kernel_shares.trial_sequences(counted, manifest.input.features or 1, manifest.max_length):
             inputs = feed(
                 manifest.graph, pad([steps, steps[: (len(steps) + 1) // 2]], multiple=manifest.width_multiple)
             )

@@ -49,21 +49,28 @@ def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | 
 
 
 class _Step(NamedTuple):
-    """One operator, as `struct Step` in `_convolutions.c`, of values in the place of slots."""
+    """One operator, as `struct Step` in `_convolutions.c` has it, but with numbers of values instead of slots."""
 
     kind: int
     source: int
     target: int
-    width: int
-    into: int
+    width: int  # channels of its source, filled up
+    out_width: int  # of its target
     other: int  # the second value of a sum
     taps: int = 1
     dilation: int = 1
     left: int = 0
-    at: int = 0  # where its numbers begin
+    at: int = 0  # where its weights begin in `lengthwise.numbers`
 
 
 class _Trunk(Pattern):
+    """The part of a graph from the sequences to the pooling, as a list of operators for PooledConvolutions.
+
+    From the pooling, `_value` follows each value back to the sequences. Each node on the way is read by the method for
+    its operator (`_MAKERS`), which adds the `_Step` that computes it (for a Concat, several). A value has a number; 0
+    is the sequences.
+    """
+
     def __init__(self, graph: Graph, sequences: str, lengths: str, features: int) -> None:
         super().__init__(graph)
         self._sequences, self._lengths = sequences, lengths
@@ -97,7 +104,7 @@ class _Trunk(Pattern):
         return self.graph.write({DOMAIN: 1})
 
     def _pooled(self, node: Node) -> str | None:
-        """What is summed, or the largest of, over the valid steps; None if the node does something else."""
+        """The value of which a node is the sum, or the maximum, over the valid steps; None for another node."""
         name = node.inputs[0] if node.inputs else ""
         try:
             if node.operator == "Gather":  # of a product with ones, which has the same bits at every width
@@ -110,14 +117,14 @@ class _Trunk(Pattern):
             else:
                 require(node.operator in ("ReduceSum", "ReduceMax") and node.attributes.get("keepdims", 1) == 0)
                 require(self.axis(node) in (2, -1))
-            source, past = self._past_end(name)
+            source, past = self._unmasked(name)
             require(past <= _LOWEST if node.operator == "ReduceMax" else past == 0)
         except NotFound:
             return None
         return source
 
-    def _past_end(self, name: str) -> tuple[str, float]:
-        """A value without masks, and what stands past the end of each row; NaN where anything may."""
+    def _unmasked(self, name: str) -> tuple[str, float]:
+        """A value before its masks, and the number that these put past the end of each row; NaN for any number."""
         past = np.nan
         while (node := self.makers.get(name)) is not None and node.operator in ("Unsqueeze", "Squeeze", "Where"):
             if node.operator != "Where":
@@ -133,7 +140,7 @@ class _Trunk(Pattern):
         return name, 0.0 if is_input and np.isnan(past) else past
 
     def _require_of_lengths(self, name: str) -> None:
-        """Goes on if a value depends on the lengths and the width only, and is of the same form at every length."""
+        """Requires that a mask depends on the lengths and the width only, in the same way at every length."""
         left = [name]
         while left:
             name = left.pop()
@@ -145,19 +152,19 @@ class _Trunk(Pattern):
                 left += node.inputs if node.operator != "Shape" else []
 
     def _value(self, name: str) -> int:
-        """The number of a value, after the steps that make it."""
-        name, _ = self._past_end(name)
+        """The number of a value; first adds the steps that make it."""
+        name, _ = self._unmasked(name)
         if name not in self._values:
             node = self.maker(name, *self._MAKERS)
             self._values[name] = self._MAKERS[node.operator](self, node)
         return self._values[name]
 
-    def _added(self, kind: int, source: int, channels: int, *numbers: NDArray[Any], **fields: int) -> int:
-        """Adds a step with its numbers; the value that it makes."""
+    def _add_operator(self, kind: int, source: int, channels: int, *numbers: NDArray[Any], **fields: int) -> int:
+        """Adds a `_Step` with its weights; returns the number of the value that the step makes."""
         self._channels.append(channels)
         at = sum(map(len, self._numbers))
-        target, width, into = len(self._channels) - 1, _filled(self._channels[source]), _filled(channels)
-        self._steps.append(_Step(kind, source, target, width, into, at=at, **{"other": source, **fields}))
+        target, width, out_width = len(self._channels) - 1, _filled(self._channels[source]), _filled(channels)
+        self._steps.append(_Step(kind, source, target, width, out_width, at=at, **{"other": source, **fields}))
         self._numbers += [np.ravel(each).astype(np.float32) for each in numbers]
         return target
 
@@ -189,10 +196,10 @@ class _Trunk(Pattern):
         bias = self.numbers(node.inputs[2], shape[0]) if any(node.inputs[2:]) else np.zeros(shape[0])
         source = self._value(node.inputs[0])
         require(self._channels[source] == shape[1])
-        window = self._window(node, shape[-1], self._past_end(node.inputs[0])[1] == 0)
+        window = self._window(node, shape[-1], self._unmasked(node.inputs[0])[1] == 0)
         matrix = np.zeros((shape[-1], _filled(shape[1]), _filled(shape[0])))
         matrix[:, : shape[1], : shape[0]] = weights.transpose(2, 1, 0)
-        return self._added(_CONVOLVE, source, shape[0], _widened(bias), matrix, **window)
+        return self._add_operator(_CONVOLVE, source, shape[0], _widened(bias), matrix, **window)
 
     def _norm(self, node: Node) -> int:
         source = self._value(node.inputs[0])
@@ -201,23 +208,23 @@ class _Trunk(Pattern):
         require(not node.attributes.get("training_mode", 0))
         scale = gamma / np.sqrt(variance.astype(np.float64) + float(epsilon))  # type: ignore[arg-type]
         shift = beta - mean * scale
-        return self._added(_SCALE, source, self._channels[source], _widened(scale), _widened(shift))
+        return self._add_operator(_SCALE, source, self._channels[source], _widened(scale), _widened(shift))
 
     def _rectifier(self, node: Node) -> int:
         source = self._value(node.inputs[0])
-        return self._added(_RECTIFY, source, self._channels[source])
+        return self._add_operator(_RECTIFY, source, self._channels[source])
 
     def _sum(self, node: Node) -> int:
         source, other = (self._value(name) for name in node.inputs)
         require(self._channels[source] == self._channels[other])
-        return self._added(_ADD, source, self._channels[source], other=other)
+        return self._add_operator(_ADD, source, self._channels[source], other=other)
 
-    def _maximum(self, node: Node) -> int:
+    def _max_pool(self, node: Node) -> int:
         source = self._value(node.inputs[0])
         require(len(node.outputs) == 1 and node.attributes.get("ceil_mode", 0) == 0)
-        window = self._window(node, self._last(node, "kernel_shape", 1), self._past_end(node.inputs[0])[1] <= _LOWEST)
+        window = self._window(node, self._last(node, "kernel_shape", 1), self._unmasked(node.inputs[0])[1] <= _LOWEST)
         require(window["dilation"] == 1)
-        return self._added(_POOL, source, self._channels[source], **window)
+        return self._add_operator(_POOL, source, self._channels[source], **window)
 
     def _concatenation(self, node: Node) -> int:
         parts = [self._value(name) for name in node.inputs]
@@ -236,7 +243,7 @@ class _Trunk(Pattern):
         "BatchNormalization": _norm,
         "Relu": _rectifier,
         "Add": _sum,
-        "MaxPool": _maximum,
+        "MaxPool": _max_pool,
         "Concat": _concatenation,
     }
 
@@ -258,5 +265,5 @@ def _filled(channels: int) -> int:
 
 
 def _widened(numbers: NDArray[Any]) -> NDArray[Any]:
-    """Filled up with zeros."""
+    """One number for each channel, filled up with zeros to the next multiple of `_FILLED`."""
     return np.pad(numbers, (0, _filled(len(numbers)) - len(numbers)))

@@ -5,8 +5,8 @@
 
 becomes `values, lengths -> SharesAboveBiases`. `lengthwise_export` writes the left side, with the grid of each sequence
 or one of constants. Weights, biases and the form of each chain are read here. Which steps count is a small graph of its
-own; of that only the operators, what they start from and their constants are read. So `trial` gives sequences with
-which `runtime.opening` runs both graphs: the operator is used only if all answers have the same bits.
+own; of that only the operators, what they start from and their constants are read. So `runtime.opening` runs both
+graphs on the `trial_sequences`: the operator is used only if all answers have the same bits.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def fused(model: bytes, lengths: str) -> Counted | None:
         return None
 
 
-def trial(counted: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
+def trial_sequences(counted: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
     """Sequences `[length, features]` for the graph, at the lengths where something changes, and of wild sizes."""
     random = np.random.default_rng(0)
     edges = {8 * each.dilation + more for each in counted.kernels for more in (0, 1)}
