@@ -58,8 +58,8 @@ class IncomingMessage:
     received: int | None = None  # these bytes; None if that is not known
     timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
 
-    def over(self) -> Callable[[RequestError], object]:
-        """Drops the references to its call, which refers to it; returns `refuse`."""
+    def take_refusal(self) -> Callable[[RequestError], object]:
+        """Ends the message: stops its timer, drops its references to the call, and returns `refuse` to be called."""
         refuse = self.refuse
         if self.timer is not None:
             self.timer.cancel()
@@ -172,7 +172,7 @@ class Receiving:
             return
         refused = self._line.join(message)
         if refused is not None:
-            refused.over()(InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
+            refused.take_refusal()(InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
         if self._timer is None:
             self._end_slow()  # whose slots go to those that wait, this message among them
 
@@ -183,7 +183,7 @@ class Receiving:
         """
         if message.timer is None:
             return
-        message.over()
+        message.take_refusal()
         if message.began is None:
             self._line.leave(message)
             return
@@ -196,7 +196,7 @@ class Receiving:
         try:
             message.hold.set(self._reserved_bytes)
         except RequestError as error:
-            message.over()(error)
+            message.take_refusal()(error)
             return False
         message.began = time.monotonic()
         self._arrivals[message] = None
