@@ -181,10 +181,14 @@ class Verdicts:
         """Whether a process verifies a model now."""
         return any(not any(map(Future.done, ends)) for ends in self._verifying.values())
 
-    async def find(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
-        """The verdict, for `Verification.from_json`; None if the process that asks is to verify the model.
+    async def find_or_begin(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
+        """The verdict on a model, for `Verification.from_json`; None if the worker that asks is to verify the model.
 
-        Waits while another process verifies it. `end` is done when the process that asks has ended.
+        Waits while another worker verifies the model.
+
+        Args:
+            end: Done when the worker that asks has ended.
+            digest: Of all that the verdict depends on.
         """
         while (ends := self._verifying.get(digest)) is not None and not any(map(Future.done, ends)):
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
