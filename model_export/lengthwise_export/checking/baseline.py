@@ -40,7 +40,7 @@ class Baseline:
     kinds: Sequence[str | None] = ()
 
     def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
-        """How far the answer to a sequence moves to that in row `other` of another batch, at valid steps."""
+        """How far the answer to sequence `row` is from the answer in row `other` of another batch, at valid steps."""
         length, apart = len(self.sequences[row]), [0.0]
         for one, two, along_steps in (
             (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
@@ -113,7 +113,7 @@ def at_valid_steps(answer: ModelOutput, batch: PaddedBatch) -> NDArray[np.float3
 
 
 def is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
-    """Whether all of these are."""
+    """Whether the logits are finite at all valid steps."""
     return bool(np.isfinite(at_valid_steps(answer, batch)).all())
 
 
@@ -156,13 +156,13 @@ class Steadiness:
         asked = [sampler.sequence(longest) for _ in range(2)]
         batch, alone = pad(asked, multiple=1), pad(asked[:1], multiple=1)
         self._restart()
-        self._first = Baseline(asked, batch, subject.answer(batch))  # the one whose answers are explained
+        self._first = Baseline(asked, batch, subject.answer(batch))  # the one that `_why` explains
         self._firsts = [self._first]
         with suppress(RunError):
             self._firsts.append(Baseline(asked[:1], alone, subject.answer(alone)))
 
     def require(self) -> None:
-        """Asks between and behind other batches."""
+        """Asks again after each other batch, and after all of them in a row."""
         for other in self._others:
             _run(self._subject, [other])
             self.ask_again()
@@ -220,7 +220,7 @@ class Steadiness:
         return depends or not (self._is_same(first, again) or self._is_same(first, anew))
 
     def _reaches(self, name: str, state: ModuleState, drifted: ModuleState) -> bool:
-        """Whether an answer is another if this alone is put back."""
+        """Whether the answer changes when the value of `name` alone is put back, of all that the model has changed."""
         answers: list[ModelOutput] = []
         for names in ((), (name,)):
             drifted.restore()

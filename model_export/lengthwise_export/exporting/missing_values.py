@@ -122,6 +122,10 @@ class _MissingValueProbe:
                 yield name, float(max(ratios))
 
     def _changes(self, feature: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Which values around the null to change: words for a report, and true where a value changes.
+
+        The array is `[rows, width, features]`, or `[rows, width]` where whole steps change.
+        """
         steps = self._batch.steps
         null_step = np.zeros(steps.shape[:2], dtype=bool)
         null_step[self._null_at] = True

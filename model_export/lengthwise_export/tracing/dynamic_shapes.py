@@ -139,7 +139,7 @@ class OpenSizes(TorchFunctionMode):
             return first
         if first in self._as_longest and name in ("item", "tolist"):
             return self._width
-        if self._lengths is not None and first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
+        if self._lengths is not None and first in self._as_mask and name == "sum" and _sums_steps(args, kwargs):
             answer = self._lengths.to(func(*args, **kwargs).dtype)
             return self._as_lengths.add(answer.unsqueeze(1) if kwargs.get("keepdim") else answer)
         if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):
@@ -231,7 +231,8 @@ def _require_fixed(why: str, tensor: Any, dim: int = 0, **_options: Any) -> None
         raise TraceError(current_location(), why)
 
 
-def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _sums_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the arguments of `sum` name the axis of steps of a mask `[rows, width]`."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
     return dim in (1, -1, (1,), (-1,), [1], [-1])
 

@@ -145,12 +145,16 @@ def is_users(file: str, *, installed: bool = False) -> bool:
 
 
 def modules_of_user(packages: Collection[str] = ()) -> list[ModuleType]:
-    """The imported modules of the user's code, and of those of these installed packages."""
+    """The imported modules of the user's code.
+
+    Args:
+        packages: Installed packages whose modules count too, such as those that define parts of a model.
+    """
     modules = []
     for name, module in list(sys.modules.items()):  # thousands, so `_owner` is written out
         file = getattr(module, "__dict__", {}).get("__file__")  # a module that imports itself when asked stays idle
-        least = _INSTALLED if name.partition(".")[0] in packages else _USERS
-        if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= least:
+        least_owner = _INSTALLED if name.partition(".")[0] in packages else _USERS
+        if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= least_owner:
             modules.append(module)
     return modules
 

@@ -81,7 +81,10 @@ def loss(
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:
-    """`[classes]`: `answers / (classes * count)`, or `negatives / positives` of a multi-label model; 1 if unknown."""
+    """`[classes]`: `answers / (classes * count)`; of a multi-label model `negatives / positives`.
+
+    A class without examples has 1.
+    """
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
         weights = (len(examples) - positives) / positives.clamp(min=1)

@@ -40,7 +40,7 @@ def error_of(
     text = document.get("detail", document.get("error"))
     detail = text if isinstance(text, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
-        return _wrong_body(document, detail, body)
+        return _body_error(document, detail, body)
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
     of_status = NotReady if status == NotReady.status else kinds[0] if kinds else RequestError
     kind = next((one for one in kinds if one.title == document.get("title")), of_status)
@@ -49,7 +49,8 @@ def error_of(
     return kind(detail, retry_after_seconds=seconds_of(retry_after))
 
 
-def _wrong_body(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
+def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
+    """The error of a refused body, with each problem that the answer lists; `detail` alone where it lists none."""
     listed = document.get("errors")
     problems = [
         _problem(entry["pointer"], entry["detail"], body)

@@ -149,7 +149,7 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[
     headers = {"accept": "application/json, text/plain;q=0.5"}
     if content:
         headers["content-type"] = _JSON
-    answered = yield from _sent(lambda: content, method, path, headers, None, deadline)
+    answered = yield from _send_until_answered(lambda: content, method, path, headers, None, deadline)
     if "json" in answered.headers.get("content-type", ""):
         try:
             return orjson.loads(answered.content)
@@ -163,7 +163,7 @@ def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadl
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
     headers = {"content-type": _JSON, "accept": _JSON}
-    answered = yield from _sent(now, "POST", "/predict", headers, body, deadline)
+    answered = yield from _send_until_answered(now, "POST", "/predict", headers, body, deadline)
     try:
         predictions = predictions_of(answered.content)
     except ValueError as error:
@@ -173,7 +173,7 @@ def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadl
     return predictions
 
 
-def _sent(
+def _send_until_answered(
     content: Callable[[], bytes],
     method: str,
     path: str,
@@ -181,7 +181,9 @@ def _sent(
     body: RequestBody | None,
     deadline: Deadline,
 ) -> Exchange[Answered]:
-    """Sends what `content` gives at that moment, again if that makes sense, until it is answered with a 2xx.
+    """Yields each `Send`, and between tries the seconds to wait; returns the first answer with a 2xx.
+
+    `content` is called for each try, so that a body can name the time that is left.
 
     Raises:
         DeadlineExceeded: The deadline passed before the request could be sent.

@@ -241,8 +241,8 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
     for cells in blocks:
         if _UCR.search(path.name) and _UCR_LABEL in cells.columns and reading.columns.row is None:
             reading = replace(reading, columns=replace(reading.columns, row="sequence", label=_UCR_LABEL))
-        single = _SINGLE if reading.ids_are_needed else None
-        how: dict[str, Any] = {"single": single, "per_step": reading.per_step}
+        advice = _SINGLE if reading.ids_are_needed else None
+        how: dict[str, Any] = {"advice_for_single": advice, "per_step": reading.per_step}
         try:
             sequences, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **how)
         except ConfigurationError as error:

@@ -76,14 +76,14 @@ def sequences(
     chosen: ColumnNames,
     wrong: Mapping[int, str] | None = None,
     *,
-    single: str | None = "put the table of a single sequence in a list",
+    advice_for_single: str | None = "put the table of a single sequence in a list",
     per_step: bool | None = None,
 ) -> tuple[list[LongSequence], Roles]:
     """The sequences of a table, by their first rows, and what each column is; `wrong`: why rows cannot be read.
 
-    `single` says what to do with the table of a single sequence; None: a table without ids is one. `per_step`: whether
-    a step has a label of its own. None: where a sequence has several. False: where most have; in the others, a label
-    that is not the usual one of its sequence is a problem.
+    `advice_for_single` tells the caller what to do with the table of a single sequence; None: a table without ids is
+    one. `per_step`: whether a step has a label of its own. None: where a sequence has several. False: where most have;
+    in the others, a label that is not the usual one of its sequence is a problem.
 
     Raises:
         ConfigurationError: The table has no row, no column of ids, or each row has an id of its own.
@@ -93,10 +93,10 @@ def sequences(
     if not count:
         raise ConfigurationError("the table has no row")
     roles = assign_roles(columns, chosen)
-    if roles.id is None and single is not None:
+    if roles.id is None and advice_for_single is not None:
         raise ConfigurationError(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
-            f"{single}{WIDE}{no_names(names)}"
+            f"{advice_for_single}{WIDE}{no_names(names)}"
         )
     if roles.time is None and chosen.values is None and chosen.inputs is None:
         _ask_about_channels(columns, roles)

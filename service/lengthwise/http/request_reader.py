@@ -88,7 +88,10 @@ class RequestReader:
                 return
 
     def piece_bytes(self, data: bytes) -> int:
-        """How many bytes of data are parsed at once: few where a body in them may come in chunks, with many parts."""
+        """The size of the pieces in which `data` is parsed: small where it may have a body in chunks, else all at once.
+
+        Chunks may be of one byte each, and each calls `on_body`: after a small piece the connection counts these calls.
+        """
         state, size = self._connection.state, max(1, len(data))
         if size <= PIECE_BYTES:
             return size

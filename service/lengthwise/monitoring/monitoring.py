@@ -77,7 +77,7 @@ class Monitoring:
             thread.start()
 
     def stop(self) -> None:
-        """Stops the threads, after the calls that wait are consumed."""
+        """Stops the threads. Calls that wait are still recorded and counted for drift, but no model runs for them."""
         for thread in self._threads:
             thread.stop(_STOP_SECONDS)
 

@@ -72,7 +72,7 @@ class Worker:
         self._channel: Channel
         self._receiving: asyncio.Task[None]
         self._loop: asyncio.AbstractEventLoop
-        self.can_heal: Callable[[], bool] = lambda: True  # whether it can go on by itself; else it notes no beat
+        self.is_alive: Callable[[], bool] = lambda: True  # false while a run hangs: then it notes no beat
 
     @classmethod
     def of_this_process(cls) -> Worker | None:
@@ -154,7 +154,8 @@ class Worker:
         return not np.isin(self._states(), (STARTING, LOADED, READY)).any()
 
     def _beat(self) -> None:
-        if self.can_heal():
+        """Notes the time in shared memory, every `BEAT_SECONDS`: a worker whose beat is old counts as hanging."""
+        if self.is_alive():
             self.memory.put(self.index, beat=time.monotonic())
         self._loop.call_later(BEAT_SECONDS, self._beat)
 

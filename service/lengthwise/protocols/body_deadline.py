@@ -42,9 +42,9 @@ class OptionsText(NamedTuple):
 
 
 def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]:
-    """How long a body may wait to be read, in seconds from its arrival, and whether its caller says so.
+    """How long a body may wait to be read: (seconds from its arrival, whether the caller named them).
 
-    A caller that does not say how long waits `default_seconds`.
+    Where the request surely names no timeout, these are `default_seconds`; where it may, at least `UNKNOWN_SECONDS`.
     """
     unknown = max(default_seconds, UNKNOWN_SECONDS), False
     named = _IN_QUERY.findall(options.query)
@@ -55,8 +55,14 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
         milliseconds = _timeout(options, b"timeout") / 1000 if b"\\" not in document else math.nan
     if 0 < milliseconds < math.inf:
         return min(milliseconds, MAX_TIMEOUT_MS) / 1000, True
-    names_none = options.whole and not named and _NAME not in options.query
-    if names_none and _NAME not in document and b"\\" not in document:  # which may hide a letter of the name
+    surely_no_timeout = (
+        options.whole
+        and not named
+        and _NAME not in options.query
+        and _NAME not in document
+        and b"\\" not in document  # which may hide a letter of the name
+    )
+    if surely_no_timeout:
         return default_seconds, False
     return unknown
 

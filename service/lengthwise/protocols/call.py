@@ -115,7 +115,7 @@ class InferenceCall:
         Raises `QueueFull`, without decoding it, if every queue is full and the body names no priority; else as
         `InferenceProtocol.read`.
         """
-        self._check_open(request)
+        self._refuse_if_full(request)
         decoded = self._protocol.read(request, fast=True)
         if decoded is not None:
             self._note(decoded)
@@ -134,7 +134,7 @@ class InferenceCall:
         """
         if self._closed:
             raise ClientLeft
-        self._check_open(request)
+        self._refuse_if_full(request)
         protocol = self._protocol
         self.hold.set(protocol.memory_factor * len(request.body))
         decoded = await asyncio.to_thread(protocol.decode, request)
@@ -255,7 +255,7 @@ class InferenceCall:
         else:
             self.record.close(status, ended=ended)
 
-    def _check_open(self, request: Received) -> None:
+    def _refuse_if_full(self, request: Received) -> None:
         """Refuses a request before it is decoded, if every queue is full, and neither body nor query has a priority."""
         serving, body = self._protocol.serving, request.body
         full = serving.full()

@@ -29,7 +29,8 @@ _BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
 
 def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:
     """The limits of one batch; on a device its cost table decides, unless the settings do."""
-    # Of what waits: one runner takes all, several leave the one that is done next as much as they take.
+    # The part of the queue that one batch may take: all with one runner, or where `max_wait_ms` gathers a batch.
+    # Several runners leave something for each other, and for the one that is done next.
     share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
     if choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:

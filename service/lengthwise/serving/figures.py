@@ -30,7 +30,8 @@ class ServiceFigures:
     async def exposition(self, accept: str) -> tuple[list[bytes], str]:
         """The body of `GET /metrics` in pieces, and its media type: of all processes that serve together."""
         metrics, total, forgotten = self.metrics, None, -1
-        while self._worker is not None and forgotten != metrics.forgotten:  # see `_snapshots`
+        # A model that is forgotten meanwhile may be in `own` and in the parent's counts: then all is summed again.
+        while self._worker is not None and forgotten != metrics.forgotten:
             own, encoded = await self._snapshots()
             total, forgotten = Total(), metrics.forgotten
             others = await self._worker.ask("metrics", encoded)  # sent before it is shown: nothing is lost

@@ -109,7 +109,7 @@ class Serving:
         self.registry.unloaded = lambda: worker.ask("unloaded")
         self.registry.listeners.append(self._note_readiness)
         worker.handlers["metrics"] = self.figures.snapshot
-        worker.can_heal = lambda: self.alive
+        worker.is_alive = lambda: self.alive
 
     async def _note_readiness(self) -> None:
         if self.worker is not None:

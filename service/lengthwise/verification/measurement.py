@@ -354,6 +354,7 @@ class BatchVariations:
         return sequences, answers
 
     def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
+        """The outputs of a sequence that runs alone; `_case` can ask for them again, to see how rounding moves them."""
         (answer,) = self._answers([steps])
         for index, part in enumerate(answer):
 
