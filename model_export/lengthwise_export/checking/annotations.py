@@ -36,6 +36,4 @@ def _command(level: Severity, file: str, line: int, rule: LeakRule, message: str
 
 def _escape(text: str, *, property: bool = False) -> str:
     """A text as a command has it: `%` and line ends by their numbers, of a property also `:` and `,`."""
-    for sign in "%\r\n:," if property else "%\r\n":
-        text = text.replace(sign, f"%{ord(sign):02X}")
-    return text
+    return text.translate({ord(sign): f"%{ord(sign):02X}" for sign in ("%\r\n:," if property else "%\r\n")})

@@ -179,17 +179,11 @@ def along_steps(
 
 def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
     """A tensor's values at padding; None unless exactly one axis has the size of the rows and one that of the width."""
-    valid = geometry.valid
-    if tensor.shape.count(geometry.width) != 1:
+    sizes = [geometry.width] if geometry.is_packed else [geometry.rows, geometry.width]
+    if any(tensor.shape.count(size) != 1 for size in sizes):
         return None
-    steps = tensor.shape.index(geometry.width)
-    padding: Array
-    if geometry.is_packed:
-        padding = np.moveaxis(tensor, steps, 0)[~valid[0]]
-        return padding
-    if tensor.shape.count(geometry.rows) != 1:
-        return None
-    padding = np.moveaxis(tensor, (tensor.shape.index(geometry.rows), steps), (0, 1))[~valid]
+    in_front = np.moveaxis(tensor, [tensor.shape.index(size) for size in sizes], range(len(sizes)))
+    padding: Array = in_front[~geometry.valid.squeeze(0) if geometry.is_packed else ~geometry.valid]
     return padding
 
 

@@ -50,8 +50,8 @@ class Baseline:
                 continue
             if one.ndim != two.ndim or other >= len(two):
                 return float("inf")
-            mine, its = (one[row][:length], two[other][:length]) if along_steps else (one[row], two[other])
-            apart.append(gap(mine, its))
+            valid = slice(length) if along_steps else ...
+            apart.append(gap(one[row][valid], two[other][valid]))
         return max(apart)
 
     def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -53,15 +54,12 @@ def find_finite_fill(
         if (number := _filled_padding(value, shape)) is not None and _LEAST <= abs(number) < _MOST
     }
     random = np.random.default_rng(0)
-    for scale in _SCALES if fills else ():
-        of_each = (sizes.longest, base.steps.shape[2])
-        sequences = [raw(_ONE_LEVEL, of_each, random) * np.float32(scale) for _ in range(_FILL_ROWS)]
-        try:
-            let_through = _let_through(subject, fills, sequences, sizes)
-        except RunError:
-            return None
-        if let_through is not None:
-            return let_through
+    shape_of_each = (sizes.longest, base.steps.shape[2])
+    with suppress(RunError):
+        for scale in _SCALES if fills else ():
+            sequences = [raw(_ONE_LEVEL, shape_of_each, random) * np.float32(scale) for _ in range(_FILL_ROWS)]
+            if (let_through := _let_through(subject, fills, sequences, sizes)) is not None:
+                return let_through
     return None
 
 
@@ -111,11 +109,10 @@ def _let_through(
         ]
         if max(apart, default=0.0) > _LET_THROUGH:
             number = fills[origin.identity]
-            is_low = number < 0
             words = {
                 "number": f"{number:g}",
-                "side": "below" if is_low else "above",
-                "infinite": f"torch.finfo(scores.dtype).{'min' if is_low else 'max'}",
+                "side": "below" if number < 0 else "above",
+                "infinite": f"torch.finfo(scores.dtype).{'min' if number < 0 else 'max'}",
                 "trial": trial,
                 "operator": other.operator,
             }

@@ -57,9 +57,12 @@ class Entry:
 
     def fits(self, kind: str, change: Change, mask: str | None, layout: str) -> bool:
         """Whether an operator or layer is meant, with this mask, in a trial of this change and layout."""
-        is_meant = self.mask in (None, mask) and (not self.changes or change in self.changes)
-        is_meant = is_meant and (not self.layouts or layout in self.layouts)
-        return is_meant and re.fullmatch(self.kinds, kind) is not None
+        return (
+            self.mask in (None, mask)
+            and (not self.changes or change in self.changes)
+            and (not self.layouts or layout in self.layouts)
+            and re.fullmatch(self.kinds, kind) is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,14 +40,10 @@ def select_leaks(report: Report, select: Sequence[str] | None, ignore: Sequence[
     causes: dict[Any, Leak] = {}
     for leak in report.leaks:
         causes.setdefault((leak.code, leak.location or leak.operator, leak.layer), leak)
-    leaks, ignored = [], []
-    for leak in causes.values():
-        by = _ignored_by(leak, select, ignore)
-        if by is None:
-            leaks.append(leak)
-        else:
-            ignored.append(IgnoredLeak(leak, by))
-    shown = replace(report, leaks=tuple(leaks), ignored=tuple(ignored))
+    reasons = [(leak, _ignored_by(leak, select, ignore)) for leak in causes.values()]
+    leaks = tuple(leak for leak, by in reasons if by is None)
+    ignored = tuple(IgnoredLeak(leak, by) for leak, by in reasons if by is not None)
+    shown = replace(report, leaks=leaks, ignored=ignored)
     if leaks or not ignored or report.verdict == "uncheckable":
         return shown
     return replace(shown, verdict="sound", reason=f"{counted(len(ignored), 'leak')} ignored, and no other is known")

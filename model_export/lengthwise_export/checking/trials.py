@@ -180,8 +180,7 @@ class Sampler:
         """Random values of a standard deviation `scale`, as for the padding; `shape` is `[rows, width]`."""
         if self._steps.kind == "tokens":
             return self._random.integers(0, self._steps.vocabulary or 1, size=tuple(shape), dtype=np.int64)
-        drawn = self._random.normal(scale=scale, size=(*shape, self._steps.features or 0))
-        return drawn.astype(np.float32)
+        return self._random.normal(scale=scale, size=(*shape, self._steps.features or 0)).astype(np.float32)
 
     def order(self, rows: int) -> list[int]:
         """A permutation of the rows in which no row keeps its place, if there is more than one."""

@@ -61,11 +61,12 @@ class Project:
     def named(self, texts: Sequence[str], folder: Path) -> tuple[ListedTarget, ...]:
         """The targets of these texts: with the options that are listed for them, or else with the defaults."""
         listed = self.targets if folder == self.folder else ()
-        every: list[ListedTarget] = []
-        for text in dict.fromkeys(texts):
-            own = [one for one in listed if one.target == text]
-            every += own or [_target(text, self.defaults, f"{self.folder / FILE}", folder)]
-        return tuple(every)
+        return tuple(
+            target
+            for text in dict.fromkeys(texts)
+            for target in [one for one in listed if one.target == text]
+            or [_target(text, self.defaults, f"{self.folder / FILE}", folder)]
+        )
 
 
 def _section(file: Path) -> Any:

@@ -6,11 +6,11 @@ While the test runs, the calls of its models are recorded. `LW001`: their inputs
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lengthwise_export.checking.rule import LeakRule, rules
-
-EQUAL_INPUTS: Final = "LW001"
-NEVER_PADS: Final = "LW002"
 
 
 @dataclass(slots=True)
@@ -74,20 +71,17 @@ def watched() -> Iterator[list[ModelCall]]:
 
 def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
     """The rules that a test breaks, by its calls of models."""
-    alike: defaultdict[type[nn.Module], list[ModelCall]] = defaultdict(list)
-    for call in calls:
-        if call.tensors:
-            alike[call.module].append(call)
-    if not alike:
+    calls = [call for call in calls if call.tensors]
+    if not calls:
         return []
-    one, *others = most = max(alike.values(), key=len)
-    codes = []
-    if all(map(one.is_like, others)) if others else one.has_equal_rows():
-        codes.append(EQUAL_INPUTS)
-    # Another width is other padding, or none.
-    if len({call.tensors[0].shape[1:] for call in most}) == 1 and not any(call.pads() for call in calls):
-        codes.append(NEVER_PADS)
-    return [rules()[code] for code in codes]
+    ((module, _),) = Counter(call.module for call in calls).most_common(1)
+    one, *others = most = [call for call in calls if call.module is module]
+    is_broken = {
+        "LW001": all(map(one.is_like, others)) if others else one.has_equal_rows(),
+        # Another width is other padding, or none.
+        "LW002": len({call.tensors[0].shape[1:] for call in most}) == 1 and not any(call.pads() for call in calls),
+    }
+    return [rule for code, rule in rules().items() if is_broken.get(code)]
 
 
 def _copies(value: Any) -> Iterator[Tensor]:
@@ -104,9 +98,8 @@ def _is_tensor(value: object) -> bool:
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    return bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is equal to NaN here
+    """Whether both have the same shape and values, of which NaN is equal to NaN."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _ends_early(steps: Tensor) -> bool:

@@ -45,12 +45,11 @@ def read_packed_signature(
             f"{shown} takes no {layout.packed}, by the names of its arguments: name the argument with --packed-input"
         )
     always: set[Role] = {wanted, "max-length"} if wanted == "borders" else {wanted}
-    passed = {each.name: roles[each.name] for each in others if each.name in roles and _is_passed(each, roles, always)}
+    passed = {
+        each.name: roles[each.name]
+        for each in others
+        if each.name in roles and (roles[each.name] in always or each.default is each.empty)
+    }
     require_no_more([each for each in others if each.name not in passed], shown)
     arguments = tuple(arguments_in_order(named, passed | {steps.name: "steps"}))
     return CallSignature(second="mask", arguments=arguments, channels_first=channels_first, layout=layout)
-
-
-def _is_passed(parameter: inspect.Parameter, roles: dict[str, Role], always: set[Role]) -> bool:
-    """Whether an argument is passed: one of these roles, or one that has no default value."""
-    return roles[parameter.name] in always or parameter.default is parameter.empty
