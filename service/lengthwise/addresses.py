@@ -59,8 +59,7 @@ class Address:
     def __str__(self) -> str:
         path = f"/{self.path}" * bool(self.path)
         revision = f"@{self.revision}" * bool(self.revision)
-        tag = f":{self.tag}" * bool(self.tag)
-        behind = revision + path if self.scheme == "hf" else path + tag + revision
+        behind = revision + path if self.scheme == "hf" else path + f":{self.tag}" * bool(self.tag) + revision
         return f"{self.scheme}://{self.host}{behind}"
 
     @property

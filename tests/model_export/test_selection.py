@@ -82,7 +82,7 @@ def test_a_comment_elsewhere_ignores_nothing(text: str, line: int, tmp_path: Pat
         ("ignore[]", "must name the rules"),
         ("ignore[LW201,]", "must name the rules"),
         ("ignore: LW201", "must name the rules"),
-        ("ignore[LW2O1]", "there is no rule LW2O1; did you mean LW201?"),
+        ("ignore[LW2O5]", "there is no rule LW2O5; did you mean LW205?"),
         ("ignore[LW2]", "there is no rule LW2"),
         ("ignore[mean-over-padding]", "there is no rule mean-over-padding"),
     ],

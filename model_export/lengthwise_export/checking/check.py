@@ -319,8 +319,7 @@ class _Check:
         sequences = [
             self.sampler.sequence(int(length), kind) for length, kind in zip((*lengths, *short), kinds, strict=True)
         ]
-        batch = pad(sequences, width=sizes.wider)
-        together = self._without_unanswered(self._baseline(sequences, batch, kinds))
+        together = self._without_unanswered(self._baseline(sequences, pad(sequences, width=sizes.wider), kinds))
         alone = [*trials.lone_trials(together.sequences, together.kinds)]
         # What is not finite in this batch only, is a leak
         bad = [
@@ -341,11 +340,13 @@ class _Check:
             )
         for length, error in sorted(too_short.items(), reverse=True):
             raised[length] = error
-            name = trials.unbatched_name(length)
-            self.outcomes.append(TrialResult(name, "batch", None, passed=True, raised=str(error)))
+            self.outcomes.append(
+                TrialResult(trials.unbatched_name(length), "batch", None, passed=True, raised=str(error))
+            )
         if raised:
-            listed = ", ".join(map(str, sorted(raised)))
-            self.notes.append(f"unbatched, the model raises at {listed} steps: {raised[min(raised)]}")
+            self.notes.append(
+                f"unbatched, the model raises at {', '.join(map(str, sorted(raised)))} steps: {raised[min(raised)]}"
+            )
         if too_short:
             self.notes.append(
                 f"a sequence needs at least {sizes.shortest} steps; export writes that into the manifest (min_length), "
@@ -360,9 +361,8 @@ class _Check:
         """
         for trial in trials.fewer_rows(first.batch):
             self._try(first, trial, may_raise=trial.batch.rows == 1)  # already noted by the unbatched trials
-        for trial in trials.equal_lengths(first.sequences, sizes, self.sampler):
-            self._try(first, trial)
-        for trial in trials.block_widths(first.sequences, widest, self.sampler):
+        of_one_length = trials.equal_lengths(first.sequences, sizes, self.sampler)
+        for trial in (*of_one_length, *trials.block_widths(first.sequences, widest, self.sampler)):
             self._try(first, trial)
         for name, sequences, batch in trials.odd_batches(sizes, widest, self.sampler):
             try:

@@ -119,7 +119,11 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         differing = _leading(pairs, pairing, least, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), least, before.answers
         )
-        if chosen.nan_with and (nan := next((one.before for one in pairs if one.becomes_nan), None)) is not None:
+        if (
+            chosen.nan_with
+            and (nan := next((one.before for one in pairs if _has_nan(one.before) and not _has_nan(one.after)), None))
+            is not None
+        ):
             cause = explain_nan(nan, subject.names, pairing.before)
             differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
         elif (
@@ -240,11 +244,6 @@ class _Pair:
     def moves(self, pairing: Pairing, tolerance: float) -> bool:
         """Whether it may be the cause of a difference of more than `tolerance`."""
         return (self.apart(pairing) or 0.0) > tolerance / _HIDDEN
-
-    @property
-    def becomes_nan(self) -> bool:
-        """Whether it gives NaN in the first run, and none in the second."""
-        return _has_nan(self.before) and not _has_nan(self.after)
 
     @property
     def is_counted(self) -> bool:

@@ -349,7 +349,9 @@ def _span(
     if error is None:
         return narrowest, max_length, None
     while bad - good > 1:
-        tables = sorted(width for width in _ends_of_tables(subject.sizes) if good < width < bad)
+        # A table of positions may end at the size of a weight, at one or two fewer, or at one more.
+        ends = {size - rows for size in subject.sizes for rows in (-1, 0, 1, 2)}
+        tables = sorted(width for width in ends if good < width < bad)
         middle = tables[len(tables) // 2] if tables else (good + bad) // 2
         raised = raised_at(middle)
         if raised is None:
@@ -370,11 +372,6 @@ def _span(
             f"{error}. If {good} is its longest sequence, pass --max-length {good}"
         )
     return narrowest, good, error
-
-
-def _ends_of_tables(sizes: frozenset[int]) -> set[int]:
-    """The widths at which a table of positions may end: the size of a weight, one or two fewer, and one more."""
-    return {size - rows for size in sizes for rows in (-1, 0, 1, 2)}
 
 
 def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:

@@ -45,8 +45,7 @@ def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
         return None
     outputs = []
     for numbered in zip(*(call.outputs for call in calls), strict=True):
-        values = [value for _, value in numbered]
-        stacked = _stacked(values, None if is_over_steps else batch.longest)
+        stacked = _stacked([value for _, value in numbered], None if is_over_steps else batch.longest)
         if stacked is None:
             return None
         if is_over_steps:

@@ -156,6 +156,5 @@ def _read(path: Path) -> LeakRule:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = {"code": table["code"], "why": table["why"]}
     for name in ("operators", "layers"):
-        entries = [{**shared, **entry} for entry in table.get(name, [])]
-        table[name] = tuple(Entry(**entry) for entry in entries)
+        table[name] = tuple(Entry(**shared | entry) for entry in table.get(name, []))
     return LeakRule(**table)

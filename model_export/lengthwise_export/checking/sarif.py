@@ -101,8 +101,7 @@ def _result(message: str, where: dict[str, Any], known: tuple[str, ...]) -> dict
 
 
 def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
-    relative = relative_path(file)
-    path = PurePath(relative)
+    path = PurePath(relative_path(file))
     where = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(path.as_posix()), "uriBaseId": ROOT}
     region = {"startLine": line} | ({"snippet": {"text": source}} if source else {})
     return {"physicalLocation": {"artifactLocation": where, "region": region}}

@@ -56,8 +56,7 @@ def _ignored_by(
         return "select"
     if leak.code.startswith(tuple(ignore or ())):
         return "ignore"
-    is_named = leak.location is not None and leak.code in _codes_of_comments(leak.location)
-    return "comment" if is_named else None
+    return "comment" if leak.location is not None and leak.code in _codes_of_comments(leak.location) else None
 
 
 def _codes_of_comments(location: CodeLocation) -> set[str]:

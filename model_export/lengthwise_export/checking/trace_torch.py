@@ -187,8 +187,7 @@ class TorchSubject:
             return
         for signature, way, is_option in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
-                other = replace(self, signature=signature)
-                yield AlternativeReading(other, way, is_option)
+                yield AlternativeReading(replace(self, signature=signature), way, is_option)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         outputs = self._run(self.signature.arguments_for(batch))

@@ -82,8 +82,7 @@ class TrialRules:
         if (widths := self._of_blocks()) and leak.cause.code not in _OF_WINDOWS:
             return rules()["LW804"].cause({"widths": ", ".join(map(str, widths))}, fix=leak.cause.fix)
         if failed.nan_with:
-            is_attention = _ATTENTION.fullmatch(leak.kind) is not None
-            return rules()["LW108"].cause(fix=leak.cause.fix) if is_attention else None
+            return rules()["LW108"].cause(fix=leak.cause.fix) if _ATTENTION.fullmatch(leak.kind) else None
         if (padding_id := self._padding_id()) is not None:
             return rules()["LW106"].cause({"id": padding_id}, fix=leak.cause.fix)
         if leak.cause.code in _MASKED and self._reads_padding_only(leak, failed.base):

@@ -194,8 +194,7 @@ def at_precision(
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
     changes = None if data is None else accuracy.changed_labels(exact, session, manifest, data)
-    variations = BatchVariations(session, manifest, seed)
-    raw = list(variations.at_raw_values(reference, origin, most))
+    raw = list(BatchVariations(session, manifest, seed).at_raw_values(reference, origin, most))
     return replace(
         converted,
         manifest=manifest.model_copy(update={"from_fp32": apart}),

@@ -177,8 +177,7 @@ def run_graph(
                 continue
         arguments, options = node.arguments.fill_in(known)
         called = operation_fn(node.operation) if _is_layer(node.operation) else run.known.part_of(node.operation)
-        answer = called(*arguments, **options)
-        for symbol, value in zip(node.outputs, tree_leaves(answer), strict=False):
+        for symbol, value in zip(node.outputs, tree_leaves(called(*arguments, **options)), strict=False):
             known[id(symbol)] = value
     return known
 

@@ -143,8 +143,7 @@ def prove(
     drawn = [_without_hidden_steps(steps, hiding, original.steps.vocabulary) for steps in drawn]
     alone, raised = _answers_alone(original, drawn, len(ordinary), say)
     allowed = ROUNDING + tolerance
-    usual = [one for one in alone if not one.is_raw]
-    for one in _evenly_spaced(usual, _PROBES):
+    for one in _evenly_spaced([one for one in alone if not one.is_raw], _PROBES):
         allowed = one.expected.allowed_rounding(original, allowed)
     proof = MendProof(
         sequences=len(alone),
@@ -252,8 +251,7 @@ def _compare(
     mended: Subject, alone: Sequence[_Alone], sampler: Sampler, max_length: int, proof: MendProof, say: ProgressCallback
 ) -> None:
     """Asks the mended model, and adds how its answers differ to the proof."""
-    longest = [sampler.sequence(max_length)] * 2
-    multiple = 4 if runs(mended, pad(longest)) else 1
+    multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
     tries = _tries(alone, sampler, multiple, rounded_width(max_length, multiple))
     for number, (members, batch, padding) in enumerate(tries):
         if number % 20 == 0:

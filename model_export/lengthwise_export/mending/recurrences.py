@@ -73,8 +73,7 @@ class _Loop:
             helper.make_tensor_value_info(name, mender.values[outside].dtype, None)
             for name, outside in zip([*carried, *picked], scan_inputs, strict=True)
         ]
-        scan_outputs = [ValueInfoProto(name=name) for name in results]
-        body = helper.make_graph(nodes, "steps", inputs, scan_outputs)
+        body = helper.make_graph(nodes, "steps", inputs, [ValueInfoProto(name=name) for name in results])
         outputs = [*(ends.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
         return helper.make_node(
             "Scan", scan_inputs, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources)

@@ -257,8 +257,7 @@ class Ragged:
 
     def starts(self) -> tuple[int, ...]:
         """The first dim of each axis of the original."""
-        ends = itertools.accumulate(map(len, self.groups), initial=int(self.row_added))
-        return tuple(ends)[:-1]
+        return tuple(itertools.accumulate(map(len, self.groups), initial=int(self.row_added)))[:-1]
 
     def indexes(self, axis: int) -> range:
         """The dims that are one axis of the original."""

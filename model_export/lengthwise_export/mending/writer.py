@@ -100,8 +100,7 @@ class Writer(NodeWriter):
         """`[rows, size]` bool: true at each row's own positions along an axis of time."""
 
         def build() -> str:
-            ends = self.column(size.alone)
-            return self.emit("Less", [self.positions(size), ends])
+            return self.emit("Less", [self.positions(size), self.column(size.alone)])
 
         return self.once(("mask", size.table[0].tobytes()), build)
 

@@ -91,8 +91,7 @@ def _convolved(new: Replacement, value: str, weights: NDArray[Any], groups: int,
 
 def _group_by_group(new: Replacement, value: str, weights: NDArray[Any], groups: int, bias: str) -> str:
     """A convolution of several groups of channels, as one for each group."""
-    split = new.constant([weights.shape[1]] * groups)
-    channels = new.emit_outputs("Split", [value, split], groups, axis=1)
+    channels = new.emit_outputs("Split", [value, new.constant([weights.shape[1]] * groups)], groups, axis=1)
     biases = [""] * groups
     if bias:
         biases = new.emit_outputs("Split", [bias, new.constant([len(weights) // groups] * groups)], groups, axis=0)

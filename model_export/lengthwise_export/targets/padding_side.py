@@ -78,8 +78,7 @@ def _with_pad_id(target: Target, layout: StepLayout, options: CheckOptions) -> S
         raise ConfigurationError(
             f"--pad-id {options.pad_id} is not in the vocabulary of {target.text}, 0 to {count - 1}"
         )
-    is_of_steps = options.vocabulary is not None
-    return dataclasses.replace(layout, pad_id=options.pad_id, is_pad_id_of_steps=is_of_steps)
+    return dataclasses.replace(layout, pad_id=options.pad_id, is_pad_id_of_steps=options.vocabulary is not None)
 
 
 def _in_training(target: Target) -> Target:

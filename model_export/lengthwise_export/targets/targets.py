@@ -52,8 +52,7 @@ def read(
     of_object: TargetKind = "onnx" if _is_graph(source) else "module"
     kind = of_object if is_object else _kind(text)
     if options.checkpoint is not None:
-        weights = trained.checkpoint_file(Path(options.checkpoint))
-        options = options.model_copy(update={"checkpoint": weights})
+        options = options.model_copy(update={"checkpoint": trained.checkpoint_file(Path(options.checkpoint))})
     require_applicable(text, kind, options)
     target: Target
     if kind in ("onnx", "directory"):

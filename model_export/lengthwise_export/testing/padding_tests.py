@@ -87,8 +87,7 @@ def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
 def _copies(value: Any) -> Iterator[Tensor]:
     """Copies of the tensors in arguments, with those of packed sequences and of lists of numbers."""
     for leaf in pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, list) and not any(map(_is_tensor, one))):
-        packed = isinstance(leaf, PackedSequence)
-        for tensor in (leaf.data, leaf.batch_sizes) if packed else [leaf]:
+        for tensor in (leaf.data, leaf.batch_sizes) if isinstance(leaf, PackedSequence) else [leaf]:
             if isinstance(tensor, list | np.ndarray) or (_is_tensor(tensor) and tensor.layout == torch.strided):
                 yield torch.as_tensor(tensor).detach().clone()
 

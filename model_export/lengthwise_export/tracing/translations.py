@@ -31,8 +31,7 @@ def _one_of(
 
 def _median(values: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
     """`aten.median.dim`: of an even number of values the lower one in the middle."""
-    rank = len(values.shape or ())
-    axis = dim % rank
+    axis = dim % len(values.shape or ())
     size = op.Shape(values, start=axis, end=axis + 1)
     one, two = (op.Constant(value_ints=[number]) for number in (1, 2))
     return _one_of(values, axis, size, op.Div(op.Sub(size, one), two), keepdim=keepdim)

@@ -109,8 +109,7 @@ class BenchOptions(Options):
 
     def load_test(self, service: ServiceUnderLoad, progress: Progress) -> LoadTest:
         """The requests for a service's model, with the expected answers."""
-        model = remote.model(service.target, service.name, self.headers)
-        sequences = self.sequences_for(model)
+        sequences = self.sequences_for(remote.model(service.target, service.name, self.headers))
         return prepare(
             service.target,
             sequences,

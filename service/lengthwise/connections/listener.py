@@ -234,8 +234,7 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         ConfigurationError: The server cannot listen on the address: the port is taken, or the host is not of this
             machine.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

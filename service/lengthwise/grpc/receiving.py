@@ -163,8 +163,7 @@ class Receiving:
         It is refused with `InflightFull` where there is no memory for it, or too many wait, and with `DeadlineExceeded`
         where the deadline (on the clock of `time.monotonic`) passes, or it is silent or slow while others wait.
         """
-        loop = asyncio.get_running_loop()
-        message.timer = loop.call_later(deadline - time.monotonic(), self._late, message)
+        message.timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), self._late, message)
         if self.free:
             self.free -= 1
             if not self._reserve(message):

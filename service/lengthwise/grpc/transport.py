@@ -90,8 +90,7 @@ class RpcCall:
         """Runs a handler for the call; when its coroutine returns, what it has not finished is finished."""
         answering = handler(self)
         if answering is not None:
-            task = asyncio.get_running_loop().create_task(self._run(answering))
-            self.on_cancel = task.cancel
+            self.on_cancel = asyncio.get_running_loop().create_task(self._run(answering)).cancel
 
     async def _run(self, answering: Coroutine[Any, Any, None]) -> None:
         try:

@@ -130,8 +130,7 @@ class Connection(TimedConnection):
         """Accepts a connection, unless there are too many."""
         self._connections.add(self)
         self._set_transport(transport)
-        full = len(self._connections) > self._max_connections
-        if full and not self._keep_alive.make_room(self.loop.time()):
+        if len(self._connections) > self._max_connections and not self._keep_alive.make_room(self.loop.time()):
             self.state = CLOSED
             self._write_refusal(503, "too many connections")
             self._close()

@@ -378,8 +378,7 @@ def supervise(settings: Settings, workers: WorkerCount) -> int:
         if settings.grpc_port is not None:
             stack.enter_context(reserved(settings.host, settings.grpc_port, flag("grpc_port")))
         file = stack.enter_context(shared_file(workers.number))
-        descriptors = {name: one.fileno() for name, one in sockets.items()}
-        supervisor = Supervisor(settings, workers, descriptors, file)
+        supervisor = Supervisor(settings, workers, {name: one.fileno() for name, one in sockets.items()}, file)
         code = asyncio.run(supervisor.run())
     if code == _NOT_STARTED and supervisor.failures:
         raise ConfigurationError(supervisor.failures[0])

@@ -153,8 +153,7 @@ class InferenceCall:
         large_bodies = self._protocol.large_bodies
         if not certain and not large_bodies.free:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
-            options = self._protocol.options_of(request)
-            seconds, certain = patience(options._replace(whole=whole), default)
+            seconds, certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
             until = self.record.arrived + seconds
         async with large_bodies.turn(self.peer, size, until, certain=certain):
             yield

@@ -158,8 +158,7 @@ def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest) ->
 
 def _logits(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
     """Each row's logits, without padding."""
-    logits = session.run(batch).logits
-    for row, length in zip(logits, batch.lengths, strict=True):
+    for row, length in zip(session.run(batch).logits, batch.lengths, strict=True):
         yield row[:length] if manifest.task == "per-step" else row
 
 

@@ -262,8 +262,7 @@ class BatchVariations:
         """Each row with every other row replaced by another sequence."""
         answers = []
         for row, steps in enumerate(self.sequences):
-            members = [*self.neighbours[:row], steps, *self.neighbours[row + 1 :]]
-            answers.append(self._answers(members)[row])
+            answers.append(self._answers([*self.neighbours[:row], steps, *self.neighbours[row + 1 :]])[row])
         yield self._case("every neighbour replaced", "neighbours", answers)
 
     def permuted(self) -> Iterator[Case]:
@@ -281,8 +280,7 @@ class BatchVariations:
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
         # Not beside all of them: self-attention needs rows x heads x width^2 of memory
         first, last, together = self._answers([self.sequences[0], self.sequences[-1], steps])
-        alone = self._unbatched(steps)
-        yield self._case(f"{longest} steps {self.batched}", "company", [together], [alone])
+        yield self._case(f"{longest} steps {self.batched}", "company", [together], [self._unbatched(steps)])
         name = f"beside a sequence of {longest} steps"
         yield self._case(name, "company", [first, last], [self.unbatched[0], self.unbatched[-1]])
 

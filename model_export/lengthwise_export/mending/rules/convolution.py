@@ -273,8 +273,7 @@ def _resize(mender: Mender) -> None:
             repeats[axis] = scale
     elif isinstance(sizes, Numbers):
         for index, axis in enumerate(axes):
-            old = mender.size_of(value.groups[axis])
-            grown = Size(sizes.table[..., index]).over(old)
+            grown = Size(sizes.table[..., index]).over(mender.size_of(value.groups[axis]))
             repeats[axis] = grown.fixed if grown is not None and grown.fixed is not None else 0.5
     else:
         repeats = [0.5] * value.rank

@@ -149,8 +149,7 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
 def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
     """An index in which negative numbers, which count from the end, are counted from each row's own end."""
     (one, end), groups, row_added = mender.align([index, Numbers(mender.writer.at_width(size), size.table)])
-    zero = mender.writer.scalar_of(0, index.dtype)
-    negative = mender.emit("Less", [one.name, zero])
+    negative = mender.emit("Less", [one.name, mender.writer.scalar_of(0, index.dtype)])
     if index.dtype != INT64:
         end = end.called(mender.emit("Cast", [end.name], to=index.dtype), dtype=index.dtype)
     moved = mender.emit("Add", [one.name, end.name])
@@ -294,8 +293,7 @@ def _reverse_sequence(mender: Mender) -> None:
         value.is_merged or value.row_added or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
         "reverses another axis than the steps of each row",
     )
-    lengths = mender.node.input[1]
-    if lengths in mender.from_lengths:
+    if mender.node.input[1] in mender.from_lengths:
         ends = mender.ragged(1).name
     else:
         mender.causes.append("it reverses the padding together with the steps")

@@ -305,7 +305,6 @@ def _constant_of_shape(mender: Mender) -> None:
     scalar = mender.writer.constant(fill.reshape(()), dtype=fill.dtype)
     if shape.is_constant and shape.table[0, 0].prod() <= _SMALL:
         whole = np.full(tuple(shape.table[0, 0].tolist()), fill.reshape(-1)[0])
-        name = mender.writer.constant(whole, dtype=whole.dtype)
-        mender.set(mender.numbers(name, whole))
+        mender.set(mender.numbers(mender.writer.constant(whole, dtype=whole.dtype), whole))
         return
     _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), shape.elements())

@@ -167,8 +167,7 @@ class _Finder(Pattern):
     def _count(self, greater: Node, results: str) -> tuple[NDArray[np.float32], str]:
         """The biases `[84, n]` that results are compared with, and the value that counts them."""
         require(greater.operator == "Greater" and greater.inputs[0] == results)
-        number = self.only_user(greater.outputs[0], "Cast")
-        total = self.only_user(number.outputs[0], "ReduceSum")
+        total = self.only_user(self.only_user(greater.outputs[0], "Cast").outputs[0], "ReduceSum")
         require(self.axis(total) in (3, -1) and total.attributes.get("keepdims", 1) == 0)
         name = greater.inputs[1]
         split = self.makers.get(name)
