@@ -194,8 +194,7 @@ def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger: _Shape | 
         shapes.append(larger)
         batches.append(pairing.larger)
     axes = [list(_axis(sizes, batches, pairing)) for sizes in zip(*shapes, strict=True)]
-    for parts in itertools.product(*axes):
-        yield tuple(itertools.chain.from_iterable(parts))
+    yield from (tuple(itertools.chain.from_iterable(parts)) for parts in itertools.product(*axes))
 
 
 def _axis(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:

@@ -69,8 +69,7 @@ def as_sarif(reports: Sequence[Report], *, exit_code: int, file: str | None = No
 def _results(report: Report, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The results of a report, each with the code of its rule."""
     level = {"level": level_of(report)}
-    for leak in report.leaks:
-        yield leak.code, level | _of_leak(leak, report.target, file)
+    yield from ((leak.code, level | _of_leak(leak, report.target, file)) for leak in report.leaks)
     if not report.leaks and report.verdict != "sound":
         message, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
         yield rule_without_leak(report).code, level | _result(message, _physical(file), known)

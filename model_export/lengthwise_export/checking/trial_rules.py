@@ -185,13 +185,11 @@ def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
     steps = np.resize(ids, (max(rows, 2), base.width))
     lengths = np.full(len(steps), max(base.width // 2, 1), dtype=np.int32)
     lengths[0] = base.width
-    operations: Sequence[Operation] = ()
     with suppress(RunError):
-        operations = subject.record(PaddedBatch(steps, lengths)).operations
-    for operation in operations:
-        for _, value in operation.outputs:
-            if (number := _compared(value, steps)) is not None:
-                yield ComparedId(number, operation)
+        for operation in subject.record(PaddedBatch(steps, lengths)).operations:
+            for _, value in operation.outputs:
+                if (number := _compared(value, steps)) is not None:
+                    yield ComparedId(number, operation)
 
 
 def unread_steps(subject: Subject, first: Baseline) -> str | None:

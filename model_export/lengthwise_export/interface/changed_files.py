@@ -10,23 +10,20 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lengthwise_export.interface.project import ListedTarget, Project
+from lengthwise_export.interface.project import FILE, ListedTarget, Project
 
 
 def depending_targets(project: Project, files: Iterable[str], folder: Path) -> tuple[ListedTarget, ...]:
     """The targets of a project that changed files may change; the names of the files are relative to a folder."""
     changed = {(folder / file).resolve() for file in files}
-    if (project.folder / "pyproject.toml").resolve() in changed:
+    if (project.folder / FILE).resolve() in changed:
         return project.targets
     return tuple(one for one in project.targets if _depends_on(one, changed, project.folder.resolve()))
 
 
 def _depends_on(listed: ListedTarget, changed: set[Path], folder: Path) -> bool:
-    own = [listed.target] if listed.options.checkpoint is None else [listed.target, str(listed.options.checkpoint)]
-    paths = {(folder / path).resolve() for path in own}
+    paths = {(folder / path).resolve() for path in (listed.target, listed.options.checkpoint) if path is not None}
     if any(file in paths or not paths.isdisjoint(file.parents) for file in changed):
         return True
     where = listed.target.rpartition(":")[0]

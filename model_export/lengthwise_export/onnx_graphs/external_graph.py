@@ -215,9 +215,7 @@ class _Reader:
 
     def steps(self, tried: ReadingTrial) -> StepInput:
         """The kind of a step."""
-        if tried.steps.kind == "values":
-            return tried.steps
-        return self.vocabulary_of(tried.names.sequences)
+        return tried.steps if tried.steps.kind == "values" else self.vocabulary_of(tried.names.sequences)
 
     def packed_steps(self, steps: GraphValue) -> StepInput:
         """The values of a step of packed rows.

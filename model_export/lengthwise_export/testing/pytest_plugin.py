@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from lengthwise_export.testing import PaddingUnsafeError, assert_padding_safe
+
 if TYPE_CHECKING:
     from lengthwise_export.interface.api import CheckReport
 
@@ -54,8 +56,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def padding_safe() -> Callable[..., CheckReport]:
     """`lengthwise_export.testing.assert_padding_safe`: fails with the report if padding changes an answer."""
-    from lengthwise_export.testing import assert_padding_safe
-
     return assert_padding_safe
 
 
@@ -68,8 +68,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     test = pyfuncitem.obj
 
     def checked(**fixtures: Any) -> None:
-        from lengthwise_export.testing import PaddingUnsafeError, assert_padding_safe
-
         try:
             assert_padding_safe(test(**fixtures), **marker.kwargs)
         except PaddingUnsafeError as error:

@@ -262,8 +262,7 @@ class Application(FastAPI):
         """The document of `/openapi.json`, made for each call: its examples are of the models that are served now."""
         self.openapi_schema = None
         manifests = [served.manifest for served in self.serving.served]
-        keyless = None if self.serving.keys is None else OPEN
-        return document.completed(super().openapi(), manifests, keyless)
+        return document.completed(super().openapi(), manifests, None if self.serving.keys is None else OPEN)
 
     def extended(self) -> bool:
         """Whether its user gave it what has to see every call: middleware, dependencies or instrumentation."""

@@ -145,8 +145,7 @@ def sequences(
         ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
     """  # noqa: DOC502 - what it calls raises them
     names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
-    columns = ColumnNames(id, time, label, names, row=row)
-    return sequences_of(data, layout, columns, padding=padding)
+    return sequences_of(data, layout, ColumnNames(id, time, label, names, row=row), padding=padding)
 
 
 def sequences_of(

@@ -132,8 +132,7 @@ class Scorer:
 
     def batches(self, batches: Iterable[B]) -> Iterator[B]:
         """Answers batches one by one: a function for `mapInPandas` and `mapInArrow` of PySpark."""
-        for batch in batches:
-            yield self(batch)
+        yield from map(self, batches)
 
     def predictions(self, sequences: Iterable[ArrayLike]) -> list[dict[str, Any]]:
         """Answers sequences that are in no table, in the forms of `Model.predict`.
