@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lengthwise.datasets import dataset
-from lengthwise.datasets.dataset import BadRecord, Record
+from lengthwise.datasets.dataset import BadRecord, Record, valid_records
 from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, first_fault, is_tail
 from lengthwise.errors import ConfigurationError
@@ -26,7 +25,7 @@ def check(record: Record, spec: Spec) -> None:
 def fitting(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
     """The same records; at their end, an error has the first that are bad, or do not fit the spec."""
     open_spec = lenient(spec)
-    return dataset.valid_records(iter(records), lambda record: check(record, open_spec))
+    return valid_records(iter(records), lambda record: check(record, open_spec))
 
 
 def why_unfit(record: Record, spec: Spec) -> str | None:

@@ -12,9 +12,8 @@ from typing import Final
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lengthwise.application import pages
 from lengthwise.application.operations import Inference
-from lengthwise.application.pages import path_of
+from lengthwise.application.pages import key_needed, path_of, wants_page
 from lengthwise.errors import RequestError, Unauthorized
 from lengthwise.protocols import kserve, problems
 from lengthwise.serving import Serving
@@ -55,8 +54,8 @@ class Gate:
             try:
                 self._check(scope, serving)
             except RequestError as error:
-                asks_for_key = isinstance(error, Unauthorized) and pages.wants_page(scope)
-                answer = pages.key_needed() if asks_for_key else kserve.response(error, path_of(scope))
+                asks_for_key = isinstance(error, Unauthorized) and wants_page(scope)
+                answer = key_needed() if asks_for_key else kserve.response(error, path_of(scope))
         if scope["method"] == "HEAD" and not path_of(scope).startswith(CONSOLE):  # a live view has no end
             scope = {**scope, "method": "GET"}
         await answer(scope, receive, _closing(send, serving))
@@ -73,7 +72,7 @@ class Gate:
         if self._console:
             from lengthwise.console import page
 
-            if page.is_open(path) or (path == "/" and pages.wants_page(scope)):
+            if page.is_open(path) or (path == "/" and wants_page(scope)):
                 return
         serving.check_key(headers)
 
