@@ -41,7 +41,7 @@ _FORMS: Final = {
     ),
 }  # by scheme, what follows `://`, for people and as a pattern
 _BEGINNING: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|(?:{'|'.join(_FORMS)}|http):/")
-_LOCAL_HOST: Final = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?")
+_LOCAL_HOST: Final = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

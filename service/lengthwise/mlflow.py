@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lengthwise.repository.folder import model_directory
+from lengthwise.repository.source import model_directory
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring.scorer import Scorer
 
@@ -29,7 +29,7 @@ def log_model(directory: str | os.PathLike[str], **options: Any) -> Any:
     """Logs a model directory under the run that is active, or a new one.
 
     Args:
-        directory: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version.
+        directory: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version; or an address.
         options: The other arguments of `mlflow.pyfunc.log_model`, such as `name` and `registered_model_name`.
 
     Returns:
@@ -52,7 +52,7 @@ def save_model(directory: str | os.PathLike[str], path: str | os.PathLike[str], 
 
 
 def _write(write: Callable[..., Any], directory: str | os.PathLike[str], options: dict[str, Any]) -> Any:
-    source = model_directory(Path(directory))
+    source = model_directory(os.fspath(directory))
     manifest = Manifest.read(source)
     needs = {"pip_requirements": [f"lengthwise[cpu]=={metadata.version('lengthwise')}"]}
     with tempfile.TemporaryDirectory() as folder:  # MLflow keeps the last name of a path only, and a model has two

@@ -2,11 +2,13 @@
 
 import errno
 import logging
+import lzma
 import os
 import ssl
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -216,6 +218,74 @@ def test_an_archive_that_holds_more_than_models_leaves_nothing_behind(
         cache.fetch(url(web), tmp_path / "cache")
     assert not (tmp_path / "evil").exists()
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def sparse(content: bytes) -> bytes:
+    """An archive of one sparse file, whose map is at the beginning of its content."""
+    marks = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+    return member("marks", marks, type=tarfile.XHDTYPE)[:-1024] + member("vowels/1/model.onnx", content)
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        sparse(b"no number\n".ljust(512)),
+        lzma.compress(member("vowels/1/model.onnx", os.urandom(100_000)))[:50_000] + b"other bytes" * 10_000,
+    ],
+    ids=["sparse", "xz"],
+)
+def test_an_archive_that_is_damaged_in_any_way_is_refused_in_one_line(web: Web, tmp_path: Path, archive: bytes) -> None:
+    web.files["models.tar"] = archive
+    with pytest.raises(ConfigurationError, match=r"cannot be read as a tar archive: .+"):
+        cache.fetch(url(web), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_an_archive_whose_names_would_fill_the_memory_is_refused(web: Web, tmp_path: Path, kind: bytes) -> None:
+    web.files["models.tar"] = member("README.md")[:-1024] + member("marks", type=kind, size=2**30)
+    with pytest.raises(ConfigurationError, match="one of its headers has 1073741824 bytes"):
+        cache.fetch(url(web), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("depth", [40, 1900])
+def test_an_archive_of_very_deep_folders_is_refused(web: Web, tmp_path: Path, depth: int) -> None:
+    with tarfile.open(tmp_path / "models.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("a/" * depth + "manifest.json"))
+    web.files["models.tar"] = (tmp_path / "models.tar").read_bytes()
+    with pytest.raises(ConfigurationError, match="or too deep"):
+        cache.fetch(url(web), tmp_path / "cache")
+    assert [*(tmp_path / "cache").rglob("stage-*")] == []
+
+
+def test_the_members_of_an_archive_are_not_kept_in_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "many.tar").write_bytes(member("folder", b"", type=tarfile.DIRTYPE)[:512] * 5000 + bytes(1024))
+    (tmp_path / "folder").mkdir()
+    tracemalloc.start()
+    try:
+        archives.extract(tmp_path / "many.tar", tmp_path / "folder", "here")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("status", [408, 429])
+def test_a_store_that_asks_to_come_back_later_is_one_without_an_answer(
+    web: Web, models: Path, tmp_path: Path, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    web.faults["models.tar"] = Answer(status)
+    assert cache.fetch(url(web), tmp_path / "cache") == copy
+    assert f"the store answers {status}" in caplog.text
+
+
+def test_without_an_etag_and_a_date_an_archive_of_the_same_size_is_fetched_again(
+    web: Web, models: Path, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        body = archive_of(models / "vowels" / version, tmp_path / "models.tar")
+        web.faults["models.tar"] = Answer(body=body.ljust(2**22, b"\0"))
+        assert versions_in(cache.fetch(url(web), tmp_path / "cache")) == {f"vowels/{version}"}
 
 
 def test_an_archive_of_very_many_files_is_refused(

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 import lengthwise
 from lengthwise import files
 from lengthwise.commands.cli import main
+from lengthwise.commands.command import INTERRUPTED
 from tests.support import model_directories
 from tests.support.server_process import ServerProcess, started
 from tests.support.stores import Answer, StandIn, Web, archive_of, running
@@ -133,6 +136,20 @@ def test_a_service_that_has_nothing_to_serve_says_why_and_ends(
         server.kill()
 
 
+def test_a_service_that_waits_for_a_store_at_the_start_ends_by_a_signal(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}/models.tar"
+        server = ServerProcess(nowhere, "--cache", str(tmp_path / "cache"))
+        try:
+            connection, _ = silent.accept()  # which gets no answer
+            with connection:
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(20) == INTERRUPTED
+        finally:
+            server.kill()
+
+
 def test_offline_a_service_starts_from_the_cache_and_asks_nobody(web: Web, tmp_path: Path) -> None:
     options = (address(web), "--cache", str(tmp_path / "cache"))
     with started(*options):
@@ -164,6 +181,20 @@ def test_load_check_and_score_take_an_address(web: Web, tmp_path: Path, monkeypa
     assert '"id":"a"' in (tmp_path / "out.jsonl").read_text()
     done = CliRunner().invoke(main, ["check", address(web), "--json"])
     assert done.exit_code == 0, done.output
+
+
+def test_a_model_of_mlflow_may_be_named_by_an_address(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lengthwise.mlflow
+
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path / "cache"))
+    logged = list[str]()
+    pyfunc = SimpleNamespace(save_model=lambda data_path, **_: logged.extend(os.listdir(data_path)))
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(pyfunc=pyfunc))
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc", pyfunc)
+    lengthwise.mlflow.save_model(address(web), tmp_path / "model")
+    assert logged == ["1"]
 
 
 def test_an_address_with_several_models_is_refused_where_one_is_wanted(

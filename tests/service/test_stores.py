@@ -157,12 +157,56 @@ def test_an_index_of_other_bytes_is_refused_where_the_address_has_its_digest(
         (b"[]", "is no image"),
         (b"{}", "is no image"),
         (b'{"layers": []}', "holds no model"),
+        (b"[" * 100_000, "is no image"),
+        (b'{"layers": [{"digest": "sha256:0", "size": "many"}]}', "is no image"),
+        (b'{"layers": [{"digest": "sha256:0", "size": null}]}', "is no image"),
+        (b'{"layers": [{"digest": "a\\nb", "size": 1}]}', "no answer of the registry"),
     ],
 )
 def test_what_is_no_image_of_models_is_said(registry: Registry, tmp_path: Path, manifest: bytes, says: str) -> None:
     registry.manifests["latest"] = "application/json", manifest
     with pytest.raises(ConfigurationError, match=says):
         cache.fetch(f"oci://{registry.host}/team/vowels", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("token", [b"<html>", b"[]", b"null", b"[" * 100_000, '{"token": "\u00e4"}'.encode()])
+def test_a_token_that_is_none_is_said(registry: Registry, tmp_path: Path, token: bytes) -> None:
+    registry.login = "secret"
+    registry.faults["/token"] = Answer(body=token)
+    with pytest.raises(StoreUnreachable, match="no answer of the registry"):
+        cache.fetch(f"oci://{registry.host}/team/vowels", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("realm", ["http://[::1", "http://a/\x01", ""])
+def test_a_token_service_without_an_address_is_said(registry: Registry, tmp_path: Path, realm: str) -> None:
+    headers = {"www-authenticate": f'Bearer realm="{realm}"'}
+    registry.faults["/v2/team/vowels/manifests/latest"] = Answer(401, headers=headers)
+    with pytest.raises(StoreUnreachable, match="no answer of the registry"):
+        cache.fetch(f"oci://{registry.host}/team/vowels", tmp_path / "cache")
+
+
+def test_an_upload_that_leads_nowhere_is_said(registry: Registry, models: Path) -> None:
+    registry.faults["/v2/team/vowels/blobs/uploads/"] = Answer(202)
+    with pytest.raises(StoreUnreachable, match="no answer of the registry"):
+        push(models, f"oci://{registry.host}/team/vowels")
+
+
+def test_a_registry_gets_its_credentials_however_its_host_is_written(
+    registry: Registry, models: Path, tmp_path: Path
+) -> None:
+    host = registry.host.replace("127.0.0.1", "LOCALHOST")
+    registry.login = log_in(tmp_path, host)
+    push(models, f"oci://{host}/team/vowels")
+
+
+def test_a_registry_that_asks_to_come_back_later_leaves_the_copy_in_use(
+    registry: Registry, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    push(models, f"oci://{registry.host}/team/vowels:1")
+    copy = cache.fetch(f"oci://{registry.host}/team/vowels:1", tmp_path / "cache")
+    registry.faults["/v2/team/vowels/manifests/1"] = Answer(429, headers={"retry-after": "3600"})
+    assert cache.fetch(f"oci://{registry.host}/team/vowels:1", tmp_path / "cache") == copy
+    assert "the registry answers 429 Too Many Requests; the copy of" in caplog.text
 
 
 def test_a_cut_layer_is_a_store_without_an_answer(registry: Registry, models: Path, tmp_path: Path) -> None:
@@ -276,6 +320,24 @@ def test_a_file_of_the_hub_that_is_cut_off_is_not_served(hub: Hub, models: Path,
     hub.spoilt[name] = Answer(body=hub.commits[-1][name], cut=100)
     with pytest.raises(StoreUnreachable, match="no answer of the hub"):
         cache.fetch("hf://team/vowels", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        (Answer(429), "answers 429 Too Many Requests"),
+        (Answer(body=b'{"id": "team/vowels", "siblings": [{"rfilename": null}]}'), "no answer of the hub"),
+        (Answer(body=b'{"id": "a", "siblings": [{"rfilename": "a", "size": "b"}]}'), "no answer of the hub"),
+    ],
+)
+def test_a_hub_that_answers_nothing_of_use_leaves_the_copy_in_use(
+    hub: Hub, models: Path, tmp_path: Path, about: Answer, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    push(models, "hf://team/vowels")
+    copy = cache.fetch("hf://team/vowels", tmp_path / "cache")
+    hub.faults[f"/api/models/{hub.name}"] = about
+    assert cache.fetch("hf://team/vowels", tmp_path / "cache") == copy
+    assert says in caplog.text
 
 
 def test_a_file_of_the_hub_with_other_bytes_is_refused(hub: Hub, models: Path, tmp_path: Path) -> None:

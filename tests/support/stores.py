@@ -132,6 +132,7 @@ class Hub:
         self.token: str | None = None
         self.server: StandIn
         self.spoilt: dict[str, Answer] = {}
+        self.faults: dict[str, Answer] = {}
 
     @property
     def head(self) -> str:
@@ -140,6 +141,8 @@ class Hub:
 
     def __call__(self, call: Call) -> Answer:
         """Answers a call."""
+        if call.path in self.faults:
+            return self.faults[call.path]
         if self.token is not None and call.headers.get("authorization") != f"Bearer {self.token}":
             return Answer(401, headers={"x-error-message": "Invalid credentials"})
         if call.path == "/api/repos/create":

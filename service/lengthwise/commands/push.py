@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lengthwise.commands.command import Command, show_json
+from lengthwise.repository.stopping import in_daemon_thread
 
 
 @click.command(
@@ -31,7 +32,7 @@ def push(models: Path, address: str, as_json: bool) -> None:
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.stores.push import push as push_models  # help does without what it imports
 
-    there = push_models(models, address)
+    there = in_daemon_thread("push", lambda: push_models(models, address)).result()  # so that Ctrl-C is heard
     if as_json:
         show_json({"address": there})
     else:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, LengthwiseError
 
 MOST_FILES: Final = 20_000  # of one fetch
 MOST_BYTES: Final = 2**36
+_DEEPEST: Final = 32  # folders in folders
+_MOST_HEADER_BYTES: Final = 2**20  # of the names and marks before a file, which are read into the memory
+_HEADERS: Final = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 class FetchLimits:
@@ -40,14 +48,30 @@ def file_in(folder: Path, name: str, where: str) -> Path:
     """The path of a file in a folder, by the name that it has elsewhere; its parents are made.
 
     Raises:
-        ConfigurationError: The name leads out of the folder.
+        ConfigurationError: The name leads out of the folder, or too deep into it.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise ConfigurationError(f"{where} has a file {name!a:.200}, which would lie outside its folder")
+    if path.is_absolute() or ".." in path.parts or "\0" in name or len(path.parts) > _DEEPEST:
+        raise ConfigurationError(f"{where} has a file {name!a:.200}, which would lie outside its folder, or too deep")
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive, whose headers take little memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        """Reads a header.
+
+        Raises:
+            ReadError: What follows it belongs to it, and has very many bytes.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _HEADERS and member.size > _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"one of its headers has {member.size} bytes")
+        return member
 
 
 def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> None:
@@ -58,8 +82,9 @@ def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> Non
     """
     limits, prefix = FetchLimits(where), f"{inside}/" * bool(inside)
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # an attribute of every release, which keeps all of them
                 name = str(PurePosixPath(member.name))
                 if member.isdir() or not name.startswith(prefix):
                     continue
@@ -70,6 +95,8 @@ def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> Non
                 if content is not None:
                     with content, file_in(folder, name.removeprefix(prefix), where).open("wb") as file:
                         shutil.copyfileobj(content, file, 2**20)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except Exception as error:  # each of the compressions has its own; with a number it is of a file that is written
+        if isinstance(error, LengthwiseError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         why = str(error).partition("\n")[0].rstrip(":")  # the other lines are of each compression that was tried
         raise ConfigurationError(f"{where} cannot be read as a tar archive: {why}") from error

@@ -12,8 +12,8 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from lengthwise.addresses import Address
-from lengthwise.errors import ConfigurationError, StoreUnreachable
-from lengthwise.stores import archives
+from lengthwise.errors import ConfigurationError, LengthwiseError, StoreUnreachable
+from lengthwise.stores import archives, may_pass
 
 _SECONDS = 30.0  # of a request about the repository
 
@@ -23,16 +23,16 @@ class HubSource:
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        limits = archives.FetchLimits(str(address))
+        below = f"{address.path}/" * bool(address.path)
         with _plain_errors(str(address)):
             revision = unquote(address.revision) or None  # as in refs%2Fpr%2F1
             about = HfApi().model_info(address.host, revision=revision, files_metadata=True, timeout=_SECONDS)
-        limits = archives.FetchLimits(str(address))
-        below = f"{address.path}/" * bool(address.path)
-        self._names = [
-            each.rfilename
-            for each in about.siblings or ()
-            if each.rfilename.startswith(below) and limits.add(each.size or 0)
-        ]
+            self._names = [
+                each.rfilename
+                for each in about.siblings or ()
+                if each.rfilename.startswith(below) and limits.add(each.size or 0)
+            ]
         if not self._names:
             raise ConfigurationError(f"there is nothing at {address}")
         self.state = about.sha
@@ -80,11 +80,11 @@ def _plain_errors(where: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         hint = "; a private repository needs HF_TOKEN, or `hf auth login`" if status in (401, 403, 404) else ""
-        kind = ConfigurationError if 400 <= status < 500 else StoreUnreachable
+        kind = StoreUnreachable if may_pass(status) else ConfigurationError
         raise kind(f"{where}: the hub answers {status} {error.response.reason_phrase}{hint}") from None
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None
     except Exception as error:  # of the library's HTTP client, which is another one in another release
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, LengthwiseError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise StoreUnreachable(f"{where}: no answer of the hub ({type(error).__name__})") from None

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import orjson
 
 from lengthwise import files
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.settings import docker_folder
+from lengthwise.stores import may_pass
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -38,7 +40,11 @@ class ImageRegistry:
         scheme = "http" if self._is_plain else "https"
         self._client = httpx.Client(
             base_url=f"{scheme}://{host}/v2/{address.path}/",
-            auth=_Login(host, credentials(name), f"repository:{address.path}:{actions}"),
+            auth=_Login(
+                httpx.URL(f"{scheme}://{host}").netloc.decode(),
+                credentials(name),
+                f"repository:{address.path}:{actions}",
+            ),
             follow_redirects=True,
             event_hooks={"request": [self._check_scheme]},
             timeout=httpx.Timeout(30, connect=10),
@@ -121,11 +127,12 @@ class ImageRegistry:
                 if status >= 400 and not (missing and status == 404):
                     hint = "; credentials are those of `docker login`" if status in (401, 403, 404) else ""
                     why = f"{self._where}: the registry answers {status} {answer.reason_phrase}{hint}"
-                    if status >= 500:
+                    if may_pass(status):
                         raise StoreUnreachable(why)
                     raise ConfigurationError(why)
                 yield answer
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError, AttributeError) as error:
+            # The latter are of an answer without what it should have, such as a token.
             raise StoreUnreachable(f"{self._where}: no answer of the registry ({type(error).__name__})") from None
 
     def _check_scheme(self, request: httpx.Request) -> None:
@@ -164,7 +171,7 @@ class _Login(httpx.Auth):
             token.read()
             if token.status_code != 200:
                 return
-            content = token.json()
+            content = orjson.loads(token.content)
             self._header = {"authorization": f"Bearer {content.get('token') or content.get('access_token')}"}
         request.headers.update(self._header)
         yield request

@@ -6,7 +6,6 @@ processor, under one index.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +35,11 @@ class ImageSource:
             content, digest = registry.manifest(address.revision or address.tag or _LATEST)
             self.state: str | None = digest
             try:
-                if several := json.loads(content).get("manifests"):  # of processors, which have the same models
+                if several := orjson.loads(content).get("manifests"):  # of processors, which have the same models
                     linux = [each["digest"] for each in several if each.get("platform", {}).get("os") != "unknown"]
                     content, _ = registry.manifest(linux[0])
                 self._layers = [
-                    {"digest": each["digest"], "size": each["size"]} for each in json.loads(content)["layers"]
+                    {"digest": each["digest"], "size": int(each["size"])} for each in orjson.loads(content)["layers"]
                 ]
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise ConfigurationError(f"{address} is no image") from None

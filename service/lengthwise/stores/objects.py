@@ -17,7 +17,7 @@ from obstore.store import HTTPStore, from_url
 from lengthwise import files
 from lengthwise.addresses import ARCHIVE_SUFFIXES, Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable
-from lengthwise.stores import archives
+from lengthwise.stores import archives, may_pass
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(minutes=5)}
 _WEB_CLIENT: Final[Any] = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1d"}
 _PART_BYTES: Final = 2**25  # of one request for an object, each of which may take the 30 seconds of obstore
-_STATUS: Final = re.compile(r"status code: ((\d)\d\d [\w ]+)")
+_STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
 
 
 class ObjectSource:
@@ -53,7 +53,8 @@ class ObjectSource:
             raise ConfigurationError(f"there is nothing at {address}")
         self._objects = sorted(objects, key=lambda each: each["path"])
         marks = [(each["path"], each["size"], each["e_tag"], str(each["last_modified"])) for each in self._objects]
-        self.state: str | None = hashlib.sha256(repr(marks).encode()).hexdigest()
+        is_marked = all(each["e_tag"] or each["last_modified"].timestamp() for each in self._objects)
+        self.state: str | None = hashlib.sha256(repr(marks).encode()).hexdigest() if is_marked else None
 
     def download(self, folder: Path) -> str | None:
         """Writes the objects, or what is in the archive; returns the digest of the archive."""
@@ -106,6 +107,6 @@ def _plain_errors(where: str) -> Iterator[None]:
         first = str(error).partition("\n")[0]
         status = _STATUS.search(first)
         why = f"the store answers {status[1]}" if status else f"no answer of the store ({first.rpartition(' - ')[2]})"
-        if isinstance(error, GenericError) and (status is None or status[2] == "5"):
+        if isinstance(error, GenericError) and (status is None or may_pass(int(status[2]))):
             raise StoreUnreachable(f"{where}: {why}") from None
         raise ConfigurationError(f"{where}: {why if status else first}") from None
