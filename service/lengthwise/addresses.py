@@ -69,17 +69,17 @@ class Address:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it names its content, by a digest or a commit, so that what is there never changes."""
+        """Whether the address names its content, by a digest or a commit: then the models there never change."""
         return bool(self.digest or re.fullmatch(r"sha256:.+|[0-9a-f]{40}", self.revision))
 
     @property
     def is_local(self) -> bool:
-        """Whether its host is this machine, which may be called without TLS."""
+        """Whether the host is this machine, which may be called without TLS."""
         return _LOCAL_HOST.fullmatch(self.host) is not None
 
 
 def is_address(text: object) -> bool:
-    """Whether this is an address, right or wrong, and not a path."""
+    """Whether a text is an address, right or wrong, and not a path."""
     return isinstance(text, str) and _BEGINNING.match(text) is not None
 
 

@@ -64,7 +64,7 @@ def read_if_any(path: Path, most_bytes: int) -> bytes | None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Names a file in an error of writing it: that of a full disk does not say which file it is about.
+    """Names the file in an error of writing: the error of a full disk does not.
 
     Raises:
         OSError: The block raised it; one without a file's name gets that of `path`.

@@ -302,7 +302,7 @@ class Settings(BaseSettings):
         return self.models if isinstance(self.models, str) else self._address
 
     def with_copy(self, folder: Path) -> Settings:
-        """These settings, where a folder has a copy of the models that their address names."""
+        """These settings with the folder that has a copy of the models at their address."""
         settings = self.model_copy(update={"models": folder})
         settings._address = self.address
         return settings

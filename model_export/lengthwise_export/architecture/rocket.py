@@ -157,7 +157,7 @@ class RocketClassifier(nn.Module):
         return self._features(values, self.first(values, mask), lengths, mask)
 
     def _features(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """The same, of `steps [rows, width, channels]` behind the first layer; in C the bits are the same."""
+        """The `features` of steps `[rows, width, channels]` behind the first layer; in C with the same bits."""
         if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
             rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
             shares = torch.from_numpy(fixed_kernels.shares(self.plan, rows))

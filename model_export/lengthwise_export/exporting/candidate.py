@@ -109,7 +109,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:
-    """The same model with another decision threshold.
+    """A copy of a candidate with another decision threshold.
 
     Raises:
         ConfigurationError: It is not a multi-label model.

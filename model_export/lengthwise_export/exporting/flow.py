@@ -63,7 +63,7 @@ class PublishedModel:
 
     @property
     def version(self) -> int:
-        """Its version, from 1."""
+        """The version of the model, from 1."""
         return self.manifest.version
 
     def __repr__(self) -> str:

@@ -185,7 +185,7 @@ def _logits(session: Session, batch: PaddedBatch) -> BatchLogits:
 def at_precision(
     verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
 ) -> VerifiedGraph:
-    """The same model at another precision, verified against its float32 graph; its manifest has their difference."""
+    """A verified graph at another precision, verified against itself in float32; the manifest has the difference."""
     exact, most = verified.session(), promises.MAX_DIFFERENCE[to]
     reference, origin = partial(_logits, exact), "the float32 graph"
     manifest = precision.manifest_at(verified.manifest, to)

@@ -41,7 +41,7 @@ def _depends_on(listed: ListedTarget, changed: set[Path], folder: Path) -> bool:
 
 
 def _imported(files: Sequence[Path], roots: Sequence[Path], folder: Path) -> set[Path]:
-    """These files of a repository and those that they import, directly or not."""
+    """Files of a repository, with all files of it that they import, directly or not."""
     seen: set[Path] = set()
     waiting = [*files]
     while waiting:
@@ -64,7 +64,7 @@ def _imports(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
 
 
 def _files_of_module(name: str, roots: Sequence[Path]) -> Iterator[Path]:
-    """The files that an import of a module runs: its own, and those of the packages that it is in."""
+    """The files that an import of a module runs: of the module, and of the packages around it."""
     for root in roots:
         path = root
         for part in name.split("."):

@@ -92,7 +92,7 @@ def _read(section: Mapping[str, Any], file: Path) -> Project:
     """The project of a table.
 
     Raises:
-        ConfigurationError: It lists no targets, one twice, or an option is wrong.
+        ConfigurationError: `targets` is no list of targets, has one twice, or an option is wrong.
     """
     listed, table = section.get("targets", []), f"{file}: [{'.'.join(_SECTION)}]"
     if not isinstance(listed, list):

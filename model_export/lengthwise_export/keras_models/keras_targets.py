@@ -71,7 +71,7 @@ class KerasTarget(TorchTarget):
         return self.alone or self
 
     def origin(self) -> dict[str, str | int | float | None]:
-        """Where it comes from."""
+        """Where the model comes from; for a file, with its digest."""
         return super().origin() | dict(self.provenance)
 
 
@@ -195,7 +195,7 @@ def _answer_shape(
 
 
 def with_any_width(text: str, model: Any, fixed: int) -> Any:
-    """The same model, with the same weights, for any number of steps.
+    """A copy of a Keras model for any number of steps, with the same weights.
 
     Raises:
         ConfigurationError: A layer needs exactly `fixed` steps; the message says which.

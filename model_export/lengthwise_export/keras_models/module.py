@@ -35,7 +35,7 @@ class SummaryLayer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a layer of Keras itself, and not a model or a layer of the user's."""
+        """Whether the layer is one of Keras itself, and neither a model nor a user's own layer."""
         return type(self.layer).__module__.startswith("keras.") and not hasattr(self.layer, "layers")
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ def layers_of(model: Any) -> Iterator[SummaryLayer]:
 
 
 def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
-    """The layer itself, and those inside it unless it is one of Keras."""
+    """The layer itself, and the layers inside a user's own layer; a layer of Keras is one whole."""
     yield outer
     if outer.is_whole:
         return
@@ -61,7 +61,7 @@ def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
 
 
 def output_names(model: Any) -> tuple[str, ...]:
-    """The names of a model's outputs; those of one layer with several outputs get numbers. Empty if it has none."""
+    """The names of a model's outputs, with numbers where a layer has several; empty where there are no names."""
     names: list[str] = []
     for name in getattr(model, "output_names", None) or ():
         number, unique = 0, str(name)

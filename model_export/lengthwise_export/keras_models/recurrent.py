@@ -140,7 +140,13 @@ class GatheredSteps:
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if before is None else before)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """Outputs `[rows, width, hidden]` at the indices of the steps; a masked one is the one before if `repeated`."""
+        """The outputs `[rows, width, hidden]`, each moved back to the index of its step.
+
+        Args:
+            outputs: Of a layer over the steps `in_front`.
+            backwards: Whether the layer ran from the last step to the first.
+            repeated: Whether a masked step gets the output of the step before it (as the layer runs); else 0.
+        """
         before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
         index = self._count.unsqueeze(1) - before if backwards else before - 1
         known = self._mask if not repeated else before > 0

@@ -81,6 +81,7 @@ def _masking_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
 
 
 def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
+    """Replaces `Embedding.compute_mask`: gives the mask of the lengths where the layer reads the model's own tokens."""
     run = _running[-1]
     if not layer.mask_zero or not run.reads_input(layer, inputs):
         return _ORIGINAL[_embedding_mask](layer, inputs, mask)

@@ -115,7 +115,7 @@ class Body:
         self._values: dict[str, Affine | ConstantArray] = dict(known)
 
     def input(self, name: str, width: int) -> Leaf:
-        """Adds a step or a state, `[rows, width]`."""
+        """Adds a value that the body takes: a step or a state, `[rows, width]`."""
         leaf = Leaf("input", width)
         self._values[name] = Affine.of(leaf)
         return leaf
@@ -223,7 +223,7 @@ def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> 
     """An input that has to be a constant, of a rank if one is given.
 
     Raises:
-        NotACell: It is none.
+        NotACell: The input is computed from steps or states, or has another rank.
     """
     if not isinstance(value, np.ndarray) or rank not in (None, value.ndim):
         raise NotACell
@@ -312,7 +312,7 @@ def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
     """A value between 0 and a constant: a hard sigmoid.
 
     Raises:
-        NotACell: It has other bounds.
+        NotACell: The bounds are others.
     """
     bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
     low, high = (*bounds, None, None)[:2]

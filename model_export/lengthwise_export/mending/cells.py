@@ -84,7 +84,7 @@ def recognise(
 
 
 def _gate(value: Affine | Leaf | None) -> _Gate | None:
-    """A value as a gate; None if it is no activation."""
+    """A value as a gate: an activation, and the sum that it is of; None for another value."""
     leaf = value.only if isinstance(value, Affine) else value
     is_activation = leaf is not None and leaf.kind in ACTIVATIONS
     return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
@@ -130,7 +130,14 @@ def _gru(state: Affine, old: Leaf) -> _Gates | None:
 
 
 def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
-    """The update gate z and the new state n of `n + z * h - z * n`; or, with `1 - z`, of `h + z * n - z * h`."""
+    """The update gate z and the new state n of a GRU, whose old state h is `old`.
+
+    Exporters write its next state in two ways. Each is a sum of one term that is no product (`whole`), and of two
+    products that differ by one factor and by their sign:
+
+        n + z * h - z * n        `whole` is n
+        h + z * n - z * h        `whole` is h, and z is `1 - z` of the other
+    """
     signs = state.signs or {}
     whole = next((leaf for leaf, sign in signs.items() if leaf is not None and leaf.kind != "product"), None)
     plus, minus = ([leaf for leaf, sign in signs.items() if sign == own and leaf is not whole] for own in (1, -1))

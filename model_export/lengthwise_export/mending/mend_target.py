@@ -86,7 +86,7 @@ class ProvedMend:
 
     @property
     def operators(self) -> str:
-        """Such as `12 operators`: how many were changed."""
+        """How many operators the mend changes, such as `12 operators`."""
         return counted(len(self.fix.changes), "operator")
 
 

@@ -58,17 +58,17 @@ class Size:
 
     @property
     def is_rows(self) -> bool:
-        """Whether it is the number of rows itself."""
+        """Whether the size is the number of rows itself."""
         return bool((self.table[0] == 1).all() and (self.table[1] == MANY_ROWS).all())
 
     @property
     def is_time(self) -> bool:
-        """Whether it depends on the length of the sequence, and not on the rows."""
+        """Whether the size depends on the length of the sequence, and not on the rows."""
         return self.fixed is None and not self.counts_rows
 
     @property
     def counts_rows(self) -> bool:
-        """Whether it depends on the number of rows."""
+        """Whether the size depends on the number of rows."""
         return bool((self.table[0] != self.table[1]).any())
 
     @property
@@ -215,12 +215,12 @@ class Numbers:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it depends neither on the length nor on the rows."""
+        """Whether the numbers depend neither on the length nor on the rows."""
         return constant_of(self.table) is not None
 
     @property
     def dtype(self) -> int:
-        """Its element type in ONNX."""
+        """The element type of the numbers in ONNX."""
         return int(onnx.helper.np_dtype_to_tensor_dtype(self.table.dtype))
 
 
@@ -280,7 +280,7 @@ class Ragged:
         return tuple((size,) if at == axis else group for at, group in enumerate(self.groups))
 
     def called(self, name: str, **changes: object) -> Ragged:
-        """The same description of another tensor."""
+        """A tensor of another name that is described as this one, but for `changes`."""
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
 
 

@@ -51,12 +51,12 @@ class GraphValue:
 
     @property
     def can_be_steps(self) -> bool:
-        """Whether it has the type and the axes of sequences."""
+        """Whether the value has the type and the axes of sequences."""
         return (self.element, self.rank) in (("float32", 3), ("float32", 2), ("int64", 2), ("int32", 2))
 
     @property
     def is_raw(self) -> bool:
-        """Whether it may be steps of one feature without an axis of features."""
+        """Whether the value may be steps of one feature, without an axis of features."""
         return (self.element, self.rank) == ("float32", 2)
 
     @classmethod

@@ -124,7 +124,7 @@ class _Optimized(OnnxSubject):
         self._blocked = {node.name or f"{node.op_type} giving {node.output[0]}" for node in blocked}
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """As the base class, without the values of another layout."""
+        """As `OnnxSubject.record`, without values that onnxruntime keeps in its blocked layout."""
         recording = super().record(batch)
         parts = ((each, each.operator in self._blocked) for each in recording.operations)
         return Recording([replace(each, outputs=()) if blocked else each for each, blocked in parts], recording.answers)

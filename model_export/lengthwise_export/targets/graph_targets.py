@@ -22,7 +22,7 @@ from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check
 def read_model(
     text: str, model: onnx.ModelProto | None, options: TargetOptions, blind: bool, layout: StepLayout | None = None
 ) -> GraphTarget:
-    """The target of `model`, or without one of the ONNX file `text`; `layout` is that of a check, if it is stated.
+    """The target of a graph: `model`, or else the ONNX file `text`; `layout`: of the steps, where a check states it.
 
     Raises:
         ConfigurationError: The file cannot be read as ONNX, or holds no graph.

@@ -63,7 +63,7 @@ def read_steps(
     select_output: OutputSelector,
     state: ModuleState | None = None,
 ) -> InferredSteps:
-    """Finds the kind of a step; `state` is that of the module when it was read.
+    """Finds the kind of a step; `state`: the state of the module when it was loaded.
 
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.

@@ -67,18 +67,18 @@ class Target(ABC):
 
     @abstractmethod
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
-        """Its graph, for a model of this name; with `origins`, its nodes say which line of code they come from."""
+        """The graph, for a model of this name; with `origins`, the nodes say which line of code they come from."""
 
     @abstractmethod
     def may_take_nan(self, batch: PaddedBatch) -> bool:
-        """Whether it seems to handle missing values; `batch` is one of values."""
+        """Whether the model seems to handle missing values; the steps of `batch` are values, not tokens."""
 
     def reference(self, batch: PaddedBatch) -> BatchLogits:
         """Logits `[rows, classes]` or `[rows, width, classes]` of the model itself."""
         return self.subject.answer(batch).logits
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
-        """The same in float64; None if it does not run in it."""
+        """As `reference`, in float64; None if the model does not run in float64."""
         answer = self.subject.answer_in_float64(batch)
         return None if answer is None else answer.logits
 
@@ -89,7 +89,7 @@ class Target(ABC):
 
     @property
     def training(self) -> TrainingRecord:
-        """What its checkpoint records of its training; nothing for other kinds."""
+        """What a checkpoint records of the training; empty for a target without one."""
         return TrainingRecord()
 
     @property
@@ -131,7 +131,7 @@ class TorchTarget(Target):
         return proto if origins else graph.without_exporter_metadata(proto)
 
     def may_take_nan(self, batch: PaddedBatch) -> bool:
-        """Whether its answers to NaN are finite."""
+        """Whether the answers to a NaN at the first step are finite."""
         steps = batch.steps.copy()
         steps[:, 0] = np.nan
         with suppress(RunError):
@@ -147,12 +147,12 @@ class SpecTarget(TorchTarget):
 
     @property
     def training(self) -> TrainingRecord:
-        """What its checkpoint records of its training."""
+        """What the checkpoint of the model records of its training."""
         return TrainingRecord() if self.checkpoint is None else read_record(self.checkpoint)
 
     @property
     def padding(self) -> PaddingCut:
-        """What its spec says."""
+        """What the spec says of padding in data files."""
         return self.spec.input.padding
 
 
@@ -161,7 +161,7 @@ class ModuleTarget(TorchTarget):
     """A user's module."""
 
     def origin(self) -> dict[str, str | int | float | None]:
-        """Where it comes from, with its weights."""
+        """Where the module comes from, and its weights."""
         if self.checkpoint is not None:
             return super().origin() | {"checkpoint": digest(self.checkpoint)}
         return super().origin() | ({} if self.is_object else {"weights": "the factory's own"})
@@ -178,7 +178,7 @@ class GraphTarget(Target):
         return self.graph
 
     def may_take_nan(self, batch: PaddedBatch) -> bool:
-        """Whether it has an IsNaN node."""
+        """Whether the graph has an IsNaN node."""
         from lengthwise_export.onnx_graphs.protos import contains_isnan  # a torch module needs no onnx
 
         return contains_isnan(self.graph)

@@ -118,7 +118,7 @@ def _kind(text: str) -> TargetKind:
     """The kind of a target, by its suffix or form.
 
     Raises:
-        ConfigurationError: It is none; the message says what a target is.
+        ConfigurationError: The text is no target; the message says what a target is.
     """
     path = Path(text)
     if path.is_dir():

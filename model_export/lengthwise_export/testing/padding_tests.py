@@ -112,7 +112,7 @@ def _ends_early(steps: Tensor) -> bool:
 
 
 def _is_partial(tensor: Tensor, sizes: Sequence[int]) -> bool:
-    """Whether these are lengths shorter than the batch, or a mask with both of its values."""
+    """Whether a tensor has lengths shorter than the batch, or is a mask with both values."""
     if tensor.ndim != 1:
         low, high = tensor.float().aminmax()
         return bool(low < high) and bool(((tensor == low) | (tensor == high)).all())

@@ -104,7 +104,7 @@ class CallSignature:
         return module(*positional, **{name: tensors[role] for role, name in arguments if name is not None})
 
     def names(self, module: nn.Module) -> dict[Role, str]:
-        """The names of the module's arguments by role; empty if it takes `*args`."""
+        """The names of the module's arguments by role; empty if the module has fewer, as with `*args`."""
         arguments = self.arguments or _usual(self.second)
         parameters = list(inspect.signature(module.forward).parameters.values())
         positional = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
@@ -113,7 +113,7 @@ class CallSignature:
         return {role: name or positional[index] for index, (role, name) in enumerate(arguments)}
 
     def with_positions(self, module: nn.Module) -> CallSignature | None:
-        """The same call, with the positions of the steps too; None if the module takes none, or gets them already."""
+        """The signature with positions of the steps too; None if the module takes none, or gets them already."""
         arguments = self.arguments or _usual(self.second)
         names = (name for name in inspect.signature(module.forward).parameters if role_of(name) == "positions")
         name = next(names, None)

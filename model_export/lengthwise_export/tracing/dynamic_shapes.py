@@ -286,7 +286,7 @@ class OpenRange:
         self._bounds = bounds
 
     def as_tensor(self) -> Tensor:
-        """The same numbers as a tensor `[numbers]`."""
+        """The numbers of the range as a tensor `[numbers]`."""
         return torch.arange(*self._bounds)
 
     def __iter__(self) -> Iterator[int]:

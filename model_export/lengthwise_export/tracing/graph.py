@@ -236,7 +236,7 @@ _NEAR_ONE: Final = 1e-3  # wider than what the optimizer takes for 0 and for 1
 
 
 def optimized(model: ir.Model) -> ir.Model:
-    """The same model with constants folded and needless operators removed; it is changed in place."""
+    """Folds constants and removes needless operators of a model, in place; returns the model."""
     # onnxscript's optimizer takes a number below 1e-8 for 0 and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would
     # become `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
     optimizer.inline(model)
@@ -286,7 +286,7 @@ _OPERATORS: Final[Mapping[Any, str]] = {
 
 
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
-    """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64, as Python does; in place."""
+    """Computes sizes such as `int(0.29 * x.shape[1])` of a model in float64, as Python does; in place."""
     # The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999...
     outputs = (value for node in model.graph for value in node.outputs)  # not optimised, so with the program's names
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
@@ -346,7 +346,7 @@ _PASSING: Final = frozenset(
 
 
 def with_exact_sigmoids(model: ir.Model) -> ir.Model:
-    """The same model with `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken."""
+    """Writes `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken; in place."""
     # onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
         (x,) = node.inputs
@@ -367,7 +367,7 @@ def with_exact_sigmoids(model: ir.Model) -> ir.Model:
 
 
 def _is_read_sharply(sigmoid: ir.Node) -> bool:
-    """Whether its small values matter: a logarithm, root or quotient is computed from them element by element."""
+    """Whether small values of a Sigmoid matter: a logarithm, root or quotient is taken of each."""
     visited: set[ir.Node] = set()
     waiting = [sigmoid]
     while waiting:

@@ -41,7 +41,7 @@ class CodeLocation:
     inside: CodeLocation | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        """`path:line`, and in brackets that of the library; relative if it is below the working directory."""
+        """`path:line`, and in brackets the line of a library; paths below the working directory are relative."""
         return f"{self.file_and_line}" + ("" if self.inside is None else f" ({self.inside.file_and_line})")
 
     @property
@@ -51,7 +51,7 @@ class CodeLocation:
         return f"{relative_path(self.file) if folder is None else self.file.removeprefix(folder)}:{self.line}"
 
     def description(self) -> str:
-        """The line with its text, and that of the library: ``net.py:9: `y = f(x)`, in lib/part.py:4: `x.item()```."""
+        """The line with its text, and the line of a library: ``net.py:9: `y = f(x)`, in lib/part.py:4: `x.item()```."""
         inside = "" if self.inside is None else f", in {self.inside.description()}"
         return f"{self.file_and_line}: `{self.source}`{inside}"
 

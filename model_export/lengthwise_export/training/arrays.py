@@ -152,7 +152,7 @@ def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
         spec: What they must fit.
 
     Raises:
-        InvalidSequences: Some do not fit; it names all of them.
+        InvalidSequences: Some records do not fit; the error names all of them.
     """
     reasons = [why_unfit(record, spec) for record in records]
     about = f"in {name}: " if name else ""

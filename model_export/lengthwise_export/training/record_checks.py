@@ -23,7 +23,7 @@ def check(record: Record, spec: Spec) -> None:
 
 
 def fitting(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
-    """The same records; at their end, an error has the first that are bad, or do not fit the spec."""
+    """The records up to the first that is bad or does not fit the spec; then an error names the first such records."""
     open_spec = lenient(spec)
     return valid_records(iter(records), lambda record: check(record, open_spec))
 

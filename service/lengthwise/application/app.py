@@ -265,7 +265,7 @@ class Application(FastAPI):
         return document.completed(super().openapi(), manifests, None if self.serving.keys is None else OPEN)
 
     def extended(self) -> bool:
-        """Whether its user gave it what has to see every call: middleware, dependencies or instrumentation."""
+        """Whether a user added something that has to see every call: middleware, dependencies or instrumentation."""
         return (
             self._customized
             or tuple(self.user_middleware) != self._own_middleware

@@ -33,7 +33,7 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether it is neither open nor suspected."""
+        """Whether no probe is planned: the breaker is neither open nor suspects the model."""
         return self.probe_time == _NEVER
 
     def batch_ran(self) -> None:

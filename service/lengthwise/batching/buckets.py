@@ -146,7 +146,7 @@ class BucketedCosts(CostTable):
             self.correct(near, seconds / self.predict(rows, width))
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Those of a bucketed width, `[rows]`; rows cost what their bucket costs."""
+        """As `CostTable.computed`; a number of rows costs what its bucket of rows costs."""
         key = self._buckets.limits.most_rows(width), rows
         filled = self._filled.get(key)
         if filled is None:

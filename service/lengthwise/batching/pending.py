@@ -161,7 +161,7 @@ class PendingSequences:
         return self.urgent.first(self._waiting)
 
     def by_deadline(self) -> Iterator[WaitingSequence]:
-        """Those with a deadline, the earliest first."""
+        """The waiting sequences that have a deadline, the earliest deadline first."""
         return filter(None, map(self._waiting.get, map(_NUMBER, self.deadlines)))
 
     def near(self) -> Iterator[WaitingSequence]:

@@ -167,13 +167,13 @@ class Waiter(Protocol):
     """The interface of what a request completes, once, on the event loop: a part of `asyncio.Future`."""
 
     def done(self) -> bool:
-        """Whether it is complete or cancelled."""
+        """Whether the waiter is complete or cancelled."""
 
     def set_result(self, result: Any, /) -> None:
-        """Completes it with what `finish` returned."""
+        """Completes the waiter with what `finish` returned."""
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """Completes it with an error."""
+        """Completes the waiter with an error."""
 
 
 @dataclass(eq=False, slots=True)

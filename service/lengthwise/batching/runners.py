@@ -258,7 +258,7 @@ class Runners:
         return True
 
     def _may_run(self, queue: ModelQueue) -> bool:
-        """Whether this thread runs the next batch: it is within the share, or a core is free; with the lock held."""
+        """Whether this thread may run the next batch: within the share, or while a core is free; with the lock held."""
         others = self.count - len(self._idle) - 1
         if self._one_core:  # the event loop's share, too
             if others + self._inline == 0 and not self._is_short(queue):
@@ -342,7 +342,7 @@ class Runners:
     def _count_inline(self) -> None:
         """Counts the inline batches that ran. A request that has arrived meanwhile runs first, unless many wait."""
         if self._turn_scheduled and len(self._uncounted) < _MOST_UNCOUNTED:
-            return  # that turn has them counted
+            return  # `_run_inline`, which is scheduled, has this called again
         finished, self._uncounted = self._uncounted, []
         for each in finished:
             self._execution.count(each)

@@ -55,7 +55,7 @@ class _Lingering(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._is_late)
 
     def data_received(self, data: bytes) -> None:
-        """Drops the bytes."""
+        """Drops the bytes; closes the connection after `LINGER_BYTES` of them."""
         self._read += len(data)
         if self._read > LINGER_BYTES:
             self._transport.close()

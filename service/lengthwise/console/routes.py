@@ -93,7 +93,7 @@ def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[st
 
 
 def _input(served: ServedModel) -> dict[str, Any]:
-    """The part of a model's input that helps to draw and to invent sequences."""
+    """What the console needs to draw sequences of a model and to invent some: scales, usual lengths, examples."""
     step, training = served.manifest.input, served.manifest.training
     return {
         **step.model_dump(include={"mean", "std"}),
@@ -104,6 +104,7 @@ def _input(served: ServedModel) -> dict[str, Any]:
 
 
 def _columns(query: QueryParams) -> ColumnNames:
+    """The columns of a table that the query of an upload names."""
     values = tuple(query.getlist("values")) or None
     return ColumnNames(query.get("id"), query.get("time"), query.get("label"), values)
 

@@ -157,7 +157,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
 
 
 def is_no_feature(name: str) -> bool:
-    """Whether a name is that of an index, or of an id, a time or a label, though another column may be it."""
+    """Whether a column has a name for an index, an id, a time or a label, even where another column has that role."""
     return bool(_COUNT.fullmatch(_plain(name))) or any(may_be(role, name) for role in _NAMES)
 
 

@@ -122,7 +122,7 @@ def read(
 def valid_records(
     entries: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
 ) -> Iterator[Record]:
-    """The same records, up to the first bad one, which `check` may find, too.
+    """The records of a file, up to the first bad one; `check` raises for records that are bad for another reason.
 
     Raises:
         RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of all.

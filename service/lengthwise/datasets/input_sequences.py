@@ -58,7 +58,7 @@ class InputSequence:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it has no mask."""
+        """Whether the sequence has no mask, of steps or of features."""
         return self.step_mask is None and self.feature_mask is None
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:

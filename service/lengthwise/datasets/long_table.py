@@ -340,7 +340,7 @@ def no_numbers(name: str, cell: Any) -> str:
 
 
 def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The same of the column of a feature.
+    """The numbers `[rows]` of the column of a feature, and why a row has none; see `numbers_of`.
 
     Raises:
         ConfigurationError: A column of a file holds words only.

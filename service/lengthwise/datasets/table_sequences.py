@@ -87,7 +87,7 @@ def sequences(
 
 
 def _of_one_label(sequences: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
-    """The same; where every sequence has the same label at each of its steps, as from `agg`, it has that one."""
+    """The sequences; if each has one label at all of its steps (as from `agg`), with that label and no list."""
     is_of_one = all(
         isinstance(one.label, list) and len(one.label) == len(one.steps) and len({*map(str, one.label)}) == 1
         for one in sequences

@@ -45,7 +45,7 @@ class TableColumns(dict[str, "Cells"]):
         return [name for name in self.levels if getattr(getattr(self[name], "dtype", None), "kind", "O") in "Mm"]
 
     def without(self, names: Set[str]) -> TableColumns:
-        """The other columns."""
+        """A table without some columns."""
         return TableColumns(((name, cells) for name, cells in self.items() if name not in names), self.levels - names)
 
 

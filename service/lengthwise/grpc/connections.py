@@ -175,7 +175,7 @@ class GrpcConnections:
                 self._accepted.end(client)
 
     def _too_long(self, present: list[str]) -> list[str]:
-        """Those of the present connections that must end now."""
+        """The connections that must end now: without a call in time, or idle while too many are `present`."""
         self._looked = now = time.monotonic()
         known = self._known
         for client in known.keys() - set(present):

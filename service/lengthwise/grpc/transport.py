@@ -75,7 +75,7 @@ class RpcCall:
 
     @property
     def finished(self) -> bool:
-        """Whether its status was set; nothing that is sent afterwards arrives."""
+        """Whether the call has its status; nothing that is sent afterwards arrives."""
         return self._status is not None
 
     def time_remaining(self) -> float | None:
@@ -87,7 +87,7 @@ class RpcCall:
         return time.time() >= self._late
 
     def run(self, handler: Handler) -> None:
-        """Runs a handler for the call; when its coroutine returns, what it has not finished is finished."""
+        """Runs a handler for the call. When the handler's coroutine returns, the call ends, if it has not yet."""
         answering = handler(self)
         if answering is not None:
             self.on_cancel = asyncio.get_running_loop().create_task(self._run(answering)).cancel

@@ -43,7 +43,7 @@ class FastRequest(DirectCall):
 
     @property
     def response_started(self) -> bool:
-        """The same as `response_complete`, because the answer is written at once."""
+        """As `response_complete`, because the answer is written at once."""
         return self.response_complete
 
     # What the connection reports.

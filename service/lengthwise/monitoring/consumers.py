@@ -42,5 +42,5 @@ class Consumer:
         """Ends its work; nothing is consumed afterwards."""
 
     def families(self) -> Iterator[Family]:
-        """Its metrics."""
+        """The metrics of this consumer; none by default."""
         return iter(())

@@ -119,11 +119,11 @@ class PatientOutput(io.RawIOBase):
         self._position = 0
 
     def writable(self) -> bool:
-        """It is."""
+        """Always: bytes can be written."""
         return True
 
     def tell(self) -> int:
-        """How many bytes were taken."""
+        """How many bytes were taken so far."""
         return self._position
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -196,7 +196,7 @@ def _steps(sequences: Sequence[Steps]) -> Any:
 
 
 def batches(directory: Path, columns: Sequence[str]) -> Iterator[Any]:
-    """These columns of all complete files of a folder, as `RecordBatch`, the oldest first.
+    """The batches of all complete files of a folder, as `RecordBatch` with these columns, the oldest file first.
 
     Raises:
         ConfigurationError: A file lacks a column, or cannot be read as Parquet.

@@ -169,7 +169,7 @@ class Server(_PortServer):
         self._end_within(self._serving.settings.drain_seconds + _END_SECONDS)
 
     def _drain(self) -> None:
-        """As the first signal, which may have come already."""
+        """Begins the drain as the first signal does, if none has come."""
         if not self.should_exit:
             self.handle_exit(signal.SIGTERM, None)
 

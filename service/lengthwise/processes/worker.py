@@ -89,12 +89,12 @@ class Worker:
 
     @property
     def first(self) -> bool:
-        """Whether it logs what is the same for all workers."""
+        """Whether this worker logs what is the same for all: the first one, unless it was restarted."""
         return self.index == 0 and not self.memory.table["restarts"][0]
 
     @property
     def restarts(self) -> int:
-        """How many workers were replaced."""
+        """How many workers were replaced since the start of the parent."""
         return int(self.memory.table["restarts"].sum())
 
     @property
@@ -140,16 +140,16 @@ class Worker:
         return 0.0 if connections < part or connections <= counts.min() else GIVE_WAY_SECONDS
 
     def cores(self, own: int) -> Cores:
-        """The cores of this worker, and those of all, which it may borrow."""
+        """The cores of this worker, and the cores of all workers, which it may borrow."""
         batches: Any = memoryview(self.memory.table["batches"])
         return Cores(own, shared_cores(), batches, self.index)
 
     def connections(self) -> Connections:
-        """A set for its connections, whose size the other workers see."""
+        """A set for the connections of this worker; the other workers see its size."""
         return Connections(lambda count: self.memory.put(self.index, connections=count))
 
     def stop_accepting(self) -> bool:
-        """Notes that it accepts no more connections; returns whether no other worker does."""
+        """Notes that this worker accepts no more connections; returns whether no other worker accepts any."""
         self.memory.put(self.index, state=ENDING)
         return not np.isin(self._states(), (STARTING, LOADED, READY)).any()
 

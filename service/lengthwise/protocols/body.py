@@ -42,7 +42,7 @@ class Delivery:
 
 
 def status_sent(scope: Scope, status: int) -> int:
-    """The status that a client got: the answer's, or that of the connection's refusal; `CLIENT_LEFT` if it got none."""
+    """The status that a client got: of the answer or of the connection's refusal; `CLIENT_LEFT` if none was sent."""
     delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
     if delivery is None or delivery.answered:
         return status

@@ -306,7 +306,7 @@ class DirectCall(ABC):
             self._decoding = None
 
     def done(self) -> bool:
-        """The same as `response_complete`."""
+        """As `response_complete`, for the batcher."""
         return self.response_complete
 
     @abstractmethod

@@ -202,7 +202,7 @@ async def statistics(serving: Serving, name: str | None, version: str | None) ->
 
 
 def statistics_of_process(serving: Serving, name: str | None, version: str | None) -> list[dict[str, Any]]:
-    """The same of this process alone."""
+    """The statistics that this process alone has, of the models that `statistics` names."""
     models = list(serving.served)
     if name is not None or version is not None:
         one = kserve.find(serving, name, version)

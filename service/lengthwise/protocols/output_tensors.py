@@ -36,7 +36,7 @@ class EncodedTensor:
     binary: bool  # whether it is sent as raw bytes
 
     def raw(self) -> bytes:
-        """Its elements as raw bytes: row-major, little-endian, each text after its length."""
+        """The elements as raw bytes: row-major, little-endian, each text after its length."""
         if self.datatype == "BYTES":
             return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
         return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()

@@ -55,7 +55,7 @@ class Predict(Endpoint):
     )
 
     def options_of(self, request: Received) -> OptionsText:
-        """The options of a binary body are in the query; see `InferenceProtocol.options_of`."""
+        """As `InferenceProtocol.options_of`; a binary body has its options in the query of the URL."""
         is_binary = media_type(request.headers) == OCTETS
         return OptionsText(query=request.query) if is_binary else super().options_of(request)
 

@@ -298,7 +298,7 @@ def _check_width(
     One row that is longer than the model accepts is an `InvalidRequest`.
 
     Raises:
-        TooLarge: It is wider than each of its rows.
+        TooLarge: The tensor is wider than the model accepts, although none of its rows is so long.
     """
     if not _fits(steps.shape, form.shape) or manifest.long != "reject" or steps.shape[1] <= manifest.max_length:
         return

@@ -61,7 +61,7 @@ class Infer(Endpoint):
         self._known = KnownRequests()
 
     def options_of(self, request: Received) -> OptionsText:
-        """They are its parameters, in the JSON before any tensors; see `InferenceProtocol.options_of`."""
+        """As `InferenceProtocol.options_of`; a v2 body has them in `parameters`, in the JSON before raw tensors."""
         length = request.headers.get(HEADER_LENGTH, b"")
         document = request.body[: int(length[:20])] if length.isdigit() else request.body
         return OptionsText(document=document, within=("parameters",))

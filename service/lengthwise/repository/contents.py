@@ -27,7 +27,7 @@ class Refusal:
 
     @property
     def key(self) -> Key:
-        """Its name and version."""
+        """The name and the number of the version that is refused."""
         name, _, version = self.path.partition("/")
         return Key(name, int(version))
 

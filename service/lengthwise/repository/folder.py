@@ -93,7 +93,7 @@ def _files_of_a_version(paths: Iterable[Path]) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder or a link to one; true if that is unknown, so that reading it later gives the reason."""
+    """Whether a path is a folder or a link to one; true where that is unknown: then reading it gives the reason."""
     try:
         return path.is_dir()
     except OSError:

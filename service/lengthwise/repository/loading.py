@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def key(self) -> Key:
-        """Its name and version."""
+        """The name and version of the model."""
         return Key(self.manifest.name, self.manifest.version)
 
     def answer(

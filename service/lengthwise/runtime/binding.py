@@ -37,7 +37,7 @@ class Slot:
         self._on_device_buffers: dict[str, Buffer] = {}
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:
-        """Runs the graph once; `outputs` are the shapes of those wanted. Names are the graph's; answers are copies."""
+        """Runs the graph once; `outputs`: the shapes of the wanted outputs by name. The results are copies."""
         binding = self._binding
         for name, array in inputs.items():
             staged = self._staged(name, array.shape, array.dtype)

@@ -244,7 +244,7 @@ class ProfileCounts:
         return self._plus(other, 1)
 
     def __sub__(self, other: ProfileCounts) -> ProfileCounts:
-        """The counts without those of a part of them."""
+        """These counts without `other`, the counts of a part of the sequences."""
         return self._plus(other, -1)
 
     @classmethod
@@ -273,7 +273,7 @@ def _compared(reference: ProfileCounts, counts: ProfileCounts) -> dict[str, floa
 
 
 def _psi(reference: Counts | Sequence[float], counts: Counts | Sequence[float]) -> float:
-    """The PSI of counts against those of a reference, in the same bins; 0 where one of them is empty."""
+    """The population stability index of counts against a reference with the same bins; 0 where one has no counts."""
     before, now = np.asarray(reference, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if not before.sum() or not now.sum():
         return 0.0

@@ -54,7 +54,7 @@ class HostMemory:
 
 
 class CudaMemory(HostMemory):
-    """Page-locked memory, and that of a GPU, through CUDA's runtime; a ModelError where a call of it fails.
+    """Page-locked memory and memory of a GPU, through CUDA's runtime; a ModelError where the runtime fails.
 
     Args:
         index: The GPU's number.

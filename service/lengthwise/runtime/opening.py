@@ -61,11 +61,11 @@ class Source:
     folder: Path | None = None  # where a graph given as bytes may have files with weights; None for nowhere
 
     def content(self) -> bytes:
-        """The graph's bytes."""
+        """The bytes of the graph."""
         return self.graph if isinstance(self.graph, bytes) else self.graph.read_bytes()
 
     def replaced(self, graph: bytes) -> Source:
-        """Another graph with its weights in the same files."""
+        """A source of another graph, which reads weights from the same files."""
         return Source(graph, self.weights, self.graph.parent if isinstance(self.graph, Path) else self.folder)
 
 

@@ -99,7 +99,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """Its name in manifests, logs and metrics: a promise and a cost table are valid for one label.
+        """The name of the device in manifests, logs and metrics: a promise and a cost table are valid for one label.
 
         `CPUExecutionProvider`, or `CUDAExecutionProvider, NVIDIA H200`, with `, TF32` where that is on.
         """

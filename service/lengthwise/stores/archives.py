@@ -75,7 +75,7 @@ class _Member(tarfile.TarInfo):
 
 
 def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> None:
-    """Writes the files of a tar archive into a folder; with `inside` those of that folder in it only.
+    """Writes the files of a tar archive into a folder; with `inside` only the files of that folder in the archive.
 
     Raises:
         ConfigurationError: It is no tar archive, is cut off, is too large, or has something else than plain files.

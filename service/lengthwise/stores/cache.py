@@ -168,7 +168,7 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
 
 
 def _move(folder: Path, target: Path, *, is_there: bool) -> None:
-    """Moves a folder to its name in the cache, unless the same is there; one that is damaged makes room.
+    """Moves a fetched folder to its name in the cache, unless the cache has it; a damaged one of that name makes room.
 
     Raises:
         OSError: The cache cannot be written.

@@ -55,7 +55,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, headers: Mapping[bytes, bytes], arrived: float) -> Trace | None:
-        """The trace of a call, below that of its caller; None where the sampler drops it."""
+        """The trace of a call, below the span of its caller; None where the sampler drops the call."""
         carrier = {key.decode(): headers[key].decode("latin-1") for key in _CARRIED if key in headers}
         above = self._propagator.extract(carrier, Context())
         span = self._calls.start_span(name, above, SpanKind.SERVER, start_time=_epoch(arrived))

@@ -86,7 +86,7 @@ class Case:
 
     @property
     def is_invariance(self) -> bool:
-        """Whether it compares a batched sequence with the same sequence unbatched."""
+        """Whether the case compares a batched sequence with the same sequence unbatched."""
         return self.varied not in _NOT_INVARIANCE
 
     def as_json(self) -> dict[str, Any]:
@@ -331,6 +331,7 @@ class BatchVariations:
     def _answers(
         self, members: Sequence[Steps], width: int | None = None, session: Session | None = None
     ) -> list[RowOutputs]:
+        """The outputs of each sequence, run in batches as the service makes them; `width`: another one than needed."""
         session = session or self.session
         return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
 

@@ -47,10 +47,12 @@ def _constant(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
 
 
 def _mostly_zeros(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
+    """An event counter: nine of ten values are 0."""
     return np.where(random.random(shape) < 0.9, 0.0, random.standard_normal(shape))
 
 
 def _with_outlier(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
+    """A sensor with one spike: one step has values of `_OUTLIER`, of either sign."""
     values = random.standard_normal(shape)
     values[random.integers(shape[0])] = _OUTLIER * random.choice([-1.0, 1.0])
     return values

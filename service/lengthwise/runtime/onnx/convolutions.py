@@ -32,7 +32,7 @@ _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutio
 
 
 def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | None:
-    """The same graph with the operator; None if it has no convolutions that it computes.
+    """The graph with PooledConvolutions in it; None if it has no convolutions that this operator computes.
 
     Args:
         model: The ONNX file.

@@ -33,7 +33,7 @@ class _Bytes(NamedTuple):
 
 
 def fused(model: bytes) -> bytes | None:
-    """The same graph with the integer kernels' operators; None if it has no layer for them."""
+    """The graph with the operators of the integer kernels in it; None if it has no layer for them."""
     if b"DequantizeLinear" not in model:
         return None
     layers = _Layers(onnx_graph.read(model))

@@ -50,7 +50,7 @@ class _Chain(NamedTuple):
 
 
 def fused(model: bytes, lengths: str) -> Counted | None:
-    """The same graph with the operator; None if it has no such part.
+    """The graph with SharesAboveBiases in it; None if it has no part that this operator computes.
 
     Args:
         model: The ONNX file.

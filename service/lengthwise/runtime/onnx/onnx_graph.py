@@ -137,7 +137,7 @@ class Tensor:
     content: memoryview
 
     def numbers(self) -> NDArray[Any] | None:
-        """Its numbers, in its shape; None if they are in another file, of another type, or many and in pieces."""
+        """The numbers, in the shape of the tensor; None if they are elsewhere, of another type, or many in pieces."""
         kind, size = _TYPES.get(self.kind), math.prod(self.shape)
         if kind is None or min(self.shape, default=0) < 0:
             return None
@@ -154,7 +154,7 @@ class Tensor:
         return np.array(parts).astype(kind).reshape(self.shape) if len(parts) == size else None
 
     def constant(self) -> tuple[float, ...] | None:
-        """Its numbers if they are few."""
+        """The numbers of the tensor if they are few (and not int8); else None."""
         numbers = self.numbers() if self.kind != INT8 and math.prod(self.shape) <= _SMALL else None
         return None if numbers is None else tuple(numbers.ravel().tolist())
 
