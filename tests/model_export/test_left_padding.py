@@ -141,6 +141,63 @@ def test_what_is_stated_is_tried_so_a_model_for_the_other_side_leaks() -> None:
     assert (report.verdict, report.leaks[0].kind) == ("leak", "__getitem__")
 
 
+class ReadsByPaddingId(Decoder):
+    """Reads the last step whose id is not that of padding, as classifiers of Hugging Face do."""
+
+    padding_id = 7
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask[:, None] & torch.ones(input_ids.size(1), input_ids.size(1), dtype=torch.bool).tril()
+        x = self.embedding(input_ids) + self.positions(self.places(attention_mask))
+        x = x + nn.functional.scaled_dot_product_attention(x, x, x, mask | torch.eye(x.size(1), dtype=torch.bool))
+        last = (torch.arange(x.size(1)) * (input_ids != self.padding_id)).argmax(1)
+        return self.head(x[torch.arange(len(x)), last])
+
+
+class ComparesIds(Decoder):
+    """Something is added to one kind of token, which is no padding."""
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embedding(input_ids) + 0.3 * (input_ids == 7)[..., None]
+        return self.head(self.attend(x + self.positions(self.places(attention_mask)), attention_mask)[:, -1])
+
+
+@pytest.mark.parametrize("padding", [None, "right", "left", "both"])
+@pytest.mark.parametrize("padding_id", [0, 7, 49])
+def test_padding_that_is_recognised_by_its_id_is_a_leak_on_every_side(padding_id: int, padding: str | None) -> None:
+    model = ReadsByPaddingId()
+    model.padding_id = padding_id
+    report = lengthwise_export.check(model, padding=padding, max_length=64)
+    assert (report.verdict, report.leaks[0].code) == ("leak", "LW106")
+    assert f"id {padding_id} " in report.leaks[0].cause.why
+
+
+def test_a_comparison_with_an_id_that_is_not_padding_excuses_no_side() -> None:
+    assert lengthwise_export.check(ComparesIds(), max_length=64).verdict == "uncheckable"
+    assert lengthwise_export.check(ComparesIds(), padding="left", max_length=64).verdict == "sound"
+
+
+class CausalOverPadding(Decoder):
+    def attend(self, x, mask):
+        return x + nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+
+def test_a_causal_attention_without_a_mask_of_padding_is_not_called_inverted() -> None:
+    report = lengthwise_export.check(CausalOverPadding(), padding="left", max_length=64)
+    assert (report.verdict, report.leaks[0].code) == ("leak", "LW101")
+    assert "is_causal=True" in line(report)
+
+
+class ShiftsByOneStep(Tagger):
+    def forward(self, x, mask):
+        return self.head(torch.tanh(self.convolution.weight[:, :, 0] @ (x + nn.functional.pad(x, (0, 0, 1, -1))).mT).mT)
+
+
+def test_a_shift_over_the_padding_in_front_is_no_reduction_over_the_rows() -> None:
+    report = lengthwise_export.check(ShiftsByOneStep(), padding="left", max_length=64)
+    assert (report.verdict, report.leaks[0].kind, report.leaks[0].code) == ("leak", "pad", "LW900")
+
+
 def test_a_configuration_that_says_its_padding_side_chooses_it_and_the_report_says_so() -> None:
     model = Decoder()
     model.config = SimpleNamespace(padding_side="left")

@@ -25,7 +25,14 @@ from lengthwise_export.checking.finite_fills import find_finite_fill
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
-from lengthwise_export.checking.trial_rules import ComparedId, TrialRules, compared_ids, dropped_id, unread_steps
+from lengthwise_export.checking.trial_rules import (
+    ComparedId,
+    TrialRules,
+    compared_ids,
+    dropped_id,
+    padding_id_of,
+    unread_steps,
+)
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
@@ -107,9 +114,11 @@ class _Check:
             self._try_alone(first, "")
         self._require_steadiness()
         finite = [moved for moved in self.failed if moved.trial.change != "poison"]
+        padding_id = padding_id_of(self.subject, first, compared, finite, self.tolerance)
         if finite and is_answered:
             moved = [moved.trial for moved in finite]
-            limits.require_service_contract(self.subject, first, moved, sizes, self.sampler, self.tolerance)
+            if padding_id is None:  # else it is a leak whatever side the padding is on
+                limits.require_service_contract(self.subject, first, moved, sizes, self.sampler, self.tolerance)
             self.notes += limits.notes_of_other_readings(self.subject, first, finite, self.tolerance)
         elif not finite and not self.subject.in_training:
             self._require_meaningful_trials(first, min(2, widest - sizes.shortest + 1))
@@ -118,7 +127,7 @@ class _Check:
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         if finite:
-            leaks = tuple(TrialRules(self.subject, first, finite, self.tolerance).applied(leaks))
+            leaks = tuple(TrialRules(self.subject, first, finite, self.tolerance, padding_id).applied(leaks))
         filled = ""
         if not finite and (finite_fill := find_finite_fill(self.subject, first.batch, sizes, self.sampler)) is not None:
             number, leak = finite_fill

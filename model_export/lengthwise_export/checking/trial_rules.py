@@ -34,6 +34,8 @@ _MASKED: Final = frozenset({"LW101", "LW102", "LW201", "LW202", "LW203", "LW205"
 """Rules of operators that read all steps but those that a mask leaves out."""
 _OF_THE_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
 """Rules of what a model does with all batches of a kind, wherever that shows."""
+_OF_OTHER_ROWS: Final = frozenset({"neighbours", "order", "lengths"})
+"""Changes that leave the padding as it is."""
 _LEAST_STEPS: Final = 3  # shorter sequences have no middle
 _PROBED: Final = 512  # so many of the lowest, and of the highest, ids are looked for
 
@@ -58,6 +60,7 @@ class TrialRules:
     first: Baseline
     failed: Sequence[FailedTrial]
     tolerance: float
+    padding_id: ComparedId | None = None  # The id by which the model recognises padding
 
     def applied(self, leaks: Sequence[Leak]) -> Iterator[Leak]:
         """The leaks, with the rules that the trials show. Each cause is there once."""
@@ -83,8 +86,8 @@ class TrialRules:
             return rules()["LW804"].cause({"widths": ", ".join(map(str, widths))}, fix=leak.cause.fix)
         if failed.nan_with:
             return rules()["LW108"].cause(fix=leak.cause.fix) if _ATTENTION.fullmatch(leak.kind) else None
-        if (padding_id := self._padding_id()) is not None:
-            return rules()["LW106"].cause({"id": padding_id}, fix=leak.cause.fix)
+        if self.padding_id is not None:
+            return rules()["LW106"].cause({"id": self.padding_id}, fix=leak.cause.fix)
         if leak.cause.code in _MASKED and self._reads_padding_only(leak, failed.base):
             return rules()["LW105"].cause(fix=leak.cause.fix)
         if _LARGEST.fullmatch(leak.kind) and self._scales(leak, failed.base):
@@ -110,18 +113,6 @@ class TrialRules:
                 return sorted(set().union(*whole))
         return []
 
-    def _padding_id(self) -> ComparedId | None:
-        """The id by which the model recognises padding: with it as padding, all answers are those of a row alone."""
-        base = self.first.batch
-        subject = _with_any_padding(self.subject)
-        for compared in compared_ids(subject, base):
-            filled = trials.with_padding_filled(base, np.int64(compared.number))
-            again = replace(self.first, answer=subject.answer(filled))
-            alone = [subject.answer(pad([steps], multiple=1)) for steps in self.first.sequences]
-            if max(again.moved_by(answer, row, 0) for row, answer in enumerate(alone)) <= self.tolerance:
-                return compared
-        return None
-
     def _reads_padding_only(self, leak: Leak, base: PaddedBatch) -> bool:
         """Whether the output of a leak for one step moves with the padding, and not with the other valid steps."""
         layout, sampler = self.subject.layout, Sampler(self.subject.steps, seed=len(base.lengths))
@@ -137,7 +128,8 @@ class TrialRules:
         pairing = Pairing(one_step, one_step, rows, self.subject.sizes)
         by_padding, by_others = (
             [
-                axes.difference(mine, other, pairing)
+                # No reading may take padding in front for the steps
+                axes.difference(mine, other, pairing, of_any_reading=not layout.is_usual)
                 for one, same in aligned(before.operations, run.operations)
                 if (one.operator, one.kind, one.location) == (leak.operator, leak.kind, leak.location)
                 for (_, mine), (_, other) in zip(one.outputs, same.outputs, strict=False)
@@ -185,11 +177,30 @@ def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
     steps = np.resize(ids, (max(rows, 2), base.width))
     lengths = np.full(len(steps), max(base.width // 2, 1), dtype=np.int32)
     lengths[0] = base.width
+    batch = PaddedBatch(steps, lengths)
+    arranged = subject.layout.arrange(batch).steps
     with suppress(RunError):
-        for operation in subject.record(PaddedBatch(steps, lengths)).operations:
+        for operation in subject.record(batch).operations:
             for _, value in operation.outputs:
-                if (number := _compared(value, steps)) is not None:
+                if (number := _compared(value, arranged)) is not None:
                     yield ComparedId(number, operation)
+
+
+def padding_id_of(
+    subject: Subject, first: Baseline, compared_with: Sequence[ComparedId], failed: Sequence[FailedTrial], most: float
+) -> ComparedId | None:
+    """The id by which the model recognises padding: with it as padding, all answers are those of a row alone."""
+    if {one.trial.change for one in failed} <= _OF_OTHER_ROWS:
+        return None
+    base, subject = first.batch, _with_any_padding(subject)
+    for compared in compared_with:
+        with suppress(RunError):
+            filled = trials.with_padding_filled(base, np.int64(compared.number))
+            again = replace(first, answer=subject.answer(filled))
+            alone = [subject.answer(pad([steps], multiple=1)) for steps in first.sequences]
+            if max(again.moved_by(answer, row, 0) for row, answer in enumerate(alone)) <= most:
+                return compared
+    return None
 
 
 def unread_steps(subject: Subject, first: Baseline) -> str | None:
