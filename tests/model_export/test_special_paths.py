@@ -269,6 +269,36 @@ class Tokens(nn.Module):
         return self.head((self.table(ids) * read).sum(1) / read.sum(1).clamp(min=1))
 
 
+def test_a_comparison_with_an_id_does_not_explain_rows_that_are_not_put_back() -> None:
+    class Sorts(Tokens):
+        def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+            h, order = self.table(ids) + (ids == 2)[..., None], lengths.argsort(descending=True)
+            valid = torch.arange(ids.size(1)) < lengths[:, None]
+            return self.head(torch.where(valid[..., None], h, 0.0).sum(1)[order])
+
+    report = lengthwise_export.check(Sorts(lambda ids, valid: valid), vocabulary=30)
+    assert codes(report) == ["LW304"]
+
+
+@pytest.mark.parametrize("read", [lambda h: h[:1], lambda h: h[0]], ids=["a part", "an index"])
+def test_a_reading_of_the_first_row_is_no_reading_of_a_fixed_step(read) -> None:
+    report = judged(pooling(lambda usual, self, h, *rest: (pooled := usual(self, h, *rest)) - read(pooled)))
+    assert codes(report) == ["LW204"]
+
+
+def test_a_layer_that_raises_while_it_is_recorded_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    class Refuses(nn.Embedding):
+        def forward(self, ids: Tensor) -> Tensor:
+            if ids[0, :4].tolist() == [0, 1, 2, 3]:  # all ids in a row, to see which are compared
+                raise ValueError
+            return super().forward(ids)
+
+    model = Tokens(lambda ids, valid: valid)
+    model.table = Refuses(30, 6)
+    assert lengthwise_export.check(model, vocabulary=30).verdict == "sound"
+    assert not [one for one in recwarn if "hook" in str(one.message)]
+
+
 def by_id(number: int):
     return Tokens(lambda ids, valid: ids != number)
 

@@ -241,7 +241,8 @@ class _Recorder(TorchFunctionMode):
         if self._inside is None and (part := self._whole(module)) is not None:
             self._inside = (len(self._stack), part)
 
-    def _leave(self, module: nn.Module, inputs: Any, options: Any, outputs: Any) -> None:
+    def _leave(self, module: nn.Module, inputs: Any, options: Any, outputs: Any = None) -> None:
+        # Of a call that raises torch passes no outputs.
         if self._inside is not None and self._inside[0] == len(self._stack):
             self._add_part(self._inside[1], inputs, options, outputs)
             self._inside = None
@@ -315,7 +316,7 @@ _DIM_IS_THIRD: Final = frozenset({"norm", "normalize", "topk", "kthvalue", "quan
 _ALONG: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
     **dict.fromkeys(("conv1d", "instance_norm", "group_norm", "matmul", "bmm"), lambda args, dim: -1),
     "scaled_dot_product_attention": lambda args, dim: -2,
-    "div": lambda args, dim: [],
+    **dict.fromkeys(("div", "pad"), lambda args, dim: []),
     # A pooling to one step runs along all
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_max_pool1d"), lambda args, dim: -1 if dim in (1, [1]) else None),
     "einsum": lambda args, dim: _summed(*args[0].replace(" ", "").partition("->")),

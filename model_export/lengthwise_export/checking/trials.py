@@ -239,7 +239,8 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     loud = [steps if row % 2 == 0 else strangers[row] * louder for row, steps in enumerate(sequences)]
     for name, others in (("neighbours replaced", strangers), ("neighbours replaced by larger ones", loud)):
         yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), same[::2])
-    for name, order in (("rows in another order", list(range(rows))[::-1]), ("rows shuffled", sampler.order(rows))):
+    # Shuffled first: of rows in reverse, an index that sorts them may be that of the rows before
+    for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
         moved = tuple((row, index) for index, row in enumerate(order))
         yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), moved)
     # The first row is replaced as well, to change the longest length.
