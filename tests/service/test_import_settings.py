@@ -1,7 +1,9 @@
 """`lengthwise import`: what settings of MLServer and TorchServe become, and the commands that follow."""
 
 import json
+import os
 import shlex
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,101 @@ def test_a_wrong_value_is_said_and_the_rest_is_read(line: str, tmp_path: Path) -
     result = imported(path)
     assert "not a value of this setting" in result.output
     assert commands(result) == ["lengthwise serve models --max-body-bytes 100000"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("settings.json", '{"host": null, "http_port": [1], "grpc_port": {}, "metrics_port": 1.5}'),
+        ("settings.json", '{"cors_settings": {"allow_origins": [1]}}'),
+        ("settings.json", '{"cors_settings": {}}'),
+        ("config.properties", "default_response_timeout=nan\n"),
+        ("config.properties", "default_response_timeout=1e400\n"),
+    ],
+)
+def test_a_value_of_another_kind_becomes_no_option(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    result = imported(tmp_path / name)
+    assert "not a value of this setting" in result.output
+    assert commands(result) == ["lengthwise serve models"]
+
+
+@pytest.mark.parametrize(
+    "model", [{"inputs": 5}, {"inputs": {"a": 1}}, {"parameters": {"uri": 5}}, {"parameters": {"uri": ["a"]}}]
+)
+def test_odd_values_of_a_model_leave_its_command(model: dict[str, Any], tmp_path: Path) -> None:
+    result = imported(write(tmp_path / "model-settings.json", {"name": "vowels", **model}))
+    assert commands(result)[0].endswith("--labels A,B --out models/vowels")
+
+
+@pytest.mark.parametrize(("value", "level"), [("false", "info"), ("true", "debug"), (0, "info"), (True, "debug")])
+def test_a_switch_may_be_a_text(value: object, level: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "settings.json", {"debug": value})
+    assert commands(imported(path)) == [f"lengthwise serve models --log-level {level}"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "a\nrm -rf /", "-x", "..", {"a": 1}])
+def test_a_name_that_would_be_no_name_of_a_model_is_left_to_choose(name: object, tmp_path: Path) -> None:
+    result = imported(write(tmp_path / "model-settings.json", {"name": name}))
+    assert commands(result)[0].endswith(" --out models/NAME")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inference_addr\\u0065ss=http\\://0.0.0.0\\:8085",
+        "inference_address http://0.0.0.0:8085",
+        "\ufeffinference_address\t=\thttp://0.0.0.0:8085",
+        "strange=a\\\\\ninference_address:http://0.0.0.0:8085",
+    ],
+    ids=["escapes", "blanks", "a mark of UTF-8", "a backslash at the end"],
+)
+def test_properties_are_read_as_java_reads_them(line: str, tmp_path: Path) -> None:
+    (tmp_path / "config.properties").write_text(line, "utf-8")
+    assert commands(imported(tmp_path)) == ["lengthwise serve models --host 0.0.0.0 --port 8085"]
+
+
+def test_nothing_in_a_file_moves_the_cursor_of_a_terminal(tmp_path: Path) -> None:
+    path = write(tmp_path / "settings.json", {"host": "\x1b[31mred\r\n", "k\x1b]0;title\x07": 1})
+    output = imported(path).output
+    assert "\x1b" not in output
+    assert "\r" not in output
+    assert "lengthwise serve models --host '\ufffd[31mred\ufffd\ufffd'" in output
+
+
+def test_a_document_of_very_deep_lists_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"x": ' + "[" * 500 + "]" * 500 + "}")
+    result = imported(tmp_path)
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "settings.json")
+    result = imported(tmp_path)
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "unknown compression", "bomb"])
+def test_an_archive_that_cannot_be_read_is_exported_from_its_source(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.properties").write_text(CONFIG)
+    path = tmp_path / "sensor.mar"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as members:
+        described = b'{"model": {"serializedFile": "model.onnx"}}'
+        members.writestr("MAR-INF/MANIFEST.json", described + b" " * (2**25 if kind == "bomb" else 0))
+    content = bytearray(path.read_bytes())
+    listed = content.rindex(b"PK\1\2")
+    if kind == "encrypted":
+        content[6] = content[listed + 8] = 1
+    elif kind == "unknown compression":
+        content[8] = content[listed + 10] = 97
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert "--checkpoint weights.pt" in commands(imported(tmp_path))[0] or kind == "bomb"
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 def test_values_are_shown_as_they_are(tmp_path: Path) -> None:

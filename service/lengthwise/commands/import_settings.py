@@ -9,6 +9,7 @@ import re
 import shlex
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,11 +23,15 @@ from rich.text import Text
 
 from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError
+from lengthwise.files import read
 
 SETTINGS: Final = tomllib.loads(Path(__file__).with_name("foreign_settings.toml").read_text("utf-8"))
 _FILES: Final = {"model-settings.json": "mlserver", "settings.json": "mlserver", "config.properties": "torchserve"}
 _UNKNOWN: Final = {"note": "not known here: look for it in docs/coming-from.md, or in lengthwise serve --help"}
 _MOST_SHOWN: Final = 40  # characters of a value
+_MOST_BYTES: Final = 2**24  # of a file
+_PROPERTY: Final = re.compile(r"((?:\\.|[^\\=:\s])*)\s*[=:]?\s*(.*)")  # a key, a separator or blanks, and a value
+_ESCAPE: Final = re.compile(r"\\(u([0-9a-fA-F]{4})|.)")
 _LENGTHS: Final = re.compile(r".*(len|sizes?$|counts?$).*", re.I)
 _SOURCE: Final = "package.module:factory --checkpoint weights.pt"  # TorchScript is not read: its source is exported
 
@@ -56,13 +61,13 @@ def _host_and_port(address: str) -> tuple[str, str]:
 
 
 CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
-    "as it is": lambda value: [str(value)],
+    "as it is": lambda value: [value if isinstance(value, str) else f"{value:d}"],
     "address": lambda value: [*_host_and_port(value)],
     "port": lambda value: [_host_and_port(value)[1]],
-    "seconds": lambda value: [f"{float(value) * 1000:g}"],
-    "origins": lambda value: [",".join(value.get("allow_origins", ()))],
-    "debug": lambda value: ["debug" if value else "info"],
-    "structured": lambda value: ["json" if value else "text"],
+    "seconds": lambda value: [str(round(float(value) * 1000))],
+    "origins": lambda value: [",".join(value if isinstance(value := value.get("allow_origins"), list) else [value])],
+    "debug": lambda value: ["debug" if str(value).lower() == "true" else "info"],
+    "structured": lambda value: ["json" if str(value).lower() == "true" else "text"],
 }  # a value of another server -> the value of each option
 
 
@@ -72,22 +77,28 @@ def _setting(server: str, key: str, value: Any) -> Setting:
         return Setting(key, value, (), entry["note"])
     try:
         values = CONVERSIONS[entry.get("as", "as it is")](value)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return Setting(key, value, (), f"not a value of this setting; {entry['option']} would take it")
     return Setting(key, value, tuple(zip(entry["option"].split(", "), values, strict=True)), "")
 
 
 def _properties(text: str) -> dict[str, str]:
     """The properties of a Java file: a line each, unless a backslash continues it; `#` and `!` begin comments."""
-    lines = re.sub(r"\\\r?\n[ \t]*", "", text).splitlines()
-    pairs = (re.split(r"\s*[=:]\s*", line.strip(), maxsplit=1) for line in lines if not re.match(r"\s*([#!]|$)", line))
-    return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
+    lines = re.sub(r"(?<!\\)((?:\\\\)*)\\\r?\n[ \t]*", r"\1", text).splitlines()
+    pairs = (_PROPERTY.match(line.strip()) for line in lines if not re.match(r"\s*([#!]|$)", line))
+    return {_unescaped(pair[1]): _unescaped(pair[2]) for pair in pairs if pair}
+
+
+def _unescaped(text: str) -> str:
+    letters = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
+    return _ESCAPE.sub(lambda one: chr(int(one[2], 16)) if one[2] else letters.get(one[1], one[1]), text)
 
 
 def _json(text: str, source: str) -> dict[str, Any]:
     try:
         document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        orjson.dumps(document)  # it reads deeper than it writes
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         raise ConfigurationError(f"{source} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{source} must hold an object, got {type(document).__name__}")
@@ -101,9 +112,10 @@ def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], l
     settings = [_setting("mlserver", key, value) for key, value in (document | parameters).items()]
     if path.name != "model-settings.json":
         return settings, []
-    inputs = tuple(str(one.get("name")) for one in document.get("inputs") or () if isinstance(one, dict))
-    file = str(path.parent / parameters["uri"]) if parameters.get("uri") else None
-    return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, inputs)]
+    inputs = document.get("inputs")
+    names = tuple(str(one.get("name")) for one in inputs if isinstance(one, dict)) if isinstance(inputs, list) else ()
+    file = str(path.parent / str(parameters["uri"])) if parameters.get("uri") else None
+    return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, names)]
 
 
 def _of_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
@@ -121,22 +133,25 @@ def _serialized(archive: Path) -> str | None:
     """The file of weights in a model archive, as `ARCHIVE/FILE`; None where the archive cannot be read."""
     try:
         with zipfile.ZipFile(archive) as members:
-            described = orjson.loads(members.read("MAR-INF/MANIFEST.json"))
+            described = orjson.loads(members.open("MAR-INF/MANIFEST.json").read(2**20))  # of what may be a bomb
         return f"{archive}/{described['model']['serializedFile']}"
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 
 def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterator[str]:
     """The commands that serve these models with these options."""
+    from lengthwise.runtime.manifest import is_name  # help does without what it imports
+
     for model in models:
         file, roles = model.file or "", _roles(model.inputs)
         if file.endswith(".onnx") and not Path(file).is_file() and Path(file).parent.is_file():  # in an archive
             yield shlex.join(["unzip", "-j", str(Path(file).parent), Path(file).name])
             file = Path(file).name
         target = shlex.quote(file) if file.endswith(".onnx") else _SOURCE
-        named = "".join(f" {role} {shlex.quote(name)}" for role, name in roles.items() if file.endswith(".onnx"))
-        yield f"lengthwise export {target}{named} --labels A,B --out {shlex.quote(f'models/{model.name}')}"
+        name = model.name if is_name(model.name) else "NAME"
+        named = "".join(f" {role} {shlex.quote(each)}" for role, each in roles.items() if file.endswith(".onnx"))
+        yield f"lengthwise export {target}{named} --labels A,B --out models/{name}"
     yield shlex.join(["lengthwise", "serve", "models", *(word for pair in options.items() for word in pair)])
 
 
@@ -175,20 +190,20 @@ def import_settings(files: tuple[Path, ...]) -> None:
     models: list[ForeignModel] = []
     for path in _paths(files):
         try:
-            text = path.read_text("utf-8")
+            text = read(path, _MOST_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is not text in UTF-8") from error
         is_mlserver = _FILES[path.name] == "mlserver"
-        read = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
-        settings, models = settings + read[0], models + read[1]
+        parts = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
+        settings, models = settings + parts[0], models + parts[1]
     table = Table("setting", "value", "becomes", box=None, pad_edge=False)
     for setting in settings:
         becomes = " ".join(map(" ".join, setting.options))
-        table.add_row(*map(Text, (setting.key, _shown(setting.value), becomes or f"no option: {setting.note}")))
+        table.add_row(*map(_text, (setting.key, _shown(setting.value), becomes or f"no option: {setting.note}")))
     console = Console(highlight=False, soft_wrap=False)
     console.print(table, "", sep="\n", markup=False)
     for command in _commands(models, dict(pair for setting in settings for pair in setting.options)):
-        console.print(command, markup=False, soft_wrap=True)
+        console.print(_text(command), soft_wrap=True)
 
 
 def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
@@ -197,6 +212,11 @@ def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
         if not inside or inside[0].name not in _FILES:
             raise ConfigurationError(f"{path}: there is no {', '.join(_FILES)}")
         yield from inside
+
+
+def _text(text: str) -> Text:
+    """A text for a terminal, without what moves its cursor or changes its colours."""
+    return Text("".join(each if each.isprintable() else "\ufffd" for each in text))
 
 
 def _shown(value: Any) -> str:
