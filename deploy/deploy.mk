@@ -99,7 +99,7 @@ arm: .venv/.development ## Builds the wheel for Linux on ARM, and tests its kern
 
 version: .venv/bin/python ## Writes the next version wherever the current one stands, and cuts the changelog: NEW=0.3.0
 	@test -n "$(NEW)" || { echo "say which: make version NEW=0.3.0"; exit 2; }
-	$(BIN)/python deploy/release.py version $(NEW)
+	$(BIN)/python deploy/release.py version '$(NEW)'
 
 site-archive: site ## Packs the site into dist
 	mkdir -p dist && rm -f dist/site.zip
@@ -107,5 +107,5 @@ site-archive: site ## Packs the site into dist
 
 # In CI other machines have made the files; PREBUILT=1 takes them from dist.
 release: .venv/.development $(if $(PREBUILT),,wheels chart site-archive) ## Builds the release of the tag TAG and publishes it with its section of the changelog; DRY_RUN=1 stops before that
-	$(BIN)/python deploy/release.py list $(TAG)
-	@$(if $(DRY_RUN),echo "dry run; what is left to do:" && echo) gh release create $(TAG) --notes-file dist/notes.md dist/SHA256SUMS dist/*.whl dist/*.tar.gz dist/*.tgz dist/*.zip $(wildcard dist/sbom*.json)
+	$(BIN)/python deploy/release.py list '$(TAG)'
+	@$(if $(DRY_RUN),echo "dry run; what is left to do:" && echo) gh release create '$(TAG)' --notes-file dist/notes.md dist/SHA256SUMS dist/*.whl dist/*.tar.gz dist/*.tgz dist/*.zip $(wildcard dist/sbom*.json)

@@ -23,6 +23,7 @@ CHANGELOG = ROOT / "CHANGELOG.md"
 PAGES = ("*.toml", "*.md", "*.yml", "*.yaml", "*.cff")
 OTHERS = ("CHANGELOG.md", "benchmarks/", "docs/upgrading.md", "runs/")
 """What may name another version than the current one."""
+_NUMBER = r"(?:0|[1-9][0-9]*)"
 
 
 def current() -> str:
@@ -58,10 +59,10 @@ def write_version(version: str) -> None:
         SystemExit: It is no version, not a later one, or nothing has changed since the last one.
     """
     before = current()
-    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or _numbers(version) <= _numbers(before):
+    if not re.fullmatch(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}", version) or _numbers(version) <= _numbers(before):
         sys.exit(f"error: the next version has three numbers and is above {before}, got {version}")
     changelog = CHANGELOG.read_text("utf-8")
-    if section(changelog, "Unreleased") is None:
+    if section(changelog, "Unreleased") is None or "## [Unreleased]\n" not in changelog:
         sys.exit("error: CHANGELOG.md has nothing under [Unreleased]: there is nothing to release")
     for file in [*mentions(before)]:
         text = file.read_text("utf-8")
@@ -94,8 +95,12 @@ def listed(folder: Path = DIST) -> list[Path]:
     """The files of a release, with their checksums in `SHA256SUMS` beside them.
 
     Raises:
-        SystemExit: One is missing.
+        SystemExit: One is missing, or one is of another version.
     """
+    version = re.compile(rf"lengthwise-{re.escape(current())}(?:-.*\.whl|\.tar\.gz|\.tgz)")
+    others = sorted(file.name for file in folder.glob("lengthwise-*") if not version.fullmatch(file.name))
+    if others:
+        sys.exit(f"error: {folder} has files of another version, which would be published: remove {', '.join(others)}")
     wanted = {
         "the source": "lengthwise-*.tar.gz",
         "a wheel with the modules in C": "lengthwise-*-abi3-*.whl",
@@ -115,7 +120,7 @@ def listed(folder: Path = DIST) -> list[Path]:
 
 
 if __name__ == "__main__":
-    command, argument = sys.argv[1:]
+    command, argument = sys.argv[1], " ".join(sys.argv[2:])  # a tag may have blanks, and is then a wrong one
     if command == "version":
         write_version(argument)
     elif command == "check":

@@ -60,7 +60,15 @@ def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("version", "says"), [("0.0.1", "above"), ("1.2", "three numbers"), ("v9.0.0", "three numbers"), ("", "three")]
+    ("version", "says"),
+    [
+        ("0.0.1", "above"),
+        ("1.2", "three numbers"),
+        ("v9.0.0", "three numbers"),
+        ("", "three"),
+        ("9.00.1", "three"),
+        ("9.0.\u0663", "three"),
+    ],
 )
 def test_a_version_that_is_no_next_one_is_refused(version: str, says: str) -> None:
     with pytest.raises(SystemExit, match=says):
@@ -74,10 +82,54 @@ def test_nothing_is_released_without_an_entry(tmp_path: Path) -> None:
         module.write_version("9.2.0")
 
 
-@pytest.mark.parametrize(("tag", "says"), [("v9.9.9", "is not of the version"), ("nothing", "is not of the version")])
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        ("v9.9.9", "is not of the version"),
+        ("nothing", "is not of the version"),
+        (f"v{release.current()} x", "is not of"),
+    ],
+)
 def test_a_tag_of_another_version_is_refused(tag: str, says: str) -> None:
     with pytest.raises(SystemExit, match=says):
         release.check(tag)
+
+
+def test_a_version_within_another_one_is_not_replaced(tmp_path: Path) -> None:
+    module = copied(tmp_path)
+    before = module.current()
+    others = f"version: 1{before}\nversion: {before}.1\nversion: {before}0\nlibrary:{before}\n"
+    (tmp_path / "others.yml").write_text(others)
+    (tmp_path / "one.yml").write_bytes(f"version: {before}\r\n".encode())
+    run(["git", "add", "--all"], cwd=tmp_path)
+    module.CHANGELOG.write_bytes(module.CHANGELOG.read_bytes().replace(b"\n", b"\r\n"))
+    module.write_version("9.1.0")
+    assert (tmp_path / "others.yml").read_text() == others
+    assert (tmp_path / "one.yml").read_text() == "version: 9.1.0\n"
+    assert module.check("v9.1.0")
+
+
+def test_a_heading_that_cannot_be_cut_is_no_release(tmp_path: Path) -> None:
+    module = copied(tmp_path)
+    module.CHANGELOG.write_text(module.CHANGELOG.read_text().replace("## [Unreleased]", "## [Unreleased] - soon"))
+    before = module.current()
+    with pytest.raises(SystemExit, match="nothing to release"):
+        module.write_version("9.1.0")
+    assert module.current() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["lengthwise-0.0.1-py3-none-any.whl", "lengthwise-0.0.1.tar.gz", "lengthwise-0.0.1.tgz"]
+)
+def test_a_file_of_another_version_is_not_published(name: str, tmp_path: Path) -> None:
+    version = release.current()
+    own = ["-cp311-abi3-linux_x86_64.whl", "-py3-none-any.whl", ".tar.gz", ".tgz"]
+    for file in (*(f"lengthwise-{version}{end}" for end in own), "site.zip", "sbom.json"):
+        (tmp_path / file).write_bytes(b"")
+    assert len(release.listed(tmp_path)) == 6
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SystemExit, match=f"of another version, which would be published: remove {re.escape(name)}"):
+        release.listed(tmp_path)
 
 
 def test_a_release_without_a_file_is_refused(tmp_path: Path) -> None:
