@@ -175,7 +175,7 @@ class InvalidRequest(RequestError, status=422, title="Invalid request"):
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles what it was made of, since an engine sends the errors of its workers to the caller."""
+        """Pickles the arguments of the error: engines send the errors of their workers to the caller."""
         return partial(type(self), total=self.total, more=self.more), (self.problems,)
 
 

@@ -313,7 +313,7 @@ class Settings(BaseSettings):
         return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
     def of_worker(self, workers: int) -> dict[str, Any]:
-        """The options of one of so many workers, as JSON: what is set, and its share of each bound of all together."""
+        """The options of one worker as JSON: what is set, and its share of each bound on all workers together."""
         least = {"max_queue_cost_steps": self.max_batch_cost_steps}
         shares = {
             name: max(least.get(name, 1), bound // workers)

@@ -60,7 +60,7 @@ def sentence(item: ErrorDetails) -> str:
 def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
 ) -> str:
-    """Every wrong key, at most ten, with what is wrong and its value; `whole` names what has no key."""
+    """Every wrong key, at most ten, with its value and what is wrong; `whole` stands for the key where there is none."""
     locations = [item["loc"] for item in errors]
     messages = []
     for item in errors:

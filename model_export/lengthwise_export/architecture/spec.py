@@ -178,7 +178,7 @@ class Spec(SpecTable):
             raise SpecError(f"{source}: {all_wrong(error.errors(), _known, whole='the spec')}") from error
 
     def resolved(self) -> dict[str, dict[str, Any]]:
-        """All keys with their values, defaults and those of a preset included, except those without a meaning here.
+        """All keys with their values, also by default or by a preset, except keys without a meaning in this spec.
 
         Equivalent specs have equal results, and the defaults of this version are recorded for later versions.
         """

@@ -201,7 +201,7 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
 
 
 def _listed(files: Sequence[str], options: CheckCommandOptions, project: Project) -> tuple[ListedTarget, ...]:
-    """The listed targets; with `--changed` those that depend on these files. Without any of them the command ends.
+    """The targets that the project lists; with `--changed` only what depends on changed files. Ends if none is left.
 
     Raises:
         UsageError: No targets are listed.

@@ -293,7 +293,7 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
 
 
 def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: str, otherwise: str) -> Any:
-    """Builds a model, first without memory for its weights: it may have no more of them than the file stores.
+    """Builds a model, first without memory for weights: it must not have more weights than the file stores.
 
     Args:
         keras: The module `keras`.

@@ -44,7 +44,7 @@ class SummaryLayer:
 
 
 def layers_of(model: Any) -> Iterator[SummaryLayer]:
-    """The layers of a model in the order of its summary; those inside one of them follow it."""
+    """The layers of a model in the order of its summary; behind a layer of the user come the layers inside it."""
     is_graph = hasattr(model, "operations") and type(model).__name__ != "Sequential"
     layers = list(model.operations if is_graph else model.layers)
     for index, layer in enumerate(layers, 1):

@@ -128,7 +128,7 @@ _COLORS: Final = {"-": "red", "+": "green"}  # of a line on the terminal
 
 
 def _title(change: MendedOperator) -> str:
-    """An operator with its type, which is left out if its name has it."""
+    """The name of an operator with its type, if the name does not have the type already."""
     return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
 
 

@@ -107,7 +107,7 @@ class Mender(NodeMender):
         self.refuse(f"combines axes of different sizes, {both}: its width is fixed, or it combines different steps")
 
     def _is_one_or_none(self, group: Group) -> bool:
-        """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""
+        """Whether an axis has size 1; lengths at which the axis is empty are left out, see `require`."""
         table = self.size_of(group).table
         if not table.any() or (table > 1).any():
             return False

@@ -165,7 +165,7 @@ class NodeMender:
             self.refuse(reason)
 
     def keep_rows_apart(self, *groups: Sequence[Size]) -> None:
-        """Refuses an operator that mixes what is along these axes, if the rows are among them."""
+        """Refuses an operator that mixes values along these axes, if one is the axis of rows."""
         self.refuse_if(any(size.is_rows for group in groups for size in group), CROSSES_ROWS)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:

@@ -20,12 +20,12 @@ _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends
 
 
 def as_scan(mender: Mender) -> NodeProto:
-    """A Scan that computes what a Loop over the steps computes, but for outputs that are what it was given."""
+    """A Scan with the outputs of a Loop over the steps, except outputs that are inputs of the Loop unchanged."""
     return _Loop(mender).scan()
 
 
 class _Loop:
-    """A Loop, and what its body does with each of its states: counts it, hands it on, or computes it."""
+    """A Loop, and what its body does with each state: counts turns in it, hands it on, or computes it anew."""
 
     def __init__(self, mender: Mender) -> None:
         self._mender, self._node = mender, mender.node

@@ -138,7 +138,7 @@ def candidates(
 
 
 def _fits(values: list[GraphValue], elements: tuple[str, ...], option: str | None) -> bool:
-    """Whether values have one of these element types, and the name that an option asks for, if it does."""
+    """Whether all values have one of these element types, and one of them the name that an option asks for."""
     return all(value.element in elements for value in values) and option in (None, *(value.name for value in values))
 
 

@@ -39,7 +39,7 @@ class MeasuredAxis:
 
 
 class GraphFacts:
-    """What is known of one graph, which stays as it is while its rewrites are collected. A value is its name."""
+    """What is known of one graph, which does not change while rewrites of its nodes are collected. Values are names."""
 
     def __init__(self, model: onnx.ModelProto, manifest: Manifest, *, every: bool) -> None:
         graph = model.graph

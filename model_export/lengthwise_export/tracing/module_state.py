@@ -46,7 +46,7 @@ class ModuleState:
         return list(dict.fromkeys(name for part in self._parts.values() for name, _ in part.differing()))
 
     def restore(self, names: Collection[str] | None = None) -> None:
-        """Puts back what differs now; with `names`, only what has one of these names."""
+        """Puts back the values that differ now; with `names`, only values of these names."""
         with torch.no_grad():
             for part in self._parts.values():
                 for name, key in part.differing():

@@ -75,7 +75,7 @@ def completed(
 
 
 def _referenced(schemas: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """The schemas to which a document refers, and those to which these refer."""
+    """The schemas to which a document refers, directly or through another schema."""
     names, parts = set[str](), [document]
     while parts:
         new = {*re.findall(_SCHEMAS + r"([\w.-]+)", orjson.dumps(parts.pop()).decode())} & schemas.keys() - names

@@ -151,7 +151,7 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
 
 
 def _add_get(router: APIRouter, path: str, read: Callable[[Request], Any], name: str) -> None:
-    """Adds a GET of KServe's protocols; what it answers has the status 503 if it says that something is not ready."""
+    """Adds a GET of KServe's protocols; an answer with `ready` or `live` false has the status 503."""
 
     @router.get(path, **operation(name))
     async def answered(request: Request) -> Response:

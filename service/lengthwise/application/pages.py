@@ -45,7 +45,7 @@ def folder() -> Path | None:
 
 
 def routes(openapi: str, files: Path | None) -> list[Route]:
-    """The page of calls, which shows the document at `openapi`, and what it loads of the `folder`."""
+    """The routes of the page of calls, which shows the document at `openapi`, and of its `files`."""
     loaded = {} if files is None else {START: _TEMPLATES / "start.js"} | {at: files / FILES[at] for at in FILES}
 
     async def page(request: Request) -> Response:

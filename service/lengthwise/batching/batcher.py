@@ -131,7 +131,7 @@ class Batcher:
             self._queues.append(queue)
 
     def close(self, queue: ModelQueue) -> None:
-        """Removes a queue when it is empty: what waits, or was decoded for its model before, is still answered."""
+        """Removes a queue once it is empty: sequences that wait, or were decoded for it before, are still answered."""
         with self._lock:
             queue.closed = True
             self._queues.remove_if_empty(queue)

@@ -126,7 +126,7 @@ def measure(
 
 
 class _Times:
-    """The fastest run of each shape of a grid, NaN where none ran, and what follows from them for the others."""
+    """The fastest run of each shape of a grid (NaN where none ran), and the times of other shapes that follow."""
 
     def __init__(self, rows: list[int], widths: list[int], max_padded_steps: int) -> None:
         self.rows, self.widths = np.asarray(rows), np.asarray(widths)

@@ -142,7 +142,7 @@ def _hurried(
 def _count_in_time(
     first: Sequence[WaitingSequence], second: Sequence[WaitingSequence], cost: CostTable, now: float
 ) -> int:
-    """How many sequences of two batches meet their deadlines where these run in this order; one of both runs once."""
+    """How many sequences meet their deadlines if `first` runs before `second`; a sequence in both batches runs once."""
     in_time, ran, end = 0, set[WaitingSequence](), now
     for batch in (first, second):
         widths = [*map(_WIDTH, batch)]

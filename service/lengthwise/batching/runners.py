@@ -62,7 +62,7 @@ LendCores = Callable[[int, bool], None]  # is told how many cores are idle, and 
 
 
 class Cores:
-    """The cores of one process, and those that it may borrow from others that serve with it.
+    """The cores of one process, and the cores that it may borrow from processes that serve with it.
 
     `batches [processes]`, in memory that all share, has a number for each: how many batches run there; where none does,
     minus the time (of `time.monotonic`, in seconds) at which the last ended or a request came; 0 at first. Two that

@@ -124,7 +124,7 @@ def _rows_per_batch(growth: Totals) -> float | None:
 
 
 def padding(row: Figures) -> str:
-    """The padding of a load as text: what was computed of it, and in brackets what the batches had as rectangles."""
+    """The share of padding in a load as text: of what was computed, and in brackets of the batches as rectangles."""
     shares = [f"{share:.1%}" for share in (row.computed_padding_share, row.padding_share) if share is not None]
     return f"{shares[0]} ({shares[1]})" if len(shares) == 2 else f"({shares[0]})" if shares else "-"
 

@@ -154,7 +154,7 @@ def _is_ready(target: ServerAddress, path: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends it with SIGTERM; if it does not end in time, kills it and its children."""
+    """Ends a server with SIGTERM; kills it and its children if it does not end in time."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS)

@@ -62,7 +62,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to send; its headers are without those of every request, such as the key."""
+    """A request to send; headers that every request has, such as the key, are added by the client."""
 
     method: str
     path: str  # with the query

@@ -64,7 +64,7 @@ def reading_of(
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds these flags to a command, which gets what they say as the argument `reading`."""
+    """Adds the flags for data files to a command, which gets them as one argument, `reading`."""
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:

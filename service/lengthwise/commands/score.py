@@ -257,7 +257,7 @@ class ScoringRun:
 
 
 def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
-    """Yields the same items; calls `spent` with the processor time that producing each of them took."""
+    """Yields the items of an iterator; calls `spent` with the processor time that each item took."""
     while True:
         started = time.thread_time()
         item = next(items, None)

@@ -50,7 +50,7 @@ def names() -> frozenset[str]:
 
 @cache
 def page(links: tuple[tuple[str, str], ...]) -> PageFile:
-    """The page; its last line links to these relative addresses, with their texts."""
+    """The page of the console; its last line has `links`, relative addresses with their texts."""
     return _page_file(render(_STATIC / _PAGE, links=links).encode(), ".html")
 
 

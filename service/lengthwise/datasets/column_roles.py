@@ -211,7 +211,7 @@ def has_ids(names: Sequence[str]) -> bool:
 
 
 def names_channel(name: str) -> bool:
-    """Whether a name is that of a column which says what the value of its row is, as in a melted table."""
+    """Whether a column of this name says what the value in each row is, as in a melted table."""
     return _CHANNEL.fullmatch(_plain(name)) is not None
 
 

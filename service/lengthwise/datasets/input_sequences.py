@@ -62,7 +62,7 @@ class InputSequence:
         return self.step_mask is None and self.feature_mask is None
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
-        """With its features in the order of these names, the others left out; as it is, if either side has no names.
+        """The sequence with its features in the order of `names`, without others; unchanged where either has no names.
 
         Raises:
             ValueError: Some names are missing.

@@ -30,7 +30,7 @@ def is_of(value: Any, package: str) -> bool:
 
 
 class TableColumns(dict[str, "Cells"]):
-    """The columns of a table by their names; those in `levels` were those of its index, which are no features."""
+    """The columns of a table by their names; `levels`: names of columns that were its index and are no features."""
 
     def __init__(self, columns: Iterable[tuple[str, Cells]] = (), levels: Iterable[str] = ()) -> None:
         super().__init__()

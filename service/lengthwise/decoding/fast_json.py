@@ -153,7 +153,7 @@ def _identifier(text: str | bytes | None) -> str | None:
 
 
 class _CheckedItem(NamedTuple):
-    """One item as C has checked it: byte offsets in the body (-1 for what it lacks), and its first wrong steps."""
+    """One item as C has checked it: byte offsets in the body (-1 for a missing field), and the first wrong steps."""
 
     start: int
     end: int

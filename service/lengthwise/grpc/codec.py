@@ -87,7 +87,7 @@ class MessageParts(NamedTuple):
 
 
 class _KnownMessage(NamedTuple):
-    """What is known of a message by its fields: which model and version it asks for, and its tensors."""
+    """What the fields of a message name: the model, the version, and the tensors."""
 
     name: str | None
     version: str | None
@@ -253,7 +253,7 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _answer_head(name: str, version: int, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
-    """An answer with raw contents without these and its id: many answers have the same names, types and shapes."""
+    """The head of an answer, without id and raw contents: many answers have the same names, types and shapes."""
     response = pb.ModelInferResponse(model_name=name, model_version=str(version))
     for output, datatype, shape in outputs:
         response.outputs.add(name=output, datatype=datatype, shape=shape)

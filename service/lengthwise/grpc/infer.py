@@ -45,7 +45,7 @@ _LONGEST_DETAILS: Final = 2000  # they travel in a header, which has few kilobyt
 
 
 class ModelInfer(InferenceProtocol):
-    """Decodes the messages of `ModelInfer`, or of `ModelStreamInfer`, which are the same."""
+    """Decodes messages of `ModelInfer` and of `ModelStreamInfer`, whose requests have one form."""
 
     memory_factor = 3  # as it came, as protocol buffers have it, and its elements
 

@@ -103,7 +103,7 @@ class Flow:
 
 
 class TimedConnection(asyncio.Protocol):
-    """The timers of a connection, of which one runs at a time beside that of keep-alive, and its end."""
+    """The timers of a connection, and its end. Beside the timer of keep-alive, one runs at a time."""
 
     transport: asyncio.Transport
     flow: Flow

@@ -349,7 +349,7 @@ class Supervisor:
         return answers
 
     async def _metrics_beside(self, asking: WorkerSlot, own: Snapshot) -> list[Snapshot]:
-        """The metrics of all other workers, and of those that have ended; `own` are those that are shown with them.
+        """The metrics of all other workers, and of ended ones; `own`: the metrics of the worker that is scraped.
 
         One that has ended meanwhile is among the ended, and one that does not answer has its last answer.
         """

@@ -172,7 +172,7 @@ class Worker:
         os._exit(1)  # the parent is gone, and its ports are wanted
 
     def report(self, error: Exception) -> bool:
-        """Tells the parent why this worker cannot start, which says it once for all of them.
+        """Tells the parent why this worker cannot start; the parent says it once for all workers.
 
         Returns False where another worker was here before: others serve, and nobody else says it.
         """

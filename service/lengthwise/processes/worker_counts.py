@@ -25,7 +25,7 @@ class WorkerCounts:
         self._last[index] = renewed(self._last[index], snapshot)
 
     def forget(self, index: int, model: list[str], counts: Snapshot) -> None:
-        """Keeps what a worker has counted of a model, which others may count yet: the sum must not go back."""
+        """Keeps the counts of a model that a worker has dropped: others may still have it, and no sum may go back."""
         drop(self._last[index], [(model[0], model[1])])
         self._ended.add(counts, [(model[0], model[1])])
 

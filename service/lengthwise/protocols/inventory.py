@@ -211,7 +211,7 @@ def statistics_of_process(serving: Serving, name: str | None, version: str | Non
 
 
 def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of one version at several workers, the first one of them with its names, as one."""
+    """The sum of the statistics of one version at several workers."""
     total = reduce(_added, stats)
     by_rows: dict[int, dict[str, Any]] = {}
     for batch in total["batch_stats"]:

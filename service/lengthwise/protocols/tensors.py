@@ -212,7 +212,7 @@ def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems:
 
 
 def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray[Any] | None:
-    """A tensor's elements in its shape; None if it is wrong, which is then in `problems`."""
+    """The elements of a tensor in its shape; None if the tensor is wrong, with the reason in `problems`."""
     before = problems.total
     if tensor.datatype not in form.datatypes:
         problems.add(f"{tensor.pointer}/datatype", f"must be {' or '.join(form.datatypes)}")
@@ -249,7 +249,7 @@ def _elements(
 
 
 def _numbers(data: list[Any] | TensorText, tensor: InputTensor, element: np.dtype[Any]) -> NDArray[Any] | str:
-    """The elements of a tensor, from numbers; or what these must be."""
+    """The elements of a tensor from its numbers; or a text of what the numbers must be."""
     count, is_float = math.prod(tensor.shape), element.kind == "f"
     wrong_count = "must be {} numbers, flat or nested as the shape says"
     wrong_kind = "must hold numbers, or null where one is missing" if is_float else "must hold whole numbers"

@@ -52,7 +52,7 @@ def answers_of(call: Call, results: list[Answer | None], windows: Windows | None
 
 
 def _merged(call: Call, results: list[Answer | None], windows: Windows) -> list[Answer | None]:
-    """For each item its windows' answers as one; None where one of them is None."""
+    """For each item, the answers to its windows merged into one; None where a window has none."""
     ends = list(accumulate(len(parts) for parts in windows))
     merged: list[Answer | None] = []
     for item, parts, end in zip(call.items, windows, ends, strict=True):

@@ -41,7 +41,7 @@ def fetch(address: str, settings: Settings) -> Path:
 
 
 def fetched(settings: Settings) -> Settings:
-    """The settings with a folder: where the models have an address, with that of the copy, which is fetched now."""
+    """The settings with a folder of models; models at an address are fetched now, and the folder has the copy."""
     return settings if isinstance(settings.models, Path) else settings.with_copy(fetch(settings.models, settings))
 
 

@@ -233,7 +233,7 @@ def _options(threads: int, provider: Provider) -> Any:
 
 
 def _open_in(source: Source, options: Any, device: Device) -> Any:
-    """An onnxruntime session; its rules may put it on the CPU instead of the device, which the caller checks.
+    """An onnxruntime session; onnxruntime may place it on the CPU instead of the device, which the caller checks.
 
     Raises:
         ModelError: This onnxruntime cannot take weights beside a graph from memory.

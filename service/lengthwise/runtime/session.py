@@ -140,7 +140,7 @@ class Session:
         return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
-        """Runs the graph once; returns these outputs, rows first; those that it does not have are None."""
+        """Runs the graph once; returns the outputs in `names`, rows first, and None for one that the graph lacks."""
         names = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
         if self._slots:

@@ -30,7 +30,7 @@ MOST_OPEN: Final = 4  # models that a process keeps open; the least recently use
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # Beam shares it by weak references
 class OpenModel:
-    """A loaded model with the limits under which it answers, those of the manifest included."""
+    """A loaded model, with the limits of its batches (the limits of the manifest included) and its threads."""
 
     loaded: LoadedModel
     limits: BatchLimits

@@ -86,7 +86,7 @@ class ServiceFigures:
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
 
     def _families(self) -> Iterator[Family]:
-        """Which versions the aliases name, and which a call without a version gets; and what others count."""
+        """Aliases, default versions and restarts; and the metrics of openings and of the monitoring."""
         serving = self._serving
         yield from serving.openings.families()
         restarts = 0 if self._worker is None else self._worker.restarts

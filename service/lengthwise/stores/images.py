@@ -101,7 +101,7 @@ def upload(folder: Path, stage: Path, address: Address) -> str:
 
 
 def _layer(paths: Sequence[Path], folder: Path, target: Path) -> Path:
-    """Writes a layer of files of a folder: the same bytes for the same files."""
+    """Writes the files of a folder as a layer of an image; equal files give equal bytes."""
     with tarfile.open(target, "w") as tar:
         for path in sorted(path for path in paths if path.is_file()):
             about = tarfile.TarInfo(f"{FOLDER}/{path.relative_to(folder).as_posix()}")

@@ -123,7 +123,7 @@ def _dropout(mender: Mender) -> None:
 
 @rule("OneHot")
 def _one_hot(mender: Mender) -> None:
-    """A new axis of fixed size behind the others: the node stays. In front of them it is refused."""
+    """A new axis of fixed size behind the other axes: the node stays. A new axis in front is refused."""
     value, depth = mender.ragged(0), mender.array(1)
     is_last = mender.attribute("axis", -1) in (-1, value.rank)
     mender.refuse_if(not is_last, "puts its new axis elsewhere than behind the others")

@@ -112,7 +112,7 @@ def _state(mender: Mender, index: int, group: Group) -> str:
 
 @rule("Loop")
 def _loop(mender: Mender) -> None:
-    """A Loop over the steps: what is the same at each turn moves in front of it, and it becomes a Scan."""
+    """A Loop over the steps becomes a Scan; nodes that compute the same at each turn move in front of it."""
     mender.node = _without_what_stays(mender)
     mender.node = as_scan(mender)
     _scan(mender)

@@ -64,7 +64,7 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
 
 
 def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
-    """The graph with the weights of products as float32, dequantised; all, or those with one of these names.
+    """The graph with int8 weights of products dequantised to float32: all of them, or those of these names.
 
     Raises:
         NotFound: Never leaves this function: the node is kept.

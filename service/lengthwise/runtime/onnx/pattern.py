@@ -20,7 +20,7 @@ def require(condition: object) -> None:
     """Requires a condition of the graph.
 
     Raises:
-        NotFound: It is not.
+        NotFound: The condition does not hold.
     """
     if not condition:
         raise NotFound
@@ -43,10 +43,10 @@ class Pattern:
         self._index()
 
     def maker(self, name: str, *operators: str) -> Node:
-        """The node that makes a value; it is one of these operators of ONNX.
+        """The node that makes a value, of one of these operators of ONNX.
 
         Raises:
-            NotFound: It is another, or none.
+            NotFound: No node makes the value, or one of another operator.
         """
         node = self.makers.get(name)
         if node is None or node.operator not in operators or node.domain not in ONNX:
@@ -54,7 +54,7 @@ class Pattern:
         return node
 
     def only_user(self, name: str, *operators: str) -> Node:
-        """The only node that uses a value; it is one of these operators of ONNX."""
+        """The only node that uses a value, of one of these operators of ONNX."""
         users = self.users.get(name, [])
         require(len(users) == 1 and name not in self.graph.used_elsewhere)
         require(users[0].operator in operators and users[0].domain in ONNX)
