@@ -60,7 +60,7 @@ def sentence(item: ErrorDetails) -> str:
 def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
 ) -> str:
-    """Every wrong key, at most ten, with its value and what is wrong; `whole` stands for the key where there is none."""
+    """Every wrong key, at most ten, with its value and what is wrong; `whole` is shown where there is no key."""
     locations = [item["loc"] for item in errors]
     messages = []
     for item in errors:
