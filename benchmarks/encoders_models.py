@@ -99,10 +99,13 @@ class Packed(nn.Module):
 
     def __init__(self, called: Called) -> None:
         super().__init__()
-        self.module: Any = called.module.base_model
+        model: Any = called.module.base_model
+        self.module = model.get_encoder() if model.config.is_encoder_decoder else model
 
     def forward(self, steps: Tensor, position_ids: Tensor) -> Tensor:
         """The states of `[1, width]` ids whose positions begin again at 0 at each sequence."""
+        if steps.dim() != 2:
+            raise ValueError("packed sequences are one row: [1, width]")  # ids alone may broadcast: width ** 3 scores
         return self.module(input_ids=steps, position_ids=position_ids, use_cache=False)[0]  # type: ignore[no-any-return]
 
 

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from benchmarks import encoders
 from benchmarks.encoders import Judged
-from benchmarks.encoders_models import DATA, FEATURES, Encoder
+from benchmarks.encoders_models import DATA, FEATURES, Called, Encoder, Packed
 from benchmarks.encoders_time_series import ENCODERS, WHOLE
 
 LEAKS = Path(encoders.__file__).with_name("leaks")
@@ -71,6 +74,37 @@ def test_a_class_that_cannot_be_made_is_a_row_with_its_reason() -> None:
 def test_a_layer_without_a_mask_is_not_tried_with_padding_on_the_left() -> None:
     assert encoders.applies("right", GRU)
     assert not encoders.applies("left", GRU)
+
+
+class Base(nn.Module):
+    """What a class of `transformers` is made around: a model that asks for steps of its decoder, if it has one."""
+
+    def __init__(self, *, has_decoder: bool) -> None:
+        super().__init__()
+        self.base_model = self
+        self.config = SimpleNamespace(is_encoder_decoder=has_decoder)
+
+    def get_encoder(self) -> nn.Module:
+        return Base(has_decoder=False)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, *, use_cache: bool) -> tuple[Tensor]:
+        assert not self.config.is_encoder_decoder
+        return (input_ids + position_ids,)
+
+
+def packed(*, has_decoder: bool) -> Packed:
+    return Packed(Called(Base(has_decoder=has_decoder), GRU, own_padding=True))
+
+
+@pytest.mark.parametrize("has_decoder", [False, True])
+def test_the_encoder_alone_is_called_with_packed_sequences(has_decoder: bool) -> None:
+    row = torch.arange(3)[None]
+    assert torch.equal(packed(has_decoder=has_decoder)(row, row), 2 * row)
+
+
+def test_packed_sequences_without_a_row_are_refused_as_their_scores_grow_with_the_cube_of_the_width() -> None:
+    with pytest.raises(ValueError, match="one row"):
+        packed(has_decoder=False)(torch.arange(3), torch.arange(3))
 
 
 def test_only_what_the_file_lacks_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
