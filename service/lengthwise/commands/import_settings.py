@@ -9,7 +9,6 @@ import re
 import shlex
 import tomllib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,7 +28,6 @@ SETTINGS: Final = tomllib.loads(Path(__file__).with_name("foreign_settings.toml"
 _FILES: Final = {"model-settings.json": "mlserver", "settings.json": "mlserver", "config.properties": "torchserve"}
 _UNKNOWN: Final = {"note": "not known here: look for it in docs/coming-from.md, or in lengthwise serve --help"}
 _MOST_SHOWN: Final = 40  # characters of a value
-_MOST_BYTES: Final = 2**24  # of a file
 _PROPERTY: Final = re.compile(r"((?:\\.|[^\\=:\s])*)\s*[=:]?\s*(.*)")  # a key, a separator or blanks, and a value
 _ESCAPE: Final = re.compile(r"\\(u([0-9a-fA-F]{4})|.)")
 _LENGTHS: Final = re.compile(r".*(len|sizes?$|counts?$).*", re.I)
@@ -90,8 +88,10 @@ def _properties(text: str) -> dict[str, str]:
 
 
 def _unescaped(text: str) -> str:
-    letters = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
-    return _ESCAPE.sub(lambda one: chr(int(one[2], 16)) if one[2] else letters.get(one[1], one[1]), text)
+    return _ESCAPE.sub(
+        lambda one: chr(int(one[2], 16)) if one[2] else {"n": "\n", "t": "\t"}.get(one[1], one[1]),
+        text,
+    )
 
 
 def _json(text: str, source: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _serialized(archive: Path) -> str | None:
         with zipfile.ZipFile(archive) as members:
             described = orjson.loads(members.open("MAR-INF/MANIFEST.json").read(2**20))  # of what may be a bomb
         return f"{archive}/{described['model']['serializedFile']}"
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # zipfile has an error of its own for each kind of damage, and so has each compression
         return None
 
 
@@ -190,7 +190,7 @@ def import_settings(files: tuple[Path, ...]) -> None:
     models: list[ForeignModel] = []
     for path in _paths(files):
         try:
-            text = read(path, _MOST_BYTES).decode("utf-8-sig")
+            text = read(path, 2**24).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is not text in UTF-8") from error
         is_mlserver = _FILES[path.name] == "mlserver"

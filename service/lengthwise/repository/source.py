@@ -35,9 +35,10 @@ def fetch(address: str, settings: Settings) -> Path:
     """  # noqa: DOC502 - what it calls raises them
     from lengthwise.stores import cache  # nothing of it is imported for models in a folder
 
-    folder = settings.cache or cache_folder()
     # A store may hang, and its library does not see signals: the thread that has them only waits.
-    return in_daemon_thread("fetch", lambda: cache.fetch(address, folder, offline=settings.offline)).result()
+    return in_daemon_thread(
+        "fetch", lambda: cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
+    ).result()
 
 
 def fetched(settings: Settings) -> Settings:

@@ -13,13 +13,6 @@ MOST_FILES: Final = 20_000  # of one fetch
 MOST_BYTES: Final = 2**36
 _DEEPEST: Final = 32  # folders in folders
 _MOST_HEADER_BYTES: Final = 2**20  # of the names and marks before a file, which are read into the memory
-_HEADERS: Final = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 
 
 class FetchLimits:
@@ -69,7 +62,7 @@ class _Member(tarfile.TarInfo):
             ReadError: What follows it belongs to it, and has very many bytes.
         """
         member = super().frombuf(buf, encoding, errors)
-        if member.type in _HEADERS and member.size > _MOST_HEADER_BYTES:
+        if not member.isreg() and member.size > _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"one of its headers has {member.size} bytes")
         return member
 
