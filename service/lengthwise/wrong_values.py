@@ -51,8 +51,7 @@ def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
 def sentence(item: ErrorDetails) -> str:
     """The end of a sentence that starts with the key of a wrong value, such as `must be a whole number`."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    known = _SENTENCES.get(item["type"])
-    if known is not None:
+    if (known := _SENTENCES.get(item["type"])) is not None:
         return known.format_map(item.get("ctx", {}))
     return message.replace("Input should be ", "must be ").replace("Value should be ", "must be ")
 

@@ -104,8 +104,7 @@ def _load_pickle(path: Path) -> Any:
             raise CheckpointError(
                 f"{path} is not a checkpoint: neither .safetensors nor written by torch.save"
             ) from error
-        why = foreign_files.why_refused(path)
-        if why is not None:
+        if (why := foreign_files.why_refused(path)) is not None:
             raise CheckpointError(why) from error
         if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(

@@ -383,8 +383,7 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
     zero_before: dict[int, bool] = {}
     for operation in operations[:end]:
         for key, value in operation.outputs:
-            padding = axes.padding_of(value, pairing.before)
-            if padding is not None:
+            if (padding := axes.padding_of(value, pairing.before)) is not None:
                 zero_before[key] = not padding.any()
     for operation in reversed(operations[:end]):
         keys = {key for key, value in operation.outputs if key in needed}

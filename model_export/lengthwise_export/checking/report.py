@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lengthwise.runtime.manifest import Manifest
@@ -200,17 +200,14 @@ def on_terminal(report: Report) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((report.verdict, f"bold {_COLOURS[report.verdict]}"), f"  {report.target}: {report.reason}")
     ]
-    if report.padding_safe is not None:
-        parts.append(Text(level_text(report)))
-    if report.ignored:
-        parts.append(Text(ignored_text(report)))
-    if report.ran.rows:
-        parts.append(Text(tested_sizes_text(report)))
+    sentences = {
+        level_text: report.padding_safe is not None,
+        ignored_text: bool(report.ignored),
+        tested_sizes_text: bool(report.ran.rows),
+    }
+    parts += [Text(sentence(report)) for sentence, is_shown in sentences.items() if is_shown]
     if report.trials:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("trial")
-        table.add_column("the answer moves by", justify="right")
-        table.add_column("")
+        table = Table("trial", Column("the answer moves by", justify="right"), "", box=None, pad_edge=False)
         for outcome in one_per_kind(report.trials):
             shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
             table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
@@ -225,9 +222,7 @@ def on_terminal(report: Report) -> RenderableType:
 
 def summary(reports: Sequence[Report]) -> RenderableType:
     """A table of several reports for the terminal, and how many there are of each verdict."""
-    table = Table(box=None, pad_edge=False)
-    for head in ("target", "verdict", "rules", "ignored"):
-        table.add_column(head)
+    table = Table("target", "verdict", "rules", "ignored", box=None, pad_edge=False)
     for report in reports:
         codes = ", ".join(dict.fromkeys(leak.code for leak in report.leaks))
         verdict = Text(report.verdict, _COLOURS[report.verdict])

@@ -83,8 +83,7 @@ class DataAccuracy:
 
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
         """Warnings for the user."""
-        absent = self.absent
-        if absent:
+        if absent := self.absent:
             yield (
                 f"the data has no sequence labelled {first_of([*map(repr, absent)])}: whether these labels "
                 "belong to these outputs was not checked"

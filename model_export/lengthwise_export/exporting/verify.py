@@ -140,8 +140,7 @@ def verify_graph(
     )
     if manifest.missing == "handled":
         cases += _missing_value_cases(data, manifest, seed)
-    bad = promises.failures(cases, tolerance=tolerance, most=apart)
-    if bad:
+    if bad := promises.failures(cases, tolerance=tolerance, most=apart):
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
@@ -169,8 +168,7 @@ def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Cas
         session = Session(data, manifest.model_copy(update={"missing": policy}))
         run = partial(_logits, session)
         cases = missing_values.cases(run, manifest.input, seed=seed, provider=session.provider, **lengths)
-        why = missing_values.failure(cases)
-        if why is not None:
+        if (why := missing_values.failure(cases)) is not None:
             raise VerificationError(
                 f"{manifest.key}: --missing handled does not hold: {why}; without this option, missing values are "
                 "refused"

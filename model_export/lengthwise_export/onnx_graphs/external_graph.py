@@ -185,8 +185,7 @@ class _Reader:
         tried = self.opened(names)
         turned = names.model_copy(update={"classes_first": names.channels_first})
         for each in (tried, replace(tried, names=turned)):
-            shape = each.shape_at_some_width()
-            if shape is not None:
+            if (shape := each.shape_at_some_width()) is not None:
                 return _RunningReading(each, shape)
         return None
 

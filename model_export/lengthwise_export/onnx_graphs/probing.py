@@ -258,8 +258,7 @@ class ReadingTrial:
 
     def shape_at_some_width(self) -> tuple[int, ...] | None:
         """The shape of the logits at the first width that runs. Larger widths count only if two of them run."""
-        shape = self.shape()
-        if shape is not None:
+        if (shape := self.shape()) is not None:
             return shape
         shapes = [one for width in _WIDER if (one := self.shape(width=width)) is not None]
         return shapes[0] if len(shapes) > 1 else None

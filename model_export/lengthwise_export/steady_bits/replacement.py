@@ -61,8 +61,7 @@ class GraphFacts:
 
     def axes(self, name: str) -> tuple[MeasuredAxis, ...] | None:
         """The axes of a float32 value; None for another one, or one without measured sizes."""
-        constant = self.constant(name)
-        if constant is not None:
+        if (constant := self.constant(name)) is not None:
             fixed = tuple(MeasuredAxis(size, fixed=True) for size in constant.shape)
             return fixed if constant.dtype == np.float32 else None
         return self._measured.get(name)

@@ -97,8 +97,7 @@ def _in_training(target: Target) -> Target:
 
 def _padding_side(target: Target) -> str | None:
     """What a module, a part of it, their configurations or a graph's metadata say; None if they say nothing."""
-    graph = getattr(target, "graph", None)
-    if graph is not None:
+    if (graph := getattr(target, "graph", None)) is not None:
         return next((str(entry.value) for entry in graph.metadata_props if entry.key == "padding_side"), None)
     module: Any = getattr(target.subject, "module", None)
     parts = [] if module is None else [*module.modules()]

@@ -87,8 +87,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
     with padding_tests.watched() as calls:
         answer = yield
-    broken = padding_tests.findings(calls)
-    if broken:
+    if broken := padding_tests.findings(calls):
         pytest.fail("\n".join(f"{rule.code} {rule.name}: {rule.why}\n{rule.fix}" for rule in broken), pytrace=False)
     if marked is not None and not calls:
         pytest.fail("no torch module was called, so it cannot be seen whether this test pads", pytrace=False)

@@ -108,8 +108,7 @@ class OpenSizes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
-        replacement = self._replacement(func, name, first, args, kwargs)
-        if replacement is not None:
+        if (replacement := self._replacement(func, name, first, args, kwargs)) is not None:
             return replacement
         if name == "__bool__":
             location = current_location()

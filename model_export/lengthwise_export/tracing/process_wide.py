@@ -32,8 +32,7 @@ def torch_threads(count: int) -> Iterator[None]:
 def torch_as_before(target: object = None) -> Iterator[None]:
     """Restores torch's random numbers, and a module that is the target; one call at a time is in this block."""
     with PROCESS_WIDE, ExitStack() as stack:
-        torch = sys.modules.get("torch")
-        if torch is not None:
+        if (torch := sys.modules.get("torch")) is not None:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             if isinstance(target, torch.nn.Module):
                 from lengthwise_export.tracing.module_state import ModuleState  # brings torch along

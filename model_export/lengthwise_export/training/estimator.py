@@ -145,8 +145,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.report_ = run.report
         self.spec_ = run.spec
         self.checkpoint_ = run.weights.read_bytes()
-        features = Spec.from_table(run.spec).input.features
-        if features is not None:
+        if (features := Spec.from_table(run.spec).input.features) is not None:
             self.n_features_in_ = features
         self.__dict__.pop("_model", None)
         self._module()  # now, because predict must set no attribute

@@ -17,8 +17,7 @@ def check(record: Record, spec: Spec) -> None:
     Raises:
         ConfigurationError: It does not; the message names its file and line.
     """
-    wrong = why_unfit(record, spec)
-    if wrong:
+    if wrong := why_unfit(record, spec):
         raise ConfigurationError(f"{record.source_line}: {wrong}")
 
 

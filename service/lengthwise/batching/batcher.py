@@ -218,8 +218,7 @@ class Batcher:
 
     def withdraw(self, request: PendingRequest, error: BaseException) -> None:
         """Settles a request whose caller no longer waits: its waiting sequences are not run, and its future fails."""
-        freed = self._settle(request, error)
-        if freed:
+        if freed := self._settle(request, error):
             request.queue.metrics.count("cancelled_sequences", freed)
 
     async def drain(self, seconds: float) -> bool:

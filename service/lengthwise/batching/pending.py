@@ -69,8 +69,7 @@ class _Order(list[tuple[float, Number]]):
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
         """The first sequence that waits, or None; drops the numbers of removed ones before it."""
         for index, (_, number) in enumerate(self):
-            sequence = waiting.get(number)
-            if sequence is not None:
+            if (sequence := waiting.get(number)) is not None:
                 if index:
                     del self[:index]
                 return sequence

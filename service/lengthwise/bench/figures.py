@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from lengthwise.bench.load import Measurement
 from lengthwise.bench.remote import Totals
@@ -137,10 +137,9 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
         f"latency in ms from the moment due; answers {checked} with unbatched ones; "
         f"the client took up to {client:.0%} of a core; {PADDING_NOTE}"
     )
-    drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    drawn.add_column("load", no_wrap=True)
-    for heading in ("req/s", "p50", "p95", "p99", "p99.9", "padding", "rows", "errors"):
-        drawn.add_column(heading, justify="right")
+    headings = ("req/s", "p50", "p95", "p99", "p99.9", "padding", "rows", "errors")
+    columns = (Column("load", no_wrap=True), *(Column(heading, justify="right") for heading in headings))
+    drawn = Table(*columns, title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         latency = row.latency_ms
         drawn.add_row(

@@ -52,8 +52,7 @@ class Command(click.Command):
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
-            now = REMOVED.get((str(self.name), error.option_name))
-            if now is not None:
+            if (now := REMOVED.get((str(self.name), error.option_name))) is not None:
                 context.fail(f"The option {error.option_name} is gone; {now}")
             raise
 

@@ -21,8 +21,7 @@ _HOW: Final = (
 
 
 def _of_roles(columns: dict[str, str]) -> dict[str, str]:
-    wrong = columns.keys() - {*_ROLES}
-    if wrong:
+    if wrong := columns.keys() - {*_ROLES}:
         raise ValueError(f"must name a column that is one of {', '.join(_ROLES)}, not {', '.join(sorted(wrong))}")
     if columns.get("row", "step") not in get_args(RowKind):
         raise ValueError(f"row must be one of {', '.join(get_args(RowKind))}, got {columns['row']!r}")

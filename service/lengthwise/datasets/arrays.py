@@ -54,8 +54,7 @@ def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
         and manifest.missing == "refuse"
     ):
         return missing_message(manifest)
-    why = why_refused(masked, manifest)
-    if why is not None:
+    if (why := why_refused(masked, manifest)) is not None:
         return why
     indices = None if sequence.step_mask is None else np.flatnonzero(sequence.step_mask)
     return make_item(masked, manifest, sent_steps=len(steps), step_indices=indices, id=sequence.id)

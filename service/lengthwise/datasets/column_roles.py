@@ -147,8 +147,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         raise ConfigurationError(
             f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"
         )
-    both = taken.intersection(values)
-    if both:
+    if both := taken.intersection(values):
         raise ConfigurationError(f"the column {min(both)!r} cannot be a feature and something else at once")
     values = _of_inputs(values, chosen)
     used = taken.union(values)
@@ -176,8 +175,7 @@ def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
     is_numbered = all(map(_is_numbered, values))
     if not chosen.inputs or (is_numbered and chosen.values is not None):  # no header: the caller says the order
         return values
-    why = why_other(values, chosen.inputs)
-    if why is not None:
+    if (why := why_other(values, chosen.inputs)) is not None:
         no_header = "The first line names no columns: say the order of the features (values)"
         hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
         raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")

@@ -69,8 +69,7 @@ class InputSequence:
         """
         if not names or self.names is None or names == self.names:
             return self
-        why = why_other(self.names, names)
-        if why is not None:
+        if (why := why_other(self.names, names)) is not None:
             raise ValueError(why)
         columns = dict(zip(self.names, self.steps.reshape(len(self.steps), len(self.names)).T, strict=True))
         return replace(self, steps=np.stack([columns[name] for name in names], axis=1), names=names)

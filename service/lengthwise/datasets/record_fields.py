@@ -60,8 +60,7 @@ def read_record(
     try:
         if not isinstance(fields, dict):
             raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
-        unknown = sorted(fields.keys() - FIELDS)
-        if unknown:
+        if unknown := sorted(fields.keys() - FIELDS):
             hint = nearest(unknown[0], sorted(FIELDS - fields.keys()))
             raise RecordError(f"{source_line}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
         if "steps" not in fields:

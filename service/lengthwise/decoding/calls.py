@@ -75,8 +75,7 @@ def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) 
     """
     if not len(steps):
         return "a sequence has at least one step"
-    why = length_problem(len(steps), manifest)
-    if why is not None:
+    if (why := length_problem(len(steps), manifest)) is not None:
         return why
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:

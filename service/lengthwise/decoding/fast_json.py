@@ -146,8 +146,7 @@ def _identifier(text: str | bytes | None) -> str | None:
     if text is None:
         return None
     identifier = json_text.parse(text) if isinstance(text, bytes) else text
-    wrong = id_problem(identifier)
-    if wrong is not None:
+    if (wrong := id_problem(identifier)) is not None:
         raise RequestError(wrong)
     return str(identifier)
 

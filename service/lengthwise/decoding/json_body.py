@@ -17,8 +17,7 @@ from lengthwise.runtime.manifest import Manifest
 
 def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
     """Reads an inflated body; raises as `validation.read` does."""
-    call = fast_json.read(body, find, max_sequences=max_sequences, layout=layout)
-    if call is not None:
+    if (call := fast_json.read(body, find, max_sequences=max_sequences, layout=layout)) is not None:
         return call
     fast_json.explain(body, find, max_sequences=max_sequences, layout=layout)
     return validation.read(body, find, max_sequences=max_sequences, layout=layout)

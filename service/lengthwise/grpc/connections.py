@@ -50,8 +50,7 @@ class AcceptedConnections:
             files = []
         clients: dict[str, int] = {}
         for file in files:
-            opened = self._opened(file)
-            if opened is not None:
+            if (opened := self._opened(file)) is not None:
                 client, connection = opened
                 connection.close()
                 clients[client] = file
@@ -70,8 +69,7 @@ class AcceptedConnections:
 
     def end(self, client: str) -> None:
         """Ends the connection of a client, in both directions; gRPC sees that and closes it."""
-        connection = self._of(client)
-        if connection is not None:
+        if (connection := self._of(client)) is not None:
             with connection, suppress(OSError):  # it has just ended
                 connection.shutdown(socket.SHUT_RDWR)
 

@@ -76,8 +76,7 @@ class RpcRequest(DirectCall):
     def __init__(self, protocol: ModelInfer, rpc: RpcCall, headers: dict[bytes, bytes], ends: Ends) -> None:
         super().__init__(InferenceCall(protocol, headers, rpc.peer))
         self._ends: Ends | None = ends
-        remaining = rpc.time_remaining()
-        if remaining is not None:
+        if (remaining := rpc.time_remaining()) is not None:
             self.call.limit(self.call.record.arrived + remaining)
 
     def message(self, body: bytes | None, parts: MessageParts | None = None) -> None:

@@ -127,8 +127,7 @@ class WaitingCalls:
             self._move(*self._ranks.popitem(last=False), _Rank.NEW)
 
     def _move(self, client: str, before: _Rank, rank: _Rank) -> None:
-        line = self._lines[before].pop(client, None)
-        if line is not None:
+        if (line := self._lines[before].pop(client, None)) is not None:
             self._lines[rank][client] = line
 
 
@@ -169,8 +168,7 @@ class Receiving:
             if not self._reserve(message):
                 self._give_back()
             return
-        refused = self._line.join(message)
-        if refused is not None:
+        if (refused := self._line.join(message)) is not None:
             refused.take_refusal()(InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
         if self._timer is None:
             self._end_slow()  # whose slots go to those that wait, this message among them

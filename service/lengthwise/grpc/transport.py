@@ -88,8 +88,7 @@ class RpcCall:
 
     def run(self, handler: Handler) -> None:
         """Runs a handler for the call. When the handler's coroutine returns, the call ends, if it has not yet."""
-        answering = handler(self)
-        if answering is not None:
+        if (answering := handler(self)) is not None:
             self.on_cancel = asyncio.get_running_loop().create_task(self._run(answering)).cancel
 
     async def _run(self, answering: Coroutine[Any, Any, None]) -> None:

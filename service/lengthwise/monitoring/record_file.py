@@ -207,8 +207,7 @@ def batches(directory: Path, columns: Sequence[str]) -> Iterator[Any]:
     for path in sorted(directory.glob(PATTERN)):
         try:
             file = pq.ParquetFile(path)
-            missing = set(columns) - set(file.schema_arrow.names)
-            if missing:
+            if missing := set(columns) - set(file.schema_arrow.names):
                 raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
             yield from file.iter_batches(batch_size=AT_ONCE, columns=columns)
         except (OSError, pa.ArrowException) as error:

@@ -55,8 +55,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
         )
     problems.require_none()
     steps = _steps(request, manifest)
-    wrong = why_refused(steps, manifest)
-    if wrong is not None:
+    if (wrong := why_refused(steps, manifest)) is not None:
         raise InvalidRequest([Problem("", wrong)])
     item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
     call = Call(model, [item], attention, call_options.timeout_ms, call_options.priority, pointer="")

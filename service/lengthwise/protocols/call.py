@@ -211,8 +211,7 @@ class InferenceCall:
         plain = split is None and not call.attention and None not in results
         answers = cast("list[Answer]", results) if plain else windows.answers_of(call, results, split)
         response = write(encode(answers), timing)
-        monitoring = self._protocol.serving.monitoring
-        if monitoring is not None:
+        if (monitoring := self._protocol.serving.monitoring) is not None:
             monitoring.answered(call, answers, timing, request_id=self.request_id, arrived=self.record.arrived)
         return response
 

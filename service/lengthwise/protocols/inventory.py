@@ -174,8 +174,7 @@ def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: froze
         raise Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started:
         raise NotReady(serving.repository.reason or "the server is starting", retry_after_seconds=1)
-    unknown = sorted(parameters.keys() - known)
-    if unknown:
+    if unknown := sorted(parameters.keys() - known):
         detail = "is not accepted: a model comes from the repository as it is"
         raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in unknown[:20]], total=len(unknown))
 

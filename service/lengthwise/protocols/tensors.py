@@ -188,8 +188,7 @@ def _outputs(
 def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
     request_parameters.check(parameters, "/parameters", problems)
     fields = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
-    microseconds = parameters.get("timeout")
-    if microseconds is not None:
+    if (microseconds := parameters.get("timeout")) is not None:
         if type(microseconds) is int and 0 < microseconds <= INT64_MAX:
             fields.setdefault("timeout_ms", microseconds / 1000)
         else:
@@ -334,8 +333,7 @@ def _items(
             problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {end}")
             continue
         steps = row[:end].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:end]
-        wrong = why_refused(steps, manifest)
-        if wrong is not None:
+        if (wrong := why_refused(steps, manifest)) is not None:
             problems.add(at, f"row {i}: {wrong}")
         else:
             items.append(make_item(steps, manifest, sent_steps=end))

@@ -78,8 +78,7 @@ class Repository:
                 raise ModelNotFound(f"say which 'model': {listed(sorted(self.models))}")
             name = next(iter(self.models))
         versions = self.models.get(name or "", {})
-        model = versions.get(self._number(name or "", version) or 0)
-        if model is not None:
+        if (model := versions.get(self._number(name or "", version) or 0)) is not None:
             return model
         if self.starting:
             raise self.none_ready()

@@ -107,8 +107,7 @@ class SharedSource:
 
     async def refresh(self) -> str:
         """The folder for the scan of a worker."""
-        address = self._settings.address
-        if address is not None:
+        if (address := self._settings.address) is not None:
             if self._fetch is None or (self._fetch.done() and time.monotonic() - self._ended > TOGETHER_SECONDS):
                 thread = in_daemon_thread("fetch", lambda: fetch(address, self._settings))
                 self._fetch = asyncio.wrap_future(thread)

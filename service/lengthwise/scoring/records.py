@@ -177,8 +177,7 @@ class Summary:
             f"{self.sequences_per_second:,.0f} a second, {self.computed_padding_share:.1%} computed as padding "
             f"({self.padding_share:.1%} of rows x width)"
         )
-        spent = sum(self.cpu_seconds.values())
-        if spent:
+        if spent := sum(self.cpu_seconds.values()):
             shares = ", ".join(f"{self.cpu_seconds[part] / spent:.0%} {part_name}" for part, part_name in PARTS.items())
             yield f"processor time {spent:.1f} s: {shares}"
         if self.errors:

@@ -84,8 +84,7 @@ def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> Non
                 if not member.isreg():
                     raise ConfigurationError(f"{where} has a link or device {member.name!a:.200}; files are expected")
                 limits.add(member.size)
-                content = tar.extractfile(member)
-                if content is not None:
+                if (content := tar.extractfile(member)) is not None:
                     with content, file_in(folder, name.removeprefix(prefix), where).open("wb") as file:
                         shutil.copyfileobj(content, file, 2**20)
     except Exception as error:  # each of the compressions has its own; with a number it is of a file that is written

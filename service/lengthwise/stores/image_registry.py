@@ -186,8 +186,7 @@ def credentials(name: str) -> str | None:
     try:
         content = files.read_if_any(docker_folder() / "config.json", _MOST_BYTES)
         known: dict[str, Any] = json.loads(content or b"{}")
-        helper = known.get("credHelpers", {}).get(name) or known.get("credsStore")
-        if helper:
+        if helper := known.get("credHelpers", {}).get(name) or known.get("credsStore"):
             asked = subprocess.run(
                 [f"docker-credential-{helper}", "get"],
                 input=name.encode(),

@@ -97,8 +97,7 @@ def promise_here(
             promise can be made here is a VerificationError (`verify_here`).
     """
     stored_one = stored_promises.find(stored, stored_promises.conditions(manifest, session))
-    promise_so_far = stored_one or manifest.promise(session.provider)
-    if promise_so_far is not None:
+    if (promise_so_far := stored_one or manifest.promise(session.provider)) is not None:
         try:
             golden.check(session, expected, manifest, promise_so_far)
         except PromiseBroken as broken:
@@ -137,8 +136,7 @@ def verify_here(
         VerificationError: A case fails, or the golden sequences differ too much from their stored logits.
     """
     cases = list(BatchVariations(session, manifest, seed).invariance())
-    bad = failures(cases, tolerance=most)
-    if bad:
+    if bad := failures(cases, tolerance=most):
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases of its verification fail on {session.provider}; "

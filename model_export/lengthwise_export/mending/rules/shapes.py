@@ -156,8 +156,7 @@ class _Regrouping:
         3. The size counts rows, which come later: they move here, and the axis is tried again.
         """
         mender, atom = self._mender, self._atoms[self._at][0]
-        quotient = left.over(atom)
-        if quotient is not None:
+        if (quotient := left.over(atom)) is not None:
             group.append(atom)
             self._at += 1
             return quotient
