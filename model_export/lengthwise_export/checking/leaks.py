@@ -380,11 +380,12 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
     """The last operator before the leak that turned zero padding into other values: the mask must come after it."""
     needed = set(leaking.inputs)
     end = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
-    zero_before: dict[int, bool] = {}
-    for operation in operations[:end]:
-        for key, value in operation.outputs:
-            if (padding := axes.padding_of(value, pairing.before)) is not None:
-                zero_before[key] = not padding.any()
+    zero_before = {
+        key: not padding.any()
+        for operation in operations[:end]
+        for key, value in operation.outputs
+        if (padding := axes.padding_of(value, pairing.before)) is not None
+    }
     for operation in reversed(operations[:end]):
         keys = {key for key, value in operation.outputs if key in needed}
         if not keys:

@@ -24,13 +24,11 @@ def with_joined_loops(recording: Recording, batch: Geometry) -> Recording:
     for operation in recording.operations:
         turns[operation.identity].append(operation)
     joined = {identity: _as_one(calls, batch) for identity, calls in turns.items()}
-    operations = []
-    for operation in recording.operations:
-        one = joined[operation.identity]
-        if one is None:
-            operations.append(operation)
-        elif operation is turns[operation.identity][0]:
-            operations.append(one)
+    operations = [
+        joined[operation.identity] or operation
+        for operation in recording.operations
+        if joined[operation.identity] is None or operation is turns[operation.identity][0]
+    ]
     return replace(recording, operations=operations)
 
 

@@ -239,8 +239,8 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
 
 def _listed(rewritten: list[RewrittenOperator]) -> str:
     """The operators by type, as `ReduceSum (pool, mean)`; of many the first few."""
-    parts = []
-    for kind in dict.fromkeys(one.kind for one in rewritten):
-        names = [one.operator for one in rewritten if one.kind == kind]
-        parts.append(f"{kind} ({first_of(names, _MAX_NAMED)})")
-    return ", ".join(parts)
+    names = {
+        kind: [one.operator for one in rewritten if one.kind == kind]
+        for kind in dict.fromkeys(one.kind for one in rewritten)
+    }
+    return ", ".join(f"{kind} ({first_of(operators, _MAX_NAMED)})" for kind, operators in names.items())

@@ -166,16 +166,10 @@ def require_valid(results: Iterable[T | str]) -> list[T]:
     Raises:
         InvalidSequences: Some are a text, which says why the sequence is wrong; it names each by its index.
     """
-    valid: list[T] = []
-    problems = []
-    for index, one in enumerate(results):
-        if isinstance(one, str):
-            problems.append(Problem(f"/sequences/{index}", one))
-        else:
-            valid.append(one)
-    if problems:
+    entries = [*results]
+    if problems := [Problem(f"/sequences/{index}", one) for index, one in enumerate(entries) if isinstance(one, str)]:
         raise InvalidSequences(problems)
-    return valid
+    return [one for one in entries if not isinstance(one, str)]
 
 
 def read(

@@ -260,9 +260,10 @@ class BatchVariations:
 
     def with_other_neighbours(self) -> Iterator[Case]:
         """Each row with every other row replaced by another sequence."""
-        answers = []
-        for row, steps in enumerate(self.sequences):
-            answers.append(self._answers([*self.neighbours[:row], steps, *self.neighbours[row + 1 :]])[row])
+        answers = [
+            self._answers([*self.neighbours[:row], steps, *self.neighbours[row + 1 :]])[row]
+            for row, steps in enumerate(self.sequences)
+        ]
         yield self._case("every neighbour replaced", "neighbours", answers)
 
     def permuted(self) -> Iterator[Case]:

@@ -103,10 +103,9 @@ def _regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     if not is_same:  # axes of fixed size are merged or split, the others stay in their order
         rows = [mender.rows] * value.row_added
         old, new = [*rows, *value.axes], [*rows, *axes]
-        target = []
-        for index, size in enumerate(new):
-            stays = index < len(old) and old[index].same(size)
-            target.append(size.fixed if size.fixed is not None else 0 if stays else -1)
+        stays = [index < len(old) and old[index].same(size) for index, size in enumerate(new)]
+        of_others = [0 if each else -1 for each in stays]
+        target = [own if size.fixed is None else size.fixed for size, own in zip(new, of_others, strict=True)]
         if target.count(-1) <= 1:
             name = mender.emit("Reshape", [name, mender.writer.constant(target)])
         else:
