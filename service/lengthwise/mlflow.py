@@ -86,6 +86,4 @@ class RaggedModel:
         return self._scorer(model_input) if is_table else self._scorer.predictions(model_input)
 
 
-def _load_pyfunc(data_path: str) -> RaggedModel:
-    """MLflow calls it with the path of its copy."""
-    return RaggedModel(data_path)
+_load_pyfunc = RaggedModel  # MLflow calls it with the path of its copy

@@ -217,9 +217,8 @@ def differences(trained: Spec, stated: Spec) -> Iterator[tuple[str, Any, Any]]:
         {f"{name}.{key}": value for name, table in spec.resolved().items() for key, value in table.items()}
         for spec in (trained, stated)
     )
-    for key in left | right:
-        if left.get(key) != right.get(key):
-            yield key, left.get(key), right.get(key)
+    values = ((key, left.get(key), right.get(key)) for key in left | right)
+    yield from ((key, own, other) for key, own, other in values if own != other)
 
 
 def as_text(value: Any) -> str:

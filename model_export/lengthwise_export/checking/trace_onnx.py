@@ -109,8 +109,8 @@ class OnnxSubject:
         if not names.channels_first and not names.time_first:
             ways["with steps as [width, rows, features]: if that is right, pass --time-first"] = {"time_first": True}
         for runs, changed in ways.items():
-            read = replace(self._external, names=names.model_copy(update=changed))
-            yield AlternativeReading(self._read(read), runs)
+            graph = replace(self._external, names=names.model_copy(update=changed))
+            yield AlternativeReading(self._read(graph), runs)
 
     def _read(self, graph: ExternalGraph) -> OnnxSubject:
         """Another graph, or reading of it, that is run in the same way."""

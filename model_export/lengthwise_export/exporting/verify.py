@@ -108,8 +108,7 @@ def _with_same_bits(
     if not rewritten:
         return verified
     how: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed, "exact": source.exact}
-    again = verify_graph(steady, manifest, source.reference, **how)
-    return replace(again, notices=(*verified.notices, *lines))
+    return replace(verify_graph(steady, manifest, source.reference, **how), notices=(*verified.notices, *lines))
 
 
 def verify_graph(

@@ -184,10 +184,8 @@ class _Reader:
         """A reading that runs, with the classes before or behind the steps; None if it does not run."""
         tried = self.opened(names)
         turned = names.model_copy(update={"classes_first": names.channels_first})
-        for each in (tried, replace(tried, names=turned)):
-            if (shape := each.shape_at_some_width()) is not None:
-                return _RunningReading(each, shape)
-        return None
+        shapes = ((each, each.shape_at_some_width()) for each in (tried, replace(tried, names=turned)))
+        return next((_RunningReading(each, shape) for each, shape in shapes if shape is not None), None)
 
     def input(self, name: str) -> GraphValue:
         """An input of the graph by its name."""

@@ -59,8 +59,7 @@ class RequestBody:
 
     def with_options(self, options: Mapping[str, Any]) -> bytes:
         """The content of the request with these options."""
-        fields = orjson.dumps(options)[1:]
-        return b'{"sequences":[%s]%s%s' % (self.content, b"," if options else b"", fields)
+        return b'{"sequences":[%s]%s%s' % (self.content, b"," if options else b"", orjson.dumps(options)[1:])
 
 
 @dataclass(frozen=True, slots=True)

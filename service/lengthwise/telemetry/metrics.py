@@ -400,10 +400,12 @@ def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
     rest = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
     for (name, version, _), cells in keys.items():
         rest[name, version, NO_NAME] = np.subtract(rest[name, version, NO_NAME], cells[: len(STATUSES)])
-    for (name, version, key), cells in (rest | keys).items():
-        for status, count in zip(STATUSES, cells, strict=False):
-            if count or str(status) in CODES:
-                yield (name, version, str(status), key), count
+    yield from (
+        ((name, version, str(status), key), count)
+        for (name, version, key), cells in (rest | keys).items()
+        for status, count in zip(STATUSES, cells, strict=False)
+        if count or str(status) in CODES
+    )
 
 
 def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:

@@ -39,10 +39,8 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
 
 def find(content: bytes | None, here: dict[str, str]) -> Promise | None:
     """The promise that the file's content has under these conditions; None without one, and of a missing file."""
-    for entry in _entries(content, FILE):
-        if entry["conditions"] == here:
-            return Promise.model_validate(entry["promise"])
-    return None
+    promise = next((entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == here), None)
+    return None if promise is None else Promise.model_validate(promise)
 
 
 def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
