@@ -277,6 +277,7 @@ def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:
 
 
 def _value(value: Any) -> str:
+    """A value as TOML."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):

@@ -23,6 +23,7 @@ def depending_targets(project: Project, files: Iterable[str], folder: Path) -> t
 
 
 def _depends_on(listed: ListedTarget, changed: set[Path], folder: Path) -> bool:
+    """Whether a target is one of the changed files, or imports one, directly or not."""
     paths = {(folder / path).resolve() for path in (listed.target, listed.options.checkpoint) if path is not None}
     if any(file in paths or not paths.isdisjoint(file.parents) for file in changed):
         return True

@@ -233,6 +233,11 @@ def safe_config(config: Any, registered: Callable[[str], Any] = lambda name: Non
 
 
 def _without_training(value: Any, registered: Callable[[str], Any]) -> Any:
+    """A part of a configuration without what only training needs: losses, optimizers, regularizers, initializers.
+
+    Raises:
+        ConfigurationError: A key is no text, or an object is not accepted.
+    """
     if isinstance(value, list):
         return [_without_training(each, registered) for each in value]
     if not isinstance(value, dict):

@@ -99,6 +99,7 @@ class LayerParts:
     def _at_call(
         self, layer: SummaryLayer, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any
     ) -> Callable[[Change], Cause]:
+        """What explains a leak at this call of a layer, with the mask that the layer gets."""
         is_masked = _has_mask(inputs) or any(
             name.endswith("mask") and value is not None for name, value in options.items()
         )

@@ -198,6 +198,11 @@ def all_layers(model: Any) -> Iterator[Any]:
 
 
 def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
+    """The shape of a model's one input, None for an open axis; None if the model has not been built.
+
+    Raises:
+        ConfigurationError: The model has several inputs.
+    """
     inputs = getattr(model, "inputs", None)
     if not inputs:
         built = model.get_build_config() if getattr(model, "built", False) else None
@@ -227,6 +232,7 @@ def _vocabulary(model: Any) -> int | None:
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
+    """Notices of layers that hide steps by their values, and the number of the first Masking (0 without one)."""
     notices, values = [], []
     for layer in all_layers(model):
         kind = type(layer).__name__

@@ -63,6 +63,7 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
 
 
 def _masking_call(layer: Any, inputs: Tensor) -> Any:
+    """Replaces `Masking.call`: steps behind the length become 0, and get the mask of the lengths."""
     run = _running[-1]
     if not run.reads_input(layer, inputs):
         return _ORIGINAL[_masking_call](layer, inputs)
@@ -146,6 +147,7 @@ def _first_mask(mask: Any) -> Any:
 def _output(
     layer: Any, run: KerasRun, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None
 ) -> Tensor:
+    """The output of a recurrent layer: the last state, or all steps in the order that Keras gives them."""
     if not layer.return_sequences:
         if mask is None or not layer.zero_output_for_mask:
             return last

@@ -146,6 +146,7 @@ class OpenSizes(TorchFunctionMode):
         return None
 
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
+        """Remembers an answer that is the lengths, the longest length or a mask, when it is computed from one."""
         if name in _COPIES and isinstance(answer, Tensor) and not answer.is_floating_point():
             for tensors in (self._as_lengths, self._as_longest):
                 if first in tensors:

@@ -78,6 +78,7 @@ class ModuleState:
         return locations[0] if locations else None
 
     def _keep(self, thing: Any, name: str) -> None:
+        """Stores the values of a thing, and of what it holds."""
         if isinstance(thing, (*_PLAIN, ModuleType)):
             return
         for part in _parts_of(thing, name):
@@ -131,6 +132,7 @@ class _Part:
 
 
 def _parts_of(thing: Any, name: str) -> Iterator[_Part]:
+    """The parts of a thing that hold values which a call may change: of a module, a class, a function, a container."""
     prefix = f"{name}." if name else ""
     if isinstance(thing, nn.Module):
         yield from (_entries(vars(thing)[own], name, prefix) for own in _OF_MODULE if own in vars(thing))

@@ -157,6 +157,7 @@ class _Times:
                     yield i, j
 
     def _shapes(self, round_seconds: float) -> Iterator[GridPoint]:
+        """The shapes to run on a device: the corners, the reference, then what is most in doubt."""
         seconds, tops, last = self.seconds, self._tops, self._last
         yield from self._corners
         for j in range(2, last + 1, 2):  # to the first width whose steps outweigh the launch

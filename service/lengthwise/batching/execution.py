@@ -161,6 +161,7 @@ class Execution:
         return list(complete)
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
+        """The answer or the error of a request whose last batch has run; None if the request was settled before."""
         if failed:
             return InferenceFailed("the model could not be run on this batch")
         if request.settled:

@@ -208,6 +208,7 @@ class Runners:
             await asyncio.to_thread(thread.join, max(0.0, seconds()))
 
     def _serve(self) -> None:
+        """The loop of a runner's thread: waits for a batch, runs it, and has the event loop give the answers."""
         while True:
             planned = self._next_batch()
             if planned is None:

@@ -151,6 +151,7 @@ class Load:
             self._selector.close()
 
     def _loop(self) -> None:
+        """Sends requests when they are due, and reads answers until all are there or none comes for too long."""
         next_tick = 0.0
         last_event = 0.0
         while True:

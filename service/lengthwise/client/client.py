@@ -324,6 +324,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         self.close()
 
     def _run(self, steps: Exchange[Result]) -> Result:
+        """Drives an exchange: sends what it asks to send, sleeps as long as it says, and returns its result."""
         result: Answered | LengthwiseError | None = None
         while True:
             try:
@@ -412,6 +413,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         await self.aclose()
 
     async def _run(self, steps: Exchange[Result]) -> Result:
+        """Drives an exchange: sends what it asks to send, sleeps as long as it says, and returns its result."""
         result: Answered | LengthwiseError | None = None
         while True:
             try:

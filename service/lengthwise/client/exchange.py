@@ -159,6 +159,12 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[
 
 
 def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange[Predictions]:
+    """The predictions of one body, which names the time that is left of the deadline.
+
+    Raises:
+        InferenceFailed: The answer cannot be read, or has not a prediction for each sequence.
+    """
+
     def now() -> bytes:
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 

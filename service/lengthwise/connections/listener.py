@@ -139,6 +139,7 @@ class Listener:
         self._loop = None
 
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accepts connections in one turn of the event loop; first leaves some to other workers that have fewer."""
         mine, early = divmod(self._waits, _PATIENCE)  # of those that were left to others
         mine = 0 if early else mine
         for number in range(_A_TURN):
@@ -155,6 +156,7 @@ class Listener:
         self._waits = 0
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Accepts one connection; returns whether more may wait."""
         try:
             accepted, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError):

@@ -158,6 +158,7 @@ class LiveView:
             self._queue, self._queue_length = queues, total
 
     async def _make_frames(self) -> None:
+        """Gives every viewer a frame some times a second, or seldom while nothing happens."""
         before = self._clock()
         while not self._batcher.draining:
             await asyncio.sleep(1 / FRAMES_PER_SECOND)
@@ -176,6 +177,7 @@ class LiveView:
             self.leave(viewer)
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
+        """What happened since the last frame: batches, latencies, the queue, and the state of the server."""
         batches = [self._batches.popleft() for _ in range(len(self._batches))]
         latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
         queue, self._queue, self._queue_length = self._queue, [], 0

@@ -187,6 +187,11 @@ def _is_numbered(name: str) -> bool:
 
 
 def _column_for(role: ColumnRole, names: Sequence[str], named: Set[str], chosen: ColumnNames) -> str | None:
+    """The column of a role: as the caller chose, or the only one whose name says so; None if none does.
+
+    Raises:
+        ConfigurationError: The names of several columns say so.
+    """
     own: str | None = getattr(chosen, role)
     if own is None and chosen.defaults.get(role) in names:
         own = chosen.defaults[role]

@@ -260,6 +260,7 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
 
 
 def _record(one: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
+    """The record of a sequence from a table, or why the sequence cannot be used."""  # noqa: DOC501 - it returns them
     try:
         if one.problem:
             raise RecordError(f"{source_line}: {one.problem[1]}")

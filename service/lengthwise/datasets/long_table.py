@@ -112,6 +112,7 @@ def sequences(
 def _sequences(
     columns: TableColumns, roles: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
 ) -> list[LongSequence]:
+    """The sequence of each id, in order of their first rows, with the steps in order of time."""
     count = len(columns[roles.values[0]])
     ids = ["0"] * count if roles.id is None else ids_of(columns[roles.id], roles.id)
     numbers_of_ids = {name: number for number, name in enumerate(dict.fromkeys(ids))}

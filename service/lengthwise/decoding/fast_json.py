@@ -124,6 +124,7 @@ def _read(body: bytes, start: int, end: int, most: int, manifest: Manifest | Non
 
 
 def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:
+    """The options of a body whose sequences are at `start` to `end`; None where the full reader has to look."""
     if len(body) - (end - start) > _MOST_OTHER_BYTES:
         return None
     try:

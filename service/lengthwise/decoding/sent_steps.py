@@ -156,6 +156,7 @@ def _explain_steps(
 
 
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
+    """Adds a problem for each step of values that the model does not take."""
     at, manifest, problems, feature_mask, keys = where
     takes_missing = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
@@ -187,6 +188,7 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
 
 
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
+    """Adds a problem for each step that is no token id of the model."""
     at, manifest, problems, *_ = where
     vocabulary = manifest.input.vocabulary or 1
     for index, token in steps:

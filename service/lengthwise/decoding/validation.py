@@ -155,6 +155,7 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
 def _mask(
     value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
 ) -> NDArray[np.bool_] | None:
+    """A mask of a sequence as booleans; None if it is absent or wrong, with the reason in `problems`."""
     mask = value.get(name, _ABSENT)
     if mask is _ABSENT:
         return None

@@ -139,6 +139,7 @@ class _Stream:
             self._finish_if_done()
 
     def _received(self, body: bytes | None) -> None:
+        """A message of the stream is here, or None at its end: its call is admitted and decoded in turn."""
         self._reading = False
         self._inference.idle.pop(self, None)
         self._give_back(arrived=body is not None)
@@ -208,6 +209,7 @@ class _Stream:
         self._send()
 
     def _send(self) -> None:
+        """Sends the next answer of the line, unless one is being sent; then the next message may be read."""
         if self._sending or not self._line:
             return
         self._sending = True

@@ -73,6 +73,7 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
 
 
 def _coding_fault(version: str, values: Mapping[bytes, bytes]) -> str | None:
+    """What is wrong with the transfer encoding of a request; None if nothing is."""
     coding = values.get(b"transfer-encoding")
     if coding is None:
         return None

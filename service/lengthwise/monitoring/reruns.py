@@ -148,6 +148,7 @@ class ShadowRuns(Consumer):
         return served
 
     def _compare(self, call: AnsweredCall, served: ServedModel) -> None:
+        """Runs the first sequence of a call through the shadow, and compares the answers."""
         item, sent = call.items[0], call.answers[0]
         primary, candidate = call.model.manifest, served.manifest
         if sent.windows is not None or served.model.session.bound:

@@ -107,6 +107,7 @@ class OverAsgi:
             watching.cancel()
 
     async def _send(self, call: InferenceCall, response: Response, scope: Scope, send: Send) -> None:
+        """Sends an answer, and closes the call with the status that the client got."""
         status, body, headers = response
         if self._endpoint.serving.batcher.draining and problems.CLOSE not in headers:
             headers.append(problems.CLOSE)

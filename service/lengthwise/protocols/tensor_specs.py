@@ -50,6 +50,7 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 @lru_cache
 def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...]:
+    """The output tensors of a model, by its task."""
     text, number = ("BYTES",), ("FP32",)
     if task == "single-label":
         forms = [TensorSpec("label", text, (-1,)), TensorSpec("score", number, (-1,))]

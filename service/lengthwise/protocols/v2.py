@@ -191,6 +191,7 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
 
 
 def _outputs(document: dict[str, Any], problems: Problems) -> list[OutputRequest]:
+    """The outputs that a request asks for, with their parameters."""
     output_requests = []
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer, name = f"/outputs/{i}", entry.get("name")

@@ -211,6 +211,7 @@ class Registry:
         log.info("%s is unloaded", name)
 
     async def _watch(self) -> None:
+        """Scans again after each period, and when a scan is asked for, until the server drains."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period or None):
@@ -226,6 +227,12 @@ class Registry:
                 log.exception("an unexpected error ended the scan of the model repository; the served models stay")
 
     async def _look(self, before: Repository, again: str | None = None) -> Repository:
+        """Scans the repository in a thread, and serves each model as soon as the scan has it.
+
+        Raises:
+            ConfigurationError: The repository cannot be scanned; what is served stays.
+            Draining: The server is shutting down.
+        """
         running = True
         loop = asyncio.get_running_loop()
 
@@ -262,6 +269,7 @@ class Registry:
             await listener()
 
     def _put(self, result: Repository) -> None:
+        """Serves the result of a scan, in one assignment: queues for new models, none for those that are gone."""
         result = replace(result, shadow=self._shadow)
         for name in sorted({*self.repository.aliases, *result.aliases}):
             aliases = result.aliases.get(name, {})

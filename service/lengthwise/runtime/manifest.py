@@ -187,6 +187,11 @@ class Manifest(_ManifestPart):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        """Checks keys that depend on each other.
+
+        Raises:
+            ValueError: Two of them contradict each other.
+        """
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} steps are more than max_length, {self.max_length}")
         if len(set(self.labels)) != len(self.labels):

@@ -116,6 +116,7 @@ def _values(kind: ColumnKind, values: list[Any]) -> Any:
 
 
 def _arrow_with_answers(table: Any, leave_out: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
+    """A table of Arrow with columns for the answers, and without the column of the sequences."""
     import pyarrow as pa
 
     numbers = pa.list_(pa.float32())

@@ -102,6 +102,7 @@ _Running = tuple[list[_Row], Future[_BatchResult]]
 def _begin(
     runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
+    """Plans all items, long ones first, and gives the batches to the runners."""
     manifest, rows = model.manifest, []
     for index, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
@@ -121,6 +122,7 @@ def _begin(
 
 
 def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
+    """Runs one batch; where it fails as a whole, each of its rows alone, so that only the bad ones fail."""
     started = time.thread_time()
     batch = _pad(model, [row.steps for row in rows])
 
@@ -167,6 +169,7 @@ def _collect(
 
 
 def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
+    """The result of an item: of its only window, or of all its windows merged; the first error if one failed."""
     if len(windows) == 1:
         return windows[0][1]
     windows.sort(key=lambda window: window[0])

@@ -59,6 +59,7 @@ def failures(cases: Sequence[Case], *, tolerance: float | None = None, most: flo
 
 
 def _passes(case: Case, tolerance: float | None, most: float) -> bool:
+    """Whether a case holds: by equal bits, or within a tolerance."""
     if case.varied == "at padding":
         return case.bits  # a masked softmax gives exactly 0 there, so nothing rounds
     if case.varied == "missing":

@@ -183,6 +183,7 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
 def _sequence(
     manifest: Manifest, length: int, random: np.random.Generator, kind: str | None, *, ends_in_zeros: bool
 ) -> Steps:
+    """One random sequence: token ids, ordinary values that follow each other smoothly, or values of a raw `kind`."""
     if manifest.input.vocabulary is not None:
         tokens = random.integers(0, manifest.input.vocabulary, size=length, dtype=np.int64)
         if ends_in_zeros:

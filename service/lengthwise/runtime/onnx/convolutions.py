@@ -190,6 +190,7 @@ class _Trunk(Pattern):
         return int(integers[-1])  # type: ignore[index]
 
     def _convolution(self, node: Node) -> int:
+        """Adds a Conv that keeps the number of steps."""
         shape = self.graph.tensors[node.inputs[1]].shape if node.inputs[1] in self.graph.tensors else ()
         require(len(shape) in (3, 4) and shape[2:-1] in ((), (1,)) and node.attributes.get("group", 1) == 1)
         weights = self.numbers(node.inputs[1], *(-1 for _ in shape)).reshape(shape[0], shape[1], shape[-1])
@@ -227,6 +228,7 @@ class _Trunk(Pattern):
         return self._add_operator(_POOL, source, self._channels[source], **window)
 
     def _concatenation(self, node: Node) -> int:
+        """Adds a copy for each part of a Concat of channels."""
         parts = [self._value(name) for name in node.inputs]
         sizes = [self._channels[part] for part in parts]
         require(node.attributes.get("axis") == 1 and all(size % _FILLED == 0 for size in sizes))

@@ -91,6 +91,7 @@ _NOTHING: Final = _Depends()
 
 
 def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
+    """How the outputs of a node depend on what a client sends, by its inputs and by what its inner graphs capture."""
     every = [*inputs, *captured]
     content = any(one.content for one in every)
     selects = any(one.selects for one in every)

@@ -112,6 +112,11 @@ class _Finder(Pattern):
         return Counted(self.graph.write({fixed_kernels.DOMAIN: 1}), kernels)
 
     def _chain(self, conv: Node) -> _Chain:
+        """The chain of nodes behind a convolution of the fixed kernels, up to the shares above its biases.
+
+        Raises:
+            NotFound: The nodes have another form.
+        """
         weights = self.numbers(conv.inputs[1], KERNELS, -1, TAPS)
         dilations, pads = conv.attributes.get("dilations", (1,)), conv.attributes.get("pads")
         if not isinstance(dilations, tuple) or len(dilations) != 1 or dilations[0] < 1:

@@ -304,6 +304,7 @@ def _function(message: memoryview, locations: set[str]) -> Graph:
 
 
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
+    """Reads a `NodeProto`; `locations` collects the files of tensors that are stored outside of the graph."""
     node = Node(content=message)
     lists, texts = {1: node.inputs, 2: node.outputs}, {3: "name", 4: "operator", 7: "domain"}
     for number, value in messages(message):
