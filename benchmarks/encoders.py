@@ -210,7 +210,7 @@ def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Re
         "written again from its paper: that library pads every batch to the longest sequence of a data set, so that "
         "its answers read padding but do not change with it; here the encoder gets a batch as wide as it is, and zeros "
         "follow up to that length before the classes are computed, which changes nothing if no step reads padding. "
-        "Those with a weight for each step get the zeros first."
+        "Those with a weight for each step get the zeros first. A *warning* is a leak of NaN, Inf and overflows only."
     )
     run = (
         f"{len(kept)} checks took {seconds:.0f} s in all, beside other work on the machine; the largest process had "
