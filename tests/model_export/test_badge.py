@@ -38,6 +38,14 @@ def test_a_badge_has_the_worst_verdict_and_loads_nothing(verdicts: list[Verdict]
     assert widths[0] == sum(widths[1:]) == float(root.get("width", 0))
 
 
+def test_a_badge_does_not_hide_leaks_that_are_ignored(tmp_path: Path) -> None:
+    badge = tmp_path / "padding.svg"
+    target = "examples/masking.py:attention_after_lstm"
+    words = ["check", target, "--max-length", "40", "--badge", str(badge), "--ignore", "LW1,LW2"]
+    assert click.testing.CliRunner().invoke(main, words).exit_code == 0
+    assert ElementTree.parse(badge).getroot().get("aria-label") == "lengthwise: padding leaks, ignored"
+
+
 def test_the_command_writes_it_also_where_a_model_leaks(tmp_path: Path) -> None:
     badge = tmp_path / "pictures" / "padding.svg"
     words = ["check", "examples/masking.py:attention_after_lstm", "--max-length", "40", "--badge", str(badge)]

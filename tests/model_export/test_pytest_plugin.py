@@ -99,6 +99,12 @@ def test_leak(padding_safe):
     assert "PaddingUnsafeError: leak  Mean: " in report
 
 
+def test_a_mark_takes_options_by_name_only(tmp_path: Path) -> None:
+    outcomes, report = run(tmp_path, "@pytest.mark.padding_safe(24)\ndef test_24():\n    return Mean()\n")
+    assert outcomes == {"test_24": "failed"}
+    assert "1 positional argument" in report
+
+
 def test_a_marked_test_that_returns_no_model_says_what_is_one(tmp_path: Path) -> None:
     outcomes, report = run(tmp_path, "@pytest.mark.padding_safe\ndef test_forgets():\n    Mean()\n")
     assert outcomes == {"test_forgets": "failed"}

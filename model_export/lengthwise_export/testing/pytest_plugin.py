@@ -69,7 +69,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 
     def checked(**fixtures: Any) -> None:
         try:
-            assert_padding_safe(test(**fixtures), **marker.kwargs)
+            assert_padding_safe(test(**fixtures), *marker.args, **marker.kwargs)
         except PaddingUnsafeError as error:
             pytest.fail(str(error), pytrace=False)  # the report has the lines
 
