@@ -64,7 +64,7 @@ def from_sequences(
     layout: Layout = "steps-first",
     padding: Padding | None = None,
 ) -> LabelledSequences:
-    """The records of a training, and their spec; without `labels`, those that the sequences have.
+    """The records of a training, and their spec; without `labels`, with the labels that the sequences have themselves.
 
     Raises:
         ConfigurationError: There is no sequence. A wrong spec or label is a ConfigurationError, too.
@@ -222,7 +222,7 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
     """Makes sure that a step has the features that the model takes, or else those of the first sequence.
 
     Raises:
-        ValueError: It has others, or the sequence has no step.
+        ValueError: The step has another number of features, or the sequence has no step.
     """
     if not len(steps):
         raise ValueError("a sequence has at least one step")

@@ -137,8 +137,8 @@ def choose_normalisation(
 def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
     """Chooses the normalisation among the close ones of the plan, and "none", by whole rocket models.
 
-    Another than the plan's is taken if its held-out loss is lower by two standard errors. A model of all records that
-    was fitted for this is `fitted` of the plan that is returned.
+    Another than the plan's is taken if its held-out loss is lower by two standard errors. Where
+    the models are fitted to all records, `fitted` of the returned plan is the chosen one.
     """
     spec = plan.spec
     few = _subsample(spec, records)

@@ -246,9 +246,10 @@ def _by_length(
 def _class_batch(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
-    """The most urgent of a class of widths, the anchor with them; free rows are for the most urgent of narrower ones.
+    """The anchor and the most urgent sequences of one class of widths; rows that are left go to narrower sequences.
 
-    It is the anchor's class. Where that has too few for a full batch, it may be a wider one that answers more a second.
+    The class is the anchor's. Where that has too few sequences for a full batch, a wider class is taken if it answers
+    more sequences a second. Where one batch can take all that wait: `_queue_batch`.
     """
     of_width: Counter[int] = Counter()
     for (width, _), alike in pending.alike.items():

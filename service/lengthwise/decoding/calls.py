@@ -69,9 +69,9 @@ def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) ->
 
 
 def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) -> str | None:
-    """Why a model refuses the kept steps, as a sentence; None if not. `validation` names each wrong value instead.
+    """Why a model refuses the kept steps, as a sentence; None if it takes them. `validation` names each wrong value.
 
-    `transposed` ends it where the other axis has as many values as the model takes features.
+    `transposed` is the end of the sentence where the other axis has as many values as the model takes features.
     """
     if not len(steps):
         return "a sequence has at least one step"
