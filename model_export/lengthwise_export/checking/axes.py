@@ -200,8 +200,7 @@ def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger: _Shape | 
 def _axis(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
     """The possible readings of an axis that has these sizes in these batches."""
     known = _EXACT_OF_PACKED if batches[0].is_packed else _EXACT
-    exact = [part for part in known if _fits((part,), sizes, batches)]
-    if exact:
+    if exact := [part for part in known if _fits((part,), sizes, batches)]:
         yield from ((part,) for part in exact)
         return
     own = (sizes[0],) if len(set(sizes)) == 1 else None

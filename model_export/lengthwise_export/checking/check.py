@@ -193,8 +193,7 @@ class _Check:
         if not is_answered([self.sampler.sequence(sizes.longest)] * 2):
             return  # not because of the kinds, so the baseline says why
         self.sampler.kinds = tuple(kind for kind, steps in tried.items() if is_answered([steps] * 2))
-        left = [kind for kind in tried if kind not in self.sampler.kinds]
-        if left:
+        if left := [kind for kind in tried if kind not in self.sampler.kinds]:
             self.notes.append(f"no trial has {', '.join(left)}: the model raises there, or its answer is not finite")
 
     def _is_answered(self, batch: PaddedBatch) -> bool:

@@ -44,8 +44,7 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
             for info in infos:
                 _require_known_member(info, is_there=info.filename in members)
                 members[info.filename] = info
-            missing = [name for name in (CONFIG, WEIGHTS) if name not in members]
-            if missing:
+            if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
                 why = "it is no model that model.save('model.keras') wrote"
                 raise ConfigurationError(f"it has no {' and no '.join(missing)}: {why}")
             config, metadata = (_json(archive, members[name]) if name in members else {} for name in (CONFIG, METADATA))

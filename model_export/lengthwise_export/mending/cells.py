@@ -198,8 +198,7 @@ def _layer(kind: str, gates: _Gates, step_leaf: Leaf, state: Leaf) -> _Layer | N
     chosen = [gates[index] for index in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
     attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in chosen]}
     for number in ("alpha", "beta"):
-        values = [value for gate in chosen for key, value in gate.numbers if key == number]
-        if values:
+        if values := [value for gate in chosen for key, value in gate.numbers if key == number]:
             attributes[f"activation_{number}"] = values
     if kind == "GRU" and own[-1].after is not None:
         attributes["linear_before_reset"] = 1

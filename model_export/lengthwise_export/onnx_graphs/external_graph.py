@@ -307,8 +307,7 @@ class _Reader:
         tried = [self.opened(each) for each in names]
         for one in tried:
             one.require_dynamic_inside(cure=keras_cure(self.graph))
-        shares = [value for value in inputs if value.rank == 1 and value.element.startswith("float")]
-        if shares:
+        if shares := [value for value in inputs if value.rank == 1 and value.element.startswith("float")]:
             return UncheckableError(
                 f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
                 f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"

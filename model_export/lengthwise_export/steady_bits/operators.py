@@ -285,7 +285,6 @@ def _product(
         missing = [axis for axis, letter in zip((-2, -1), letters, strict=True) if not letter]
         factors.append(new.unsqueezed(factor, missing) if missing else factor)
     product = new.emit("MatMul", [*factors])
-    added = [axis for axis, letters in ((-2, left), (-1, right)) if not letters]
-    if added:
+    if added := [axis for axis, letters in ((-2, left), (-1, right)) if not letters]:
         product = new.squeezed(product, added)
     return _in_order(new, product, batch + left + right, out)

@@ -269,7 +269,6 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
             f"--labels gives {counted(len(labels), 'class', 'classes')}, {names}, but {text} has {classes}. A label "
             "that has a comma stands in double quotes"
         )
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")
     return labels or tuple(map(str, range(classes)))

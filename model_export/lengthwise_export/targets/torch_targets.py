@@ -197,8 +197,7 @@ def read_module(
         return keras_targets.of_model(text, module, options)
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
-    elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
-    if elsewhere:
+    if elsewhere := {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
     weights = _weights(options)
     notices = []

@@ -266,8 +266,7 @@ def require_no_more(others: Sequence[Parameter], header: str, hint: str = "") ->
     Raises:
         UncheckableError: One has none.
     """
-    names = [each.name for each in others if not _is_optional(each)]
-    if names:
+    if names := [each.name for each in others if not _is_optional(each)]:
         raise UncheckableError(
             f"{header} also requires {', '.join(names)}: give these default values, or wrap the module in another{hint}"
         )

@@ -114,8 +114,7 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
-    frozen = [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]
-    if frozen:
+    if frozen := [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]:
         raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
     names = {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)}
     symbol = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in names))
@@ -150,8 +149,7 @@ def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | N
     }
     if actual != expected:
         raise ExportError("ensure", f"the graph's inputs are {actual}, expected were {expected}")
-    others = sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX)
-    if others:
+    if others := sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX):
         raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
         if "lengths" in expected and _lengths_of(node) is None:

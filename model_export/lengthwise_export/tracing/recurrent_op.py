@@ -303,8 +303,7 @@ def _cells_to_onnx(
     names = [each.name for each in functions]
     form: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
     for number in ("alpha", "beta"):  # of those activations that have one, in their order
-        numbers = [value for each in functions if (value := getattr(each, number)) is not None]
-        if numbers:
+        if numbers := [value for each in functions if (value := getattr(each, number)) is not None]:
             form[f"activation_{number}"] = numbers
     if kind == "GRU":
         form["linear_before_reset"] = int(reset_after)

@@ -301,8 +301,7 @@ def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, 
     if isinstance(spec, Spec):
         return spec.model_dump(mode="json", exclude_unset=True)
     if isinstance(spec, Mapping):
-        wrong = [name for name, table in spec.items() if not isinstance(table, Mapping)]
-        if wrong:
+        if wrong := [name for name, table in spec.items() if not isinstance(table, Mapping)]:
             raise SpecError(
                 f"{source}: {wrong[0]!r} must be a table: {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} "
                 "with the keys of docs/spec.md"

@@ -66,10 +66,10 @@ class Buckets:
 
     def shapes(self) -> list[BatchShape]:
         """Every (rows, width) that a batch can have, the largest first."""
-        shapes = []
-        for width in self.widths:
-            most = self.limits.most_rows(width)
-            shapes += [(rows, width) for rows in (*self.rows[: bisect_left(self.rows, most)], most)]
+        most_rows = [(width, self.limits.most_rows(width)) for width in self.widths]
+        shapes = [
+            (rows, width) for width, most in most_rows for rows in (*self.rows[: bisect_left(self.rows, most)], most)
+        ]
         return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True)
 
 

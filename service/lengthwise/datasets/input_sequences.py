@@ -343,8 +343,7 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
     if isinstance(data, InputSequence):
         return data, None
     fields = data if isinstance(data, Mapping) else {"steps": data}
-    unknown = sorted(str(name) for name in fields if name not in _FIELDS)
-    if unknown:
+    if unknown := sorted(str(name) for name in fields if name not in _FIELDS):
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
     if "steps" not in fields:
         raise ValueError("'steps' is missing")

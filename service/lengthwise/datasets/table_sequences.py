@@ -112,8 +112,7 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Se
     Raises:
         ValueError: A cell is not a list, a list is empty, or the lists differ in length.
     """
-    odd = next((name for name, cell in cells.items() if not is_list(cell)), None)
-    if odd is not None:
+    if (odd := next((name for name, cell in cells.items() if not is_list(cell)), None)) is not None:
         raise ValueError(f"{odd!r} holds {str(cells[odd])[:_MOST_SHOWN]!r}, and lists in other rows")
     arrays = [steps_array(cell) for name, cell in cells.items() if name != time]
     first, *others = cells

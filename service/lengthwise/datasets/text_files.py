@@ -286,8 +286,7 @@ def _header(path: Path, cells: list[str]) -> list[str] | None:
     head = [cell.strip() or f"Unnamed: {column}" for column, cell in enumerate(cells)]
     if all(map(is_number, cells)):
         return None
-    twice = next((name for name, count in Counter(head).items() if count > 1), None)
-    if twice is not None:
+    if (twice := next((name for name, count in Counter(head).items() if count > 1), None)) is not None:
         raise ConfigurationError(f"{path}: the column {twice!r} is there twice; rename one{no_names(head)}")
     return head
 

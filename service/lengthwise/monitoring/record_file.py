@@ -69,10 +69,11 @@ class RecordFile:
         """Writes rows as one row group. Without room on the disk their bytes wait."""
         import pyarrow as pa
 
-        columns = {}
-        for field in self._schema:
-            values = [row[field.name] for row in rows]
-            columns[field.name] = _steps(values) if field.name == "steps" else pa.array(values, field.type)
+        values = {field: [row[field.name] for row in rows] for field in self._schema}
+        columns = {
+            field.name: _steps(column) if field.name == "steps" else pa.array(column, field.type)
+            for field, column in values.items()
+        }
         self._writer.write_table(pa.table(columns, schema=self._schema))
         pa.default_memory_pool().release_unused()  # by itself it keeps what the largest groups took
         self.rows += len(rows)

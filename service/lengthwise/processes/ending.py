@@ -42,8 +42,7 @@ def leave_behind(before: Iterable[threading.Thread]) -> None:
     gone, which aborts the process. Threads that were there `before` are not this service's.
     """
     own = set(threading.enumerate()).difference(before)
-    left = [thread.name for thread in own if thread.name.startswith(_OWN_THREADS)]
-    if left:
+    if left := [thread.name for thread in own if thread.name.startswith(_OWN_THREADS)]:
         log.warning("the process ends while %s still run", ", ".join(sorted(left)))
         logging.shutdown()
         sys.stdout.flush()

@@ -251,8 +251,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
         ending |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
     others = [name for name in (names.lengths, names.mask) if name is not None]
-    operator = data_dependence.recurrent_without_rows(graph, names.sequences, others, ending)
-    if operator is not None:
+    if (operator := data_dependence.recurrent_without_rows(graph, names.sequences, others, ending)) is not None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 
 

@@ -229,8 +229,7 @@ class Session:
                 f"{manifest.key}: the graph wants {features} features a step, the manifest says "
                 f"{manifest.input.features}"
             )
-        missing = {*self._outputs.values()} - {node.name for node in self._session.get_outputs()}
-        if missing:
+        if missing := {*self._outputs.values()} - {node.name for node in self._session.get_outputs()}:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 

@@ -21,11 +21,9 @@ def versions(folder: Path) -> dict[Key, Path]:
     if (folder / MANIFEST_FILE).is_file():
         manifest = Manifest.read(folder)
         return {Key(manifest.name, manifest.version): folder}
-    named = [path.parent for path in folder.glob(f"*/*/{MANIFEST_FILE}") if is_version(path.parent.name)]
-    if named:
+    if named := [path.parent for path in folder.glob(f"*/*/{MANIFEST_FILE}") if is_version(path.parent.name)]:
         return {Key(path.parent.name, int(path.name)): path for path in sorted(named) if is_name(path.parent.name)}
-    alone = [path.parent for path in folder.glob(f"*/{MANIFEST_FILE}") if is_version(path.parent.name)]
-    if alone:
+    if alone := [path.parent for path in folder.glob(f"*/{MANIFEST_FILE}") if is_version(path.parent.name)]:
         return {Key(Manifest.read(path).name, int(path.name)): path for path in sorted(alone)}
     folders = [path for path in folder.glob("[!.]*") if path.is_dir()]
     return versions(folders[0]) if len(folders) == 1 else {}

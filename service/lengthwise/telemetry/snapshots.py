@@ -132,8 +132,7 @@ class EndedCounts:
 
     def forget(self, counted: Collection[LabelValues], most: int) -> None:
         """Drops the models that no worker counts, except the `most` recent."""
-        oldest = [each for each in self._models if each not in counted][:-most]
-        if oldest:
+        if oldest := [each for each in self._models if each not in counted][:-most]:
             self._models = [each for each in self._models if each not in oldest]
             drop(self.snapshot, oldest)
 

@@ -172,8 +172,7 @@ class BatchVariations:
         for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
             of_kind = sequences[index :: len(KINDS)]
             finite = [np.isfinite(original(batch)).all() for batch in self._batches(of_kind, most_rows=1)]
-            members = [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]
-            if members:
+            if members := [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]:
                 case = self._against(f"{kind}, against {origin}", members, original, is_raw=True, most=most)
                 yield kind, pad(members, multiple=self.manifest.width_multiple), case
 

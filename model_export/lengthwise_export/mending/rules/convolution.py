@@ -118,8 +118,7 @@ def _convolved(
         cause = "the zeros in front of the steps are counted for the padded width"
         value = surrounded(mender, value, index + 2, amounts, fill, cause)
         sizes[index] = value.groups[index + 2][0]
-    reading = [value.starts()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]
-    if reading:
+    if reading := [value.starts()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]:
         mender.causes.append(why)
         value = mender.masked(value, reading, fill)
     out = [Size(move.count(size.table)) for size, move in zip(sizes, moves, strict=True)]
@@ -173,8 +172,7 @@ def _conv_transpose(mender: Mender) -> None:
     sizes = _sizes(mender, value, weights.ndim)
     moves, _ = _windows(mender, weights.shape[2:], sizes)
     extra = mender.attribute("output_padding") or [0] * len(moves)
-    times = [value.starts()[at + 2] for at, size in enumerate(sizes) if size.is_time]
-    if times:
+    if times := [value.starts()[at + 2] for at, size in enumerate(sizes) if size.is_time]:
         mender.causes.append("its kernel spreads the padding over the last steps")
         value = mender.masked(value, times, 0)
     out = [

@@ -239,8 +239,7 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
         return False
     if not cell.states.issuperset(inside for name, inside in ends.items() if name not in finals):
         return False
-    hidden = [mender.hides[name] for name in masks.values() if name not in mender.always_valid]
-    if hidden:
+    if hidden := [mender.hides[name] for name in masks.values() if name not in mender.always_valid]:
         raise StepsHidden({mask.name: mask.number for mask in hidden})
     every, *last = _layer(mender, cell, steps[0][1], dict(zip(inputs, values, strict=True)))
     for name, inside in ends.items():
@@ -296,8 +295,7 @@ def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragge
 
 def _is_zero(mender: Mender, name: str) -> bool:
     """Whether a value of the mended graph is a constant of zeros, in any shape."""
-    node = next((each for each in mender.writer.nodes if name in each.output), None)
-    if node is not None:
+    if (node := next((each for each in mender.writer.nodes if name in each.output), None)) is not None:
         return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])
     value = mender.values.get(name)
     return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
