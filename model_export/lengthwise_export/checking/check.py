@@ -369,8 +369,10 @@ class _Check:
         """
         for trial in trials.fewer_rows(first.batch):
             self._try(first, trial, may_raise=trial.batch.rows == 1)  # already noted by the unbatched trials
-        of_one_length = trials.equal_lengths(first.sequences, sizes, self.sampler)
-        for trial in (*of_one_length, *trials.block_widths(first.sequences, widest, self.sampler)):
+        for trial in (
+            *trials.equal_lengths(first.sequences, sizes, self.sampler),
+            *trials.block_widths(first.sequences, widest, self.sampler),
+        ):
             self._try(first, trial)
         for name, sequences, batch in trials.odd_batches(sizes, widest, self.sampler):
             try:

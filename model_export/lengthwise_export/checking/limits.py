@@ -350,8 +350,7 @@ def _span(
         return narrowest, max_length, None
     while bad - good > 1:
         # A table of positions may end at the size of a weight, at one or two fewer, or at one more.
-        ends = {size - rows for size in subject.sizes for rows in (-1, 0, 1, 2)}
-        tables = sorted(width for width in ends if good < width < bad)
+        tables = sorted({end for size in subject.sizes for end in range(size - 2, size + 2) if good < end < bad})
         middle = tables[len(tables) // 2] if tables else (good + bad) // 2
         raised = raised_at(middle)
         if raised is None:

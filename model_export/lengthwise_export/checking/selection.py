@@ -43,10 +43,10 @@ def select_leaks(report: Report, select: Sequence[str] | None, ignore: Sequence[
     reasons = [(leak, _ignored_by(leak, select, ignore)) for leak in causes.values()]
     leaks = tuple(leak for leak, by in reasons if by is None)
     ignored = tuple(IgnoredLeak(leak, by) for leak, by in reasons if by is not None)
-    shown = replace(report, leaks=leaks, ignored=ignored)
     if leaks or not ignored or report.verdict == "uncheckable":
-        return shown
-    return replace(shown, verdict="sound", reason=f"{counted(len(ignored), 'leak')} ignored, and no other is known")
+        return replace(report, leaks=leaks, ignored=ignored)
+    reason = f"{counted(len(ignored), 'leak')} ignored, and no other is known"
+    return replace(report, verdict="sound", reason=reason, leaks=leaks, ignored=ignored)
 
 
 def _ignored_by(

@@ -112,8 +112,7 @@ def running(
 
         def last_words(state: str) -> str:
             output.seek(0)
-            text = output.read()[-2000:].decode(errors="replace").strip()
-            return f"{' '.join(command)} {state}:\n{text}"
+            return f"{' '.join(command)} {state}:\n{output.read()[-2000:].decode(errors='replace').strip()}"
 
         process = subprocess.Popen(
             command,

@@ -79,10 +79,9 @@ class Command(click.Command):
             called = traceback.extract_tb(quitting.__traceback__)[-1]
             end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
         except Exception as error:
-            if isinstance(error, ModuleNotFoundError):
-                extra = missing_extra(error, self.name or "", f"'lengthwise {self.name}'")
-                if extra is not None:
-                    end(extra, NOT_CHECKED)
+            name, action = self.name or "", f"'lengthwise {self.name}'"
+            if isinstance(error, ModuleNotFoundError) and (extra := missing_extra(error, name, action)) is not None:
+                end(extra, NOT_CHECKED)
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
                 path = "" if error.filename is None else f"{error.filename}: "
                 end(f"{path}{error.strerror}", NOT_CHECKED)
