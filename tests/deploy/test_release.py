@@ -70,9 +70,9 @@ def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path:
         ("9.0.\u0663", "three"),
     ],
 )
-def test_a_version_that_is_no_next_one_is_refused(version: str, says: str) -> None:
+def test_a_version_that_is_no_next_one_is_refused(version: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=says):
-        release.write_version(version)
+        copied(tmp_path).write_version(version)
 
 
 def test_nothing_is_released_without_an_entry(tmp_path: Path) -> None:

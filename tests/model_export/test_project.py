@@ -196,5 +196,5 @@ def test_the_json_of_one_target_is_its_report(folder: Path) -> None:
 def test_a_rule_is_explained_without_a_target(folder: Path) -> None:
     done = run("--explain", "LW201")
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "# LW201: mean-over-padding")
-    wrong = run("--explain", "LW2O1")
-    assert (wrong.exit_code, "there is no rule LW2O1; did you mean LW201?" in wrong.stderr) == (2, True)
+    wrong = run("--explain", "LW2O6")
+    assert (wrong.exit_code, "there is no rule LW2O6; did you mean LW206?" in wrong.stderr) == (2, True)

@@ -81,9 +81,14 @@ def threads(pid: int) -> int:
 
 
 def children(pid: int, command: str) -> list[int]:
-    """The processes that a process has started and that have a word in their command."""
+    """The processes that a process has started and that have a word in their command; one that ends now has none."""
     pids = [int(child) for task in (of(pid) / "task").glob("*/children") for child in task.read_text().split()]
-    return [child for child in pids if command.encode() in (of(child) / "cmdline").read_bytes()]
+    running = []
+    for child in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if command.encode() in (of(child) / "cmdline").read_bytes():
+                running.append(child)
+    return running
 
 
 def serving(pid: int) -> list[int]:

@@ -200,12 +200,12 @@ def on_terminal(report: Report) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((report.verdict, f"bold {_COLOURS[report.verdict]}"), f"  {report.target}: {report.reason}")
     ]
-    sentences = {
-        level_text: report.padding_safe is not None,
-        ignored_text: bool(report.ignored),
-        tested_sizes_text: bool(report.ran.rows),
-    }
-    parts += [Text(sentence(report)) for sentence, is_shown in sentences.items() if is_shown]
+    if report.padding_safe is not None:
+        parts.append(Text(level_text(report)))
+    if report.ignored:
+        parts.append(Text(ignored_text(report)))
+    if report.ran.rows:
+        parts.append(Text(tested_sizes_text(report)))
     if report.trials:
         table = Table("trial", Column("the answer moves by", justify="right"), "", box=None, pad_edge=False)
         for outcome in one_per_kind(report.trials):

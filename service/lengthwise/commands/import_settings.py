@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lengthwise.commands.command import Command
@@ -27,7 +27,6 @@ from lengthwise.files import read
 SETTINGS: Final = tomllib.loads(Path(__file__).with_name("foreign_settings.toml").read_text("utf-8"))
 _FILES: Final = {"model-settings.json": "mlserver", "settings.json": "mlserver", "config.properties": "torchserve"}
 _UNKNOWN: Final = {"note": "not known here: look for it in docs/coming-from.md, or in lengthwise serve --help"}
-_MOST_SHOWN: Final = 40  # characters of a value
 _PROPERTY: Final = re.compile(r"((?:\\.|[^\\=:\s])*)\s*[=:]?\s*(.*)")  # a key, a separator or blanks, and a value
 _ESCAPE: Final = re.compile(r"\\(u([0-9a-fA-F]{4})|.)")
 _LENGTHS: Final = re.compile(r".*(len|sizes?$|counts?$).*", re.I)
@@ -196,10 +195,12 @@ def import_settings(files: tuple[Path, ...]) -> None:
         is_mlserver = _FILES[path.name] == "mlserver"
         parts = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
         settings, models = settings + parts[0], models + parts[1]
-    table = Table("setting", "value", "becomes", box=None, pad_edge=False)
+    value = Column("value", max_width=40, no_wrap=True, overflow="ellipsis")
+    table = Table("setting", value, "becomes", box=None, pad_edge=False)
     for setting in settings:
-        becomes = " ".join(map(" ".join, setting.options))
-        table.add_row(*map(_text, (setting.key, _shown(setting.value), becomes or f"no option: {setting.note}")))
+        shown = setting.value if isinstance(setting.value, str) else orjson.dumps(setting.value).decode()
+        becomes = " ".join(map(" ".join, setting.options)) or f"no option: {setting.note}"
+        table.add_row(*map(_text, (setting.key, shown, becomes)))
     console = Console(highlight=False, soft_wrap=False)
     console.print(table, "", sep="\n", markup=False)
     for command in _commands(models, dict(pair for setting in settings for pair in setting.options)):
@@ -217,8 +218,3 @@ def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
 def _text(text: str) -> Text:
     """A text for a terminal, without what moves its cursor or changes its colours."""
     return Text("".join(each if each.isprintable() else "\ufffd" for each in text))
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
