@@ -415,6 +415,13 @@ def test_a_sound_report_lists_what_really_ran() -> None:
     assert {1, 2, 3, 1024} <= set(ran.lengths) <= lengths
 
 
+def test_a_report_of_what_cannot_be_judged_lists_what_ran_and_was_tried() -> None:
+    report = judged(forwarding(lambda self, x, lengths: Base.forward(self, torch.zeros_like(x), lengths)))
+    assert report.verdict == "uncheckable"
+    assert {1, 2, 7} <= set(report.ran.rows)
+    assert {"large junk in the padding", "padded wider"} <= {one.name for one in report.trials}
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 6, 12])
 def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: int) -> None:
     report = judged(refusing(lambda x, lengths: x.size(1) > most))

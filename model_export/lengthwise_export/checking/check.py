@@ -74,7 +74,8 @@ def check_subject(
                 running.steadiness.ask_again()
             raise
     except UncheckableError as error:
-        return Report("uncheckable", str(error))
+        done = (tuple(running.outcomes), tuple(running.notes))
+        return Report("uncheckable", str(error), (), *done, ran=running.checked_sizes)
 
 
 @dataclass(slots=True)
@@ -94,6 +95,11 @@ class _Check:
     # The row counts, widths and lengths of the batches that ran and whose answers were compared
     ran: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
     steadiness: Steadiness | None = None
+
+    @property
+    def checked_sizes(self) -> CheckedSizes:
+        """The sizes of the batches that ran so far."""
+        return CheckedSizes(*(tuple(sorted(sizes)) for sizes in self.ran))
 
     def report(self) -> Report:
         """Runs all trials and decides the verdict."""
@@ -141,9 +147,8 @@ class _Check:
             leaks, verdict = (dropped, *leaks), "leak"
             self.outcomes.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
             reason = f"a valid step is not read, as if it were padding: {dropped.trial}"
-        ran = CheckedSizes(*(tuple(sorted(seen)) for seen in self.ran))
         results = (tuple(self.outcomes), tuple(self.notes))
-        return Report(verdict, reason, leaks, *results, widest, self.tolerance, ran, sizes.shortest)
+        return Report(verdict, reason, leaks, *results, widest, self.tolerance, self.checked_sizes, sizes.shortest)
 
     def _decided(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
         """The verdict, and the reason for it."""
