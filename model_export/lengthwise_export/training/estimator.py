@@ -181,7 +181,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        best = self.predict_proba(X).argmax(axis=1)  # first: it says so where nothing is fitted
+        return np.asarray(self.classes_[best])
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
         """Publishes the fitted model as a model directory; see `TrainedModel.export`."""
