@@ -74,8 +74,13 @@ def check_subject(
                 running.steadiness.ask_again()
             raise
     except UncheckableError as error:
-        done = (tuple(running.outcomes), tuple(running.notes))
-        return Report("uncheckable", str(error), (), *done, ran=running.checked_sizes)
+        return Report(
+            "uncheckable",
+            str(error),
+            trials=tuple(running.outcomes),
+            notes=tuple(running.notes),
+            ran=running.checked_sizes,
+        )
 
 
 @dataclass(slots=True)
