@@ -141,6 +141,22 @@ def test_what_is_stated_is_tried_so_a_model_for_the_other_side_leaks() -> None:
     assert (report.verdict, report.leaks[0].kind) == ("leak", "__getitem__")
 
 
+class LooksAhead(nn.Module):
+    """Reads the next step too, whatever the lengths are: right at the end of the width, and a leak before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return self.head(x + nn.functional.pad(x[:, 1:], (0, 0, 0, 1)))
+
+
+def test_answers_at_each_step_that_do_not_depend_on_the_lengths_are_no_left_padding() -> None:
+    assert lengthwise_export.check(LooksAhead(), features=5, max_length=64).verdict == "leak"
+
+
 class ReadsByPaddingId(Decoder):
     """Reads the last step whose id is not that of padding, as classifiers of Hugging Face do."""
 

@@ -225,8 +225,9 @@ def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler:
     def apart(lengths: NDArray[np.int32], *, left: bool = True) -> float:
         right = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
         answers = (subject.with_layout(LEFT) if left else subject).answer(PaddedBatch(right, lengths)).logits
-        rows = zip(alone, answers, strict=True)
-        return max(gap(mine, answer[: len(mine)] if mine.ndim == 2 else answer) for mine, answer in rows)
+        # Of answers at each step the last ones: with more steps in front, they are those of the same steps.
+        rows = zip(alone, answers, lengths, strict=True)
+        return max(gap(mine, answer[end - len(mine) : end] if mine.ndim == 2 else answer) for mine, answer, end in rows)
 
     try:
         alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]
