@@ -253,7 +253,7 @@ async def test_a_stream_whose_message_waits_to_be_inflated_ends_with_its_client(
 ) -> None:
     async with inflating(monkeypatch, 6) as (caller, calls, _):
         streams_open = caller.service.serving.openings.streams
-        assert streams_open()["infer"] == 6
+        await until(lambda: streams_open()["infer"] == 6)  # a message that is sent is not yet one that has arrived
         for call in calls:
             call.cancel()
         await until(lambda: streams_open()["infer"] == 2)  # those whose messages threads have
