@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import model_directories
 from tests.support.http_lines import KEY, Line, Net, net
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -45,3 +46,13 @@ def keys(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
     path.write_text(f"{KEY}\n")
     return path
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A model repository with two versions of one model, and an alias."""
+    repository = tmp_path / "repository"
+    for version in (1, 2):
+        model_directories.place(repository, version=version)
+    (repository / "vowels" / "aliases.json").write_text('{"champion": 1}\n')
+    return repository

@@ -1,6 +1,7 @@
 """The cache of models by address: whole, checked, shared, and what is said where a fetch fails."""
 
 import errno
+import json
 import logging
 import lzma
 import os
@@ -17,9 +18,9 @@ import pytest
 import trustme
 
 from lengthwise import files
-from lengthwise.errors import ConfigurationError, ModelError, VerificationError
+from lengthwise.errors import ConfigurationError, ModelError, StoreUnreachable, VerificationError
 from tests.support import model_directories
-from tests.support.stores import Answer, StandIn, Web, archive_of, running
+from tests.support.stores import Answer, StandIn, Web, archive_of, running, versions_in
 
 pytest.importorskip("obstore")
 from lengthwise.stores import archives, cache
@@ -31,20 +32,6 @@ def web() -> Iterator[Web]:
     with running(StandIn(answers)) as server:
         answers.server = server
         yield answers
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """A model repository with two versions of one model, and an alias."""
-    repository = tmp_path / "repository"
-    for version in (1, 2):
-        model_directories.place(repository, version=version)
-    (repository / "vowels" / "aliases.json").write_text('{"champion": 1}\n')
-    return repository
-
-
-def versions_in(repository: Path) -> set[str]:
-    return {path.parent.relative_to(repository).as_posix() for path in repository.glob("*/*/manifest.json")}
 
 
 def url(web: Web, name: str = "models.tar") -> str:
@@ -185,6 +172,71 @@ def test_a_record_in_the_cache_that_is_no_record_is_fetched_again(
     (record,) = (tmp_path / "cache").rglob("copy.json")
     record.write_bytes(content)
     assert cache.fetch(url(web), tmp_path / "cache") == copy
+
+
+@pytest.mark.parametrize("key", ["address", "state", "digest", "day"])
+def test_a_record_in_the_cache_that_was_edited_is_not_used(web: Web, models: Path, tmp_path: Path, key: str) -> None:
+    for name in ("models", "other"):
+        web.files[f"{name}.tar"] = archive_of(models / "vowels" / "1", tmp_path / f"{name}.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    model_directories.sign(models / "vowels" / "1", labels=[*"abcdefghi"])
+    web.files["other.tar"] = archive_of(models / "vowels" / "1", tmp_path / "other.tar")
+    other = cache.fetch(url(web, "other.tar"), tmp_path / "cache")
+    records = {path: path.read_text() for path in (tmp_path / "cache").rglob("copy.json")}
+    (path,) = (path for path, text in records.items() if copy.name in text)
+    values = {"address": url(web, "other.tar"), "state": "e", "digest": other.name, "day": "2020-01-01"}
+    before = json.loads(json.loads(records[path])[0])[key]
+    path.write_text(records[path].replace(str(before), values[key]))
+    with pytest.raises(ConfigurationError, match="not in the cache"):
+        cache.fetch(url(web), tmp_path / "cache", offline=True)
+    assert cache.fetch(url(web), tmp_path / "cache") == copy
+
+
+def test_the_record_of_another_address_is_not_used(web: Web, models: Path, tmp_path: Path) -> None:
+    for name, version in (("models", "1"), ("other", "2")):
+        web.files[f"{name}.tar"] = archive_of(models / "vowels" / version, tmp_path / f"{name}.tar")
+        cache.fetch(url(web, f"{name}.tar"), tmp_path / "cache")
+    one, other = (tmp_path / "cache").rglob("copy.json")
+    one.write_bytes(other.read_bytes())
+    answered = list[set[str]]()
+    for name in ("models", "other"):
+        try:
+            answered.append(versions_in(cache.fetch(url(web, f"{name}.tar"), tmp_path / "cache", offline=True)))
+        except ConfigurationError:
+            answered.append(set())
+    assert sorted(answered, key=len) in ([set(), {"vowels/1"}], [set(), {"vowels/2"}])
+
+
+@pytest.mark.parametrize("edit", ["aliases", "a version more", "a version less", "another version"])
+def test_a_repository_in_the_cache_that_was_edited_is_fetched_again_and_not_used_offline(
+    web: Web, models: Path, tmp_path: Path, edit: str
+) -> None:
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    copy = cache.fetch(url(web), tmp_path / "cache")
+    one, two = copy / "vowels" / "1", copy / "vowels" / "2"
+    if edit == "aliases":
+        (copy / "vowels" / "aliases.json").write_text('{"champion": 2}\n')
+    elif edit == "a version more":
+        (copy / "vowels" / "3").symlink_to(two.readlink())
+    else:
+        two.unlink()
+        if edit == "another version":
+            two.symlink_to(one.readlink())
+    with pytest.raises(ConfigurationError, match="not in the cache"):
+        cache.fetch(url(web), tmp_path / "cache", offline=True)
+    again = cache.fetch(url(web), tmp_path / "cache")
+    assert versions_in(again) == {"vowels/1", "vowels/2"}
+    assert (again / "vowels" / "aliases.json").read_text() == '{"champion": 1}\n'
+    assert (again / "vowels" / "2").readlink() != (again / "vowels" / "1").readlink()
+
+
+def test_a_web_server_that_sends_a_byte_now_and_then_is_one_without_an_answer(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lengthwise.stores.SLOW_SECONDS", 0.3)
+    web.faults["models.tar"] = Answer(body=bytes(2**24), drips=True)
+    with pytest.raises(StoreUnreachable, match=r"models\.tar: too slow, \d+ bytes of the store in"):
+        cache.fetch(url(web), tmp_path / "cache")
 
 
 def member(name: str, content: bytes = b"x", **fields: object) -> bytes:

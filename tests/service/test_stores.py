@@ -14,27 +14,13 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError, ModelError, StoreUnreachable, VerificationError
 from tests.support import model_directories
-from tests.support.stores import Answer, Hub, Objects, Registry, StandIn, archive_of, running
+from tests.support.stores import Answer, Call, Hub, Objects, Registry, StandIn, archive_of, running, versions_in
 from tests.support.waiting import answers, wait_until
 
 pytest.importorskip("obstore")
 pytest.importorskip("huggingface_hub")
 from lengthwise.stores import cache
 from lengthwise.stores.push import push
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    repository = tmp_path / "repository"
-    for version in (1, 2):
-        model_directories.place(repository, version=version)
-    (repository / "vowels" / "aliases.json").write_text('{"champion": 1}\n')
-    return repository
-
-
-def versions_in(repository: Path) -> set[str]:
-    return {path.parent.relative_to(repository).as_posix() for path in repository.glob("*/*/manifest.json")}
-
 
 # Container registries
 
@@ -217,6 +203,19 @@ def test_a_cut_layer_is_a_store_without_an_answer(registry: Registry, models: Pa
         cache.fetch(address, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("part", ["manifests", "blobs"])
+def test_a_registry_that_sends_a_byte_now_and_then_is_one_without_an_answer(
+    registry: Registry, models: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = push(models, f"oci://{registry.host}/team/vowels")
+    known = [*(registry.manifests if part == "manifests" else registry.blobs)]
+    for name in known:
+        registry.faults[f"/v2/team/vowels/{part}/{name}"] = Answer(body=bytes(2**22), drips=True)
+    monkeypatch.setattr("lengthwise.stores.SLOW_SECONDS", 0.3)
+    with pytest.raises(StoreUnreachable, match=r"too slow, .* bytes of the store in"):
+        cache.fetch(address, tmp_path / "cache")
+
+
 def test_an_image_is_not_pushed_to_a_digest(registry: Registry, models: Path) -> None:
     with pytest.raises(ConfigurationError, match="pushed to a tag"):
         push(models, f"oci://{registry.host}/team/vowels@sha256:{'0' * 64}")
@@ -344,6 +343,26 @@ def test_a_file_of_the_hub_with_other_bytes_is_refused(hub: Hub, models: Path, t
     push(models / "vowels" / "2", "hf://team/vowels")
     name = "vowels/2/golden.npz"
     hub.spoilt[name] = Answer(body=hub.commits[-1][name][:-1] + b"?")
+    with pytest.raises(ModelError, match=r"golden\.npz"):
+        cache.fetch("hf://team/vowels", tmp_path / "cache")
+
+
+def test_a_hub_that_sends_a_byte_now_and_then_is_one_without_an_answer(
+    hub: Hub, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(models / "vowels" / "2", "hf://team/vowels")
+    hub.spoilt["vowels/2/golden.npz"] = Answer(body=bytes(2**22), drips=True)
+    monkeypatch.setattr("lengthwise.stores.SLOW_SECONDS", 0.3)
+    with pytest.raises(StoreUnreachable, match=r"too slow, .* bytes of the store in"):
+        cache.fetch("hf://team/vowels", tmp_path / "cache")
+
+
+def test_a_file_of_the_hub_that_is_longer_than_the_hub_says_is_not_read_to_its_end(
+    hub: Hub, models: Path, tmp_path: Path
+) -> None:
+    push(models / "vowels" / "2", "hf://team/vowels")
+    name = "vowels/2/golden.npz"
+    hub.spoilt[name] = Answer(body=hub.commits[-1][name] + bytes(2**26))
     with pytest.raises(ModelError, match=r"golden\.npz"):
         cache.fetch("hf://team/vowels", tmp_path / "cache")
 
@@ -511,3 +530,26 @@ def test_an_archive_at_google_or_azure_is_fetched_in_parts(
     monkeypatch.setattr("lengthwise.stores.objects._PART_BYTES", 100_000)
     answers.files["team/m.tar"] = archive_of(models, tmp_path / "m.tar")
     assert versions_in(cache.fetch(f"{address}/m.tar", tmp_path / "cache")) == {"vowels/1", "vowels/2"}
+
+
+def test_a_store_whose_list_has_no_end_is_one_without_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "<IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuationToken>"
+    calls = list[Call]()
+
+    def pages(call: Call) -> Answer:
+        calls.append(call)
+        return Answer(body=f"<ListBucketResult>{page.format(len(calls))}</ListBucketResult>".encode())
+
+    monkeypatch.setattr("lengthwise.stores.objects._ANSWER_SECONDS", 0.5)
+    with running(StandIn(pages)) as server:
+        for variable, value in {
+            "GOOGLE_BASE_URL": server.url,
+            "GOOGLE_SKIP_SIGNATURE": "true",
+            "GOOGLE_ALLOW_HTTP": "true",
+        }.items():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(StoreUnreachable, match="no answer of the store within"):
+            cache.fetch("gs://models/team", tmp_path / "cache")
+    assert calls

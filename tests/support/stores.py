@@ -6,11 +6,12 @@ import base64
 import hashlib
 import json
 import re
+import select
 import ssl
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -19,12 +20,17 @@ from urllib.parse import parse_qs, unquote
 
 
 class Answer(NamedTuple):
-    """An answer of a stand-in; `cut` leaves out the last bytes of the body, and ends the connection."""
+    """An answer of a stand-in.
+
+    `cut` leaves out the last bytes of the body, and ends the connection; `drips` sends a body byte by byte, until its
+    reader has gone.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
     cut: int = 0
+    drips: bool = False
 
 
 class Call(NamedTuple):
@@ -63,10 +69,20 @@ class StandIn:
                 if "content-length" not in reply.headers:
                     self.send_header("content-length", str(len(reply.body)))
                 self.end_headers()
-                if self.command != "HEAD":
+                if reply.drips:
+                    self.drip(reply.body)
+                elif self.command != "HEAD":
                     self.wfile.write(reply.body[: len(reply.body) - reply.cut])
                 self.wfile.flush()
-                self.close_connection = self.close_connection or bool(reply.cut)
+                self.close_connection = self.close_connection or bool(reply.cut or reply.drips)
+
+            def drip(self, body: bytes) -> None:
+                with suppress(OSError):
+                    for byte in body:
+                        self.wfile.write(bytes([byte]))
+                        self.wfile.flush()
+                        if select.select([self.connection], [], [], 0.02)[0]:  # it was closed
+                            break
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -95,6 +111,11 @@ def running(stand_in: StandIn) -> Iterator[StandIn]:
         stand_in.server.shutdown()
         stand_in.server.server_close()
         thread.join()
+
+
+def versions_in(repository: Path) -> set[str]:
+    """The versions in a model repository, as `NAME/VERSION`."""
+    return {path.parent.relative_to(repository).as_posix() for path in repository.glob("*/*/manifest.json")}
 
 
 def archive_of(folder: Path, target: Path, kind: str = "w") -> bytes:

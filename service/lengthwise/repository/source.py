@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from math import inf
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from lengthwise.repository.stopping import Stopping, in_daemon_thread
 from lengthwise.settings import Settings, cache_folder
 from lengthwise.wrong_values import first_of
 
+PATIENCE_SECONDS: Final = 60.0  # for so long a reload waits for a fetch, which then goes on without it
 TOGETHER_SECONDS: Final = 1.0  # for so long after its end a fetch counts for workers that ask later
 
 
@@ -33,12 +35,16 @@ def fetch(address: str, settings: Settings) -> Path:
         ConfigurationError: They cannot be fetched.
         ModelError: What was fetched has not the digests that it should have.
     """  # noqa: DOC502 - what it calls raises them
+    return _start(address, settings).result()
+
+
+def _start(address: str, settings: Settings) -> Future[Path]:
+    """Begins a fetch: a store may hang, and its library does not see signals, so whoever has them only waits."""
     from lengthwise.stores import cache  # nothing of it is imported for models in a folder
 
-    # A store may hang, and its library does not see signals: the thread that has them only waits.
     return in_daemon_thread(
         "fetch", lambda: cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
-    ).result()
+    )
 
 
 def fetched(settings: Settings) -> Settings:
@@ -70,6 +76,7 @@ class ModelSource:
     def __init__(self, settings: Settings, ask_parent: Callable[[Stopping, str], Any] | None = None) -> None:
         self._settings = settings
         self._ask_parent = ask_parent
+        self._fetch: Future[Path] | None = None
         self.folder = settings.folder
 
     def refresh(self, stopping: Stopping, *, first: bool) -> Path:
@@ -84,36 +91,46 @@ class ModelSource:
                 raise ConfigurationError(str(answer["error"]).partition(": ")[2])
             self.folder = Path(answer or self.folder)
         elif self._settings.address is not None and not (first and isinstance(self._settings.models, Path)):
+            if self._fetch is None or self._fetch.done():
+                self._fetch = _start(self._settings.address, self._settings)
             try:
-                self.folder = fetch(self._settings.address, self._settings)
+                self.folder = self._fetch.result(None if first else PATIENCE_SECONDS)
+            except TimeoutError:
+                raise ConfigurationError(
+                    f"{parse(self._settings.address)} is still being fetched after {PATIENCE_SECONDS:.0f} s; a later "
+                    "reload takes what comes of it"
+                ) from None
             except ModelError as error:  # which in a scan is of one version, and not of all
                 raise ConfigurationError(str(error)) from error
         return self.folder
 
 
 class SharedSource:
-    """The source of several workers, in their parent."""
+    """The source of several workers, in their parent: one fetch for all that ask at once."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._fetch: asyncio.Future[Path] | None = None
+        self._source = ModelSource(settings)
+        self._refresh: asyncio.Future[Path] | None = None
         self._ended = -inf
-        self.folder = settings.folder
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the last fetch."""
+        return self._source.folder
 
     @property
     def is_fetching(self) -> bool:
-        """Whether a fetch runs."""
-        return self._fetch is not None and not self._fetch.done()
+        """Whether workers wait for a fetch."""
+        return self._refresh is not None and not self._refresh.done()
 
     async def refresh(self) -> str:
         """The folder for the scan of a worker."""
-        if (address := self._settings.address) is not None:
-            if self._fetch is None or (self._fetch.done() and time.monotonic() - self._ended > TOGETHER_SECONDS):
-                thread = in_daemon_thread("fetch", lambda: fetch(address, self._settings))
-                self._fetch = asyncio.wrap_future(thread)
-                self._fetch.add_done_callback(self._note_end)
-            self.folder = await asyncio.shield(self._fetch)
-        return str(self.folder)
+        if not self.is_fetching and time.monotonic() - self._ended > TOGETHER_SECONDS:
+            thread = in_daemon_thread("fetch", lambda: self._source.refresh(Stopping(), first=False))
+            self._refresh = asyncio.wrap_future(thread)
+            self._refresh.add_done_callback(self._note_end)
+        assert self._refresh is not None
+        return str(await asyncio.shield(self._refresh))
 
     def _note_end(self, _: object) -> None:
         self._ended = time.monotonic()

@@ -7,8 +7,10 @@ CACHE/models/versions/DIGEST/manifest.json, model.onnx, ...
 ```
 
 The digest of a version is that of its manifest, which has the digests of its files. So a version that stays as it was
-in the store stays as it is here: it is not verified and measured again, and is stored once for all addresses. What is
-fetched is written aside and moved in by a rename: any number of processes may share a cache.
+in the store stays as it is here: it is not verified and measured again, and is stored once for all addresses. The
+digest of a repository is that of its versions and aliases, and a record has its own: what was edited in the cache is
+not used. Who may write to it can still make another record; it is as safe as a folder of models. What is fetched is
+written aside and moved in by a rename: any number of processes may share a cache.
 """
 
 from __future__ import annotations
@@ -59,7 +61,6 @@ class Copy:
     address: str
     state: str | None  # of the source
     digest: str  # of the repository
-    versions: Mapping[str, str]  # `NAME/VERSION` to the digest
     day: str
 
 
@@ -76,7 +77,7 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
     address = parse(text)
     models = cache / "models"
     folder = models / "addresses" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    copy = _intact_copy(folder, models)
+    copy = _intact_copy(address, folder, models)
     if copy is not None and (offline or address.is_fixed):
         return models / "repositories" / copy.digest
     if offline:
@@ -87,8 +88,9 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
             for old in folder.glob(f"{_STAGE}*"):  # of a process that was killed
                 shutil.rmtree(old, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_STAGE, dir=folder, ignore_cleanup_errors=True) as stage:
-                copy = _fetched(address, _intact_copy(folder, models), Path(stage), models)
-            files.replace(folder / "copy.json", orjson.dumps(asdict(copy)))
+                copy = _fetched(address, _intact_copy(address, folder, models), Path(stage), models)
+            record = orjson.dumps(asdict(copy))
+            files.replace(folder / "copy.json", orjson.dumps([record.decode(), files.digest_of(record)]))
     except StoreUnreachable as error:
         if copy is None:
             raise
@@ -100,24 +102,52 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
     return models / "repositories" / copy.digest
 
 
-def _intact_copy(folder: Path, models: Path) -> Copy | None:
-    """The copy of the last fetch; None if there is none, or if one of its files is missing or changed."""
+def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
+    """The copy of the last fetch; None if there is none, or if it is not as it was: its record, files and aliases."""
     content = files.read_if_any(folder / "copy.json", _MOST_COPY_BYTES)
     if content is None:
         return None
     with suppress(TypeError, ValueError, AttributeError):
-        copy = Copy(**orjson.loads(content))
-        repository = models / "repositories" / copy.digest
-        if all(_is_intact(repository / key, digest) for key, digest in copy.versions.items()):
+        record, digest = orjson.loads(content)
+        copy = Copy(**orjson.loads(record))
+        is_own = digest == files.digest_of(record.encode()) and copy.address == str(address)
+        if is_own and _is_repository(models / "repositories" / copy.digest):
             return copy
     log.warning("the copy in %s has changed, and is not used", folder)
     return None
 
 
-def _is_intact(directory: Path, digest: str) -> bool:
-    """Whether a folder is the version of a digest, as it was fetched."""
+def _parts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The digests of the versions in a folder by `NAME/VERSION`, and its files of aliases by the model's name.
+
+    Raises:
+        ModelError: A file is not that of its manifest.
+    """  # noqa: DOC502 - what it calls raises it
+    directories = layout.versions(folder)
+    aliases = {
+        key.name: text.decode(errors="replace")
+        for key, directory in directories.items()
+        if directory != folder and (text := files.read_if_any(directory.parent / ALIASES_FILE, _MOST_ALIAS_BYTES))
+    }
+    return {str(key): layout.check(directory) for key, directory in directories.items()}, aliases
+
+
+def _digest(versions: Mapping[str, str], aliases: Mapping[str, str]) -> str:
+    """The digest of a model repository, in hexadecimal digits."""
+    return hashlib.sha256(orjson.dumps([versions, aliases], option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _is_version(directory: Path) -> bool:
+    """Whether a folder is the version of the digest that it is named by."""
     with suppress(ModelError, OSError):
-        return layout.check(directory) == digest
+        return layout.check(directory) == directory.name
+    return False
+
+
+def _is_repository(folder: Path) -> bool:
+    """Whether a folder is the model repository of the digest that it is named by."""
+    with suppress(ModelError, OSError):
+        return _digest(*_parts(folder)) == folder.name
     return False
 
 
@@ -142,29 +172,24 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
         raise ConfigurationError(
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )
-    versions = {str(key): layout.check(directory) for key, directory in directories.items()}
-    aliases = {
-        key.name: text.decode(errors="replace")
-        for key, directory in directories.items()
-        if directory != content and (text := files.read_if_any(directory.parent / ALIASES_FILE, _MOST_ALIAS_BYTES))
-    }
-    digest = hashlib.sha256(orjson.dumps([versions, aliases], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    versions, aliases = _parts(content)
+    digest = _digest(versions, aliases)
     if address.digest not in ("", archive, digest):
         raise VerificationError(f"{address} has the digest sha256:{archive or digest}, which is not the expected one")
     for key, directory in directories.items():
         version = models / "versions" / versions[str(key)]
-        _move(directory, version, is_there=_is_intact(version, version.name))
+        _move(directory, version, is_there=_is_version(version))
         (repository / key.name).mkdir(parents=True, exist_ok=True)
         (repository / str(key)).symlink_to(Path("..", "..", "..", "versions", version.name))
     for name, content_of_file in aliases.items():
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
-    _move(repository, target, is_there=all(_is_intact(target / key, version) for key, version in versions.items()))
+    _move(repository, target, is_there=_is_repository(target))
     seconds = time.monotonic() - started
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s", address, seconds, first_of([*versions]), archive or digest
     )
-    return Copy(str(address), source.state, digest, versions, time.strftime("%Y-%m-%d"))
+    return Copy(str(address), source.state, digest, time.strftime("%Y-%m-%d"))
 
 
 def _move(folder: Path, target: Path, *, is_there: bool) -> None:

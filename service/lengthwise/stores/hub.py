@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its documents name both
+    build_hf_headers,
+    hf_raise_for_status,
+)
 
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, LengthwiseError, StoreUnreachable
-from lengthwise.stores import archives, may_pass
+from lengthwise.stores import archives, may_pass, steady
 
-_SECONDS = 30.0  # of a request about the repository
+_SECONDS = 30.0  # in which a request has an answer, and the next bytes of it
 
 
 class HubSource:
@@ -28,23 +31,41 @@ class HubSource:
         with _plain_errors(str(address)):
             revision = unquote(address.revision) or None  # as in refs%2Fpr%2F1
             about = HfApi().model_info(address.host, revision=revision, files_metadata=True, timeout=_SECONDS)
-            self._names = [
-                each.rfilename
+            self._sizes = {
+                each.rfilename: each.size or 0
                 for each in about.siblings or ()
                 if each.rfilename.startswith(below) and limits.add(each.size or 0)
-            ]
-        if not self._names:
+            }
+        if not self._sizes:
             raise ConfigurationError(f"there is nothing at {address}")
         self.state = about.sha
 
     def download(self, folder: Path) -> None:
-        """Writes the files of the revision."""
-        stage = folder.with_name("hub")
-        for name in self._names:
-            target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), str(self._address))
-            with _plain_errors(str(self._address)):
-                path = hf_hub_download(self._address.host, name, revision=self.state, local_dir=stage)
-            shutil.move(path, target)
+        """Writes the files of the revision, without the library's own cache, within limits of time and size."""
+        where = str(self._address)
+        for name, size in self._sizes.items():
+            target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), where)
+            url = hf_hub_url(self._address.host, name, revision=self.state)
+            with _plain_errors(where), target.open("wb") as file, _answer(url) as parts:
+                for part in steady(parts, where):
+                    file.write(part)
+                    if file.tell() > size:  # the digest then is another one
+                        break
+
+
+@contextmanager
+def _answer(url: str) -> Iterator[Iterator[bytes]]:
+    """The bytes at a URL of the hub, which may lead to a store of files, where the token does not go along.
+
+    Raises:
+        ConfigurationError: It leads from https to http.
+    """
+    session = get_session()
+    with session.stream("GET", url, headers=build_hf_headers(), follow_redirects=True, timeout=_SECONDS) as answer:
+        if url.startswith("https:") and any(hop.url.scheme != "https" for hop in (*answer.history, answer)):
+            raise ConfigurationError(f"the hub leads from https to http for {url}")
+        hf_raise_for_status(answer)
+        yield answer.iter_bytes()
 
 
 def upload(folder: Path, address: Address) -> str:

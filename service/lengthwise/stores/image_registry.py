@@ -19,7 +19,7 @@ from lengthwise import files
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.settings import docker_folder
-from lengthwise.stores import may_pass
+from lengthwise.stores import may_pass, steady
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -66,7 +66,7 @@ class ImageRegistry:
         accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))
         with self._answer("GET", f"manifests/{reference}", headers={"accept": accepted}) as answer:
             content = b""
-            for part in answer.iter_bytes():
+            for part in steady(answer.iter_bytes(), self._where):
                 content += part
                 if len(content) > _MOST_BYTES:
                     raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
@@ -83,7 +83,7 @@ class ImageRegistry:
         """
         digest, size = hashlib.sha256(), 0
         with path.open("wb") as file, self._answer("GET", f"blobs/{descriptor['digest']}") as answer:
-            for part in answer.iter_bytes():
+            for part in steady(answer.iter_bytes(), self._where):
                 size += len(part)
                 if size > descriptor["size"]:
                     break

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError, GenericError
@@ -17,15 +18,18 @@ from obstore.store import HTTPStore, from_url
 from lengthwise import files
 from lengthwise.addresses import ARCHIVE_SUFFIXES, Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable
-from lengthwise.stores import archives, may_pass
+from lengthwise.stores import archives, may_pass, steady
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(minutes=5)}
 _WEB_CLIENT: Final[Any] = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1d"}
-_PART_BYTES: Final = 2**25  # of one request for an object, each of which may take the 30 seconds of obstore
+_PART_BYTES: Final = 2**22  # of one request for an object, each of which may take the 30 seconds of obstore
+_ANSWER_SECONDS: Final = 300.0  # of a whole list, whose pages may have no end, and until an answer begins
 _STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
+
+T = TypeVar("T")
 
 
 class ObjectSource:
@@ -39,12 +43,12 @@ class ObjectSource:
         with _plain_errors(self._where):
             if self._is_web:  # one request, because a signed URL allows no other
                 client: Any = {**_WEB_CLIENT, "allow_http": address.scheme == "http"}
-                self._answer = obstore.get(HTTPStore(address.url, client_options=client, retry_config=_RETRIES), "")
+                store = HTTPStore(address.url, client_options=client, retry_config=_RETRIES)
+                self._answer = _in_time(lambda: obstore.get_async(store, ""))
                 objects = [self._answer.meta]
             else:
                 self._store = from_url(address.url, retry_config=_RETRIES)
-                listed = [[self._store.head("")]] if self._is_archive else self._store.list()
-                objects = [each for part in listed for each in part if limits.add(each["size"])]
+                objects = _in_time(lambda: self._listed(limits))
         if not self._is_archive:  # empty objects may stand for folders
             paths = {PurePosixPath(each["path"]) for each in objects}
             folders = {PurePosixPath(), *(folder for path in paths for folder in path.parents)}
@@ -55,6 +59,11 @@ class ObjectSource:
         marks = [(each["path"], each["size"], each["e_tag"], str(each["last_modified"])) for each in self._objects]
         is_marked = all(each["e_tag"] or each["last_modified"].timestamp() for each in self._objects)
         self.state: str | None = hashlib.sha256(repr(marks).encode()).hexdigest() if is_marked else None
+
+    async def _listed(self, limits: archives.FetchLimits) -> list[ObjectMeta]:
+        if self._is_archive:
+            return [await self._store.head_async("")]
+        return [each async for part in self._store.list() for each in part if limits.add(each["size"])]
 
     def download(self, folder: Path) -> str | None:
         """Writes the objects, or what is in the archive; returns the digest of the archive."""
@@ -68,9 +77,10 @@ class ObjectSource:
         return files.digest(archive).removeprefix("sha256:")
 
     def _write(self, meta: ObjectMeta, path: Path) -> None:
-        parts = self._answer.stream() if self._is_web else self._parts(meta)
+        # A stream collects what comes, for as long as that takes, until it has the least bytes of a chunk.
+        parts = self._answer.stream(min_chunk_size=1) if self._is_web else self._parts(meta)
         with path.open("wb") as file, _plain_errors(self._where):
-            for part in parts:
+            for part in steady(parts, self._where):
                 file.write(part)
 
     def _parts(self, meta: ObjectMeta) -> Iterator[obstore.Bytes]:
@@ -93,6 +103,16 @@ def upload(folder: Path, address: Address) -> None:
             obstore.put(store, path.relative_to(folder).as_posix(), path)
 
 
+def _in_time(call: Callable[[], Awaitable[T]]) -> T:
+    """Waits for what a store answers; past `_ANSWER_SECONDS` obstore drops the request."""
+
+    async def answer() -> T:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await call()
+
+    return asyncio.run(answer())
+
+
 @contextmanager
 def _plain_errors(where: str) -> Iterator[None]:
     """Raises the errors of obstore without their URLs, which may hold a signature.
@@ -103,6 +123,8 @@ def _plain_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
+    except TimeoutError:
+        raise StoreUnreachable(f"{where}: no answer of the store within {_ANSWER_SECONDS:.0f} s") from None
     except (BaseError, FileNotFoundError, PermissionError) as error:
         first = str(error).partition("\n")[0]
         status = _STATUS.search(first)

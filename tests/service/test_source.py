@@ -1,0 +1,78 @@
+"""Where a service's models come from, while a store does not come to an end."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.repository import source
+from lengthwise.repository.source import ModelSource, SharedSource
+from lengthwise.repository.stopping import Stopping
+from lengthwise.settings import Settings
+
+pytest.importorskip("obstore")
+from lengthwise.stores import cache
+
+
+class Store:
+    """A store that gives `folder` once it may; `asked` says for each fetch that it began."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.may_answer = threading.Event()
+        self.asked = list[str]()
+
+    def fetch(self, address: str, *_: object, **__: object) -> Path:
+        """Stands in for the fetch of the cache."""
+        self.asked.append(address)
+        assert self.may_answer.wait(60)
+        return self.folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    made = Store(tmp_path / "copy")
+    monkeypatch.setattr(cache, "fetch", made.fetch)
+    monkeypatch.setattr(source, "PATIENCE_SECONDS", 0.1)
+    return made
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(models="https://example.com/m.tar?secret", cache=tmp_path).with_copy(tmp_path)
+
+
+def test_a_reload_does_not_wait_for_a_store_without_end_and_a_later_one_takes_what_came(
+    store: Store, settings: Settings
+) -> None:
+    models = ModelSource(settings)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"^https://example.com/m.tar is still being fetched after"):
+            models.refresh(Stopping(), first=False)
+    assert len(store.asked) == 1
+    store.may_answer.set()
+    assert models.refresh(Stopping(), first=False) == store.folder
+
+
+def test_the_start_of_an_application_waits_for_its_models(store: Store, tmp_path: Path) -> None:
+    models = ModelSource(Settings(models="https://example.com/m.tar", cache=tmp_path))
+    timer = threading.Timer(0.3, store.may_answer.set)
+    timer.start()
+    assert models.refresh(Stopping(), first=True) == store.folder
+    timer.join()
+
+
+async def test_workers_do_not_wait_for_a_store_without_end_and_a_later_reload_takes_what_came(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "TOGETHER_SECONDS", 0.0)
+    models = SharedSource(settings)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="is still being fetched after"):
+            await models.refresh()
+    assert models.folder == settings.folder
+    assert len(store.asked) == 1
+    store.may_answer.set()
+    assert await models.refresh() == str(models.folder) == str(store.folder)
+    assert not models.is_fetching
