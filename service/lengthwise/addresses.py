@@ -25,21 +25,32 @@ _OBJECTS: Final = rf"(?P<host>[\w.-]+)(?:/(?P<path>[^?#]*))?{_DIGEST}"
 _FORMS: Final = {
     "hf": (
         "OWNER/NAME[@REVISION][/PATH]",
+        "put a token into HF_TOKEN, or run `hf auth login`",
         r"(?P<host>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<path>[^?#]*))?",
     ),
-    "s3": ("BUCKET[/PATH][#sha256=DIGEST]", _OBJECTS),
-    "gs": ("BUCKET[/PATH][#sha256=DIGEST]", _OBJECTS),
-    "az": ("CONTAINER[/PATH][#sha256=DIGEST]", _OBJECTS),
+    "s3": (
+        "BUCKET[/PATH][#sha256=DIGEST]",
+        "put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        _OBJECTS,
+    ),
+    "gs": ("BUCKET[/PATH][#sha256=DIGEST]", "name their file in GOOGLE_APPLICATION_CREDENTIALS", _OBJECTS),
+    "az": (
+        "CONTAINER[/PATH][#sha256=DIGEST]",
+        "put them into AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+        _OBJECTS,
+    ),
     "https": (
         "HOST/PATH[#sha256=DIGEST]",
+        "use a signed URL, in the variable LENGTHWISE_MODELS",
         rf"(?P<host>[\w.:\[\]-]+)/(?P<path>[^?#]+)(?:\?(?P<query>[^#]*))?{_DIGEST}",
     ),
     "oci": (
         "HOST/REPOSITORY[:TAG][@sha256:DIGEST]",
+        "run `docker login HOST`",
         r"(?P<host>[\w.-]+(?::\d+)?)/(?P<path>[a-z0-9][a-z0-9._/-]*)"
         r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<revision>sha256:[0-9a-f]{64}))?",
     ),
-}  # by scheme, what follows `://`, for people and as a pattern
+}  # by scheme: what follows `://`, for people; where credentials belong; and what follows, as a pattern
 _BEGINNING: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|(?:{'|'.join(_FORMS)}|http):/")
 _LOCAL_HOST: Final = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?", re.IGNORECASE)
 
@@ -95,7 +106,7 @@ def parse(text: str) -> Address:
         ConfigurationError: It has another form, or credentials in it; the message does not repeat them.
     """
     scheme, _, rest = text.partition(":")
-    form, pattern = _FORMS.get("https" if scheme == "http" else scheme, ("", ""))
+    form, advice, pattern = _FORMS.get("https" if scheme == "http" else scheme, ("", "", ""))
     if not form:
         kinds = ", ".join(f"{known}://" for known in _FORMS)
         raise ConfigurationError(
@@ -103,8 +114,7 @@ def parse(text: str) -> Address:
         )
     if "@" in rest.removeprefix("//").partition("/")[0]:
         raise ConfigurationError(
-            f"{_without_secrets(text)}: credentials never stand in an address; docs/model-addresses.md says where "
-            "they are read"
+            f"{_without_secrets(text)}: credentials never stand in an address, where others see them; {advice}"
         )
     match = re.fullmatch(f"//{pattern}", rest, re.ASCII) if text.isprintable() else None
     parts = {} if match is None else {name: part or "" for name, part in match.groupdict().items()}

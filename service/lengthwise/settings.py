@@ -391,7 +391,9 @@ def cache_folder() -> Path:
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(caches):
-        raise ConfigurationError(f"there is no home folder for a cache; name a folder by --cache or {PREFIX}CACHE")
+        raise ConfigurationError(
+            f"there is no home folder for a cache; name a folder in {PREFIX}CACHE, or by serve --cache"
+        )
     return Path(caches) / "lengthwise"
 
 

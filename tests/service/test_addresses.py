@@ -67,6 +67,22 @@ def test_a_wrong_address_is_refused_without_what_may_be_secret_in_it(text: str) 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("hf://user:secret@huggingface.co/team/vowels", "HF_TOKEN"),
+        ("s3://key:secret@bucket/models", "AWS_SECRET_ACCESS_KEY"),
+        ("gs://key:secret@bucket/models", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("az://key:secret@container/models", "AZURE_STORAGE_ACCOUNT_KEY"),
+        ("https://user:secret@example.com/m.tar", "a signed URL, in the variable LENGTHWISE_MODELS"),
+        ("oci://user:secret@ghcr.io/team/vowels", "docker login"),
+    ],
+)
+def test_an_address_with_credentials_says_where_they_belong(text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
         ("oic://ghcr.io/team/vowels", "did you mean oci"),
         ("oci+native://ghcr.io/team/vowels", "no kind of address"),
         ("http://example.com/m.tar", "by https"),

@@ -71,6 +71,7 @@ def test_a_reload_fetches_a_new_version_and_one_that_fails_leaves_what_is_served
             assert version(server) == "2"
         assert "secret" not in server.get("/healthz").text
     assert "secret" not in server.text
+    assert "the list of processes shows the address with its query; put it into LENGTHWISE_MODELS" in server.text
 
 
 def test_a_new_version_whose_bytes_are_others_is_not_served(web: Web, tmp_path: Path) -> None:
@@ -251,3 +252,12 @@ def test_a_wrong_address_ends_a_command_with_one_line(tmp_path: Path, command: s
 def test_a_variable_may_name_an_address(web: Web, tmp_path: Path) -> None:
     with started(LENGTHWISE_MODELS=address(web), LENGTHWISE_CACHE=str(tmp_path / "cache")) as server:
         assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert "the list of processes" not in server.text
+
+
+@pytest.mark.parametrize("option", ["--cache", "--offline"])
+@pytest.mark.parametrize("command", ["score", "bench", "check", "drift"])
+def test_another_command_says_which_variable_it_reads_for_an_option_of_serve(command: str, option: str) -> None:
+    done = CliRunner().invoke(main, [command, option])
+    assert done.exit_code == 2
+    assert f"{option} is an option of serve; every command reads the variable LENGTHWISE_" in done.output

@@ -31,6 +31,7 @@ REMOVED: Final = {
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
     **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
+OF_SERVE: Final = ("--cache", "--offline")  # which other commands have as variables only
 BAD = 1
 NOT_CHECKED = 2
 INTERRUPTED = 130
@@ -54,6 +55,9 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             if (now := REMOVED.get((str(self.name), error.option_name))) is not None:
                 context.fail(f"The option {error.option_name} is gone; {now}")
+            if error.option_name in OF_SERVE:
+                variable = settings.PREFIX + error.option_name.removeprefix("--").upper()
+                context.fail(f"{error.option_name} is an option of serve; every command reads the variable {variable}")
             raise
 
     def invoke(self, context: click.Context) -> Any:

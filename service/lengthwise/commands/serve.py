@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from lengthwise.addresses import is_address
 from lengthwise.commands import HELD
 from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
@@ -50,6 +51,10 @@ def serve(**flags: Any) -> None:
     try:
         settings = Settings.load(**flags) if worker is None else Settings(**worker.settings)
         configure_logging(settings, None if worker is None else worker.index)
+        if is_address(flags["models"]) and "?" in flags["models"]:
+            logging.getLogger("lengthwise.stores").warning(
+                "the list of processes shows the address with its query; put it into %sMODELS", PREFIX
+            )
         from lengthwise.processes.server import serve as run
         from lengthwise.processes.worker_count import count_workers
         from lengthwise.repository.source import fetched
