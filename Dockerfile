@@ -56,7 +56,10 @@ ENV PYTHONPATH=/opt/lengthwise/program:/opt/lengthwise/packages \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    HF_HUB_DISABLE_XET=1 \
     LENGTHWISE_HOST=0.0.0.0 \
+    LENGTHWISE_CACHE=/cache \
     LENGTHWISE_MODELS=/models
 RUN --mount=type=bind,from=cpu-packages,source=/opt/lengthwise,target=/opt/lengthwise \
     --mount=type=bind,source=deploy/image/assemble.py,target=/assemble.py \

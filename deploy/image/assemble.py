@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
+CACHE = Path("/cache")
+USER = 10001
 EPOCH_SECONDS = 315_532_800  # 1980: the earliest that zip files can hold
 UNUSED_FOLDERS = {"tests", "include", "__pycache__"}
 UNUSED_ENDINGS = {".pyi", ".pyx", ".pxd", ".h", ".a", ".c", ".cpp", ".proto"}
@@ -24,14 +26,18 @@ UNUSED_ENDINGS = {".pyi", ".pyx", ".pxd", ".h", ".a", ".c", ".cpp", ".proto"}
 # for programs in C. numpy's _simd is for its own tests, its f2py for programs in Fortran, its distutils for building
 # extensions. rich asks pygments and markdown_it only to show source code and Markdown, which nothing here does;
 # fastapi_offline has Redoc's page besides Swagger's; grpc's certificates are for its clients; pydantic's v1 is its
-# former interface; of Google's messages gRPC needs those of rpc.
+# former interface; of Google's messages gRPC needs those of rpc. Of the hub's library its interface is used: fsspec and
+# the folders of it are for other uses, and hf_xet is switched off by HF_HUB_DISABLE_XET, because obstore downloads.
 UNUSED_PATHS = (
     "lengthwise_export",
     "*.dist-info/sboms",
     "bin",
     "fastapi_offline/static/redoc*.js",
+    "fsspec",
     *(f"google/{name}" for name in ("api", "cloud", "gapic", "logging", "longrunning", "type")),
     "grpc/_cython/_credentials",
+    "hf_xet",
+    *(f"huggingface_hub/{name}" for name in ("cli", "inference", "serialization", "templates")),
     "markdown_it",
     *(f"numpy/{name}" for name in ("_pyinstaller", "distutils", "f2py", "fft", "polynomial", "testing")),
     "numpy/_core/_simd.*.so",
@@ -47,6 +53,9 @@ SERVED = (
     "lengthwise",
     "lengthwise.__main__",
     "lengthwise.processes.server",
+    "lengthwise.stores.hub",
+    "lengthwise.stores.images",
+    "lengthwise.stores.objects",
     "uvloop",
     "httptools",
     "uvicorn.lifespan.on",
@@ -72,8 +81,15 @@ def packages(folder: Path) -> None:
 
 
 def interpreter() -> None:
-    """Removes the installers from this interpreter, and compiles those of its modules that serving imports."""
-    touched = set(
+    """Removes the installers from this interpreter, and compiles those of its modules that serving imports.
+
+    It makes the folder of the cache, in the group of users without a name, as whom some clusters run containers.
+    """
+    CACHE.mkdir()
+    os.chown(CACHE, USER, 0)
+    CACHE.chmod(0o770)
+    touched = {CACHE}
+    touched.update(
         compile_modules(file for file in imported_files() if file.is_relative_to(sysconfig.get_path("stdlib")))
     )
     for name in INSTALLERS:

@@ -19,7 +19,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 PYTHON = "3.11"
-EXTRAS = ("serve", "grpc", "tracing")  # what `serve` and its options may need, besides an onnxruntime
+EXTRAS = ("serve", "grpc", "tracing", "stores")  # what `serve`, its options and MODELS may need, besides an onnxruntime
 MARK = "# inputs sha256:"
 
 

@@ -91,6 +91,8 @@ def _secrets_in(made: Any) -> Iterator[tuple[str, str | None]]:
     elif isinstance(made, dict):
         if "secretName" in made:
             yield made["secretName"], None
+        if "secretRef" in made:
+            yield made["secretRef"]["name"], None
         for key in ("secret", "keySecret", "credentials"):
             if isinstance(made.get(key), dict) and "name" in made[key]:
                 yield made[key]["name"], made[key]["key"]

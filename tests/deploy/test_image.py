@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,16 +27,18 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from lengthwise.bench.launch import free_port
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.runtime import recurrent_kernels
+from lengthwise.stores.push import push
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
 from tests.deploy.live import started, until
 from tests.deploy.tools import CHART, DEPLOY, ROOT, chart_engine, objects
 from tests.support.numpy_models import samples
+from tests.support.stores import Answer, Call, Hub, Objects, Registry, StandIn, Web, archive_of, running
 from tests.support.waiting import answers
 
 pytestmark = pytest.mark.deploy
 
 IMAGE = "localhost/lengthwise:tested"
-MOST_MEGABYTES = 138
+MOST_MEGABYTES = 160  # of which models by address are 21
 BODY = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
 
 
@@ -194,6 +196,54 @@ def test_the_arguments_of_the_kserve_runtime_serve_what_kserve_mounts(built: Eng
     with built.container(IMAGE, "--volume", f"{models}:/mnt/models:ro", command=words):
         until("the container is ready", 60, lambda: answers(port, "/readyz"))
         assert httpx.get(f"http://127.0.0.1:{admin}/healthz").json()["refused"]
+
+
+@pytest.fixture(params=["https", "s3", "gs", "hf", "oci"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """An address of models in a store of each kind on this machine, and the variables that lead there."""
+    models = _repository(tmp_path / "models")
+    files = {path.relative_to(models).as_posix(): path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    web, hub, registry, bucket = Web(), Hub(), Registry(), Objects("bucket")
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    hub.commits.append(files)
+    bucket.files = {f"models/{name}": content for name, content in files.items()}
+    kinds: dict[str, Callable[[Call], Answer]] = {"https": web, "hf": hub, "oci": registry}
+    with running(StandIn(kinds.get(request.param, bucket))) as server:
+        registry.url = server.url
+        host = f"127.0.0.1:{server.port}"
+        if request.param == "oci":
+            push(models, f"oci://{host}/team/vowels")
+        amazon = {"AWS_ENDPOINT_URL": server.url, "AWS_ALLOW_HTTP": "true", "AWS_SKIP_SIGNATURE": "true"}
+        google = {"GOOGLE_BASE_URL": server.url, "GOOGLE_ALLOW_HTTP": "true", "GOOGLE_SKIP_SIGNATURE": "true"}
+        yield {
+            "https": (f"{server.url}/models.tar", {}),
+            "s3": ("s3://bucket/models", amazon),
+            "gs": ("gs://bucket/models", google),
+            "hf": ("hf://team/vowels", {"HF_ENDPOINT": server.url}),
+            "oci": (f"oci://{host}/team/vowels", {}),
+        }[request.param]
+
+
+def test_it_serves_models_at_an_address_from_a_cache_that_a_volume_keeps(
+    built: Engine, store: tuple[str, dict[str, str]]
+) -> None:
+    address, variables = store
+    volume = f"lengthwise-{os.getpid()}"
+    options = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+    options += ["--env", f"LENGTHWISE_MODELS={address}", "--volume", f"{volume}:/cache"]
+    try:
+        with _served(built, *options) as (_, port):
+            assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
+        with _served(built, *options, "--env", "LENGTHWISE_OFFLINE=true") as (_, port):
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz").json()["models"]
+    finally:
+        built.run("volume", "rm", "--force", volume)
+
+
+def test_without_a_cache_that_may_be_written_it_says_so(built: Engine) -> None:
+    with built.container(IMAGE, "--env", "LENGTHWISE_MODELS=http://127.0.0.1:1/models.tar") as name:
+        until("it ended", 60, lambda: built.inspected(name, "{{.State.Running}}", "container") == "false")
+        assert "cannot be stored in the cache /cache: Read-only file system" in built.run("logs", name)
 
 
 def test_an_init_container_fetches_an_archive_of_the_right_digest(built: Engine, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ KSERVE = DEPLOY / "kserve"
 VALUES_FILES = ("cpu", "gpu", "dev")
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute", "GRPCRoute"}
 ARCHIVE = {"source": "archive", "url": "https://models.example.org/models.tar.gz", "sha256": "0" * 64}
+ADDRESS = {"source": "address", "address": "s3://models/team"}
 KEYS = {"apiKeys": {"existingSecret": "lengthwise-keys"}}
 TLS = {"tls": {"existingSecret": "lengthwise-tls"}}
 MUTUAL = {"tls": {"existingSecret": "lengthwise-tls", "clientCaSecret": "lengthwise-client-ca"}}
@@ -66,6 +67,7 @@ ALL_WISHES: dict[str, Any] = {
     "keda": {"autoscaling": {"kind": "keda"}},
     "volume": {"models": {"source": "volume", "claim": "models"}},
     "archive": {"models": ARCHIVE},
+    "address": {"models": ADDRESS},
     **{name: yaml.safe_load((DEPLOY / "helm" / f"values-{name}.yaml").read_text()) for name in VALUES_FILES},
 }
 
@@ -162,6 +164,8 @@ def test_the_chart_lints_and_its_version_is_the_projects() -> None:
         *(({"adminPort": 70000}, "adminPort"), ({"extraEnv": [{"value": "a"}]}, "extraEnv")),
         *(({"podAnnotations": {"a": 1}}, "podAnnotations"), ({"ingress": {"hosts": [{"host": "a"}]}}, "paths")),
         ({"models": {"source": "archive", "url": "https://a", "sha256": "beef"}}, "sha256"),
+        ({"models": {"source": "address", "address": "models/team"}}, "address"),
+        ({"models": {"source": "address", "address": "https://a/m.tar?X-Amz-Signature=secret"}}, "address"),
     ],
 )
 def test_the_values_schema_refuses_what_the_chart_does_not_know(values: dict[str, Any], said: str) -> None:
@@ -175,6 +179,7 @@ def test_the_values_schema_refuses_what_the_chart_does_not_know(values: dict[str
         ({**KEYS, "settings": {"api_keys_file": "/mine/a"}, "extraVolumeMounts": MOUNT}, "settings.api_keys_file"),
         ({"settings": {"admin_port": 9001}}, "settings.admin_port"),
         ({"models": {**ARCHIVE, "sha256": ""}}, "models.sha256"),
+        ({"models": {"source": "address"}}, "models.address"),
         ({"tls": {"clientCaSecret": "a"}}, "tls.existingSecret"),
         ({"grpcRoute": {"enabled": True}}, "grpcPort"),
         ({**KEYS, "monitoring": {"operator": True}}, "monitoring.bearerTokenSecret"),
@@ -214,6 +219,28 @@ def test_a_share_is_off_or_0_to_1_as_in_the_command(name: str) -> None:
 def test_a_release_may_have_no_settings_at_all() -> None:
     named = [entry["name"] for entry in _container({"settings": None})["env"]]
     assert named == ["LENGTHWISE_DRAIN_SECONDS", "LENGTHWISE_ADMIN_PORT"]
+
+
+@pytest.mark.parametrize("claim", ["", "copies"])
+def test_a_pod_of_models_at_an_address_has_a_cache_that_it_may_write_and_time_and_ways_to_fetch(claim: str) -> None:
+    values = {"models": {**ADDRESS, "claim": claim}}
+    pod, container = _pod(values), _container(values)
+    assert {one["name"]: one.get("value") for one in container["env"]}["LENGTHWISE_MODELS"] == "s3://models/team"
+    (mount,) = container["volumeMounts"]
+    cache = re.search(r"LENGTHWISE_CACHE=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert cache is not None
+    assert (mount["mountPath"], mount.get("readOnly", False)) == (cache[1], False)
+    (volume,) = pod["volumes"]
+    assert volume == {"name": mount["name"]} | (
+        {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+    )
+    assert container["startupProbe"]["failureThreshold"] > _container({})["startupProbe"]["failureThreshold"]
+    (policy,) = (one for key, one in _of_chart(values).items() if key[0] == "NetworkPolicy")
+    assert {(one["port"], one["protocol"]) for one in policy["spec"]["egress"][0]["ports"]} >= {
+        (53, "UDP"),
+        (443, "TCP"),
+        (80, "TCP"),
+    }
 
 
 def test_replicas_do_not_choose_kernels_each_for_itself() -> None:
