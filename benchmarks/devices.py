@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any, Final
 
 import click
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import machine, output, pages
-from lengthwise.batching import plan as _plan
 from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, BucketedCosts, Buckets, choose
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import grid, measure, rows_grid
@@ -37,14 +36,6 @@ WIDEST: Final = 512
 WAITING: Final = (64, 256, 1024, 4096, 8192)
 RATE: Final = 100.0  # sequences a second
 FIRST_SECONDS: Final = 5.0
-SHARES: Final = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
-DRAWS: Final = 4
-FEW_BATCHES: Final = (
-    ("flat to 256 rows", "uniform", 1024),
-    ("flat to 256 rows", "lognormal", 1024),
-    ("in steps of 64 rows", "uniform", 256),
-    ("in steps of 64 rows", "lognormal", 1024),
-)
 FOREVER: Final = (float("inf"),)  # the patience of who has no deadline
 COLD: Final = 3.0  # the first run of a shape takes so many times longer
 _LAUNCH, _STEP = 5e-4, 41.4e-6  # of an H100 that ran a BiLSTM 2 x 128
@@ -240,27 +231,6 @@ def compared(truth: Truth, lengths: list[int], waiting: int) -> dict[str, float]
     }
 
 
-def with_classes(share: float, device: str, name: str, waiting: int) -> tuple[float, float]:
-    """What more is answered than in order of arrival, and the p99 over its, where full batches are `share` of it.
-
-    The means of `DRAWS` draws: the order in which classes run depends on the first batches.
-    """
-    before = _plan._CLASSES
-    setattr(_plan, "_CLASSES", share)  # noqa: B010 - mypy takes no assignment to a constant
-    found = []
-    for seed in range(DRAWS):
-        lengths = drawn(name, seed, 10_000)
-        best = max(
-            (arrival_loop(DEVICES[device], lengths, waiting, size) for size in grid(MOST_ROWS) if size <= waiting),
-            key=lambda loop: loop.per_second,
-        )
-        loop = planned_loop(DEVICES[device], lengths, waiting)
-        found.append((loop.per_second / best.per_second, loop.p99_seconds / best.p99_seconds))
-    setattr(_plan, "_CLASSES", before)  # noqa: B010
-    rates, tails = zip(*found, strict=True)
-    return fmean(rates), fmean(tails)
-
-
 @click.command(help=__doc__)
 @click.option("--waiting", multiple=True, type=click.IntRange(1), default=WAITING, show_default=True)
 @output.as_json_or_page(PAGE)
@@ -279,7 +249,6 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
         (before, at_rest): first_seconds(DEVICES["flat to 256 rows"], drawn("lognormal"), before, at_rest=at_rest)
         for before, at_rest in ((MOST_FIRST, False), (BEFORE_READY, True), (BEFORE_READY, False))
     }
-    classes = {case: [with_classes(share, *case) for share in SHARES] for case in FEW_BATCHES}
     text = pages.page(
         facts,
         "Costs and plans of a device",
@@ -330,16 +299,6 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
                     f"{row['late_by_arrival']:.0%}",
                 ]
                 for (device, name, count), row in plans.items()
-            ],
-        ),
-        "Full batches of all classes are so much of what waits (`plan._CLASSES`), times the share of padding in order "
-        f"of arrival: sequences/s over arrival, p99 over arrival, means of {DRAWS} draws. Other lengths have no longer "
-        "tail than order of arrival.",
-        pages.table(
-            ["device", "lengths", "waiting", *(f"{share:g}" for share in SHARES)],
-            [
-                [device, name, f"{count:,}", *(f"{rate:.2f}, {tail:.2f}" for rate, tail in row)]
-                for (device, name, count), row in classes.items()
             ],
         ),
     )

@@ -36,6 +36,30 @@ def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(leng
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("waiting", [1024, 4096])
+@pytest.mark.parametrize("device", ROWS_ARE_FREE)
+def test_of_lengths_that_are_much_alike_none_waits_for_long(device: str, waiting: int, seed: int):
+    """Few are much shorter than the others: no class of their own, and none is left behind by the wider ones."""
+    lengths = np.random.default_rng(seed).normal(100, 10, 10_000).astype(int).tolist()
+    found = compared(DEVICES[device], lengths, waiting)
+    assert found["over_arrival"] >= 0.97  # widths are rounded up
+    assert found["p99_over_arrival"] <= 1.1
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("device", "waiting"), [(ROWS_ARE_FREE[0], 1024), (ROWS_ARE_FREE[1], 256)])
+def test_with_few_batches_that_wait_no_draw_of_lengths_has_a_longer_tail(device: str, waiting: int, seed: int):
+    assert compared(DEVICES[device], drawn("uniform", seed, 10_000), waiting)["p99_over_arrival"] <= 1.1
+
+
+@pytest.mark.parametrize("waiting", [256, 1024])
+def test_one_length_runs_in_batches_that_take_all_that_wait_in_a_whole_number_of_them(waiting: int):
+    found = compared(DEVICES["in steps of 64 rows"], [36] * 10_000, waiting)
+    assert found["over_arrival"] >= 1 - 1e-9
+    assert found["p99_over_arrival"] <= 1 + 1e-9
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     found = compared(DEVICES["in steps of 64 rows"], drawn(lengths, count=10_000), 4096)

@@ -32,7 +32,7 @@ _SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5  # share that is used: too large batches cost most
-_NEARLY_BEST: Final = 1.05  # a row's seconds within this factor of the least count as the least
+NEARLY_BEST: Final = 1.05  # a row's seconds within this factor of the least count as the least
 _OVERHEAD_STEP: Final = 0.03  # columns are computed again after such a change, as a share of the mean batch
 SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0
 _MAX_LOG_DRIFT: Final = 3.5  # serving scales the measured times by 33 at most
@@ -55,7 +55,7 @@ class Column(NamedTuple):
         of_one_row = seconds / counts
         least = np.minimum.accumulate(of_one_row)
         cheapest = np.maximum.accumulate(np.where(of_one_row <= least, counts, 0))
-        cheap = counts[of_one_row <= _NEARLY_BEST * least[-1]]
+        cheap = counts[of_one_row <= NEARLY_BEST * least[-1]]
         balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)
         return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], int(cheap[0]), float(least[-1]), balanced)
 

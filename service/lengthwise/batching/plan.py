@@ -37,11 +37,11 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice
 from operator import attrgetter, sub
 from typing import Final
 
-from lengthwise.batching.cost import Column, CostTable
+from lengthwise.batching.cost import NEARLY_BEST, Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 # Who may overtake whom is policy: the same on every processor and device. What a batch gains is in the cost table.
@@ -52,9 +52,7 @@ _PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was 
 _PAYS: Final = 1.5  # where batches save a third at least: a row alone costs so many times as much as in the best batch
 _TAIL: Final = 1.1  # times that of order of arrival: more rows than are enough may make a batch so much longer
 _LONGER: Final = 1.05  # the same for who waits past one batch of the widest: rounded widths may take the other half
-# Full batches of the classes are so much of what waits, times the share of padding in order of arrival. With more, more
-# are answered, and the tail of uniform lengths is longer than `_TAIL` allows (`benchmarks.devices` has both).
-_CLASSES: Final = 1.1
+_EMPTY: Final = 0.75  # a class whose batches would be empty to such a share, or more, is part of the next wider one
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
 # steps 1.9 times as much at most on a processor (the models of `benchmarks.planning`).
@@ -248,60 +246,78 @@ def _class_batch(
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent sequences of one class of widths; rows that are left go to narrower sequences.
 
-    The class is the anchor's. Where that has too few sequences for a full batch, a wider class is taken if it answers
-    more sequences a second. Where one batch can take all that wait: `_queue_batch`.
+    The class is the anchor's. Where that has too few sequences for a full batch, the next wider ones are taken with it
+    if that answers more sequences a second. Where one batch can take all that wait: `_queue_batch`.
     """
     of_width: Counter[int] = Counter()
     for (width, _), alike in pending.alike.items():
         of_width[width] += len(alike)
-    widths = sorted(of_width)
-    if len(pending) <= _full_rows(cost, limits, widths[-1], seconds):
+    widths, waiting = sorted(of_width), len(pending)
+    if waiting <= _full_rows(cost.column(widths[-1], limits.rows), limits.most_rows(widths[-1]), seconds, waiting):
         return _queue_batch(pending, anchor, cost, limits)
     seconds = max(seconds, cost.seconds_of(1, anchor.width))
     del widths[bisect_right(widths, seconds, key=lambda width: cost.seconds_of(1, width)) :]  # these make it late
     counts = [*accumulate(of_width[width] for width in widths)]
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     tops[-1] = max(tops[-1], widths[-1])
-    shapes: list[tuple[float, int, int, int]] = []  # of classes: sequences a second, rows, width, widest below them
-    for below, top in pairwise([0, *tops]):
-        if top >= anchor.width:
-            at = bisect_right(widths, top) - 1
-            full = _full_rows(cost, limits, widths[at], seconds)
-            times, cheapest, *_ = cost.column(widths[at], limits.rows)
-            rows = cheapest[min(full, counts[at])]
-            shapes.append((rows / times[rows], rows, widths[at], below))
-            if rows == cheapest[full] or top >= widths[-1]:
-                break
-    _, rows, width, below = max(shapes)
+    rows_of_class = _full_rows if len(tops) > 1 else _rows_in_order
+    first = bisect_left(tops, anchor.width)
+    shapes: list[tuple[float, int, int]] = []  # of classes: sequences a second, rows, width
+    for top in tops[first:]:
+        at = bisect_right(widths, top) - 1
+        column = cost.column(widths[at], limits.rows)
+        full = rows_of_class(column, limits.most_rows(widths[at]), seconds, waiting)
+        rows = column.cheapest_rows[min(full, counts[at])]
+        shapes.append((rows / column.seconds[rows], rows, widths[at]))
+        if rows == column.cheapest_rows[full] or top >= widths[-1]:
+            break
+    _, rows, width = max(shapes)
+    below = tops[first - 1] if first else 0
     chosen = pending.most_urgent_of(below, width, rows)
     if len(chosen) < rows:
         chosen += pending.most_urgent_of(0, below, rows)
     return [anchor, *(each for each in chosen if each is not anchor)][:rows]
 
 
-def _full_rows(cost: CostTable, limits: BatchLimits, width: int, seconds: float) -> int:
-    """The rows of a full batch of a width: those that are enough, and more where those take little longer."""
-    times, _, enough, *_ = cost.column(width, limits.rows)
-    return rows_within(times, limits.most_rows(width), min(seconds, _TAIL * times[enough]))
+def _full_rows(column: Column, most: int, seconds: float, waiting: int) -> int:
+    """The rows of a full batch of a class: those that are enough, and more where those take little longer.
+
+    While a class fills a batch of `rows`, half of them wait on average, beside what waits of the other classes. So all
+    wait for about `waiting + rows / 2` sequences, and half as many rows may answer sooner where few wait.
+    """
+    times, enough = column.seconds, column.enough_rows
+    rows = min(enough, -(-enough // 2), key=lambda rows: times[rows] / rows * (waiting + rows / 2))
+    return rows_within(times, most, min(seconds, _TAIL * times[rows]))
+
+
+def _rows_in_order(column: Column, most: int, seconds: float, waiting: int) -> int:
+    """The rows of a full batch of the only class: of those that cost next to the least, which run all soonest."""
+    times, least, most = column.seconds, column.least_row_seconds, rows_within(column.seconds, most, seconds)
+    cheap = [rows for rows in range(column.enough_rows, most + 1) if times[rows] <= NEARLY_BEST * least * rows]
+    return min(cheap, key=lambda rows: (-(-waiting // rows) * times[rows], -rows), default=column.cheapest_rows[most])
 
 
 def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:
-    """The widest of each class of widths, ascending: so many that full batches of each are about what waits.
+    """The widest of each class of widths, ascending.
 
-    They follow from what came lately, not from what waits: of that, the classes that ran last are missing, and classes
-    that move leave sequences at their ends behind. There are fewer where order of arrival computes little padding.
+    In order of arrival, a share of what is computed is padding. So many classes are there that full batches of each are
+    that share of what waits: the more there are, the less is padding, and the longer each waits for its turn. They
+    follow from what came lately, not from what waits: of that, the classes that ran last are missing, and classes that
+    move leave sequences at their ends behind.
     """
     of_width = sorted(pending.widths.items(), reverse=True)
-    least = [cost.column(width, limits.rows).least_row_seconds for width, _ in of_width]
-    valid = sum(seconds * count for seconds, (_, count) in zip(least, of_width, strict=True))
-    padding = 1 - valid / (len(pending.recent) * least[0])  # its share, in order of arrival
-    waiting = _CLASSES * padding * len(pending) / len(pending.recent)  # for each that arrived
-    tops, free_rows = [], 0.0  # of the class
-    for width, arrived in of_width:
+    columns = [cost.column(width, limits.rows) for width, _ in of_width]
+    valid = sum(column.least_row_seconds * count for column, (_, count) in zip(columns, of_width, strict=True))
+    padding = 1 - valid / (len(pending.recent) * columns[0].least_row_seconds)
+    waiting = padding * len(pending) / len(pending.recent)  # for each that arrived
+    tops, full, free_rows = [], 1, 0.0  # of the class
+    for column, (width, arrived) in zip(columns, of_width, strict=True):
         if free_rows <= 0:
             tops.append(width)
-            free_rows = _full_rows(cost, limits, width, seconds)
+            free_rows = full = _full_rows(column, limits.most_rows(width), seconds, len(pending))
         free_rows -= waiting * arrived
+    if free_rows >= _EMPTY * full and len(tops) > 1:
+        del tops[-1]
     return tops[::-1]
 
 
