@@ -162,6 +162,48 @@ def test_a_value_of_another_kind_becomes_no_option(name: str, content: str, tmp_
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("settings.json", f'{{"http_port": {port}}}') for port in ("99999999", "-1", "0", '"abc"', "true", '""')),
+        ("settings.json", '{"cors_settings": {"allow_origins": ["ftp://x"]}}'),
+        ("settings.json", '{"parallel_workers": 1000}'),
+        *(("config.properties", f"default_response_timeout={seconds}\n") for seconds in ("-5", "0", "999999999999")),
+        *(("config.properties", f"max_request_size={size}\n") for size in ("-1", "0", "abc", "")),
+        ("config.properties", "inference_address=https://0.0.0.0:0\n"),
+    ],
+)
+def test_a_value_that_the_option_does_not_take_becomes_no_option(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    result = imported(tmp_path / name)
+    assert "not a value of this setting" in result.output
+    assert commands(result) == ["lengthwise serve models"]
+
+
+def test_metrics_at_the_port_of_calls_become_no_port_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "config.properties").write_text(
+        "metrics_address=http://0.0.0.0:8080\ninference_address=http://0.0.0.0:8080\n"
+    )
+    result = imported(tmp_path)
+    assert commands(result) == ["lengthwise serve models --host 0.0.0.0 --port 8080"]
+    assert "/metrics is at --port, too" in result.output
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("file:///srv/model.onnx", "/srv/model.onnx"),
+        ("s3://bucket/a/model.onnx", "model.onnx"),
+        ("https://user:secret@example.com/model.onnx", "model.onnx"),
+        ("a#b?.onnx", "{}/a#b?.onnx"),
+        ("u" * 5000 + ".onnx", "{}/" + "u" * 5000 + ".onnx"),
+    ],
+)
+def test_a_graph_at_an_address_is_exported_once_it_is_here(uri: str, file: str, tmp_path: Path) -> None:
+    result = imported(write(tmp_path / "model-settings.json", {"name": "vowels", "parameters": {"uri": uri}}))
+    assert shlex.split(commands(result)[0])[2] == file.format(tmp_path)
+
+
+@pytest.mark.parametrize(
     "model", [{"inputs": 5}, {"inputs": {"a": 1}}, {"parameters": {"uri": 5}}, {"parameters": {"uri": ["a"]}}]
 )
 def test_odd_values_of_a_model_leave_its_command(model: dict[str, Any], tmp_path: Path) -> None:

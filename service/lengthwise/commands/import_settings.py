@@ -10,12 +10,14 @@ import shlex
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from os.path import isfile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import click
 import orjson
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -23,6 +25,7 @@ from rich.text import Text
 from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import read
+from lengthwise.settings import Settings
 
 SETTINGS: Final = tomllib.loads(Path(__file__).with_name("foreign_settings.toml").read_text("utf-8"))
 _FILES: Final = {"model-settings.json": "mlserver", "settings.json": "mlserver", "config.properties": "torchserve"}
@@ -57,8 +60,14 @@ def _host_and_port(address: str) -> tuple[str, str]:
     return parts.hostname, str(parts.port)
 
 
+def _text_or_number(value: Any) -> list[str]:
+    if type(value) not in (int, str):  # a bool is an int, too
+        raise TypeError
+    return [str(value)]
+
+
 CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
-    "as it is": lambda value: [value if isinstance(value, str) else f"{value:d}"],
+    "as it is": _text_or_number,
     "address": lambda value: [*_host_and_port(value)],
     "port": lambda value: [_host_and_port(value)[1]],
     "seconds": lambda value: [str(round(float(value) * 1000))],
@@ -74,9 +83,13 @@ def _setting(server: str, key: str, value: Any) -> Setting:
         return Setting(key, value, (), entry["note"])
     try:
         values = CONVERSIONS[entry.get("as", "as it is")](value)
+        options = tuple(zip(entry["option"].split(", "), values, strict=True))
+        for option, text in options:
+            field = Settings.model_fields[option.removeprefix("--").replace("-", "_")]
+            TypeAdapter(Annotated[field.annotation, field]).validate_python(text)  # type: ignore[arg-type]
     except (AttributeError, TypeError, ValueError, OverflowError):
         return Setting(key, value, (), f"not a value of this setting; {entry['option']} would take it")
-    return Setting(key, value, tuple(zip(entry["option"].split(", "), values, strict=True)), "")
+    return Setting(key, value, options, "")
 
 
 def _properties(text: str) -> dict[str, str]:
@@ -113,7 +126,8 @@ def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], l
         return settings, []
     inputs = document.get("inputs")
     names = tuple(str(one.get("name")) for one in inputs if isinstance(one, dict)) if isinstance(inputs, list) else ()
-    file = str(path.parent / str(parameters["uri"])) if parameters.get("uri") else None
+    scheme, _, uri = str(parameters.get("uri") or "").rpartition("://")
+    file = str(path.parent / uri) if scheme in ("", "file") else Path(uri).name  # which is downloaded first
     return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, names)]
 
 
@@ -144,7 +158,7 @@ def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterato
 
     for model in models:
         file, roles = model.file or "", _roles(model.inputs)
-        if file.endswith(".onnx") and not Path(file).is_file() and Path(file).parent.is_file():  # in an archive
+        if file.endswith(".onnx") and not isfile(file) and isfile(Path(file).parent):  # in an archive
             yield shlex.join(["unzip", "-j", str(Path(file).parent), Path(file).name])
             file = Path(file).name
         target = shlex.quote(file) if file.endswith(".onnx") else _SOURCE
@@ -195,6 +209,13 @@ def import_settings(files: tuple[Path, ...]) -> None:
         is_mlserver = _FILES[path.name] == "mlserver"
         parts = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
         settings, models = settings + parts[0], models + parts[1]
+    port = dict(pair for setting in settings for pair in setting.options).get("--port")
+    settings = [
+        setting._replace(options=(), note="/metrics is at --port, too")
+        if setting.options == (("--admin-port", port),)
+        else setting
+        for setting in settings
+    ]
     value = Column("value", max_width=40, no_wrap=True, overflow="ellipsis")
     table = Table("setting", value, "becomes", box=None, pad_edge=False)
     for setting in settings:
