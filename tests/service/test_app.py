@@ -252,3 +252,24 @@ async def test_what_is_not_there_is_a_problem_too(method: str, path: str, status
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.json()["status"], answer.json()["detail"]) == (status, detail)
     assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("instances", "is of KServe v1: POST /v1/models/NAME:predict takes it"),
+        ("inputs", "is of v2: POST /v2/models/NAME/infer takes it"),
+        ("dataframe_split", "is of MLflow; here the steps of each row are one of 'sequences'"),
+        ("dataframe_records", "is of MLflow; here the steps of each row are one of 'sequences'"),
+        ("sequence", "did you mean sequences?"),
+        ("data", "unknown field; known are"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/invocations"])
+async def test_a_body_in_the_form_of_another_server_says_who_takes_it(path: str, field: str, says: str) -> None:
+    async with serving(model(manifest())) as service:
+        refused = await service.client.post(path, json={field: [[[1, 3]]]})
+        assert refused.status_code == 422
+        (problem,) = [one for one in refused.json()["errors"] if one["pointer"]]
+        assert problem["pointer"] == f"/{field}"
+        assert says in problem["detail"]

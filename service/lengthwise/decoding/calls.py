@@ -27,6 +27,13 @@ MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no 
 
 TRANSPOSED: Final = f"{IS_TRANSPOSED} (in Python: layout='channels-first')"  # ends a message about features
 
+_OF_MLFLOW: Final = ", which is of MLflow; here the steps of each row are one of 'sequences'"
+OTHER_BODIES: Final = {
+    "instances": ", which is of KServe v1: POST /v1/models/NAME:predict takes it",
+    "inputs": ", which is of v2: POST /v2/models/NAME/infer takes it",
+    "dataframe_split": _OF_MLFLOW,
+    "dataframe_records": _OF_MLFLOW,
+}  # fields of bodies of other servers, and where they are known
 ADVICE_ON_TAILS: Final = (
     "steps of null behind the sequence are padding: leave them out (in Python: padding='nan'; of a file: --padding nan)"
 )
@@ -274,7 +281,9 @@ def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, 
         if problems.listing:
             shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
             names = sorted(known)
-            problems.add(f"{at}/{escaped(shown)}", f"unknown field{similar(name, names)}; known are {listed(names)}")
+            of_another = OTHER_BODIES.get(name) if "sequences" in known else None
+            hint = of_another or similar(name, names)
+            problems.add(f"{at}/{escaped(shown)}", f"unknown field{hint}; known are {listed(names)}")
         else:
             problems.count()
 
