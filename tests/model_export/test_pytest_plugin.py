@@ -5,6 +5,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -41,31 +43,40 @@ def batch(padding=0.0):
 """
 
 
-def run(folder: Path, tests: str, *options: str) -> tuple[dict[str, str], str]:
-    """Runs tests with this plugin, whether or not an entry point of an older installation brings it.
+class Outcome(NamedTuple):
+    """Whether a test passed, and what was reported of one that did not."""
 
-    Returns what came of each test, in lower case, and the output.
-    """
-    (folder / "test_of_a_user.py").write_text(MODELS + tests)
-    words = (
-        "-p",
-        "no:lengthwise",
-        "-p",
-        "lengthwise_export.testing.pytest_plugin",
-        "-p",
-        "no:cacheprovider",
-        "-rA",
-        *options,
-    )
-    command = [sys.executable, "-m", "pytest", "--rootdir=.", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-    lines = re.findall(r"^(PASSED|FAILED|ERROR) test_of_a_user\.py::(?:\w+::)?(\S+)", done.stdout, re.MULTILINE)
-    assert lines, done.stdout + done.stderr
-    return {name: outcome.lower() for outcome, name in lines}, done.stdout
+    passed: bool
+    report: str = ""
 
 
-def test_a_mark_checks_the_model_that_a_test_returns(tmp_path: Path) -> None:
-    tests = """
+Outcomes = dict[str, dict[str, Outcome]]
+"""By the name of a file of tests and that of a test."""
+
+
+def run(folder: Path, files: dict[str, str], *options: str) -> Outcomes:
+    """Runs files of tests, in one process, with the plugin of these sources."""
+    for name, text in files.items():
+        (folder / f"test_{name}.py").write_text(text)
+    # an entry point may be that of an older installation
+    plugin = ("-p", "no:lengthwise", "-p", "lengthwise_export.testing.pytest_plugin", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", "--rootdir=.", "--junitxml=outcomes.xml", "--strict-markers", *plugin]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=folder, check=False)
+    outcomes: Outcomes = {name: {} for name in files}
+    assert (folder / "outcomes.xml").exists(), done.stdout + done.stderr
+    for case in ElementTree.parse(folder / "outcomes.xml").iter("testcase"):
+        failure = case.find("failure")
+        outcome = Outcome(True) if failure is None else Outcome(False, failure.text or "")
+        outcomes[case.attrib["classname"].split(".")[0].removeprefix("test_")][case.attrib["name"]] = outcome
+    assert all(outcomes.values()), done.stdout + done.stderr
+    return outcomes
+
+
+def passing(outcomes: dict[str, Outcome]) -> dict[str, bool]:
+    return {name: outcome.passed for name, outcome in outcomes.items()}
+
+
+MARK = """
 @pytest.fixture
 def masked():
     return True
@@ -79,36 +90,90 @@ def test_sound(masked):
 def test_leak(masked):
     return Mean(masked)
 """
-    outcomes, report = run(tmp_path, tests, "--strict-markers")
-    assert outcomes == {"test_sound": "passed", "test_leak[False]": "failed"}
-    assert "leak  Mean: the answer to a sequence changes with" in report
-    assert "total.sum(dim=1)" in report
-    assert "pytest_plugin.py" not in report  # no line of the plugin
-
-
-def test_the_fixture_is_assert_padding_safe(tmp_path: Path) -> None:
-    tests = """
+FIXTURE = """
 def test_sound(padding_safe):
     assert padding_safe(Mean(), max_length=20).verdict == "sound"
 
 def test_leak(padding_safe):
     padding_safe(Mean(masked=False), max_length=20)
 """
-    outcomes, report = run(tmp_path, tests)
-    assert outcomes == {"test_sound": "passed", "test_leak": "failed"}
-    assert "PaddingUnsafeError: leak  Mean: " in report
+WRONG = """
+@pytest.mark.padding_safe(24)
+def test_24():
+    return Mean()
+
+@pytest.mark.padding_safe
+def test_forgets():
+    Mean()
+
+@pytest.mark.padding_test
+def test_nothing():
+    pass
+"""
+NAMED = """
+import unittest
+
+def test_padding():
+    Mean()(batch(), LENGTHS)
+    Mean()(batch(), LENGTHS)
+
+def test_width():
+    test_padding()
+
+def test_padding_without_a_model():
+    pass
+
+def test_padding_that_fails_by_itself():
+    test_padding()
+    assert batch() is None
+
+class TestCase(unittest.TestCase):
+    def test_padding_of_unittest(self):
+        test_padding()
+"""
 
 
-def test_a_mark_takes_options_by_name_only(tmp_path: Path) -> None:
-    outcomes, report = run(tmp_path, "@pytest.mark.padding_safe(24)\ndef test_24():\n    return Mean()\n")
-    assert outcomes == {"test_24": "failed"}
-    assert "1 positional argument" in report
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What comes of tests without an option."""
+    calls = "\n".join(
+        f"@pytest.mark.padding_test\ndef test_{index}():\n    {case}\n" for index, case in enumerate(CASES)
+    )
+    tests = {"mark": MARK, "fixture": FIXTURE, "wrong": WRONG, "calls": CALLS + calls, "named": NAMED}
+    return run(tmp_path_factory.mktemp("plain"), {name: MODELS + text for name, text in tests.items()})
 
 
-def test_a_marked_test_that_returns_no_model_says_what_is_one(tmp_path: Path) -> None:
-    outcomes, report = run(tmp_path, "@pytest.mark.padding_safe\ndef test_forgets():\n    Mean()\n")
-    assert outcomes == {"test_forgets": "failed"}
-    assert "None is not a target: give a torch.nn.Module" in report
+@pytest.fixture(scope="module")
+def watching(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What comes of tests with `--padding-tests`."""
+    examples = {f"{code}_{which}": rules()[code].examples["pytest"][which] for code, which in EXAMPLES}
+    return run(tmp_path_factory.mktemp("watching"), {**examples, "named": MODELS + NAMED}, "--padding-tests")
+
+
+def test_a_mark_checks_the_model_that_a_test_returns(plain: Outcomes) -> None:
+    assert passing(plain["mark"]) == {"test_sound": True, "test_leak[False]": False}
+    report = plain["mark"]["test_leak[False]"].report
+    assert "leak  Mean: the answer to a sequence changes with" in report
+    assert "total.sum(dim=1)" in report
+    assert "pytest_plugin.py" not in report  # no line of the plugin
+
+
+def test_the_fixture_is_assert_padding_safe(plain: Outcomes) -> None:
+    assert passing(plain["fixture"]) == {"test_sound": True, "test_leak": False}
+    assert "PaddingUnsafeError: leak  Mean: " in plain["fixture"]["test_leak"].report
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"),
+    [
+        pytest.param("test_24", "1 positional argument", id="a mark takes options by name only"),
+        pytest.param("test_forgets", "None is not a target: give a torch.nn.Module", id="no model is returned"),
+        pytest.param("test_nothing", "no torch module was called", id="a padding test calls no model"),
+    ],
+)
+def test_a_mark_at_a_wrong_test_fails_it_with_the_reason(plain: Outcomes, test: str, reason: str) -> None:
+    assert not plain["wrong"][test].passed
+    assert reason in plain["wrong"][test].report
 
 
 CANNOT_FAIL = {
@@ -162,75 +227,39 @@ steps = torch.randn(3, 6, 3)
 CASES = [calls for calls, _ in CANNOT_FAIL.values()] + [*COULD_FAIL.values()]
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """By their calls: what came of the padding tests that make them, and the codes that were told of each."""
-    lines = [f"@pytest.mark.padding_test\ndef test_{index}():\n    {calls}\n" for index, calls in enumerate(CASES)]
-    outcomes, output = run(tmp_path_factory.mktemp("judged"), CALLS + "\n".join(lines))
-    told = dict(re.findall(r"^_+ test_(\d+) _+\n(.*?)(?=^[_=]+ )", output, re.MULTILINE | re.DOTALL))
-    return {
-        calls: (outcomes[f"test_{index}"], " ".join(re.findall(r"LW\d+", told.get(str(index), ""))))
-        for index, calls in enumerate(CASES)
-    }
+EXAMPLES = [(code, which) for code in ("LW001", "LW002") for which in ("bad", "good")]
 
 
 @pytest.mark.parametrize("case", CANNOT_FAIL)
-def test_a_padding_test_that_cannot_fail_fails_with_its_rule(judged: dict[str, tuple[str, str]], case: str) -> None:
-    calls, codes = CANNOT_FAIL[case]
-    assert judged[calls] == ("failed", codes)
+def test_a_padding_test_that_cannot_fail_fails_with_its_rule(plain: Outcomes, case: str) -> None:
+    calls, code = CANNOT_FAIL[case]
+    outcome = plain["calls"][f"test_{CASES.index(calls)}"]
+    assert (outcome.passed, re.findall(r"LW\d+", outcome.report)) == (False, [code])
 
 
 @pytest.mark.parametrize("case", COULD_FAIL)
-def test_a_padding_test_that_could_fail_passes(judged: dict[str, tuple[str, str]], case: str) -> None:
-    assert judged[COULD_FAIL[case]] == ("passed", "")
+def test_a_padding_test_that_could_fail_passes(plain: Outcomes, case: str) -> None:
+    assert plain["calls"][f"test_{CASES.index(COULD_FAIL[case])}"] == Outcome(True)
 
 
-@pytest.mark.parametrize("code", ["LW001", "LW002"])
-def test_the_bad_example_of_a_rule_could_not_fail_and_the_good_one_fails_by_itself(code: str, tmp_path: Path) -> None:
-    for which, told in (("bad", True), ("good", False)):
-        text = rules()[code].examples["pytest"][which]
-        outcomes, output = run(tmp_path, text, "--padding-tests")
-        assert outcomes == {"test_padding_is_ignored": "failed"}
-        assert (f"{code} " in output) == told
-        assert ("Tensor-likes are not close" in output) != told
+@pytest.mark.parametrize(("code", "which"), EXAMPLES)
+def test_the_bad_example_of_a_rule_could_not_fail_and_the_good_one_fails_by_itself(
+    watching: Outcomes, code: str, which: str
+) -> None:
+    assert passing(watching[f"{code}_{which}"]) == {"test_padding_is_ignored": False}
+    report = watching[f"{code}_{which}"]["test_padding_is_ignored"].report
+    assert (f"{code} " in report) == (which == "bad")
+    assert ("Tensor-likes are not close" in report) == (which == "good")
 
 
-def test_an_option_watches_the_tests_whose_names_match(tmp_path: Path) -> None:
-    tests = """
-import unittest
-
-def test_padding():
-    Mean()(batch(), LENGTHS)
-    Mean()(batch(), LENGTHS)
-
-def test_width():
-    test_padding()
-
-def test_padding_without_a_model():
-    pass
-
-def test_padding_that_fails_by_itself():
-    test_padding()
-    assert batch() is None
-
-class TestCase(unittest.TestCase):
-    def test_padding_of_unittest(self):
-        test_padding()
-"""
+def test_an_option_watches_the_tests_whose_names_match(plain: Outcomes, watching: Outcomes) -> None:
     failing = {"test_padding_that_fails_by_itself"}
-    for options, watches in (
-        ((), set()),
-        (("--padding-tests", "test_of_a_user.py"), {"test_padding", "test_padding_of_unittest"}),
+    for outcomes, watches in (
+        (plain["named"], set()),
+        (watching["named"], {"test_padding", "test_padding_of_unittest"}),
     ):
-        outcomes, report = run(tmp_path, tests, *options)
-        assert {name for name, outcome in outcomes.items() if outcome == "failed"} == failing | watches
-        assert report.count("LW001 ") == 2 * len(watches)  # once more in the summary
-
-
-def test_a_marked_test_without_a_model_is_told(tmp_path: Path) -> None:
-    outcomes, report = run(tmp_path, "@pytest.mark.padding_test\ndef test_nothing():\n    pass\n")
-    assert outcomes == {"test_nothing": "failed"}
-    assert "no torch module was called" in report
+        assert {name for name, outcome in outcomes.items() if not outcome.passed} == failing | watches
+        assert {name for name, outcome in outcomes.items() if "LW001 " in outcome.report} == watches
 
 
 def test_watching_leaves_no_hook_behind() -> None:
