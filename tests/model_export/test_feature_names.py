@@ -22,6 +22,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import read_record
 
+SMALL_ROCKET = {"model": {"kind": "rocket", "kernels": 84}}
 COLUMNS = ["trip", "timestamp", "ax", "ay", "activity"]
 NAMES = ("ax", "ay")
 
@@ -42,12 +43,20 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.fixture(scope="module")
+def rocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spec of few kernels: an export takes a tenth of the time."""
+    path = tmp_path_factory.mktemp("spec") / "rocket.toml"
+    path.write_text('[model]\nkind = "rocket"\nkernels = 84\n')
+    return path
+
+
 def sequences(frame: pandas.DataFrame) -> Any:
     return lengthwise.sequences(frame, id="trip", label="activity")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(rocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the command on a table, its model directory, and other tables."""
     made, frame = tmp_path_factory.mktemp("named"), table()
     frame.to_csv(made / "trips.csv", index=False)
@@ -58,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             steps = part[["ay", "ax"]].to_dict("records")
             file.write(json.dumps({"id": name, "steps": steps, "label": part["activity"].iloc[0]}) + "\n")
     named = ("--column", "id=trip", "--column", "label=activity")
-    ended = run("train", "rocket", made / "trips.csv", "--out", made / "run", *named, "--test", made / "reversed.csv")
+    ended = run("train", rocket, made / "trips.csv", "--out", made / "run", *named, "--test", made / "reversed.csv")
     assert ended.exit_code == 0, ended.output
     published = run("export", made / "run", "--out", made / "models" / "trips" / "1", "--data", made / "trips.csv")
     assert published.exit_code == 0, published.output
@@ -106,12 +115,14 @@ def test_columns_of_the_run_that_a_table_lacks_are_found_by_their_names(folder: 
     assert "accuracy 1.0000" in ended.output
 
 
-def test_records_of_objects_are_scored_and_trained_on_by_their_names(folder: Path, tmp_path: Path) -> None:
+def test_records_of_objects_are_scored_and_trained_on_by_their_names(
+    rocket: Path, folder: Path, tmp_path: Path
+) -> None:
     model = folder / "models" / "trips"
     for name, more in (("objects.jsonl", ()), ("trips.csv", ("--column", "id=trip", "--column", "label=activity"))):
         assert run("score", folder / name, tmp_path / f"{name}.out", "--model", model, *more).exit_code == 0
     assert (tmp_path / "objects.jsonl.out").read_bytes() == (tmp_path / "trips.csv.out").read_bytes()
-    ended = run("train", "rocket", folder / "objects.jsonl", "--out", tmp_path / "run")
+    ended = run("train", rocket, folder / "objects.jsonl", "--out", tmp_path / "run")
     assert ended.exit_code == 0, ended.output
     assert Spec.read(tmp_path / "run" / "spec.toml").input.feature_names == ("ay", "ax")
     bad = tmp_path / "bad.jsonl"
@@ -120,17 +131,21 @@ def test_records_of_objects_are_scored_and_trained_on_by_their_names(folder: Pat
     assert "'a_y' is no name of a feature; did you mean ay?" in refused.stderr
 
 
-def test_objects_behind_arrays_are_refused_as_their_order_is_not_known(folder: Path, tmp_path: Path) -> None:
+def test_objects_behind_arrays_are_refused_as_their_order_is_not_known(
+    rocket: Path, folder: Path, tmp_path: Path
+) -> None:
     array = json.dumps({"steps": [[1, 2], [3, 4]], "label": "rest"})
     (tmp_path / "mixed.jsonl").write_text(f"{array}\n{(folder / 'objects.jsonl').read_text()}")
-    ended = run("train", "rocket", tmp_path / "mixed.jsonl", "--out", tmp_path / "run")
+    ended = run("train", rocket, tmp_path / "mixed.jsonl", "--out", tmp_path / "run")
     assert ended.exit_code == 2
     assert "its features have no names, and those of other sequences have" in ended.stderr
 
 
 def test_python_trains_and_answers_by_names(tmp_path: Path) -> None:
     frame = table()
-    trained = lengthwise_export.train("rocket", sequences(frame), progress=None, test=sequences(frame[COLUMNS[::-1]]))
+    trained = lengthwise_export.train(
+        SMALL_ROCKET, sequences(frame), progress=None, test=sequences(frame[COLUMNS[::-1]])
+    )
     assert trained.spec["input"]["feature_names"] == list(NAMES)
     assert trained.report["test"]["accuracy"] == 1.0
     frame[COLUMNS[::-1]].to_csv(tmp_path / "reversed.csv", index=False)
@@ -139,12 +154,12 @@ def test_python_trains_and_answers_by_names(tmp_path: Path) -> None:
     assert published.sample.accuracy == 1.0
     renamed = frame.rename(columns={"ay": "by"})
     with pytest.raises(InvalidSequences, match=r"missing: ay; did you mean by\?"):
-        lengthwise_export.train("rocket", sequences(frame), progress=None, test=sequences(renamed))
+        lengthwise_export.train(SMALL_ROCKET, sequences(frame), progress=None, test=sequences(renamed))
 
 
 def test_a_classifier_reads_tables_in_the_order_of_those_it_was_fitted_on() -> None:
     frame = table().rename(columns={"trip": "id", "activity": "label"})
-    fitted = lengthwise_export.LengthwiseClassifier("rocket").fit(frame)
+    fitted = lengthwise_export.LengthwiseClassifier(SMALL_ROCKET).fit(frame)
     wanted = fitted.predict_proba(frame)
     turned = frame[frame.columns[::-1]].assign(note="text")
     assert fitted.predict_proba(turned).tobytes() == wanted.tobytes()
@@ -153,7 +168,7 @@ def test_a_classifier_reads_tables_in_the_order_of_those_it_was_fitted_on() -> N
 
 
 def test_names_of_the_spec_are_found_in_a_table_in_their_order(tmp_path: Path) -> None:
-    spec: dict[str, Any] = {"input": {"feature_names": ["ay", "ax"]}, "model": {"kind": "rocket"}}
+    spec: dict[str, Any] = {"input": {"feature_names": ["ay", "ax"]}, **SMALL_ROCKET}
     trained = lengthwise_export.train(spec, sequences(table()), progress=None)
     assert trained.export(tmp_path / "models").manifest.input.names == ("ay", "ax")
     other = {**spec, "input": {"feature_names": ["ay", "bx"]}}
@@ -234,14 +249,16 @@ def test_a_resumed_run_remembers_its_columns(folder: Path, tmp_path: Path) -> No
     assert resumed.exit_code == 0, resumed.output
 
 
-def test_a_table_with_a_column_for_each_step_has_no_names_and_is_remembered_as_one(tmp_path: Path) -> None:
+def test_a_table_with_a_column_for_each_step_has_no_names_and_is_remembered_as_one(
+    rocket: Path, tmp_path: Path
+) -> None:
     random = np.random.default_rng(0)
     rows = [
         {"label": str(place % 2), **{f"s{step}": random.normal(4 * (place % 2)) for step in range(9)}}
         for place in range(20)
     ]
     pandas.DataFrame(rows).to_csv(tmp_path / "wide.csv", index=False)
-    ended = run("train", "rocket", tmp_path / "wide.csv", "--out", tmp_path / "run", "--column", "row=sequence")
+    ended = run("train", rocket, tmp_path / "wide.csv", "--out", tmp_path / "run", "--column", "row=sequence")
     assert ended.exit_code == 0, ended.output
     published = run("export", tmp_path / "run", "--out", tmp_path / "models" / "wide", "--data", tmp_path / "wide.csv")
     assert published.exit_code == 0, published.output
@@ -253,10 +270,10 @@ def test_lists_in_the_cells_of_one_column_have_no_names_and_those_of_several_hav
     cells = [random.normal(3 * (place % 2), size=(6, 2)) for place in range(20)]
     labels = [str(place % 2) for place in range(20)]
     one = pandas.DataFrame({"id": range(20), "signal": [cell.tolist() for cell in cells], "label": labels})
-    assert "feature_names" not in lengthwise_export.train("rocket", one, progress=None).spec["input"]
+    assert "feature_names" not in lengthwise_export.train(SMALL_ROCKET, one, progress=None).spec["input"]
     two = {"id": range(20), "b": [cell[:, 0] for cell in cells], "a": [cell[:, 1] for cell in cells], "label": labels}
     frame = pandas.DataFrame(two)
-    trained = lengthwise_export.train("rocket", frame, progress=None)
+    trained = lengthwise_export.train(SMALL_ROCKET, frame, progress=None)
     assert trained.spec["input"]["feature_names"] == ["b", "a"]
     model = lengthwise.load(trained.export(tmp_path / "models").directory)
     wanted = [answer.probabilities.tobytes() for answer in model.predict(frame)]
