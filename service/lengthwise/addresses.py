@@ -105,13 +105,12 @@ def parse(text: str) -> Address:
     Raises:
         ConfigurationError: It has another form, or credentials in it; the message does not repeat them.
     """
-    scheme, _, rest = text.partition(":")
+    scheme, colon, rest = text.partition(":")
     form, advice, pattern = _FORMS.get("https" if scheme == "http" else scheme, ("", "", ""))
     if not form:
         kinds = ", ".join(f"{known}://" for known in _FORMS)
-        raise ConfigurationError(
-            f"{scheme}:// is no kind of address{nearest(scheme, _FORMS)}; addresses of models begin with {kinds}"
-        )
+        wrong = f"{scheme}:// is no kind of address{nearest(scheme, _FORMS)}" if colon else f"{text!r} is no address"
+        raise ConfigurationError(f"{wrong}; addresses of models begin with {kinds}")
     if "@" in rest.removeprefix("//").partition("/")[0]:
         raise ConfigurationError(
             f"{_without_secrets(text)}: credentials never stand in an address, where others see them; {advice}"

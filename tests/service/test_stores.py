@@ -217,7 +217,7 @@ def test_a_registry_that_sends_a_byte_now_and_then_is_one_without_an_answer(
 
 
 def test_an_image_is_not_pushed_to_a_digest(registry: Registry, models: Path) -> None:
-    with pytest.raises(ConfigurationError, match="pushed to a tag"):
+    with pytest.raises(ConfigurationError, match="without a digest or a commit"):
         push(models, f"oci://{registry.host}/team/vowels@sha256:{'0' * 64}")
 
 
@@ -473,6 +473,40 @@ def test_an_object_of_other_bytes_is_refused_and_what_was_fetched_stays(
 def test_what_a_bucket_does_not_have_is_said(bucket: str, tmp_path: Path, path: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         cache.fetch(f"s3://{bucket}/{path}", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        (f"s3://bucket/models#sha256={'0' * 64}", "without a digest or a commit"),
+        (f"hf://team/vowels@{'0' * 40}", "without a digest or a commit"),
+        ("s3://bucket/models.tar", "names an archive"),
+        ("models/team", "'models/team' is no address"),
+    ],
+)
+def test_an_address_that_models_are_not_pushed_to_is_said(models: Path, address: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        push(models, address)
+
+
+def test_a_store_without_tls_says_which_variable_allows_it(
+    bucket: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(ConfigurationError, match="AWS_ALLOW_HTTP=true"):
+        push(models, f"s3://{bucket}/team")
+    with pytest.raises(ConfigurationError, match="AWS_ALLOW_HTTP=true"):
+        cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")
+
+
+def test_an_endpoint_that_is_no_url_is_said(
+    bucket: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(ConfigurationError, match="fails with the variables of the store"):
+        cache.fetch(f"s3://{bucket}/m.tar", tmp_path / "cache")
+    with pytest.raises(ConfigurationError, match="fails with the variables of the store"):
+        push(models, f"s3://{bucket}/team")
 
 
 def test_a_bucket_that_is_missing_is_said(bucket: str, models: Path, tmp_path: Path) -> None:

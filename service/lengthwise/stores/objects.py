@@ -27,6 +27,12 @@ _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(minutes=5)}
 _WEB_CLIENT: Final[Any] = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1d"}
 _PART_BYTES: Final = 2**22  # of one request for an object, each of which may take the 30 seconds of obstore
 _ANSWER_SECONDS: Final = 300.0  # of a whole list, whose pages may have no end, and until an answer begins
+_HINTS: Final = {
+    "builder error": "; a store without TLS needs AWS_ALLOW_HTTP=true, or AZURE_ALLOW_HTTP=true",
+    "answers 401": "; docs/model-addresses.md says where credentials are read",
+    "answers 403": "; docs/model-addresses.md says where credentials are read",
+    "answers 404": "; there is no such bucket, or nothing in it that you may see",
+}
 _STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
 
 T = TypeVar("T")
@@ -129,6 +135,13 @@ def _plain_errors(where: str) -> Iterator[None]:
         first = str(error).partition("\n")[0]
         status = _STATUS.search(first)
         why = f"the store answers {status[1]}" if status else f"no answer of the store ({first.rpartition(' - ')[2]})"
+        why += next((hint for mark, hint in _HINTS.items() if mark in why), "")
         if isinstance(error, GenericError) and (status is None or may_pass(int(status[2]))):
             raise StoreUnreachable(f"{where}: {why}") from None
         raise ConfigurationError(f"{where}: {why if status else first}") from None
+    except BaseException as error:  # a panic of Rust may be no Exception, and its classes cannot be imported
+        if type(error).__name__ not in ("PanicException", "RustPanic"):
+            raise
+        raise ConfigurationError(
+            f"{where}: obstore fails with the variables of the store, such as its endpoint: {error}"
+        ) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from lengthwise import files
-from lengthwise.addresses import parse
+from lengthwise.addresses import ARCHIVE_SUFFIXES, Address, parse
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import templates
 from lengthwise.runtime.manifest import MANIFEST_FILE, VERIFICATION_FILE, Manifest
@@ -20,6 +20,7 @@ from lengthwise.versions import Key
 
 _CARD: Final = Path(__file__).with_name("model_card.md")
 CARD_FILE: Final = "README.md"
+_OBJECTS: Final = ("s3", "gs", "az")
 
 
 def push(folder: Path, text: str) -> str:
@@ -31,13 +32,15 @@ def push(folder: Path, text: str) -> str:
         The address of what was pushed, by its commit or digest where it has one.
 
     Raises:
-        ConfigurationError: The folder holds no model, or the store does not take it.
+        ConfigurationError: The folder holds no model, the address is one for what is there already, or the store does
+            not take it.
         ModelError: A file of a version is not that of its manifest.
     """  # noqa: DOC502 - what it calls raises them
     address = parse(text)
     directories = layout.versions(folder) if folder.is_dir() else {}
     if not directories:
         raise ConfigurationError(f"{folder} holds no model: name a folder MODELS, MODELS/NAME or MODELS/NAME/VERSION")
+    _require_open(address)
     with tempfile.TemporaryDirectory(prefix="lengthwise-push-") as temporary:
         stage, models = Path(temporary), Path(temporary, "models")
         for key, directory in directories.items():
@@ -58,12 +61,24 @@ def push(folder: Path, text: str) -> str:
             from lengthwise.stores import images
 
             return images.upload(models, stage, address)
-        if address.scheme in ("s3", "gs", "az"):
+        if address.scheme in _OBJECTS:
             from lengthwise.stores import objects
 
             objects.upload(models, address)
             return str(address)
     raise ConfigurationError(f"models cannot be pushed to {address.scheme}://; hf, oci, s3, gs and az are the ways")
+
+
+def _require_open(address: Address) -> None:
+    """Makes sure that models may be pushed to an address.
+
+    Raises:
+        ConfigurationError: It is one of what is there already, or of an archive.
+    """
+    if address.is_fixed:
+        raise ConfigurationError(f"{address}: push to an address without a digest or a commit: models have their own")
+    if address.scheme in _OBJECTS and address.path.endswith(ARCHIVE_SUFFIXES):
+        raise ConfigurationError(f"{address} names an archive, and models are pushed as files: name a folder")
 
 
 def card(directories: Mapping[Key, Path], address: str) -> str:
