@@ -47,8 +47,9 @@ def mentions(version: str) -> Iterator[Path]:
 
 
 def _mention(version: str) -> re.Pattern[str]:
-    # The value of a key, the tag of an image, the name of a wheel; not what Lengthwise needs, `library>=0.2.0`.
-    before = r"""(?:^|[\s{,/"])(?:appV|v)ersion"?\s*[:=]\s*"?|[/ `]lengthwise[:-]"""
+    # The value of a key, the tag of an image, the name of a wheel, the tag of a repository that a hook or an action is
+    # taken from; not what Lengthwise needs, `library>=0.2.0`.
+    before = r"""(?:^|[\s{,/"])(?:appV|v)ersion"?\s*[:=]\s*"?|[/ `]lengthwise[:-]|/lengthwise@v|rev: v"""
     return re.compile(rf"({before}){re.escape(version)}(?![\d.]*\d)", re.MULTILINE)
 
 
@@ -120,7 +121,9 @@ def listed(folder: Path = DIST) -> list[Path]:
 
 
 if __name__ == "__main__":
-    command, argument = sys.argv[1], " ".join(sys.argv[2:])  # a tag may have blanks, and is then a wrong one
+    command, argument = "".join(sys.argv[1:2]), " ".join(sys.argv[2:])  # a tag may have blanks, and is then a wrong one
+    if command not in ("version", "check", "list"):
+        sys.exit(f"error: the commands are version, check and list, got {command!r}")
     if command == "version":
         write_version(argument)
     elif command == "check":

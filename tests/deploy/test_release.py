@@ -42,7 +42,7 @@ def test_every_file_names_the_one_version() -> None:
     named = {str(file.relative_to(ROOT)) for file in release.mentions(release.current())}
     assert {
         *("pyproject.toml", "CITATION.cff", "README.md", "docker-compose.yml", "docs/api.md", "docs/deployment.md"),
-        *("deploy/helm/lengthwise/Chart.yaml", "deploy/kubernetes/lengthwise.yaml"),
+        *("deploy/helm/lengthwise/Chart.yaml", "deploy/kubernetes/lengthwise.yaml", "docs/add-the-check.md"),
     } <= named
 
 
@@ -54,6 +54,8 @@ def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path:
     module.write_version("9.1.0")
     assert module.current() == "9.1.0"
     assert [*module.mentions(before)] == []
+    tags = (line for name in ("docs/add-the-check.md", "README.md") for line in (tmp_path / name).read_text().split())
+    assert [word for word in tags if f"v{before}" in word] == []
     assert len([*module.mentions("9.1.0")]) == count
     assert module.check("v9.1.0") == changes
     assert module.section(module.CHANGELOG.read_text(), "Unreleased") is None
@@ -73,6 +75,13 @@ def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path:
 def test_a_version_that_is_no_next_one_is_refused(version: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=says):
         copied(tmp_path).write_version(version)
+
+
+@pytest.mark.parametrize("words", [[], ["lst", "v0.2.0"]])
+def test_a_command_that_is_none_is_said(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, ROOT / "deploy" / "release.py", *words], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: the commands are version, check and list")
 
 
 def test_nothing_is_released_without_an_entry(tmp_path: Path) -> None:
