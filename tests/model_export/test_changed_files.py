@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click.testing
 import pytest
 
-from lengthwise.commands.cli import main
 from lengthwise_export.interface.changed_files import depending_targets
 from lengthwise_export.interface.project import Project
+from tests.support.project_files import LEAKING, run_check
 
 LIST = """
 [tool.lengthwise.check]
@@ -82,39 +81,22 @@ def test_names_of_files_are_relative_to_the_working_directory(folder: Path) -> N
     assert [one.target for one in depending] == ["models/tagger.py:make"]
 
 
-MODEL = """
-from torch import nn
-
-class Leaking(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x, lengths):
-        return self.head(x.mean(1))
-"""
-
-
-def run(*words: str) -> click.testing.Result:
-    return click.testing.CliRunner().invoke(main, ["check", *words])
-
-
 def test_the_command_checks_only_what_depends_on_the_files(folder: Path) -> None:
-    (folder / "plain.py").write_text(MODEL)
+    (folder / "plain.py").write_text(LEAKING)
     (folder / "pyproject.toml").write_text(
         '[tool.lengthwise.check]\nmax_length = 20\ntargets = ["plain.py:Leaking", "models/tagger.py:make"]\n'
     )
-    result = run("--changed", "plain.py", "README.md")
+    result = run_check("--changed", "plain.py", "README.md")
     assert (result.exit_code, "plain.py:Leaking" in result.stdout, "tagger" in result.output) == (1, True, False)
     for nothing in (("README.md",), ()):
-        result = run("--changed", *nothing)
+        result = run_check("--changed", *nothing)
         assert (result.exit_code, result.stdout) == (0, "")
         assert "nothing to check: no target of pyproject.toml depends on these files" in result.stderr
-    assert json.loads(run("--changed", "README.md", "--json").stdout) == []
+    assert json.loads(run_check("--changed", "README.md", "--json").stdout) == []
 
 
 def test_changed_files_without_a_list_are_a_wrong_call(folder: Path) -> None:
     (folder / "pyproject.toml").unlink()
-    result = run("--changed", "plain.py")
+    result = run_check("--changed", "plain.py")
     assert result.exit_code == 2
     assert "[tool.lengthwise.check]" in result.stderr

@@ -6,26 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click.testing
 import pytest
 
-from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.interface.project import Project
+from tests.support.project_files import LEAKING, run_check
 from tests.support.sarif import validate
 
-MODELS = """
-import torch
-from torch import nn
-
-class Leaking(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x, lengths):
-        return self.head(x.mean(1))
-
+MODELS = f"""{LEAKING}
 class Sound(Leaking):
     def forward(self, x, lengths):
         valid = torch.arange(x.size(1)) < lengths[:, None]
@@ -50,10 +38,6 @@ def listed(folder: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     (folder / "pyproject.toml").write_bytes(text.encode())
     project = Project.of(folder)
     return [(one.target, one.options.model_dump(exclude_unset=True)) for one in project.targets]
-
-
-def run(*words: str) -> click.testing.Result:
-    return click.testing.CliRunner().invoke(main, ["check", *words])
 
 
 def test_targets_have_their_own_options_and_those_of_all(tmp_path: Path) -> None:
@@ -144,17 +128,17 @@ def test_a_named_target_has_the_options_that_are_listed_for_it_and_others_those_
 
 
 def test_without_a_target_and_a_list_the_command_says_what_to_write(folder: Path) -> None:
-    done = run()
+    done = run_check()
     assert (done.exit_code, "[tool.lengthwise.check] targets = [" in done.output) == (2, True)
     (folder / "pyproject.toml").write_text(TABLE + "targets = []")
-    assert run().exit_code == 2
+    assert run_check().exit_code == 2
 
 
 def test_all_targets_are_checked_and_the_exit_code_is_that_of_a_leak(folder: Path) -> None:
     names = ("Sound", "Leaking", "Unknown", "Absent")
     listed(folder, TABLE + "max_length = 16\ntargets = [" + ", ".join(f"'nets.py:{name}'" for name in names) + "]")
     (folder / "deep").mkdir()
-    done = run("--html", "out/page.html", "--sarif", "out/leaks.sarif", "--annotations", "github")
+    done = run_check("--html", "out/page.html", "--sarif", "out/leaks.sarif", "--annotations", "github")
     assert done.exit_code == 1
     assert "4 targets: 1 sound, 1 leak, 2 uncheckable" in done.stdout
     assert "leak  nets.py:Leaking: the answer to a sequence changes" in done.stdout
@@ -179,7 +163,7 @@ def test_the_json_of_several_targets_is_a_list_and_paths_are_those_of_the_file(
     listed(folder, TABLE + "max_length = 16\nignore = ['LW9']\ntargets = ['nets.py:Leaking', 'nets.py:Unknown']")
     (folder / "deep").mkdir()
     monkeypatch.chdir(folder / "deep")
-    done = run("--json", "--ignore", "LW2")
+    done = run_check("--json", "--ignore", "LW2")
     first, second = json.loads(done.stdout)
     assert (done.exit_code, first["target"], first["verdict"]) == (2, "nets.py:Leaking", "sound")
     assert [(one["file"], one["line"]) for one in first["ignored"]] == [("nets.py", 11)]
@@ -188,13 +172,13 @@ def test_the_json_of_several_targets_is_a_list_and_paths_are_those_of_the_file(
 
 def test_the_json_of_one_target_is_its_report(folder: Path) -> None:
     listed(folder, TABLE + "max_length = 16\ntargets = ['nets.py:Sound', 'nets.py:Leaking']")
-    record = json.loads(run("nets.py:Sound", "--json").stdout)
+    record = json.loads(run_check("nets.py:Sound", "--json").stdout)
     assert (record["target"], record["verdict"], record["max_length"]) == ("nets.py:Sound", "sound", 16)
     assert record["padding_safe"] is True
 
 
 def test_a_rule_is_explained_without_a_target(folder: Path) -> None:
-    done = run("--explain", "LW201")
+    done = run_check("--explain", "LW201")
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "# LW201: mean-over-padding")
-    wrong = run("--explain", "LW2O6")
+    wrong = run_check("--explain", "LW2O6")
     assert (wrong.exit_code, "there is no rule LW2O6; did you mean LW206?" in wrong.stderr) == (2, True)

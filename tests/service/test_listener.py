@@ -8,7 +8,7 @@ import http.client
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -93,6 +93,18 @@ class Kept(asyncio.Protocol):
         connections.append(self)
 
 
+async def take(taken: list[object], number: int, turn: Callable[[int, int], float]) -> None:
+    """Takes a number of connections that wait at a listener which asks `turn` whether it is its own."""
+    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(socket.create_connection(shared.getsockname()))
+        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=turn)
+        listener.start(partial(Kept, taken), taken)
+        while len(taken) < number:
+            await asyncio.sleep(0.001)
+        await listener.close()
+
+
 async def test_of_a_burst_it_takes_no_more_than_others_that_keep_up() -> None:
     taken: list[object] = []
     others, ahead = 0, 0
@@ -109,14 +121,7 @@ async def test_of_a_burst_it_takes_no_more_than_others_that_keep_up() -> None:
         nonlocal others
         others = max(others, len(taken))
 
-    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
-        for _ in range(100):
-            stack.enter_context(socket.create_connection(shared.getsockname()))
-        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=turn)
-        listener.start(partial(Kept, taken), taken)
-        while len(taken) < 100:
-            await asyncio.sleep(0.001)
-        await listener.close()
+    await take(taken, 100, turn)
     assert ahead == 1
 
 
@@ -129,27 +134,14 @@ async def test_whose_turn_it_is_follows_from_how_many_wait() -> None:
         seen.append((connections, waiting))
         return 0.0
 
-    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(socket.create_connection(shared.getsockname()))
-        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=turn)
-        listener.start(partial(Kept, taken), taken)
-        while len(taken) < 3:
-            await asyncio.sleep(0.001)
-        await listener.close()
+    await take(taken, 3, turn)
     assert seen[:4] == [(0, 3), (1, 2), (2, 1), (3, 0)]
 
 
 async def test_what_others_do_not_take_is_taken() -> None:
     taken: list[object] = []
-    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
-        for _ in range(100):
-            stack.enter_context(socket.create_connection(shared.getsockname()))
-        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=lambda *_: 0.001)
-        listener.start(partial(Kept, taken), taken)
-        while len(taken) < 100:
-            await asyncio.sleep(0.001)
-        await listener.close()
+    await take(taken, 100, lambda *_: 0.001)
+    assert len(taken) == 100
 
 
 async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
