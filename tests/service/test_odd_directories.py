@@ -153,6 +153,7 @@ def matching(**table: Any) -> Callable[[Path], str]:
     return written
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "written",
     [

@@ -305,6 +305,7 @@ async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_befor
     made: Net, line: Line, monkeypatch: pytest.MonkeyPatch, way: str, before: int
 ) -> None:
     monkeypatch.setattr(closing, "LINGER_SECONDS", 600)
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 3)  # by ASGI it is waited for
     line.writer.write(request(way) * before + request(way)[:-3])
     line.writer.write_eof()
     assert [(await line.answer())[0] for _ in range(before)] == [200] * before

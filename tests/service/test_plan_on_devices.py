@@ -12,6 +12,7 @@ from lengthwise.batching.plan import BatchLimits, plan
 ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: str):
@@ -21,6 +22,7 @@ def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: st
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_more_are_answered_where_several_batches_wait(lengths: str, device: str):
@@ -29,6 +31,7 @@ def test_more_are_answered_where_several_batches_wait(lengths: str, device: str)
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(lengths: str):
     found = compared(DEVICES["in steps of 64 rows"], drawn(lengths, count=10_000), 256)
@@ -36,6 +39,7 @@ def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(leng
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("waiting", [1024, 4096])
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
@@ -47,6 +51,7 @@ def test_of_lengths_that_are_much_alike_none_waits_for_long(device: str, waiting
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("device", "waiting"), [(ROWS_ARE_FREE[0], 1024), (ROWS_ARE_FREE[1], 256)])
 def test_with_few_batches_that_wait_no_draw_of_lengths_has_a_longer_tail(device: str, waiting: int, seed: int):
@@ -60,6 +65,7 @@ def test_one_length_runs_in_batches_that_take_all_that_wait_in_a_whole_number_of
     assert found["p99_over_arrival"] <= 1 + 1e-9
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     found = compared(DEVICES["in steps of 64 rows"], drawn(lengths, count=10_000), 4096)
@@ -143,6 +149,7 @@ def test_one_that_a_wider_batch_than_the_most_urgent_would_make_late_goes_before
     assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("waiting", [256, 1024])
 def test_classes_make_no_more_late_than_batches_by_length_alone(waiting: int, monkeypatch: pytest.MonkeyPatch):
     patience = (waiting / 15_000 * np.random.default_rng(0).uniform(0.1, 1.5, 10_000)).tolist()
@@ -187,7 +194,7 @@ def test_of_two_batches_the_one_runs_first_that_makes_fewer_late():
 def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pytest.MonkeyPatch):
     cost, limits, buckets = true_costs(DEVICES["in proportion"])
     column = cost.column(buckets.widths[3], limits.rows)
-    for _ in range(400):
+    for _ in range(40):
         for width in buckets.widths[:20]:
             cost.observe(8, width, 3 * cost.predict(8, width) * (1 + width / buckets.widths[-1]))
     assert cost.column(buckets.widths[3], limits.rows) is not column

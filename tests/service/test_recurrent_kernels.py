@@ -252,6 +252,7 @@ def lending() -> Iterator[None]:
     recurrent_kernels.lend_cores(0)
 
 
+@pytest.mark.sampled(5)
 @of_both
 @of_all
 @pytest.mark.usefixtures("lending")
@@ -265,6 +266,7 @@ def test_two_directions_at_once_give_the_same_bits(kernels: Kernels, kind: str):
             assert_same(expected, session.run(None, feed))
 
 
+@pytest.mark.sampled(3)
 @of_all
 @pytest.mark.usefixtures("lending")
 def test_a_core_that_is_taken_back_at_any_step_changes_no_bit(kernels: Kernels):

@@ -546,9 +546,9 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
 
 async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    place(folder, max_length=64)
-    with server_process.started(str(folder), "--max-batch-rows", "4", "--workers", "1") as server:
-        place(folder, version=2, max_length=64)
+    place(folder, timed=True)
+    with server_process.started(str(folder), "--workers", "1") as server:
+        place(folder, version=2, timed=True)
         server.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(server.wait_for, "vowels/1 is no longer served")
         assert server.predict(BODY).json()["version"] == "2"

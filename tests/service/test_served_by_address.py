@@ -32,7 +32,7 @@ SIGNED = "?X-Amz-Signature=secret"
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
     answers = Web()
-    model_directories.place(tmp_path / "repository")
+    model_directories.place(tmp_path / "repository", timed=True)
     answers.files["models.tar"] = archive_of(tmp_path / "repository", tmp_path / "models.tar")
     with running(StandIn(answers)) as server:
         answers.server = server
@@ -41,7 +41,7 @@ def web(tmp_path: Path) -> Iterator[Web]:
 
 def publish(web: Web, tmp_path: Path, version: int) -> None:
     """Adds a version to what the web server has."""
-    model_directories.place(tmp_path / "repository", version=version)
+    model_directories.place(tmp_path / "repository", version=version, timed=True)
     web.files["models.tar"] = archive_of(tmp_path / "repository", tmp_path / "models.tar")
 
 

@@ -24,7 +24,7 @@ from lengthwise.files import available_cores
 from lengthwise.processes.shared_memory import SharedMemory
 from lengthwise.processes.supervisor import EARLY_SECONDS, MOST_EARLY
 from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
-from tests.support import proc
+from tests.support import prepared, proc
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 from tests.support.waiting import wait_until
 from tests.support.workers import GOOD, Workers, until_said
@@ -243,7 +243,10 @@ def batches(pid: int) -> Any:
         return SharedMemory(file.fileno(), 2).table["batches"]
 
 
-def test_one_request_runs_on_the_cores_of_all_workers_and_what_one_has_is_free_after_its_end() -> None:
+def test_one_request_runs_on_the_cores_of_all_workers_and_what_one_has_is_free_after_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LENGTHWISE_MODELS", str(prepared.models()))  # runs that sleep are long to measure
     rows = {"sequences": [[[0.5] * 12] * 100] * 2}
     command = [sys.executable, "-m", "benchmarks.variants", "sleeping-run:2:0.02", "serve", "--workers", "2"]
     with (

@@ -56,6 +56,7 @@ def test_one_that_hangs_is_killed_logged_counted_and_replaced() -> None:
         assert {workers.server.predict(GOOD).status_code for _ in range(8)} == {200}
 
 
+@pytest.mark.long  # 30 s that an admin call waits for the worker that hangs
 def test_while_one_hangs_new_connections_are_answered_whatever_the_others_state() -> None:
     with serving("--admin-calls", hung_seconds=600) as workers:
         server = workers.server
@@ -84,6 +85,7 @@ def test_while_one_hangs_new_connections_are_answered_whatever_the_others_state(
         assert {server.predict(GOOD).status_code for _ in range(8)} == {200}
 
 
+@pytest.mark.long
 def test_a_stop_of_all_of_them_kills_none() -> None:
     with serving(hung_seconds=1) as workers:
         pids = [one["pid"] for one in workers()]
@@ -99,7 +101,7 @@ def test_a_stop_of_all_of_them_kills_none() -> None:
         assert "hangs" not in workers.server.text
 
 
-@pytest.mark.parametrize("in_hand", [False, True])
+@pytest.mark.parametrize("in_hand", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_drain_does_not_wait_for_one_that_hangs(in_hand: bool) -> None:
     with serving("--drain-seconds", "8", hung_seconds=600) as workers, workers.server.connect() as wire:
         server = workers.server

@@ -78,10 +78,8 @@ class Trouble:
         return begin
 
 
-@pytest.mark.parametrize(
-    "cause",
-    ["keys", *(pytest.param(each, marks=pytest.mark.long) for each in ("folder_away", "certificate", "descriptors"))],
-)
+@pytest.mark.long  # twelve seconds of pauses between six starts
+@pytest.mark.parametrize("cause", ["keys", "folder_away", "certificate", "descriptors"])
 def test_while_one_serves_another_that_cannot_start_is_tried_again(cause: str, tmp_path: Path) -> None:
     trouble = Trouble(tmp_path)
     begin = getattr(trouble, cause)()
@@ -191,7 +189,9 @@ def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.Monke
         shared_file(3)
 
 
-@pytest.mark.parametrize("shared", ["size=64k", "ro", "noexec", None])
+@pytest.mark.parametrize(
+    "shared", ["size=64k", None, *(pytest.param(each, marks=pytest.mark.long) for each in ("ro", "noexec"))]
+)
 def test_a_full_a_read_only_or_a_missing_place_for_shared_memory_changes_nothing(shared: str | None) -> None:
     if not may_mount():
         pytest.skip("this process may not mount")
@@ -199,7 +199,7 @@ def test_a_full_a_read_only_or_a_missing_place_for_shared_memory_changes_nothing
     full = "dd if=/dev/zero of=/dev/shm/full bs=1k; " if shared == "size=64k" else ""
     script = f'exec 3>/dev/null; {of_shared} && {{ {full} exec "$@" 2>&3 <&- ; }} 2>&3'
     port = free_port()
-    command = [sys.executable, "-m", "lengthwise", "serve", "--workers", "2", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.support.prepared", "serve", "--workers", "2", "--port", str(port)]
     process = subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", *command])
     try:
         wait_until(lambda: process.poll() is not None or answers(port, "/readyz"))
@@ -235,9 +235,9 @@ def test_nothing_that_the_workers_share_has_a_name(ends: str, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir() if path.name != ".ses"] == []  # that one is onnxruntime's
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
-    server = ServerProcess("--workers", str(workers))
+    server = ServerProcess("--workers", str(workers), quickly=True)
     try:
         wait_until(lambda: proc.holds(server.process.pid, signal.SIGHUP))
         while not answers(server.port, "/readyz"):
