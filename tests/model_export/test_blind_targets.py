@@ -118,6 +118,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CASES)
 def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str) -> None:
     steps = CASES[name][2]

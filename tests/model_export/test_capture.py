@@ -28,8 +28,7 @@ from tests.support.operator_forms import same_bits, sequences
 
 STEPS = StepInput(features=4)
 IN_EVERY_RUN = {
-    *("cnn_lstm", "sorted_and_unsorted", "token_cnn", "transformer_mean"),
-    *("masked_mean", "logsumexp_pool", "channels_first_fcn"),
+    *("cnn_lstm", "token_cnn", "logsumexp_pool", "channels_first_fcn"),
 }
 """Modules of each kind; the others are long, like the trace of each."""
 NO_GRAPH = {"cell_loop": "a Python loop", "projected_lstm": "no projection"}

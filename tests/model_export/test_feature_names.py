@@ -97,6 +97,7 @@ def test_an_export_says_which_name_is_missing_in_the_data(folder: Path) -> None:
     assert "the model takes ax, ay; missing: ax; did you mean a_x?" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_column_that_the_user_names_counts_before_that_of_the_run(folder: Path, tmp_path: Path) -> None:
     frame = table().rename(columns={"activity": "class"}).assign(activity="walk")
     frame.to_csv(tmp_path / "other.csv", index=False)
@@ -109,6 +110,7 @@ def test_a_column_that_the_user_names_counts_before_that_of_the_run(folder: Path
     assert "must name a column that is one of id, time" in run(*call, "--column", "ident=trip").stderr
 
 
+@pytest.mark.long
 def test_columns_of_the_run_that_a_table_lacks_are_found_by_their_names(folder: Path, tmp_path: Path) -> None:
     table().rename(columns={"trip": "id", "activity": "label"}).to_csv(tmp_path / "other.csv", index=False)
     ended = run("export", folder / "run", "--out", tmp_path / "models", "--data", tmp_path / "other.csv")
@@ -231,6 +233,7 @@ def test_every_kind_of_target_takes_names(tmp_path: Path) -> None:
     assert [one.probabilities.tobytes() for one in model.predict(frame[frame.columns[::-1]])] == wanted
 
 
+@pytest.mark.long
 def test_a_spec_without_names_takes_those_of_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     text = (folder / "run" / "spec.toml").read_text()
     (tmp_path / "bare.toml").write_text("\n".join(x for x in text.splitlines() if not x.startswith("feature_names")))
@@ -249,6 +252,7 @@ def test_a_resumed_run_remembers_its_columns(folder: Path, tmp_path: Path) -> No
     assert resumed.exit_code == 0, resumed.output
 
 
+@pytest.mark.long
 def test_a_table_with_a_column_for_each_step_has_no_names_and_is_remembered_as_one(
     rocket: Path, tmp_path: Path
 ) -> None:
@@ -265,6 +269,7 @@ def test_a_table_with_a_column_for_each_step_has_no_names_and_is_remembered_as_o
     assert Manifest.read(tmp_path / "models" / "wide" / "1").input.names is None
 
 
+@pytest.mark.long
 def test_lists_in_the_cells_of_one_column_have_no_names_and_those_of_several_have_theirs(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     cells = [random.normal(3 * (place % 2), size=(6, 2)) for place in range(20)]

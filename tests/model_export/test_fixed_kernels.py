@@ -172,6 +172,7 @@ def exported(step: str, kernels: int = 420, grid: str = "sequence") -> tuple[byt
     return made.build(made.manifest).SerializeToString(), made.manifest
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("step", "grid"),
     [
@@ -182,7 +183,7 @@ def exported(step: str, kernels: int = 420, grid: str = "sequence") -> tuple[byt
 )
 def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, grid: str, instructions: str) -> None:
     whole = step == "features = 1" and instructions == fixed_kernels.INSTRUCTION_SETS[0]
-    graph, manifest = exported(step, 9996 if whole else 420, grid)
+    graph, manifest = exported(step, 4620 if whole else 420, grid)
     own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
     assert (own.kernels, plain.kernels) == (f"fixed {instructions}", ONNXRUNTIME)
     assert not own.computes_padding
@@ -200,6 +201,7 @@ def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, gr
     assert np.array_equal(together, alone)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("biases", [55, 70])
 def test_biases_that_are_compared_in_parts_are_recognised_whatever_the_sizes_of_the_parts(biases: int) -> None:
     """The exporter writes no sizes where all parts are equal."""

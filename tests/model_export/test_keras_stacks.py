@@ -42,12 +42,12 @@ def require_as_keras(seed: int, folder: Path) -> None:
     assert max(map(keras_stacks.apart, logits, truth.alone)) <= SAME, stack.layers
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_a_stack_of_layers_is_judged_and_answered_as_keras_does(seed: int, tmp_path: Path) -> None:
     require_as_keras(seed, tmp_path)
 
 
 @pytest.mark.gallery
-@pytest.mark.parametrize("seed", range(2, 150))
+@pytest.mark.parametrize("seed", range(1, 150))
 def test_many_stacks_of_layers_are_judged_and_answered_as_keras_does(seed: int, tmp_path: Path) -> None:
     require_as_keras(seed, tmp_path)

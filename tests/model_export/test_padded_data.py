@@ -137,15 +137,16 @@ def test_the_command_warns_and_trains_without_the_padding(fill: float, tmp_path:
 
 
 def test_an_export_cuts_its_data_as_the_training_did(tmp_path: Path) -> None:
-    data = csv(tmp_path / "padded.csv", padded())
-    assert run("train", "rocket", data, "--padding", "zeros", "--out", tmp_path / "run").exit_code == 0
+    data, small = csv(tmp_path / "padded.csv", padded()), tmp_path / "small.toml"
+    small.write_text('[model]\nkind = "rocket"\nkernels = 84\n')
+    assert run("train", small, data, "--padding", "zeros", "--out", tmp_path / "run").exit_code == 0
     call = ("export", tmp_path / "run", "--data", data)
     first = run(*call, "--out", tmp_path / "m/1", "--json")
     assert first.exit_code == 0, first.output
     assert "is this padding" not in first.output
     examples = (tmp_path / "m/1/examples.jsonl").read_text().splitlines()
     assert min(len(json.loads(one)["steps"]) for one in examples) < WIDTH
-    assert run("train", "rocket", data, "--out", tmp_path / "other").exit_code == 0
+    assert run("train", small, data, "--out", tmp_path / "other").exit_code == 0
     warned = run("export", tmp_path / "other", "--data", data, "--out", tmp_path / "m/2")
     assert f"warning: {data}: {SAID}zeros" in warned.stderr, warned.output
     cut = ("--padding", "zeros", "--out", tmp_path / "m/3")
