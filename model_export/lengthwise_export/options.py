@@ -71,6 +71,11 @@ RULES: Final = Path(__file__).parent / "checking" / "rules"
 """The files of the rules of `check`, each under its code."""
 
 
+def selects_rules(code: str) -> bool:
+    """Whether a text is the code of a rule, or the beginning of one: `LW204`, `LW2`, `LW`."""
+    return code.startswith("LW") and any(path.stem.startswith(code) for path in RULES.glob("LW*.toml"))
+
+
 def _rules(value: Any) -> tuple[str, ...]:
     """Codes of rules, or beginnings of them, from a text with commas or from several texts.
 
@@ -81,10 +86,9 @@ def _rules(value: Any) -> tuple[str, ...]:
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
         raise ValueError("must name rules, such as LW201")
     codes = tuple(code.strip() for text in texts for code in text.split(",") if code.strip())
-    known = sorted(path.stem for path in RULES.glob("LW*.toml"))
     for code in codes:
-        if not (code.startswith("LW") and any(each.startswith(code) for each in known)):
-            near = nearest(code, known)
+        if not selects_rules(code):
+            near = nearest(code, sorted(path.stem for path in RULES.glob("LW*.toml")))
             raise ValueError(f"must name rules such as LW201, or their beginning such as LW2; {code!r} is none{near}")
     if not codes:
         raise ValueError("must name at least one rule, such as LW201")

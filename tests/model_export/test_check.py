@@ -322,6 +322,23 @@ def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_take
     assert any("the model raises at 1, 2, 3" in note for note in report.notes)
 
 
+def test_a_decoder_that_raises_without_a_padding_id_is_told_to_have_one() -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(30, 8), nn.Linear(8, 2)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+            if len(input_ids) > 1:
+                raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
+            return self.head(self.embed(input_ids)[:, -1])
+
+    report = check(Decoder(), max_length=16)
+    assert report.verdict == "uncheckable"
+    assert "config.pad_token_id = 0), and pass it with --pad-id" in report.reason
+    assert "from the shape" not in report.reason
+
+
 @pytest.mark.parametrize(
     ("unwanted", "why"),
     [

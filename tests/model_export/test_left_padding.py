@@ -147,10 +147,11 @@ class LooksAhead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.head = nn.Linear(5, 3)
+        self.step, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return self.head(x + nn.functional.pad(x[:, 1:], (0, 0, 0, 1)))
+        hidden = self.step(x)  # not zero at zeros, so other widths show the leak too
+        return self.head(hidden + nn.functional.pad(hidden[:, 1:], (0, 0, 0, 1)))
 
 
 def test_answers_at_each_step_that_do_not_depend_on_the_lengths_are_no_left_padding() -> None:

@@ -157,6 +157,16 @@ def test_all_targets_are_checked_and_the_exit_code_is_that_of_a_leak(folder: Pat
     assert all(f"nets.py:{name}" in page for name in names)
 
 
+def test_a_wrong_comment_ignores_nothing_and_is_an_error_beside_other_targets_too(folder: Path) -> None:
+    (folder / "nets.py").write_text(MODELS.replace("\n", "  # lengthwise: ignore[LW2O1]\n"))
+    alone, beside = run_check("nets.py:Leaking"), run_check("nets.py:Leaking", "nets.py:Sound", "--json")
+    assert (alone.exit_code, beside.exit_code) == (2, 1)
+    (message,) = alone.stderr.splitlines()
+    assert message in beside.stderr.splitlines()
+    assert "there is no rule LW2O1; did you mean LW2" in message
+    assert [one["verdict"] for one in json.loads(beside.stdout)] == ["leak", "sound"]
+
+
 def test_the_json_of_several_targets_is_a_list_and_paths_are_those_of_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

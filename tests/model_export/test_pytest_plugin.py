@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
 from lengthwise_export.checking.rule import rules
-from lengthwise_export.testing.padding_tests import watched
+from lengthwise_export.testing.padding_tests import findings, watched
 from tests.support.extras import ROOT
 
 MODELS = """
@@ -102,6 +103,10 @@ WRONG = """
 def test_24():
     return Mean()
 
+@pytest.mark.padding_safe(max_lenght=24)
+def test_misspelt():
+    return Mean()
+
 @pytest.mark.padding_safe
 def test_forgets():
     Mean()
@@ -167,6 +172,7 @@ def test_the_fixture_is_assert_padding_safe(plain: Outcomes) -> None:
     ("test", "reason"),
     [
         pytest.param("test_24", "1 positional argument", id="a mark takes options by name only"),
+        pytest.param("test_misspelt", "'max_lenght'; did you mean max_length?", id="an option is misspelt"),
         pytest.param("test_forgets", "None is not a target: give a torch.nn.Module", id="no model is returned"),
         pytest.param("test_nothing", "no torch module was called", id="a padding test calls no model"),
     ],
@@ -260,6 +266,34 @@ def test_an_option_watches_the_tests_whose_names_match(plain: Outcomes, watching
     ):
         assert {name for name, outcome in outcomes.items() if not outcome.passed} == failing | watches
         assert {name for name, outcome in outcomes.items() if "LW001 " in outcome.report} == watches
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        ["a word", "another"],
+        [[1, 2], [3]],
+        [(1, 2), (3,)],
+        [1, "a"],
+        {"texts": ["a word"]},
+        np.array(["a word"]),
+        np.array([{}], dtype=object),
+        np.array(["2020-01-01"], dtype="datetime64[D]"),
+        torch.tensor(3.0),
+        torch.zeros(0, 3),
+    ],
+    ids=str,
+)
+def test_a_padding_test_may_pass_anything_to_its_model(argument: object) -> None:
+    class Takes(torch.nn.Module):
+        def forward(self, *arguments: object) -> torch.Tensor:
+            return torch.zeros(2)
+
+    lengths = torch.tensor([2, 1])
+    with watched() as calls:
+        Takes()(argument, torch.ones(2, 2), lengths)
+        Takes()(argument, torch.zeros(2, 2), lengths)
+    assert findings(calls) == []
 
 
 def test_watching_leaves_no_hook_behind() -> None:

@@ -36,6 +36,9 @@ def selected(folder: Path, text: str, line: int, code: str = "LW201") -> Report:
         ("p = h.mean(1)  #lengthwise:ignore[ LW201 ,LW202]\n", 1),
         ("p = h.mean(1)  # noqa: E501 # lengthwise: ignore[LW201]\n", 1),
         ("p = h.mean(1)  # lengthwise: ignore[LW202] # lengthwise: ignore[LW201]\n", 1),
+        ("p = h.mean(1)  # lengthwise: ignore[LW2]\n", 1),
+        ("p = h.mean(1)  # lengthwise: ignore[LW8, LW20]\n", 1),
+        ("p = h.mean(1)  # lengthwise: ignore[LW]\n", 1),
         ("p = h.mean(1)  # lengthwise: ignore[LW201]\r\nq = p\r\n", 1),
         ("p = h.mean(\n    1,  # lengthwise: ignore[LW201]\n)\n", 1),
         ("p = h.mean(\n    # lengthwise: ignore[LW201]\n    1,\n)\n", 3),
@@ -56,6 +59,7 @@ def test_a_comment_in_the_statement_of_a_leak_ignores_it(text: str, line: int, t
     ("text", "line"),
     [
         ("p = h.mean(1)  # lengthwise: ignore[LW202]\n", 1),
+        ("p = h.mean(1)  # lengthwise: ignore[LW1]\n", 1),
         ("# lengthwise: ignore[LW201]\np = h.mean(1)\n", 2),
         ("p = h.mean(1)\n# lengthwise: ignore[LW201]\n", 1),
         ("p = h.mean(1)\nq = p  # lengthwise: ignore[LW201]\n", 1),
@@ -83,7 +87,9 @@ def test_a_comment_elsewhere_ignores_nothing(text: str, line: int, tmp_path: Pat
         ("ignore[LW201,]", "must name the rules"),
         ("ignore: LW201", "must name the rules"),
         ("ignore[LW2O5]", "there is no rule LW2O5; did you mean LW205?"),
-        ("ignore[LW2]", "there is no rule LW2"),
+        ("ignore[LW27]", "there is no rule LW27"),
+        ("ignore[L]", "there is no rule L"),
+        ("ignore[lw2]", "there is no rule lw2"),
         ("ignore[mean-over-padding]", "there is no rule mean-over-padding"),
     ],
 )

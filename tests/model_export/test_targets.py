@@ -62,6 +62,15 @@ def text():
     return "a model"
 
 
+def inner_error():
+    return len(3)
+
+
+class Sized(Last):
+    def __init__(self, *, features):
+        super().__init__(features)
+
+
 class Compiled(nn.Module):  # as torch.compile wraps a module
     def __init__(self):
         super().__init__()
@@ -101,6 +110,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.py").write_text("import there_is_no_such_package\n")
     (tmp_path / "fails.py").write_text("1 / 0\n")
     (tmp_path / "quits.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "notes.txt").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("users", "broken", "fails", "quits"):
@@ -169,6 +179,12 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
         targets.read("users:make", TargetOptions(checkpoint=folder / "other.pt"))
 
 
+NO_MODULES = (
+    *("../../etc:make", ":x", "a:", "users:", ":", "a..b:make", ".users:make", "..:x", ".:x", "users.py::make"),
+    *("folder/users:make", "folder\\users:make", "notes.txt:make", " :make"),
+)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -187,6 +203,11 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
         ("missing.toml", "there is no file missing.toml"),
         ("model.h5", "there is no file model.h5"),
         ("model.tflite", "is not a target: a target is a spec"),
+        ("", "is not a target: a target is a spec"),
+        *((text, "write file.py:factory, or package.module:factory") for text in NO_MODULES),
+        ("users:Last.forward", "raises: TypeError: .* name a function without arguments that returns the module"),
+        ("users:Sized", "raises: TypeError: .* name a function without arguments that returns the module"),
+        ("users:inner_error", r"raises: TypeError: .* \(users.py:\d+\)$"),
     ],
 )
 def test_what_is_no_target_is_a_wrong_call(folder: Path, text: str, why: str) -> None:

@@ -27,6 +27,8 @@ _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tri
 _MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # wider ones if the sizes of weights suggest them, and so many
 _TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
 """What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
+_NO_PADDING_ID: Final = re.compile(r"\bpad(ding)?[ _](token|id)", re.IGNORECASE)
+"""What decoders raise that find the last step of a row by the id in its padding."""
 _MAX_NAMED = 8  # at most this many sizes are named in a message
 
 
@@ -120,10 +122,14 @@ def _is_one(sizes: Sequence[int]) -> bool:
 
 def _frozen(axis: str, size: int, error: RunError) -> str:
     part = "" if error.part is None else f", by {error.part}"
-    cure = "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
+    cure = "take it from the shape of the tensor"
+    if axis == "width" and part:
+        cure = "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
+    elif _NO_PADDING_ID.search(error.detail):
+        cure = "say one in its configuration (such as config.pad_token_id = 0), and pass it with --pad-id, such as 0"
     return (
         f"the model takes {size} {'steps' if axis == 'width' else 'rows'} only: {axis} is frozen at {size} ({error})"
-        f"{part}; {cure if axis == 'width' and part else 'take it from the shape of the tensor'}"
+        f"{part}; {cure}"
     )
 
 

@@ -1,6 +1,7 @@
 """Which leaks a report shows: `--select` and `--ignore`, and comments in the code of the model.
 
     pooled = hidden.mean(1)  # lengthwise: ignore[LW201]
+    pooled = hidden.mean(1)  # lengthwise: ignore[LW2, LW802]
 
 A comment counts for the statement that it stands in, on any of its lines. What is ignored stays in the report, as a
 count. The search ends at the first operator that differs, so an ignored leak may hide others behind it.
@@ -20,10 +21,23 @@ from lengthwise.wrong_values import counted, nearest
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import IgnoredLeak, Report
 from lengthwise_export.checking.rule import rules
+from lengthwise_export.options import selects_rules
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 _COMMENT: Final = re.compile(r"#\s*lengthwise\s*:\s*ignore\b\s*(?:\[([^\]]*)\])?")
 _BETWEEN: Final = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)  # tokens that begin no statement
+
+
+class RefusedCommentError(ConfigurationError):
+    """A comment at a leak names no rule, or an unknown one.
+
+    Attributes:
+        report: The report, in which nothing is ignored.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def select_leaks(report: Report, select: Sequence[str] | None, ignore: Sequence[str] | None) -> Report:
@@ -35,12 +49,15 @@ def select_leaks(report: Report, select: Sequence[str] | None, ignore: Sequence[
         ignore: Codes of rules, or their beginnings, that are not shown.
 
     Raises:
-        ConfigurationError: A comment at a leak names no rule, or an unknown one.
-    """  # noqa: DOC502 - what it calls raises it
+        RefusedCommentError: A comment at a leak names no rule, or an unknown one.
+    """
     causes: dict[Any, Leak] = {}
     for leak in report.leaks:
         causes.setdefault((leak.code, leak.location or leak.operator, leak.layer), leak)
-    reasons = [(leak, _ignored_by(leak, select, ignore)) for leak in causes.values()]
+    try:
+        reasons = [(leak, _ignored_by(leak, select, ignore)) for leak in causes.values()]
+    except ConfigurationError as error:
+        raise RefusedCommentError(str(error), replace(report, leaks=tuple(causes.values()))) from error
     leaks = tuple(leak for leak, by in reasons if by is None)
     ignored = tuple(IgnoredLeak(leak, by) for leak, by in reasons if by is not None)
     if leaks or not ignored or report.verdict == "uncheckable":
@@ -56,16 +73,17 @@ def _ignored_by(
         return "select"
     if leak.code.startswith(tuple(ignore or ())):
         return "ignore"
-    return "comment" if leak.location is not None and leak.code in _codes_of_comments(leak.location) else None
+    in_comments = () if leak.location is None else _codes_of_comments(leak.location)
+    return "comment" if leak.code.startswith(in_comments) else None
 
 
-def _codes_of_comments(location: CodeLocation) -> set[str]:
-    """The codes that the comments of a statement ignore.
+def _codes_of_comments(location: CodeLocation) -> tuple[str, ...]:
+    """The codes, or their beginnings, that the comments of a statement ignore.
 
     Raises:
         ConfigurationError: A comment names no rule, or an unknown one.
     """
-    codes: set[str] = set()
+    codes: list[str] = []
     for comment in _comments(location):
         for match in _COMMENT.finditer(comment):
             here = f"{location.file_and_line}: '# lengthwise: ignore"
@@ -73,10 +91,10 @@ def _codes_of_comments(location: CodeLocation) -> set[str]:
             if not all(named):
                 raise ConfigurationError(f"{here}' must name the rules that it is for, such as ignore[LW201]")
             for code in named:
-                if code not in rules():
+                if not selects_rules(code):
                     raise ConfigurationError(f"{here}[{code}]': there is no rule {code}{nearest(code, rules())}")
-            codes.update(named)
-    return codes
+            codes += named
+    return tuple(codes)
 
 
 def _comments(location: CodeLocation) -> Iterator[str]:

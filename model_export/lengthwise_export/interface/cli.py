@@ -229,6 +229,7 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
 
     from lengthwise.commands.progress import status
     from lengthwise_export.checking.report import Report
+    from lengthwise_export.checking.selection import RefusedCommentError
     from lengthwise_export.exporting import flow
 
     named = {name: getattr(options, name) for name in options.model_fields_set & {*ListedOptions.model_fields}}
@@ -240,6 +241,9 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
             if is_only:
                 raise
             report = Report("uncheckable", str(error), target=listed.target)
+            if isinstance(error, RefusedCommentError):  # it ignores nothing
+                _say(f"error: {error}")
+                report = error.report
     for notice in report.notices:
         _say(f"warning: {notice}")
     return report, report.exit_code(strict=own.strict)

@@ -121,7 +121,7 @@ def _kind(text: str) -> TargetKind:
         ConfigurationError: The text is no target; the message says what a target is.
     """
     path = Path(text)
-    if path.is_dir():
+    if text and path.is_dir():
         is_run = any((path / name).is_file() for name in (trained.WEIGHTS_FILE, trained.STATE_FILE))
         return "checkpoint" if is_run and not (path / MANIFEST_FILE).exists() else "directory"
     kind = _KIND_OF_SUFFIX.get(path.suffix)

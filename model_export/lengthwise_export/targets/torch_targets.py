@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import os
 import random
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -30,6 +31,9 @@ from lengthwise_export.tracing.call_signature import CallSignature, in_evaluatio
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.packed_signature import read_packed_signature
 from lengthwise_export.tracing.source_lines import is_users, location_of
+
+_MODULE: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""The name of a module. Relative ones, which begin with a dot, have no package here."""
 
 _READ: dict[str, tuple[Path, int]] = {}  # By their modules: files that were read, and when they changed
 
@@ -58,7 +62,9 @@ def module_of(text: str) -> nn.Module:
         try:
             thing = thing()
         except (Exception, SystemExit) as error:  # the user's own code
-            raise ConfigurationError(f"{text} raises: {_error_and_line(error)}") from error
+            takes_more = isinstance(error, TypeError) and location_of(error) is None  # it is raised by the call itself
+            hint = ": name a function without arguments that returns the module" if takes_more else ""
+            raise ConfigurationError(f"{text} raises: {_error_and_line(error)}{hint}") from error
         finally:
             random.setstate(before)
     if is_keras(thing):
@@ -106,6 +112,11 @@ def _imported(where: str, text: str) -> ModuleType:
     prefer_torch()
     path, folder, name = Path(where), str(Path.cwd()), where
     is_file = path.suffix == ".py"
+    if not (is_file or _MODULE.fullmatch(where)) or (path.is_file() and not is_file) or text.endswith(":"):
+        raise ConfigurationError(
+            f"{text} names no module and its factory: write file.py:factory, or package.module:factory with dots "
+            "between the packages"
+        )
     if is_file:
         if not path.is_file():
             raise ConfigurationError(f"{text}: there is no file {where}")

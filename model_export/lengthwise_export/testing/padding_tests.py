@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +40,8 @@ class ModelCall:
 
     def pads(self) -> bool:
         """Whether a mask, lengths or the steps end before the batch does, for one row at least."""
-        steps, *others = self.tensors
-        return _ends_early(steps) or any(_is_partial(tensor, steps.shape) for tensor in others if tensor.numel())
+        tensors = [tensor for tensor in self.tensors if tensor.ndim and tensor.numel()]
+        return any(map(_ends_early, tensors[:1])) or any(_is_partial(one, tensors[0].shape) for one in tensors[1:])
 
 
 @contextmanager
@@ -89,7 +89,8 @@ def _copies(value: Any) -> Iterator[Tensor]:
     for leaf in pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, list) and not any(map(_is_tensor, one))):
         for tensor in (leaf.data, leaf.batch_sizes) if isinstance(leaf, PackedSequence) else [leaf]:
             if isinstance(tensor, list | np.ndarray) or (_is_tensor(tensor) and tensor.layout == torch.strided):
-                yield torch.as_tensor(tensor).detach().clone()
+                with suppress(ValueError, TypeError):  # such as words, or rows of several lengths: no tensor is padded
+                    yield torch.as_tensor(tensor).detach().clone()
 
 
 def _is_tensor(value: object) -> bool:

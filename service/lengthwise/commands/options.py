@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import sentence
+from lengthwise.wrong_values import nearest, sentence
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -102,6 +102,9 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def called(*arguments: Any, **named: Any) -> Any:
+            for name in named.keys() - signature.parameters:
+                near = nearest(name, signature.parameters)
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{near}")
             bound = signature.bind(*arguments, **named).arguments
             of_call = {one.name: bound.pop(one.name) for one in first if one.name in bound}
             options = bound.pop("options", None)
