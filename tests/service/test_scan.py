@@ -33,7 +33,7 @@ class Folder:
         """Scans again: what is served now."""
         self._verified.clear()
         self.found = scan.Scan(
-            self.path, LIMITS, policy=Policy.parse(versions), max_model_bytes=most, before=self.found, again=again
+            self.path, LIMITS, policy=Policy.parse(versions), max_model_bytes=most, before=self.found, retry_name=again
         ).run()
         return [str(model.key) for model in self.found]
 

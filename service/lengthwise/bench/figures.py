@@ -21,7 +21,7 @@ PADDING_NOTE: Final = "padding: of all computed steps (and of rows x width, whet
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from the moment a request was due to its answer."""
+    """Percentiles of the milliseconds from the moment a request was due until its answer."""
 
     p50: float
     p95: float

@@ -92,7 +92,7 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
 def wait_for_events(
     selector: selectors.DefaultSelector, seconds: float, *, exact: bool
 ) -> list[tuple[selectors.SelectorKey, int]]:
-    """The events of a selector, waiting at most `seconds` for them; not `exact`, some milliseconds longer."""
+    """The events of a selector, after at most `seconds`; if not `exact`, some milliseconds later."""
     if exact:
         # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
         # select's has microseconds, and sees the selector itself as one readable file.

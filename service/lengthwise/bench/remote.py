@@ -52,7 +52,7 @@ def get(
 
 
 def refusals(target: ServerAddress) -> str | None:
-    """Why a running service has nothing to serve: it refused its models, or has none. None if it serves a model."""
+    """Why a running service serves no model: it refused its models, or has none. None if it serves one."""
     try:
         described = orjson.loads(get(target, "/healthz")[1])
         if described.get("starting"):
@@ -64,7 +64,7 @@ def refusals(target: ServerAddress) -> str | None:
 
 
 def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Totals | None:
-    """The service's metrics, or None where this port has none."""
+    """The metrics of a service; None if `/metrics` is on another port."""
     from prometheus_client.parser import text_string_to_metric_families
 
     status, body = get(target, "/metrics", headers)

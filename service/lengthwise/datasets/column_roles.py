@@ -106,14 +106,14 @@ def listed(names: Collection[str]) -> str:
 
 
 def no_names(names: Collection[str]) -> str:
-    """The end of an error about columns whose names look like the values of a first row; empty for others."""
+    """A hint that the file may have no header, where names look like values of a first row; otherwise empty."""
     numbers = [float(name) for name in names if is_number(name) and name.strip().lower() not in MISSING]
     is_data = numbers != sorted({*numbers}) or len(numbers) == 1  # those of the steps of a wide table rise
     return "; the first line looks like data: put names above it, such as id,t,value,label" if is_data else ""
 
 
 def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
-    """What each column is, by the caller's word or by its name.
+    """The role of each column: as the caller says, or by its name.
 
     What was in the index of `TableColumns`, or is named as an id, a time or a label, is no feature unless the caller
     says so. Of an index with several levels the first is the id, and the last the time, where no name says otherwise;
@@ -167,7 +167,7 @@ def _is_level(name: str, names: Collection[str]) -> bool:
 
 
 def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
-    """The values in the order of the model's features.
+    """The columns of values in the order of the model's features.
 
     Raises:
         ConfigurationError: The columns have other names than the features, or no names at all.

@@ -260,7 +260,7 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
 
 
 def _record(one: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
-    """The record of a sequence from a table, or why the sequence cannot be used."""  # noqa: DOC501 - it returns them
+    """The record of one sequence of a table; a `BadRecord` if the sequence cannot be used."""  # noqa: DOC501 - it returns them
     try:
         if one.problem:
             raise RecordError(f"{source_line}: {one.problem[1]}")
@@ -277,7 +277,10 @@ def _record(one: LongSequence, source_line: str, kind: StepKind) -> Record | Bad
 
 
 def _id_column(columns: TableColumns, reading: Reading) -> str | None:
-    """The column by whose ids a file may be read in blocks: only where it is known whether each step has a label."""
+    """The column of ids by which a file may be read in blocks; None where all rows must be read first.
+
+    They must unless it is known whether each step has a label.
+    """
     with suppress(ConfigurationError):  # it is reported where the rows are read
         return None if reading.per_step is None else assign_roles(columns, reading.columns).id
     return None

@@ -300,14 +300,14 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
 
 
 def _tables(data: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]] | None:
-    """The parts of a table in a list, with their names or without; None for any other list."""
+    """The entries of a list of tables, or of (name, table) pairs; None for any other data."""
     pairs = [one if type(one) is tuple and len(one) == 2 else (None, one) for one in data] if type(data) is list else ()
     is_table = len(pairs) > 1 and all(columns_of(part) is not None for _, part in pairs)
     return _groups(pairs, columns) if is_table else None
 
 
 def _groups(parts: Iterable[tuple[Any, Any]], columns: ColumnNames, by: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
-    """The parts of a table, each with its name; the columns that hold keys of the groups are left out."""
+    """An entry for each group, with its name as the id; the columns of the group keys are left out."""
     tables = [(name, rows if (table := columns_of(rows)) is None else table) for name, rows in parts]
     read = [(name, table) for name, table in tables if isinstance(table, TableColumns)]
     names = {*columns.all, *(columns.inputs or ())}
@@ -319,7 +319,7 @@ def _groups(parts: Iterable[tuple[Any, Any]], columns: ColumnNames, by: Iterable
 
 
 def _is_key(column: str, parts: Sequence[tuple[Any, TableColumns]]) -> bool:
-    """Whether a column holds nothing but the name of each part, or one text or whole number, another in each part."""
+    """Whether a column is a group key: in each part one value, which is the part's name or differs from all others."""
     cells = [{*map(str, table.get(column, ()))} for _, table in parts]
     names = [{*map(str, name if isinstance(name, tuple) else (name,))} for name, _ in parts]
     if all(own <= name for own, name in zip(cells, names, strict=True)):
@@ -335,7 +335,7 @@ def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
 
 
 def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSequence, Roles | None]:
-    """One entry as a sequence, and what the columns of its table are.
+    """Reads one entry as a sequence; if it is a table, also returns the roles of its columns.
 
     Raises:
         ValueError: It has no numbers, another form, or a field that is not known.

@@ -59,7 +59,7 @@ class LongSequence:
 def one_sequence(
     columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
 ) -> LongSequence:
-    """A table of one sequence: all rows, in the order of its times. An id is left out.
+    """Reads a table of one sequence: all rows, in the order of their times. A column of ids is left out.
 
     Raises:
         ConfigurationError: The rows have several ids.
@@ -112,7 +112,7 @@ def sequences(
 def _sequences(
     columns: TableColumns, roles: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
 ) -> list[LongSequence]:
-    """The sequence of each id, in order of their first rows, with the steps in order of time."""
+    """The sequence of each id, in the order of their first rows; its steps in the order of time."""
     count = len(columns[roles.values[0]])
     ids = ["0"] * count if roles.id is None else ids_of(columns[roles.id], roles.id)
     numbers_of_ids = {name: number for number, name in enumerate(dict.fromkeys(ids))}
@@ -164,7 +164,7 @@ def ids_of(cells: Cells, name: str) -> list[str]:
 
 
 def _order(of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDArray[np.intp]:
-    """The rows, those of one sequence together and in the order of their times.
+    """The row numbers, sorted by sequence and then by time.
 
     Raises:
         ConfigurationError: Two rows of a sequence have the same time, and are not in its order.
@@ -293,7 +293,7 @@ def _no_time(cells: Cells, row: int, name: str) -> str:
 
 
 def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers `[rows]` of a column, and why a row of a file of text has none.
+    """The numbers `[rows]` of a column, and for rows of a text file without one the reason.
 
     Raises:
         ConfigurationError: A column that is not of texts holds no numbers.
@@ -328,7 +328,7 @@ def _hint(text: str) -> str:
 
 
 def no_numbers(name: str, cell: Any) -> str:
-    """What is said of a column that holds no numbers, such as `cell`; it may be the label."""
+    """The message for a column without numbers, of which `cell` is one; it may be the label."""
     text, label = str(cell), ""
     if text.startswith("["):
         label = _AS_TEXT
@@ -341,7 +341,7 @@ def no_numbers(name: str, cell: Any) -> str:
 
 
 def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers `[rows]` of the column of a feature, and why a row has none; see `numbers_of`.
+    """The numbers `[rows]` of a feature's column, and for rows without one the reason; see `numbers_of`.
 
     Raises:
         ConfigurationError: A column of a file holds words only.

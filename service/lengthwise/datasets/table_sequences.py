@@ -87,7 +87,7 @@ def sequences(
 
 
 def _of_one_label(sequences: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
-    """The sequences; if each has one label at all of its steps (as from `agg`), with that label and no list."""
+    """The sequences. If each has one label that all of its steps repeat (as from `agg`), the label is that one."""
     is_of_one = all(
         isinstance(one.label, list) and len(one.label) == len(one.steps) and len({*map(str, one.label)}) == 1
         for one in sequences
@@ -107,7 +107,7 @@ def is_list(cell: Any) -> bool:
 
 
 def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Sequence[int]]:
-    """The steps of one row, in the order of their times, and that order.
+    """The steps of one row sorted by time, and the order of the sort: indices of the steps as they stood.
 
     Raises:
         ValueError: A cell is not a list, a list is empty, or the lists differ in length.

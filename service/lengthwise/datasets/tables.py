@@ -94,16 +94,16 @@ def columns_of(table: Any) -> TableColumns | None:
 
 
 def _written_index(metadata: Mapping[bytes, bytes]) -> list[str]:
-    """The columns that were levels of an index in pandas, which writes their names; none if it is not to be read."""
+    """The columns that were levels of a pandas index, from the metadata of pandas; [] if they cannot be parsed."""
     try:
         written = json.loads(metadata[b"pandas"])["index_columns"]
-        return [name for name in written if isinstance(name, str)]  # an object stands for counted rows
+        return [name for name in written if isinstance(name, str)]  # an object is a RangeIndex
     except (ValueError, KeyError, TypeError):
         return []
 
 
 def _levels(index: Any) -> dict[str, Cells]:
-    """The levels of a pandas index by their names, but for one that has none and no times: it counts the rows."""
+    """The levels of a pandas index by their names; empty for an unnamed index without times, which counts the rows."""
     if index.nlevels == 1 and index.name is None and not hasattr(index, "freq"):
         return {}
     unnamed = [f"level_{level}" if index.nlevels > 1 else "index" for level in range(index.nlevels)]
@@ -132,7 +132,7 @@ def _of_polars(series: Any) -> Cells:
 
 
 def of_arrow(column: Any) -> Cells:
-    """The cells of an Arrow array, in one chunk or several; of one of lists, arrays where they are of numbers."""
+    """The cells of an Arrow array, in one chunk or several; a list of numbers becomes an array."""
     import pyarrow as pa
 
     kind, chunks = column.type, [column] if isinstance(column, pa.Array) else column.chunks
@@ -144,7 +144,7 @@ def of_arrow(column: Any) -> Cells:
 
 
 def _cells(column: Any) -> Iterator[Any]:
-    """The cells of one chunk: a view of its numbers for each, or Python objects for a cell that is no array of them."""
+    """The cells of one chunk of lists: a view `[length]` for each list of numbers, Python objects for other cells."""
     import pyarrow as pa
 
     is_readable = len(column) > 0 and has_sequences(column.type)

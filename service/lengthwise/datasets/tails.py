@@ -33,7 +33,7 @@ _LONGER_THAN_INSIDE: Final = 1.5  # tails of padding are, on average, that much 
 
 
 def without_padding(one: T, padding: Padding | None) -> T | str:
-    """A sequence without its tail of padding; or why nothing is left of it: a sequence has at least one step."""
+    """A sequence without the padding at its end; or the reason, if no step is left."""
     if padding is None:
         return one
     has_value = ~np.isnan(one.steps) if padding == "nan" else one.steps != 0
@@ -101,7 +101,7 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
 
 
 def _settles(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
-    """Whether the rows reach the last step of most by no more than their usual moves: a signal at its upper end."""
+    """Whether rows come to the common last step in moves of usual size: then it is a signal at rest, not padding."""
     moves = np.nan_to_num(np.abs(np.diff(block, axis=1)).sum(axis=2))
     final = moves[np.arange(len(moves)), -1 - (moves[:, ::-1] > 0).argmax(axis=1)]
     return step is not None and bool(final.mean() < moves[moves > 0].mean())
@@ -116,8 +116,8 @@ def _equal(steps: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
 def _tails(same: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
     """How many of `count` rows end in steps that look like padding.
 
-    `same`, `[rows, length]`: which steps may be padding, in the rows that end in one. `repeats`: which repeat the one
-    before.
+    `same`, `[rows, length]`: which steps may be padding, in the rows that end in one. `repeats`: which repeat the
+    step before.
     """
     if 2 * len(same) <= count:
         return 0
@@ -131,7 +131,7 @@ def _tails(same: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, m
 
 
 def _longest_runs(same: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDArray[np.intp]:
-    """`[rows]`, the longest run of such steps before the tail of each row: silence, a machine at rest, a count."""
+    """`[rows]`: the longest run of such steps before the tail of each row. Signals have them inside, too."""
     steps = np.arange(same.shape[1])
     inside = same & (steps < (same.shape[1] - tails)[:, None])
     before = np.maximum.accumulate(np.where(inside, -1, steps), axis=1)

@@ -53,7 +53,7 @@ Advance = Callable[[float], object]  # called repeatedly with the share of the f
 
 @contextmanager
 def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], object]]]:
-    """The bytes of a file, inflated where its name ends in .gz, and what reports the share that was read.
+    """A file for reading, inflated if its name ends in .gz, and a function that reports the share read so far.
 
     Raises:
         ConfigurationError: It cannot be read, or holds something else than text in UTF-8; says what, and the cure.
@@ -115,7 +115,7 @@ def json_lines(
 
 
 def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
-    """The fields of an ordinary line, its steps as an array; None of any other."""
+    """The fields of an ordinary line, with its steps as an array; None for a line that needs the general reader."""
     span = fast_json.locate(line, b"steps")
     if span is None:
         return None

@@ -58,7 +58,7 @@ class DriftWindow:
 
 
 class Drift(Consumer):
-    """The windows of all models that have a profile; of a version that is not served, nothing is kept or shown."""
+    """The windows of all models that have a profile. The window of a version ends when it is no longer served."""
 
     name = "drift"
 
@@ -85,13 +85,13 @@ class Drift(Consumer):
             window.add(call.items, call.answers, call.memory_bytes)
 
     def _forget(self) -> None:
-        """Removes the windows of versions that are not served any more: their gauges would stay as they are."""
+        """Removes the windows of versions that are no longer served, whose gauges would never change again."""
         for key in list(self._windows):
             if not self._is_served(*key):
                 self._windows.pop(key, None)
 
     def families(self) -> Iterator[Family]:
-        """The gauges of drift, and of the limits from which on something has drifted."""
+        """The gauges of drift (PSI), and of the limits above which it is called drift."""
         self._forget()
         labels = ("model", "version", "what")
         distances = [
@@ -119,7 +119,7 @@ def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, floa
 
 
 def name_of(aspect: str, manifest: Manifest) -> str:
-    """What is compared, with a feature's own name if it has one: `feature 0 (ax)`."""
+    """The name of a compared aspect for people, with the name of the feature if it has one: `feature 0 (ax)`."""
     names = manifest.input.names
     return (
         aspect

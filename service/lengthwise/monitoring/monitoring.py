@@ -42,7 +42,7 @@ RUNNING: Final = threading.Lock()  # of the models that are run for the monitori
 
 
 class Monitoring:
-    """Everything that samples answered calls; `at_rest`: no caller waits for a model."""
+    """The consumers of sampled calls, each with its thread; `at_rest` says that no caller waits for a model."""
 
     def __init__(
         self, settings: Settings, at_rest: Callable[[], bool], find: Callable[[str | None, str | None], ServedModel]
@@ -108,7 +108,7 @@ class Monitoring:
 
 
 class ConsumerThread(threading.Thread):
-    """The calls that wait for one consumer, within bounds, and the daemon thread that passes them on.
+    """A bounded buffer of calls for one consumer, and the daemon thread that passes them on.
 
     With `at_rest` they are passed on one by one and only while that is true, as a model runs for each.
     """
@@ -150,7 +150,7 @@ class ConsumerThread(threading.Thread):
             self._arrived.set()
 
     def stop(self, seconds: float) -> None:
-        """Stops the thread and closes the consumer. Calls that still wait are consumed, except by one that reruns."""
+        """Stops the thread and closes the consumer. Waiting calls are consumed, unless the consumer runs models."""
         self._ending.set()
         self._arrived.set()
         if self.ident is not None:
@@ -189,7 +189,7 @@ class ConsumerThread(threading.Thread):
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it
 
     def _turn(self) -> bool:
-        """As `consume`; where models are run, first waits until the runners are at rest, or the thread is stopped."""
+        """Calls `consume`; for a consumer that runs models, first waits until the service is at rest or this stops."""
         if self._at_rest is None:
             return self.consume()
         pause = _REST_SECONDS

@@ -79,7 +79,7 @@ class RecordFile:
         self.rows += len(rows)
 
     def complete(self) -> bool:
-        """Ends the file and gives it its name; returns false, to be called again, while bytes wait for room."""
+        """Ends the file and gives it its name. Returns False while bytes wait for room on the disk: call it again."""
         self._writer.close()
         with suppress(OSError):
             self.output.save()
@@ -111,7 +111,7 @@ class RecordFile:
 
 
 class PatientOutput(io.RawIOBase):
-    """A file that never fails to take bytes: those without room wait. Closing the descriptor is for the caller."""
+    """A file that keeps in memory what the disk has no room for. The caller closes the descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -143,7 +143,10 @@ class PatientOutput(io.RawIOBase):
 
 
 def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
-    """A new file, its part, and the descriptor whose lock marks it: other containers may have equal ids."""
+    """Creates a file: its path, the path while it is written, and its descriptor, which is locked while it is in use.
+
+    Process ids in names would not do: containers that share the folder may have equal ids.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     while True:
         path = directory / f"{start}-{next(_numbers):06d}-{model}.parquet"
@@ -183,7 +186,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:
-    """The column of steps, without a Python object for any number."""
+    """The Arrow column of steps, built from the arrays without a Python object for each number."""
     import pyarrow as pa
 
     def lists_of(counts: Any, values: Any) -> Any:

@@ -128,7 +128,9 @@ def read_labels(path: Path) -> dict[str, Any]:
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
-    """Writes recorded sequences with a label (of one id the last) into a new file; their number, and all records'.
+    """Writes the recorded sequences that have a label into a new file; returns their number, and that of all records.
+
+    Of several records with one id the last counts.
 
     Raises:
         ConfigurationError: The file exists or cannot be written, no label belongs to a record, or the names of features

@@ -118,7 +118,7 @@ class Recorder(Consumer):
             self._paused_until = self._clock() + _PAUSE_SECONDS
 
     def _write_rows(self, key: _Key, rows: list[dict[str, Any]], last: bool) -> None:
-        """Writes the rows of one file if they are many or the file is old; it ends if it is old or large."""
+        """Writes the rows of one file if they are many or old enough; ends the file if it is old or large."""
         file = self._files.get(key)
         if file is None:
             file = self._files[key] = RecordFile(self._directory, key[0], rows[0], self._clock())
@@ -156,7 +156,7 @@ class Recorder(Consumer):
                 file.output.save()
 
     def _remove_oldest(self) -> None:
-        """Removes the oldest files while all of them have too many bytes, and notes how many they have."""
+        """Removes the oldest files until all together have at most `most_bytes`; updates the gauge of their bytes."""
         files = []
         for path in sorted(self._directory.glob(PATTERN)):  # the oldest first: their names begin with their time
             with suppress(OSError):  # removed meanwhile

@@ -84,7 +84,7 @@ def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
 
 @dataclass(slots=True)
 class ShadowComparison:
-    """The answers of the candidate, compared with those of one version."""
+    """Counts how often the answers of the candidate agree with those of one served version."""
 
     sequences: int = 0  # answered by both
     refused: int = 0  # or with an answer that is not finite

@@ -91,7 +91,7 @@ class Repository:
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
     def _number(self, name: str, version: str | None) -> int | None:
-        """The version that a request means, whether it is served or not; None if it can be none.
+        """The number of the version that a request names, served or not; None if the text can name no version.
 
         Raises:
             NoSuchAlias: The model has no such alias.
@@ -107,7 +107,7 @@ class Repository:
         return pointed.get(version)
 
     def default(self, name: str) -> int | None:
-        """The version for a request without one: the champion, or the version that is nearest to it; None for none.
+        """The number of the version that answers a request without one: the champion; None if no version may.
 
         If the champion is not served, this is the next lower version, which was in use before; without one the highest.
         A shadow never stands in. While the service starts, nothing stands in for a champion that is still to be
@@ -129,7 +129,7 @@ class Repository:
         return key == self.shadow and self.champion(key.name) != key.version
 
     def none_ready(self) -> NotReady:
-        """The error of a request while there is no model, or while the first scan runs."""
+        """The error for a request while no model is served: the folder is empty, or the first scan runs."""
         if self.starting:
             count = len(self.unverified)
             why = f": {count} version{'s' * (count != 1)} not verified yet; /healthz says which" if count else ""
@@ -138,7 +138,7 @@ class Repository:
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
     def without(self, name: str) -> Repository:
-        """The repository without a name, which is then not served until it is loaded."""
+        """A copy of the repository without the models of a name, which is not served until a client loads it."""
         return Repository.of(
             (model for model in self if model.key.name != name),
             [refusal for refusal in self.refused if refusal.key.name != name],

@@ -50,7 +50,7 @@ def choose(
 
 
 def time_ratio(own: Session, plain: Session, manifest: Manifest) -> float:
-    """How many times as long the first takes as the second: the geometric mean over a few batches."""
+    """The run time of `own` divided by that of `plain`: the geometric mean over a few batches."""
     batches = _batches(manifest)
     fastest = np.full((2, len(batches)), np.inf)
     until = own.clock() + _SECONDS

@@ -25,7 +25,10 @@ _NO_LIMIT_BYTES: Final = 2**60  # cgroup v1 writes a number above this one where
 
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
-    """What a new process may take beside `allotted_bytes`: out of memory, a container may be killed as a whole."""
+    """The bytes that a new process may use, if others may use `allotted_bytes`; at most `most_bytes`.
+
+    A container that runs out of memory may be killed as a whole.
+    """
     available = memory_left_bytes()
     return (
         most_bytes if available is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
@@ -49,7 +52,7 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def memory_bytes(pid: int) -> int:
-    """The memory of a process, in which pages that several have are divided among them; 0 where that is unknown."""
+    """The memory of a process in bytes: its proportional set size (PSS); 0 where the system does not tell it."""
     lines: list[str] = []
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -57,9 +60,9 @@ def memory_bytes(pid: int) -> int:
 
 
 def be_modest(parent: int, timeout_seconds: float) -> None:
-    """Lowers this process's priority, also as the first to kill if memory runs out; it ends with its parent.
+    """Lowers this process's CPU priority, and makes it the first that the kernel kills when memory runs out.
 
-    The system ends it a few seconds after its timeout in any case.
+    It is killed when its parent ends, and by SIGALRM a few seconds after its timeout in any case.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

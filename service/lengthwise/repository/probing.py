@@ -24,7 +24,7 @@ log = logging.getLogger("lengthwise.probing")
 
 @dataclass
 class Probing:
-    """Probes models every `RETRY_SECONDS` until they work again; `changed` is called when one stops or works again."""
+    """Probes broken models every `RETRY_SECONDS`; `changed` is called when one breaks, or works again."""
 
     served: Callable[[], Sequence[ServedModel]]
     changed: Callable[[], Awaitable[None]]
@@ -74,7 +74,7 @@ class Probing:
             del self._probes[served]  # from now on it can be asked again
 
     async def _probe_once(self, served: ServedModel) -> Exception | None:
-        """Probes a model, and says whether it stopped or works again; returns why it is broken."""
+        """Probes a model, and logs if it broke or works again; returns why it is broken, None if it works."""
         breaker, key = served.queue.breaker, served.manifest.key
         error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
         if breaker.probed(error, time.monotonic(), RETRY_SECONDS):
@@ -88,7 +88,7 @@ class Probing:
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
-    """Runs a model's golden sequences as its batches are run, and compares their logits; returns why it is broken."""
+    """Runs a model's golden sequences like its batches, and compares the logits; returns why it is broken, or None."""
     try:
         sequences = (
             (verifier.constant_sequence(model.manifest, 0.0, model.manifest.min_length),)

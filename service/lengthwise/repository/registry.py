@@ -67,7 +67,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class _RegistrySnapshot:
-    """The models that are served, and those that requests for a name and a version get."""
+    """What is served at one moment: the models, and which of them answers a request for a name and a version."""
 
     repository: Repository
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class _RegistrySnapshot:
 
 
 class Registry:
-    """The models that are served; `add` makes the queue and metrics of a new one, `remove` gets one that is gone."""
+    """The models that are served. `add` makes the queue and metrics of a new one, `remove` ends those of an old one."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Registry:
         return [one for one in self._snapshot.served.values() if not self.repository.is_shadow(one.model.key)]
 
     def explain(self, reason: str) -> None:
-        """Says in every refusal, and once in the log, why nothing is served before the first scan."""
+        """Puts the reason why nothing is served before the first scan into every refusal, and once into the log."""
         if self.repository.reason is None:
             log.error("%s", reason)
             self._put(replace(self.repository, reason=reason))
@@ -226,7 +226,7 @@ class Registry:
             except Exception:  # an error in one scan must not end the later scans
                 log.exception("an unexpected error ended the scan of the model repository; the served models stay")
 
-    async def _look(self, before: Repository, again: str | None = None) -> Repository:
+    async def _look(self, before: Repository, retry_name: str | None = None) -> Repository:
         """Scans the repository in a thread, and serves each model as soon as the scan has it.
 
         Raises:
@@ -244,7 +244,7 @@ class Registry:
             if self._has_removed:  # by an earlier scan: by now their last requests are answered
                 self._has_removed = False
                 return_free_memory()
-            return self._rescan(before, again, lambda result: loop.call_soon_threadsafe(put, result))
+            return self._rescan(before, retry_name, lambda result: loop.call_soon_threadsafe(put, result))
 
         try:
             result = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
@@ -269,7 +269,7 @@ class Registry:
             await listener()
 
     def _put(self, result: Repository) -> None:
-        """Serves the result of a scan, in one assignment: queues for new models, none for those that are gone."""
+        """Serves the result of a scan: opens queues for new models, swaps the snapshot, removes old models."""
         result = replace(result, shadow=self._shadow)
         for name in sorted({*self.repository.aliases, *result.aliases}):
             aliases = result.aliases.get(name, {})
@@ -308,7 +308,7 @@ class Registry:
 
 @dataclass
 class EveryWorker:
-    """Makes changes at every worker before they are answered: `here`, whoever was asked, and at all if asked here."""
+    """Applies a change at every worker before it is answered: `here` applies it in this process."""
 
     here: Callable[[str, str], Awaitable[Refusal | None]]
     state: Callable[[], dict[str, list[str]]]  # here: what it serves, and what is unloaded

@@ -49,7 +49,7 @@ class Scan:
     policy: Policy
     max_model_bytes: int | None = None  # of graphs served at once, without those being replaced
     before: Repository = field(default_factory=Repository)  # the result of the last scan
-    again: str | None = None  # a name whose refused versions are verified even if unchanged
+    retry_name: str | None = None  # a name whose refused versions are verified even if unchanged
     devices: Sequence[Device] = (CPU_DEVICE,)
     verify: Verifier = verifier.verify
     most_bytes: int = MOST_BYTES  # of the files of one version
@@ -81,7 +81,7 @@ class Scan:
         return replace(self._state.at_the_end(), reason=nothing, ignored=frozenset(content.ignored))
 
     def _prepare(self, content: FolderContent) -> None:
-        """Says which versions are candidates; of a name whose folder cannot be read now, the served versions stay."""
+        """Chooses the versions to verify. If the folder of a name cannot be read now, its served versions stay."""
         before = self.before
         earlier = {*(model.key for model in before), *(refusal.key for refusal in before.refused)}
         unread = {key: self.folder / key.name / str(key.version) for key in earlier if key.name in content.unread}
@@ -103,7 +103,7 @@ class Scan:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
 
     def _step(self) -> None:
-        """Begins with the next version, or waits for one that is being verified; then settles those that are done."""
+        """Starts the next version, or waits for one that is being verified; then stores the results of those done."""
         key = self._state.next({key.name for key in self._running})
         if key is not None and len(self._running) < MOST_AT_ONCE:
             self._begin(key)
@@ -115,10 +115,10 @@ class Scan:
             self._state.settle(key, model, reason, current if final else None)
 
     def _begin(self, key: Key) -> None:
-        """Settles a version at once if it is unchanged or does not fit, and else starts to verify it."""
+        """Stores the result of a version at once if it is unchanged or too large; otherwise starts to verify it."""
         state, directory = self._state, self._directories[key]
         current, runs, reason = directory_state(directory), state.running.get(key), state.known.get(key)
-        if self.before.states.get(key) == current and not (reason is not None and key.name == self.again):
+        if self.before.states.get(key) == current and not (reason is not None and key.name == self.retry_name):
             state.settle(key, runs, reason, current)
             return
         needed, most = graph_bytes(current), self.max_model_bytes
@@ -137,7 +137,7 @@ class Scan:
         wait([future for _, future in self._running.values()], return_when=FIRST_COMPLETED)
 
     def _load(self, key: Key, directory: Path, runs: LoadedModel | None) -> _Result:
-        """The model of a directory; or the currently served one, and why that of the directory is not served.
+        """Loads the model of a directory. If it is refused: the model that is served now, and the reason.
 
         Raises:
             Stopped: The scan is to stop.
@@ -273,7 +273,7 @@ class ScanState:
         return Repository.of(models.values(), refusals, unloaded=self.before.unloaded, **more)
 
     def _settled_names(self) -> set[str]:
-        """The names of which the highest good version is settled, if that is enough: no version above it is left."""
+        """The names whose highest good version is settled, so that no higher version is left to verify."""
         if not self.policy.one:
             return set()
         return {

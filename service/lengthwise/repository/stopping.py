@@ -46,7 +46,7 @@ class Stopping:
                 end()
 
     def check(self) -> None:
-        """Makes sure that the work is to go on.
+        """Raises if the work was asked to stop.
 
         Raises:
             Stopped: The signal is set.
@@ -56,7 +56,7 @@ class Stopping:
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """Registers a short callback, run by the thread that stops, for a block; called at once if it is set."""
+        """While the block runs, `stop` calls `end` in its own thread. Calls `end` now if the signal is set already."""
         with self._lock:
             self._ends.append(end)
             if self.stopped:

@@ -30,7 +30,7 @@ _KERNELS_METHOD: Final = 1
 
 
 def kernel_conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
-    """The conditions of a choice of kernels, of the session with Lengthwise's: another processor needs another one."""
+    """The conditions under which a choice of kernels holds: on another processor they must be timed again."""
     return {
         "processor": processor() if session.provider == CPU_LABEL else "",  # a device's name is part of its provider's
         "recurrent_kernels": session.kernels,

@@ -85,8 +85,8 @@ class VerificationProcess:
     def _memory(self, stopping: Stopping) -> Iterator[int]:
         """Reserves memory for a process: its limit in bytes.
 
-        Where the container has too little for the full limit beside the processes that run, it waits for these to end:
-        with less memory a good version could be refused, which alone is served.
+        Where the container has too little left for the full limit, it waits until the processes that run have ended:
+        with less memory, a good version could be refused that would pass if it were verified by itself.
         """
 
         def wake() -> None:
@@ -126,7 +126,7 @@ class VerificationProcess:
         )
 
     def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, most: int) -> Verification:
-        """The result, from the exit code and the output of a process that could use `most` bytes of memory.
+        """The verdict of a process that has ended, from its exit code and output; it could use `most` bytes of memory.
 
         Raises:
             ModelError: The model must not be served: verifying it failed, or its graph crashed the process.
@@ -166,7 +166,7 @@ class VerificationProcess:
 
 
 class Verdicts:
-    """Verdicts on models, which the parent keeps for its workers by the digest of all that they depend on.
+    """The verdicts on models that the parent keeps for its workers, by the digest of all that a verdict depends on.
 
     A model is verified by one of them at a time; the others wait for its verdict, or for its end.
     """
@@ -199,7 +199,7 @@ class Verdicts:
         return None
 
     def keep(self, digest: str, verdict: dict[str, Any] | None) -> None:
-        """Stores the verdict of a process, and ends its turn; None where it could not verify the model."""
+        """Stores the verdict of a worker (None: it could not verify the model), and lets those that wait go on."""
         turn, _ = self._verifying.pop(digest, (Future(), None))
         turn.set_result(None)
         if verdict is None:
@@ -211,7 +211,7 @@ class Verdicts:
 
 @dataclass
 class SharedVerifier:
-    """A `Verifier` that asks another one, if no other process that serves the same has done so.
+    """A `Verifier` that verifies a model unless another worker has: then it returns the verdict of that worker.
 
     What was found is kept in the memory of their parent (`Verdicts`), so a worker that is started later, or a reload
     that reaches all of them, verifies nothing again, and all have the same kernels, promise and costs. No folder needs

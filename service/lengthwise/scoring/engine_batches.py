@@ -35,7 +35,7 @@ class AnswerColumn(NamedTuple):
 
 
 def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix: str = "") -> list[AnswerColumn]:
-    """The columns that are added to a table, in order; with `errors`, one for the error of each row."""
+    """The columns that the answers add to a table, in order; with `errors`, also one for the error of each row."""
     optional = {"attention": attention, "windows": manifest.long == "window", "error": errors}
     fields = {**_FIELDS[manifest.task], "length": "count", **_OPTIONAL_FIELDS}
     return [AnswerColumn(prefix + field, field, kind) for field, kind in fields.items() if optional.get(field, True)]
@@ -104,7 +104,7 @@ def with_answers(batch: Any, leave_out: str | None, columns: Sequence[AnswerColu
 
 
 def _values(kind: ColumnKind, values: list[Any]) -> Any:
-    """A column as an array: float32 with NaN where there is no number, int32, or an object in each cell."""
+    """The values of a column as an array: float32 with NaN for None, int32, or objects."""
     if kind == "number":
         return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
     if kind == "count" and None not in values:

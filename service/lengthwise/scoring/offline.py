@@ -102,7 +102,7 @@ _Running = tuple[list[_Row], Future[_BatchResult]]
 def _begin(
     runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
-    """Plans all items, long ones first, and gives the batches to the runners."""
+    """Plans the batches of all items, longest first, and submits them to the runners."""
     manifest, rows = model.manifest, []
     for index, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
@@ -122,7 +122,7 @@ def _begin(
 
 
 def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
-    """Runs one batch; where it fails as a whole, each of its rows alone, so that only the bad ones fail."""
+    """Runs one batch. If it fails, runs each of its rows alone, so that only the bad rows fail."""
     started = time.thread_time()
     batch = _pad(model, [row.steps for row in rows])
 
@@ -143,7 +143,7 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
 
 
 def _pad(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
-    """Pads sequences to a batch: on a device, to one of its shapes."""
+    """Pads sequences to a batch; on a device, to one of the shapes that were chosen for it."""
     if model.buckets is None:
         return pad(sequences, multiple=model.manifest.width_multiple)
     width = model.buckets.width_of(max(map(len, sequences)))
@@ -158,7 +158,7 @@ def _collect(
     model: LoadedModel,
     on_batch: Callable[[ScoredBatch], object],
 ) -> tuple[C, list[ScoringResult]]:
-    """Waits for a chunk's batches, and joins their rows to one result for each item."""
+    """Waits for the batches of a chunk, and joins their rows to one result for each item."""
     parts: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
     for rows, future in running:
         results, figures = future.result()

@@ -106,11 +106,12 @@ class ModelOptions:
 
 _lock = threading.Lock()
 _caches: list[Callable[[ModelOptions, object], OpenModel]] = []
-"""Of this process last, behind those of the processes that forked it: a fork can neither use nor close a session."""
+"""`_caches[-1]` is the cache of this process. Inherited caches are only kept alive: a fork can neither use nor close
+their sessions."""
 
 
 def _begin_process() -> None:
-    """Gives this process a cache and a lock of its own: a fork inherits a lock that a thread of its parent may hold."""
+    """Gives this process its own cache, and its own lock: a thread of the parent may hold the inherited one."""
     global _lock
     _lock = threading.Lock()
     _caches.append(lru_cache(MOST_OPEN)(lambda options, _published: options.open()))
@@ -121,7 +122,7 @@ os.register_at_fork(after_in_child=_begin_process)
 
 
 def opened(options: ModelOptions) -> OpenModel:
-    """The model, opened once in this process, by any thread, and anew when a version is published anew."""
+    """The model of the options. It is opened once in a process, and again when its files are published again."""
     published = None  # what changes when another model is published; None if it cannot be read, as loading will say
     if not is_address(options.path):  # to ask a store for each batch would take longer than the batch
         with suppress(OSError):

@@ -47,7 +47,7 @@ class PredictionFile:
             self._file.close()
 
     def left(self) -> Iterator[dict[str, Any]]:
-        """The predictions of an earlier run without the last, which is computed again.
+        """The lines of an earlier run that are kept; its last line is left out, and computed again.
 
         Raises:
             ConfigurationError: A line is not a prediction.
@@ -98,7 +98,7 @@ class PredictionFile:
         self.write([])
 
     def why_other(self, difference: str) -> str:
-        """Says that the file is of another run; `difference` describes the line after the last kept one."""
+        """The error that the file belongs to another run; `difference` describes the line after the last kept one."""
         return (
             f"{self._path}:{self.lines + 1} {difference}: the file was made of another input, by another model, with "
             "other options or on another kind of processor. Name another file, or delete this one"

@@ -49,7 +49,7 @@ class Chunk:
 
 
 def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterator[InputRecord]:
-    """The records that the model accepts, and the others with their error."""
+    """Checks records against the model's input: yields those it accepts, and the others with their error."""
     for record in records:
         if isinstance(record, BadRecord):
             yield record
@@ -187,7 +187,7 @@ class Summary:
 
 
 def right(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
-    """Which answers of a prediction equal the record's label; see `Summary.answers`."""
+    """For each answer of a prediction, whether it equals the record's label; see `Summary.answers`."""
     if task == "single-label":
         return [prediction["label"] == label]
     several = label if isinstance(label, tuple) else ()

@@ -146,7 +146,7 @@ class Scorer:
         return self._rows(model, arrays.items_or_reasons(sequences, model.loaded.manifest), lambda _: "")
 
     def columns(self) -> list[AnswerColumn]:
-        """The columns that a batch gets, from the manifest alone: a driver can call it, which opens no model."""
+        """The columns that a batch gets. Reads the manifest only, so a driver may call it without opening the model."""
         from lengthwise.runtime.manifest import Manifest
 
         return self._columns(Manifest.read(self._options().directory))

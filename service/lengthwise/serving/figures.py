@@ -45,7 +45,7 @@ class ServiceFigures:
         return (await self._snapshots())[1]
 
     async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
-        """The snapshot of this process, and the same without zeros for another one.
+        """The snapshot of this process, and a copy without zeros to send to another process.
 
         Both are made again where a model was forgotten meanwhile: the parent has its counts by then.
         """
@@ -58,6 +58,7 @@ class ServiceFigures:
         return own, encoded
 
     async def _each(self, parts: Iterator[T]) -> list[T]:
+        """The items of an iterator, each of which is computed by a `_count` of its own."""
         each = list[T]()
         while (part := await self._count(partial(next, parts, None))) is not None:
             each.append(part)
@@ -86,7 +87,7 @@ class ServiceFigures:
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
 
     def _families(self) -> Iterator[Family]:
-        """Aliases, default versions and restarts; and the metrics of openings and of the monitoring."""
+        """The families of aliases, default versions and worker restarts, of openings, and of the monitoring."""
         serving = self._serving
         yield from serving.openings.families()
         restarts = 0 if self._worker is None else self._worker.restarts

@@ -253,7 +253,8 @@ class Serving:
             trace=trace,
         )
 
-    def _scan(self, before: Repository, again: str | None, publish: Publish) -> Repository:
+    def _scan(self, before: Repository, retry_name: str | None, publish: Publish) -> Repository:
+        """Scans the repository in the calling thread; refused versions of `retry_name` are verified again."""
         settings = self.settings
         stopping = self.registry.stopping
         return Scan(
@@ -262,7 +263,7 @@ class Serving:
             policy=Policy.parse(settings.versions),
             max_model_bytes=settings.max_model_bytes,
             before=before,
-            again=again,
+            retry_name=retry_name,
             devices=self.choice.devices,
             verify=self.verify,
             most_bytes=settings.judge_memory_bytes,

@@ -103,7 +103,7 @@ class CallRecord:
 
 
 class CallRecorder:
-    """Opens the records; `unknown` counts the calls whose model is not served, or not known yet.
+    """Opens a record for each call; `unknown` counts calls of models that are not served, or not yet known.
 
     `caller` is who calls as long as no key is checked.
     """

@@ -41,7 +41,7 @@ def is_open_metrics(accept: str) -> bool:
 
 
 def page(lines: Iterable[str], *, open_metrics: bool) -> Iterator[bytes]:
-    """The page in pieces, of the lines of every family."""
+    """Joins the lines of all families into pieces of a page of the Prometheus or OpenMetrics text format."""
     texts, characters = list[str](), 0
     for text in lines:
         texts.append(text)
@@ -58,7 +58,7 @@ def _head(name: str, kind: str, description: str, open_metrics: bool) -> str:
 
 
 def lines_of(family: Family, *, open_metrics: bool) -> Iterator[str]:
-    """A family: its head, and then its samples."""
+    """The lines of a family: `# HELP` and `# TYPE`, and then its samples."""
     name = family.prefix + family.name
     sample = f"{name}_total" if family.kind == "counter" else name
     yield _head(name if open_metrics else sample, family.kind, family.help, open_metrics)
@@ -77,10 +77,10 @@ def lines_of_histogram(
     *,
     open_metrics: bool,
 ) -> Iterator[str]:
-    """A histogram of models: of their rows of cells, and of the exemplars of each.
+    """The lines of a histogram, one group for each model, with exemplars.
 
-    Of hundreds of models most do nothing between two scrapes: their lines are those of `texts`, which are kept up to
-    date here.
+    Most of hundreds of models do nothing between two scrapes. So the text of each model is kept in `texts`, and
+    written again only if its counts have changed.
     """
     name, first = f"lengthwise_{histogram.name}", FIRST_CELL[histogram.name]
     yield _head(name, "histogram", histogram.help, open_metrics)

@@ -115,7 +115,7 @@ CELLS: Final = _ENDS[-1]
 
 
 class Openings:
-    """What is open now: connections, streams and live views. Each is counted where it is, and read at each scrape."""
+    """The gauges of what is open now: connections, streams, live views. Each is a function, called at each scrape."""
 
     def __init__(self) -> None:
         # those open, and the most, by door: `http`, `admin`, `grpc`

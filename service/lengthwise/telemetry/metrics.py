@@ -94,7 +94,7 @@ class Histogram:
         self._total = first + len(bounds) + 1
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
-        """Counts one observation; that of a trace becomes its bucket's exemplar."""
+        """Counts one observation. With a trace id it becomes the exemplar of its bucket."""
         bucket = bisect_left(self.bounds, value)
         self._cells[self._first + bucket] += 1
         self._cells[self._total] += value
@@ -139,7 +139,7 @@ class OfRows:
 
 
 class ModelMetrics:
-    """The metrics of one model and version; of calls for no served model where both labels are empty."""
+    """The metrics of one model and version. With empty labels: of calls for models that are not served."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ def _declared(kind: type) -> Iterator[tuple[str, OverWorkers, str]]:
 
 
 class Metrics:
-    """The metrics of all models, the gauges and bounds, read at each scrape, and what others count (`more`)."""
+    """The metrics of all models. Each scrape calls `gauges`, `bounds` and `more` (families that others count)."""
 
     def __init__(
         self,
@@ -348,7 +348,7 @@ class Metrics:
         return b"".join(self.exposition()[0])
 
     def _lines(self, total: Total | None, *, open_metrics: bool) -> Iterator[str]:
-        """The lines of every family, of this process or of all; exemplars are of the models of this process."""
+        """The lines of every family, of this process or (`total`) of all processes; exemplars are of this process."""
         counts, keys = _rows_of(list(self._models.values())) if total is None else total.rows()
         for counter in COUNTERS:
             samples = _requests(counts, keys) if counter.name == "requests" else _counts(counter, counts)
@@ -363,7 +363,7 @@ class Metrics:
             yield from lines_of(family, open_metrics=open_metrics)
 
     def families(self) -> Iterator[Family]:
-        """Every family but those of rows of cells."""
+        """All families except the counters and histograms of models, which are rows of cells."""
         models = [(model.labels, info) for model in list(self._models.values()) if (info := model.info) is not None]
         for name, (help_, labels) in _OF_MODEL.items():
             infos = [(model, [info[label] for label in labels]) for model, info in models if labels[0] in info]
@@ -396,7 +396,7 @@ def _counts(counter: ModelCounter, counts: CountRows) -> Iterator[LabelledNumber
 
 
 def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
-    """Calls by status and key: those of each key with a name, and the rest."""
+    """Calls by status and key: for each key with a name, and without the label for all other calls."""
     rest = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
     for (name, version, _), cells in keys.items():
         rest[name, version, NO_NAME] = np.subtract(rest[name, version, NO_NAME], cells[: len(STATUSES)])
@@ -409,7 +409,7 @@ def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
 
 
 def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
-    """The counts of models, and those of keys with a name."""
+    """The cells of models, and the cells of the keys with a name that called them."""
     counts: CountRows = {}
     keys: CountRows = {}
     for model in models:

@@ -39,7 +39,7 @@ class SharedCounts:
         self._claimed: dict[tuple[str, ...], int] = {}
 
     def claim(self, name: str, version: str, *key: str) -> MutableSequence[float] | None:
-        """The cells of a model, or of the name of a key that called it; all zero. None if no row is left."""
+        """Reserves the cells of a model, or of a key that called it; all zero. None if no row is left."""
         claimed, label = set(self._claimed.values()), "\n".join((name, version, *key)).encode()
         free = next((row for row in (_NAMES if key else _MODELS) if row not in claimed), None)
         if free is None or len(label) >= LABEL_BYTES:
@@ -56,7 +56,7 @@ class SharedCounts:
             self._clear(self._claimed.pop(labels))
 
     def counts(self) -> tuple[CountRows, CountRows]:
-        """The rows of models, and of keys with a name that called these, whichever process counted them."""
+        """The rows of models, and those of the keys that called them, as the process with this memory counted them."""
         rows = {labels: np.array(self._cells(row)) for labels, row in self._rows().items()}
         models = {labels: row for labels, row in rows.items() if not labels[2:]}
         return models, {labels: row for labels, row in rows.items() if labels[2:] and labels[:2] in models}
@@ -66,7 +66,7 @@ class SharedCounts:
         return {(labels[0], labels[1]): row for labels, row in self._rows().items() if not labels[2:]}
 
     def clear(self) -> None:
-        """Makes all of it zero, for the next process."""
+        """Sets all cells to zero for the next process."""
         for row in range(self._used[0]):
             self._clear(row)
         self._used[0] = 0

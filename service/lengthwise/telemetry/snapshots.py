@@ -30,7 +30,7 @@ _ROWS: Final = ("models", "keys")
 
 
 def snapshot_of(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> Snapshot:
-    """The snapshot of one process, or what it has of some models: of rows, and of its other metrics."""
+    """A snapshot: the rows of cells of models and keys, and the families of all other metrics."""
     families = {
         one.prefix + one.name: [
             one.kind,
@@ -47,7 +47,7 @@ def snapshot_of(models: CountRows, keys: CountRows, others: Iterable[Family] = (
 
 
 def without_zeros(snapshot: Snapshot) -> Snapshot:
-    """A snapshot without zeros, for sending: they add nothing, and every process has the same samples."""
+    """A snapshot for sending, without samples that are zero: they add nothing to a sum."""
     families = {
         name: [*head, [sample for sample in samples if sample[1]]]
         for name, (*head, samples) in snapshot["families"].items()
@@ -109,7 +109,7 @@ def lasting(snapshot: Snapshot) -> Snapshot:
 
 
 def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
-    """Removes what a snapshot has of models."""
+    """Removes these models from a snapshot."""
     for name in _ROWS:
         rows = unpacked(snapshot.get(name)).items()
         snapshot[name] = _packed({labels: row for labels, row in rows if labels[:2] not in models})
@@ -119,7 +119,7 @@ def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
 
 
 class EndedCounts:
-    """The sum over processes that have ended, of models that another process still counts, and of a few others."""
+    """The counts of processes that have ended: of models that another process still counts, and of a few others."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot = {}

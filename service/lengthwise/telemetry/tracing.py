@@ -96,7 +96,7 @@ class Tracer:
         span.end(_epoch(ended))
 
     def close(self) -> None:
-        """Sends what is left, for `FLUSH_SECONDS` at most: a collector may be gone, and the exporter waits longer."""
+        """Sends the remaining spans, for at most `FLUSH_SECONDS`: without a collector the exporter waits longer."""
         sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(FLUSH_SECONDS)
