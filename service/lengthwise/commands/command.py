@@ -31,7 +31,8 @@ REMOVED: Final = {
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
     **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
-OF_SERVE: Final = ("--cache", "--offline")  # which other commands have as variables only
+OF_SERVE: Final = {"--cache": "LENGTHWISE_CACHE", "--offline": "LENGTHWISE_OFFLINE"}
+"""Options of `serve` that other commands have as variables only."""
 BAD = 1
 NOT_CHECKED = 2
 INTERRUPTED = 130
@@ -56,8 +57,9 @@ class Command(click.Command):
             if (now := REMOVED.get((str(self.name), error.option_name))) is not None:
                 context.fail(f"The option {error.option_name} is gone; {now}")
             if error.option_name in OF_SERVE:
-                variable = settings.PREFIX + error.option_name.removeprefix("--").upper()
-                context.fail(f"{error.option_name} is an option of serve; every command reads the variable {variable}")
+                context.fail(
+                    f"{error.option_name} is an option of serve; every command reads {OF_SERVE[error.option_name]}"
+                )
             raise
 
     def invoke(self, context: click.Context) -> Any:

@@ -281,8 +281,7 @@ def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, 
         if problems.listing:
             shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
             names = sorted(known)
-            of_another = OTHER_BODIES.get(name) if "sequences" in known else None
-            hint = of_another or similar(name, names)
+            hint = (OTHER_BODIES if "sequences" in known else {}).get(name) or similar(name, names)
             problems.add(f"{at}/{escaped(shown)}", f"unknown field{hint}; known are {listed(names)}")
         else:
             problems.count()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterable
+from math import inf
+from typing import IO, Any, Final
 
 from lengthwise.errors import StoreUnreachable
 
@@ -17,18 +18,21 @@ def may_pass(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def steady(parts: Iterable[Any], where: str) -> Iterator[Any]:
-    """The parts (bytes) of an answer as they come, of which each may come just before the timeout of its library.
+def write(parts: Iterable[Any], file: IO[bytes], where: str, most: float = inf) -> None:
+    """Writes the parts (bytes) of an answer as they come, until there are more bytes than `most`.
+
+    Each part may come just before the timeout of its library, so an answer has a least speed.
 
     Raises:
-        StoreUnreachable: They come with less than `LEAST_BYTES_A_SECOND` over `SLOW_SECONDS`.
+        StoreUnreachable: It comes with less than `LEAST_BYTES_A_SECOND` over `SLOW_SECONDS`.
     """
-    start, size = time.monotonic(), 0
+    start, before = time.monotonic(), 0
     for part in parts:
-        size += len(part)
-        seconds = time.monotonic() - start
+        file.write(part)
+        seconds, size = time.monotonic() - start, file.tell() - before
         if seconds > SLOW_SECONDS:
             if size < seconds * LEAST_BYTES_A_SECOND:
                 raise StoreUnreachable(f"{where}: too slow, {size} bytes of the store in {seconds:.0f} s")
-            start, size = time.monotonic(), 0
-        yield part
+            start, before = time.monotonic(), file.tell()
+        if file.tell() > most:
+            return

@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
         record, digest = orjson.loads(content)
         copy = Copy(**orjson.loads(record))
         is_own = digest == files.digest_of(record.encode()) and copy.address == str(address)
-        if is_own and _is_repository(models / "repositories" / copy.digest):
+        if is_own and _is_intact(models / "repositories" / copy.digest, _digest):
             return copy
     log.warning("the copy in %s has changed, and is not used", folder)
     return None
@@ -132,22 +132,15 @@ def _parts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     return {str(key): layout.check(directory) for key, directory in directories.items()}, aliases
 
 
-def _digest(versions: Mapping[str, str], aliases: Mapping[str, str]) -> str:
-    """The digest of a model repository, in hexadecimal digits."""
-    return hashlib.sha256(orjson.dumps([versions, aliases], option=orjson.OPT_SORT_KEYS)).hexdigest()
+def _digest(folder: Path) -> str:
+    """The digest of a model repository, in hexadecimal digits: that of its versions and aliases."""
+    return hashlib.sha256(orjson.dumps(_parts(folder), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _is_version(directory: Path) -> bool:
-    """Whether a folder is the version of the digest that it is named by."""
+def _is_intact(folder: Path, digest: Callable[[Path], str]) -> bool:
+    """Whether a folder of the cache has the digest that it is named by."""
     with suppress(ModelError, OSError):
-        return layout.check(directory) == directory.name
-    return False
-
-
-def _is_repository(folder: Path) -> bool:
-    """Whether a folder is the model repository of the digest that it is named by."""
-    with suppress(ModelError, OSError):
-        return _digest(*_parts(folder)) == folder.name
+        return digest(folder) == folder.name
     return False
 
 
@@ -173,18 +166,18 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )
     versions, aliases = _parts(content)
-    digest = _digest(versions, aliases)
+    digest = _digest(content)
     if address.digest not in ("", archive, digest):
         raise VerificationError(f"{address} has the digest sha256:{archive or digest}, which is not the expected one")
     for key, directory in directories.items():
         version = models / "versions" / versions[str(key)]
-        _move(directory, version, is_there=_is_version(version))
+        _move(directory, version, is_there=_is_intact(version, layout.check))
         (repository / key.name).mkdir(parents=True, exist_ok=True)
         (repository / str(key)).symlink_to(Path("..", "..", "..", "versions", version.name))
     for name, content_of_file in aliases.items():
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
-    _move(repository, target, is_there=_is_repository(target))
+    _move(repository, target, is_there=_is_intact(target, _digest))
     seconds = time.monotonic() - started
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s", address, seconds, first_of([*versions]), archive or digest

@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its documen
 
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, LengthwiseError, StoreUnreachable
-from lengthwise.stores import archives, may_pass, steady
+from lengthwise.stores import archives, may_pass, write
 
 _SECONDS = 30.0  # in which a request has an answer, and the next bytes of it
 
@@ -47,10 +47,7 @@ class HubSource:
             target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), where)
             url = hf_hub_url(self._address.host, name, revision=self.state)
             with _plain_errors(where), target.open("wb") as file, _answer(url) as parts:
-                for part in steady(parts, where):
-                    file.write(part)
-                    if file.tell() > size:  # the digest then is another one
-                        break
+                write(parts, file, where, size)  # past it, the digest is another one
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
+import io
 import json
 import re
 import subprocess
@@ -19,7 +19,7 @@ from lengthwise import files
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.settings import docker_folder
-from lengthwise.stores import may_pass, steady
+from lengthwise.stores import may_pass, write
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -65,15 +65,13 @@ class ImageRegistry:
         """
         accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))
         with self._answer("GET", f"manifests/{reference}", headers={"accept": accepted}) as answer:
-            content = b""
-            for part in steady(answer.iter_bytes(), self._where):
-                content += part
-                if len(content) > _MOST_BYTES:
-                    raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
-        digest = files.digest_of(content)
+            write(answer.iter_bytes(), content := io.BytesIO(), self._where, _MOST_BYTES)
+        if content.tell() > _MOST_BYTES:
+            raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
+        digest = files.digest_of(content.getvalue())
         if reference.startswith("sha256:") and digest != reference:
             raise VerificationError(f"{self._where}: the registry gives {digest} for the manifest {reference}")
-        return content, digest
+        return content.getvalue(), digest
 
     def blob(self, descriptor: dict[str, Any], path: Path) -> None:
         """Writes a blob to a file.
@@ -81,15 +79,9 @@ class ImageRegistry:
         Raises:
             VerificationError: It is not that of the digest.
         """
-        digest, size = hashlib.sha256(), 0
         with path.open("wb") as file, self._answer("GET", f"blobs/{descriptor['digest']}") as answer:
-            for part in steady(answer.iter_bytes(), self._where):
-                size += len(part)
-                if size > descriptor["size"]:
-                    break
-                digest.update(part)
-                file.write(part)
-        if f"sha256:{digest.hexdigest()}" != descriptor["digest"]:
+            write(answer.iter_bytes(), file, self._where, descriptor["size"])
+        if files.digest(path) != descriptor["digest"]:
             raise VerificationError(
                 f"{self._where}: the registry gives other bytes for the blob {descriptor['digest']}"
             )

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import obstore
 from obstore.exceptions import BaseError, GenericError
@@ -18,7 +18,7 @@ from obstore.store import HTTPStore, from_url
 from lengthwise import files
 from lengthwise.addresses import ARCHIVE_SUFFIXES, Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable
-from lengthwise.stores import archives, may_pass, steady
+from lengthwise.stores import archives, may_pass, write
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -34,8 +34,6 @@ _HINTS: Final = {
     "answers 404": "; there is no such bucket, or nothing in it that you may see",
 }
 _STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
-
-T = TypeVar("T")
 
 
 class ObjectSource:
@@ -86,8 +84,7 @@ class ObjectSource:
         # A stream collects what comes, for as long as that takes, until it has the least bytes of a chunk.
         parts = self._answer.stream(min_chunk_size=1) if self._is_web else self._parts(meta)
         with path.open("wb") as file, _plain_errors(self._where):
-            for part in steady(parts, self._where):
-                file.write(part)
+            write(parts, file, self._where)
 
     def _parts(self, meta: ObjectMeta) -> Iterator[obstore.Bytes]:
         """An object, in several requests: obstore gives each 30 seconds, unless the environment says otherwise."""
@@ -109,10 +106,10 @@ def upload(folder: Path, address: Address) -> None:
             obstore.put(store, path.relative_to(folder).as_posix(), path)
 
 
-def _in_time(call: Callable[[], Awaitable[T]]) -> T:
+def _in_time(call: Callable[[], Awaitable[Any]]) -> Any:
     """Waits for what a store answers; past `_ANSWER_SECONDS` obstore drops the request."""
 
-    async def answer() -> T:
+    async def answer() -> Any:
         async with asyncio.timeout(_ANSWER_SECONDS):
             return await call()
 
