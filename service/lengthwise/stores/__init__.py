@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from importlib import import_module
 from math import inf
+from types import ModuleType
 from typing import IO, Any, Final
 
-from lengthwise.errors import StoreUnreachable
+from lengthwise.addresses import Address
+from lengthwise.errors import ConfigurationError, StoreUnreachable, missing_extra
 
 SLOW_SECONDS: Final = 60.0
 LEAST_BYTES_A_SECOND: Final = 2**14
+
+
+def store_of(address: Address) -> ModuleType:
+    """The module for the store of an address, which has the functions `open_source` and `upload`.
+
+    Raises:
+        ConfigurationError: The library for it is not installed.
+    """
+    name = {"hf": "hub", "oci": "images"}.get(address.scheme, "objects")
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(missing_extra(error, "stores", f"an address {address.scheme}://")) from error
 
 
 def may_pass(status: int) -> bool:

@@ -32,8 +32,8 @@ import orjson
 
 from lengthwise import files
 from lengthwise.addresses import Address, parse
-from lengthwise.errors import ConfigurationError, ModelError, StoreUnreachable, VerificationError, missing_extra
-from lengthwise.stores import layout
+from lengthwise.errors import ConfigurationError, ModelError, StoreUnreachable, VerificationError
+from lengthwise.stores import layout, store_of
 from lengthwise.wrong_values import first_of
 
 log = logging.getLogger("lengthwise.stores")
@@ -148,13 +148,13 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
     """Fetches what is at an address into a staging folder, checks it, and moves it into the cache.
 
     Raises:
-        ConfigurationError: Nothing is there, or it holds no model.
+        ConfigurationError: Nothing is there, it holds no model, or the library for it is not installed.
         VerificationError: It has another digest than the address says.
     """
     started = time.monotonic()
     if before is not None and address.is_fixed:  # another process has fetched it meanwhile
         return before
-    source = _source(address)
+    source: StoreContent = store_of(address).open_source(address)
     if before is not None and before.state is not None and before.state == source.state:
         return before
     content, repository = stage / "content", stage / "repository"
@@ -201,25 +201,3 @@ def _move(folder: Path, target: Path, *, is_there: bool) -> None:
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has moved the same there
             raise
-
-
-def _source(address: Address) -> StoreContent:
-    """Opens the store of an address.
-
-    Raises:
-        ConfigurationError: The library for it is not installed.
-    """
-    try:
-        if address.scheme == "hf":
-            from lengthwise.stores.hub import HubSource
-
-            return HubSource(address)
-        if address.scheme == "oci":
-            from lengthwise.stores.images import ImageSource
-
-            return ImageSource(address)
-        from lengthwise.stores.objects import ObjectSource
-
-        return ObjectSource(address)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(missing_extra(error, "stores", f"an address {address.scheme}://")) from error

@@ -50,6 +50,9 @@ class HubSource:
                 write(parts, file, where, size)  # past it, the digest is another one
 
 
+open_source = HubSource
+
+
 @contextmanager
 def _answer(url: str) -> Iterator[Iterator[bytes]]:
     """The bytes at a URL of the hub, which may lead to a store of files, where the token does not go along.

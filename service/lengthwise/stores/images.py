@@ -61,8 +61,11 @@ class ImageSource:
             raise ConfigurationError(f"{where}: one of its layers removes files; push the models by `lengthwise push`")
 
 
-def upload(folder: Path, stage: Path, address: Address) -> str:
-    """Pushes an image of a model repository, with its layers in a staging folder; returns its address by digest.
+open_source = ImageSource
+
+
+def upload(folder: Path, address: Address) -> str:
+    """Pushes an image of a model repository, with its layers beside the folder; returns its address by digest.
 
     Raises:
         ConfigurationError: The registry does not take the image.
@@ -78,15 +81,15 @@ def upload(folder: Path, stage: Path, address: Address) -> str:
             return {"mediaType": kind, "digest": digest, "size": blob.stat().st_size}
 
         layers = [
-            put(_layer(paths, folder, stage / "layer"), _LAYER_TYPE)
+            put(_layer(paths, folder, folder.with_name("layer")), _LAYER_TYPE)
             for paths in (beside, *([*version.rglob("*")] for version in versions))
         ]
         images = list[dict[str, Any]]()
         for processor in PROCESSORS:
             platform = {"architecture": processor, "os": "linux"}
             rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-            files.write(stage / "config", orjson.dumps({**platform, "config": {}, "rootfs": rootfs}))
-            config = put(stage / "config", _CONFIG_TYPE)
+            files.write(folder.with_name("config"), orjson.dumps({**platform, "config": {}, "rootfs": rootfs}))
+            config = put(folder.with_name("config"), _CONFIG_TYPE)
             manifest = orjson.dumps(
                 {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers}
             )

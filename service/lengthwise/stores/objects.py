@@ -93,8 +93,13 @@ class ObjectSource:
             yield obstore.get_range(self._store, meta["path"], start=start, end=end)
 
 
-def upload(folder: Path, address: Address) -> None:
+open_source = ObjectSource
+
+
+def upload(folder: Path, address: Address) -> str:
     """Puts the files of a folder below the path of an address, manifests last: they say that a version is whole.
+
+    Returns the address.
 
     Raises:
         ConfigurationError: The store does not take them.
@@ -104,6 +109,7 @@ def upload(folder: Path, address: Address) -> None:
         store = from_url(address.url, retry_config=_RETRIES)
         for path in paths:
             obstore.put(store, path.relative_to(folder).as_posix(), path)
+    return str(address)
 
 
 def _in_time(call: Callable[[], Awaitable[Any]]) -> Any:

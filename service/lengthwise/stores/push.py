@@ -14,13 +14,12 @@ from lengthwise.addresses import ARCHIVE_SUFFIXES, Address, parse
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import templates
 from lengthwise.runtime.manifest import MANIFEST_FILE, VERIFICATION_FILE, Manifest
-from lengthwise.stores import layout
+from lengthwise.stores import layout, store_of
 from lengthwise.stores.cache import ALIASES_FILE
 from lengthwise.versions import Key
 
 _CARD: Final = Path(__file__).with_name("model_card.md")
 CARD_FILE: Final = "README.md"
-_OBJECTS: Final = ("s3", "gs", "az")
 
 
 def push(folder: Path, text: str) -> str:
@@ -42,7 +41,7 @@ def push(folder: Path, text: str) -> str:
         raise ConfigurationError(f"{folder} holds no model: name a folder MODELS, MODELS/NAME or MODELS/NAME/VERSION")
     _require_open(address)
     with tempfile.TemporaryDirectory(prefix="lengthwise-push-") as temporary:
-        stage, models = Path(temporary), Path(temporary, "models")
+        models = Path(temporary, "models")
         for key, directory in directories.items():
             layout.check(directory)
             target = models / str(key)
@@ -53,31 +52,21 @@ def push(folder: Path, text: str) -> str:
             if directory != folder and (directory.parent / ALIASES_FILE).is_file():
                 shutil.copyfile(directory.parent / ALIASES_FILE, target.parent / ALIASES_FILE)
         files.write(models / CARD_FILE, card(directories, str(address)))
-        if address.scheme == "hf":
-            from lengthwise.stores import hub
-
-            return hub.upload(models, address)
-        if address.scheme == "oci":
-            from lengthwise.stores import images
-
-            return images.upload(models, stage, address)
-        if address.scheme in _OBJECTS:
-            from lengthwise.stores import objects
-
-            objects.upload(models, address)
-            return str(address)
-    raise ConfigurationError(f"models cannot be pushed to {address.scheme}://; hf, oci, s3, gs and az are the ways")
+        pushed: str = store_of(address).upload(models, address)
+        return pushed
 
 
 def _require_open(address: Address) -> None:
     """Makes sure that models may be pushed to an address.
 
     Raises:
-        ConfigurationError: It is one of what is there already, or of an archive.
+        ConfigurationError: It is one of what is there already, of a web server, or of an archive.
     """
     if address.is_fixed:
         raise ConfigurationError(f"{address}: push to an address without a digest or a commit: models have their own")
-    if address.scheme in _OBJECTS and address.path.endswith(ARCHIVE_SUFFIXES):
+    if address.scheme.startswith("http"):
+        raise ConfigurationError(f"models cannot be pushed to {address.scheme}://; hf, oci, s3, gs and az are the ways")
+    if address.scheme in ("s3", "gs", "az") and address.path.endswith(ARCHIVE_SUFFIXES):
         raise ConfigurationError(f"{address} names an archive, and models are pushed as files: name a folder")
 
 
