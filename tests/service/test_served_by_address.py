@@ -61,7 +61,7 @@ def test_a_reload_fetches_a_new_version_and_one_that_fails_leaves_what_is_served
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: version(server) == "2", lambda: server.text)
         for fault, says in (
-            (Answer(404), "the store answers 404 Not Found; the served models stay"),
+            (Answer(404), "the store answers 404 Not Found: nothing is there that you may see; the served models stay"),
             (Answer(body=b"no archive"), "cannot be read as a tar archive: .*; the served models stay"),
             (Answer(503), "the store answers 503 Service Unavailable; the copy of"),
         ):

@@ -31,7 +31,7 @@ REMOVED: Final = {
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
     **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
-OF_SERVE: Final = {"--cache": "LENGTHWISE_CACHE", "--offline": "LENGTHWISE_OFFLINE"}
+OF_SERVE: Final = {"--cache": "variable LENGTHWISE_CACHE", "--offline": "variable LENGTHWISE_OFFLINE"}
 """Options of `serve` that other commands have as variables only."""
 BAD = 1
 NOT_CHECKED = 2
@@ -58,7 +58,7 @@ class Command(click.Command):
                 context.fail(f"The option {error.option_name} is gone; {now}")
             if error.option_name in OF_SERVE:
                 context.fail(
-                    f"{error.option_name} is an option of serve; every command reads {OF_SERVE[error.option_name]}"
+                    f"{error.option_name} is an option of serve; every command reads the {OF_SERVE[error.option_name]}"
                 )
             raise
 

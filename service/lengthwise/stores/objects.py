@@ -31,7 +31,7 @@ _HINTS: Final = {
     "builder error": "; a store without TLS needs AWS_ALLOW_HTTP=true, or AZURE_ALLOW_HTTP=true",
     "answers 401": "; docs/model-addresses.md says where credentials are read",
     "answers 403": "; docs/model-addresses.md says where credentials are read",
-    "answers 404": "; there is no such bucket, or nothing in it that you may see",
+    "answers 404": ": nothing is there that you may see",
 }
 _STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
 
