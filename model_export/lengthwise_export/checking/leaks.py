@@ -90,6 +90,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
     explained: set[Change] = {"block", "batch"}
+    recorded: PaddedBatch | None = None  # Most trials have the same baseline
     for change in trials.CHANGES:
         if located and change in explained:
             continue
@@ -102,8 +103,9 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         else:
             continue
         base, trial = chosen.base, chosen.trial
-        before = _record(subject, base)
-        larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
+        if base is not recorded:
+            recorded, before = base, _record(subject, base)
+            larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
         runs = (geometry(base, subject.layout), geometry(trial.batch, subject.layout))
         pairing = Pairing(*runs, trial.rows, subject.sizes, larger)
         if not subject.layout.is_usual:

@@ -259,14 +259,12 @@ def notes_of_other_readings(
     for other in subject.alternatives() if tried else ():
         try:
             again = replace(first, answer=other.subject.answer(first.batch))
-            answers = [other.subject.answer(trial.batch) for trial in tried]
-            last = other.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
+            answers = ((trial, other.subject.answer(trial.batch)) for trial in tried)  # until one differs
             is_sound = all(
-                again.moved_by(answer, *pair) <= tolerance
-                for trial, answer in zip(tried, answers, strict=True)
-                for pair in trial.rows
+                again.moved_by(answer, *pair) <= tolerance for trial, answer in answers for pair in trial.rows
             )
             # If a changed last step does not change the answer, this way does not read the whole sequence.
+            last = other.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
             is_sound = is_sound and all(again.moved_by(last, row, row) > tolerance for row in again.ordinary())
         except (RunError, IndexError):  # an answer of another shape may lack these rows
             continue
