@@ -28,6 +28,7 @@ from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
+from lengthwise.processes import worker_count
 from lengthwise.repository import loading
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
@@ -98,6 +99,10 @@ def _empty_run() -> None:
     loading.load = load
 
 
+_BYTES_A_SECOND = 2.1e6 * 50 / 309e-6
+"""Of weights, for each step: a BiLSTM of 128 has 2.1 MB and takes 309 us for 50 steps on one core."""
+
+
 class SleepingRun(EmptyRun):
     """A session whose runs sleep as long as one core would compute."""
 
@@ -130,6 +135,8 @@ def _sleeping_run(cores: str, seconds_a_step: str) -> None:
         return replace(model, session=cast(Session, SleepingRun(model.session, model.manifest)), cost=cost)
 
     loading.load = load
+    size = int(SleepingRun.seconds_a_step * _BYTES_A_SECOND)
+    setattr(worker_count, "graph_bytes", lambda _state: size)  # noqa: B010 - a name that it imports
 
 
 PARTS: dict[str, Callable[..., None]] = {

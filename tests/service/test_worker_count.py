@@ -37,6 +37,59 @@ def test_by_default_there_is_one_for_each_core() -> None:
     assert count_workers(Settings()) == (12, "one for each core")
 
 
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A copy of the bundled model, as version 1."""
+    (version,) = bundled_models().glob("*/1")
+    shutil.copytree(version, tmp_path / "first" / "1")
+    return tmp_path
+
+
+def grow(version: Path, size: int) -> None:
+    """Gives a version a graph of `size` bytes, most of them a hole that takes no room."""
+    with (version / "model.onnx").open("ab") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize(
+    ("cores", "mebibytes", "number"),
+    [
+        (1, 20, 1),
+        (4, 20, 4),
+        (7, 20, 7),
+        (8, 20, 4),
+        (11, 20, 5),
+        (12, 3, 12),
+        (12, 4, 6),
+        (12, 20, 4),
+        (16, 8, 5),
+        (16, 20, 4),
+        (64, 500, 16),
+    ],
+)
+def test_on_many_cores_large_models_have_workers_of_several_runners(
+    cores: int, mebibytes: int, number: int, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)), raising=False)
+    grow(repository / "first" / "1", mebibytes * 2**20)
+    count = count_workers(Settings(models=repository))
+    runners = cores // number
+    reason = (
+        "one for each core" if runners == 1 else f"one for every {runners} of {cores} cores, as the models are large"
+    )
+    assert count == (number, reason)
+
+
+def test_beside_a_small_model_a_large_one_leaves_a_worker_for_each_core(repository: Path) -> None:
+    shutil.copytree(repository / "first", repository / "second")
+    grow(repository / "second" / "1", 20 * 2**20)
+    assert count_workers(Settings(models=repository)).number == 12
+
+
+def test_a_repository_without_models_has_a_worker_for_each_core(tmp_path: Path) -> None:
+    assert count_workers(Settings(models=tmp_path)).number == 12
+
+
 @pytest.mark.parametrize(("quota", "number"), [(1.0, 1), (0.5, 1), (3.7, 3)])
 def test_the_quota_of_a_container_counts(quota: float, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lengthwise.files.cgroup_quota", lambda _root: quota)

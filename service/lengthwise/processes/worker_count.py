@@ -1,14 +1,19 @@
-"""How many workers serve where `--workers` is `auto`: one for each core that is to be had.
+"""How many workers serve where `--workers` is `auto`: one for each core, or for a few cores where models are large.
 
 One interpreter runs Python on one core at a time. A process of several runners so stops growing where reading, planning
 and answering fill that core, and before that its threads wait for each other (`python -m benchmarks.cores`). Workers of
-one runner each do not, and what they cost is memory.
+one runner each do not. But each has a queue of its own: on many cores a request waits for the few others of its worker,
+and the tail is longer than where several runners serve one queue. And each needs memory.
+
+So runners share a process where Python has little to do beside their runs. How long those take is not known before the
+models are loaded, but a step multiplies each weight once: the bytes of the graph say it roughly.
 
 | where | workers |
 |---|---|
 | one core, by affinity and the container's quota | 1 |
 | models run on a GPU | 1: each process would have a context and a copy of the models there |
 | `--runners N` | the cores over N |
+| 8 cores and more, graphs of 4 MiB and more | four at least, of up to four runners: one more for every 4 MiB |
 | a system that is not Linux | 1 |
 | a small `max_model_bytes`, of which each has its share | as many as have room for twice the graphs |
 | little memory, which is what the container has left, or half of the machine's | as many as fit |
@@ -33,6 +38,12 @@ _WORKER_BYTES: Final = 256 * 2**20
 _COPIES: Final = 2
 """Of a model's files in the memory of a worker: as they are, and as onnxruntime arranges them."""
 _MOST: Final = 256
+_RUNNER_BYTES: Final = 4 * 2**20
+"""Of the smallest graph, for each further runner of a worker: a million weights, some 15 us a step."""
+_MOST_RUNNERS: Final = 4
+"""Of a worker: with six, threads wait for each other (`benchmarks.cores`)."""
+_LEAST: Final = 4
+"""Workers on many cores. On four cores, one for each has as short a tail as any other number."""
 
 
 class WorkerCount(NamedTuple):
@@ -57,12 +68,14 @@ def count_workers(settings: Settings) -> WorkerCount:
         return WorkerCount(1, "one process has the GPU, as each would need a context and the models there")
     if sys.platform != "linux":
         return WorkerCount(1, "on this system only --workers starts several")
-    cores = available_cores()
+    cores, sizes = available_cores(), _graph_sizes(settings)
     if "runners" in settings.model_fields_set:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
     else:
-        count, reason = cores, "one for each core"
-    graphs = _COPIES * _model_bytes(settings)
+        runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
+        each = "each core" if runners == 1 else f"every {runners} of {cores} cores, as the models are large"
+        count, reason = cores // runners, f"one for {each}"
+    graphs = _COPIES * sum(sizes)
     limit, needed = "memory", _WORKER_BYTES + graphs
     left = memory_left_bytes()
     fit = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if left is None else left) // needed
@@ -76,10 +89,10 @@ def count_workers(settings: Settings) -> WorkerCount:
     return WorkerCount(min(max(1, count), _MOST), reason)
 
 
-def _model_bytes(settings: Settings) -> int:
-    """The bytes of the graphs that are served, by the policy; 0 of those that cannot be read."""
+def _graph_sizes(settings: Settings) -> list[int]:
+    """The bytes of each graph that is served, by the policy; 0 of one that cannot be read."""
     policy = Policy.parse(settings.versions)
     directories = folder.read(settings.folder).directories
     versions = policy.candidates(directories)  # the highest of each name first
     served = versions[: len({key.name for key in versions})] if policy.one else versions
-    return sum(graph_bytes(directory_state(directories[key])) for key in served)
+    return [graph_bytes(directory_state(directories[key])) for key in served]
