@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise_export.errors import ExportError, UncheckableError
-from lengthwise_export.layouts import RIGHT, StepLayout, role_of
+from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
 from lengthwise_export.masks import step_mask
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
@@ -34,17 +34,32 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "none": (),
 }
 
-_Form = tuple[Role, Callable[[Tensor, int], Tensor], str, str]
 
-# What an argument may be made into, as it is said, and what to write; only tried to explain an error
-_FORMS: Final[Sequence[_Form]] = (
-    ("mask", lambda value, width: value.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
-    ("mask", lambda value, width: value.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
-    ("lengths", lambda value, width: value.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"),
-    ("lengths", lambda value, width: value / width, "shares of the width, but it gets steps", "lengths / x.size(1)"),
-    (
+class _ArgumentForm(NamedTuple):
+    """Another form of the lengths or the mask, which a module may expect instead."""
+
+    role: Role  # `lengths` or `mask`; that of a mask is for a padding mask, too
+    convert: Callable[[Tensor, int], Tensor]  # makes this form of the argument, for a batch of a width
+    text: str  # the form in words
+    code: str  # what a user writes to convert the argument
+
+
+# Only tried to explain an error
+_FORMS: Final = (
+    _ArgumentForm("mask", lambda mask, _: mask.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
+    _ArgumentForm("mask", lambda mask, _: mask.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
+    _ArgumentForm(
+        "lengths", lambda lengths, _: lengths.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"
+    ),
+    _ArgumentForm(
         "lengths",
-        lambda value, width: value / value.max(),
+        lambda lengths, width: lengths / width,
+        "shares of the width, but it gets steps",
+        "lengths / x.size(1)",
+    ),
+    _ArgumentForm(
+        "lengths",
+        lambda lengths, _: lengths / lengths.max(),
         "shares of the longest, but it gets steps",
         "lengths / x.size(1), the width, which other rows do not change",
     ),
@@ -65,23 +80,26 @@ class CallSignature:
     channels_first: bool = False  # Steps are `[rows, features, width]`
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
     classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
-    form: _Form | None = None
+    form: _ArgumentForm | None = None  # The form of the lengths or the mask; None for the usual one
     layout: StepLayout = RIGHT  # Where each sequence is in the steps
 
     def arguments_for(self, batch: PaddedBatch) -> dict[Role, Any]:
         """The arguments of a call for a batch, by role, in the layout that the module takes; the steps are a copy."""
         arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
-        own = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
+        usual = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
         arguments: dict[Role, Any] = {
             **{role: torch.tensor(value) for role, value in arranged.by_role().items()},
-            **({"steps": own["steps"]} if self.layout.packed else own),
+            **({"steps": usual["steps"]} if self.layout.packed else usual),
         }
         if not self.layout.has_rows_axis:
             arguments = {role: value[0] if value.dim() > 1 else value for role, value in arguments.items()}
         return arguments | {"max-length": int(arguments["max-length"])}
 
     def arguments_of(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
-        """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""
+        """The arguments of a call by role, from `steps [rows, width, features]` and the lengths.
+
+        `valid [rows, width]` is true at valid steps; by default these are the first `lengths` steps of each row.
+        """
         width = steps.shape[1]
         steps = steps if self.features_axis else steps.squeeze(-1)
         arguments: dict[Role, Tensor] = {
@@ -93,12 +111,12 @@ class CallSignature:
             valid = step_mask(lengths, width)
         for role in _ROLES[self.second]:
             arguments[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
-            if self.form is not None and role.endswith(self.form[0]):
-                arguments[role] = self.form[1](arguments[role], width)
+            if self.form is not None and role.endswith(self.form.role):
+                arguments[role] = self.form.convert(arguments[role], width)
         return arguments
 
     def call(self, module: nn.Module, tensors: Mapping[Role, Any]) -> Any:
-        """Calls a module with steps `[rows, width, features]`, and lengths `[rows]` or a mask `[rows, width]`."""
+        """Calls a module with its arguments, from their values by role."""
         arguments = self.arguments or _usual(self.second)
         positional = [tensors[role] for role, name in arguments if name is None]
         return module(*positional, **{name: tensors[role] for role, name in arguments if name is not None})
@@ -147,11 +165,12 @@ class CallSignature:
             hint = f"with a mask that is true at {where}: if that is right, pass --second {mask}"
             yield replace(self, second=mask, arguments=names), hint, True
         for form in _FORMS:
-            if any(role.endswith(form[0]) for role in _ROLES[self.second]):
-                yield replace(self, form=form), f"with {form[2]}: begin forward with {form[0]} = {form[3]}", False
+            if any(role.endswith(form.role) for role in _ROLES[self.second]):
+                yield replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}", False
 
 
 def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
+    """The arguments of a call where none has a name: the steps, then those of `second`, all by position."""
     return (("steps", None), *((role, None) for role in _ROLES[second]))
 
 
@@ -168,10 +187,10 @@ def without_fast_path() -> Iterator[None]:
 
 
 def in_evaluation(module: nn.Module) -> nn.Module:
-    """The module in evaluation mode. A program of `torch.export` keeps the mode that it was exported in."""
+    """Puts a module into evaluation mode, and returns it."""
     try:
         return module.eval()
-    except NotImplementedError:
+    except NotImplementedError:  # a program of `torch.export` keeps the mode that it was exported in
         for part in module.modules():
             part.training = False
         return module
@@ -201,8 +220,8 @@ def read_signature(
     if type(module).forward is nn.Module.forward:
         raise ConfigurationError(f"{type(module).__name__} has no forward{part_instead(module)}")
     kind, arguments = _read(module, second, numbers=numbers, blind=blind, positions=positions)
-    own = () if arguments == _usual(kind) else arguments
-    return CallSignature(second=kind, arguments=own, time_first=time_first, channels_first=channels_first)
+    arguments = () if arguments == _usual(kind) else arguments
+    return CallSignature(second=kind, arguments=arguments, time_first=time_first, channels_first=channels_first)
 
 
 def _read(
@@ -217,7 +236,7 @@ def _read(
     parameters = list(inspect.signature(module.forward).parameters.values())
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
-    steps = steps_among(named, numbers=numbers)
+    steps = _steps_among(named, numbers=numbers)
     counted: dict[str, Role] = {}
     if positions:
         required = (each.name for each in named if not _is_optional(each))
@@ -230,8 +249,8 @@ def _read(
     takes_positional = any(each.kind is each.VAR_POSITIONAL for each in parameters)
     names_say_nothing = second is None and all(_is_optional(each) and _meaning(each.name) is None for each in others)
     if blind and (second == "none" or names_say_nothing) and (steps or takes_positional):
-        require_no_more(others, header)
-        return "none", tuple(arguments_in_order(named, {steps.name: "steps"} if steps else {})) or _usual("none")
+        _require_no_more(others, header)
+        return "none", tuple(_arguments_in_order(named, {steps.name: "steps"} if steps else {})) or _usual("none")
     if second is not None and not others and takes_positional:
         return second, _usual(second)
     if steps is None or not others:
@@ -244,10 +263,47 @@ def _read(
         )
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
-    require_no_more([each for each in others if each not in by_role.values()], header, hint)
+    _require_no_more([each for each in others if each not in by_role.values()], header, hint)
     roles: dict[str, Role] = {each.name: role for role, each in by_role.items()} | {steps.name: "steps"} | counted
     kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(by_role))
-    return kind, tuple(arguments_in_order(named, roles))
+    return kind, tuple(_arguments_in_order(named, roles))
+
+
+def read_packed_signature(
+    module: nn.Module, layout: StepLayout, *, numbers: bool, channels_first: bool = False
+) -> CallSignature:
+    """How a module is called with sequences that are packed in one row, in the layout `layout`.
+
+    Raises:
+        ConfigurationError: No argument tells the borders, by its name or by the option.
+        UncheckableError: `forward` requires an argument of another kind.
+    """
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
+    steps = _steps_among(named, numbers=numbers)
+    if layout.packed is None or steps is None:
+        raise UncheckableError(f"{header} takes no steps")
+    wanted = ROLE_OF[layout.packed]  # the role of the argument that tells the borders of the sequences
+    others = [each for each in named if each is not steps]
+    roles: dict[str, Role] = {each.name: role for each in others if (role := role_of(each.name)) is not None}
+    if (chosen := layout.packed_input) is not None:
+        if chosen not in {each.name for each in others}:
+            raise ConfigurationError(f"--packed-input {chosen}: {header} has no such argument beside the steps")
+        roles = {name: role for name, role in roles.items() if role != wanted} | {chosen: wanted}
+    if wanted not in roles.values():
+        raise ConfigurationError(
+            f"{header} takes no {layout.packed}, by the names of its arguments: name the argument with --packed-input"
+        )
+    always: set[Role] = {wanted, "max-length"} if wanted == "borders" else {wanted}
+    passed = {
+        each.name: roles[each.name]
+        for each in others
+        if each.name in roles and (roles[each.name] in always or not _is_optional(each))
+    }
+    _require_no_more([each for each in others if each.name not in passed], header)
+    arguments = tuple(_arguments_in_order(named, passed | {steps.name: "steps"}))
+    return CallSignature(second="mask", arguments=arguments, channels_first=channels_first, layout=layout)
 
 
 def part_instead(module: nn.Module) -> str:
@@ -260,7 +316,7 @@ def _is_optional(parameter: Parameter) -> bool:
     return parameter.default is not parameter.empty
 
 
-def require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -> None:
+def _require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -> None:
     """Makes sure that the arguments that are not passed have default values.
 
     Raises:
@@ -272,8 +328,11 @@ def require_no_more(others: Sequence[Parameter], header: str, hint: str = "") ->
         )
 
 
-def steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
-    """The argument for the steps: the first one, unless its name says that it is a mask or lengths."""
+def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
+    """The parameter for the steps: the first one, unless its name says that it is a mask or lengths.
+
+    With `numbers`, `inputs_embeds` is preferred. None if `forward` has no parameter.
+    """
     embeds = next((each for each in named if each.name == "inputs_embeds"), None)
     if (numbers and embeds is not None) or not named:
         return embeds
@@ -284,7 +343,7 @@ def steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | Non
 
 
 def _by_option(others: Sequence[Parameter], second: Second, header: str) -> dict[Role, Parameter]:
-    """The arguments that `--second` refers to; if there are several candidates, their names decide.
+    """The parameters that `--second` refers to, by role; if there are several candidates, their names decide.
 
     Raises:
         ConfigurationError: `second` is `both`, and the names do not show lengths and a mask.
@@ -311,7 +370,7 @@ def _by_option(others: Sequence[Parameter], second: Second, header: str) -> dict
 
 
 def _by_name(others: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
-    """The arguments that mark the end of a sequence, by their names; required ones before optional ones.
+    """The parameters that mark the end of a sequence by their names, by role; required ones before optional ones.
 
     Raises:
         ConfigurationError: No name says it, or one says it in an unclear way; the message asks for `--second`.
@@ -357,11 +416,15 @@ def _unclear(header: str, parameter: Parameter, why: str, otherwise: str = "") -
 
 
 def _required_first(fitting: Sequence[Parameter]) -> Parameter:
+    """The first parameter without a default value; if all have one, the first parameter."""
     return next((each for each in fitting if not _is_optional(each)), fitting[0])
 
 
-def arguments_in_order(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
-    """The arguments in order; after the first parameter that is not passed, by keyword."""
+def _arguments_in_order(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
+    """The role of each argument, in the order of the parameters; and its name, if it is passed by keyword.
+
+    That is so for each argument after the first parameter that is not passed.
+    """
     is_positional = True
     for each in named:
         is_positional = is_positional and each.kind is not each.KEYWORD_ONLY and each.name in roles
@@ -370,6 +433,7 @@ def arguments_in_order(named: Sequence[Parameter], roles: Mapping[str, Role]) ->
 
 
 def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:
+    """What an argument is by its name: of a name with `pad` it is open whether the mask is true at padding."""
     lower = name.lower()
     if "pad" in lower:
         return "which way round"
@@ -400,11 +464,12 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
         raise ExportError("outputs", f"the module returns no {output!r}, but {_types(by_name)}; name one with --output")
     outputs = by_name if output is None else {output: by_name[output]}
     if output is None or not _can_be_logits(by_name[output]):
-        is_one = any(isinstance(one, Tensor) and one.dim() == 1 and one.is_floating_point() for one in outputs.values())
+        tensors = [value for value in outputs.values() if isinstance(value, Tensor)]
+        has_one_value = any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in tensors)
         what = (
             f"none of {_types(outputs)} is" if output is None else f"{_types(outputs)} cannot be the output: it must be"
         )
-        hint = f"; {ONE_VALUE_HINT}" if is_one else ""
+        hint = f"; {ONE_VALUE_HINT}" if has_one_value else ""
         raise ExportError("outputs", f"{what} float32 [rows, classes] or [rows, width, classes]{hint}")
     logits = by_name[output]
     attention = by_name.get("attention")

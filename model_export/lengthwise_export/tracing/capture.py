@@ -7,7 +7,7 @@
     LSTM | GRU | RNN.forward   call the operator `recurrent` with the padded batch and the lengths
     pad_packed_sequence        returns the padded batch at the full width
 
-The replacements are process-wide, so `capture` holds `PROCESS_WIDE`.
+The replacements are process-wide: `replaced` lets only one thread at a time trace.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import Branches, BranchRecorder, OpenSizes, open_numbers
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.recurrent_op import LayerWeights, recurrent, weights_of
 from lengthwise_export.tracing.source_lines import (
     CodeLocation,
@@ -67,7 +67,7 @@ def capture(
     call = _Call(model, steps, signature, select_output)
     # If it accepts none of these widths, the trace reports the error.
     width = next((width for width in _WIDTHS if call.runs(width)), min(_WIDTHS))
-    with PROCESS_WIDE, _branching_lines() as lines:
+    with _branching_lines() as lines:
         program, outputs = _exported(call, width, lines)
         if (ends := _ends_at(program)) < WIDEST and call.runs_wider(ends):
             # A table may grow with the widest batch so far.
@@ -98,25 +98,27 @@ class _Call:
         return sequences, torch.tensor(lengths)
 
     def run(self, lengths: list[int], random: torch.Generator | None = None) -> None:
+        """Runs the module on a batch of these lengths."""
         with without_fast_path(), torch.no_grad():
             self.signature.call(self.model, self.signature.arguments_of(*self.batch(lengths, random)))
 
     def runs(self, width: int) -> bool:
+        """Whether the module answers a batch of two rows of this width."""
         with contextlib.suppress(Exception, SystemExit):
             self.run([width] * 2)
             return True
         return False
 
     def runs_wider(self, width: int) -> bool:
-        """Whether the module answers wider batches; runs the widest of them, up to `WIDEST`."""
-        widest, bad, middle = width, WIDEST + 1, WIDEST
-        while bad - widest > 1:
-            widest, bad = (middle, bad) if self.runs(middle) else (widest, middle)
-            middle = (widest + bad) // 2
+        """Whether the module answers wider batches. A bisection finds and runs the widest one, up to `WIDEST`."""
+        widest, too_wide, middle = width, WIDEST + 1, WIDEST
+        while too_wide - widest > 1:
+            widest, too_wide = (middle, too_wide) if self.runs(middle) else (widest, middle)
+            middle = (widest + too_wide) // 2
         return widest > width
 
     def constant_branches(self, width: int) -> Branches:
-        """The result of each branch on a tensor value that goes the same way for all of several small batches."""
+        """The branches on a value in a tensor that have the same result for all of several small batches."""
         results: dict[tuple[str, int], set[bool]] = {}
         random = torch.Generator().manual_seed(0)
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
@@ -124,9 +126,9 @@ class _Call:
             # A batch at which the module raises shows nothing about its branches; the trace will report the error.
             with contextlib.suppress(Exception, SystemExit), BranchRecorder(branches):
                 self.run(lengths, random)
-                for line, ways in branches.items():
-                    results.setdefault(line, set()).update(ways)
-        return {line: ways.pop() for line, ways in results.items() if len(ways) == 1}
+                for line, outcomes in branches.items():
+                    results.setdefault(line, set()).update(outcomes)
+        return {line: outcomes.pop() for line, outcomes in results.items() if len(outcomes) == 1}
 
 
 def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, list[str]]:
@@ -142,7 +144,13 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
     arguments: tuple[Tensor, ...] = (sequences,) if call.signature.second == "none" else (sequences, ends.int())
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
     model = call.model
-    with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad(), quiet(), contextlib.ExitStack() as undo:
+    with (
+        _replaced_layers(trace),
+        open_numbers(model),
+        torch.no_grad(),
+        quiet(),
+        contextlib.ExitStack() as undo,
+    ):
         undo.callback(ModuleState(model).restore)  # what it keeps for later calls must not be of this trace
         try:
             program = torch.export.export(traced, arguments, dynamic_shapes=sizes, strict=False)
@@ -156,56 +164,55 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
 
 @contextlib.contextmanager
 def _branching_lines() -> Iterator[Lines]:
-    """Notes the lines that branch on a size inside the block. Process-wide: the caller holds `PROCESS_WIDE`."""
+    """Notes the lines that branch on a size during the block."""
     lines: Lines = {}
     decide: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
 
-    def noted(condition: torch.SymBool) -> bool:
+    def decide_and_note(condition: torch.SymBool) -> bool:
         answer = decide(condition)
-        branches = is_users(sys._getframe(1).f_code.co_filename, installed=True)  # and not torch for them
-        location = current_location() if branches else None
+        is_in_users_code = is_users(sys._getframe(1).f_code.co_filename, installed=True)  # else torch branches
+        location = current_location() if is_in_users_code else None
         if location is not None:
-            for each in (condition.node.expr, ~condition.node.expr):
-                lines.setdefault(str(each), location)
+            for expression in (condition.node.expr, ~condition.node.expr):
+                lines.setdefault(str(expression), location)
         return answer
 
-    torch.SymBool.__bool__ = noted  # type: ignore[method-assign]  # undone below
-    try:
+    with replaced((torch.SymBool, "__bool__", decide_and_note)):
         yield lines
-    finally:
-        torch.SymBool.__bool__ = decide  # type: ignore[method-assign]  # as it was
 
 
 def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> None:
-    """Makes sure that the code does not take another way for wide batches.
+    """Makes sure that the code takes the same branches for wide batches as in the trace.
 
     Raises:
         TraceError: It does; the message names the line.
     """
-    widest = _ends_at(program)  # as where a table of positions ends, but there the module raises for wider batches
+    widest = _ends_at(program)
+    # Where a table of positions ends, the module raises for wider batches: no other branch is taken.
     if widest >= WIDEST or not call.runs(widest + 1):
         return
     symbol, env = _width(program).node.expr, _width(program).node.shape_env
     guards = [guard for guard in env.guards if symbol in guard.expr.free_symbols]
-    last = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)
-    # Where torch has simplified the condition, it is the last line with the width in it.
-    others = (line for other, line in reversed(lines.items()) if str(symbol) in other)
-    condition = None if last is None else str(last.expr)
+    guard_at_bound = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)
+    condition = None if guard_at_bound is None else str(guard_at_bound.expr)
+    # If torch has simplified the condition, it is in no line: then the last line that branches on the width is named.
+    lines_on_width = (line for text, line in reversed(lines.items()) if str(symbol) in text)
     raise TraceError(
-        lines[condition] if condition in lines else next(others, None),
+        lines[condition] if condition in lines else next(lines_on_width, None),
         f"the code branches on the width, and takes another way for batches wider than {widest}; a graph holds one. "
         "Compute both and choose with torch.where, or take the branch out",
     )
 
 
 def _ends_at(program: ExportedProgram) -> int:
-    """The widest batch for which the code goes the traced way; `WIDEST` if it goes no other way below that."""
+    """The widest batch for which the code takes the same branches as in the trace, at most `WIDEST`."""
     width = _width(program)
     bounds = program.range_constraints.get(width.node.expr) if isinstance(width, SymInt) else None
     return WIDEST if bounds is None or not bounds.upper.is_Integer else min(WIDEST, int(bounds.upper))
 
 
 def _width(program: ExportedProgram) -> Any:
+    """The width of the batch in a program: a `SymInt`, or a number if the trace fixed it."""
     names = set(program.graph_signature.user_inputs)
     steps = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
     return steps.meta["val"].shape[1]
@@ -260,9 +267,8 @@ class _Trace:
         self.lines, self.branches = lines, branches
         self.weights: dict[nn.RNNBase, list[LayerWeights]] = {}
         self.outputs: list[str] = []
-        # The tensors are kept alive, so that no other tensor gets their id.
-        self._by_data: dict[int, tuple[Tensor, _PackedBatch]] = {}
-        self._by_sizes: dict[int, tuple[Tensor, _PackedBatch]] = {}
+        # By the id of their data or of their batch sizes, which are kept alive so that no other tensor gets the id.
+        self._packed: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
         """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width.
@@ -279,27 +285,34 @@ class _Trace:
         return outputs, (states, cells) if module.mode == "LSTM" else states
 
     def pack(self, batch: _PackedBatch, sizes: Tensor | None = None) -> PackedSequence:
+        """A PackedSequence that stands for a padded batch; `sizes` are the batch sizes of an earlier one."""
         if sizes is None:
             sizes = batch.lengths.clone()
-            self._by_sizes[id(sizes)] = (sizes, batch)
+            self._packed[id(sizes)] = (sizes, batch)
         data = batch.steps.flatten(0, 1)
-        self._by_data[id(data)] = (data, batch)
+        self._packed[id(data)] = (data, batch)
         return PackedSequence(data, sizes)
 
-    def behind(self, packed: PackedSequence) -> _PackedBatch:
-        if id(packed.data) in self._by_data:
-            return self._by_data[id(packed.data)][1]
-        if id(packed.batch_sizes) not in self._by_sizes:
+    def unpack(self, packed: PackedSequence) -> _PackedBatch:
+        """The padded batch that a PackedSequence stands for.
+
+        Raises:
+            TraceError: The user's code made the PackedSequence itself.
+        """
+        if id(packed.data) in self._packed:
+            return self._packed[id(packed.data)][1]
+        if id(packed.batch_sizes) not in self._packed:
             raise TraceError(
                 current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
             )
-        packed_as = self._by_sizes[id(packed.batch_sizes)][1]
-        rows, width = packed_as.steps.shape[:2]
-        return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
+        # The user's code has computed new data for each step.
+        before = self._packed[id(packed.batch_sizes)][1]
+        rows, width = before.steps.shape[:2]
+        return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), before.lengths, zeroed=False)
 
 
 _tracing: list[_Trace] = []
-"""The running traces, innermost last: the replaced functions of torch use the last one. Guarded by `PROCESS_WIDE`."""
+"""The running traces, innermost last: the replaced functions of torch use the last one. Guarded by `replaced`."""
 
 
 @contextlib.contextmanager
@@ -319,23 +332,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replaced(trace: _Trace) -> Iterator[None]:
-    """Replaces torch's packing functions and recurrent layers; process-wide, so the caller holds `PROCESS_WIDE`.
+def _replaced_layers(trace: _Trace) -> Iterator[None]:
+    """Replaces torch's packing functions and recurrent layers during the block.
 
-    Of the packing functions the code objects are swapped: a module may have imported these functions by name.
+    Of the packing functions the code objects are replaced: a module may have imported these functions by name.
     """
-    forwards = {kind: kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN)}
+    forwards = [(kind, "forward", _recurrent_forward) for kind in (nn.LSTM, nn.GRU, nn.RNN)]
     codes = {packing.pack_padded_sequence: _pack_padded_sequence, packing.pad_packed_sequence: _pad_packed_sequence}
-    with contextlib.ExitStack() as undo:
+    with replaced(*forwards), without_fast_path(), contextlib.ExitStack() as undo:
         _tracing.append(trace)
         undo.callback(_tracing.pop)
-        for kind, forward in forwards.items():
-            undo.callback(setattr, kind, "forward", forward)
-            kind.forward = _recurrent_forward  # type: ignore[method-assign, assignment]  # undone above
-        for function, ours in codes.items():
+        for function, replacement in codes.items():
             undo.callback(setattr, function, "__code__", function.__code__)
-            function.__code__ = ours.__code__
-        undo.enter_context(without_fast_path())
+            function.__code__ = replacement.__code__
         yield
 
 
@@ -360,7 +369,7 @@ def packed(steps: Tensor, lengths: Any, batch_first: bool) -> PackedSequence:
 
 def padded(sequence: PackedSequence, batch_first: bool, padding_value: float) -> tuple[Tensor, Tensor]:
     """The result of `pad_packed_sequence` during a trace: `[rows, width, features]` at full width, and `[rows]`."""
-    batch = _tracing[-1].behind(sequence)
+    batch = _tracing[-1].unpack(sequence)
     steps = batch.steps
     if padding_value != 0.0 or not batch.zeroed:
         valid = step_mask(batch.lengths, steps.shape[1])
@@ -376,7 +385,7 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
     """
     trace = _tracing[-1]
     if isinstance(input, PackedSequence):
-        batch = trace.behind(input)
+        batch = trace.unpack(input)
         outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
         return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:

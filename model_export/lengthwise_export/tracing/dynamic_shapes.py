@@ -18,9 +18,9 @@ import builtins
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from lengthwise_export.errors import TraceError
 from lengthwise_export.tracing.call_signature import Role
 from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES, is_open
-from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users, modules_of_user
 
 LOOP: Final = (
@@ -63,11 +63,25 @@ PARTS: Final = (
 Branches = Mapping[tuple[str, int], bool]
 """The result of branches on tensor values by file and line, for those that are the same for all test batches."""
 
-_COPIES: Final = frozenset({"to", "cpu", "long", "int", "clone", "detach", "contiguous", "type", "view_as"})
-_AS_FLOATS: Final = frozenset({"float", "bool", "byte", "type_as"})
-_INVERTED: Final = frozenset({"__invert__", "bitwise_not", "logical_not"})
-_EQUAL: Final = frozenset({"__eq__", "eq"})
-_LARGEST: Final = frozenset({"max", "amax"})
+_Content = Literal["steps", "lengths", "longest length", "mask", "padding-mask"]  # of a tensor, in any element type
+
+_COPIES: Final = ("to", "cpu", "long", "int", "clone", "detach", "contiguous", "type", "view_as")
+_TYPES: Final = ("float", "bool", "byte", "type_as")
+_EQUAL: Final = ("__eq__", "eq")
+_INVERTED: Final = ("__invert__", "bitwise_not", "logical_not", *_EQUAL)  # comparisons with 0 alone
+_LARGEST: Final = ("max", "amax")
+
+_CONTENT_OF_ANSWER: Final[Mapping[tuple[_Content | None, str], _Content]] = {
+    **{("lengths", name): "lengths" for name in _COPIES},
+    **{("lengths", name): "longest length" for name in _LARGEST},
+    **{("longest length", name): "longest length" for name in _COPIES},
+    **{("mask", name): "mask" for name in (*_COPIES, *_TYPES)},
+    **{("mask", name): "padding-mask" for name in _INVERTED},
+    **{("padding-mask", name): "padding-mask" for name in (*_COPIES, *_TYPES)},
+    **{("padding-mask", name): "mask" for name in _INVERTED},
+}
+"""What the answer of a function of torch is, by what its first argument is and the name of the function."""
+
 _MADE_OF_SIZES: Final = frozenset(
     {"arange", "linspace", "zeros", "ones", "full", "empty", "rand", "randn", "__getitem__", "narrow"}
 )
@@ -91,11 +105,12 @@ class OpenSizes(TorchFunctionMode):
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
-        # Tensors that hold the lengths, a mask, a padding mask or the longest length, in any element type.
-        self._as_lengths = _TensorSet([] if lengths is None else [lengths])
-        self._as_mask = _TensorSet([arguments["mask"]] if "mask" in arguments else [])
-        self._as_padding_mask = _TensorSet([arguments["padding-mask"]] if "padding-mask" in arguments else [])
-        self._as_longest = _TensorSet([])
+        # By the id of a tensor. The tensors are kept alive, so that no other tensor gets their id.
+        self._contents: dict[int, tuple[Tensor, Any]] = {
+            id(tensor): (tensor, role)
+            for role, tensor in (("lengths", lengths), *arguments.items())
+            if tensor is not None
+        }
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -116,7 +131,7 @@ class OpenSizes(TorchFunctionMode):
                 raise TraceError(location, BRANCH)
             return self._branches[location.file, location.line]
         if name in ("__iter__", "unbind"):
-            _require_fixed(A_LIST if first in self._as_lengths else LOOP, first, *args[1:2], **kwargs)
+            _require_fixed(A_LIST if self._content(first) == "lengths" else LOOP, first, *args[1:2], **kwargs)
         if name in ("chunk", "tensor_split"):
             _require_fixed(PARTS, first, *args[2:3], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
@@ -134,38 +149,39 @@ class OpenSizes(TorchFunctionMode):
         self, func: Callable[..., Any], name: str, first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """The lengths or the width, if the call computes them from a tensor of the trace; otherwise None."""
-        if first in self._as_lengths and name in ("tolist", "numpy"):
-            return first
-        if first in self._as_longest and name in ("item", "tolist"):
+        content = self._content(first)
+        if content == "longest length" and name in ("item", "tolist"):
             return self._width
-        if self._lengths is not None and first in self._as_mask and name == "sum" and _sums_steps(args, kwargs):
+        if content == "mask" and self._lengths is not None and name == "sum" and _sums_steps(args, kwargs):
             answer = self._lengths.to(func(*args, **kwargs).dtype)
-            return self._as_lengths.add(answer.unsqueeze(1) if kwargs.get("keepdim") else answer)
-        if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):
-            return first
-        return None
+            answer = answer.unsqueeze(1) if kwargs.get("keepdim") else answer
+            self._contents[id(answer)] = (answer, "lengths")
+            return answer
+        keeps_lengths = name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs)
+        return first if content == "lengths" and (keeps_lengths or name in ("tolist", "numpy")) else None
+
+    def _content(self, value: object) -> _Content | None:
+        """What a tensor of the trace is: the lengths, a mask, ...; None for another value."""
+        return self._contents[id(value)][1] if id(value) in self._contents else None
 
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
-        """Remembers an answer that is the lengths, the longest length or a mask, when it is computed from one."""
-        if name in _COPIES and isinstance(answer, Tensor) and not answer.is_floating_point():
-            for tensors in (self._as_lengths, self._as_longest):
-                if first in tensors:
-                    tensors.add(answer)
-        with_zero = name in _EQUAL and len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0
-        for tensors, inverted in ((self._as_mask, self._as_padding_mask), (self._as_padding_mask, self._as_mask)):
-            if first in tensors and name in _COPIES | _AS_FLOATS:
-                tensors.add(answer)
-            elif first in tensors and (name in _INVERTED or with_zero):
-                inverted.add(answer)
-        if name in _LARGEST and first in self._as_lengths and isinstance(answer, Tensor) and answer.dim() == 0:
-            self._as_longest.add(answer)
+        """Notes an answer that is the lengths, the longest length or a mask, because it is computed from one."""
+        content = _CONTENT_OF_ANSWER.get((self._content(first), name))
+        if content is None or not isinstance(answer, Tensor):
+            return
+        if content in ("mask", "padding-mask"):
+            is_known = name not in _EQUAL or (len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0)
+        else:  # as floats, they would be computed with
+            is_known = not answer.is_floating_point() and (name not in _LARGEST or answer.dim() == 0)
+        if is_known:
+            self._contents[id(answer)] = (answer, content)
 
     def _with_width(self, value: Any) -> Any:
         """An argument with the longest length replaced by the width."""
         if isinstance(value, OpenRange):
             return value.as_tensor()
         if isinstance(value, Tensor):
-            return self._width if value in self._as_longest else value
+            return self._width if self._content(value) == "longest length" else value
         if isinstance(value, tuple | list):
             return type(value)(self._with_width(item) for item in value)
         if isinstance(value, dict):
@@ -175,6 +191,11 @@ class OpenSizes(TorchFunctionMode):
         return value
 
     def _ensure_open(self) -> None:
+        """Makes sure that the rows and the width are still dynamic.
+
+        Raises:
+            TraceError: One is fixed; the error names the last line that branched on a size.
+        """
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
             decided = list(self._lines.values())[self._seen_lines :]
@@ -182,20 +203,6 @@ class OpenSizes(TorchFunctionMode):
                 decided[-1] if decided else current_location(), f"this fixes the {frozen[0]} at the size of one batch"
             )
         self._seen_lines = len(self._lines)
-
-
-class _TensorSet:
-    """A set of tensors by identity. They are kept alive, so that no other tensor gets their id."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._tensors = {id(tensor): tensor for tensor in tensors}
-
-    def __contains__(self, value: object) -> bool:
-        return id(value) in self._tensors
-
-    def add(self, tensor: Tensor) -> Tensor:
-        self._tensors[id(tensor)] = tensor
-        return tensor
 
 
 class BranchRecorder(TorchFunctionMode):
@@ -247,35 +254,38 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
     """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
     # Of the user's code all modules that are imported, and those of the packages that define parts of the model
     own = {type(part).__module__.partition(".")[0] for part in model.modules()}
-    namespaces = [vars(module) for module in modules_of_user(own)]
-    with PROCESS_WIDE, contextlib.ExitStack() as undo:
-        for namespace in namespaces:
-            for name, substitute in _SUBSTITUTES.items():
-                if name not in namespace:
-                    namespace[name] = substitute
-                    undo.callback(namespace.pop, name)
-            for name, function in [*namespace.items()]:
-                if callable(function) and any(function is other for other in _OF_NUMBERS):
-                    undo.callback(namespace.__setitem__, name, function)
-                    namespace[name] = partial(_of_size, function)
-        for function in _OF_NUMBERS:
-            undo.callback(setattr, math, function.__name__, function)
-            setattr(math, function.__name__, partial(_of_size, function))
-            for size in (torch.SymInt, torch.SymFloat):  # NumPy calls the method of this name of what is no number
-                undo.callback(delattr, size, function.__name__)
-                setattr(size, function.__name__, lambda number, function=function: _of_size(function, number))
-        for size in (torch.SymInt, torch.SymFloat):
-            undo.callback(delattr, size, "rint")
-            size.rint = _round  # type: ignore[union-attr]  # undone above
-        for name in ("__index__", "__int__"):
-            undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
-            setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
-        # A dictionary may hold something for each size: a dynamic one is in none.
-        undo.callback(setattr, torch.SymInt, "__hash__", torch.SymInt.__hash__)
-        torch.SymInt.__hash__ = _hash  # type: ignore[method-assign, assignment]  # undone above
+    modules = modules_of_user(own)
+    built_ins = [
+        (module, name, substitute)
+        for module in modules
+        for name, substitute in _SUBSTITUTES.items()
+        if name not in vars(module)
+    ]
+    functions_of_math = [
+        (module, name, partial(_of_size, value))
+        for module in (math, *modules)
+        for name, value in vars(module).items()
+        if any(value is function for function in _OF_NUMBERS)
+    ]
+    sizes = (torch.SymInt, torch.SymFloat)
+    # NumPy's functions call the method of the same name, if they get an object that is not a number
+    methods = [
+        (size, function.__name__, lambda number, function=function: _of_size(function, number))
+        for function in _OF_NUMBERS
+        for size in sizes
+    ]
+    conversions = [(torch.SymInt, name, _refusing(getattr(torch.SymInt, name))) for name in ("__index__", "__int__")]
+    with replaced(
+        *built_ins,
+        *functions_of_math,
+        *methods,
+        *((size, "rint", _round) for size in sizes),
+        *conversions,
+        # A dictionary may have an entry for each size of a range: a dynamic size has none.
+        (torch.SymInt, "__hash__", _hash),
         # FakeTensor.tolist goes through the elements and bypasses torch function modes.
-        undo.callback(setattr, FakeTensor, "tolist", FakeTensor.tolist)
-        FakeTensor.tolist = Tensor.tolist  # type: ignore[method-assign]  # undone above
+        (FakeTensor, "tolist", Tensor.tolist),
+    ):
         yield
 
 
@@ -299,10 +309,12 @@ class OpenRange:
 
 
 def _hash(size: torch.SymInt) -> int:
+    """The hash of a size; of a dynamic one that of its expression, where torch's own `__hash__` raises."""
     return hash((id(size.node.shape_env), str(size.node.expr)) if is_open(size) else builtins.int(size))
 
 
 def _len(thing: Any) -> Any:
+    """`len`; of a tensor the size of its first axis, which may be dynamic."""
     return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else builtins.len(thing)
 
 
@@ -342,6 +354,7 @@ class _Int(builtins.int, metaclass=_NumberType):
 
 
 def _range(*bounds: Any) -> Any:
+    """`range`; an `OpenRange` if a bound is dynamic."""
     sizes: list[Any] = [bound.item() if isinstance(bound, Tensor) else bound for bound in bounds]
     return OpenRange(*sizes) if any(map(is_open, sizes)) else builtins.range(*sizes)
 
@@ -356,6 +369,8 @@ def _round(size: Any, digits: Any = None) -> Any:
 
 
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
+    """A conversion of sizes to numbers that raises a TraceError if the user's code converts a dynamic size."""
+
     def number(size: torch.SymInt) -> int:
         if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
             raise TraceError(current_location(), A_SIZE)

@@ -28,7 +28,7 @@ def is_open(size: Any) -> bool:
 
 
 def _take_along_dim(tensor: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """Torch's own compares all sizes."""
+    """A `gather`; torch's own function compares all sizes."""
     if dim is None:
         return torch.take_along_dim(tensor, indices)
     sizes = list(tensor.shape)
@@ -90,31 +90,31 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
     is_plain = not args and all(name in plain or value is None or value is False for name, value in kwargs.items())
     if ids.dim() != 2 or not is_plain:
         return functional.embedding_bag(ids, weight, *args, **kwargs)
-    each = functional.embedding(ids, weight)
+    embedded = functional.embedding(ids, weight)
     mode = kwargs.get("mode", "mean")
-    return each.mean(1) if mode == "mean" else each.sum(1) if mode == "sum" else each.amax(1)
+    return embedded.mean(1) if mode == "mean" else embedded.sum(1) if mode == "sum" else embedded.amax(1)
 
 
-def _adaptive_avg_pool1d(steps: Tensor, output_size: _Size) -> Tensor:
-    """A mean, or a product with the shares of the steps in each bin."""
-    bins = _one(output_size)
-    if bins == 1:
-        return steps.mean(-1, keepdim=True)
-    if not is_open(steps.shape[-1]):
-        return functional.adaptive_avg_pool1d(steps, bins)
-    inside, counts = _bins(steps.shape[-1], bins)
-    return torch.matmul(steps, inside.to(steps.dtype) / counts)
+def _adaptive_pool1d(
+    pool: Callable[..., Tensor], reduce: Callable[..., Tensor], reduce_bins: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Callable[..., Tensor]:
+    """An adaptive pool of steps: torch's own for a fixed width, else a reduction of all steps, or of those in each bin.
 
+    Args:
+        pool: Torch's own function.
+        reduce: Reduces an axis.
+        reduce_bins: Reduces `steps [..., width]` to `[..., bins]`, with the two results of `_bins`.
+    """
 
-def _adaptive_max_pool1d(steps: Tensor, output_size: _Size, return_indices: bool = False) -> Tensor:
-    """A maximum over the steps in each bin; `return_indices` is never set here."""
-    bins = _one(output_size)
-    if bins == 1:
-        return steps.amax(-1, keepdim=True)
-    if not is_open(steps.shape[-1]):
-        return functional.adaptive_max_pool1d(steps, bins)
-    inside, _ = _bins(steps.shape[-1], bins)
-    return torch.where(inside, steps.unsqueeze(-1), float("-inf")).amax(-2)
+    def pooled(steps: Tensor, output_size: _Size, return_indices: bool = False) -> Tensor:
+        """As torch's own; `return_indices` is never set here."""
+        bins = _one(output_size)
+        if bins == 1:
+            return reduce(steps, -1, keepdim=True)
+        width = steps.shape[-1]
+        return reduce_bins(steps, *_bins(width, bins)) if is_open(width) else pool(steps, bins)
+
+    return pooled
 
 
 def _to_one(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -131,12 +131,12 @@ def _to_one(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Calla
 
 
 def _bins(width: int, bins: int) -> tuple[Tensor, Tensor]:
-    """Which steps `[width, bins]` are in each bin of an adaptive pool, and how many `[bins]`. Bins may overlap."""
+    """The steps in each bin of an adaptive pool: bool `[width, bins]`, and their number `[bins]`. Bins may overlap."""
     indices = torch.arange(bins)
-    first = indices * width // bins
-    behind = ((indices + 1) * width + (bins - 1)) // bins
+    starts = indices * width // bins
+    ends = ((indices + 1) * width + (bins - 1)) // bins
     steps = torch.arange(width).unsqueeze(1)
-    return (steps >= first) & (steps < behind), behind - first
+    return (steps >= starts) & (steps < ends), ends - starts
 
 
 def _linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
@@ -194,6 +194,7 @@ def _squeeze(tensor: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
 
 
 def _one(size: _Size) -> int:
+    """A size of one axis, which torch also takes as a list of one number."""
     return size[0] if isinstance(size, Sequence) else size
 
 
@@ -210,8 +211,16 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "avg_pool2d": _over_whole_axes(functional.avg_pool2d, torch.mean),
         "max_pool2d": _over_whole_axes(functional.max_pool2d, torch.amax),
         "embedding_bag": _embedding_bag,
-        "adaptive_avg_pool1d": _adaptive_avg_pool1d,
-        "adaptive_max_pool1d": _adaptive_max_pool1d,
+        "adaptive_avg_pool1d": _adaptive_pool1d(
+            functional.adaptive_avg_pool1d,
+            torch.mean,
+            lambda steps, inside, counts: torch.matmul(steps, inside.to(steps.dtype) / counts),
+        ),
+        "adaptive_max_pool1d": _adaptive_pool1d(
+            functional.adaptive_max_pool1d,
+            torch.amax,
+            lambda steps, inside, _: torch.where(inside, steps.unsqueeze(-1), float("-inf")).amax(-2),
+        ),
         "adaptive_avg_pool2d": _to_one(functional.adaptive_avg_pool2d, torch.mean),
         "adaptive_max_pool2d": _to_one(functional.adaptive_max_pool2d, torch.amax),
         "linspace": _linspace,

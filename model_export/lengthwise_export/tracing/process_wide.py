@@ -10,14 +10,32 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import Any, Final
 
 PROCESS_WIDE: Final = threading.RLock()  # Held while such a change is in force; they are nested
 
 
 @contextmanager
+def replaced(*attributes: tuple[Any, str, object]) -> Iterator[None]:
+    """Sets attributes of modules and classes during the block, then puts the earlier values back.
+
+    Args:
+        *attributes: The module or class, the name of the attribute, and the value. An attribute that the module or
+            class does not have itself is deleted after the block.
+    """
+    with PROCESS_WIDE, ExitStack() as undo:
+        for owner, name, value in attributes:
+            if name in vars(owner):  # not `hasattr`, with which a lazy module would import something
+                undo.callback(setattr, owner, name, vars(owner)[name])
+            else:
+                undo.callback(delattr, owner, name)
+            setattr(owner, name, value)
+        yield
+
+
+@contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Makes torch compute in so many threads during the block."""
+    """Makes torch compute in `count` threads during the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -30,7 +48,10 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def torch_as_before(target: object = None) -> Iterator[None]:
-    """Restores torch's random numbers, and a module that is the target; one call at a time is in this block."""
+    """Restores the state of torch's random numbers after the block, and that of `target` if it is a module.
+
+    Only one thread at a time is in this block.
+    """
     with PROCESS_WIDE, ExitStack() as stack:
         if (torch := sys.modules.get("torch")) is not None:
             stack.enter_context(torch.random.fork_rng(devices=[]))

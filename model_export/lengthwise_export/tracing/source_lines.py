@@ -77,33 +77,42 @@ _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "n
 
 @functools.cache
 def _folders() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Folders of code that is not the user's, with links resolved and not, each ending in a separator.
+    """Three tuples of folders whose code is not the user's; each path ends in a separator.
 
-    Those of this package and of the libraries that it uses; those of other installed packages, wherever this process
-    imports them from, also through PYTHONPATH, `pip --target`, a .pth file or a link; those of Python's library.
+    1. The folders of this package and of the libraries that it uses.
+    2. The folders of other installed packages, wherever this process imports them from: also through PYTHONPATH,
+       `pip --target`, a .pth file or a link.
+    3. The folders of Python's standard library.
+
+    Each folder is listed with its links resolved, and as it was named.
     """
     own = [str(Path(file).parent) for file in (lengthwise_export.__file__, lengthwise.__file__) if file is not None]
     libraries = [folder for name in _MACHINERY for folder in _folders_of_package(name)]
     sites = [*(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages()]
-    beside = [os.path.dirname(folder) for folder in libraries]
-    installed = [*sites, site.getusersitepackages(), *beside, *filter(_is_installed_in, sys.path)]
+    around_libraries = [os.path.dirname(folder) for folder in libraries]
+    installed = [*sites, site.getusersitepackages(), *around_libraries, *filter(_is_installed_in, sys.path)]
     here = os.getcwd()
     python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     parts = ([*own, *libraries], [folder for folder in installed if os.path.abspath(folder) != here], python)
     machinery, others, standard = (
-        tuple(dict.fromkeys(named + os.sep for one in part for named in (os.path.abspath(one), os.path.realpath(one))))
+        tuple(
+            dict.fromkeys(
+                path + os.sep for folder in part for path in (os.path.abspath(folder), os.path.realpath(folder))
+            )
+        )
         for part in parts
     )
     return machinery, others, standard
 
 
 def forget_folders() -> None:
-    """Looks for the folders of packages anew, after a change of `sys.path`."""
+    """Clears the cached folders of packages, after a change of `sys.path`."""
     _folders.cache_clear()
     _owner_of_folder.cache_clear()
 
 
 def _folders_of_package(name: str) -> list[str]:
+    """The folders of a package's modules; none if it is not installed."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a stub module without a spec
@@ -151,16 +160,22 @@ def modules_of_user(packages: Collection[str] = ()) -> list[ModuleType]:
         packages: Installed packages whose modules count too, such as those that define parts of a model.
     """
     modules = []
-    for name, module in list(sys.modules.items()):  # thousands, so `_owner` is written out
-        file = getattr(module, "__dict__", {}).get("__file__")  # a module that imports itself when asked stays idle
+    for name, module in list(sys.modules.items()):
+        # Read from `__dict__`: an attribute of a lazy module would import it
+        file = getattr(module, "__dict__", {}).get("__file__")
         least_owner = _INSTALLED if name.partition(".")[0] in packages else _USERS
+        # `_owner`, written out for speed: there are thousands of modules
         if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= least_owner:
             modules.append(module)
     return modules
 
 
 def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
-    """The innermost of these calls (outermost first) in the user's code, otherwise in an installed package."""
+    """The innermost call in the user's code, otherwise in an installed package.
+
+    Args:
+        calls: File, line and function of each call on the stack, outermost first.
+    """
     inside: CodeLocation | None = None
     for file, line, function in reversed(calls):
         owner = _owner(file)
@@ -174,14 +189,10 @@ def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
 
 def current_location() -> CodeLocation | None:
     """The line of the user's code that is running, inside the outermost call of this package; None if there is none."""
-    calls = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        calls.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
-        frame = frame.f_back
-    calls.reverse()
-    below = next((index for index, call in enumerate(calls) if call[0].startswith(_OWN)), 0)
-    return _innermost(calls[below:])
+    outwards = traceback.walk_stack(sys._getframe(1))
+    calls = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in outwards][::-1]
+    outermost_of_package = next((index for index, call in enumerate(calls) if call[0].startswith(_OWN)), 0)
+    return _innermost(calls[outermost_of_package:])
 
 
 def location_of_frame(frame: FrameType | None) -> CodeLocation | None:
@@ -199,7 +210,7 @@ def location_of(error: BaseException) -> CodeLocation | None:
 
 
 def error_text(error: BaseException) -> str:
-    """The first line of an exception's message."""
+    """The first line of an exception's message; for `SystemExit`, which has none, its exit code."""
     if isinstance(error, SystemExit):
         return f"it quits with SystemExit({error.code!r})"
     return str(error).strip().split("\n")[0]
