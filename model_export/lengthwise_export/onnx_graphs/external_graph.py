@@ -86,7 +86,7 @@ def read_graph(
     names = [names for names in readings if agrees(names, inputs, logits)]
     reader.require_dynamic_axes(names)
     reader.require_rows_in_recurrent_layers(names)
-    running = [reading for one in names if (reading := reader.running(one)) is not None]
+    running = [reading for candidate in names if (reading := reader.running(candidate)) is not None]
     if len(inputs) == 1:
         running = [reading for reading in running if reading.tried.keeps_rows_apart()] or running
     running = reader.by_their_names(running)
@@ -106,7 +106,7 @@ def read_graph(
         )
     return ExternalGraph(
         with_int64_tokens(graph, tried.names.sequences),
-        reader.steps(tried),
+        tried.steps if tried.steps.kind == "values" else reader.vocabulary_of(tried.names.sequences),
         tried.names,
         classes=shape[-1],
         per_step=len(shape) == 3,
@@ -144,7 +144,8 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
         logits=logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output).name,
     )
     reader = _Reader(graph, inputs, hints, others)
-    kind = reader.packed_steps(steps) if is_float else reader.vocabulary_of(steps.name)
+    features_axis = steps.axes[-1] if steps.rank > 1 else 1
+    kind = reader.features_of(steps, features_axis) if is_float else reader.vocabulary_of(steps.name)
     known_sizes = frozenset(int(size) for weight in graph.graph.initializer for size in weight.dims)
     layout = replace(layout, has_rows_axis=steps.rank == (3 if is_float else 2), known_sizes=known_sizes)
     graph = with_int64_tokens(graph, steps.name)
@@ -175,24 +176,24 @@ class _Reader:
     hints: TargetOptions
     others: Mapping[str, PackedRole]
 
-    def opened(self, names: GraphNames) -> ReadingTrial:
-        """A session to try a reading with; for tokens, a vocabulary of 2 is enough."""
+    def trial(self, names: GraphNames) -> ReadingTrial:
+        """The trial of a reading, with a session of the graph."""
         session = open_session(with_int64_tokens(self.graph, names.sequences))
-        return ReadingTrial(session, names, self.probed(names), self.others)
+        return ReadingTrial(session, names, self.step_of(names), self.others)
 
     def running(self, names: GraphNames) -> _RunningReading | None:
         """A reading that runs, with the classes before or behind the steps; None if it does not run."""
-        tried = self.opened(names)
-        turned = names.model_copy(update={"classes_first": names.channels_first})
-        shapes = ((each, each.shape_at_some_width()) for each in (tried, replace(tried, names=turned)))
+        trial = self.trial(names)
+        classes_first = names.model_copy(update={"classes_first": names.channels_first})
+        shapes = ((each, each.shape_at_some_width()) for each in (trial, replace(trial, names=classes_first)))
         return next((_RunningReading(each, shape) for each, shape in shapes if shape is not None), None)
 
     def input(self, name: str) -> GraphValue:
         """An input of the graph by its name."""
         return next(value for value in self.inputs if value.name == name)
 
-    def probed(self, names: GraphNames) -> StepInput:
-        """The kind of a step in a reading.
+    def step_of(self, names: GraphNames) -> StepInput:
+        """A step in a reading; of tokens with a vocabulary of 2, which is enough for a trial.
 
         Raises:
             ConfigurationError: `features` contradicts the graph, or is needed because the axis is dynamic.
@@ -202,29 +203,21 @@ class _Reader:
             if features not in (None, 1) and steps.is_raw:
                 raise ConfigurationError(f"--features {features} contradicts the graph: {steps} has one value a step")
             return StepInput(features=1) if steps.is_raw else StepInput(kind="tokens", vocabulary=2)
-        axis = steps.axes[1 if names.channels_first else 2]
-        own = axis if isinstance(axis, int) else features
-        if own is None:
-            raise ConfigurationError(f"{steps} has a dynamic number of features: pass it with --features")
-        if features not in (None, own):
-            raise ConfigurationError(f"--features {features} contradicts the graph: {steps}")
-        return StepInput(features=own)
+        return self.features_of(steps, steps.axes[1 if names.channels_first else 2])
 
-    def steps(self, tried: ReadingTrial) -> StepInput:
-        """The kind of a step."""
-        return tried.steps if tried.steps.kind == "values" else self.vocabulary_of(tried.names.sequences)
-
-    def packed_steps(self, steps: GraphValue) -> StepInput:
-        """The values of a step of packed rows.
+    def features_of(self, steps: GraphValue, axis: int | str | None) -> StepInput:
+        """The values of a step, as many as `axis` of the input or the option says.
 
         Raises:
-            ConfigurationError: The last axis is dynamic, and no option says how many there are.
+            ConfigurationError: `features` contradicts the graph, or is needed because the axis is dynamic.
         """
-        axis = steps.axes[-1] if steps.rank > 1 else 1
-        features = axis if isinstance(axis, int) else self.hints.features
-        if features is None:
+        features = self.hints.features
+        count = axis if isinstance(axis, int) else features
+        if count is None:
             raise ConfigurationError(f"{steps} has a dynamic number of features: pass it with --features")
-        return StepInput(features=features)
+        if features not in (None, count):
+            raise ConfigurationError(f"--features {features} contradicts the graph: {steps}")
+        return StepInput(features=count)
 
     def vocabulary_of(self, tokens: str) -> StepInput:
         """Token ids, as many as the rows of the embedding table that they index directly.
@@ -250,7 +243,8 @@ class _Reader:
         frozen: list[str] = []
         for names in readings:
             axes = [self.input(names.sequences).axes[axis] for axis in names.open_axes]
-            sizes = [f"{name} at {size}" for name, size in zip(("rows", "width"), axes, strict=True) if _is_int(size)]
+            axes_by_name = zip(("rows", "width"), axes, strict=True)
+            sizes = [f"{name} at {size}" for name, size in axes_by_name if isinstance(size, int)]
             if not sizes:
                 return
             frozen = frozen or sizes
@@ -295,32 +289,29 @@ class _Reader:
         """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
         inputs, hints = self.inputs, self.hints
         if not (hints.channels_first or hints.time_first):
-            turned = replace(self, hints=hints.model_copy(update={"channels_first": True}))
-            for each in candidates(inputs, GraphValue.of(self.graph.graph.output[0]), turned.hints, new_lengths):
-                steps = self.input(each.sequences)
-                has_features = steps.rank == 3 and (_is_int(steps.axes[1]) or hints.features)
-                if has_features and turned.opened(each).shape_at_some_width() is not None:
+            channels_first = replace(self, hints=hints.model_copy(update={"channels_first": True}))
+            logits = GraphValue.of(self.graph.graph.output[0])
+            for names_of_reading in candidates(inputs, logits, channels_first.hints, new_lengths):
+                steps = self.input(names_of_reading.sequences)
+                has_features = steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features)
+                if has_features and channels_first.trial(names_of_reading).shape_at_some_width() is not None:
                     return UncheckableError(
                         f"the inputs {listed(inputs)} run with steps as [rows, features, width]: if that is right, "
                         "pass --channels-first"
                     )
-        tried = [self.opened(each) for each in names]
-        for one in tried:
-            one.require_dynamic_inside(cure=keras_cure(self.graph))
+        trials = [self.trial(reading) for reading in names]
+        for trial in trials:
+            trial.require_dynamic_inside(cure=keras_cure(self.graph))
         if shares := [value for value in inputs if value.rank == 1 and value.element.startswith("float")]:
             return UncheckableError(
                 f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
                 f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"
             )
-        error_text = next((f" ({why})" for one in tried if (why := one.error())), "")
+        error_text = next((f" ({error})" for trial in trials if (error := trial.error())), "")
         return UncheckableError(
             f"no reading of the inputs {listed(inputs)} runs: name them with --values and --lengths or --mask, and "
             f"pass --time-first or --channels-first if steps are not [rows, width, features]{error_text}"
         )
-
-
-def _is_int(axis: int | str | None) -> bool:
-    return isinstance(axis, int)
 
 
 def _unused_name(graph: onnx.ModelProto) -> str:
@@ -362,5 +353,5 @@ def _as_options(names: GraphNames) -> str:
     """A reading as the options that choose it."""
     named = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
     options = [f"--{option} {name}" for option, name in named.items() if name is not None]
-    flags = ["--time-first"] * names.time_first + ["--channels-first"] * names.channels_first
-    return " ".join(options + flags)
+    flags = {"--time-first": names.time_first, "--channels-first": names.channels_first}
+    return " ".join([*options, *(flag for flag, is_set in flags.items() if is_set)])

@@ -116,21 +116,25 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
     if frozen := [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]:
         raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
-    names = {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)}
-    symbol = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in names))
+    axis_of_symbol = {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)}
+    symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in axis_of_symbol))
     values = (*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs))
     for shape in (value.shape for value in values if value.shape is not None and not value.shape.frozen):
         for axis, size in enumerate(shape):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                shape[axis] = symbol.sub(lambda match: names[match.group()], size.value)
+                shape[axis] = symbols.sub(lambda match: axis_of_symbol[match.group()], size.value)
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
-        begin = ends = _lengths_of(node)
-        # Lengths are at least 1 and fit into 32 bits, so casting them to int64 and back does not change them.
-        while begin is not None and (producer := begin.producer()) is not None and producer.op_type == "Cast":
-            begin = producer.inputs[0]
-        if begin is not ends and begin is not None and begin.dtype == ir.DataType.INT32:
-            node.replace_input_with(_LENGTHS_INPUT, begin)
+        source = _without_casts(_lengths_of(node))
+        if source is not None and source.dtype == ir.DataType.INT32:
+            node.replace_input_with(_LENGTHS_INPUT, source)
     ir.passes.common.RemoveUnusedNodesPass()(graph)
+
+
+def _without_casts(lengths: ir.Value | None) -> ir.Value | None:
+    """The value that a chain of Casts begins with. Lengths fit into 32 bits, so no Cast changes them."""
+    producer = None if lengths is None else lengths.producer()
+    is_cast = producer is not None and producer.op_type == "Cast"
+    return _without_casts(producer.inputs[0]) if producer is not None and is_cast else lengths
 
 
 def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
@@ -165,11 +169,11 @@ def _lengths_of(node: ir.Node) -> ir.Value | None:
 
 def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
     """Why an operator cannot be translated, with its line in the user's code."""
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    why = str(chain[-1]).strip().split("\n")[0]
-    name = next((match[1] for each in chain if (match := re.search(r"translating node %(\w+)", str(each)))), None)
+    errors: list[BaseException] = [error]  # the error, its cause, the cause of that, ...
+    while errors[-1].__cause__ is not None:
+        errors.append(errors[-1].__cause__)
+    why = str(errors[-1]).strip().split("\n")[0]
+    name = next((match[1] for each in errors if (match := re.search(r"translating node %(\w+)", str(each)))), None)
     node = next((node for node in program.graph.nodes if node.name == name), None) or _first_unknown(program)
     if node is None:
         return why
@@ -183,15 +187,15 @@ def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
     """The first operator that the exporter has no translation for; None if it has one for each."""
-    # Checks of torch, whose results nobody uses, are dropped; what torch itself composes, such as `to`, is taken apart.
     registry = ONNXRegistry.from_torchlib(OPSET)
-    calls: Iterator[Any] = (node for node in program.graph.nodes if node.op == "call_function" and node.users)
-    for node in calls:
-        is_composed = isinstance(node.target, torch._ops.OpOverload) and node.target._can_decompose()
-        if not (is_composed or node.target in _TRANSLATIONS or registry.is_registered(node.target)):
-            unknown: fx.Node = node
-            return unknown
-    return None
+
+    def is_known(target: Any) -> bool:
+        is_composed = isinstance(target, torch._ops.OpOverload) and target._can_decompose()  # such as `to`
+        return is_composed or target in _TRANSLATIONS or registry.is_registered(target)
+
+    # The exporter drops calls whose results no node uses, such as checks of torch.
+    calls = (node for node in program.graph.nodes if node.op == "call_function" and node.users)
+    return next((node for node in calls if not is_known(node.target)), None)
 
 
 _TIES: Final = "lengthwise.ties"
@@ -200,8 +204,8 @@ _TIES: Final = "lengthwise.ties"
 def _note_ties(model: onnx.ModelProto) -> None:
     """Notes in a traced graph which lines use the indices of sorted values without `stable=True`; see `ties_in`."""
     graph = model.graph
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in read]
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in used]
     locations = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
     lines = dict.fromkeys(f"{location}: `{location.source}`" for location in locations if location is not None)
     if lines:
@@ -239,7 +243,7 @@ def optimized(model: ir.Model) -> ir.Model:
     # become `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
     optimizer.inline(model)
     optimizer.fold_constants(model)
-    hidden = []
+    hidden = []  # each input that stands for a number, and the number
     for count, (value, tensor) in enumerate([*_mistakable(model)]):
         kind = value.type or ir.TensorType(tensor.dtype)
         stand_in = ir.Value(name=f"small_number_{count}", type=kind, shape=ir.Shape([]))
@@ -290,53 +294,55 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
         value = values.get(node.name) if node.target in _WHOLE else None
-        cone = _Cone(values)
-        if value is None or (before := value.producer()) is None or (whole := cone.float64(node.args[0])) is None:
+        computation = _SizeComputation(values)
+        producer = None if value is None else value.producer()
+        number = None if producer is None else computation.float64(node.args[0])
+        if value is None or producer is None or number is None:
             continue
         kind = _WHOLE[node.target]
-        exact = cone.add("Cast", [whole if kind is None else cone.add(kind, [whole])], to=ir.DataType.INT64)
-        exact.shape = value.shape
-        model.graph.insert_before(before, cone.nodes)
+        whole = number if kind is None else computation.add(kind, [number])
+        exact = computation.add("Cast", [whole], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=value.shape)
+        model.graph.insert_before(producer, computation.nodes)
         ir.convenience.replace_all_uses_with(value, exact)
     return model
 
 
-class _Cone:
-    """The nodes that compute one size; `values` by the names of the program's nodes."""
+class _SizeComputation(ir.tape.Tape):
+    """The nodes that compute one size; `values` are those of the graph by the names of the program's nodes."""
 
     def __init__(self, values: Mapping[str | None, ir.Value]) -> None:
+        super().__init__()
         self._values = values
-        self.nodes: list[ir.Node] = []
 
     def float64(self, operand: Any) -> ir.Value | None:
-        """A number of the program as float64; None if it is made in another way."""
+        """A number of the program as float64; None if it does not come from sizes, numbers and `_OPERATORS`."""
+        if isinstance(operand, int | float):
+            return self.add("Constant", [], {"value": ir.tensor(np.float64(operand))}, shape=ir.Shape([]))
         if not isinstance(operand, fx.Node):
-            if not isinstance(operand, int | float):
-                return None
-            value = self._typed(ir.node("Constant", [], {"value": ir.tensor(np.float64(operand))}), ir.DataType.DOUBLE)
-            value.shape = ir.Shape([])
-            return value
+            return None
         if isinstance(operand.meta.get("val"), torch.SymInt):
             size = self._values.get(operand.name)
-            return None if size is None else self.add("Cast", [size])
+            return None if size is None else self.add("Cast", [size], {"to": ir.DataType.DOUBLE})
         kind = _OPERATORS.get(operand.target)
-        inputs = [self.float64(each) for each in operand.args]
-        values = [each for each in inputs if each is not None]
-        return None if kind is None or len(values) < len(inputs) else self.add(kind, values)
+        inputs = [self.float64(argument) for argument in operand.args]
+        return None if kind is None or None in inputs else self.add(kind, inputs)
 
-    def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
-        """The value that one more node gives, of type `to`."""
-        attributes = [ir.AttrInt64("to", to)] if kind == "Cast" else []
-        return self._typed(ir.Node("", kind, inputs, attributes), to)
-
-    def _typed(self, node: ir.Node, kind: ir.DataType) -> ir.Value:
-        self.nodes.append(node)
-        (value,) = node.outputs
-        value.dtype = kind
-        return value
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        dtype: ir.DataType = ir.DataType.DOUBLE,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """Adds a node, and returns its output, of a type and, where it is known, a shape."""
+        return self.op(kind, inputs, attributes, output=ir.Value(type=ir.TensorType(dtype), shape=shape))
 
 
 _SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})
+"""Operators that make large errors of small errors near 0."""
+
 _PASSING: Final = frozenset(
     {"Add", "Sub", "Mul", "Neg", "Abs", "Clip", "Max", "Min", "Where", "Identity", "Cast", "Reshape", "Transpose"}
     | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad"}
@@ -347,30 +353,27 @@ def with_exact_sigmoids(model: ir.Model) -> ir.Model:
     """Writes `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken; in place."""
     # onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
-        (x,) = node.inputs
-        assert x is not None  # it has to have one
-        one = ir.node("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=(x.dtype or ir.DataType.FLOAT).numpy()))})
-        minus = ir.node("Neg", [x])
-        power = ir.node("Exp", minus.outputs)
-        total = ir.node("Add", [*power.outputs, *one.outputs])
-        answer = ir.node("Reciprocal", total.outputs)
-        nodes = [one, minus, power, total, answer]
-        for index, each in enumerate(nodes):
-            each.outputs[0].name = f"{node.outputs[0].name}_exact_{index}"
-            each.outputs[0].type, each.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        (sigmoid,), tape = node.outputs, ir.tape.Tape()
+        dtype = sigmoid.dtype or ir.DataType.FLOAT
+        one = tape.op("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=dtype.numpy()))})
+        power = tape.op("Exp", [tape.op("Neg", node.inputs)])
+        exact = tape.op("Reciprocal", [tape.op("Add", [power, one])])
+        for index, each in enumerate(tape.nodes):
+            value = each.outputs[0]
+            value.name, value.type, value.shape = f"{sigmoid.name}_exact_{index}", sigmoid.type, sigmoid.shape
             each.metadata_props.update(node.metadata_props)
-        one.outputs[0].shape = ir.Shape([])
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, answer.outputs)
+        one.shape = ir.Shape([])
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], tape.nodes, [sigmoid], [exact])
     return model
 
 
 def _is_read_sharply(sigmoid: ir.Node) -> bool:
-    """Whether small values of a Sigmoid matter: a logarithm, root or quotient is taken of each."""
+    """Whether a logarithm, root or quotient is taken of a Sigmoid's values, to which a small error matters."""
     visited: set[ir.Node] = set()
     waiting = [sigmoid]
     while waiting:
         for reader, index in [use for output in waiting.pop().outputs for use in output.uses()]:
-            if reader.op_type in _SHARP and not (reader.op_type == "Div" and index == 0):
+            if reader.op_type in _SHARP and not (reader.op_type == "Div" and index == 0):  # a dividend may be small
                 return True
             if reader.op_type in _PASSING and reader not in visited:
                 visited.add(reader)

@@ -58,19 +58,23 @@ class ModuleState:
         self.restore()
         watched = [part for part in self._parts.values() if part.may_change(names)]
         locations: list[CodeLocation | None] = []
-        last: CodeLocation | None = None
+        line_before: CodeLocation | None = None
 
-        def traced(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal last
+        def compare_state(frame: FrameType, event: str, _: object) -> Any:
+            """A trace function for `sys.settrace`, which Python calls before each line.
+
+            If the watched state differs, the line before has changed it. At a call no line has run since then.
+            """
+            nonlocal line_before
             if locations or not is_users(frame.f_code.co_filename, installed=True):
                 return None
             if event != "call" and any(name in names for part in watched for name, _ in part.differing()):
-                locations.append(last)
-            last = location_of_frame(frame.f_back if event == "return" else frame)
-            return traced
+                locations.append(line_before)
+            line_before = location_of_frame(frame.f_back if event == "return" else frame)
+            return compare_state
 
         before = sys.gettrace()
-        sys.settrace(traced)
+        sys.settrace(compare_state)
         try:
             run()
         finally:
@@ -78,7 +82,7 @@ class ModuleState:
         return locations[0] if locations else None
 
     def _keep(self, thing: Any, name: str) -> None:
-        """Stores the values of a thing, and of what it holds."""
+        """Stores the content of an object, and of the objects in it; `name` is that of the object in the module."""
         if isinstance(thing, (*_PLAIN, ModuleType)):
             return
         for part in _parts_of(thing, name):
@@ -104,6 +108,7 @@ class _Part:
     scope: str = ""  # Tells several views of one container apart
 
     def entries(self) -> list[tuple[str, Any]]:
+        """The values in the container, each with its name."""
         if isinstance(self.content, dict):
             return [(self._named(key), value) for key, value in self.content.items()]
         return [(self.name, value) for value in self.content] if isinstance(self.content, list | tuple | set) else []
@@ -122,6 +127,7 @@ class _Part:
         return [(self._named(key), key) for key in differ]
 
     def put_back(self, key: object) -> None:
+        """Restores an entry of the container, or all of its content where `differing` gives no key."""
         if isinstance(self.content, dict):
             self.write(self.thing, key, self.content.get(key, _MISSING))
         else:
@@ -132,7 +138,7 @@ class _Part:
 
 
 def _parts_of(thing: Any, name: str) -> Iterator[_Part]:
-    """The parts of a thing that hold values which a call may change: of a module, a class, a function, a container."""
+    """The containers of values that a call may change, in a module, class, function, container or other object."""
     prefix = f"{name}." if name else ""
     if isinstance(thing, nn.Module):
         yield from (_entries(vars(thing)[own], name, prefix) for own in _OF_MODULE if own in vars(thing))
@@ -156,7 +162,7 @@ def _parts_of(thing: Any, name: str) -> Iterator[_Part]:
 
 
 def _parts_of_object(thing: Any, name: str, prefix: str) -> Iterator[_Part]:
-    """The attributes, and the class, which a call changes where layers are lazy."""
+    """The attributes of an object, and its class, which the first call of a lazy layer changes."""
     yield _entries(vars(thing), name, prefix)
 
     def write(thing: Any, classes: tuple[type, ...]) -> None:
@@ -179,17 +185,20 @@ def _parts_of_function(function: Any, name: str) -> Iterator[_Part]:
 
 
 def _names_in(code: CodeType) -> set[str]:
+    """The global names that code uses, also in the functions inside of it."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*map(_names_in, inner))
 
 
 def _is_of_users(kind: type) -> bool:
-    # As in `modules_of_user`: a module that imports itself when asked stays idle
+    """Whether a class is defined in the user's code or in an installed package."""
+    # Read from `__dict__`: an attribute of a lazy module would import it
     file = getattr(sys.modules.get(kind.__module__), "__dict__", {}).get("__file__")
     return kind.__module__ == "__main__" or (isinstance(file, str) and is_users(file, installed=True))
 
 
 def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Part:
+    """The part for a dictionary."""
     return _Part(thing, name, _read_entries(thing), _read_entries, _write_entry, prefix)
 
 
@@ -224,14 +233,16 @@ def _write_tensor(tensor: Tensor, values: Tensor) -> None:
 
 
 def _refill(container: Any, entries: Any) -> None:
+    """Replaces the content of a deque or a set."""
     container.clear()
     (container.extend if isinstance(container, deque) else container.update)(entries)
 
 
 def _read_cell(cell: CellType) -> tuple[Any, ...]:
+    """The value of a variable in a closure; no value if it is not set yet."""
     try:
         return (cell.cell_contents,)
-    except ValueError:  # a variable that is not set yet
+    except ValueError:
         return ()
 
 

@@ -10,11 +10,11 @@ from torch.overrides import TorchFunctionMode
 _DROPOUT_INSIDE: Final = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward", "scaled_dot_product_attention"}
 )
-"""Functions that drop values themselves, with a share that is the only float among their arguments."""
+"""Functions that drop values themselves; the probability of it is the only float among their arguments."""
 
 
 class WithoutDropout(TorchFunctionMode):
-    """Leaves dropout out: what it drops differs from run to run, and with the width, so padding would be blamed."""
+    """A torch function mode without dropout, whose result depends on the width: a check would blame padding for it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -20,13 +20,14 @@ from onnxscript import opset18
 op: Final[Any] = opset18
 
 
-def _one_of(
+def _order_statistic(
     values: ir.Value, axis: int, count: ir.Value, rank: ir.Value, *, keepdim: bool
 ) -> tuple[ir.Value, ir.Value]:
+    """The value of a rank `[1]` among the `count` smallest along an axis, and its index."""
     ordered, indices = op.TopK(values, count, axis=axis, largest=0, sorted=1)
-    where = op.Constant(value_ints=[axis])
-    one, at = (op.Gather(each, rank, axis=axis) for each in (ordered, indices))
-    return (one, at) if keepdim else (op.Squeeze(one, where), op.Squeeze(at, where))
+    axes = op.Constant(value_ints=[axis])
+    value, index = (op.Gather(sorted_along, rank, axis=axis) for sorted_along in (ordered, indices))
+    return (value, index) if keepdim else (op.Squeeze(value, axes), op.Squeeze(index, axes))
 
 
 def _median(values: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
@@ -34,13 +35,13 @@ def _median(values: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value
     axis = dim % len(values.shape or ())
     size = op.Shape(values, start=axis, end=axis + 1)
     one, two = (op.Constant(value_ints=[number]) for number in (1, 2))
-    return _one_of(values, axis, size, op.Div(op.Sub(size, one), two), keepdim=keepdim)
+    return _order_statistic(values, axis, size, op.Div(op.Sub(size, one), two), keepdim=keepdim)
 
 
 def _kth_value(values: ir.Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
     """`aten.kthvalue`: the k-th smallest."""
     count, last = op.Constant(value_ints=[k]), op.Constant(value_ints=[k - 1])
-    return _one_of(values, dim % len(values.shape or ()), count, last, keepdim=keepdim)
+    return _order_statistic(values, dim % len(values.shape or ()), count, last, keepdim=keepdim)
 
 
 def _stable_sort(
@@ -60,7 +61,7 @@ def _number(value: float, like: ir.Value) -> Any:
 
 
 def _pair(x: ir.Value | float, y: ir.Value | float) -> tuple[ir.Value, ir.Value]:
-    """Two operands, a Python number as a constant of the type of the other one."""
+    """Two operands; a Python number becomes a constant of the type of the other operand."""
     if isinstance(x, ir.Value):
         return x, y if isinstance(y, ir.Value) else _number(y, x)
     assert isinstance(y, ir.Value)  # torch computes with two numbers itself
@@ -79,13 +80,40 @@ def _log_sigmoid(x: ir.Value) -> Any:
 def _log_add_exp(x: ir.Value, y: ir.Value, base: float = 1.0) -> Any:
     """`log(exp(x) + exp(y))`: the larger one, and what the smaller one adds. Equal infinities have no difference."""
     scale = _number(base, x)
-    apart = op.Where(op.Equal(x, y), _number(0.0, x), op.Abs(op.Sub(x, y)))
-    more = op.Softplus(op.Neg(op.Mul(apart, scale)))
-    return op.Add(op.Max(x, y), op.Div(more, scale))
+    difference = op.Where(op.Equal(x, y), _number(0.0, x), op.Abs(op.Sub(x, y)))
+    added = op.Softplus(op.Neg(op.Mul(difference, scale)))
+    return op.Add(op.Max(x, y), op.Div(added, scale))
+
+
+_LOG_ADD_EXP_BODY: Final = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    log_add_exp ({0}[] log_sum_before, {0}[] value_of_step) => ({0}[] log_sum, {0}[] log_sum_of_step) {{
+        log_add_exp_zero = Constant <value = {0} {{0}}> ()
+        log_add_exp_equal = Equal (log_sum_before, value_of_step)
+        log_add_exp_difference = Sub (log_sum_before, value_of_step)
+        log_add_exp_size = Abs (log_add_exp_difference)
+        log_add_exp_apart = Where (log_add_exp_equal, log_add_exp_zero, log_add_exp_size)
+        log_add_exp_minus = Neg (log_add_exp_apart)
+        log_add_exp_added = Softplus (log_add_exp_minus)
+        log_add_exp_larger = Max (log_sum_before, value_of_step)
+        log_add_exp_sum = Add (log_add_exp_larger, log_add_exp_added)
+        log_sum = Identity (log_add_exp_sum)
+        log_sum_of_step = Identity (log_add_exp_sum)
+    }}
+"""
+"""The body of a Scan that adds the value of a step to the logarithm of a sum, as `_log_add_exp`, of an element type."""
+
+_TEXT_OF_TYPES: Final = {
+    ir.DataType.FLOAT: "float",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+    ir.DataType.DOUBLE: "double",
+}
+"""Element types as ONNX's text writes them."""
 
 
 def _log_cum_sum_exp(x: ir.Value, dim: int) -> Any:
-    """One `_log_add_exp` after the other, as torch does it: a Scan over the axis."""
+    """The logarithms of the sums up to each step, one `_log_add_exp` after the other as in torch: a Scan."""
     rank = len(x.shape or ())
     if rank == 0:
         return op.Identity(x)
@@ -93,54 +121,35 @@ def _log_cum_sum_exp(x: ir.Value, dim: int) -> Any:
     order[0], order[dim % rank] = order[dim % rank], order[0]
     first = op.Transpose(x, perm=order)
     start = op.Min(op.Gather(first, op.Constant(value_int=0), axis=0), _number(-math.inf, x))
-    scan = op.Scan(start, first, body=_log_add_exp_body(x.dtype), num_scan_inputs=1).producer()
+    element = _TEXT_OF_TYPES[x.dtype or ir.DataType.FLOAT]
+    body = ir.from_onnx_text(_LOG_ADD_EXP_BODY.format(element)).graph
+    scan = op.Scan(start, first, body=body, num_scan_inputs=1).producer()
     scan.resize_outputs(2)  # the recorder of nodes gives a Scan one output
     return op.Transpose(scan.outputs[1], perm=order)
-
-
-def _log_add_exp_body(dtype: ir.DataType | None) -> ir.Graph:
-    """The body of a Scan: from the logarithm of the sum so far and the next value to the next logarithm, twice."""
-    kind = ir.TensorType(dtype or ir.DataType.FLOAT)
-    so_far, value = ir.Value(name="sum_so_far", type=kind), ir.Value(name="next_value", type=kind)
-    nodes: list[ir.Node] = []
-
-    def emit(kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        nodes.append(ir.node(kind, inputs, attributes))
-        output = nodes[-1].outputs[0]
-        output.name = f"log_add_exp_{len(nodes)}"
-        return output
-
-    zero = emit("Constant", value=ir.tensor(np.asarray(0, dtype=kind.dtype.numpy())))
-    apart = emit("Where", emit("Equal", so_far, value), zero, emit("Abs", emit("Sub", so_far, value)))
-    after = emit("Add", emit("Max", so_far, value), emit("Softplus", emit("Neg", apart)))
-    outputs = [emit("Identity", after), emit("Identity", after)]
-    for output in outputs:
-        output.type = kind
-    return ir.Graph([so_far, value], outputs, nodes=nodes, name="log_add_exp")
 
 
 def _log1p(x: ir.Value) -> Any:
     """`log(1 + x)`, corrected by what the sum has rounded away (Higham, Accuracy and Stability, 1.14.1)."""
     one = _number(1.0, x)
-    more = op.Add(one, x)
-    rounded = op.Sub(more, one)
-    corrected = op.Mul(op.Log(more), op.Div(x, rounded))
-    small = op.Less(op.Abs(x), one)
-    return op.Where(op.Equal(rounded, _number(0.0, x)), x, op.Where(small, corrected, op.Log(more)))
+    total = op.Add(one, x)
+    rounded = op.Sub(total, one)
+    corrected = op.Mul(op.Log(total), op.Div(x, rounded))
+    is_small = op.Less(op.Abs(x), one)
+    return op.Where(op.Equal(rounded, _number(0.0, x)), x, op.Where(is_small, corrected, op.Log(total)))
 
 
 def _exp_m1(x: ir.Value) -> Any:
-    """`exp(x) - 1`, corrected in the same way."""
+    """`exp(x) - 1`, corrected by what the difference has rounded away (see `_log1p`)."""
     one = _number(1.0, x)
     power = op.Exp(x)
-    less = op.Sub(power, one)
-    corrected = op.Mul(less, op.Div(x, op.Log(power)))
-    small = op.Less(op.Abs(x), one)
-    return op.Where(op.Equal(power, one), x, op.Where(small, corrected, less))
+    difference = op.Sub(power, one)
+    corrected = op.Mul(difference, op.Div(x, op.Log(power)))
+    is_small = op.Less(op.Abs(x), one)
+    return op.Where(op.Equal(power, one), x, op.Where(is_small, corrected, difference))
 
 
 def _is_negative(x: ir.Value) -> Any:
-    """Whether the sign is minus, that of a zero too."""
+    """Whether the sign is minus; also of a zero, whose reciprocal is an infinity of its sign."""
     zero = _number(0.0, x)
     if not _is_float(x):
         return op.Less(x, zero)
@@ -148,13 +157,13 @@ def _is_negative(x: ir.Value) -> Any:
 
 
 def _atan2(y: ir.Value, x: ir.Value) -> Any:
-    """The angle of the smaller over the larger side, turned into its eighth of the circle."""
+    """The arc tangent of the smaller over the larger coordinate, then moved to the right one of eight octants."""
     zero, one = _number(0.0, x), _number(1.0, x)
     high, wide = op.Abs(y), op.Abs(x)
     larger, smaller = op.Max(high, wide), op.Min(high, wide)
-    share = op.Where(op.Equal(larger, smaller), one, op.Div(smaller, larger))
-    share = op.Where(op.Equal(larger, zero), zero, share)
-    angle = op.Atan(share)
+    quotient = op.Where(op.Equal(larger, smaller), one, op.Div(smaller, larger))
+    quotient = op.Where(op.Equal(larger, zero), zero, quotient)
+    angle = op.Atan(quotient)
     angle = op.Where(op.Greater(high, wide), op.Sub(_number(math.pi / 2, x), angle), angle)
     angle = op.Where(_is_negative(x), op.Sub(_number(math.pi, x), angle), angle)
     angle = op.Where(_is_negative(y), op.Neg(angle), angle)
@@ -164,28 +173,26 @@ def _atan2(y: ir.Value, x: ir.Value) -> Any:
 def _remainder(x: ir.Value | float, divisor: ir.Value | float) -> Any:
     """The remainder of a division, with the sign of the divisor, as in Python."""
     x, divisor = _pair(x, divisor)
-    left = op.Mod(x, divisor, fmod=1 if _is_float(x) else 0)
+    remainder = op.Mod(x, divisor, fmod=1 if _is_float(x) else 0)
     if not _is_float(x):
-        return left
-    zero = _number(0.0, x)
-    other_sign = op.Xor(op.Less(left, zero), op.Less(divisor, zero))
-    turned = op.And(other_sign, op.Not(op.Equal(left, zero)))
-    return op.Where(turned, op.Add(left, divisor), left)
+        return remainder
+    zero = _number(0.0, x)  # `fmod` has the sign of x
+    has_other_sign = op.Xor(op.Less(remainder, zero), op.Less(divisor, zero))
+    is_wrong = op.And(has_other_sign, op.Not(op.Equal(remainder, zero)))
+    return op.Where(is_wrong, op.Add(remainder, divisor), remainder)
 
 
 def _floor_divide(x: ir.Value | float, divisor: ir.Value | float) -> Any:
     """`(x - remainder) / divisor`, which is exact; `x / divisor` may round up to the next whole number."""
     x, divisor = _pair(x, divisor)
+    quotient = op.Div(op.Sub(x, _remainder(x, divisor)), divisor)
     if not _is_float(x):
-        left = op.Mod(x, divisor)
-        return op.Div(op.Sub(x, left), divisor)
-    zero = _number(0.0, x)
-    whole = op.Div(op.Sub(x, _remainder(x, divisor)), divisor)
-    nearest = op.Round(whole)
-    return op.Where(op.Equal(divisor, zero), op.Div(x, divisor), nearest)
+        return quotient
+    return op.Where(op.Equal(divisor, _number(0.0, x)), op.Div(x, divisor), op.Round(quotient))
 
 
 def _divide(x: ir.Value | float, divisor: ir.Value | float, rounding_mode: str | None = None) -> Any:
+    """`aten.div`: the quotient, rounded down (`floor`), towards zero (`trunc`) or not at all."""
     if rounding_mode == "floor":
         return _floor_divide(x, divisor)
     x, divisor = _pair(x, divisor)
@@ -204,17 +211,17 @@ Recipes, 6.2)."""
 
 
 def _tail(x: ir.Value, minus: ir.Value) -> Any:
-    """`erfc(|x|) exp(minus)`: with the square of x it is erfcx(|x|), with 0 erfc(|x|)."""
+    """`erfcx(|x|) exp(minus)`, which is `erfc(|x|)` where `minus` is `-x^2`: a Chebyshev fit, by Horner's method."""
     size = op.Abs(x)
-    share = op.Reciprocal(op.Add(_number(1.0, x), op.Mul(_number(0.5, x), size)))
+    t = op.Reciprocal(op.Add(_number(1.0, x), op.Mul(_number(0.5, x), size)))
     total = _number(_ERFC[-1], x)
     for coefficient in reversed(_ERFC[:-1]):
-        total = op.Add(op.Mul(total, share), _number(coefficient, x))
-    return op.Mul(share, op.Exp(op.Add(total, minus)))
+        total = op.Add(op.Mul(total, t), _number(coefficient, x))
+    return op.Mul(t, op.Exp(op.Add(total, minus)))
 
 
 def _erfc(x: ir.Value) -> Any:
-    """`1 - erf(x)`, and for large x the tail itself, which that difference loses."""
+    """`1 - erf(x)`; for large x `_tail`, as the difference would round to 0."""
     tail = _tail(x, op.Neg(op.Mul(x, x)))
     return op.Where(op.Less(x, _number(0.5, x)), op.Sub(_number(1.0, x), op.Erf(x)), tail)
 
