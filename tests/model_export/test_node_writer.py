@@ -27,7 +27,7 @@ def test_a_copy_stands_for_its_node_or_beside_it() -> None:
     node = helper.make_node("TopK", ["x", "k"], ["values", ""], name="top", axis=1, largest=1)
     writer = NodeWriter({"values", "top"}, "new_")
     assert writer.copy(node, ["z", "k"], drop=["largest"], axis=0) == ["values", ""]
-    assert writer.copy(node, ["z", "k"], beside="again") == ["values_again", ""]
+    assert writer.copy(node, ["z", "k"], name_suffix="again") == ["values_again", ""]
     instead, beside = writer.nodes
     assert [(each.name, each.i) for each in instead.attribute] == [("axis", 0)]
     assert beside.name == "top_again"

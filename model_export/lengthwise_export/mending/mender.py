@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
@@ -30,7 +31,7 @@ class Mender(NodeMender):
 
         def build() -> str:
             masks = [self.mask_over(times[dim], dim + adds_rows, value.rows_at or 0, rank) for dim in dims]
-            valid = functools.reduce(lambda one, other: self.emit("And", [one, other]), masks)
+            valid = functools.reduce(lambda mask, other: self.emit("And", [mask, other]), masks)
             return self.emit("Where", [valid, value.name, self.writer.scalar_of(fill, value.dtype)])
 
         name = self.writer.once(("masked", value.name, tuple(dims), repr(fill)), build)
@@ -38,7 +39,7 @@ class Mender(NodeMender):
         return value.called(name, row_added=value.row_added or adds_rows, zeroed=zeroed)
 
     def mask_over(self, size: Size, dim: int, rows_at: int, rank: int) -> str:
-        """The mask of one axis of time, with the axes of a tensor: bool, of size 1 but at the rows and at this axis."""
+        """The mask of an axis of time, bool, to broadcast with a tensor: of size 1 except at the rows and this axis."""
         mask = self.writer.mask(size)
 
         def build() -> str:
@@ -48,7 +49,10 @@ class Mender(NodeMender):
         return self.writer.once(("mask over", mask, dim, rows_at, rank), build)
 
     def last_choice(self, dtype: int, *, largest: bool = True, finite: bool = False) -> float:
-        """The number that comes last where the largest (or the smallest) is chosen; by default behind an infinity."""
+        """The number to fill padding with, so that it is never chosen as the largest (or the smallest).
+
+        By default an infinity; with `finite` the most extreme finite number.
+        """
         kind = helper.tensor_dtype_to_np_dtype(dtype)
         if not np.issubdtype(kind, np.floating):
             return int(np.iinfo(kind).min if largest else np.iinfo(kind).max)
@@ -60,7 +64,16 @@ class Mender(NodeMender):
     def align(
         self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
     ) -> tuple[list[Ragged], tuple[Group, ...], bool]:
-        """Operands with axes that broadcast (but for the last `free`, and `keep`), their groups; were rows added?"""
+        """Moves the axes of operands to where they broadcast.
+
+        Args:
+            values: The operands.
+            free: The number of axes at the end of each operand that need not match, such as those of matrices.
+            keep: An axis of the result along which the operands need not match, such as that of a Concat.
+
+        Returns:
+            The operands; the groups of axes of the result, without the free ones; whether it has an added axis of rows.
+        """
         operands = [self.as_ragged(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
         targets: list[Group] = []
@@ -83,7 +96,7 @@ class Mender(NodeMender):
         return fitted, tuple(targets), row_added
 
     def spread(self, value: Ragged, groups: Sequence[Group], row_added: bool, keep: int | None = None) -> str:
-        """An operand that `align` fitted, repeated along the axes that it lacks, but for `keep`."""
+        """An operand of `align`, repeated along the axes where it has size 1 and the others do not, except `keep`."""
         own = [*[(self.one,)] * (len(groups) - value.rank), *value.groups]
         moved_rows = value.row_added and not row_added
         sizes: list[Size | None] = [None if value.row_added else self.rows] * row_added
@@ -94,8 +107,8 @@ class Mender(NodeMender):
 
     def combined(self, kind: str, left: Value, right: Value) -> Ragged:
         """Two tensors that broadcast, joined by an operator, with the element type of the first."""
-        (one, other), groups, row_added = self.align([left, right])
-        return Ragged(self.emit(kind, [one.name, other.name]), one.dtype, groups, row_added)
+        (first, second), groups, row_added = self.align([left, right])
+        return Ragged(self.emit(kind, [first.name, second.name]), first.dtype, groups, row_added)
 
     def _refuse_pair(self, one: Group, other: Group) -> NoReturn:
         """Refuses to combine two axes that do not match."""
@@ -107,7 +120,7 @@ class Mender(NodeMender):
         self.refuse(f"combines axes of different sizes, {both}: its width is fixed, or it combines different steps")
 
     def _is_one_or_none(self, group: Group) -> bool:
-        """Whether an axis has size 1; lengths at which the axis is empty are left out, see `require`."""
+        """Whether an axis has size 1 wherever it is not empty; restricts the mend to those lengths, see `require`."""
         table = self.size_of(group).table
         if not table.any() or (table > 1).any():
             return False
@@ -115,37 +128,37 @@ class Mender(NodeMender):
         return True
 
     def _fitted(self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None) -> Ragged:
-        """One operand with axes of size 1 where it has none, and its added rows where the others have theirs.
+        """An operand with axes of size 1 where it lacks an axis, and its added rows where the others have their rows.
 
-        Each dim has a label: `rows` for the added rows, else the axis and the index in its group; None for a new dim.
+        Its dims get labels, in their order before (`current`) and after (`labels`): `rows` for the added rows, None for
+        a new dim, else the axis and the index in its group. The tensor is squeezed, transposed and unsqueezed by these.
         """
-        before = len(targets) - (value.rank - free)
+        missing = len(targets) - (value.rank - free)  # axes that broadcasting adds in front
         current: list[object] = ["rows"] if value.row_added else []
-        for axis_before, group in enumerate(value.groups):
-            current += [(axis_before + before, axis) for axis in range(len(group))]
+        for axis, group in enumerate(value.groups):
+            current += [(axis + missing, index) for index in range(len(group))]
         labels: list[object] = ["rows"] if value.row_added and not has_rows else []
         for axis, target in enumerate(targets):
-            group = value.groups[axis - before] if axis >= before else ()
-            own_labels = [(axis, at) for at in range(len(group))]
-            if axis == keep and axis >= before:
+            group = value.groups[axis - missing] if axis >= missing else ()
+            own_labels = [(axis, index) for index in range(len(group))]
+            if axis == keep and axis >= missing:
                 labels += own_labels
                 continue
-            axes = iter(own_labels[:1] if is_one(group) else own_labels)
-            moved = value.row_added and has_rows
-            labels += ["rows" if moved and size.is_rows else next(axes, None) for size in target]
+            remaining = iter(own_labels[:1] if is_one(group) else own_labels)
+            moves_rows = value.row_added and has_rows
+            labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
         labels += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
         if not value.row_added:  # broadcasting adds axes in front
-            while labels and labels[0] is None:
-                labels.pop(0)
-        present = [label for label in current if label in labels]
-        name = self.writer.squeezed(value.name, [at for at, label in enumerate(current) if label not in labels])
-        name = self.writer.transposed(name, [present.index(label) for label in labels if label is not None])
-        return value.called(self.writer.unsqueezed(name, [at for at, label in enumerate(labels) if label is None]))
+            labels = [*itertools.dropwhile(lambda label: label is None, labels)]
+        kept = [label for label in current if label in labels]
+        name = self.writer.squeezed(value.name, [dim for dim, label in enumerate(current) if label not in labels])
+        name = self.writer.transposed(name, [kept.index(label) for label in labels if label is not None])
+        return value.called(self.writer.unsqueezed(name, [dim for dim, label in enumerate(labels) if label is None]))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
 
     def single(self, value: Ragged, axis: int) -> tuple[int, Size]:
-        """The tensor's one axis that is an axis of the original, and its size."""
+        """The dim that is an axis of the original, and its size; refused if the axis is several dims."""
         group = value.groups[axis]
         self.refuse_if(
             len(group) != 1, f"works along an axis that was merged of {shown(group)}: keep the steps in their own axis"
@@ -153,13 +166,13 @@ class Mender(NodeMender):
         return value.starts()[axis], group[0]
 
     def within(self, value: Ragged, axis: int) -> tuple[int, Size]:
-        """As `single`, for an operator that mixes what is along the axis: it must not be the rows."""
+        """As `single`, for an operator that mixes the values along the axis: refused if it is the rows."""
         dim, size = self.single(value, axis)
         self.keep_rows_apart((size,))
         return dim, size
 
     def padded_with(self, value: Ragged, axis: int, fill: float, cause: str) -> Ragged:
-        """The tensor with a number beyond each row's own steps, if the axis is one of time; notes the cause."""
+        """The tensor with `fill` at padding along an axis, if this is one of time; then also notes the cause."""
         dim, size = self.within(value, axis)
         if not size.is_time:
             return value
@@ -167,23 +180,31 @@ class Mender(NodeMender):
         return self.masked(value, [dim], fill)
 
     def take(self, value: Ragged, axis: int, index: str, size: Size, *, clip: bool = True) -> Ragged:
-        """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row."""
-        dim, own = self.single(value, axis)
-        if clip:  # positions beyond the width, which only padding has, become the last or the first
-            last = self.emit("Sub", [self.writer.at_width(own), self.writer.constant([1])])
+        """`value[row, index[row]]` along an axis of the original: each row picks its own positions.
+
+        Args:
+            value: The tensor; one that is the same for all rows gets an added axis of rows.
+            axis: The axis of the original.
+            index: `[rows, size]` int64.
+            size: The size of the axis in the result.
+            clip: Whether an index outside of the axis, which only padding has, becomes its first or last position.
+        """
+        dim, old_size = self.single(value, axis)
+        if clip:
+            last = self.emit("Sub", [self.writer.at_width(old_size), self.writer.constant([1])])
             index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
         rank, rows_at = len(value.axes) + value.row_added, value.rows_at
         front = [dim] if rows_at is None else [rows_at, dim]
-        order = [*front, *(at for at in range(rank) if at not in front)]
-        back = [order.index(at) for at in range(rank)]
+        order = [*front, *(other for other in range(rank) if other not in front)]
+        inverse = [order.index(other) for other in range(rank)]
         index = index if rows_at is None else self.writer.unsqueezed(index, [2])
-        turned = self.writer.transposed(value.name, order)
+        transposed = self.writer.transposed(value.name, order)
         if rows_at is None:
-            picked, back = self.emit("Gather", [turned, index], axis=0), [0, *(at + 1 for at in back)]
+            picked, inverse = self.emit("Gather", [transposed, index], axis=0), [0, *(other + 1 for other in inverse)]
         else:
-            picked = self.emit("GatherND", [turned, index], batch_dims=1)
+            picked = self.emit("GatherND", [transposed, index], batch_dims=1)
         row_added = value.row_added or rows_at is None
-        return Ragged(self.writer.transposed(picked, back), value.dtype, value.resized(axis, size), row_added)
+        return Ragged(self.writer.transposed(picked, inverse), value.dtype, value.resized(axis, size), row_added)
 
     def positions(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""
@@ -203,7 +224,7 @@ class Mender(NodeMender):
         return self.emit(kind, [name, self.emit("Concat", parts, axis=0)])
 
     def at_width(self, group: Group) -> str:
-        """`[1]` int64: how long an axis of the original is in the padded batch: the product of `Writer.at_width`."""
+        """`[1]` int64: the size of an axis of the original in the padded batch, the product of those of its dims."""
         total = self.writer.at_width(group[0])
         for size in group[1:]:
             total = self.emit("Mul", [total, self.writer.at_width(size)])
@@ -220,8 +241,21 @@ class Mender(NodeMender):
         self.refuse_if(value.row_added, "merges axes of a value that differs between rows only by their lengths")
         return self.emit("Reshape", [value.name, self.size_vector(value.groups)])
 
+    def unsqueezed(self, value: Ragged, axes: Sequence[int]) -> Ragged:
+        """The tensor with more axes of size 1; `axes` are their indices in the result."""
+        others = iter(value.groups)
+        groups = tuple((self.one,) if axis in axes else next(others) for axis in range(value.rank + len(axes)))
+        wider = value.called(value.name, groups=groups)
+        return wider.called(self.writer.unsqueezed(value.name, [wider.starts()[axis] for axis in sorted(axes)]))
+
+    def squeezed(self, value: Ragged, axes: Sequence[int]) -> Ragged:
+        """The tensor without axes of size 1; a negative axis is counted from the end."""
+        removed = [axis % value.rank for axis in axes]
+        name = self.writer.squeezed(value.name, [dim for axis in removed for dim in value.indexes(axis)])
+        return value.called(name, groups=tuple(group for axis, group in enumerate(value.groups) if axis not in removed))
+
     def split_first(self, name: str, group: Group, rank: int) -> str:
-        """A tensor whose first axis is merged, with the axes of this group instead of it."""
+        """A tensor whose first axis is merged, reshaped to the axes of its group; see `merged`."""
         if len(group) == 1:
             return name
         rest = self.emit("Shape", [name], start=1)

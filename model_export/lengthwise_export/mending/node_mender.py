@@ -30,7 +30,7 @@ class StepsHidden(Exception):
 
 
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
-    """The longest range of accepted lengths; None if it is too short to be meant, or in the middle."""
+    """The indices of the longest run of accepted lengths; None if it is so short that it may be chance."""
     if accepted.all():
         return slice(0, len(accepted))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
@@ -71,7 +71,7 @@ class NodeMender:
         return self.values[self.node.input[index]]
 
     def ragged(self, index: int) -> Ragged:
-        """An input of the node as a tensor of data."""
+        """An input of the node as a tensor of data; the node must have it."""
         return self.as_ragged(self.required(index))
 
     def movable(self, index: int) -> Ragged:
@@ -86,8 +86,7 @@ class NodeMender:
             return None
         if not isinstance(value, Numbers) or not value.is_constant:
             self.refuse(f"its input {self.node.input[index]} is not a constant")
-        array: NDArray[Any] = value.table[0, 0]
-        return array
+        return np.asarray(value.table[0, 0])
 
     def array(self, index: int) -> NDArray[Any]:
         """The constant, of any shape, that an input is; the node must have it."""
@@ -165,11 +164,11 @@ class NodeMender:
             self.refuse(reason)
 
     def keep_rows_apart(self, *groups: Sequence[Size]) -> None:
-        """Refuses an operator that mixes values along these axes, if one is the axis of rows."""
+        """Refuses an operator that mixes the values along axes, if one of the axes is that of the rows."""
         self.refuse_if(any(size.is_rows for group in groups for size in group), CROSSES_ROWS)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
-        """Leaves out lengths where `accepted` `[lengths]` is false: the original does not accept them.
+        """Restricts the mend to lengths where `accepted` `[lengths]` is true: the original raises at the others.
 
         Raises:
             LengthsRestricted: Some lengths are left out; the caller begins again with the others.
@@ -191,9 +190,7 @@ class NodeMender:
         """  # noqa: DOC502 - `require` raises it
         if len(one) != len(other):
             return False
-        equal = np.ones(self.count, dtype=bool)
-        for first, second in zip(one, other, strict=True):
-            equal &= (first.table == second.table).all(axis=0)
+        equal = np.all([first.table == second.table for first, second in zip(one, other, strict=True)], axis=(0, 1))
         if longest_run(equal) is None:
             return False
         self.require(equal)
@@ -206,16 +203,16 @@ class NodeMender:
         return self.writer.emit(kind, inputs, **attributes)
 
     def rerun(self, value: Ragged, *, zeroed: bool = False, dtype: int | None = None, **attributes: Any) -> None:
-        """Runs the node on another tensor as its first input, which describes its output but for the element type."""
+        """Copies the node with another first input. Its output has the axes of that input."""
         (name,) = (each for each in self.copy([value.name, *self.rest()], **attributes) if each)
         self.set(value.called(name, zeroed=zeroed, dtype=value.dtype if dtype is None else dtype))
 
     def rest(self) -> list[str]:
-        """The names of the node's inputs behind the first one, as they are."""
+        """The names of the node's inputs after the first one."""
         return list(self.node.input)[1:]
 
     def copy(
-        self, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
+        self, inputs: Sequence[str], *, drop: Iterable[str] = (), name_suffix: str = "", **attributes: Any
     ) -> list[str]:
-        """Adds the node again with other inputs and attributes, and returns its outputs; a copy ends in `beside`."""
-        return self.writer.copy(self.node, inputs, drop=drop, beside=beside, **attributes)
+        """Adds the node with other inputs and attributes, and returns the names of its outputs; see `NodeWriter`."""
+        return self.writer.copy(self.node, inputs, drop=drop, name_suffix=name_suffix, **attributes)

@@ -74,8 +74,7 @@ class Size:
     @property
     def alone(self) -> Table:
         """`[lengths]`: the size at each length, of one row."""
-        row: Table = self.table[0]
-        return row
+        return np.asarray(self.table[0])
 
     def same(self, other: Size) -> bool:
         """Whether two sizes are equal at every length."""
@@ -92,14 +91,14 @@ class Size:
             return None
         is_positive = other.table > 0
         quotient = self.table // np.where(is_positive, other.table, 1)
-        return Size(np.where(is_positive, quotient, quotient[:, -1:]))  # nothing divided by nothing is as elsewhere
+        # Where both axes are empty, the quotient is that of the longest length
+        return Size(np.where(is_positive, quotient, quotient[:, -1:]))
 
     def divisible(self, other: Size) -> NDArray[np.bool_]:
         """`[lengths]`: at which lengths there is no remainder."""
         is_positive = other.table > 0
         whole = np.where(is_positive, self.table % np.where(is_positive, other.table, 1) == 0, self.table == 0)
-        divisible: NDArray[np.bool_] = np.asarray(whole.all(axis=0))
-        return divisible
+        return np.asarray(whole.all(axis=0))
 
 
 _ELEMENTWISE: Final = frozenset(
@@ -120,7 +119,7 @@ _MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Expand", *_AXES_INPUT
 
 
 def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
-    """The outputs of a node, of any shape; None if ONNX's reference does not know the operator, or this case of it."""
+    """The outputs of a node, of any shape; None if ONNX's reference evaluator does not have this operator or form."""
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
     try:
         with np.errstate(all="ignore"):
@@ -137,10 +136,10 @@ def is_pure(node: NodeProto) -> bool:
 
 
 def constant_of(table: Table | None) -> NDArray[Any] | None:
-    """The tensor of a table `[2, lengths, *shape]` that is the same at all lengths and rows, `[*shape]`; else None."""
+    """The tensor `[*shape]` of a table `[2, lengths, *shape]` that is the same at all lengths; None if it differs."""
     if table is None:
         return None
-    first: NDArray[Any] = table[0, 0]
+    first = np.asarray(table[0, 0])
     is_view = table.strides[:2] == (0, 0)  # of one tensor, at all lengths: it may be large
     return first if is_view or (table == first).all() else None
 
@@ -148,8 +147,8 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape.
 
-    The node runs on whole tables, by ONNX's reference. An operator that moves elements gets its axes two further
-    behind; what tells it where to move them has to be constant.
+    ONNX's reference evaluator runs the node once, on the whole tables `[2, lengths, *shape]`: of an operator that moves
+    elements along axes, the axes are counted two further. Its other inputs, such as indices, have to be constant.
     """
     kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
     if kind in _ELEMENTWISE:
@@ -178,14 +177,14 @@ def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
 
 
 def _shifted_axes(kind: str, table: Table, arrays: Sequence[NDArray[Any] | None], axes: Any) -> NDArray[Any] | None:
-    """The axes of an operator on a table; None for a Squeeze of all axes of size 1, of which the first two are none."""
+    """The axes of an operator on a table; None for a Squeeze of all axes of size 1 (the first two are longer)."""
     if axes is None and kind != "Squeeze":
         axes = np.arange(table.ndim - 2 if kind != "Slice" or arrays[1] is None else arrays[1].size)
     return None if axes is None else _shifted(np.asarray(axes))
 
 
 def _shifted(axes: Any) -> Any:
-    """Axes of a tensor as axes of its table; those that are counted from the end stay."""
+    """Axes of a tensor as axes of its table, which has two more in front; negative axes stay the same."""
     return np.where(np.asarray(axes) < 0, axes, np.add(axes, 2))
 
 
@@ -276,11 +275,11 @@ class Ragged:
         return {dim: size for dim, size in enumerate(self.axes, start=int(self.row_added)) if size.is_time}
 
     def resized(self, axis: int, size: Size) -> tuple[Group, ...]:
-        """The groups with another size of an axis of the original."""
+        """The groups, with `size` for an axis of the original."""
         return tuple((size,) if at == axis else group for at, group in enumerate(self.groups))
 
     def called(self, name: str, **changes: object) -> Ragged:
-        """A tensor of another name that is described as this one, but for `changes`."""
+        """The description of another tensor of the mended graph: as this one, but for its name and `changes`."""
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
 
 
@@ -295,7 +294,7 @@ def singles(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
 
 
 def is_one(group: Group) -> bool:
-    """Whether an axis of the original has size 1."""
+    """Whether an axis of the original has size 1 at every length."""
     return all(size.fixed == 1 for size in group)
 
 

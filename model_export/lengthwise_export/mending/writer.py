@@ -33,8 +33,8 @@ class Writer(NodeWriter):
         self._width_input = width  # the input with the steps, and the index of its axis of time
         self._shared: dict[object, str] = {}
 
-    def beside(self) -> Writer:
-        """A writer of the same graph whose nodes are thrown away."""
+    def scratch(self) -> Writer:
+        """A writer for nodes that are not put into the graph, with names that the graph does not have."""
         return Writer(self._lengths_input, self._width_input, self._names, int32=self._int32, range_=self._range)
 
     def scalar_of(self, number: float, dtype: int) -> str:
@@ -69,16 +69,13 @@ class Writer(NodeWriter):
         return self.emit("Unsqueeze", [self.per_row(table), self.constant([1])])
 
     def at_width(self, size: Size) -> str:
-        """`[1]` int64: how long an axis of this size is in the padded batch.
-
-        That is the largest size at any length up to the width of the batch.
-        """
+        """`[1]` int64: the size of an axis in the padded batch, the largest at any length up to the width."""
         if size.fixed is not None:
             return self.constant([size.fixed])
         if size.is_rows:
             return self.rows
-        room = np.maximum.accumulate(size.alone)
-        return self.once(("width", room.tobytes()), lambda: self._function(room, self.width))
+        largest = np.maximum.accumulate(size.alone)
+        return self.once(("width", largest.tobytes()), lambda: self._function(largest, self.width))
 
     def lengths32(self, size: Size) -> str:
         """`[rows]` int32: each row's own size, as recurrent nodes take it."""
@@ -105,16 +102,21 @@ class Writer(NodeWriter):
         return self.once(("mask", size.table[0].tobytes()), build)
 
     def once(self, key: object, build: Callable[[], str]) -> str:
-        """What `build` emits, emitted at the first call with this key."""
+        """The name of what `build` emits at the first call with this key."""
         if key not in self._shared:
             self._shared[key] = build()
         return self._shared[key]
 
     def _function(self, table: Table, lengths: str) -> str:
-        """The values of a table `[lengths, *shape]` at some lengths `[n]`."""
+        """Emits the values of a table `[lengths, *shape]` at other lengths: by a formula, else by an index.
+
+        Args:
+            table: The values at each length of the mend's range.
+            lengths: The name of `[n]` int64, the lengths to take them at.
+        """
         is_whole = table.ndim == 1 and len(table) > 1 and bool((table == np.trunc(table)).all())
         line = _as_line(table.astype(np.int64), self._range) if is_whole else None
-        if line is None:  # Shorter lengths do not occur, and a width is at most rounded up.
+        if line is None:  # The index begins at 0: shorter lengths do not occur. A width may be rounded up.
             full = np.concatenate([table[:1]] * int(self._range[0]) + [table] + [table[-1:]] * _ROUNDED_UP)
             return self.emit("Gather", [self.constant(full), lengths], axis=0)
         value = lengths
@@ -127,7 +129,7 @@ class Writer(NodeWriter):
 
 
 def _as_line(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
-    """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function."""
+    """`(before, stride, after)` with `table == (length + before) // stride + after`; None for another function."""
     if table[-1] - table[0] == len(table) - 1:
         before = int(table[0] - lengths[0])
         return (before, 1, 0) if np.array_equal(table, lengths + before) else None

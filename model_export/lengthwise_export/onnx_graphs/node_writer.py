@@ -30,7 +30,7 @@ class NodeWriter:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def name(self, stem: str) -> str:
-        """A name that nothing has: the stem, with a number if something has that name."""
+        """A new name for a value or a node: the stem, followed by a number if the graph has that name already."""
         name, count = stem, 1
         while name in self._names:
             count += 1
@@ -51,7 +51,13 @@ class NodeWriter:
         return names
 
     def copy(
-        self, node: NodeProto, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
+        self,
+        node: NodeProto,
+        inputs: Sequence[str],
+        *,
+        drop: Iterable[str] = (),
+        name_suffix: str = "",
+        **attributes: Any,
     ) -> list[str]:
         """Adds a node again with other inputs and attributes, and returns the names of its outputs.
 
@@ -59,17 +65,17 @@ class NodeWriter:
             node: The node, which stays as it is.
             inputs: The inputs of the copy; empty ones at the end are left out.
             drop: The names of attributes that the copy does not get.
-            beside: What the names of a copy end in that stands beside the node; else it stands for the node.
+            name_suffix: The end of new names, for a copy in addition to the node; by default the copy takes its place.
             **attributes: The attributes of the copy that the node does not have, or with other values.
         """
         copied = deepcopy(node)
         count = max((index for index, name in enumerate(inputs, start=1) if name), default=0)
         copied.input[:] = inputs[:count]
-        same = [attribute for attribute in copied.attribute if attribute.name not in {*attributes, *drop}]
-        refill(copied.attribute, [*same, *(helper.make_attribute(name, value) for name, value in attributes.items())])
-        if beside:
-            copied.output[:] = [self.name(f"{name}_{beside}") if name else "" for name in copied.output]
-            copied.name = self.name(f"{copied.name}_{beside}")
+        kept = [attribute for attribute in copied.attribute if attribute.name not in {*attributes, *drop}]
+        refill(copied.attribute, [*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())])
+        if name_suffix:
+            copied.output[:] = [self.name(f"{name}_{name_suffix}") if name else "" for name in copied.output]
+            copied.name = self.name(f"{copied.name}_{name_suffix}")
         self.nodes.append(copied)
         return list(copied.output)
 

@@ -86,7 +86,7 @@ def _convolved(new: Replacement, value: str, weights: NDArray[Any], groups: int,
         if single and len(sizes) == len(single) and weights.ndim > 3:  # they are those of one axis
             attributes[key] = [0, sizes[0], 0, sizes[1]] if key == "pads" else [*single, *sizes]
     inputs = [value, new.constant(weights), *([bias] if bias else [])]
-    return new.copy(node, inputs, beside="steady", **attributes)[0]
+    return new.copy(node, inputs, name_suffix="steady", **attributes)[0]
 
 
 def _group_by_group(new: Replacement, value: str, weights: NDArray[Any], groups: int, bias: str) -> str:
@@ -109,5 +109,5 @@ def _with_what_follows(new: Replacement, value: str, facts: GraphFacts) -> str:
         (follows,) = users
         if follows.input[0] != output or len(follows.output) != 1 or follows.domain not in OF_ONNX:
             return value
-        (value,) = new.copy(follows, [value, *follows.input[1:]], beside="steady")
+        (value,) = new.copy(follows, [value, *follows.input[1:]], name_suffix="steady")
         new.replaced.append(follows)

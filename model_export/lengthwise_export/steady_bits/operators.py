@@ -174,7 +174,7 @@ def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
         if any(inputs[index : index + 1]):
             first = new.emit("Slice", [inputs[index], zero, one, new.constant([axis])])
             inputs[index] = new.emit("Concat", [inputs[index], first], axis=axis)
-    longer = new.copy(node, inputs, beside="of_one_more_row")
+    longer = new.copy(node, inputs, name_suffix="of_one_more_row")
     own_rows = [
         output and new.emit("Slice", [output, zero, last, new.constant([axis])])
         for output, axis in zip(longer, _ROWS_OF_OUTPUT, strict=False)

@@ -157,15 +157,9 @@ def _matmul(mender: Mender) -> None:
 def _product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
     """The matrix product of two tensors, with the axes of NumPy's `matmul`."""
     if left.rank == 1:
-        name = mender.writer.unsqueezed(left.name, [int(left.row_added)])
-        whole = _product(mender, left.called(name, groups=((mender.one,), *left.groups)), right)
-        dim = whole.starts()[-2]
-        return whole.called(mender.writer.squeezed(whole.name, [dim]), groups=(*whole.groups[:-2], whole.groups[-1]))
+        return mender.squeezed(_product(mender, mender.unsqueezed(left, [0]), right), [-2])
     if right.rank == 1:
-        name = mender.writer.unsqueezed(right.name, [1 + int(right.row_added)])
-        whole = _product(mender, left, right.called(name, groups=(*right.groups, (mender.one,))))
-        dim = whole.starts()[-1]
-        return whole.called(mender.writer.squeezed(whole.name, [dim]), groups=whole.groups[:-1])
+        return mender.squeezed(_product(mender, left, mender.unsqueezed(right, [1])), [-1])
     left, right = _summable(mender, left, right)
     plain = right.rank == 2 and not right.row_added
     mender.refuse_if(

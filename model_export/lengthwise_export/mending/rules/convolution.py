@@ -28,14 +28,13 @@ class Window:
         count = (-(-room // self.stride) if self.rounds_up else room // self.stride) + 1
         if self.rounds_up:  # the last window begins in the axis, or in the zeros in front
             count = np.where((count - 1) * self.stride >= size + self.before, count - 1, count)
-        result: Table = np.maximum(count, 0)
-        return result
+        return np.asarray(np.maximum(count, 0))
 
     def reads_beyond(self, size: Size) -> bool:
         """Whether the axis is one of time, and a window that counts reads behind it at any length."""
         counts = self.count(size.alone)
-        last = (counts - 1) * self.stride - self.before + self.kernel - 1
-        return size.is_time and bool((last >= size.alone)[counts > 0].any())
+        last_read = (counts - 1) * self.stride - self.before + self.kernel - 1
+        return size.is_time and bool((last_read >= size.alone)[counts > 0].any())
 
 
 def _windows(
@@ -62,11 +61,11 @@ def _windows(
             total = np.maximum((-(-size // strides[index]) - 1) * strides[index] + spread - size, 0)
             if strides[index] == 1:
                 total = np.full_like(total, spread - 1)
-            less, more = total // 2, total - total // 2
-            front, behind = (less, more) if auto == "SAME_UPPER" else (more, less)
-            before, after = int(front.max()), int(behind.max())
-            if (front != before).any():
-                moved[index] = front, behind
+            smaller_half, larger_half = total // 2, total - total // 2
+            halves = (smaller_half, larger_half) if auto == "SAME_UPPER" else (larger_half, smaller_half)
+            before, after = (int(half.max()) for half in halves)
+            if (halves[0] != before).any():
+                moved[index] = halves
                 before = after = 0
         windows.append(Window(spread, strides[index], before, after, bool(mender.attribute("ceil_mode", 0))))
     return windows, moved
@@ -207,8 +206,8 @@ def _average_pool(mender: Mender) -> None:
 
     1. No window reads behind a row's length, or each mean is divided by the kernel's size (there are no zeros around
        the steps, or they count): the node runs on zeros beyond each row's length.
-    2. Else the mean is divided by that of ones at each row's own steps: what a mean is divided by cancels out, so
-       only the row's own steps count.
+    2. Else AveragePool(steps) / AveragePool(mask): both are divided by the kernel's size, which cancels out, so only
+       the row's own steps count.
     3. `auto_pad` at a stride: refused.
     """
     value, kernel = mender.ragged(0), mender.attribute("kernel_shape")
@@ -218,39 +217,55 @@ def _average_pool(mender: Mender) -> None:
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
     rounds_up, padded = moves[0].rounds_up, any(move.before or move.after for move in moves)
 
-    def counted(masked: Ragged, moves: list[Window]) -> str:
-        """The mean, divided by that of ones at the steps that count: what a mean is divided by cancels out."""
+    def divided_by_mask(masked: Ragged, moves: list[Window]) -> str:
+        """AveragePool(steps) / AveragePool(mask). `masked` are the steps, with zeros at padding."""
         pads = _fixed_pads(moves)
-        if counts_zeros:  # the zeros around each row's own steps are there
-            front, count = [0] * masked.starts()[2], len(moves)
-            amounts = [*front, *pads[:count], *front, *pads[count:]]
-            wider = mender.emit("Pad", [masked.name, mender.writer.constant(amounts)], mode="constant")
-            around = (Size(size.table + move.before + move.after) for size, move in zip(sizes, moves, strict=True))
-            masked = masked.called(wider, groups=(*masked.groups[:2], *((size,) for size in around)))
+        if counts_zeros:  # the mask is 1 at the zeros around each row's own steps, too, so these become steps
+            masked = _with_zeros_around(mender, masked, moves)
             pads = [0] * len(pads)
-        whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
-        (one, _), groups, row_added = mender.align([whole, masked])
-        ones = mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])])
-        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), masked.times(), 0)
-        inputs = [mender.merged(each) for each in (masked, valid)]
-        if rounds_up:  # by zeros behind, because the last divisor of `ceil_mode` would depend on the width
-            behind = [min(move.kernel, move.stride) - 1 for move in moves]
-            wide = mender.writer.constant([0] * (len(behind) + 4) + behind)
-            inputs = [mender.emit("Pad", [name, wide], mode="constant") for name in inputs]
-        options: dict[str, Any] = {"beside": "share", "pads": pads, "count_include_pad": 1}
-        shares = [mender.copy([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
-        mean = mender.emit("Div", shares)
-        if not rounds_up:
-            return mean
-        ends = [mender.writer.at_width(Size(move.count(size.table))) for size, move in zip(sizes, moves, strict=True)]
-        axes = mender.writer.constant([*range(2, value.rank)])
-        return mender.emit(
-            "Slice", [mean, mender.writer.constant([0] * len(ends)), mender.emit("Concat", ends, axis=0), axes]
-        )
+        mask = mender.masked(_ones_like(mender, masked), masked.times(), 0)
+        inputs = [mender.merged(factor) for factor in (masked, mask)]
+        if rounds_up:  # with zeros after the steps, because the divisor of a last window would depend on the width
+            after = [min(move.kernel, move.stride) - 1 for move in moves]
+            amounts = mender.writer.constant([0] * (len(after) + 4) + after)
+            inputs = [mender.emit("Pad", [name, amounts], mode="constant") for name in inputs]
+        options: dict[str, Any] = {"name_suffix": "share", "pads": pads, "count_include_pad": 1}
+        means = [mender.copy([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
+        mean = mender.emit("Div", means)
+        return _cut_to_windows(mender, mean, sizes, moves) if rounds_up else mean
 
     reads = any(move.reads_beyond(size) for size, move in zip(sizes, moves, strict=True))
     is_divided = reads and (rounds_up or (padded and not counts_zeros))
-    _convolved(mender, kernel, counted if is_divided else _as_it_is(mender))
+    _convolved(mender, kernel, divided_by_mask if is_divided else _as_it_is(mender))
+
+
+def _with_zeros_around(mender: Mender, value: Ragged, moves: Sequence[Window]) -> Ragged:
+    """The tensor `[rows, channels, ...]` with the zeros of each window's padding around its other axes."""
+    rows_and_channels = [0] * value.starts()[2]
+    amounts = [
+        *rows_and_channels,
+        *(move.before for move in moves),
+        *rows_and_channels,
+        *(move.after for move in moves),
+    ]
+    wider = mender.emit("Pad", [value.name, mender.writer.constant(amounts)], mode="constant")
+    sizes = [Size(size.table + move.before + move.after) for (size,), move in zip(value.groups[2:], moves, strict=True)]
+    return value.called(wider, groups=(*value.groups[:2], *((size,) for size in sizes)))
+
+
+def _ones_like(mender: Mender, value: Ragged) -> Ragged:
+    """A tensor of ones with the axes of another."""
+    one = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
+    (scalar, _), groups, row_added = mender.align([one, value])
+    return Ragged(mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]), FLOAT, groups, row_added)
+
+
+def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], moves: Sequence[Window]) -> str:
+    """The result of a pool, cut to the windows that count at the width of the batch."""
+    ends = [mender.writer.at_width(Size(move.count(size.table))) for size, move in zip(sizes, moves, strict=True)]
+    axes = mender.writer.constant([*range(2, 2 + len(ends))])
+    starts = mender.writer.constant([0] * len(ends))
+    return mender.emit("Slice", [name, starts, mender.emit("Concat", ends, axis=0), axes])
 
 
 @rule("Resize")

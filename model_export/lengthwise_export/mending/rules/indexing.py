@@ -107,7 +107,7 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     picked = mender.take(value, axis, mender.writer.per_row(flat), mender.fixed(flat.shape[1]))
     if index.shape:
         return picked
-    return picked.called(mender.writer.squeezed(picked.name, [picked.starts()[axis]]), groups=groups)
+    return mender.squeezed(picked, [axis])
 
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
@@ -181,8 +181,7 @@ def _gather_nd(mender: Mender) -> None:
         name = mender.writer.squeezed(index.name, [len(index.shape) - 1])
         mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))
         return
-    name = mender.writer.squeezed(index.name, [len(index.axes) + index.row_added - 1])
-    mender.set(_gathered_by_data(mender, value, 0, index.called(name, groups=index.groups[:-1])))
+    mender.set(_gathered_by_data(mender, value, 0, mender.squeezed(index, [-1])))
 
 
 def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Ragged:

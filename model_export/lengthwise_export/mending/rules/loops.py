@@ -241,11 +241,10 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
         return False
     if hidden := [mender.hides[name] for name in masks.values() if name not in mender.always_valid]:
         raise StepsHidden({mask.name: mask.number for mask in hidden})
-    every, *last = _layer(mender, cell, steps[0][1], dict(zip(inputs, values, strict=True)))
+    all_steps, *last = _layer(mender, cell, steps[0][1], dict(zip(inputs, values, strict=True)))
     for name, inside in ends.items():
-        result, axis = (last[0 if inside in cell.states else 1], 0) if name in finals else (every, 1)
-        groups = tuple(group for at, group in enumerate(result.groups) if at != axis)
-        mender.values[name] = result.called(mender.writer.squeezed(result.name, [axis]), groups=groups)
+        result, directions_axis = (last[0 if inside in cell.states else 1], 0) if name in finals else (all_steps, 1)
+        mender.values[name] = mender.squeezed(result, [directions_axis])
     return True
 
 
@@ -283,9 +282,8 @@ def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragge
     for state in (cell.state, cell.memory):
         if state is not None:
             start = starts[state]
-            whole = mender.writer.unsqueezed(start.name, [0])
-            zero = _is_zero(mender, start.name)
-            inputs.append("" if zero else mender.named(start.called(whole, groups=((mender.one,), *start.groups))))
+            with_directions = mender.unsqueezed(start, [0])
+            inputs.append("" if _is_zero(mender, start.name) else mender.named(with_directions))
     outputs = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
     outputs = outputs if cell.kind == "LSTM" else outputs[:2]
     mender.node = helper.make_node(cell.kind, inputs, outputs, name=loop.name, **cell.attributes)
@@ -305,7 +303,7 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged])
     """The outputs of the body, described; its nodes must need no change."""
     writer, causes = mender.writer, mender.causes
     before = dict(mender.values)
-    mender.writer = writer.beside()
+    mender.writer = writer.scratch()
     for value, described in zip(body.input, inputs, strict=True):
         mender.values[value.name] = described.called(value.name)
     for name in _outside(body):

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from lengthwise_export.mending.mender import INT64, Mender, rule
 from lengthwise_export.mending.values import CROSSES_ROWS, Numbers, Ragged, Size
 
-_OF_ONE: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
-"""Reductions that give a lone number back."""
+_KEEP_SINGLE_NUMBER: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
+"""Reductions whose result is the number itself if there is only one."""
 
-_OF_NONE: Final = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceProd"})
-"""Those that torch answers where there is no step, with what they fill padding with."""
+_TAKE_NO_STEPS: Final = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceProd"})
+"""Reductions that torch computes without any step: their result is then what padding is filled with, 0 or 1."""
 
 _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax", "GlobalLpPool": "ReduceL2"}
 
 
-@rule(*_OF_ONE, *_OF_NONE, "ReduceLogSum", "ReduceLogSumExp")
+@rule(*_KEEP_SINGLE_NUMBER, *_TAKE_NO_STEPS, "ReduceLogSum", "ReduceLogSumExp")
 def _reduction(mender: Mender) -> None:
     """A sum, mean, product, extreme or norm over axes; see `reduced`."""
     value = mender.ragged(0)
@@ -53,11 +53,11 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
     """
     sizes, name = tuple(size for axis in axes for size in value.groups[axis]), mender.node.input[0]
     of_lengths = name in mender.from_lengths and name not in mender.from_steps
-    if of_lengths and kind in _OF_ONE and value.rank == 1 and any(size.is_rows for size in sizes):
+    if of_lengths and kind in _KEEP_SINGLE_NUMBER and value.rank == 1 and any(size.is_rows for size in sizes):
         # Of a lone sequence's length, this is the length itself.
         mender.causes.append("it compares the lengths of all rows, and a lone sequence has only its own")
         own = value.called(value.name, groups=(), row_added=True)
-        return with_keepdims(mender, own, axes, value.rank) if keep else own
+        return mender.unsqueezed(own, axes) if keep else own
     mender.keep_rows_apart(sizes)
     dims = [dim for axis in axes for dim in value.indexes(axis)]
     times = value.times()
@@ -70,7 +70,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         value = mender.masked(value, over_time, fill)
         dims = [dim for axis in axes for dim in value.indexes(axis)]
         for dim in over_time:
-            mender.require(times[dim].alone >= (kind not in _OF_NONE))
+            mender.require(times[dim].alone >= (kind not in _TAKE_NO_STEPS))
     mean = kind == "ReduceMean" and bool(over_time)
     if mean or kind == "ReduceSum" or mender.axes_are_inputs:
         inputs = [value.name, mender.writer.constant(dims)]
@@ -83,17 +83,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         count = mender.size_of(sizes)
         number = mender.emit("Cast", [mender.writer.at_width(count)], to=value.dtype)
         result = mender.combined("Div", result, Numbers(number, count.table.astype(np.float32)))
-    return with_keepdims(mender, result, axes, value.rank) if keep else result
-
-
-def with_keepdims(mender: Mender, value: Ragged, axes: Sequence[int], rank: int) -> Ragged:
-    """Restores the axes that a tensor was reduced over, with size 1."""
-    left = iter(value.groups)
-    groups = tuple((mender.one,) if axis in axes else next(left) for axis in range(rank))
-    result = value.called(value.name, groups=groups)
-    return value.called(
-        mender.writer.unsqueezed(value.name, [result.starts()[axis] for axis in sorted(axes)]), groups=groups
-    )
+    return mender.unsqueezed(result, axes) if keep else result
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
@@ -120,9 +110,9 @@ def _arg(mender: Mender) -> None:
     fill = mender.last_choice(value.dtype, largest=mender.node.op_type == "ArgMax")
     value = mender.padded_with(value, axis, fill, "a step of the padding may be the one it finds")
     (name,) = mender.copy([value.name], axis=value.starts()[axis], keepdims=0)
-    groups = tuple(group for at, group in enumerate(value.groups) if at != axis)
+    groups = (*value.groups[:axis], *value.groups[axis + 1 :])
     result = Ragged(name, INT64, groups, value.row_added)
-    mender.set(with_keepdims(mender, result, [axis], value.rank) if mender.attribute("keepdims", 1) else result)
+    mender.set(mender.unsqueezed(result, [axis]) if mender.attribute("keepdims", 1) else result)
 
 
 @rule("TopK")
@@ -193,10 +183,10 @@ def _channelwise(mender: Mender, kind: str, value: Ragged, numbers: NDArray[Any]
     return value.called(mender.emit(kind, [value.name, channels]))
 
 
-def over(mender: Mender, value: Ragged, axes: Sequence[int], epsilon: float) -> Ragged:
+def normalized(mender: Mender, value: Ragged, axes: Sequence[int], epsilon: float) -> Ragged:
     """The tensor with mean 0 and variance 1 over axes of the original, of each row's own steps."""
     centred = value
-    for _ in range(2):  # what the first mean rounds away is as large as a flat sequence's deviation
+    for _ in range(2):  # twice, as the rounding of the first mean may be as large as the deviation of flat sequences
         centred = mender.combined("Sub", centred, reduced(mender, centred, "ReduceMean", axes, keep=True))
     square = centred.called(mender.emit("Mul", [centred.name, centred.name]))
     variance = reduced(mender, square, "ReduceMean", axes, keep=True)
@@ -210,7 +200,7 @@ def _instance_normalization(mender: Mender) -> None:
     """Mean 0 and variance 1 over all axes behind the channels, of each row's own steps."""
     value, scale, shift = mender.ragged(0), mender.array(1), mender.array(2)
     mender.keep_rows_apart(*value.groups[1:])
-    result = over(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))
+    result = normalized(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))
     mender.set(_channelwise(mender, "Add", _channelwise(mender, "Mul", result, scale), shift))
 
 
@@ -226,7 +216,7 @@ def _group_normalization(mender: Mender) -> None:
     mender.refuse_if(value.rank != 3, f"normalises {value.rank - 2} axes behind the channels, where one is expected")
     split = mender.emit("Reshape", [value.name, mender.writer.constant([0, count, channels // count, -1])])
     groups = (value.groups[0], (mender.fixed(count),), (mender.fixed(channels // count),), value.groups[2])
-    result = over(mender, Ragged(split, value.dtype, groups), (2, 3), mender.attribute("epsilon", 1e-5))
+    result = normalized(mender, Ragged(split, value.dtype, groups), (2, 3), mender.attribute("epsilon", 1e-5))
     joined = mender.emit("Reshape", [result.name, mender.writer.constant([0, channels, -1])])
     if scale.size == count != channels:  # before opset 21 one number for each group
         scale, shift = np.repeat(scale, channels // count), np.repeat(shift, channels // count)
@@ -248,7 +238,7 @@ def _layer_normalization(mender: Mender) -> None:
     if not any(size.is_time for group in groups for size in group):
         mender.rerun(value, axis=value.starts()[axis])
         return
-    value = over(mender, value, range(axis, value.rank), mender.attribute("epsilon", 1e-5))
+    value = normalized(mender, value, range(axis, value.rank), mender.attribute("epsilon", 1e-5))
     for kind, index in (("Mul", 1), ("Add", 2)):  # scale and shift, which are computed for each width, such as ones
         weights = mender.value(index)
         if isinstance(weights, Numbers) and weights.table.size > 2 * mender.count and weights.is_constant:
@@ -271,4 +261,4 @@ def _mean_variance_normalization(mender: Mender) -> None:
     """Mean 0 and variance 1 over some axes, of each row's own steps."""
     value = mender.ragged(0)
     axes = [axis % value.rank for axis in mender.attribute("axes") or (0, 2, 3)]
-    mender.set(over(mender, value, axes, 1e-9))
+    mender.set(normalized(mender, value, axes, 1e-9))

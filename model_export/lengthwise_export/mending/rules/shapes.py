@@ -209,20 +209,14 @@ def _squeeze(mender: Mender) -> None:
     mender.refuse_if(
         not all(is_one(value.groups[axis]) for axis in axes), "removes an axis that does not have size 1 in a batch"
     )
-    name = mender.writer.squeezed(value.name, [dim for axis in axes for dim in value.indexes(axis)])
-    groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
-    mender.set(value.called(name, groups=groups))
+    mender.set(mender.squeezed(value, axes))
 
 
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
     """A tensor with more axes of size 1."""
     value, axes = mender.movable(0), mender.array(1).reshape(-1).tolist()
-    rank = value.rank + len(axes)
-    new = sorted(axis % rank for axis in axes)
-    left = iter(value.groups)
-    wider = value.called(value.name, groups=tuple((mender.one,) if axis in new else next(left) for axis in range(rank)))
-    mender.set(wider.called(mender.writer.unsqueezed(value.name, [wider.starts()[axis] for axis in new])))
+    mender.set(mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes]))
 
 
 def _atoms_of(mender: Mender, table: Table) -> Group:
