@@ -51,7 +51,10 @@ PAGES = {
     "docs/tutorial-keras.md": Page(tolerance=0.15),
     "docs/tutorial-torch.md": Page(tolerance=0.15),
 }
-SLOW = {f"docs/{name}.md" for name in ("keras", "coming-from", "masking", "own-code", "python", "tutorial-keras")}
+SLOW = {
+    f"docs/{name}.md"
+    for name in ("add-the-check", "keras", "coming-from", "masking", "own-code", "python", "tutorial-keras")
+}
 """Pages that `make test-long` runs: they train, or call what a change of the service does not touch."""
 LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]
 ELSEWHERE = ("docs/deployment.md", "docs/measuring.md")

@@ -155,6 +155,7 @@ def test_what_is_published_is_what_the_command_publishes(tmp_path: Path, caplog:
     assert repr(published).startswith(f"<lengthwise_export.PublishedModel m/1: {published.directory}, ")
 
 
+@pytest.mark.long
 def test_the_weights_of_an_object_are_those_that_are_meant(tmp_path: Path) -> None:
     published = lengthwise_export.export(Mean(), tmp_path / "mean", labels=("no", "yes"), **SHORT)
     (rewritten,) = published.notices

@@ -93,6 +93,7 @@ def function_of(module: str, name: str) -> Config:
     return {"module": module, "class_name": "function", "config": name, "registered_name": name}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("change", "why"),
     [

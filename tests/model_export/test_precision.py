@@ -139,6 +139,7 @@ class Amplifies(torch.nn.Module):
         return self.last(self.gru(packed)[1][-1])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("to", ROUNDED)
 def test_what_a_precision_answers_at_raw_values_is_said_by_its_kind_and_number(to: Precision, tmp_path: Path) -> None:
     published = lengthwise_export.export(Amplifies().eval(), tmp_path / "amplifies", features=3, precision=to)
@@ -356,6 +357,7 @@ GALLERY = {
 IN_EVERY_RUN = {"cnn_lstm", "token_cnn"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "exhibit",
     long_but((each for each in TORCH_SOUND if each.name in GALLERY), lambda one: one.name in IN_EVERY_RUN),
@@ -421,6 +423,7 @@ def test_a_directory_of_each_precision_is_checked_as_it_is_served(
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
+@pytest.mark.long
 def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> None:
     described = spec(step='features = 3\nmax_length = 30\nmissing = "zero"')
     target = publish(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"

@@ -52,6 +52,7 @@ def gated_over_steps(self, x):
     return self.head(torch.einsum("bnd,mn->bmd", x, self.mix).mean(1))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("kind", "part"),
     [

@@ -25,7 +25,7 @@ def seen(chaos: Chaos, code: str) -> int:
 
 async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path: Path) -> None:
     models, faults = tmp_path / "models", tmp_path / "faults"
-    place(models)
+    place(models, timed=True)
     port = free_port()
     with started(str(models), "--runners", "2", "--grpc-port", str(port), faults=faults) as server:
         chaos = Chaos(server)

@@ -109,6 +109,7 @@ def test_infinite_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_i
         np.testing.assert_array_equal(found[0][:, :, 1], found[0][:, :, 3])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("hidden", [64, 1000])
 def test_the_largest_weights_and_states_saturate_nothing(instructions: str, sign: int, hidden: int):

@@ -153,6 +153,7 @@ def message(draw: st.DrawFn) -> pb.ModelInferRequest:
     return made
 
 
+@pytest.mark.sampled(2)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 def test_grpc_gives_the_same_to_a_message_whatever_came_before(

@@ -129,6 +129,7 @@ def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(fo
     assert reasons(again) == reasons(found)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_stands_in_the_place_of_a_kept_file_is_passed_over(folder: Path, odd: str) -> None:
     for version, name in enumerate(UNVOUCHED, 1):

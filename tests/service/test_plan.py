@@ -370,6 +370,7 @@ def test_offline_plans_cost_at_most_three_percent_more_than_the_exact_partition(
     assert 1 - 1e-9 <= ratio_to_exact(lengths, count, seed, cost, BatchLimits(rows=rows)) <= 1.03
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTable):
@@ -386,6 +387,7 @@ def test_and_at_most_six_where_rows_are_free_and_one_too_many_costs_a_batch(
     assert 1 - 1e-9 <= ratio_to_exact(lengths, count, seed, launched_table(), limits) <= 1.06
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("rows", [8, 64])
 def test_where_rows_are_free_and_lengths_are_spread_nearly_all_batches_are_full(lengths: str, rows: int):
@@ -445,6 +447,7 @@ def ratios_to_arrival(lengths: str, cost: CostTable) -> tuple[float, float]:
     return per_second / best[0], tail / best[1]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_by_length_is_no_slower_than_arrival_at_its_best_size_and_has_no_longer_tail(lengths: str, cost: CostTable):

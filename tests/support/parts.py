@@ -84,6 +84,7 @@ PARTS = (
         MODULE + "import lengthwise_export\n"
         "print('good' if lengthwise_export.check(Mean(), max_length=20).verdict == 'sound' else 'bad')",
         lacks=(*SERVER, "onnx", "safetensors", "onnxruntime", "onnxscript", "matplotlib", "httpx"),
+        is_slow=True,
     ),
     Part(
         "checking a graph",
