@@ -46,12 +46,13 @@ def _endpoint(kind: type[Endpoint]) -> Decode:
     async def decode(service: Service, case: Case) -> str:
         endpoint = kind(service.serving, _NO_LIMIT)
         try:
-            call, _ = endpoint.decode(
-                Received({"path_params": case.path, "query_string": case.query}, case.headers, case.body)
+            decoded = endpoint.read(
+                Received({"path_params": case.path, "query_string": case.query}, case.headers, case.body), fast=False
             )
         except RequestError as error:
             return _told(error, *endpoint.refuse(error)[:2])
-        return _valid(call)
+        assert decoded is not None
+        return _valid(decoded[0])
 
     return decode
 

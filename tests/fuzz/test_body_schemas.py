@@ -98,7 +98,7 @@ def refusals(endpoint: Endpoint, one: Manifest, body: Any) -> list[str]:
     place = {"model": one.name, "version": str(one.version)}
     named = body | place if isinstance(endpoint, Predict) else body
     try:
-        endpoint.decode(Received({"path_params": place}, {}, json.dumps(named).encode()))
+        endpoint.read(Received({"path_params": place}, {}, json.dumps(named).encode()), fast=False)
     except InvalidRequest as error:
         return [f"{problem.pointer}: {problem.detail}" for problem in error.problems]
     except RequestError as error:

@@ -131,7 +131,7 @@ def cost(service: Service, encoding: str, body: Body) -> tuple[float, str]:
         if encoding.startswith("grpc"):
             codec.decode(content, service.serving)
         else:
-            endpoint.decode(Received({"path_params": {"model": "sums"}}, headers, content))
+            endpoint.read(Received({"path_params": {"model": "sums"}}, headers, content), fast=False)
         what = "right"
     except (InvalidRequest, TooLarge):
         what = "wrong"

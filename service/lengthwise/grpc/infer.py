@@ -16,7 +16,6 @@ import grpc
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
 from lengthwise.grpc import codec
-from lengthwise.grpc.codec import MessageParts
 from lengthwise.grpc.receiving import IncomingMessage, Receiving
 from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols import kserve
@@ -48,19 +47,15 @@ class ModelInfer(InferenceProtocol):
     """Decodes messages of `ModelInfer` and of `ModelStreamInfer`, whose requests have one form."""
 
     memory_factor = 3  # as it came, as protocol buffers have it, and its elements
+    most_fast_bytes = TENSORS_BYTES
 
     def __init__(self, serving: Serving, large_bodies: Turns, name: str) -> None:
         super().__init__(serving, large_bodies)
         self.name = name
         self._known = KnownRequests()
 
-    def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts every call: the metadata decides nothing."""
-
     def read(self, request: Received, *, fast: bool) -> Decoded | None:
         """Decodes a message; see `InferenceProtocol.read`."""
-        if fast and len(request.body) > TENSORS_BYTES:
-            return None
         return codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
 
 
@@ -79,8 +74,8 @@ class RpcRequest(DirectCall):
         if (remaining := rpc.time_remaining()) is not None:
             self.call.limit(self.call.record.arrived + remaining)
 
-    def message(self, body: bytes | None, parts: MessageParts | None = None) -> None:
-        """Decodes the message, of which the parts may be known, and submits its sequences."""
+    def message(self, body: bytes | None, parts: codec.MessageParts | None = None) -> None:
+        """Decodes the message and submits its sequences; `parts` are its parts, where they were split before."""
         if self.response_complete:
             return
         if body is None:
@@ -89,7 +84,7 @@ class RpcRequest(DirectCall):
             self.decode(Received({"parts": parts}, self.call.headers, body))
 
     def left(self, rpc: RpcCall) -> None:
-        """The client has left, or its deadline has passed at gRPC before it did here."""
+        """Ends the request: its client has left, or gRPC has ended the call because its deadline passed."""
         self.set_exception(DeadlineExceeded("the deadline passed") if rpc.is_late() else ClientLeft())
 
     def write(self, encoded: bytes, timing: Timing) -> bytes:
@@ -97,13 +92,13 @@ class RpcRequest(DirectCall):
         return encoded
 
     def set_result(self, answer: bytes) -> None:
-        """Answers it."""
+        """Ends the request with its answer."""
         if not self.response_complete:
             self.call.hold.holds(len(answer))
             self._end(200, None, answer)
 
     def set_exception(self, error: BaseException) -> None:
-        """Refuses it, or counts that its client has left."""
+        """Ends the request with a refusal; with nothing to send where its client has left."""
         if not self.response_complete:
             self.response_complete = True
             refusal = self.call.fail(error)

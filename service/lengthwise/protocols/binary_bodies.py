@@ -84,8 +84,7 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
         wrong = "a sequence has at least one step, and a step a feature"
     elif len(request.body) != size:
         shape_text = ",".join(map(str, shape))
-        sent = len(request.body)
-        wrong = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {sent}"
+        wrong = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {len(request.body)}"
     if wrong is not None:
         raise InvalidRequest([Problem("", wrong)])
     steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)

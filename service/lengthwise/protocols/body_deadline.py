@@ -46,7 +46,6 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
 
     Where the request surely names no timeout, these are `default_seconds`; where it may, at least `UNKNOWN_SECONDS`.
     """
-    unknown = max(default_seconds, UNKNOWN_SECONDS), False
     named = _IN_QUERY.findall(options.query)
     milliseconds = float(named[0]) if len(named) == 1 else _timeout(options, b"timeout_ms")
     document = options.document
@@ -64,11 +63,11 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
     )
     if surely_no_timeout:
         return default_seconds, False
-    return unknown
+    return max(default_seconds, UNKNOWN_SECONDS), False
 
 
 def _timeout(options: OptionsText, name: bytes) -> float:
-    """The number of the one key at an edge of a document; NaN if there is none, or it may not be an option."""
+    """The number under a key at an edge of a document; NaN if the key is absent, stands twice, or may be no option."""
     text, within, key = options.document, options.within, b'"%b"' % name
     head, tail = text[:EDGE_BYTES], text[max(EDGE_BYTES, len(text) - EDGE_BYTES) :] if options.whole else b""
     edge = head if key in head else tail

@@ -41,7 +41,6 @@ from lengthwise.protocols import windows
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.body_deadline import patience
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
-from lengthwise.protocols.windows import Windows
 from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.call_record import Caller
 
@@ -116,7 +115,8 @@ class InferenceCall:
         `InferenceProtocol.read`.
         """
         self._refuse_if_full(request)
-        decoded = self._protocol.read(request, fast=True)
+        protocol = self._protocol
+        decoded = protocol.read(request, fast=True) if len(request.body) <= protocol.most_fast_bytes else None
         if decoded is not None:
             self._note(decoded)
         return decoded
@@ -127,7 +127,7 @@ class InferenceCall:
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, while the caller has a `decoding_slot`. Errors are those of `decode_at_once`.
+        """Decodes a body in a thread; the caller holds a `decoding_slot`. Raises also as `decode_at_once` does.
 
         Raises:
             ClientLeft: The client left while the call waited for its slot.
@@ -137,7 +137,8 @@ class InferenceCall:
         self._refuse_if_full(request)
         protocol = self._protocol
         self.hold.set(protocol.memory_factor * len(request.body))
-        decoded = await asyncio.to_thread(protocol.decode, request)
+        decoded = await asyncio.to_thread(protocol.read, request, fast=False)
+        assert decoded is not None  # only a fast reader returns that
         self._note(decoded)
         return decoded
 
@@ -176,7 +177,7 @@ class InferenceCall:
                 call = call._replace(timeout_ms=timeout_ms)
         self.hold.set(call.memory_bytes + answer_bytes(call))
         sequences = [item.steps for item in call.items]
-        split: Windows | None = None
+        split: windows.Windows | None = None
         if call.model.manifest.long == "window":
             sequences, split = windows.split(call)
         finish = partial(self._finish, call, encode, split, write)
@@ -198,7 +199,7 @@ class InferenceCall:
         self,
         call: Call,
         encode: Callable[[list[Answer]], Any],
-        split: Windows | None,
+        split: windows.Windows | None,
         write: Write,
         results: list[Answer | None],
         timing: Timing,

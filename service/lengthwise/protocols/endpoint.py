@@ -73,6 +73,7 @@ class InferenceProtocol(ABC):
 
     name: str  # of the call, for the access log and for traces, such as `POST /predict`
     memory_factor: ClassVar[int] = 1  # how many times its own size a large body takes while it is decoded
+    most_fast_bytes: ClassVar[int] = LARGE_BODY_BYTES  # a larger body is not decoded on the event loop
 
     def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         self.serving = serving
@@ -81,13 +82,14 @@ class InferenceProtocol(ABC):
     def check_page(self, headers: dict[bytes, bytes]) -> None:  # noqa: B027 - only browsers have pages
         """Raises `RequestError` for a call of a web page that may not."""
 
-    @abstractmethod
-    def check(self, headers: dict[bytes, bytes]) -> None:
+    def check(self, headers: dict[bytes, bytes]) -> None:  # noqa: B027 - metadata of gRPC decides nothing
         """Raises `RequestError` for a request that its headers show to be wrong, before its body is read."""
 
     @abstractmethod
     def read(self, request: Received, *, fast: bool) -> Decoded | None:
         """Decodes a body; if `fast`, on the event loop, and None where that would block the loop for too long.
+
+        A `fast` body has at most `most_fast_bytes`.
 
         Raises `RequestError` if the request is wrong, or its model is not served.
         """
@@ -95,12 +97,6 @@ class InferenceProtocol(ABC):
     def options_of(self, request: Received) -> OptionsText:
         """Where a request has its options; its body may be the beginning of one."""
         return OptionsText(document=request.body)
-
-    def decode(self, request: Received) -> Decoded:
-        """Decodes a body, however long that takes. Raises as `read` does."""
-        decoded = self.read(request, fast=False)
-        assert decoded is not None  # which only a fast reader returns
-        return decoded
 
 
 class Endpoint(InferenceProtocol):

@@ -168,6 +168,14 @@ async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> 
 
 
 def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Checks whether a load or unload call is possible now.
+
+    Raises:
+        Forbidden: These calls are switched off.
+        Draining: The server is shutting down.
+        NotReady: The server is starting.
+        InvalidRequest: The call has unknown parameters.
+    """
     if not serving.settings.admin_calls:
         raise Forbidden("load and unload are off; --admin-calls turns them on")
     if serving.batcher.draining:
@@ -210,7 +218,7 @@ def statistics_of_process(serving: Serving, name: str | None, version: str | Non
 
 
 def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of the statistics of one version at several workers."""
+    """Adds up the statistics of one version over the workers."""
     total = reduce(_added, stats)
     by_rows: dict[int, dict[str, Any]] = {}
     for batch in total["batch_stats"]:
@@ -232,6 +240,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _statistics_of(served: ServedModel) -> dict[str, Any]:
+    """The statistics of one served version, in the form of Triton's `ModelStatistics`."""
     manifest, metrics = served.manifest, served.metrics
     with metrics.lock:
         return {
@@ -254,6 +263,7 @@ def _statistics_of(served: ServedModel) -> dict[str, Any]:
 
 
 def _of_requests(metrics: ModelMetrics) -> dict[str, Any]:
+    """The `inference_stats` of a version: the count and the seconds of each stage."""
     answered, every = metrics.answered, metrics.request_seconds
     stages = {
         "success": answered.seconds,

@@ -44,7 +44,7 @@ def refusal(error: RequestError) -> tuple[int, bytes, Headers]:
 
 
 def response(error: RequestError, path: str) -> Response:
-    """A refusal in the form of the protocol that a path belongs to."""
+    """A refusal as a response, in the form of the protocol of a path; problem+json for a path outside KServe's."""
     status, body, headers = refusal(error) if is_path(path) else problems.refusal(error)
     return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +14,6 @@ from lengthwise.protocols.tensor_specs import ELEMENTS, outputs_of
 from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
 
-_NO_LABELS: Final[NDArray[Any]] = np.array([], dtype=object)
 _ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
     "label": lambda answer, labels, _: labels[answer.best, ...],  # an array: of bytes NumPy would cut zeros off
     "score": lambda answer, *_: answer.probabilities[answer.best],
@@ -46,12 +46,10 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
     """The output tensors of a call, in the requested order."""
     manifest = tensor_call.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
-    labels = _NO_LABELS
+    labels = _as_bytes(manifest.labels)
     outputs = []
     for name, binary, classes in tensor_call.outputs:
         datatype = forms[name].datatypes[0]
-        if datatype == "BYTES":
-            labels = np.array([label.encode() for label in manifest.labels], dtype=object)
         rows = [np.asarray(_ROWS[name](one, labels, manifest.threshold)) for one in answers]
         if classes is not None:
             rows = [classified(row, classes, manifest.labels) for row in rows]
@@ -62,6 +60,12 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         outputs.append(EncodedTensor(name, datatype, values, bool(binary)))
     return outputs
+
+
+@lru_cache
+def _as_bytes(labels: tuple[str, ...]) -> NDArray[Any]:
+    """Labels as an array of Python's bytes."""
+    return np.array([label.encode() for label in labels], dtype=object)
 
 
 def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequence[str]) -> NDArray[Any]:
@@ -78,7 +82,7 @@ def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequenc
 
 
 def _padded(rows: Sequence[NDArray[Any]], tensor_call: TensorCall) -> NDArray[Any]:
-    """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
+    """Rows with a time axis as one array `[rows, width, ...]`: each step at its index in the input, zeros elsewhere."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
     padded: NDArray[Any] = np.full((len(rows), tensor_call.call.width, *first.shape[1:]), blank, dtype=first.dtype)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
+from typing import TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.batching.queues import Timing
-from lengthwise.protocols import problems
 from lengthwise.protocols.body import (
     CLIENT_LEFT,
     ClientLeft,
@@ -25,13 +24,8 @@ from lengthwise.protocols.body import (
 from lengthwise.protocols.call import InferenceCall, server_timing
 from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
 
-
-class Response(NamedTuple):
-    """A response, without the headers that every response has."""
-
-    status: int
-    body: bytes
-    headers: Headers
+Response: TypeAlias = tuple[int, bytes, Headers]
+"""Status, body and headers of a response, without the headers that every response has."""
 
 
 class OverAsgi:
@@ -51,7 +45,7 @@ class OverAsgi:
             try:
                 call.admit()
                 response = await self._answer(call, await self._read(call, scope, receive), receive)
-                call.hold.holds(len(response.body))
+                call.hold.holds(len(response[1]))
             except (Exception, asyncio.CancelledError) as error:
                 refusal = call.fail(error)
                 if refusal is None:
@@ -59,7 +53,7 @@ class OverAsgi:
                     if isinstance(error, ClientLeft):
                         return
                     raise
-                response = Response(*self._endpoint.refuse(refusal))
+                response = self._endpoint.refuse(refusal)
             await self._send(call, response, scope, send)
         finally:
             call.hold.close()
@@ -91,7 +85,7 @@ class OverAsgi:
 
         def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:
             body, headers = encoded
-            return Response(200, body, [*headers, server_timing(call.decode_seconds, timing)])
+            return 200, body, [*headers, server_timing(call.decode_seconds, timing)]
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
@@ -109,8 +103,6 @@ class OverAsgi:
     async def _send(self, call: InferenceCall, response: Response, scope: Scope, send: Send) -> None:
         """Sends an answer, and closes the call with the status that the client got."""
         status, body, headers = response
-        if self._endpoint.serving.batcher.draining and problems.CLOSE not in headers:
-            headers.append(problems.CLOSE)
         headers += [(b"content-length", str(len(body)).encode()), (b"x-request-id", call.request_id)]
         ended = time.monotonic()  # however long it takes to send
         try:

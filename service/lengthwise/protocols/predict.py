@@ -24,7 +24,6 @@ from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
     JSON,
-    LARGE_BODY_BYTES,
     OCTETS,
     Encode,
     Endpoint,
@@ -61,16 +60,14 @@ class Predict(Endpoint):
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
         """Decodes a body by its media type: fast for a short one, a raw tensor or ordinary JSON."""
-        headers, size = request.headers, len(request.body)
-        if fast and size > LARGE_BODY_BYTES:
-            return None
+        headers = request.headers
         # Most requests write JSON's media type as it is.
         if headers.get(b"content-type") != JSON[1] and media_type(headers) == OCTETS:
             call, encode_octets = binary_bodies.read_octets(request, self.serving)
             return call, encode_octets or partial(encode, call)
         if query := request.scope.get("query_string"):
             binary_bodies.check_beside_json(query)
-        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
+        decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
         decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
         return None if decoded is None else (decoded, partial(encode, decoded))
 
@@ -84,12 +81,10 @@ class PredictV1(Endpoint):
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
         """Decodes a body for the model of the path, whatever it may name: fast for a short one, or ordinary JSON."""
-        path, size = request.scope["path_params"], len(request.body)
-        if fast and size > LARGE_BODY_BYTES:
-            return None
+        path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         most = self.serving.settings.max_sequences
-        decode = json_body.decode_ordinary if fast and size > CAREFUL_BYTES else json_body.decode
+        decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
         call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
         return None if call is None else (call, partial(_encode_v1, call))
 

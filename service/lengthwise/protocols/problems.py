@@ -16,7 +16,7 @@ CLOSE = (b"connection", b"close")
 
 
 def document(error: RequestError) -> dict[str, Any]:
-    """The body of a refusal. For a wrong body it has a pointer to each of the first problems, and the total."""
+    """The body of a refusal; of an `InvalidRequest` with JSON pointers to the first problems, and their total."""
     body = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
         body["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
@@ -38,7 +38,7 @@ def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]
 
 
 def of_status(status: int, detail: str = "") -> bytes:
-    """The body of a refusal that is no `RequestError`: HTTP's own, by a router or a connection.
+    """The body of a refusal by the router or the connection, which has a status and no `RequestError`.
 
     `detail` is a sentence for the client; without one, it is the status's own phrase.
     """

@@ -53,7 +53,7 @@ def split(head: bytes) -> SplitText:
 
 
 def _text_at(head: bytes, start: int) -> TensorText | None:
-    """The array of numbers that begins at a byte; None if there is none, or only Python's parser can read it."""
+    """The text of the array that begins at a byte; None if no array begins there, or C cannot read it."""
     flat = fast_json.flat(head, start)
     if flat is None:
         return None

@@ -62,7 +62,7 @@ def read(
     max_sequences: int,
     binary: bool = False,
 ) -> TensorCall:
-    """Decodes a request of input tensors, for which `problems` were found so far.
+    """Decodes a request of input tensors; `problems` has what is wrong with its other fields.
 
     Without `output_requests` all outputs are sent. They are raw bytes if `binary`, unless the request says something
     else. Of its parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is refused or
@@ -152,7 +152,7 @@ def _called(
     rectangle: NDArray[Any],
     items: list[Item],
 ) -> TensorCall:
-    """The call of the sequences in a tensor, of which the elements are `rectangle`."""
+    """Makes the call: `items` are the sequences in the tensor `steps`, whose array is `rectangle`."""
     items, beside = compact(items, rectangle)
     pointer, attention = f"{steps.pointer}: row {{}}", bool(call_options.outputs)
     call = Call(
@@ -164,7 +164,7 @@ def _called(
 def _outputs(
     output_requests: Sequence[OutputRequest], manifest: Manifest, problems: Problems, *, binary: bool
 ) -> tuple[OutputRequest, ...]:
-    """The outputs of an answer, each of which says whether it is raw bytes, and of at most all classes."""
+    """The requested outputs, or all; each says whether it is raw bytes, and asks for at most all classes."""
     known = [form.name for form in outputs_of(manifest)]
     names = [output.name for output in output_requests]
     for i, name in enumerate(names):
@@ -186,6 +186,7 @@ def _outputs(
 
 
 def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
+    """The options among the parameters of a request; `timeout` counts where there is no `timeout_ms`."""
     request_parameters.check(parameters, "/parameters", problems)
     fields = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     if (microseconds := parameters.get("timeout")) is not None:

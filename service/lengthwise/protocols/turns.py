@@ -83,6 +83,11 @@ class Turns:
         return ahead / self._slots + size * rate
 
     async def _wait(self, finish: float, size: int, until: float, *, certain: bool) -> None:
+        """Waits for a slot, with this virtual finish time.
+
+        Raises:
+            DeadlineExceeded: There was none until then; or, if the deadline is `certain`, there will be none.
+        """
         turn, began = (finish, next(self._order)), time.monotonic()
         slot: asyncio.Future[None] | None = None
         try:

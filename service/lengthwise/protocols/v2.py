@@ -21,7 +21,6 @@ from lengthwise.protocols.body_deadline import OptionsText
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
     JSON,
-    LARGE_BODY_BYTES,
     TENSORS_BYTES,
     Encode,
     Endpoint,
@@ -29,7 +28,6 @@ from lengthwise.protocols.endpoint import (
     KnownRequests,
     Received,
 )
-from lengthwise.protocols.request_parameters import OutputRequest
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownTensors, TensorCall
 from lengthwise.protocols.turns import Turns
@@ -69,8 +67,6 @@ class Infer(Endpoint):
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
         """Decodes a body; one whose head is known is decoded by its elements alone, which is fast."""
         size, path = len(request.body), request.scope["path_params"]
-        if fast and size > LARGE_BODY_BYTES:
-            return None
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
         split_text = tensor_text.split(head)
@@ -124,6 +120,7 @@ class _KnownBody(NamedTuple):
     def of(
         cls, tensor_call: TensorCall, sent: list[InputTensor], identifier: str | None, split_text: SplitText
     ) -> _KnownBody | None:
+        """What to remember of a valid body; None if it cannot be read by its elements alone."""
         tensors = KnownTensors.of(tensor_call, sent)
         sizes = tuple(len(one.data) if isinstance(one.data, memoryview) else None for one in sent)
         if tensors is None or sizes.count(None) != len(split_text.texts):  # other fields may be called `data`, too
@@ -190,7 +187,7 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
     return sent
 
 
-def _outputs(document: dict[str, Any], problems: Problems) -> list[OutputRequest]:
+def _outputs(document: dict[str, Any], problems: Problems) -> list[request_parameters.OutputRequest]:
     """The outputs that a request asks for, with their parameters."""
     output_requests = []
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
@@ -230,7 +227,7 @@ def _encode(tensor_call: TensorCall, identifier: str | None, answers: list[Answe
 
 
 def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
-    """The entries of an array of objects; if it is something else, adds a problem and returns an empty list."""
+    """The entries of a field that is an array of objects; empty if it is not, which is then in `problems`."""
     value = document.get(name)
     if isinstance(value, list) and len(value) > _MOST_TENSORS:
         problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
