@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -62,7 +63,7 @@ Status = health_pb2.HealthCheckResponse
 
 
 class SmallCalls:
-    """Answers these calls."""
+    """Answers the calls of the table above."""
 
     def __init__(self, serving: Serving, connections: GrpcConnections) -> None:
         self._serving = serving
@@ -70,7 +71,7 @@ class SmallCalls:
         self._receiving = Receiving(
             serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _SLOTS
         )
-        self._free_probes = _SLOTS
+        self._probes = asyncio.Semaphore(_SLOTS)
         self.health = HealthService(serving)
         self.streams = {"watch": 0, "reflection": 0}  # that are open now
 
@@ -134,9 +135,10 @@ class SmallCalls:
         handle: Callable[[RpcCall], Awaitable[None]],
         code: grpc.StatusCode | None = None,
     ) -> Handler:
-        """The handler of streams, of which `most` are open at once, because they have no deadline."""
+        """The handler of a kind of stream. At most `most` are open at once: they have no deadline."""
 
         async def answer(rpc: RpcCall) -> None:
+            """Runs the handler of a stream, or refuses the stream if too many are open."""
             if self.streams[kind] >= most:
                 refuse(rpc, InflightFull("too many streams are open", retry_after_seconds=1), code=code)
                 return
@@ -160,8 +162,7 @@ class SmallCalls:
             return {"ready": False}
 
     def _model_config(self, request: pb.ModelConfigRequest) -> Fields:
-        config = inventory.config(self._serving, self._find(request))
-        return {"config": json_format.ParseDict(config, pb.ModelConfig())}
+        return {"config": json_format.ParseDict(inventory.config(self._serving, self._find(request)), pb.ModelConfig())}
 
     async def _change(self, apply: Callable[[Serving, str, Fields], Awaitable[None]], request: Any) -> Fields:
         if self._serving.settings.admin_port is not None:
@@ -173,9 +174,14 @@ class SmallCalls:
         await self.health.watch(parsed(health_pb2.HealthCheckRequest, await self._received(rpc)), rpc)
 
     async def _reflect(self, servicer: ReflectionServicer, rpc: RpcCall) -> None:
-        """Which services there are, and their messages."""
+        """Answers the requests of a reflection stream: the names of the services, and their messages."""
 
         async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            """The requests of the stream.
+
+            Raises:
+                DeadlineExceeded: The next one does not come within the default timeout.
+            """
             while True:
                 try:
                     async with asyncio.timeout(self._seconds):
@@ -193,34 +199,29 @@ class SmallCalls:
     async def _received(self, rpc: RpcCall) -> bytes:
         """Receives the one message of a call, when there is memory for it."""
         hold = Hold(self._serving.inflight)
-        here: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        arrival: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
         def received(body: bytes | None, error: RequestError | None = None) -> None:
-            if not here.done():
-                here.set_result(body) if error is None else here.set_exception(error)
+            if not arrival.done():
+                arrival.set_result(body) if error is None else arrival.set_exception(error)
 
         message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
         self._receiving.start(message, time.monotonic() + self._seconds)
         body = None
         try:
-            body = await here
+            body = await arrival
         finally:
             self._receiving.end(message, arrived=body is not None)
             hold.close()
         return _small(body)
 
     async def _probed(self, rpc: RpcCall) -> bytes:
-        """The message of a probe; empty if it is not received at once."""
-        if not self._free_probes:
-            return b""
-        self._free_probes -= 1
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                return _small(await rpc.read())
-        except TimeoutError:
-            return b""
-        finally:
-            self._free_probes += 1
+        """The message of a probe; empty if all slots for probes are taken, or it does not arrive at once."""
+        if not self._probes.locked():
+            with suppress(TimeoutError):
+                async with self._probes, asyncio.timeout(_PROBE_SECONDS):
+                    return _small(await rpc.read())
+        return b""
 
 
 class HealthService:
@@ -241,12 +242,12 @@ class HealthService:
             changed.set()
 
     def end(self) -> None:
-        """The server stops: from now on it does not serve."""
+        """Reports NOT_SERVING from now on, because the server stops."""
         self._ended = True
         self.report()
 
     def check(self, request: health_pb2.HealthCheckRequest) -> Fields:
-        """Answers who asks once.
+        """Answers `Check`: the status of a service now.
 
         Raises:
             ModelNotFound: There is no such service.
@@ -258,7 +259,7 @@ class HealthService:
         return {"status": status}
 
     async def watch(self, request: health_pb2.HealthCheckRequest, rpc: RpcCall) -> None:
-        """Sends the status, and again whenever it has changed, until the client leaves or does not read."""
+        """Answers `Watch`: sends the status now and at each change, until the call is cancelled."""
         last = None
         while True:
             changed, status = self._changed, self._status(request.service)

@@ -25,6 +25,8 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
 _CONTENTS: Final = {  # the field with a tensor's elements, by its datatype
+    "BOOL": "bool_contents",
+    "BYTES": "bytes_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
     "INT32": "int_contents",
@@ -56,7 +58,7 @@ class MessageParts(NamedTuple):
 
     @classmethod
     def of(cls, body: bytes) -> MessageParts | None:
-        """Splits a message; None where it has many fields, an unusual id, or is no message.
+        """Splits a message; None if it has many fields or an unusual id, or is not a valid message.
 
         See "Encoding" in the documentation of protocol buffers: each field of `ModelInferRequest` is a tag of one byte,
         a length, and that many bytes.
@@ -126,8 +128,9 @@ def decode(
         for i, one in enumerate(request.outputs)
     ]
     raw, most = bool(request.raw_input_contents), serving.settings.max_sequences
-    parameters = _parameters(request.parameters)
-    tensor_call = tensors.read(served, sent, output_requests, parameters, problems, max_sequences=most, binary=raw)
+    tensor_call = tensors.read(
+        served, sent, output_requests, _parameters(request.parameters), problems, max_sequences=most, binary=raw
+    )
     kinds = {output.binary for output in tensor_call.outputs}
     if len(kinds) > 1:
         detail = "the contents of all outputs are raw over gRPC, or of none: binary_data must agree"
@@ -181,7 +184,7 @@ def crowded(body: bytes) -> bool:
 
 
 def identifier_of(body: bytes) -> str:
-    """The id of a request whose parts are not known; empty where it has none, or is no message."""
+    """Parses a whole message for its id; empty if the message has none or cannot be parsed."""
     try:
         return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS]
     except DecodeError:
@@ -236,7 +239,7 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTens
             data = raw[i]
             if tensor.HasField("contents"):
                 problems.add(f"{pointer}/contents", "must be absent where raw_input_contents has the elements")
-        elif tensor.datatype in _CONTENTS:
+        elif tensor.datatype in ELEMENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
             data = np.array(contents, dtype=ELEMENTS[tensor.datatype]).tobytes()
         sent.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
@@ -277,10 +280,5 @@ def _encode(tensor_call: TensorCall, identifier: str, answers: list[Answer]) -> 
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
     for tensor in output_tensors.answer(tensor_call, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
-        if tensor.datatype == "BYTES":
-            output.contents.bytes_contents.extend(tensor.values.flat)
-        elif tensor.datatype == "BOOL":
-            output.contents.bool_contents.extend(tensor.values.ravel().tolist())
-        else:
-            output.contents.fp32_contents.extend(tensor.values.ravel().tolist())
+        getattr(output.contents, _CONTENTS[tensor.datatype]).extend(tensor.values.ravel().tolist())
     return response.SerializeToString()

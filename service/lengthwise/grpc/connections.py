@@ -86,26 +86,24 @@ class AcceptedConnections:
         return None
 
     def _opened(self, file: int) -> tuple[str, socket.socket] | None:
-        """The client and a duplicate of a file, which the caller closes; None if it is no connection of the port."""
+        """The client and a duplicate of a file, which the caller closes; None if it is no connection of this port."""
         try:
             if not stat.S_ISSOCK(os.fstat(file).st_mode):
                 return None
             connection = socket.socket(fileno=os.dup(file))
         except OSError:  # it was closed meanwhile
             return None
-        try:
+        with suppress(OSError):  # it listens, or has just ended
             if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == self.port:
                 address, port = connection.getpeername()[:2]
                 return f"{address.removeprefix('::ffff:')}:{port}", connection
-        except OSError:  # it listens, or has just ended
-            pass
         connection.close()
         return None
 
 
 @dataclass(slots=True)
 class ClientConnection:
-    """What is known of one connection."""
+    """The calls and the bytes of one client's connection."""
 
     since: float  # since when it is idle; without a call so far, since it was seen first
     calls: int = 0  # that are open
@@ -113,7 +111,7 @@ class ClientConnection:
     delivered: int = 0  # bytes of its calls, about, and of their messages that were handed over, with their frames
 
     def deliver(self, message_bytes: int) -> None:
-        """A message was handed over."""
+        """Counts a message that was handed to its call."""
         self.delivered += message_bytes + message_bytes // _FRAME_SHARE
 
 
@@ -130,11 +128,11 @@ class GrpcConnections:
 
     @property
     def count(self) -> int:
-        """How many are open now."""
+        """The number of open connections; reads the open files of the process."""
         return len(self._accepted.look())
 
     def begun(self, rpc: RpcCall) -> None:
-        """A call has begun."""
+        """Counts a call of its connection, from now until its end."""
         connection = self.of(rpc.client)
         connection.called = True
         connection.calls += 1
@@ -150,7 +148,7 @@ class GrpcConnections:
         rpc.on_end(ended)
 
     def of(self, client: str) -> ClientConnection:
-        """What is known of a client's connection."""
+        """The counts of a client's connection; new ones for a connection that is not known yet."""
         return self._known.setdefault(client, ClientConnection(time.monotonic()))
 
     def received_bytes(self, client: str) -> int | None:
@@ -173,7 +171,7 @@ class GrpcConnections:
                 self._accepted.end(client)
 
     def _too_long(self, present: list[str]) -> list[str]:
-        """The connections that must end now: without a call in time, or idle while too many are `present`."""
+        """The clients whose connection must end: no call in time, or idle for longest while too many are `present`."""
         self._looked = now = time.monotonic()
         known = self._known
         for client in known.keys() - set(present):

@@ -189,7 +189,7 @@ class Receiving:
         self._give_back()
 
     def _reserve(self, message: IncomingMessage) -> bool:
-        """Reserves memory for a message, and begins to receive it; False, and refused, if there is none."""
+        """Reserves memory for a message and begins to receive it; without memory, refuses it and returns False."""
         try:
             message.hold.set(self._reserved_bytes)
         except RequestError as error:

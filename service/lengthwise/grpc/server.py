@@ -31,7 +31,6 @@ from lengthwise.errors import ConfigurationError, RequestError
 from lengthwise.grpc import infer
 from lengthwise.grpc.calls import SmallCalls
 from lengthwise.grpc.connections import GrpcConnections
-from lengthwise.grpc.infer import INFER, STREAM, ModelInfer, headers_of, refuse_unread
 from lengthwise.grpc.receiving import Receiving
 from lengthwise.grpc.stream import StreamInference
 from lengthwise.grpc.transport import Handler, RpcCall, RpcServer
@@ -64,11 +63,13 @@ class GrpcServer:
         self._max_connections = max_connections or settings.max_connections
         self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
         receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
-        self._streams = StreamInference(ModelInfer(serving, large_bodies, STREAM), receiving, self._connections)
+        self._streams = StreamInference(
+            infer.ModelInfer(serving, large_bodies, infer.STREAM), receiving, self._connections
+        )
         self._calls = SmallCalls(serving, self._connections)
         self._handlers: dict[str, Handler] = {
-            f"/{INFER}": partial(infer.answer, ModelInfer(serving, large_bodies, INFER), receiving),
-            f"/{STREAM}": self._streams.answer,
+            f"/{infer.INFER}": partial(infer.answer, infer.ModelInfer(serving, large_bodies, infer.INFER), receiving),
+            f"/{infer.STREAM}": self._streams.answer,
             **self._calls.handlers(),
         }
         self._begun = 0
@@ -76,7 +77,7 @@ class GrpcServer:
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listens and answers; calls of models that are not ready are refused as such.
+        """Binds the port and accepts calls; a call of a model that is not ready is refused.
 
         Returns the port, which may be any where 0 is given.
 
@@ -86,9 +87,8 @@ class GrpcServer:
         settings = self._serving.settings
         server = RpcServer(_options(settings, self._max_connections), settings.max_body_bytes, self._begin)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        credentials = _credentials(settings)
         try:
-            bound = server.listen(address, credentials)
+            bound = server.listen(address, _credentials(settings))
         except RuntimeError:
             bound = 0
         if bound == 0:
@@ -132,7 +132,7 @@ class GrpcServer:
         elif len(rpc.metadata) > MAX_FIELDS:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a call may have {MAX_FIELDS} fields of metadata")
         elif (refusal := self._without_key(rpc)) is not None:
-            refuse_unread(rpc, refusal)
+            infer.refuse_unread(rpc, refusal)
         elif handler is None:
             rpc.finish(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
         else:
@@ -141,9 +141,9 @@ class GrpcServer:
 
     def _without_key(self, rpc: RpcCall) -> RequestError | None:
         """Why a call is refused for its key. Inference calls pass: `InferenceCall` refuses and counts them."""
-        if rpc.method not in (f"/{INFER}", f"/{STREAM}"):
+        if rpc.method not in (f"/{infer.INFER}", f"/{infer.STREAM}"):
             try:
-                self._serving.check_key(headers_of(rpc.metadata))
+                self._serving.check_key(infer.headers_of(rpc.metadata))
             except RequestError as error:
                 return error.with_traceback(None)
         return None

@@ -216,6 +216,7 @@ class _Stream:
         request, message = self._line.popleft()
 
         def sent() -> None:
+            """Called when the client may have the answer: releases its memory, and goes on sending and reading."""
             self._sending = False
             self._requests.pop(request, None)
             request.call.hold.close()
@@ -227,6 +228,7 @@ class _Stream:
         self._rpc.write(message, sent)
 
     def _finish_if_done(self) -> None:
+        """Ends the call once nothing is read any more and all answers have left."""
         if not self._ended or self._requests or self._rpc.finished:
             return
         self._give_back(arrived=False)

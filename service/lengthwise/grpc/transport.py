@@ -92,6 +92,7 @@ class RpcCall:
             self.on_cancel = asyncio.get_running_loop().create_task(self._run(answering)).cancel
 
     async def _run(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Awaits a handler and ends its call; an unknown error is logged and ends it with UNKNOWN."""
         try:
             await answering
             self.finish()
@@ -112,6 +113,7 @@ class RpcCall:
         """Calls `received` with the next message, or None after the last. One at a time."""
 
         def done(event: Any) -> None:
+            """Passes the message on, inflated if it is compressed."""
             message = event.batch_operations[0].message()
             if message is not None and self.on_message is not None:
                 self.on_message(len(message))
@@ -179,7 +181,7 @@ class RpcCall:
         trailing: Metadata = (),
         message: bytes | None = None,
     ) -> None:
-        """Ends the call, with the one message of its answer where it has one; only the first time counts."""
+        """Ends the call with a status, after the one message of a unary answer; a second call does nothing."""
         if self._status is not None:
             return
         self._status = code, details, trailing
@@ -206,6 +208,7 @@ class RpcCall:
         self._call.start_server_batch(operations, partial(self._done, done))
 
     def _done(self, done: Callable[[Any], None], event: Any) -> None:
+        """Handles the end of one operation of the core; after the last one, calls what `on_end` registered."""
         self._due -= 1
         done(event)
         if self._due == 0 and not self._over:  # the first operation ends with the call
@@ -316,7 +319,7 @@ class RpcServer:
         self._begin(RpcCall(event, self._unread, self._turns, self._max_message_bytes))
 
     def _wait(self) -> None:
-        """Waits for the next event whenever the loop has found none, in a thread of its own."""
+        """Waits for events in a thread of its own, and wakes the event loop, which handles them."""
         while True:
             self._idle.acquire()
             event = self._queue.poll()
