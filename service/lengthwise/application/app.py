@@ -39,12 +39,10 @@ from starlette.routing import BaseRoute, Route
 
 from lengthwise.application import document, health, operations, pages
 from lengthwise.application.gate import OPEN, Gate
-from lengthwise.application.pages import path_of
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.endpoint import Endpoint
-from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
@@ -143,19 +141,16 @@ class Application(FastAPI):
             "redoc_url": None,
         }
         super().__init__(lifespan=lambda _: self._lifespan(), **fixed | options)
-        self._customized = bool(self.user_middleware or self.router.dependencies)
-        if origins := serving.settings.cors_origins:
-            across = Middleware(
-                CORSMiddleware,
-                allow_origins=origins,
-                allow_methods=("GET", "POST"),
-                allow_headers=REQUEST_HEADERS,
-                expose_headers=RESPONSE_HEADERS,
-            )
-            self.user_middleware.append(across)
+        across = Middleware(
+            CORSMiddleware,
+            allow_origins=serving.settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
+        )
         gate = Middleware(Gate, serving=lambda: self.serving, routes=self.router.routes, console=self._console)
-        self.user_middleware.append(gate)
-        self._own_middleware = tuple(self.user_middleware)
+        self._own_middleware = [across, gate] if serving.settings.cors_origins else [gate]
+        self.user_middleware += self._own_middleware  # behind those of its user
         _answer_errors(self, "GET / says what is where", {*(options.get("exception_handlers") or ())})
         self._serve(serving)
 
@@ -165,8 +160,8 @@ class Application(FastAPI):
         settings = serving.settings
         self.serving = serving
         large_bodies = Turns()
-        self.predict = Predict(serving, large_bodies)
-        v1, v2 = PredictV1(serving, large_bodies), Infer(serving, large_bodies)
+        self.predict = predict.Predict(serving, large_bodies)
+        v1, v2 = predict.PredictV1(serving, large_bodies), Infer(serving, large_bodies)
         self.inference: tuple[Endpoint, ...] = self.predict, v1, v2
         self._rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies, self._grpc_connections)
         operations.add_predict(self.router, self.predict)
@@ -241,6 +236,7 @@ class Application(FastAPI):
                         await rpc.stop()
 
     async def _start(self) -> None:
+        """Loads the models, and listens for gRPC: before the models are loaded, or as a worker after that."""
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
 
         async def listen() -> None:
@@ -267,8 +263,7 @@ class Application(FastAPI):
     def extended(self) -> bool:
         """Whether a user added something that has to see every call: middleware, dependencies or instrumentation."""
         return (
-            self._customized
-            or tuple(self.user_middleware) != self._own_middleware
+            self.user_middleware != self._own_middleware
             or bool(self.dependency_overrides or self.router.dependencies)
             or type(self) is not Application
             or "build_middleware_stack" in vars(self)
@@ -292,8 +287,12 @@ def make_admin_app(serving: Serving) -> FastAPI:
 
         paths = {"predict": CONSOLE_PREDICT, "health": "/healthz", "metrics": "/metrics"}
         _add_index(app.router, serving, paths, console=True)
-        endpoint = operations.Inference(Predict(serving, Turns()))
-        app.router.add_api_route(CONSOLE_PREDICT, endpoint, methods=["POST"], include_in_schema=False)
+        app.router.add_api_route(
+            CONSOLE_PREDICT,
+            operations.Inference(predict.Predict(serving, Turns())),
+            methods=["POST"],
+            include_in_schema=False,
+        )
         app.router.routes += routes.routes(serving, health.described, predict=CONSOLE_PREDICT[1:])
     _match_to_the_end(app.router.routes)
     _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
@@ -321,6 +320,7 @@ def _add_index(router: APIRouter, serving: Serving, paths: Mapping[str, str], *,
 
     @router.get("/", **document.operation("index"))
     async def index(request: Request) -> Response:
+        """Answers `GET /`: a page for a browser, else JSON."""
         if pages.wants_page(request.scope):
             if console:
                 from lengthwise.console import page
@@ -346,20 +346,21 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
     """
 
     def refusal(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-        if kserve.is_path(path_of(request.scope)):
+        if kserve.is_path(pages.path_of(request.scope)):
             return document.answer({"error": detail}, status, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
         return Response(problems.of_status(status, detail), status, headers=headers)
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
-        return kserve.response(error, path_of(request.scope))
+        return kserve.response(error, pages.path_of(request.scope))
 
     async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
         problems_of_parameters = (f"{'/'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return refusal(request, 422, "; ".join(problems_of_parameters), {})
 
     async def unrouted(request: Request, error: HTTPException) -> Response:
+        """Answers 404 and 405 of the router, and every other `HTTPException`."""
         detail, headers = error.detail, dict(error.headers or {})
         if error.status_code == 404 and detail == "Not Found":
             detail = f"nothing is at this path; {elsewhere}"
@@ -402,7 +403,7 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
 
 
 def _is_instrumented() -> bool:
-    """Whether instrumentation sees all calls of this process, of which the application knows nothing."""
+    """Whether a tool has patched FastAPI or Starlette to see every call, as OpenTelemetry does."""
     for owner, name in _CALLED:
         called = getattr(owner, name)
         # A proxy has the file of what it stands for, a function around another one its own.

@@ -24,11 +24,10 @@ from typing import Any, Final
 import orjson
 from starlette.responses import Response
 
-from lengthwise.protocols import kserve, tensor_specs
+from lengthwise.protocols import kserve, problems, tensor_specs
 from lengthwise.runtime.manifest import Manifest
 
 JSON: Final = "application/json"
-PROBLEM: Final = "application/problem+json"
 _DOCUMENT: Final[dict[str, Any]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
 _OPERATIONS: Final = {one["operationId"]: one for calls in _DOCUMENT["paths"].values() for one in calls.values()}
 _SCHEMAS: Final = "#/components/schemas/"
@@ -37,8 +36,11 @@ LIMITS: Final = tuple(_DOCUMENT["components"]["schemas"]["Limits"]["required"]) 
 
 def operation(name: str, alias: str | None = None) -> dict[str, Any]:
     """The options of a route for the operation of that id, or for the same operation at another path, `alias`."""
-    described = _OPERATIONS[name] | {"operationId": alias or name}
-    return {"response_class": Response, "response_model": None, "openapi_extra": described}
+    return {
+        "response_class": Response,
+        "response_model": None,
+        "openapi_extra": _OPERATIONS[name] | {"operationId": alias or name},
+    }
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -65,7 +67,7 @@ def completed(
     if keyless is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path in document["paths"].keys() - keyless:
-            kind, form = (JSON, "Error") if kserve.is_path(path) else (PROBLEM, "Problem")
+            kind, form = (JSON, "Error") if kserve.is_path(path) else (problems.MEDIA_TYPE.decode(), "Problem")
             content = {kind: {"schema": {"$ref": _SCHEMAS + form}}}
             for call in document["paths"][path].values():
                 call["responses"]["401"] = {"description": "No key, or a wrong one", "content": content}

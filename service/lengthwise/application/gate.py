@@ -61,6 +61,7 @@ class Gate:
         await answer(scope, receive, _closing(send, serving))
 
     def _check(self, scope: Scope, serving: Serving) -> None:
+        """Checks the page and the key of a request; raises `RequestError` if it is refused."""
         headers, path = dict(scope["headers"]), path_of(scope)
         # Of the console, what is read takes something too: a view is one of few.
         if scope["method"] in _READING and not path.startswith(CONSOLE):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib import metadata
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from lengthwise.application import document, pages
-from lengthwise.application.document import operation
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.protocols import kserve
 from lengthwise.repository.contents import listed
@@ -27,13 +25,13 @@ _OF_MANIFEST: Final = {"labels", "task", "min_length", "max_length", "long", "mi
 def add_probes(router: APIRouter, serving: Serving) -> None:
     """Adds `/livez` and `/readyz`, and the alias of the latter for SageMaker, `/ping`."""
 
-    @router.get("/livez", **operation("livez"))
+    @router.get("/livez", **document.operation("livez"))
     async def livez() -> Response:
         problem = serving.watchdog.problem
         return PlainTextResponse("ok") if problem is None else PlainTextResponse(problem, 503)
 
-    @router.get("/ping", **operation("readyz", "ping"))
-    @router.get("/readyz", **operation("readyz"))
+    @router.get("/ping", **document.operation("readyz", "ping"))
+    @router.get("/readyz", **document.operation("readyz"))
     async def readyz() -> Response:
         return PlainTextResponse("ok") if serving.ready else kserve.response(_why_not_ready(serving), "/readyz")
 
@@ -41,16 +39,17 @@ def add_probes(router: APIRouter, serving: Serving) -> None:
 def add_state(router: APIRouter, serving: Serving) -> None:
     """Adds `/healthz`, `/metrics` and `/shadow`."""
 
-    @router.get("/healthz", **operation("healthz"))
+    @router.get("/healthz", **document.operation("healthz"))
     async def healthz() -> Response:
         return document.answer(described(serving), 200 if serving.ready else 503)
 
-    @router.get("/metrics", **operation("metrics"))
+    @router.get("/metrics", **document.operation("metrics"))
     async def metrics(request: Request) -> Response:
         pieces, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
-        return _Pieces(pieces, media_type)
+        headers = {"content-type": media_type, "content-length": str(sum(map(len, pieces)))}
+        return StreamingResponse(_one_by_one(pieces), headers=headers)
 
-    @router.get("/shadow", **operation("shadow"))
+    @router.get("/shadow", **document.operation("shadow"))
     async def shadow(request: Request) -> Response:
         compared = None if serving.monitoring is None else serving.monitoring.shadow
         comparison = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
@@ -59,20 +58,11 @@ def add_state(router: APIRouter, serving: Serving) -> None:
         return document.answer(comparison, headers={"vary": "accept"})
 
 
-class _Pieces(Response):
-    """A body of megabytes, written piece after piece: to join or to write all of it would stop the event loop."""
-
-    def __init__(self, pieces: Sequence[bytes], media_type: str) -> None:
-        super().__init__(headers={"content-type": media_type, "content-length": str(sum(map(len, pieces)))})
-        self._pieces = pieces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it; others have the event loop between the pieces."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0)
-        await send({"type": "http.response.body"})
+async def _one_by_one(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of a body of megabytes: to join or write it at once would block the event loop."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)  # other tasks run between two pieces
 
 
 def described(serving: Serving) -> dict[str, Any]:
@@ -103,6 +93,7 @@ def described(serving: Serving) -> dict[str, Any]:
 
 
 def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
+    """The entry of one served version in `/healthz`."""
     manifest, origin, breaker = served.manifest, served.manifest.made, served.queue.breaker
     again = max(0.0, breaker.probe_time - time.monotonic())
     return {
@@ -129,6 +120,7 @@ def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
 
 
 def _why_not_ready(serving: Serving) -> RequestError:
+    """The refusal of `/readyz` while the server is not ready."""
     if serving.batcher.draining:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started and not serving.repository.starting:

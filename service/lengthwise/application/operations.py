@@ -16,7 +16,6 @@ from fastapi.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from lengthwise.application import document
-from lengthwise.application.document import operation
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
@@ -77,20 +76,18 @@ class Inference:
 
 def add_predict(router: APIRouter, endpoint: Predict) -> None:
     """Adds `POST /predict`, and its alias for SageMaker."""
-    router.post("/predict", **operation("predict"))(Inference(endpoint))
-    router.post("/invocations", **operation("predict", "invocations"))(Inference(endpoint))
+    router.post("/predict", **document.operation("predict"))(Inference(endpoint))
+    router.post("/invocations", **document.operation("predict", "invocations"))(Inference(endpoint))
 
 
 def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
     """Adds KServe's protocol v1."""
     serving = endpoint.serving
-
-    def models(_: Request) -> Any:
-        return {"models": sorted({served.manifest.name for served in serving.served})}
-
-    _add_get(router, "/v1/models", models, "v1_models")
+    _add_get(
+        router, "/v1/models", lambda _: {"models": sorted({one.manifest.name for one in serving.served})}, "v1_models"
+    )
     for name, path in _V1_PATHS.items():
-        router.post(f"{path}:predict", **operation(f"{name}_predict"))(Inference(endpoint))
+        router.post(f"{path}:predict", **document.operation(f"{name}_predict"))(Inference(endpoint))
         _add_get(router, path, partial(_state, serving), f"{name}_model")
 
 
@@ -107,7 +104,7 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     _add_models(router, infer, "/v2/models/{model}", "v2_model")
     _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version")
 
-    @router.post("/v2/repository/index", **operation("v2_index"))
+    @router.post("/v2/repository/index", **document.operation("v2_index"))
     async def index(request: Request) -> Response:
         sent = await _document(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
         return document.answer(inventory.index(serving, ready=sent.get("ready", False)))
@@ -122,27 +119,28 @@ def _add_models(router: APIRouter, infer: Infer, path: str, name: str) -> None:
         names = served.manifest.input.names
         return inventory.model(serving, served) | ({} if names is None else {"parameters": {"names": names}})
 
-    def config(request: Request) -> Any:
-        return inventory.config(serving, _model_of(serving, request))
-
-    def stats(request: Request) -> Any:
-        return inventory.statistics(serving, request.path_params["model"], request.path_params.get("version"))
-
+    reads: dict[str, Callable[[Request], Any]] = {
+        "config": lambda request: inventory.config(serving, _model_of(serving, request)),
+        "stats": lambda request: inventory.statistics(
+            serving, request.path_params["model"], request.path_params.get("version")
+        ),
+        "ready": partial(_state, serving),
+    }
     _add_get(router, path, metadata, f"{name}_metadata")
-    _add_get(router, f"{path}/config", config, f"{name}_config")
-    _add_get(router, f"{path}/stats", stats, f"{name}_stats")
-    _add_get(router, f"{path}/ready", partial(_state, serving), f"{name}_ready")
-    router.post(f"{path}/infer", **operation(f"{name}_infer"))(Inference(infer))
+    for part, read in reads.items():
+        _add_get(router, f"{path}/{part}", read, f"{name}_{part}")
+    router.post(f"{path}/infer", **document.operation(f"{name}_infer"))(Inference(infer))
 
 
 def add_changes(router: APIRouter, serving: Serving) -> None:
     """Adds the operations that change what is served."""
 
     def add(name: str, apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> None:
-        @router.post(f"/v2/repository/models/{{model}}/{name}", **operation(f"v2_{name}"))
+        @router.post(f"/v2/repository/models/{{model}}/{name}", **document.operation(f"v2_{name}"))
         async def change(request: Request) -> Response:
-            expected = 'the body must be empty, or {"parameters": {...}}'
-            sent = await _document(serving, request, "parameters", dict, expected)
+            sent = await _document(
+                serving, request, "parameters", dict, 'the body must be empty, or {"parameters": {...}}'
+            )
             await apply(serving, request.path_params["model"], sent.get("parameters", {}))
             return document.answer({})
 
@@ -153,7 +151,7 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
 def _add_get(router: APIRouter, path: str, read: Callable[[Request], Any], name: str) -> None:
     """Adds a GET of KServe's protocols; an answer with `ready` or `live` false has the status 503."""
 
-    @router.get(path, **operation(name))
+    @router.get(path, **document.operation(name))
     async def answered(request: Request) -> Response:
         content = read(request)
         if inspect.isawaitable(content):

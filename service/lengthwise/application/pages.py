@@ -49,8 +49,14 @@ def routes(openapi: str, files: Path | None) -> list[Route]:
     loaded = {} if files is None else {START: _TEMPLATES / "start.js"} | {at: files / FILES[at] for at in FILES}
 
     async def page(request: Request) -> Response:
+        """Answers `GET /docs`: Swagger UI, or how to install its files."""
         root = request.scope.get("root_path", "")
-        return _without_files(root + openapi) if files is None else _swagger(root, openapi)
+        if files is None:
+            return _page("missing.html", install=how_to_install("serve"), openapi=root + openapi)
+        script, style, start = (root + path for path in (*FILES, START))
+        return _page(
+            "docs.html", policy=_SWAGGER_POLICY, openapi=root + openapi, script=script, style=style, start=start
+        )
 
     async def file(request: Request) -> Response:
         return FileResponse(loaded[path_of(request.scope)], headers={"cache-control": "max-age=86400"})
@@ -86,15 +92,6 @@ def key_needed() -> Response:
     return _page("key.html", status=401, headers={"www-authenticate": "Bearer"})
 
 
-def _swagger(root: str, openapi: str) -> Response:
-    script, style, start = (root + path for path in (*FILES, START))
-    return _page("docs.html", policy=_SWAGGER_POLICY, openapi=root + openapi, script=script, style=style, start=start)
-
-
-def _without_files(openapi: str) -> Response:
-    return _page("missing.html", install=how_to_install("serve"), openapi=openapi)
-
-
 def _page(
     name: str,
     *,
@@ -103,6 +100,7 @@ def _page(
     headers: Mapping[str, str] | None = None,
     **values: object,
 ) -> Response:
+    """Renders a template as a response, with a content security policy and the other headers of every page."""
     fixed = {
         "content-security-policy": policy,
         "referrer-policy": "no-referrer",
