@@ -24,9 +24,9 @@ from lengthwise.connections.limits import ADMIN_CONNECTIONS
 from lengthwise.console.live import MOST_VIEWERS
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER
-from lengthwise.http.fast_path import MAX_KNOWN_BYTES, MAX_KNOWN_FIELDS
+from lengthwise.http.fast_path import MAX_KNOWN_FIELDS
 from lengthwise.http.request_reader import MAX_HEADER_BYTES
-from lengthwise.protocols.endpoint import MAX_FIELDS
+from lengthwise.protocols.endpoint import LONGEST_KEY_BYTES, MAX_FIELDS
 from tests.support import http2, proc
 from tests.support.doors import HEALTH, Door, opened
 
@@ -132,7 +132,7 @@ KINDS: Final = {
     "HTTP, `GET /livez`, all header fields": Kind("http", asks(_wide(_LIVEZ))),
     "HTTP, `POST /predict`": Kind("http", asks(_PREDICT)),
     "HTTP, `POST /predict`, a head that is remembered": Kind(
-        "http", asks(_wide(_PREDICT, MAX_KNOWN_FIELDS, MAX_KNOWN_BYTES))
+        "http", asks(_wide(_PREDICT, MAX_KNOWN_FIELDS, LONGEST_KEY_BYTES))
     ),
     "HTTP, `POST /predict`, all header fields": Kind("http", asks(_wide(_PREDICT))),
     "HTTP, `POST /predict`, 1 MB": Kind("http", asks(_LARGE)),

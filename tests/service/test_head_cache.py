@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lengthwise.http.fast_path import MAX_KNOWN_BYTES, MAX_KNOWN_FIELDS, FastPath
+from lengthwise.http.fast_path import MAX_KNOWN_FIELDS, FastPath
+from lengthwise.protocols.endpoint import LONGEST_KEY_BYTES
 
 HEADERS = {b"host": b"x", b"content-type": b"application/json", b"content-length": b"4"}
 FIRST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nbody"
@@ -92,7 +93,7 @@ def test_a_large_head_is_not_kept():
 
     assert is_kept(MAX_KNOWN_FIELDS, 10)
     assert not is_kept(MAX_KNOWN_FIELDS + 1, 10)
-    assert not is_kept(10, MAX_KNOWN_BYTES // 7)
+    assert not is_kept(10, LONGEST_KEY_BYTES // 7)
 
 
 class Parsed:

@@ -182,7 +182,7 @@ class Listener:
             self._accept_some(loop)  # where nobody waits any more, what was left is forgotten
 
     def _make_room(self, now: float) -> bool:
-        """Ends the oldest handshake, or else the connection that has been idle longest; whether there was one."""
+        """Ends the oldest handshake, or else the longest idle connection; returns whether there was one."""
         if self._tls is None or not self._pending:
             return self._keep_alive.make_room(now)
         oldest = next(iter(self._pending))
@@ -290,8 +290,9 @@ def context(settings: Settings) -> ssl.SSLContext | None:
             raise ConfigurationError(f"{flag(option)} {path} cannot be read: {error.strerror}") from error
 
     def refuse_encrypted() -> NoReturn:
-        file = key or certificate
-        raise ConfigurationError(f"the private key in {file} is encrypted: nobody is there to type its password")
+        raise ConfigurationError(
+            f"the private key in {key or certificate} is encrypted: nobody is there to type its password"
+        )
 
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     files = f"{flag('tls_cert_file')} {certificate}" + ("" if key is None else f" and {flag('tls_key_file')} {key}")

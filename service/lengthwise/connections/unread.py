@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import array
 import asyncio
+import termios
 from collections.abc import Callable
+from fcntl import ioctl
 from typing import Final
-
-try:
-    import termios
-    from fcntl import ioctl
-except ImportError:  # no such call on this system: bytes in the kernel count as read
-    ioctl = None  # type: ignore[assignment]
 
 MIN_READ_BYTES_PER_SECOND: Final = 1024
 PATIENCE_SECONDS: Final = 20.0  # that a client may read nothing at all
@@ -33,8 +29,9 @@ def has_arrived(transport: asyncio.Transport) -> bool:
 
 
 def _in_kernel(transport: asyncio.Transport, call: str) -> int:
+    """The bytes that an ioctl (`TIOCOUTQ`, `FIONREAD`) reports of a socket's buffer in the kernel; 0 if it cannot."""
     connection = transport.get_extra_info("socket")
-    if connection is None or ioctl is None:
+    if connection is None:
         return 0
     count = array.array("i", [0])
     try:
@@ -72,7 +69,7 @@ class UnreadWatch:
             self._timer = None
 
     def _look(self) -> None:
-        """Adds the time that the bytes read since the last look are worth; cuts the client off where none is left."""
+        """Adds time for the bytes that the client has read since the last look; without time left, calls `too_slow`."""
         unread = unread_bytes(self._transport)
         read = max(0, self._unread - unread)
         self._unread = unread

@@ -53,19 +53,19 @@ class WebPages:
             self._known.add(host)
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Checks a request that changes, uploads or computes something; Forbidden from a page of another site."""
-        self.check_host(headers)
-        if ORIGIN in headers or SITE in headers:
-            self._check_page(headers)
+        """Checks a request that changes, uploads or computes something. Raises also as `check_host` does.
 
-    def _check_page(self, headers: Mapping[bytes, bytes]) -> None:
+        Raises:
+            Forbidden: It comes from a page of another site, whose origin is not allowed.
+        """
+        self.check_host(headers)
+        if ORIGIN not in headers and SITE not in headers:  # not a browser's
+            return
         origin, site = headers.get(ORIGIN, b"").lower(), headers.get(SITE)
-        if self._any or origin in self._allowed:
-            return
         # A proxy may have changed the host. What the browser says of the page is surer, but old ones do not say it.
-        if site in _OWN_PAGE or (site is None and _host_of(origin) == headers.get(HOST, b"").lower()):
-            return
-        raise Forbidden("web pages of other sites may not call; --cors-origins allows the pages of an origin")
+        is_own = site in _OWN_PAGE or (site is None and _host_of(origin) == headers.get(HOST, b"").lower())
+        if not (is_own or self._any or origin in self._allowed):
+            raise Forbidden("web pages of other sites may not call; --cors-origins allows the pages of an origin")
 
 
 def _host_of(origin: bytes) -> bytes:

@@ -82,7 +82,7 @@ class AsgiRequest:
         self._event.set()
 
     def refused(self, status: int) -> None:
-        """The connection ends after writing this status in the place of the answer."""
+        """Called when the connection has written this status instead of the answer, and ends."""
         self.delivery.refused = status
         self._wants_continue = False
         self.client_left()
@@ -168,7 +168,7 @@ class AsgiRequest:
             written.append((b"transfer-encoding", b"chunked"))
         self.response_started = True
         self._wants_continue = False
-        common = common_lines(self._connection.server_state.default_headers)
+        common = common_lines(tuple(self._connection.server_state.default_headers))
         head = STATUS_LINES[status], common, header_lines(written), b"\r\n"
         self._connection.transport.write(b"".join(head))
 

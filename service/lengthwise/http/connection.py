@@ -58,7 +58,7 @@ from lengthwise.http.fast_path import FastPath
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.framing import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE, MalformedLog
 from lengthwise.http.request_reader import MAX_HEADER_BYTES, MOST_PARTS, Head, RequestReader
-from lengthwise.http.timed_connection import HALF_CLOSED_SECONDS, UNREAD_SECONDS, TimedConnection
+from lengthwise.http.timed_connection import HALF_CLOSED_SECONDS, UNPARSED, UNREAD_SECONDS, TimedConnection
 from lengthwise.protocols.body import CLIENT_LEFT
 
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
@@ -100,7 +100,7 @@ class Connection(TimedConnection):
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
         self._answered_at = 0.0
         self._waiting: deque[AsgiRequest] = deque()  # those behind it
-        self._ahead = Hold(self._unwritten.inflight)  # the heads and bodies of those
+        self._pipelined = Hold(self._unwritten.inflight)  # memory of the heads and bodies of those
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._parts = 0  # of bodies, parsed in this turn of the event loop
@@ -155,7 +155,7 @@ class Connection(TimedConnection):
         self.flow.end()
         self.flow.resume_writing()
         self._unwritten.close()
-        self._ahead.close()
+        self._pipelined.close()
 
     def data_received(self, data: bytes) -> None:
         """Answers a request whose header block is known; has any other data parsed, and remembers a new one."""
@@ -208,19 +208,21 @@ class Connection(TimedConnection):
                 break
         self._limit_time()
         if self._rest and self.state not in ENDED:
-            self.flow.fall_behind(True)
+            self.flow.pause_reading(UNPARSED)
             self.loop.call_soon(self._parse_rest)
 
     def _parse_rest(self) -> None:
+        """Parses, in a new turn of the event loop, data that was left over by the last one."""
         data, self._rest = self._rest, b""
         if self.state in ENDED or self.transport.is_closing():
             return
-        self.flow.fall_behind(False)
+        self.flow.resume_reading(UNPARSED)
         self._parse_in_turns(data)
         if self._ended_early and not self._rest and not self.eof_received():
             self.transport.close()
 
     def _limit_time(self) -> None:
+        """Refuses a header block that is too large; starts the timer of a header block or body that is not complete."""
         if self.bytes_since_progress > MAX_HEADER_BYTES:
             self.refuse(431)
         elif self._timer is None and not self.transport.is_closing():
@@ -230,7 +232,7 @@ class Connection(TimedConnection):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
     def eof_received(self) -> bool:
-        """The client sends no more: it has some time to be answered, unless it has left altogether."""
+        """Handles the client's EOF: requests so far are answered within a bounded time, unless the client is gone."""
         if self.transport.is_closing():
             return False
         if self._rest and self.transport.can_write_eof():
@@ -240,13 +242,13 @@ class Connection(TimedConnection):
         self.refuse(None)
         if self.transport.is_closing() or not self.is_answering() or not self.transport.can_write_eof():
             return False  # over TLS a connection ends on both sides
-        self._start_timer(HALF_CLOSED_SECONDS, self._has_left)
+        self._abort_later(HALF_CLOSED_SECONDS, lambda: self.flow.write_paused)
         return True
 
     # What the reader of requests reports.
 
     def request_begins(self, head: Head) -> None:
-        """A header block within bounds is complete: starts its request, or queues it behind the one before it.
+        """Starts the request of a complete header block, or queues it if an earlier one is being answered.
 
         Only the first request in a piece of data may skip ASGI: refusing hundreds at once would block the event loop.
         Through ASGI each has its own turn.
@@ -261,12 +263,13 @@ class Connection(TimedConnection):
         if fast is not None:
             self.newest = self._answering = self._fast_request = fast
         else:
-            more = {"state": self._app_state.copy(), **self._addresses}
-            self.newest = request = AsgiRequest(self, head, self._root_path, more)
+            self.newest = request = AsgiRequest(
+                self, head, self._root_path, {"state": self._app_state.copy(), **self._addresses}
+            )
             if self.is_answering():
                 self.flow.pause_reading()
                 self._waiting.append(request)
-                self._ahead.holds(self._ahead.size + head.size)
+                self._pipelined.holds(self._pipelined.size + head.size)
             else:
                 self._start(request)
         self.state = BODY
@@ -278,7 +281,7 @@ class Connection(TimedConnection):
         self._parts += 1
         self.newest.body_part(body)
         if self._waiting:
-            self._ahead.holds(self._ahead.size + len(body))
+            self._pipelined.holds(self._pipelined.size + len(body))
 
     def body_complete(self) -> None:
         """The body of the newest request is complete."""
@@ -312,7 +315,7 @@ class Connection(TimedConnection):
         return True
 
     def on_response_complete(self) -> None:
-        """Starts the next request, or ends the connection. A timer of keep-alive that runs is not set anew."""
+        """Starts the next request, or ends the connection. A keep-alive timer that runs already is not restarted."""
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
         if self.transport.is_closing():
@@ -321,8 +324,8 @@ class Connection(TimedConnection):
             self._watch_unread()
             return
         if self._waiting:
-            if len(self._waiting) == 1:  # the last of them begins, and counts its own body
-                self._ahead.close()
+            if len(self._waiting) == 1:  # no request waits behind this one, which counts its own body
+                self._pipelined.close()
             request = self._waiting.popleft()
             self._start(request)
             if self.state is BROKEN and request is self.newest:
@@ -369,7 +372,7 @@ class Connection(TimedConnection):
     # What is late. After a stop of the process this may be called before data are read that arrived meanwhile.
 
     def keep_alive_is_over(self) -> None:
-        """Closes the connection if it had no request for long enough; the timer may be that of an earlier answer."""
+        """Closes a connection that was idle for `keep_alive_seconds`; waits on if there was an answer meanwhile."""
         self._keep_alive_timer = None
         if self.state is CLOSED or self.is_answering() or self.transport.is_closing():
             return  # it is lost, or the answer will set a timer
@@ -395,6 +398,7 @@ class Connection(TimedConnection):
             self.refuse(408)
 
     def _head_is_late(self) -> None:
+        """Ends the connection if a header block did not arrive in time, unless reading was paused."""
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
         elif has_arrived(self.transport):

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
 MAX_DIGITS: Final = 7  # of a content length; a request with more goes through ASGI
-MAX_KNOWN_BYTES: Final = LONGEST_KEY_BYTES  # of a header block that is remembered, as bytes and as objects
-MAX_KNOWN_FIELDS: Final = 32
+MAX_KNOWN_FIELDS: Final = 32  # of a header block that is remembered; it has `LONGEST_KEY_BYTES` at most
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 _PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")  # one that ends where the URL ends
@@ -96,7 +95,7 @@ class RequestParts(NamedTuple):
     @classmethod
     def of(cls, data: bytes) -> RequestParts | None:
         """Splits a request; None where it is not whole, or its header block is large or without a plain length."""
-        end = data.find(_END, 0, MAX_KNOWN_BYTES) + len(_END)
+        end = data.find(_END, 0, LONGEST_KEY_BYTES) + len(_END)
         length = _CONTENT_LENGTH.search(data, 0, end)
         if length is None or int(length[1]) != len(data) - end:
             return None

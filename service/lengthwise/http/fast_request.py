@@ -9,6 +9,8 @@ large or chunked body, a content encoding, HTTP/1.0, a path that is no inference
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +51,7 @@ class FastRequest(DirectCall):
     # What the connection reports.
 
     def body_part(self, body: bytes) -> None:
-        """A part of the body is here; where there is no memory for it, the call is refused, and the rest is dropped."""
+        """Keeps a part of the body. If there is no memory for it, the call is refused and further parts are dropped."""
         if self.response_complete:
             return
         try:
@@ -82,7 +84,7 @@ class FastRequest(DirectCall):
         self.set_exception(ClientLeft())
 
     def refused(self, status: int) -> None:
-        """Called when the connection ends after writing this status in the place of the answer."""
+        """Called when the connection has written this status instead of the answer, and ends."""
         self._end(status, None)
 
     def set_result(self, answer: bytes) -> None:
@@ -109,7 +111,7 @@ class FastRequest(DirectCall):
         elif not self.keep_alive:
             headers.append(CLOSE)
         headers.append((b"x-request-id", self.call.request_id))
-        return response(status, common_lines(self._connection.server_state.default_headers), headers, body)
+        return response(status, common_lines(tuple(self._connection.server_state.default_headers)), headers, body)
 
     def _end(self, status: int, written: bytes | None) -> None:
         """Writes the response, closes the call, and lets the connection go on; does nothing the second time.
@@ -131,7 +133,7 @@ class FastRequest(DirectCall):
             call.close(status if left or written is None else CLIENT_LEFT, delivered=left, ended=ended)
 
 
-def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are written, each on a line."""
     return b"".join([b"%s: %s\r\n" % header for header in headers])
 
@@ -142,14 +144,5 @@ def response(status: int, common: bytes, headers: list[tuple[bytes, bytes]], bod
     return b"%s%s%scontent-length: %d\r\n\r\n%s" % (*head, body)
 
 
-_last: tuple[object, bytes] = (None, b"")
-
-
-def common_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The headers of every response as they are written; uvicorn makes a new list of them every second."""
-    global _last
-    last, lines = _last
-    if last is not headers:
-        lines = header_lines(headers)
-        _last = headers, lines  # one assignment, because runner threads read it too
-    return lines
+common_lines: Final = lru_cache(maxsize=4)(header_lines)
+"""The lines of the headers that every response has, as a tuple: uvicorn changes their date every second."""

@@ -11,6 +11,7 @@ import enum
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -57,11 +58,10 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
     """Why a header block is refused with 400; None where it is not. The names of headers are in lower case."""
     values = dict(headers)
     if len(values) < len(headers):
-        seen: set[bytes] = set()
-        for name, _ in headers:
-            if name in seen and name in GIVEN_ONCE:
-                return f"{name.decode()} was given twice"
-            seen.add(name)
+        counts = Counter(name for name, _ in headers)
+        twice = [name.decode() for name in counts if counts[name] > 1 and name in GIVEN_ONCE]
+        if twice:
+            return f"{twice[0]} was given twice"
     if version not in ("1.0", "1.1"):
         return "this is not HTTP/1.0 or HTTP/1.1"
     host = values.get(b"host")

@@ -88,7 +88,7 @@ class RequestReader:
                 return
 
     def piece_bytes(self, data: bytes) -> int:
-        """The size of the pieces in which `data` is parsed: small where it may have a body in chunks, else all at once.
+        """The size of the pieces to parse `data` in: `PIECE_BYTES` if it may have a body in chunks, else all of it.
 
         Chunks may be of one byte each, and each calls `on_body`: after a small piece the connection counts these calls.
         """

@@ -17,6 +17,7 @@ from lengthwise.protocols import problems
 
 UNREAD_SECONDS: Final = 0.1  # after which a connection that seemed idle, and has bytes to read, is looked at again
 HALF_CLOSED_SECONDS: Final = 2.0
+WAITS, UNPARSED = "waits", "unparsed"  # why a connection is not read from: see `Flow.reasons`
 
 
 class Flow:
@@ -25,15 +26,15 @@ class Flow:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writable: asyncio.Event | None = None  # made by the first that waits
-        self.read_paused = False  # for any of the three reasons that follow
+        self.read_paused = False  # for any of the reasons, or because writing is paused
         self.write_paused = False  # the client has to read before more is written
-        self.behind = False  # what was read is not parsed yet
-        self._waits = False  # what was read has to wait for its turn
+        self.reasons = set[str]()  # why reading is paused: what was read is not parsed yet, or waits for its turn
         self._discarding = False  # what still arrives is dropped, so reading is not paused any more
         self.resumed = False  # reading was paused and resumed since this was last set to False
 
     def _apply(self) -> None:
-        paused = not self._discarding and (self.write_paused or self.behind or self._waits)
+        """Pauses or resumes reading of the transport, as the reasons demand."""
+        paused = not self._discarding and (self.write_paused or bool(self.reasons))
         if paused and not self.read_paused:
             self._transport.pause_reading()
         elif self.read_paused and not paused:
@@ -41,19 +42,14 @@ class Flow:
             self._transport.resume_reading()
         self.read_paused = paused
 
-    def fall_behind(self, behind: bool) -> None:
-        """Notes whether what was read is to be parsed before more is read."""
-        self.behind = behind
+    def pause_reading(self, reason: str = WAITS) -> None:
+        """Pauses reading until `resume_reading` for the same reason."""
+        self.reasons.add(reason)
         self._apply()
 
-    def pause_reading(self) -> None:
-        """Pauses reading until `resume_reading`."""
-        self._waits = True
-        self._apply()
-
-    def resume_reading(self) -> None:
+    def resume_reading(self, reason: str = WAITS) -> None:
         """Resumes reading, unless it is paused for another reason."""
-        self._waits = False
+        self.reasons.discard(reason)
         self._apply()
 
     def discard(self) -> None:
@@ -139,7 +135,8 @@ class TimedConnection(asyncio.Protocol):
             self._unread = UnreadWatch(self.loop, self.transport, self.transport.abort)
         self._unread.start(PATIENCE_SECONDS)
         if self.transport.is_closing() and not self.transport.can_write_eof():
-            self._start_timer(LINGER_SECONDS, self._has_not_parted)
+            # Over TLS, a client that has read everything has some time to end its own side (see `closing`).
+            self._abort_later(LINGER_SECONDS, lambda: unread_bytes(self.transport) > 0)
 
     def pause_writing(self) -> None:
         """The client does not read: it is not read from, it has a bounded time, and its answers count as memory."""
@@ -154,22 +151,23 @@ class TimedConnection(asyncio.Protocol):
         if self._unread is not None and not self.transport.is_closing():
             self._unread.stop()
 
-    def _has_not_parted(self) -> None:
-        """Over TLS, a client that has read everything has some time to end its own side (see `closing`)."""
-        if unread_bytes(self.transport):
-            self._start_timer(LINGER_SECONDS, self._has_not_parted)
-        else:
-            self.transport.abort()
-
     def _write_refusal(self, status: int, detail: str) -> None:
         status, body, headers = problems.last_refusal(status, detail)
-        self.transport.write(response(status, common_lines(self.server_state.default_headers), headers, body))
+        self.transport.write(response(status, common_lines(tuple(self.server_state.default_headers)), headers, body))
 
-    def _has_left(self) -> None:
-        if self.flow.write_paused:  # it reads an answer; `UnreadWatch` says whether fast enough
-            self._start_timer(HALF_CLOSED_SECONDS, self._has_left)
-        else:
-            self.transport.abort()
+    def _abort_later(self, seconds: float, is_reading: Callable[[], bool]) -> None:
+        """Aborts the connection after a time; if the client reads an answer then, waits as long again.
+
+        Whether it reads fast enough is for `UnreadWatch`.
+        """
+
+        def end() -> None:
+            if is_reading():
+                self._start_timer(seconds, end)
+            else:
+                self.transport.abort()
+
+        self._start_timer(seconds, end)
 
     def _was_paused(self) -> bool:
         """Whether the connection was not read from for a part of the time, so that the client could not send."""
