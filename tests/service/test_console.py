@@ -61,7 +61,7 @@ async def test_programs_get_json_at_the_root(console: bool) -> None:
 
 
 async def test_every_file_has_the_strict_policy_and_an_etag_of_its_bytes(service: Service) -> None:
-    for path in ("/", *(f"/console/{name}" for name in sorted(page.names()))):
+    for path in ("/", *(f"/console/{name}" for name in sorted(page.files()))):
         answer = await service.client.get(path, headers=BROWSER)
         known = {**BROWSER, "if-none-match": f'"other", {answer.headers["etag"]}'}
         again = await service.client.get(path, headers=known)
@@ -78,7 +78,7 @@ async def test_every_file_has_the_strict_policy_and_an_etag_of_its_bytes(service
 
 
 def test_no_file_contains_what_the_policy_forbids_or_names_another_host() -> None:
-    texts = {name: page.file(name).content.decode() for name in page.names()}
+    texts = {name: page.files()[name].content.decode() for name in page.files()}
     texts["index.html"] = page.page(()).content.decode()
     for name, text in texts.items():
         foreign = set(re.findall(r"https?://[^\s\"'`<>)]+", text)) - {"http://www.w3.org/2000/svg"}
@@ -90,13 +90,13 @@ def test_no_file_contains_what_the_policy_forbids_or_names_another_host() -> Non
 
 
 def test_the_page_stays_small() -> None:
-    sizes = {name: len(page.file(name).content) for name in page.names()}
+    sizes = {name: len(page.files()[name].content) for name in page.files()}
     assert sum(sizes.values()) < 120_000
-    assert all(text.count(b"\n") < 330 for text in (page.file(name).content for name in page.names()))
+    assert all(text.count(b"\n") < 330 for text in (page.files()[name].content for name in page.files()))
 
 
 def test_the_shared_look_is_one_file() -> None:
-    assert page.file("look.css").content.decode() == look()
+    assert page.files()["look.css"].content.decode() == look()
 
 
 @pytest.mark.parametrize(

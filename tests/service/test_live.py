@@ -36,7 +36,7 @@ async def frame_with(viewer: Viewer, what: str = "batches") -> dict[str, Any]:
     """The next frame that has some of that."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
-            data = await viewer.next()
+            data = await viewer.get()
             assert data is not None
             assert SECRET.encode() not in data
             assert b"0.123456" not in data
@@ -116,7 +116,7 @@ async def test_the_batcher_is_watched_only_while_somebody_looks(service: Service
     live.leave(other)
     assert execution.watch is None
     assert live.viewers == 0
-    assert await one.next() is None
+    assert await one.get() is None
     tasks = {task for task in asyncio.all_tasks() if "_make_frames" in repr(task.get_coro())}
     await asyncio.wait(tasks)
     again = live.join()
@@ -126,11 +126,11 @@ async def test_the_batcher_is_watched_only_while_somebody_looks(service: Service
 
 
 async def test_a_slow_viewer_misses_frames_and_learns_how_many() -> None:
-    viewer = Viewer()
+    viewer = Viewer(2)
     for frame in (b"1", b"2", b"3", b"4"):
         viewer.offer(frame)
     assert viewer.missed == 2
-    assert [await viewer.next(), await viewer.next()] == [b"3", b"4"]
+    assert [await viewer.get(), await viewer.get()] == [b"3", b"4"]
 
 
 async def test_a_frame_is_bounded_however_much_runs() -> None:

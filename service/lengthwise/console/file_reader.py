@@ -61,6 +61,11 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
 
 
 def _check_groups(path: Path) -> None:
+    """Makes sure that no row group of a Parquet file is too large.
+
+    Raises:
+        ConfigurationError: One has more than `MOST_GROUP_VALUES` values, or the file cannot be read.
+    """
     import pyarrow.parquet
 
     try:

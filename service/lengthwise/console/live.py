@@ -55,23 +55,17 @@ _HEAD: Final = {
 }
 
 
-class Viewer:
-    """One viewer: the frames that wait for it, and how many were left out since it took the last one (`missed`)."""
+class Viewer(asyncio.Queue[bytes | None]):
+    """The frames that wait for one viewer; None ends its view."""
 
-    def __init__(self) -> None:
-        self.missed = 0
-        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_QUEUED_FRAMES)
+    missed = 0  # frames that were left out since it took the last one
 
     def offer(self, frame: bytes | None) -> None:
-        """Adds a frame, or None for the end of the view; of too many, the oldest is left out."""
-        if self._frames.full():
-            self._frames.get_nowait()
+        """Adds a frame; if the queue is full, the oldest one is left out."""
+        if self.full():
+            self.get_nowait()
             self.missed += 1
-        self._frames.put_nowait(frame)
-
-    async def next(self) -> bytes | None:
-        """The next frame; None if the view has ended."""
-        return await self._frames.get()
+        self.put_nowait(frame)
 
 
 class LiveView:
@@ -95,7 +89,7 @@ class LiveView:
 
     def join(self) -> Viewer:
         """A new viewer; on the event loop. The caller passes it to `leave`."""
-        viewer = Viewer()
+        viewer = Viewer(_MOST_QUEUED_FRAMES)
         if self._batcher.draining:
             viewer.offer(None)
             return viewer
@@ -255,7 +249,7 @@ class LiveStream(Response):
     async def _send_frames(self, send: Send) -> None:
         viewer = self._viewer
         await send(_part(b": one event a frame\n\n"))
-        while (frame := await viewer.next()) is not None:
+        while (frame := await viewer.get()) is not None:
             missed, viewer.missed = viewer.missed, 0
             before = b"event: missed\ndata: %d\n\n" % missed if missed else b""
             await send(_part(b"%sevent: frame\ndata: %s\n\n" % (before, frame)))

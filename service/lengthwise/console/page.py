@@ -36,16 +36,10 @@ class PageFile(NamedTuple):
 
 
 @cache
-def file(name: str) -> PageFile:
-    """One of `names()`."""
-    path = LOOK if name == LOOK.name else _STATIC / name
-    return _page_file(path.read_bytes(), path.suffix)
-
-
-@cache
-def names() -> frozenset[str]:
-    """The names of all files but the page itself."""
-    return frozenset({path.name for path in _STATIC.iterdir() if path.name != _PAGE} | {LOOK.name})
+def files() -> dict[str, PageFile]:
+    """The files that the page loads, by name."""
+    paths = [LOOK, *(path for path in _STATIC.iterdir() if path.name != _PAGE)]
+    return {path.name: _page_file(path.read_bytes(), path.suffix) for path in paths}
 
 
 @cache
@@ -56,7 +50,7 @@ def page(links: tuple[tuple[str, str], ...]) -> PageFile:
 
 def is_open(path: str) -> bool:
     """Whether a path is that of a file, which needs no key: without the files, the page could not ask for one."""
-    return path.startswith(PREFIX) and path.removeprefix(PREFIX) in names()
+    return path.startswith(PREFIX) and path.removeprefix(PREFIX) in files()
 
 
 def answer(request: Request, served: PageFile) -> Response:

@@ -37,8 +37,9 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
     async def examples(request: Request) -> Response:
         served = serving.find(request.query_params.get("model"), request.query_params.get("version"))
-        lines = served.model.examples or b""
-        return Response(lines, media_type="application/x-ndjson", headers={"cache-control": "no-store"})
+        return Response(
+            served.model.examples or b"", media_type="application/x-ndjson", headers={"cache-control": "no-store"}
+        )
 
     async def frames(request: Request) -> Response:
         if request.method == "HEAD":  # which has no events, and so no end
@@ -54,6 +55,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         return Uploads(serving.inflight, serving.settings.max_body_bytes)
 
     async def sequences(request: Request) -> Response:
+        """Answers an upload: the sequences of the file, read by the names of the model's features."""
         query, headers = request.query_params, dict(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
         columns = _columns(query)
@@ -72,10 +74,10 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
 
 async def _file(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in page.names():
+    file = page.files().get(request.path_params["name"])
+    if file is None:
         raise HTTPException(404)
-    return page.answer(request, page.file(name))
+    return page.answer(request, file)
 
 
 def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
@@ -105,8 +107,9 @@ def _input(served: ServedModel) -> dict[str, Any]:
 
 def _columns(query: QueryParams) -> ColumnNames:
     """The columns of a table that the query of an upload names."""
-    values = tuple(query.getlist("values")) or None
-    return ColumnNames(query.get("id"), query.get("time"), query.get("label"), values)
+    return ColumnNames(
+        query.get("id"), query.get("time"), query.get("label"), values=tuple(query.getlist("values")) or None
+    )
 
 
 def _json(body: bytes) -> Response:
