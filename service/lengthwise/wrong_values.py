@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
 
 
 def sentence(item: ErrorDetails) -> str:
-    """The end of a sentence that starts with the key of a wrong value, such as `must be a whole number`."""
+    """What a wrong value must be, to follow its key: `must be a whole number`."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if (known := _SENTENCES.get(item["type"])) is not None:
         return known.format_map(item.get("ctx", {}))
@@ -59,7 +60,7 @@ def sentence(item: ErrorDetails) -> str:
 def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
 ) -> str:
-    """Every wrong key, at most ten, with its value and what is wrong; `whole` is shown where there is no key."""
+    """One message for all wrong keys, of which ten are listed; `whole` names the document in an error without a key."""
     locations = [item["loc"] for item in errors]
     messages = []
     for item in errors:
@@ -92,7 +93,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as JSON, or as text if it has none; shortened to 60 characters."""
+    """A value as JSON, or else as `str` writes it; shortened to 60 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -108,12 +109,13 @@ def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
     """
     for name, value in table.items() if isinstance(table, dict) else ():
         if isinstance(value, bool) and name in annotations:
-            kinds = _types(annotations[name])
-            if bool not in kinds and kinds & {int, float}:
+            kinds = types_in(annotations[name])
+            if bool not in kinds and (int in kinds or float in kinds):
                 raise ValueError(f"'{name}' must be a number, got {shown(value)}")
     return table
 
 
-def _types(annotation: Any) -> set[Any]:
+def types_in(annotation: Any) -> list[Any]:
+    """The types in a type, and the values of a `Literal`, in order: `[int, NoneType]` of `int | None`."""
     inside = get_args(annotation)
-    return {annotation} if not inside else set().union(*map(_types, inside))
+    return [*chain.from_iterable(map(types_in, inside))] if inside else [annotation]

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lengthwise.commands.command import Command, show_json
-from lengthwise.commands.data_options import data_options
+from lengthwise.commands.data_options import DataOptions
 from lengthwise.commands.options import flags
 from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:
-    from lengthwise.datasets.dataset import Reading
     from lengthwise_export.training.session import ProgressTarget
 
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 @flags(TrainOptions)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in --out; the result is the same.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-@data_options
+@flags(DataOptions, "data_options")
 def train(
     words: tuple[str, ...],
     out: Path,
@@ -36,7 +35,7 @@ def train(
     options: TrainOptions,
     resume: bool,
     as_json: bool,
-    reading: Reading,
+    data_options: DataOptions,
 ) -> None:
     """Trains the built-in architecture on DATA.
 
@@ -75,8 +74,8 @@ def train(
     spec, files = arrays.spec_and_files(words)
     if not resume:
         refuse_to_overwrite(out, "use another --out, continue with --resume, or delete the folder first")
-    data = arrays.from_files(spec, files, reading)
-    tested = arrays.from_files(data.spec, [test], reading).records if test else ()
+    data = arrays.from_files(spec, files, data_options.reading)
+    tested = arrays.from_files(data.spec, [test], data_options.reading).records if test else ()
     tell = partial(click.echo, err=True)
     if data.is_inferred:
         tell(f"the spec, which {out} keeps with what is chosen:\n\n{as_toml(data.spec)}")

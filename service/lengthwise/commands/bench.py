@@ -18,7 +18,6 @@ from rich.progress import Progress
 from lengthwise.bench import plots, remote
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import ServiceUnderLoad, served
-from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 from lengthwise.bench.workload import draw_lengths, make_sequences
 from lengthwise.commands.command import Command
@@ -93,7 +92,7 @@ class BenchOptions(Options):
         )
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
-    def sequences_for(self, model: RemoteModel) -> list[Steps]:
+    def sequences_for(self, model: remote.RemoteModel) -> list[Steps]:
         """The sequences that are sent: of the file, or random ones."""
         if self.data is not None:
             reading = reading_of(self.columns, padding=self.padding, inputs=model.names or ())

@@ -14,7 +14,6 @@ import click
 
 from lengthwise import settings
 from lengthwise.errors import LengthwiseError, ModelError, missing_extra
-from lengthwise.settings import flag
 
 REMOVED: Final = {
     ("bench", "--replay"): "records are a data file: --data FILE",
@@ -29,7 +28,7 @@ REMOVED: Final = {
     ("train", "--class-weights"): "they are chosen from the data; in Python: train(..., class_weights=True)",
     ("train", "--no-class-weights"): "they are chosen from the data; in Python: train(..., class_weights=False)",
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
-    **{("serve", flag(name)): now for name, now in settings.REMOVED.items()},
+    **{("serve", settings.flag(name)): now for name, now in settings.REMOVED.items()},
 }  # options of commands that were there once, and what to use now
 OF_SERVE: Final = {"--cache": "variable LENGTHWISE_CACHE", "--offline": "variable LENGTHWISE_OFFLINE"}
 """Options of `serve` that other commands have as variables only."""

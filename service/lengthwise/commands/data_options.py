@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, get_args
 
 import click
 from pydantic import AfterValidator, Field
 
-from lengthwise.commands.options import Flag, Options, add_flags, pairs
+from lengthwise.commands.options import Flag, Options, pairs
 from lengthwise.datasets.column_roles import ColumnNames, RowKind
 from lengthwise.datasets.dataset import Reading
 from lengthwise.datasets.input_sequences import Padding
@@ -60,14 +60,3 @@ def reading_of(
     say = functools.partial(click.echo, err=True)
     how: dict[str, Any] = {"say": say, "warn": lambda line: say(f"warning: {line}"), "how_to_name": _HOW}
     return Reading(ColumnNames(**chosen), channels_first, padding=padding, **how)
-
-
-def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the flags for data files to a command, which gets them as one argument, `reading`."""
-
-    @functools.wraps(command)
-    def run(**values: Any) -> Any:
-        chosen = DataOptions(**{name: values.pop(name) for name in DataOptions.model_fields})
-        return command(reading=chosen.reading, **values)
-
-    return add_flags(DataOptions.model_fields)(run)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import functools
 import inspect
 import textwrap
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, TypeVar
 
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import nearest, sentence
+from lengthwise.wrong_values import nearest, sentence, types_in
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -69,8 +68,8 @@ class Options(BaseModel):
             raise WrongOptions(error) from error
 
 
-def flags(model: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Gives a command a flag for each field of a model; it receives them as one argument `options`."""
+def flags(model: type[Options], argument: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a command a flag for each field of a model; it receives them as one object, the `argument`."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -80,7 +79,7 @@ def flags(model: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., 
                 options = model(**chosen)
             except WrongOptions as error:
                 raise WrongOptions(error.error, lambda name: _flag(model, name)) from error
-            return command(options=options, **values)
+            return command(**{argument: options}, **values)
 
         return add_flags(model.model_fields)(run)
 
@@ -148,7 +147,8 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
-    kinds = [*_types(field.annotation)]
+    """The option of click for a field: a switch of a bool, a choice of a Literal, else a value of its type."""
+    kinds = types_in(field.annotation)
     choices = [kind for kind in kinds if isinstance(kind, str)]
     common: dict[str, Any] = {"help": _help(field), "default": None}
     dashed = flag.name or "--" + name.replace("_", "-")
@@ -177,14 +177,6 @@ def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: A
         raise click.BadParameter(str(error), param=option) from error
 
 
-def _types(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) in (Union, types.UnionType, Literal):
-        for part in get_args(annotation):
-            yield from _types(part)
-    elif annotation is not type(None):
-        yield annotation
-
-
 def _of(field: FieldInfo) -> Flag:
     return next((each for each in field.metadata if isinstance(each, Flag)), Flag())
 
@@ -210,7 +202,7 @@ def _documented(text: str, model: type[Options]) -> str:
 
 
 def _messages(error: ValidationError, named: Callable[[str], str]) -> str:
-    """Each wrong option with what it must be; of several types that it may have, the first one's error."""
+    """One message for all wrong options; of an option with several types, the error of the first type."""
     first: dict[str, ErrorDetails] = {}
     for item in error.errors():
         first.setdefault(str(item["loc"][0]) if item["loc"] else "", item)

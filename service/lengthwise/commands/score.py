@@ -20,7 +20,6 @@ from lengthwise.commands.data_options import DataOptions
 from lengthwise.commands.options import Flag, flags
 from lengthwise.commands.progress import progress_bar
 from lengthwise.datasets import dataset
-from lengthwise.datasets.dataset import BadRecord, Label
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.files import available_cores
@@ -85,8 +84,9 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
         raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
     path = dataset.locate(source)
     _check_out(out, path)
-    kernels = Settings.load().recurrent_kernels
-    model = ModelOptions(options.model, "cpu", available_cores(), recurrent_kernels=kernels).open()
+    model = ModelOptions(
+        options.model, "cpu", available_cores(), recurrent_kernels=Settings.load().recurrent_kernels
+    ).open()
     if options.attention and model.loaded.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.loaded.manifest.key} has no attention; leave --attention out")
     promise = model.loaded.promise
@@ -249,7 +249,9 @@ class ScoringRun:
                 if self.stop:
                     scored.write(lines)
                     # The file was read up to a bad record; one without an answer may be far before that.
-                    raise RecordError(dataset.with_later_errors(line, rest if isinstance(entry, BadRecord) else ()))
+                    raise RecordError(
+                        dataset.with_later_errors(line, rest if isinstance(entry, dataset.BadRecord) else ())
+                    )
                 line = {"id": entry.id, "error": str(line)}
             lines.append(orjson.dumps(line, option=_LINE))
             summary.count(_label(entry), line, manifest.labels, manifest.task)
@@ -267,5 +269,5 @@ def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
         yield item
 
 
-def _label(entry: InputRecord) -> Label:
+def _label(entry: InputRecord) -> dataset.Label:
     return entry.label if isinstance(entry, ValidRecord) else None
