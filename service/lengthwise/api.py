@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -152,11 +153,12 @@ class Model:
         self.provider: str = loaded.session.provider
 
     def __repr__(self) -> str:
-        step = f"{self._step} a step" if self.vocabulary is None else self._step
+        step = f"{self._step_text} a step" if self.vocabulary is None else self._step_text
         lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
         return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
     def _repr_html_(self) -> str:
+        """A table of the model for notebooks: task, labels, steps, policies, device and promise."""
         promises = "; ".join(
             f"{'the same bits' if promise.bits else f'within {promise.tolerance:.2g}'} on {promise.provider}"
             for promise in self._opened.loaded.manifest.promises
@@ -164,7 +166,7 @@ class Model:
         rows = [
             ("task", self.task),
             (f"{len(self.labels)} labels", ", ".join(self.labels)),
-            ("a step", self._step),
+            ("a step", self._step_text),
             ("steps of a sequence", f"{self.min_length} to {self.max_length}; longer ones: {self.long}"),
             ("missing values", self.missing),
             ("attention", "predict(..., attention=True)" if self.has_attention else "none"),
@@ -174,9 +176,8 @@ class Model:
         return notebook.table(rows, title=f"{self.name}, version {self.version}")
 
     @property
-    def _step(self) -> str:
-        of_values = self.features is not None
-        return counted(self.features or 0, "feature") if of_values else f"{self.vocabulary} token ids"
+    def _step_text(self) -> str:
+        return f"{self.vocabulary} token ids" if self.features is None else counted(self.features, "feature")
 
     def predict(
         self,
@@ -237,14 +238,10 @@ class Model:
 
     def _threads_for(self, items: Sequence[Item]) -> int:
         """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
-        if len(items) < 2:
-            return 0
-        seconds, cost, longest = 0.0, self._opened.loaded.cost, self.max_length
-        for item in items:
-            seconds += cost.predict(1, min(len(item.steps), longest))
-            if seconds > _WORTH_THREADS_SECONDS:
-                return self._opened.threads
-        return 0
+        cost, longest = self._opened.loaded.cost, self.max_length
+        sums = accumulate(cost.predict(1, min(len(item.steps), longest)) for item in items)
+        takes_long = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in sums)
+        return self._opened.threads if takes_long else 0
 
 
 def load(

@@ -175,7 +175,7 @@ def make_item(
 
 
 def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manifest: Manifest) -> list[Item]:
-    """The items of sequences that stand one behind the other in an array of all steps."""
+    """The items of sequences that are concatenated in one array; `bounds` are their starts, and the end of the last."""
     items = [
         Item(array[start:end], end - start, None, identifier)
         for start, end, identifier in zip(bounds, bounds[1:], ids, strict=False)
@@ -215,7 +215,7 @@ class Call(NamedTuple):
     def memory_bytes(self) -> int:
         """Memory that its sequences hold."""
         size = self.beside_bytes
-        for item in self.items:
+        for item in self.items:  # a loop: nearly all calls have one item
             size += item.steps.nbytes
             if item.step_indices is not None:
                 size += item.step_indices.nbytes
@@ -291,13 +291,12 @@ def answer_bytes(call: Call) -> int:
     """An upper estimate of the bytes of a call's answer as JSON, the longest of its forms."""
     manifest = call.model.manifest
     items = call.items
-    rows = len(items)
-    entries = rows
+    entries = len(items)
     if manifest.long == "window":
         entries += sum([len(item.steps) // manifest.max_length for item in items])
     numbers = 0
     if call.attention or manifest.task == "per-step":
-        steps = rows * call.width or sum([item.sent_steps for item in items])
+        steps = len(items) * call.width or sum([item.sent_steps for item in items])
         if call.attention:
             numbers = steps
         if manifest.task == "per-step":

@@ -17,9 +17,7 @@ import numpy as np
 
 from lengthwise.decoding import json_text, options, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
-from lengthwise.decoding.options import CallOptions
 from lengthwise.decoding.sent_steps import CheckedSteps
-from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -31,7 +29,7 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
 
 COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096  # a longer rest is left to `validation`, so that it is parsed once
-_NO_OPTIONS: Final = CallOptions()
+_NO_OPTIONS: Final = options.CallOptions()
 _LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong with a shorter body
 _MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, beside the steps
 _LONGEST_STEP: Final = 4096  # the text of a longer one is not parsed: what it is, and how many values it has, is known
@@ -39,11 +37,11 @@ _EMPTY: Final[dict[int, Any]] = {ord('"'): "", ord("{"): {}}
 locate: Final[Callable[[bytes, bytes], tuple[int, int, bool] | None]] = (
     _fast_json.locate if COMPILED else lambda _body, _key: None
 )
-"""Where the array under a key stands in a body, and whether it is all that the object has; None where not clear."""
+"""The start and end of the array under a key, and whether the object has only this key; None if that is not clear."""
 
 
 def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
-    """The array that starts there, see `_fast_json.read_flat`; None where there is none, or only Python can tell.
+    """Reads the flat array that starts at an index, see `_fast_json.read_flat`; None if only Python can read it.
 
     As the bytes of float32, or None where it is no flat array of numbers; the index behind it; and how many entries it
     has, if it is flat and has strings or booleans.
@@ -67,7 +65,9 @@ def _steps(numbers: bytes, features: int) -> Steps:
     return np.frombuffer(numbers, np.int64)
 
 
-def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call | None:
+def read(
+    body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT
+) -> Call | None:
     """The call of an ordinary body, or None of any other."""
     span = locate(body, layout.key)
     if span is None:
@@ -123,7 +123,7 @@ def _read(body: bytes, start: int, end: int, most: int, manifest: Manifest | Non
     )
 
 
-def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:
+def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
     """The options of a body whose sequences are at `start` to `end`; None where the full reader has to look."""
     if len(body) - (end - start) > _MOST_OTHER_BYTES:
         return None
@@ -166,7 +166,7 @@ class _CheckedItem(NamedTuple):
 
 
 def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> CheckedSteps:
-    """What is wrong with the steps of an item; there is no array, and a body without problems is read again."""
+    """The faults that C found in the steps of an item; without an array, as `read` decodes a body without faults."""
 
     def value(size: int, start: int, end: int) -> Any:
         """A wrong step as JSON has it, or a value of the same kind and size."""
@@ -181,7 +181,7 @@ def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> Che
     return CheckedSteps(item.steps, item.faults, bool(item.has_list), first)
 
 
-def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> None:
+def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout) -> None:
     """Refuses a body for what is wrong with it, as `validation.read` does; returns if that has to be asked.
 
     Raises:
@@ -216,7 +216,7 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) 
 
 
 def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> list[Any] | None:
-    """The items, their steps checked and everything else parsed; None where it is too long, has masks or names."""
+    """The items with checked steps, the rest parsed; None if that is long, or an item has masks or steps as objects."""
     items = [_CheckedItem(*item) for item in details]
     texts = [
         body[item.start : item.end]

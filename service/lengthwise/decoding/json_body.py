@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call, Find, Item
-from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 
 
-def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
+def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT) -> Call:
     """Reads an inflated body; raises as `validation.read` does."""
     if (call := fast_json.read(body, find, max_sequences=max_sequences, layout=layout)) is not None:
         return call
@@ -41,16 +40,15 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     fields: dict[str, Any] = {} if item.id is None else {"id": item.id}
     probabilities = answer.probabilities
     if manifest.task == "single-label":
-        fields["label"] = labels[answer.best]
-        fields["score"] = probabilities[answer.best]
-        fields["probabilities"] = probabilities
+        best = answer.best
+        fields |= {"label": labels[best], "score": probabilities[best], "probabilities": probabilities}
     elif manifest.task == "multi-label":
         assigned = np.flatnonzero(probabilities >= manifest.threshold)
         fields |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
     else:
-        best = probabilities.argmax(axis=1)
+        of_steps = probabilities.argmax(axis=1)
         fields |= {
-            "step_labels": _at_steps_sent(item, [labels[i] for i in best]),
+            "step_labels": _at_steps_sent(item, [labels[i] for i in of_steps]),
             "step_scores": _at_steps_sent(item, probabilities.max(axis=1)),
             "probabilities": _at_steps_sent(item, np.ascontiguousarray(probabilities)),
         }

@@ -84,6 +84,7 @@ def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str)
 
 
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
+    """The version: digits or an alias; None if it is absent, or wrong, which is then in `problems`."""
     value = document.get("version")
     if type(value) is int and 0 < value < 10**MOST_DIGITS:
         problems.add(f"{at}/version", f'must be a string, got a number: write "version": "{value}"')
@@ -96,6 +97,7 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
 
 
 def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> float | None:
+    """The timeout, at most `MAX_TIMEOUT_MS`; None if it is absent, or wrong, which is then in `problems`."""
     value = document.get("timeout_ms")
     if "timeout_ms" not in document:
         return None

@@ -83,9 +83,9 @@ def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> St
 
 
 def _by_names(steps: list[Any], indices: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
-    """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
+    """The values of steps that are objects, in the order of the model's names; None for each name that a step lacks.
 
-    Adds a problem for each step that is none, and for each key that is no name.
+    Adds a problem for each step that is not an object, and for each unknown key; such steps are left out of the result.
 
     Raises:
         TooLarge: More values are left out than a body may have parts: an empty object is as many values as the model
@@ -188,7 +188,7 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
 
 
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
-    """Adds a problem for each step that is no token id of the model."""
+    """Adds a problem for each step that is outside the vocabulary or not a whole number."""
     at, manifest, problems, *_ = where
     vocabulary = manifest.input.vocabulary or 1
     for index, token in steps:
@@ -225,6 +225,7 @@ def _named(detail: str, value: Any, feature: int, where: SentWhere) -> str:
 
 
 def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
+    """The message for a wrong value; `is_empty`: all values of its step are null."""
     if value is None and is_empty:  # whether others with values follow is not known here
         return (
             missing_message(manifest, in_tail=True)
@@ -238,7 +239,7 @@ def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
 
 
 def _kind(value: Any, manifest: Manifest) -> str:
-    """The JSON type of a value in the place of a step or of a number; of an object also why it is none."""
+    """The JSON type of a value that should be a step or a number; for an object, also why it cannot be a step."""
     no_names = f": the features of {manifest.key} have no names (export --feature-names), so a step is an array"
     why = ", and the first step is none" if manifest.input.names is not None else no_names
     return kind(value) + (why if isinstance(value, dict) else "")

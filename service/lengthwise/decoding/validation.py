@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text, options
+from lengthwise.decoding import options
 from lengthwise.decoding.calls import (
     Call,
     Find,
@@ -26,7 +26,7 @@ from lengthwise.decoding.calls import (
     read_id,
     unknown_fields,
 )
-from lengthwise.decoding.json_text import collector_paused, kind
+from lengthwise.decoding.json_text import collector_paused, kind, parse
 from lengthwise.decoding.sent_steps import CheckedSteps, SentWhere, read_steps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.runtime.manifest import Manifest
@@ -67,7 +67,7 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
     """  # noqa: DOC502 - it raises again what it catches
     with collector_paused():
         try:
-            return read_document(json_text.parse(body), find, max_sequences=max_sequences, layout=layout)
+            return read_document(parse(body), find, max_sequences=max_sequences, layout=layout)
         except RequestError as error:
             error.__context__ = None  # its frames hold the document, which may be thirty times its text
             raise error.with_traceback(None) from None
@@ -111,7 +111,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """One entry of `sequences`, whose steps may be those that C found wrong; None if it is wrong."""
+    """Reads one entry of `sequences`, whose steps may be `CheckedSteps`; None if it is wrong."""
     before = problems.total
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer
