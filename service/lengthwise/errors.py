@@ -140,7 +140,7 @@ class RequestError(LengthwiseError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error at one place of a body: its RFC 6901 pointer into the body as sent, and a sentence."""
+    """One error in a body: a JSON pointer (RFC 6901) into the body as sent, and a sentence."""
 
     pointer: str
     detail: str
@@ -184,7 +184,7 @@ class NoSuchAlias(InvalidRequest):
 
 
 class InvalidSequences(InvalidRequest, ValueError):
-    """Sequences given to `Model.predict` or to a client that the model does not take, or cannot answer.
+    """Sequences passed to `Model.predict` or to a client that the model does not accept, or cannot answer.
 
     `problems` has all of them (a client: the first); the text names the first by their places in the list.
     """

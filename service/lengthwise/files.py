@@ -28,7 +28,7 @@ log = logging.getLogger("lengthwise.files")
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Opens a regular file for reading; OSError for anything else."""
+    """Opens a regular file for reading; a folder, a pipe or a device is an OSError."""
     _check_regular(os.stat(path), path)  # before it is opened, because opening a device may have an effect
     # Does not block even if the file was replaced since then.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)

@@ -59,7 +59,7 @@ def pad(
     rows: int | None = None,
     filler_length: int = 1,
 ) -> PaddedBatch:
-    """Pads sequences of one type, in order, to `width` (or the rounded longest) and `rows`.
+    """Pads sequences of one dtype, in order, to `width` (default: the longest, rounded up) and to `rows`.
 
     Raises:
         ValueError: There is no sequence, an empty one, one longer than `width`, or there are more than `rows`.

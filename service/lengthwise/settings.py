@@ -55,7 +55,7 @@ def _workers(value: Any) -> Any:
 
 
 def _models(value: Any) -> Any:
-    """An address as it is, if it is right; anything else as a path."""
+    """Checks an address of models and returns it; returns other texts as paths."""
     if addresses.is_address(value):
         addresses.parse(value)
         return value
@@ -314,7 +314,7 @@ class Settings(BaseSettings):
         return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
     def of_worker(self, workers: int) -> dict[str, Any]:
-        """The options of one worker as JSON: what is set, and its share of each bound on all workers together."""
+        """The options of one worker as JSON: those that are set, and its share of each common bound."""
         least = {"max_queue_cost_steps": self.max_batch_cost_steps}
         shares = {
             name: max(least.get(name, 1), bound // workers)
@@ -363,11 +363,12 @@ class Settings(BaseSettings):
             ConfigurationError: A value is wrong, or a variable belongs to no option; the message names all of them.
         """
         from_flags = {name: value for name, value in flags.items() if value is not None}
-        known = set(cls.model_fields)
         unknown = [
             name
             for name in os.environ
-            if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.removeprefix(PREFIX).lower() not in known
+            if name.startswith(PREFIX)
+            and name != CONFIG_VARIABLE
+            and name.removeprefix(PREFIX).lower() not in cls.model_fields
         ]
         if unknown:
             names = [name.upper() for name in cls.model_fields]
@@ -433,8 +434,8 @@ def passed_to_children() -> dict[str, str]:
 
 def mmap_threshold_is_set() -> bool:
     """Whether glibc's own variables set from which size on a block of memory gets a mapping of its own (mmap)."""
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    return "glibc.malloc.mmap_" in tunables or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
+    is_tuned = "glibc.malloc.mmap_" in os.environ.get("GLIBC_TUNABLES", "")
+    return is_tuned or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
 
 
 def _removal_text(name: str) -> str:
@@ -449,6 +450,7 @@ def flag(name: str) -> str:
 
 
 def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
+    """The message for one wrong option: where it was set, what it must be, and its value."""
     name = ".".join(str(key) for key in item["loc"])
     if not name:
         return sentence(item)

@@ -16,7 +16,7 @@ _KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """A model's name and version: where its directory stands in the repository."""
+    """A model's name and version, which are the path of its directory in the repository."""
 
     name: str
     version: int

@@ -81,7 +81,7 @@ def _document(content: bytes) -> Mapping[str, Any]:
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """The seconds of a header `Retry-After`, a number or a date; None where it has neither."""
+    """Parses the header `Retry-After`: seconds, or a date as seconds from now; None if it is neither."""
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():

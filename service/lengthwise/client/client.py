@@ -189,6 +189,7 @@ class _AnyClient(Generic[Transport]):
         return Deadline.after(self._timeout if timeout is None else _seconds(timeout), self._retries)
 
     def _request(self, step: Send) -> dict[str, Any]:
+        """The arguments of httpx for a request."""
         return {
             "method": step.method,
             "url": step.path,
@@ -214,8 +215,7 @@ class _AnyClient(Generic[Transport]):
     def _hint(self, error: Exception) -> str:
         """What may be the cause of a connection that failed, where the error does not say it."""
         if self._connections.base_url.scheme == "https":
-            text = str(error)
-            return next((hint for sign, hint in _TLS_HINTS.items() if sign in text), "")
+            return next((hint for sign, hint in _TLS_HINTS.items() if sign in str(error)), "")
         cut_off = isinstance(error, self._httpx.RemoteProtocolError | self._httpx.ReadError)
         return "; if the port speaks https, the address must begin with https://" if cut_off else ""
 

@@ -71,7 +71,7 @@ class Send:
     deadline: Deadline
 
     def in_time(self, part: bytes) -> bytes:
-        """A part of the answer, if it is not late: httpx limits the time between two parts, not that of all.
+        """Returns a part of the answer, unless the call's time is over: httpx limits the time between two parts only.
 
         Raises:
             DeadlineExceeded: The time of the call is over.
@@ -159,7 +159,7 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[
 
 
 def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange[Predictions]:
-    """The predictions of one body, which names the time that is left of the deadline.
+    """Sends one body with the time that is left as its `timeout_ms`, and reads its predictions.
 
     Raises:
         InferenceFailed: The answer cannot be read, or has not a prediction for each sequence.
@@ -215,7 +215,7 @@ def _send_until_answered(
 
 
 def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
-    """The seconds to wait before the next try; None where there is none. `number`, `failures`: tries so far."""
+    """The seconds to wait before the next try; None to give up. `number`, `failures`: tries so far."""
     backoff = min(_FIRST_WAIT_SECONDS * 2**number, _LONGEST_WAIT_SECONDS)
     if isinstance(error, RequestError) and error.status in _BUSY:
         wait = backoff if error.retry_after_seconds is None else max(error.retry_after_seconds, _FIRST_WAIT_SECONDS)
