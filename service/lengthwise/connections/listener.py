@@ -139,14 +139,17 @@ class Listener:
         self._loop = None
 
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Accepts connections in one turn of the event loop; first leaves some to other workers that have fewer."""
-        mine, early = divmod(self._waits, _PATIENCE)  # of those that were left to others
-        mine = 0 if early else mine
+        """Accepts connections in one turn of the event loop, but leaves some to workers that have fewer.
+
+        After `_PATIENCE` waits in a row for them it takes one connection, after twice as many two, and so on.
+        """
+        own, rest = divmod(self._waits, _PATIENCE)
+        own = 0 if rest else own  # connections that it takes although `turn` leaves them to others
         for number in range(_A_TURN):
             seconds = self._turn(len(self._connections) + len(self._pending), _waiting(self._socket))
             if not number and not seconds:
-                mine = self._waits = 0  # they have taken theirs
-            if seconds < 0 or (seconds and number >= mine):
+                own = self._waits = 0  # the others have taken theirs
+            if seconds < 0 or (seconds and number >= own):
                 self._waits = self._waits + 1 if seconds > 0 else 0
                 loop.remove_reader(self._socket)
                 loop.call_later(abs(seconds), self._go_on, loop)

@@ -50,11 +50,11 @@ def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
 
 
 def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
-    """The steps in `text[start:end]`, of any shape, copied; None where only the full reader reads them."""
-    one = b"".join((b"[", memoryview(text)[start:end], b"]"))
-    first = one[2 : one.find(b"]")]
+    """The array of steps in `text[start:end]`, with any number of features, copied; None if C cannot read it."""
+    body = b"".join((b"[", memoryview(text)[start:end], b"]"))
+    first = body[2 : body.find(b"]")]  # the text of the first step, or of all steps of one number
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
-    numbers = COMPILED and _fast_json.read(one, 0, len(one), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
+    numbers = COMPILED and _fast_json.read(body, 0, len(body), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
     return _steps(numbers, features).copy() if isinstance(numbers, bytes) else None
 
 

@@ -160,7 +160,10 @@ class _Stream:
         self.read()
 
     def look(self) -> None:
-        """Looks whether a large message has begun to arrive: that needs a slot, with memory reserved for it."""
+        """Takes a slot, with memory, for a large message that has begun to arrive; without a slot, ends the stream.
+
+        A large message has begun where more bytes came than the windows of the open calls and other slots explain.
+        """
         if not self._reading or self._large is not None:
             return
         client, connections, receiving = self._rpc.client, self._inference.connections, self._inference.receiving

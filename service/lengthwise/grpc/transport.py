@@ -215,8 +215,8 @@ class RpcCall:
             self._over, self.on_cancel = True, None
             self._unread.pop(self, None)
             ended, self._ended = self._ended, []
-            for one in ended:
-                one()
+            for callback in ended:
+                callback()
 
     def _closed(self, event: Any) -> None:
         self.cancelled = bool(event.batch_operations[0].cancelled())

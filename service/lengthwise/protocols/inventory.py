@@ -202,18 +202,19 @@ async def statistics(serving: Serving, name: str | None, version: str | None) ->
     """
     own = statistics_of_process(serving, name, version)
     others = [] if serving.worker is None else await serving.worker.ask("statistics", name, version)
-    every: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for one in chain(own, *others):
-        every.setdefault((one["name"], one["version"]), []).append(one)
-    return {"model_stats": [_sum(every[one["name"], one["version"]]) for one in own]}
+    by_version: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for stats in chain(own, *others):
+        by_version.setdefault((stats["name"], stats["version"]), []).append(stats)
+    return {"model_stats": [_sum(by_version[stats["name"], stats["version"]]) for stats in own]}
 
 
 def statistics_of_process(serving: Serving, name: str | None, version: str | None) -> list[dict[str, Any]]:
     """The statistics that this process alone has, of the models that `statistics` names."""
     models = list(serving.served)
     if name is not None or version is not None:
-        one = kserve.find(serving, name, version)
-        models = [one] if version is not None else [each for each in models if each.manifest.name == one.manifest.name]
+        named = kserve.find(serving, name, version)
+        of_name = [served for served in models if served.manifest.name == named.manifest.name]
+        models = of_name if version is None else [named]
     return [_statistics_of(served) for served in models]
 
 

@@ -73,13 +73,14 @@ class Turns:
         That is the time of the bodies that are being read, of those whose turn comes before, and its own.
         """
         now = time.monotonic()
-        running = [(one, now - began) for one, began in self._reading.values()]
+        running = [(body_bytes, now - began) for body_bytes, began in self._reading.values()]
         if self._read_bytes:
             rate = self._read_seconds / self._read_bytes
         else:
-            rate = sum(seconds for _, seconds in running) / max(1, sum(one for one, _ in running))
-        ahead = rate * sum(one for *other, one, slot in self._queue if tuple(other) < turn and not slot.done())
-        ahead += sum(max(0.0, one * rate - seconds) for one, seconds in running)
+            rate = sum(seconds for _, seconds in running) / max(1, sum(body_bytes for body_bytes, _ in running))
+        earlier = [waiting for waiting in self._queue if waiting[:2] < turn and not waiting[3].done()]
+        ahead = rate * sum(body_bytes for _, _, body_bytes, _ in earlier)
+        ahead += sum(max(0.0, body_bytes * rate - seconds) for body_bytes, seconds in running)
         return ahead / self._slots + size * rate
 
     async def _wait(self, finish: float, size: int, until: float, *, certain: bool) -> None:
