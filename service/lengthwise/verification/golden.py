@@ -23,6 +23,7 @@ from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.padding import PaddedBatch, Steps, batches
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest, Promise
 from lengthwise.runtime.session import Session
+from lengthwise.verification.random_sequences import largest_difference, scale_of
 
 TOLERANCE = 1e-4
 """Allowed difference of a logit, times max(1, the largest stored |logit|): processor families round differently by
@@ -93,27 +94,25 @@ class GoldenDifference:
 
     @property
     def from_stored(self) -> float:
-        """The larger difference from the stored logits; NaN if one of them is NaN."""
-        return float(np.max((self.unbatched, self.batched)))
+        """The larger difference from the stored logits."""
+        return max(self.unbatched, self.batched)
 
 
 def compare(session: Session, golden: Golden, manifest: Manifest) -> list[GoldenDifference]:
-    """Runs the golden sequences, each unbatched and all in one batch; the differences of each."""
-    multiple, most_rows = manifest.width_multiple, manifest.max_batch_rows
-    together = batches(golden.sequences, multiple=multiple, most_rows=most_rows)
-    batched = [logits for batch in together for logits in _logits(session, batch, manifest)]
+    """Runs the golden sequences, each unbatched and all in one batch, and compares the logits of both runs."""
     unbatched = answers(session, golden.sequences, manifest).logits
+    batched = answers(session, golden.sequences, manifest, most_rows=manifest.max_batch_rows).logits
     return [
         GoldenDifference(
             sequence=index,
             length=len(steps),
-            unbatched=_distance(alone, expected),
-            batched=_distance(company, expected),
-            between=_distance(company, alone),
-            same_bits=company.tobytes() == alone.tobytes(),
-            scale=max(1.0, float(np.abs(expected).max())),
+            unbatched=largest_difference(of_one, expected),
+            batched=largest_difference(of_batch, expected),
+            between=largest_difference(of_batch, of_one),
+            same_bits=of_batch.tobytes() == of_one.tobytes(),
+            scale=scale_of(expected),
         )
-        for index, (steps, expected, company, alone) in enumerate(
+        for index, (steps, expected, of_batch, of_one) in enumerate(
             zip(golden.sequences, golden.logits, batched, unbatched, strict=True)
         )
     ]
@@ -130,40 +129,38 @@ def check(
     """
     promise = promise or manifest.promise(session.provider)
     differences = compare(session, golden, manifest)
-    for one in differences:
-        name = f"{manifest.key}: golden sequence {one.sequence} ({one.length} steps)"
-        usual = 0.0 if promise is None else promise.tolerance
-        if promise is not None and promise.amplified:  # the golden sequences are none of the ill-conditioned ones
-            usual = min(usual, TOLERANCE * one.scale)
-        allowed = max(TOLERANCE * one.scale, usual, 0.0 if promise is None else promise.golden)
-        if not (one.unbatched <= allowed and one.batched <= allowed):  # "not <=" so that NaN fails too
+    for difference in differences:
+        name = f"{manifest.key}: golden sequence {difference.sequence} ({difference.length} steps)"
+        tolerance = 0.0 if promise is None else promise.tolerance
+        if promise is not None and promise.amplified:
+            # The promise allows for ill-conditioned sequences, such as a constant. Golden sequences are ordinary.
+            tolerance = min(tolerance, TOLERANCE * difference.scale)
+        allowed = max(TOLERANCE * difference.scale, tolerance, 0.0 if promise is None else promise.golden)
+        if difference.from_stored > allowed:
             raise VerificationError(
-                f"{name} differs from its stored logits by {one.unbatched:.3g} unbatched and {one.batched:.3g} "
-                f"batched; {allowed:.3g} is allowed. This is not the verified graph, or other kernels run it."
+                f"{name} differs from its stored logits by {difference.unbatched:.3g} unbatched and "
+                f"{difference.batched:.3g} batched; {allowed:.3g} is allowed. This is not the verified graph, or other "
+                "kernels run it."
             )
-        if promise is not None and not (one.same_bits or (not promise.bits and one.between <= usual)):
-            promised = "the same bits" if promise.bits else f"{usual:.3g} at most"
+        if promise is not None and not (difference.same_bits or (not promise.bits and difference.between <= tolerance)):
+            promised = "the same bits" if promise.bits else f"{tolerance:.3g} at most"
             raise PromiseBroken(
-                f"{name} differs by {one.between:.3g} between batched and unbatched on {session.provider}, where "
-                f"{promised} were promised"
+                f"{name} differs by {difference.between:.3g} between batched and unbatched on {session.provider}, "
+                f"where {promised} were promised"
             )
     return differences
 
 
-def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest) -> Golden:
-    """Golden sequences with a session's own logits, each computed unbatched."""
-    alone = batches(sequences, multiple=manifest.width_multiple, most_rows=1)
-    return Golden(tuple(sequences), tuple(logits for batch in alone for logits in _logits(session, batch, manifest)))
+def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *, most_rows: int | None = 1) -> Golden:
+    """Golden sequences with a session's own logits, by default each computed unbatched."""
+    runs = batches(sequences, multiple=manifest.width_multiple, most_rows=most_rows)
+    return Golden(tuple(sequences), tuple(logits for batch in runs for logits in _logits(session, batch, manifest)))
 
 
 def _logits(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
     """Each row's logits, without padding."""
     for row, length in zip(session.run(batch).logits, batch.lengths, strict=True):
         yield row[:length] if manifest.task == "per-step" else row
-
-
-def _distance(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    return float(np.abs(actual - expected).max()) if actual.shape == expected.shape else float("inf")
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
@@ -185,7 +182,7 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
                 file = io.BytesIO(archive.read(f"{name}.npy"))
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
                 if file.read(1):
-                    raise ValueError(f"{name}.npy goes on behind its array")
+                    raise ValueError(f"{name}.npy has more bytes than its array")
     except Exception as error:  # zipfile, zlib and numpy raise many types for a malformed file
         raise VerificationError(f"{source} cannot be read as golden sequences: {error}") from error
     return arrays
@@ -195,23 +192,19 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: s
     """Checks that the arrays fit each other and the manifest.
 
     Raises:
-        VerificationError: They do not; the message names the first that does not.
+        VerificationError: An array does not fit; the message names the first of them.
     """
     steps, lengths, logits = (arrays[name] for name in _ARRAYS)
-    least = manifest.min_length
-    if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < least:
-        raise VerificationError(f"{source}: lengths must be int32 [sequences], each at least {least}")
+    if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < manifest.min_length:
+        raise VerificationError(f"{source}: lengths must be int32 [sequences], each at least {manifest.min_length}")
     total = int(lengths.sum(dtype=np.int64))
-    tokens = manifest.input.kind == "tokens"
-    shape = (total,) if tokens else (total, manifest.input.features)
-    if steps.dtype != (np.int64 if tokens else np.float32) or steps.shape != shape:
-        raise VerificationError(
-            f"{source}: steps are {steps.dtype} {steps.shape}, lengths and manifest say "
-            f"{'int64' if tokens else 'float32'} {shape}"
-        )
     rows = total if manifest.task == "per-step" else len(lengths)
-    if logits.dtype != np.float32 or logits.shape != (rows, manifest.classes):
-        raise VerificationError(
-            f"{source}: logits are {logits.dtype} {logits.shape}, lengths and manifest say "
-            f"float32 {(rows, manifest.classes)}"
-        )
+    of_steps = ("int64", (total,)) if manifest.input.kind == "tokens" else ("float32", (total, manifest.input.features))
+    for name, array, (kind, shape) in (
+        ("steps", steps, of_steps),
+        ("logits", logits, ("float32", (rows, manifest.classes))),
+    ):
+        if (str(array.dtype), array.shape) != (kind, shape):
+            raise VerificationError(
+                f"{source}: {name} are {array.dtype} {array.shape}, lengths and manifest say {kind} {shape}"
+            )

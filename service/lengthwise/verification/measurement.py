@@ -29,9 +29,11 @@ from lengthwise.verification.random_sequences import (
     MeasuredAnswer,
     draw,
     kind_of,
-    largest_of,
+    largest_difference,
     lengths_for,
+    scale_of,
 )
+from lengthwise.wrong_values import counted
 
 BatchLogits = NDArray[np.float32]
 """Logits of a padded batch: `[rows, classes]`, or `[rows, width, classes]` of a per-step model."""
@@ -128,6 +130,7 @@ class BatchVariations:
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
         lengths = lengths_for(manifest, MIXED_LENGTHS)
+        # By the `id` of an expected answer, which the value keeps alive, so that no other array gets its id
         self._measured: dict[int, MeasuredAnswer] = {}
         self.sequences, self.unbatched = self._answered(lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=True)
@@ -163,16 +166,16 @@ class BatchVariations:
     def at_raw_values(self, original: Reference, origin: str, most: float) -> Iterator[tuple[str, PaddedBatch, Case]]:
         """Compares a graph at another precision with its float32 original on each kind of raw values.
 
-        A difference of more than `most`, in units of max(1, |logit|), is explained if a few ulps of the values move the
-        original's own answer as much. Gives the name of each kind, the sequences in one batch, and the case, without
-        those sequences to which the original has no finite answer.
+        A relative difference of more than `most` is explained if a few ulps of the values change the original's own
+        answer as much. Yields the name of each kind, its sequences in one batch, and the case. Sequences without a
+        finite answer of the original are left out.
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
         sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
         for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
-            of_kind = sequences[index :: len(KINDS)]
-            finite = [np.isfinite(original(batch)).all() for batch in self._batches(of_kind, most_rows=1)]
-            if members := [steps for steps, is_answered in zip(of_kind, finite, strict=True) if is_answered]:
+            sequences_of_kind = sequences[index :: len(KINDS)]
+            are_finite = [np.isfinite(original(batch)).all() for batch in self._batches(sequences_of_kind, most_rows=1)]
+            if members := list(itertools.compress(sequences_of_kind, are_finite)):
                 case = self._against(f"{kind}, against {origin}", members, original, is_raw=True, most=most)
                 yield kind, pad(members, multiple=self.manifest.width_multiple), case
 
@@ -186,9 +189,10 @@ class BatchVariations:
         is_raw: bool = False,
         most: float | None = None,
     ) -> Case:
-        """Compares the session's answers with a reference's, and notes how rounding moves each expected answer.
+        """Compares the session's answers with a reference's.
 
-        With `most`, that is asked of the reference, and a larger relative difference needs an explanation.
+        Also remembers how to measure what rounding changes in each expected answer (`MeasuredAnswer`): with the
+        session, or with the reference if `most` is set. Relative differences above `most` need that explanation.
         """
         expected, actual = [], []
         for batch in self._batches(members):
@@ -214,14 +218,10 @@ class BatchVariations:
     def at_every_position(self) -> Iterator[Case]:
         """Each row, unbatched against the same row in every position of the batch."""
         count = len(self.sequences)
-        turned = []
-        for shift in range(count):
-            order = [(row + shift) % count for row in range(count)]
-            turned.append(dict(zip(order, self._answers([self.sequences[row] for row in order]), strict=True)))
-        for row, alone in enumerate(self.unbatched):
-            steps = f"{len(self.sequences[row])} step{'s' if len(self.sequences[row]) != 1 else ''}"
-            name = f"{steps} {self.batched}, in each of {count} positions"
-            yield self._case(name, "company", [answers[row] for answers in turned], [alone] * count)
+        rotations = [self._reordered(np.roll(np.arange(count), shift)) for shift in range(count)]
+        for row, unbatched in enumerate(self.unbatched):
+            name = f"{counted(len(self.sequences[row]), 'step')} {self.batched}, in each of {count} positions"
+            yield self._case(name, "company", [answers[row] for answers in rotations], [unbatched] * count)
 
     def of_many_lengths(self) -> Case:
         """Many sequences of random lengths, in batches of several sizes."""
@@ -269,42 +269,40 @@ class BatchVariations:
         """The batch in other orders."""
         random = np.random.default_rng(self.seed)
         for number in range(3):
-            order = random.permutation(len(self.sequences))
-            answers = self._answers([self.sequences[row] for row in order])
-            back = [answers[row] for row in np.argsort(order)]
-            yield self._case(f"rows permuted, order {number + 1}", "order", back)
+            answers = self._reordered(random.permutation(len(self.sequences)))
+            yield self._case(f"rows permuted, order {number + 1}", "order", answers)
 
     def at_max_length(self) -> Iterator[Case]:
         """The longest sequence that the model accepts, unbatched and beside two shorter ones."""
         longest = self.manifest.max_length
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
-        # Not beside all of them: self-attention needs rows x heads x width^2 of memory
-        first, last, together = self._answers([self.sequences[0], self.sequences[-1], steps])
-        yield self._case(f"{longest} steps {self.batched}", "company", [together], [self._unbatched(steps)])
+        # In a batch with two of the sequences only: self-attention needs rows x heads x width^2 of memory
+        first, last, answer = self._answers([self.sequences[0], self.sequences[-1], steps])
+        yield self._case(f"{longest} steps {self.batched}", "company", [answer], [self._unbatched(steps)])
         name = f"beside a sequence of {longest} steps"
         yield self._case(name, "company", [first, last], [self.unbatched[0], self.unbatched[-1]])
 
     def with_threads(self, session: Session) -> Iterator[Case]:
         """The batch, and its rows unbatched, with two threads inside a run."""
-        together = self._answers(self.sequences, session=session)
-        yield self._case(f"2 threads instead of 1, {self.batched}", "threads", together)
-        alone = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
-        yield self._case("2 threads instead of 1, unbatched", "threads", alone)
+        batched = self._answers(self.sequences, session=session)
+        yield self._case(f"2 threads instead of 1, {self.batched}", "threads", batched)
+        unbatched = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
+        yield self._case("2 threads instead of 1, unbatched", "threads", unbatched)
 
     def attention(self) -> Iterator[Case]:
         """Attention weights: 0 at padding, and a sum of 1 over the valid steps."""
         at_padding, sums = [], []
         for batch in self._batches(self.sequences, None if self.unpadded else self._wide()):
             weights = self.session.run(batch, ("logits", "attention")).attention
-            if weights is None:
+            if weights is None:  # the graph has no such output
                 return
             valid = step_mask(batch.lengths, batch.width)
-            at_padding.append(weights[~valid] + np.float32(0))  # makes -0 to 0, which has other bits
+            at_padding.append(weights[~valid] + np.float32(0))  # turns -0, which has other bits than 0, into 0
             sums.append(np.where(valid, weights, 0).sum(axis=1, dtype=np.float64).astype(np.float32))
         if not self.unpadded:
             zeros = [np.zeros_like(weights) for weights in at_padding]
             yield self._case("attention at padding", "at padding", [at_padding], [zeros])
-        ones = [np.ones_like(each) for each in sums]
+        ones = [np.ones_like(sums_of_rows) for sums_of_rows in sums]
         yield self._case("attention over the valid steps", "attention", [sums], [ones])
 
     def _fills(self) -> dict[str, NDArray[Any]]:
@@ -325,20 +323,26 @@ class BatchVariations:
     def _batches(
         self, members: Sequence[Steps], width: int | None = None, most_rows: int | None = None
     ) -> Iterator[PaddedBatch]:
+        """Batches of sequences, as the service makes them; by default of the width that they need."""
         most = most_rows or self.most_rows
         return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=most)
 
     def _answers(
         self, members: Sequence[Steps], width: int | None = None, session: Session | None = None
     ) -> list[RowOutputs]:
-        """The outputs of each sequence, run in batches as the service makes them; `width`: another one than needed."""
+        """The outputs of each sequence, run in `_batches`."""
         session = session or self.session
         return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
+
+    def _reordered(self, order: NDArray[np.intp]) -> list[RowOutputs]:
+        """The outputs of the batch's rows, run in another order; returned in the order of the batch."""
+        answers = self._answers([self.sequences[row] for row in order])
+        return [answers[index] for index in np.argsort(order)]
 
     def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
         """Draws sequences, every other one of raw values, and answers each unbatched.
 
-        The service refuses an answer that is not finite. If a raw sequence has one, an ordinary one replaces it.
+        A raw sequence whose answer is not finite, which the service refuses, is replaced by an ordinary sequence.
         """
         sequences = draw(self.manifest, lengths, seed, raw=True)
         ordinary = draw(self.manifest, lengths, seed)
@@ -353,20 +357,24 @@ class BatchVariations:
         return sequences, answers
 
     def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
-        """The outputs of a sequence that runs alone; `_case` can ask for them again, to see how rounding moves them."""
+        """The outputs of a sequence that runs unbatched; also remembers how to measure what rounding changes in them.
+
+        See `MeasuredAnswer`, which `_case` uses.
+        """
         (answer,) = self._answers([steps])
-        for index, part in enumerate(answer):
+        for index, output in enumerate(answer):
 
-            def ask(others: Steps, index: int = index) -> NDArray[np.float32]:
-                return self._answers([others])[0][index]
+            def ask(rounded: Steps, index: int = index) -> NDArray[np.float32]:
+                return self._answers([rounded])[0][index]
 
-            self._measured[id(part)] = MeasuredAnswer(part, steps, ask, is_raw=is_raw)
+            self._measured[id(output)] = MeasuredAnswer(output, steps, ask, is_raw=is_raw)
         return answer
 
     def _logits(self, batch: PaddedBatch) -> BatchLogits:
         return self.session.run(batch).logits
 
     def _without_padding(self, session: Session, batch: PaddedBatch) -> Iterator[RowOutputs]:
+        """Runs a batch, and yields each row's outputs without padding."""
         outputs = session.run(batch, ("logits", "attention"))
         for row, (logits, length) in enumerate(zip(self._by_row(outputs.logits, batch), batch.lengths, strict=True)):
             yield [logits] if outputs.attention is None else [logits, outputs.attention[row, :length]]
@@ -383,19 +391,25 @@ class BatchVariations:
         answers: Sequence[RowOutputs],
         expected: Sequence[RowOutputs] | None = None,
     ) -> Case:
-        """Compares answers to the rows with what is expected, by default the answers to the batch's rows unbatched."""
+        """Compares answers to rows with the expected ones, by default with those to the batch's rows unbatched.
+
+        A relative difference is explained, and so left out of `relative`, if rounding of the row's values changes the
+        expected answer by `1 / AMPLIFIED` of it, or more. `amplified` is the most that rounding changes an answer where
+        it explains a difference. Of a reference it counts where it explains too little, too: the error of a failed case
+        then says that the model is ill-conditioned there.
+        """
         rows = zip(self.unbatched if expected is None else expected, answers, strict=True)
         pairs = [pair for row in rows for pair in zip(*row, strict=True)]
         largest = relative = amplified = 0.0
-        for one, other in pairs:
-            with np.errstate(invalid="ignore"):
-                apart = largest_of([np.abs(one - other)])
-            share = apart / max(1.0, float(np.abs(one).max(initial=0)))
-            measured = self._measured.get(id(one))
-            moved = 0.0 if measured is None else measured.amplified_by_rounding(share)
-            explained = measured is not None and moved > 0 and share <= measured.most + AMPLIFIED * moved
-            largest = max(largest, apart)
-            amplified = max(amplified, moved if explained or varied == "reference" else 0.0)
-            relative = max(relative, 0.0 if explained else share)
-        is_same = all(one.tobytes() == other.tobytes() for one, other in pairs)
-        return Case(name, varied, largest, relative, is_same, self.session.provider, amplified=amplified)
+        for expected_output, output in pairs:
+            difference = largest_difference(output, expected_output)
+            relative_difference = difference / scale_of(expected_output)
+            measured = self._measured.get(id(expected_output))
+            by_rounding = 0.0 if measured is None else measured.difference_by_rounding(relative_difference)
+            most = 0.0 if measured is None else measured.most + AMPLIFIED * by_rounding
+            is_explained = by_rounding > 0 and relative_difference <= most
+            largest = max(largest, difference)
+            amplified = max(amplified, by_rounding if is_explained or varied == "reference" else 0.0)
+            relative = max(relative, 0.0 if is_explained else relative_difference)
+        has_same_bits = all(expected_output.tobytes() == output.tobytes() for expected_output, output in pairs)
+        return Case(name, varied, largest, relative, has_same_bits, self.session.provider, amplified=amplified)

@@ -59,7 +59,7 @@ def failures(cases: Sequence[Case], *, tolerance: float | None = None, most: flo
 
 
 def _passes(case: Case, tolerance: float | None, most: float) -> bool:
-    """Whether a case holds: by equal bits, or within a tolerance."""
+    """Whether a case holds: its bits are equal, or its relative difference is within the tolerance."""
     if case.varied == "at padding":
         return case.bits  # a masked softmax gives exactly 0 there, so nothing rounds
     if case.varied == "missing":
@@ -72,47 +72,53 @@ def _passes(case: Case, tolerance: float | None, most: float) -> bool:
 
 
 def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (), *, golden: float = 0.0) -> Promise:
-    """The promise that follows from the measured cases of batch invariance, without those of extreme padding."""
-    moved = [case for case in cases if case.is_invariance and not case.extreme]
-    bits = all(case.bits for case in moved) and all(one.same_bits for one in differences)
-    largest = 0.0 if bits else max([case.difference for case in moved] + [one.between for one in differences])
+    """The promise that follows from the measured cases of batch invariance, without those of extreme padding.
+
+    `differences` are those of the golden sequences; `golden` is what they may differ from their stored logits.
+    """
+    invariance = [case for case in cases if case.is_invariance and not case.extreme]
+    bits = all(case.bits for case in invariance) and all(difference.same_bits for difference in differences)
+    measured = [case.difference for case in invariance] + [difference.between for difference in differences]
+    largest = 0.0 if bits else max(measured)
     return Promise(
-        provider=moved[0].provider,
+        provider=invariance[0].provider,
         bits=bits,
         tolerance=HEADROOM * largest,
         seen=largest,
         golden=golden,
-        amplified=0.0 if bits else max(case.amplified for case in moved),
+        amplified=0.0 if bits else max(case.amplified for case in invariance),
     )
 
 
 def promise_here(
     session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
-    """The promise under which a model is served here; if it is new also its cases, for `promises.json`.
+    """The promise under which a model is served here, and the measured cases of a new promise, for `promises.json`.
 
-    Its golden sequences have been checked against it. `stored` is the content of the model's `promises.json`, if any.
+    Checks the golden sequences against the stored promise, or else against the manifest's. If there is none, or it does
+    not hold on this CPU, or was measured with other kernels, the model is verified again. `stored` is the content of
+    the model's `promises.json`, if any.
 
     Raises:
-        PromiseBroken: The stored promise of this device, or that of another device than a CPU, is broken. That no
-            promise can be made here is a VerificationError (`verify_here`).
+        PromiseBroken: The stored promise of this device is broken, or the manifest's on another device than a CPU.
+            Where no promise can be made, `verify_here` raises a VerificationError.
     """
-    stored_one = stored_promises.find(stored, stored_promises.conditions(manifest, session))
-    if (promise_so_far := stored_one or manifest.promise(session.provider)) is not None:
+    stored_promise = stored_promises.find(stored, stored_promises.conditions(manifest, session))
+    if (known_promise := stored_promise or manifest.promise(session.provider)) is not None:
         try:
-            golden.check(session, expected, manifest, promise_so_far)
+            golden.check(session, expected, manifest, known_promise)
         except PromiseBroken as broken:
-            if stored_one is not None:
+            if stored_promise is not None:
                 raise PromiseBroken(f"{broken}; {_REMEDY}") from broken
             if session.provider != CPU_LABEL:
                 raise
             log.warning("%s; it is verified again on this processor", broken)
         else:
-            # A promise of a processor says nothing about layers in other kernels than the exporter's, which an old
-            # manifest does not name.
-            kernels_count = session.provider == CPU_LABEL and session.recurrent
-            if stored_one is not None or not kernels_count or session.kernels == manifest.made.get(KERNELS):
-                return promise_so_far, []
+            # The manifest's promise for a CPU is valid only for the kernels that the exporter measured it with. Old
+            # manifests do not name them.
+            depends_on_kernels = session.provider == CPU_LABEL and session.recurrent
+            if stored_promise is not None or not depends_on_kernels or session.kernels == manifest.made.get(KERNELS):
+                return known_promise, []
     most = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
     new_promise, cases = verify_here(session, expected, manifest, most=most)
     result = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
@@ -131,7 +137,7 @@ def verify_here(
 ) -> tuple[Promise, list[Case]]:
     """Measures the cases of batch invariance on the device that will serve, and makes a promise of them.
 
-    `most`: Largest relative difference of a case, and of the golden sequences from their stored logits.
+    `most` is the largest allowed relative difference: of a case, and of a golden sequence from its stored logits.
 
     Raises:
         VerificationError: A case fails, or the golden sequences differ too much from their stored logits.
@@ -144,10 +150,13 @@ def verify_here(
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
     differences = golden.compare(session, expected, manifest)
-    for one in differences:
-        if not one.from_stored <= most * one.scale:  # "not <=": NaN fails too
+    for difference in differences:
+        allowed = most * difference.scale
+        if difference.from_stored > allowed:
             raise VerificationError(
-                f"{manifest.key}: golden sequence {one.sequence} ({one.length} steps) differs on {session.provider} "
-                f"from its stored logits by {one.from_stored:.3g}; another device may differ by {most * one.scale:.3g}"
+                f"{manifest.key}: golden sequence {difference.sequence} ({difference.length} steps) differs on "
+                f"{session.provider} from its stored logits by {difference.from_stored:.3g}; another device may differ "
+                f"by {allowed:.3g}"
             )
-    return promise(cases, differences, golden=HEADROOM * max(one.from_stored for one in differences)), cases
+    largest = max(difference.from_stored for difference in differences)
+    return promise(cases, differences, golden=HEADROOM * largest), cases

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +42,7 @@ _Values = NDArray[np.float64]
 
 
 def _constant(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
-    """A sensor that hangs: each feature stays at one number, of either sign, from 1 to 1,000."""
+    """A stuck sensor: each feature keeps one value, positive or negative, of size 1 to 1,000."""
     level = 10 ** random.uniform(0, 3, shape[1:]) * random.choice([-1.0, 1.0], shape[1:])
     return np.broadcast_to(level, shape).copy()
 
@@ -52,7 +53,7 @@ def _mostly_zeros(shape: tuple[int, ...], random: np.random.Generator) -> _Value
 
 
 def _with_outlier(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
-    """A sensor with one spike: one step has values of `_OUTLIER`, of either sign."""
+    """A sensor with one spike: all values of one step are `_OUTLIER`, or all are `-_OUTLIER`."""
     values = random.standard_normal(shape)
     values[random.integers(shape[0])] = _OUTLIER * random.choice([-1.0, 1.0])
     return values
@@ -75,7 +76,7 @@ KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Valu
 
 
 def kind_of(index: int, kinds: Sequence[str] = tuple(KINDS)) -> str | None:
-    """The kind of a sequence by its index: every other one is raw, the kinds in turn; None for an ordinary one."""
+    """The kind of the sequence at an index, None for ordinary values: at odd indexes the raw kinds, in turn."""
     return kinds[index // 2 % len(kinds)] if index % 2 and kinds else None
 
 
@@ -85,23 +86,23 @@ def raw(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArr
 
 
 AMPLIFIED: Final = 10.0
-"""A computation in another order may change an answer by this many times what one of `rounded_otherwise` changes it."""
+"""Another order of summation may change an answer up to this many times as much as `rounded_otherwise` does."""
 ULPS: Final = 4.0
 """A sum over many steps rounds as if its first values were some units in the last place (ulp) larger."""
 
 
 def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """Yields the values moved by a few ulps, up or down, as other roundings would; zeros stay zeros.
+    """Yields copies of `steps`, each with values that are a few ulps larger or smaller; zeros stay zeros.
 
-    How much that moves an answer shows how far another order of the same sums may move it: the conditioning of the
-    model at these values. They are `[length, features]` or `[rows, width, features]`.
+    How much these copies change an answer is the conditioning of the model at these values: it shows how much another
+    order of the same sums may change the answer. `steps` are `[length, features]` or `[rows, width, features]`.
     """
     ulp = np.spacing(np.abs(steps)) * (steps != 0)
     width = steps.shape[-2]
-    share = np.linspace(-1, 1, width)[:, None]
+    ramp = np.linspace(-1, 1, width)[:, None]
     random = np.random.default_rng(0)
-    for change in (1.0, -1.0, ULPS * np.sign(share), ULPS * share, *random.choice([-ULPS, ULPS], (3, width, 1))):
-        yield (steps + change * ulp).astype(np.float32)
+    for ulps in (1.0, -1.0, ULPS * np.sign(ramp), ULPS * ramp, *random.choice([-ULPS, ULPS], (3, width, 1))):
+        yield (steps + ulps * ulp).astype(np.float32)
 
 
 MOST_AMPLIFIED: Final = 1e-3
@@ -113,49 +114,61 @@ ROUNDING: Final = 1e-5
 ModelAnswer = NDArray[np.float32]
 
 
-@dataclass(slots=True)
+@dataclass
 class MeasuredAnswer:
-    """An expected answer to a sequence, and how much rounding moves it."""
+    """An expected answer to a sequence, and how much rounding changes it.
+
+    Differences are relative: divided by `scale_of(answer)`.
+    """
 
     answer: ModelAnswer
     steps: Steps
-    ask: Callable[[Steps], ModelAnswer | None]  # gives the answer to other values of the sequence
-    exact: Callable[[Steps], ModelAnswer | None] | None = None  # gives that of float64; None where it is not known
+    ask: Callable[[Steps], ModelAnswer | None]  # computes the answer to other values of the sequence
+    exact: Callable[[Steps], ModelAnswer | None] | None = None  # the same in float64; None where that is not known
     is_raw: bool = False
     most: float = ROUNDING  # a relative difference up to this needs no explanation
-    _moved: float | None = None
 
-    def amplified_by_rounding(self, share: float) -> float:
-        """The answer's relative change by rounding; 0 where rounding cannot, or need not, explain `share`."""
-        if self.steps.dtype != np.float32 or not self.most < share < math.inf:
+    @cached_property
+    def _by_rounding(self) -> float:
+        """The largest finite difference of the answer to `rounded_otherwise` values, or of that in float64."""
+        unrounded = self.ask(self.steps)
+        pairs = [(self.ask(steps), unrounded) for steps in rounded_otherwise(self.steps)]
+        pairs += [] if self.exact is None else [(self.exact(self.steps), self.answer)]
+        differences = [
+            largest_difference(actual, expected)
+            for actual, expected in pairs
+            if actual is not None and expected is not None
+        ]
+        return max(filter(math.isfinite, differences), default=0.0) / scale_of(self.answer)
+
+    def difference_by_rounding(self, difference: float) -> float:
+        """How much rounding changes the answer; 0 where rounding cannot, or need not, explain `difference`."""
+        if self.steps.dtype != np.float32 or not self.most < difference < math.inf:
             return 0.0
-        if not self.is_raw and share > MOST_AMPLIFIED:
-            return 0.0
-        if self._moved is None:
-            before = self.ask(self.steps)
-            pairs = [(self.ask(steps), before) for steps in rounded_otherwise(self.steps)]
-            pairs += [] if self.exact is None else [(self.exact(self.steps), self.answer)]
-            scale = max(1.0, float(np.abs(self.answer).max(initial=0)))
-            distances = [largest_of([np.abs(one - two)]) for one, two in pairs if one is not None and two is not None]
-            self._moved = max((each / scale for each in distances if math.isfinite(each)), default=0.0)
-        return self._moved
+        return self._by_rounding if self.is_raw or difference <= MOST_AMPLIFIED else 0.0
 
 
-def largest_of(differences: Sequence[NDArray[np.float32]]) -> float:
-    """The largest of differences of any shapes; infinite if one is not finite, 0 if there is none."""
-    largest = max((float(part.max()) for part in differences if part.size), default=0.0)
-    # max() ignores a NaN or not, depending on its position
-    return largest if all(np.isfinite(part).all() for part in differences) else math.inf
+def largest_difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The largest absolute difference; infinite if one is not finite, or the shapes differ; 0 for empty arrays."""
+    if actual.shape != expected.shape:
+        return math.inf
+    with np.errstate(invalid="ignore"):
+        differences = np.abs(actual - expected)
+    return float(differences.max(initial=0)) if np.isfinite(differences).all() else math.inf
+
+
+def scale_of(answer: NDArray[np.float32]) -> float:
+    """The unit of relative differences: max(1, the largest |logit|)."""
+    return max(1.0, float(np.abs(answer).max(initial=0)))
 
 
 def lengths_for(manifest: Manifest, lengths: Sequence[int]) -> list[int]:
-    """The lengths among these that the model accepts.
+    """`lengths`, each `min_length - 1` steps longer, without those above the model's `max_length`.
 
-    For a model with a least number of steps, they count from there: its shortest sequence instead of 1, one step
-    more instead of 2. So the steps that its last window adds are tried, as in the other models.
+    So length 1 becomes the shortest sequence that the model accepts, length 2 one step more.
     """
-    more = manifest.min_length - 1
-    return [more + length for length in lengths if more + length <= manifest.max_length]
+    added_steps = manifest.min_length - 1
+    return [added_steps + length for length in lengths if added_steps + length <= manifest.max_length]
 
 
 def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[Steps]:
@@ -183,7 +196,7 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
 def _sequence(
     manifest: Manifest, length: int, random: np.random.Generator, kind: str | None, *, ends_in_zeros: bool
 ) -> Steps:
-    """One random sequence: token ids, ordinary values that follow each other smoothly, or values of a raw `kind`."""
+    """One random sequence: token ids; ordinary, autocorrelated values (`kind` is None); or values of a raw `kind`."""
     if manifest.input.vocabulary is not None:
         tokens = random.integers(0, manifest.input.vocabulary, size=length, dtype=np.int64)
         if ends_in_zeros:

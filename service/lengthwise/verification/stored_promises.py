@@ -38,18 +38,19 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
 
 
 def find(content: bytes | None, here: dict[str, str]) -> Promise | None:
-    """The promise that the file's content has under these conditions; None without one, and of a missing file."""
-    promise = next((entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == here), None)
-    return None if promise is None else Promise.model_validate(promise)
+    """The stored promise that is valid under the conditions `here`; None if there is none, or no file."""
+    promises = (entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == here)
+    return next(map(Promise.model_validate, promises), None)
 
 
 def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Stores a promise, beside those under other conditions; atomically, see `files.replace`."""
+    """Stores a promise in `promises.json`, atomically, in the place of one under the same conditions."""
     path = directory / FILE
-    before = _entries(files.read_if_any(path, MOST_BYTES), str(path))
-    others = [entry for entry in before if entry["conditions"] != under]
-    new = {"conditions": under, "promise": promise.model_dump(), "cases": list(cases)}
-    content = json.dumps({"promises": [*others, new]}, indent=1, allow_nan=False) + "\n"
+    entries = [
+        entry for entry in _entries(files.read_if_any(path, MOST_BYTES), str(path)) if entry["conditions"] != under
+    ]
+    entries.append({"conditions": under, "promise": promise.model_dump(), "cases": list(cases)})
+    content = json.dumps({"promises": entries}, indent=1, allow_nan=False) + "\n"
     files.replace(path, content.encode())
 
 
