@@ -59,11 +59,11 @@ def mended(exhibit: KerasExhibit) -> tuple[Model, Model]:
     """How to run the model in Keras, and its mended graph."""
     with tempfile.TemporaryDirectory() as folder, calm():
         target, original = read(exhibit, folder)
-        assert target.alone is not None
-        graph, longest = target.alone.build(exhibit.name, OPSET), min(exhibit.longest or WIDEST, WIDEST)
-        result = mend(graph, target.alone.names, target.steps, max_length=longest)
+        assert target.without_lengths is not None
+        graph, longest = target.without_lengths.build(exhibit.name, OPSET), min(exhibit.longest or WIDEST, WIDEST)
+        result = mend(graph, target.without_lengths.names, target.steps, max_length=longest)
     assert result.changes
-    return original, mended_model(result.graph, exhibit, target.alone.names)
+    return original, mended_model(result.graph, exhibit, target.without_lengths.names)
 
 
 @pytest.mark.sampled(64)

@@ -42,13 +42,13 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
                 raise ConfigurationError(f"it has {len(infos)} members; a .keras file has three")
             members: dict[str, zipfile.ZipInfo] = {}
             for info in infos:
-                _require_known_member(info, is_there=info.filename in members)
+                _require_known_member(info, is_duplicate=info.filename in members)
                 members[info.filename] = info
             if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
                 why = "it is no model that model.save('model.keras') wrote"
                 raise ConfigurationError(f"it has no {' and no '.join(missing)}: {why}")
             config, metadata = (_json(archive, members[name]) if name in members else {} for name in (CONFIG, METADATA))
-            # What is read of a member is no longer than the archive says, which was compared with what is allowed.
+            # zipfile reads no more than the size in the archive's directory, which `_require_known_member` has limited
             with archive.open(members[WEIGHTS]) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zipfile.LargeZipFile) as error:
@@ -56,14 +56,19 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
     return config, metadata if isinstance(metadata, dict) else {}
 
 
-def _require_known_member(info: zipfile.ZipInfo, *, is_there: bool) -> None:
+def _require_known_member(info: zipfile.ZipInfo, *, is_duplicate: bool) -> None:
+    """Makes sure that a member is one of a .keras file: one of three names, once, a plain file, and not too large.
+
+    Raises:
+        ConfigurationError: It is something else; the message says what.
+    """
     name, size, most = info.filename, info.file_size, MOST_BYTES if info.filename == WEIGHTS else MOST_CONFIG
-    to_other_layers = "which belongs to a layer that prepares data: give a keras.Model of the layers behind it"
+    of_preparing_layer = "which belongs to a layer that prepares data: give a keras.Model of the layers behind it"
     in_shards = name == SHARDS or (name.endswith(".weights.h5") and name != WEIGHTS)
     stored = f"of which the archive stores {info.compress_size}: Keras wrote no such file"
     for is_wrong, why in (
-        (is_there, f"has {name} twice"),
-        (name.startswith("assets/"), f"has {name}, {to_other_layers}"),
+        (is_duplicate, f"has {name} twice"),
+        (name.startswith("assets/"), f"has {name}, {of_preparing_layer}"),
         (in_shards, "has its weights in several files: save it with model.save('model.keras') without max_shard_size"),
         (name not in (CONFIG, METADATA, WEIGHTS), f"has {name[:80]!r}, which is no part of a .keras file"),
         (stat.S_ISLNK(info.external_attr >> 16), f"has {name} as a link"),
@@ -76,6 +81,7 @@ def _require_known_member(info: zipfile.ZipInfo, *, is_there: bool) -> None:
 
 
 def _expands(size: int, stored: int) -> bool:
+    """Whether `size` bytes are too many for the `stored` bytes that they are unpacked from: a zip bomb."""
     return size > _FREE and size > _MOST_EXPANSION * max(stored, 1)
 
 
@@ -102,22 +108,21 @@ _MOST_DEPTH: Final = 64
 
 
 def require_plain(path: Path) -> int:
-    """Makes sure that a file holds plain arrays in the file itself; returns the number of their values.
+    """Makes sure that an HDF5 file holds nothing but arrays of numbers; returns how many numbers.
 
     Raises:
         ConfigurationError: It has links, arrays in other files, or too many parts or bytes; or it is not an HDF5 file.
     """
     import h5py  # comes with Keras
 
-    count = values = size = 0
+    values = size = 0
     try:
         with h5py.File(path, "r") as file:
-            for shown, part in _parts_of_group(file, h5py):
-                count += 1
+            for count, (description, part) in enumerate(_parts_of_group(file, h5py), start=1):
                 if count > _MOST_OBJECTS:
                     raise ConfigurationError(f"its weights have more than {_MOST_OBJECTS} parts")
                 if isinstance(part, h5py.Dataset):
-                    _require_numbers(shown, part)
+                    _require_numbers(description, part)
                     values, size = values + part.size, size + part.nbytes
                 if size > MOST_BYTES:
                     raise ConfigurationError(f"its weights have more than {MOST_BYTES} bytes")
@@ -127,26 +132,31 @@ def require_plain(path: Path) -> int:
 
 
 def _parts_of_group(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The groups and arrays in a group, and in those in it; each with words for it.
+    """Yields the groups and arrays in a group and in its groups, each after a description of it for messages.
 
     Raises:
-        ConfigurationError: A part is a link or no array, or the groups are nested too deeply.
+        ConfigurationError: A part is a link, or neither a group nor an array; or the groups are nested too deeply.
     """
     if depth > _MOST_DEPTH:
         raise ConfigurationError("its weights are nested too deeply")
     for name in group:
-        shown = f"{name[:80]!r} in its weights"
+        description = f"{name[:80]!r} in its weights"
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ConfigurationError(f"{shown} is a link to something else, which Keras does not write")
+            raise ConfigurationError(f"{description} is a link to something else, which Keras does not write")
         part = group[name]
         if not isinstance(part, h5py.Group | h5py.Dataset):
-            raise ConfigurationError(f"{shown} is not an array")
-        yield shown, part
+            raise ConfigurationError(f"{description} is not an array")
+        yield description, part
         if isinstance(part, h5py.Group):
             yield from _parts_of_group(part, h5py, depth + 1)
 
 
-def _require_numbers(shown: str, array: Any) -> None:
+def _require_numbers(description: str, array: Any) -> None:
+    """Makes sure that an HDF5 array holds numbers, in the file itself, and is not a decompression bomb.
+
+    Raises:
+        ConfigurationError: It is another kind of array; the message begins with `description`.
+    """
     is_null, stored = array.shape is None, array.id.get_storage_size()  # HDF5's null
     size = 0 if is_null else array.nbytes
     for is_wrong, why in (
@@ -159,7 +169,7 @@ def _require_numbers(shown: str, array: Any) -> None:
         ),
     ):
         if is_wrong:
-            raise ConfigurationError(f"{shown} {why}")
+            raise ConfigurationError(f"{description} {why}")
 
 
 FACTORY: Final = "write a function that returns the model, and name it, as in file.py:factory"
@@ -197,8 +207,8 @@ _NOT_READ: Final = {
 REFUSED: Final[Mapping[str, str]] = {name: why for names, why in _NOT_READ.items() for name in names.split()}
 """Layers that are known and not read, with what to do instead."""
 
-_FORGOTTEN: Final = ("_regularizer", "_constraint")
-_NOT_RUN: Final = ("compile_config", "optimizer", "optimizer_config", "loss", "metrics")
+_TRAINING_SUFFIXES: Final = ("_regularizer", "_constraint")
+_TRAINING_KEYS: Final = ("compile_config", "optimizer", "optimizer_config", "loss", "metrics")
 _OPERATIONS: Final = ("keras.src.ops.numpy", "keras.src.ops.nn", "keras.src.ops.core", "keras.src.ops.math")
 _CALL_FUNCTIONS: Final = frozenset(
     {"Map", "Scan", "AssociativeScan", "WhileLoop", "ForiLoop", "Switch", "Cond", "VectorizedMap", "CustomGradient"}
@@ -215,15 +225,15 @@ STATEFUL: Final = "its answer depends on the calls before. Set stateful=False, w
 
 
 def safe_config(config: Any, registered: Callable[[str], Any] = lambda name: None) -> Any:
-    """A configuration without what only training needs, all of whose names are in the tables or registered.
+    """A copy of a configuration without what only training needs, after checking every class that it names.
 
     Args:
         config: The configuration, as parsed JSON.
-        registered: Returns what is registered with Keras under a name, or None.
+        registered: Returns the class or function that is registered with Keras under a name, or None.
 
     Raises:
-        ConfigurationError: It names something else, or is nested too deeply; the message names the layer, and what to
-            do.
+        ConfigurationError: It names a class that is neither in the tables here nor registered, or is nested too deeply;
+            the message names the layer, and says what to do.
     """
     try:
         return _without_training(config, registered)
@@ -235,35 +245,36 @@ def _without_training(value: Any, registered: Callable[[str], Any]) -> Any:
     """A part of a configuration without what only training needs: losses, optimizers, regularizers, initializers.
 
     Raises:
-        ConfigurationError: A key is no text, or an object is not accepted.
+        ConfigurationError: A key is not a text, or an object is not accepted.
     """
     if isinstance(value, list):
-        return [_without_training(each, registered) for each in value]
+        return [_without_training(item, registered) for item in value]
     if not isinstance(value, dict):
         return value
     if "class_name" in value:
         _require_known(value, registered)
     safe: dict[str, Any] = {}
-    for key, each in value.items():
+    for key, item in value.items():
         if not isinstance(key, str):
             raise ConfigurationError("the configuration has a key that is no text")
-        if key.endswith(_FORGOTTEN):
+        if key.endswith(_TRAINING_SUFFIXES):
             safe[key] = None
-        elif key.endswith("_initializer") and each is not None:
-            safe[key] = "zeros"
-        elif key not in _NOT_RUN or "config" not in value:
-            safe[key] = _without_training(each, registered)
+        elif key.endswith("_initializer") and item is not None:
+            safe[key] = "zeros"  # the weights come from the file
+        elif key not in _TRAINING_KEYS or "config" not in value:
+            safe[key] = _without_training(item, registered)
     return safe
 
 
 def _require_known(node: dict[str, Any], registered: Callable[[str], Any]) -> None:
-    """Refuses an object of a configuration that is not in the tables, or whose answers are not served.
+    """Makes sure that an object of a configuration is an accepted class: a value, operation, policy, layer, or custom.
 
     Raises:
-        ConfigurationError: It is none of them; the message names the layer, and what to do.
+        ConfigurationError: It is not, or is a layer that is not served: stateful, or not in float32. The message names
+            the layer, and says what to do.
     """
     name, module, config = node["class_name"], node.get("module"), node.get("config")
-    alias, inner = node.get("registered_name"), config if isinstance(config, dict) else {}
+    alias, keys = node.get("registered_name"), config if isinstance(config, dict) else {}
     if not isinstance(name, str) or not isinstance(module, str | None):
         raise ConfigurationError("the configuration names a class that is no text")
     if name in _VALUES:
@@ -275,26 +286,31 @@ def _require_known(node: dict[str, Any], registered: Callable[[str], Any]) -> No
     if is_custom or (module in _OPERATIONS and name not in _CALL_FUNCTIONS):
         return
     if name in _POLICIES and module in (None, "keras", "keras.dtype_policies", "keras.mixed_precision"):
-        _require_float32("a layer", inner.get("name"))
+        _require_float32("a layer", keys.get("name"))
         return
-    own = inner.get("name")
-    shown = f"{own} ({name})" if isinstance(own, str) and own != name else name
-    _require_layer(name, module, alias, shown)
-    dtype = inner.get("dtype")
+    layer_name = keys.get("name")
+    description = f"{layer_name} ({name})" if isinstance(layer_name, str) and layer_name != name else name
+    _require_layer(name, module, alias, description)
+    dtype = keys.get("dtype")
     if isinstance(dtype, str) and (dtype.startswith("mixed_") or dtype in ("float16", "bfloat16", "float64")):
-        _require_float32(shown, dtype)
-    if inner.get("stateful"):
-        raise ConfigurationError(f"{shown} is stateful: {STATEFUL}")
+        _require_float32(description, dtype)
+    if keys.get("stateful"):
+        raise ConfigurationError(f"{description} is stateful: {STATEFUL}")
 
 
-def _require_layer(name: str, module: str | None, alias: Any, shown: str) -> None:
+def _require_layer(name: str, module: str | None, alias: Any, description: str) -> None:
+    """Makes sure that a class is one of `LAYERS`, from a module of Keras and under its own name.
+
+    Raises:
+        ConfigurationError: It is another; the message begins with `description`, and says what to do.
+    """
     if name in REFUSED:
-        raise ConfigurationError(f"{shown} is not read: {REFUSED[name]}")
+        raise ConfigurationError(f"{description} is not read: {REFUSED[name]}")
     is_renamed = isinstance(alias, str) and alias not in (name, "")
     if name not in LAYERS or module not in (None, *_LAYER_MODULES) or is_renamed:
         of_keras = (module or "keras").partition(".")[0] == "keras" and not isinstance(alias, str)
         why = "it is not among the layers of sequence models" if of_keras else "its class is not in the file"
-        raise ConfigurationError(f"{shown} is not read: {why}; {FACTORY}")
+        raise ConfigurationError(f"{description} is not read: {why}; {FACTORY}")
 
 
 def _require_float32(layer: str, dtype: object) -> None:

@@ -62,20 +62,23 @@ def on_device(device: str = "cpu") -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of Keras says, in one line; of any kind, as Keras raises many."""
+    """The first line of an error's message, or the name of its class if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 
 def leave_stderr_open() -> None:
-    """Keeps absl, with which Keras logs, from closing what was stderr then: notebooks and tests have other streams."""
+    """Lets absl, the logger of Keras, write to the real stderr.
+
+    It closes the stream that it writes to, which in notebooks and tests is a stand-in for stderr that others need.
+    """
     absl = sys.modules.get("absl.logging")
     if absl is not None and sys.__stderr__ is not None:
         absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def _take_symbolic_sizes() -> None:
-    """Lets Keras find the dtype of a number of rows or steps while a graph is traced, when it is no `int`."""
+    """Tells Keras the dtype of torch's symbolic numbers, which sizes are while a graph is traced."""
     import torch
     from keras.src.backend.common import dtypes  # Keras has no public name for it
 

@@ -21,7 +21,9 @@ from lengthwise_export.checking.trace_torch import WholePart
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.keras_models.module import KerasModule, SummaryLayer
 
-LayerMask = Literal["lengths", "other", "none"]  # the mask that a layer gets: that of the lengths, another, or none
+LayerMask = Literal[
+    "lengths", "other", "none"
+]  # the mask that a layer gets: of the lengths, of something else, or none
 
 IN_OWN_LAYER: Final = (
     "def call(self, x, mask=None):  # Keras passes the mask: [rows, width], true at valid steps; None without one\n"
@@ -40,26 +42,25 @@ class LayerCall:
     kind: str  # Its class, of an operation with `ops.` before it
     layer: str
     mask: LayerMask = "none"
-    dropped_by: str | None = None  # The layer before it that gave no mask on
-    masks: str = "keras.layers.Masking().compute_mask(inputs)"  # Code for the mask
-    dimensions: int = 3  # Of what it takes
-    axis: int | None = 1  # Along which an operation runs; None for all
+    mask_dropped_by: str | None = None  # The earlier layer that got a mask and passed none on
+    mask_code: str = "keras.layers.Masking().compute_mask(inputs)"  # Code that makes the mask
+    dimensions: int = 3  # The rank of its input
+    axis: int | None = 1  # The axis along which an operation runs; None for all
     keepdims: bool = False
 
     @property
     def template_values(self) -> dict[str, str]:
         """The code for each name, such as `${mask}`, in the template of a fix."""
         name = re.sub(r"\W", "_", self.layer.rpartition("/")[2])
-        steps = 1 if self.axis is None else self.axis % self.dimensions
+        axis_of_steps = 1 if self.axis is None else self.axis % self.dimensions
         axes = tuple(range(1, self.dimensions)) if self.axis is None else self.axis
-        others = [axis for axis in range(1, self.dimensions) if axis != steps]
-        valid = "mask"
-        for axis in others:
-            valid = f"keras.ops.expand_dims({valid}, {axis})"
+        valid = "mask"  # with one more axis for each axis of the input that is not of rows or steps
+        for axis in range(1, self.dimensions):
+            valid = valid if axis == axis_of_steps else f"keras.ops.expand_dims({valid}, {axis})"
         along = f"axis={axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
         operation = self.kind.removeprefix("ops.").lower().replace("logsoftmax", "log_softmax")
         return {
-            "mask": self.masks,
+            "mask": self.mask_code,
             "valid": valid,
             "axes": along,
             "axis": str(axes),
@@ -71,54 +72,61 @@ class LayerCall:
 def explain_layer(call: LayerCall, change: Change) -> Cause:
     """The cause of a leak at a layer, and a fix."""
     entry = rule.select("layers", call.kind, change, call.mask)
-    dropped = "" if call.dropped_by is None or call.mask != "none" else f" (it ends at {call.dropped_by})"
+    is_dropped = call.mask == "none" and call.mask_dropped_by is not None
+    dropped = f" (it ends at {call.mask_dropped_by})" if is_dropped else ""
     why = Template(entry.why).substitute(dropped=dropped)
     return Cause(why, Template(entry.fix).substitute(call.template_values), entry.code)
 
 
 class LayerParts:
-    """Describes the layers of a module for a check."""
+    """Describes the layers of a module for a check; follows, while the layers run, where the mask is dropped."""
 
-    def __init__(self, module: KerasModule, mask: str) -> None:
-        self._mask = mask
+    def __init__(self, module: KerasModule, mask_code: str) -> None:
+        self._mask_code = mask_code
         self._known = module.known
         self._layers = {id(part): layer for part, layer in module.parts}
-        self._dropped_by: str | None = None
+        self._mask_dropped_by: str | None = None  # in the run so far
 
     def __call__(self, part: nn.Module) -> WholePart | None:
-        """A layer of Keras itself; None for a model, and for a layer of the user's."""
+        """The description of a layer of Keras; None for a model, and for a layer of the user's own.
+
+        A call for the whole model begins a run: it forgets which layer dropped the mask in the run before.
+        """
         if isinstance(part, KerasModule):
-            self._dropped_by = None
+            self._mask_dropped_by = None
             return None
         layer = self._layers.get(id(part))
         if layer is None or not layer.is_whole:
             return None
-        shown = f"{layer.path} ({layer.kind})"
-        return WholePart(shown, f"keras.{layer.kind}", str(layer), functools.partial(self._at_call, layer))
+        name = f"{layer.path} ({layer.kind})"
+        return WholePart(name, f"keras.{layer.kind}", str(layer), functools.partial(self._at_call, layer))
 
     def _at_call(
         self, layer: SummaryLayer, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any
     ) -> Callable[[Change], Cause]:
-        """What explains a leak at this call of a layer, with the mask that the layer gets."""
+        """Returns the function that explains a leak at this call of a layer; remembers a layer that drops the mask.
+
+        `inputs`, `options` and `outputs` are those of the call. The layers that run after it read what is remembered.
+        """
         is_masked = _has_mask(inputs) or any(
             name.endswith("mask") and value is not None for name, value in options.items()
         )
-        before = self._dropped_by
+        mask_dropped_by = self._mask_dropped_by
         if is_masked and not _has_mask(outputs):
-            self._dropped_by = f"{layer.path} ({layer.kind})"
+            self._mask_dropped_by = f"{layer.path} ({layer.kind})"
         elif _has_mask(outputs):
-            self._dropped_by = None
-        of_lengths: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer) else "other"
-        mask = of_lengths if is_masked else "none"
-        is_layer = hasattr(layer.layer, "compute_mask")
+            self._mask_dropped_by = None
+        mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer) else "other"
+        is_layer = hasattr(layer.layer, "compute_mask")  # else an operation between layers
         axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)
+        ranks = (leaf.dim() for leaf in tree_leaves(list(inputs)) if isinstance(leaf, Tensor))
         call = LayerCall(
-            layer.kind if is_layer else f"ops.{layer.kind}",
-            layer.path,
-            mask,
-            before,
-            self._mask,
-            dimensions=next((one.dim() for one in tree_leaves(list(inputs)) if isinstance(one, Tensor)), 3),
+            kind=layer.kind if is_layer else f"ops.{layer.kind}",
+            layer=layer.path,
+            mask=mask_kind if is_masked else "none",
+            mask_dropped_by=mask_dropped_by,
+            mask_code=self._mask_code,
+            dimensions=next(ranks, 3),
             axis=axis[0] if isinstance(axis, tuple | list) and len(axis) == 1 else axis,
             keepdims=bool(getattr(layer.layer, "keepdims", False)),
         )

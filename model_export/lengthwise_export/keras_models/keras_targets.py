@@ -1,9 +1,10 @@
 """Loads Keras targets: the model that a user's factory returns, or a file, without running anything that is in it.
 
-file --archive--> configuration and weights, known layers only --Keras--> model --KerasModule--> the same answers alone
+file --archive--> configuration and weights, known layers only --Keras--> model --KerasModule--> a torch module
 
-The file is copied first, so what is examined is what is loaded. Keras builds the model once without memory for its
-weights, to compare their number with that in the file: a small file cannot ask for a large model.
+The file is copied first, so that the bytes that are checked are those that are loaded. Keras builds the model first on
+torch's device `meta`, without memory for weights, and their number is compared with that in the file: a small file
+cannot ask for a large model.
 """
 
 from __future__ import annotations
@@ -60,15 +61,16 @@ _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding nee
 
 @dataclass(frozen=True, kw_only=True)
 class KerasTarget(TorchTarget):
-    """A Keras model, as a torch module of the same answers."""
+    """A Keras model, as a torch module that gives the same answers."""
 
     provenance: Mapping[str, str]  # The version of Keras, the digest of a file, and notices
-    alone: KerasTarget | None = None  # The same model, called with the steps alone; None for that itself
+    # The same model, called with the steps and without lengths; None if this target is called in that way
+    without_lengths: KerasTarget | None = None
 
     @property
     def unmended(self) -> KerasTarget:
-        """The model that is called with the steps alone, whose masks a mend makes anew."""
-        return self.alone or self
+        """The model without lengths: a mend adds its own masks."""
+        return self.without_lengths or self
 
     def origin(self) -> dict[str, str | int | float | None]:
         """Where the model comes from; for a file, with its digest."""
@@ -76,29 +78,29 @@ class KerasTarget(TorchTarget):
 
 
 def read_file(text: str, options: TargetOptions) -> KerasTarget:
-    """The target of a Keras file, whose model is loaded without running anything that is in it."""
+    """The target of a Keras file, whose model is loaded without running code from the file."""
     path = Path(text)
     return of_model(text, load(path), options, {"checkpoint": digest(path)})
 
 
 def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str, str] | None = None) -> KerasTarget:
-    """The target of a Keras model, whose answers to sequences alone are compared with those of Keras first.
+    """The target of a Keras model, after comparing the answers of its torch module with those of Keras.
 
     Args:
-        text: What the user calls it, for messages.
-        model: The model, or what a factory returned in its place.
+        text: The user's name of the target, for messages.
+        model: What the file holds or the factory returned; a `keras.Model`, or it is refused.
         options: The description of the target.
         origin: Entries for `made` of the manifest.
 
     Raises:
-        ConfigurationError: The factory returned a part of Keras that is no model.
+        ConfigurationError: The factory returned an object of Keras that is not a model, or the answers differ.
     """
     keras = import_keras()
     require_applicable(text, "keras", options)
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
-    _require_steps_alone(text, model)
+    _require_steps_only(text, model)
     model_input = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
     notices = model_input.masks
     if model_input.fixed is not None:
@@ -125,27 +127,32 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     if model_input.steps.kind == "tokens" or not model_input.features_axis:
         mask = f"keras.ops.not_equal(inputs, {value or 0})"
     whole, names = LayerParts(module, mask), ArgumentNames(fix=IN_OWN_LAYER)
-    with_lengths, alone = (
+    with_lengths, without_lengths = (
         KerasTarget(
             text=text,
             subject=TorchSubject(
-                module, model_input.steps, each, select_output, whole=whole, own_names=names, state=state
+                module, model_input.steps, call, select_output, whole=whole, own_names=names, state=state
             ),
             labels=labels,
             per_step=len(shape) == 3,
             names=GraphNames(sequences=model_input.steps.kind),
-            blind=each.second == "none",
+            blind=call.second == "none",
             notices=notices,
             scores=probable_scores(model),
             provenance=entries | dict(origin or {}),
         )
-        for each in (signature, dataclasses.replace(signature, second="none"))
+        for call in (signature, dataclasses.replace(signature, second="none"))
     )
     state.restore()
-    return dataclasses.replace(with_lengths, alone=alone)
+    return dataclasses.replace(with_lengths, without_lengths=without_lengths)
 
 
 def _require_servable(text: str, model: Any) -> None:
+    """Makes sure that each layer is one that can be served: known, without a state between calls, and in float32.
+
+    Raises:
+        ConfigurationError: A layer is not; the message names it.
+    """
     for layer in all_layers(model):
         kind, dtype = type(layer).__name__, str(getattr(layer, "compute_dtype", FLOAT))
         is_refused = kind in REFUSED and kind != "Lambda" and type(layer).__module__.startswith("keras.")
@@ -159,20 +166,31 @@ def _require_servable(text: str, model: Any) -> None:
                 raise ConfigurationError(f"{text}: {layer.name} ({kind}) {why}")
 
 
-def _require_steps_alone(text: str, model: Any) -> None:
+def _require_steps_only(text: str, model: Any) -> None:
     """Makes sure that the model's `call` requires the steps only, and no lengths or mask.
 
     Raises:
         ConfigurationError: Its `call` requires further arguments.
     """
     steps, *others = inspect.signature(model.call).parameters.values()
-    if more := [one.name for one in others if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]:
+    required = [
+        parameter.name
+        for parameter in others
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if required:
         how = MASK_FROM_STEPS.format(steps=steps.name, maker="self.masking")
         layer = "with self.masking = keras.layers.Masking() in __init__"
-        raise ConfigurationError(f"{text}: call also takes {', '.join(more)}, and a sequence is one: {how} ({layer})")
+        names = ", ".join(required)
+        raise ConfigurationError(f"{text}: call also takes {names}, and a sequence is one: {how} ({layer})")
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
+    """The function that takes the output of `options.output`, a name or an index, from an answer.
+
+    Raises:
+        ConfigurationError: The model has several outputs, and the option names none.
+    """
     chosen = None if options.output is None else str(options.output)
     if len(names) > 1 and chosen is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
@@ -184,7 +202,7 @@ def _selector(text: str, names: Sequence[str], options: TargetOptions) -> Output
 def _answer_shape(
     module: KerasModule, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> tuple[int, ...]:
-    """The shape of the answer to a batch at one of several widths, rows first."""
+    """The shape of the answer to a batch, rows first, at the first of `_WIDTHS` at which the model runs."""
     subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
     sampler = Sampler(steps, seed=0)
     for width in _WIDTHS:
@@ -215,6 +233,7 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
 
 
 def _clone_layer(layer: Any) -> Any:
+    """A copy of a layer, with `unroll=False` if it is recurrent: an unrolled one runs at one number of steps only."""
     config = layer.get_config()
     return type(layer).from_config({**config, "unroll": False} if config.get("unroll") else config)
 
@@ -232,20 +251,25 @@ def load(path: Path) -> Any:
             do.
     """
     with path.open("rb") as file:
-        begin = file.read(8)
+        signature = file.read(8)
     try:
         with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
-            if begin.startswith(_ZIP):
+            if signature.startswith(_ZIP):
                 return _load_archive(path, Path(folder))
-            if begin == _HDF5:
+            if signature == _HDF5:
                 return _load_hdf5(path, Path(folder))
         raise ConfigurationError("it is neither a .keras file nor an HDF5 file")
     except ConfigurationError as error:
-        text = f"{path}: {error}"  # names in it come from the file: a terminal must not obey them
+        text = f"{path}: {error}"  # it may hold names from the file: no control sequence may reach a terminal
         raise ConfigurationError("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)) from error
 
 
 def _load_archive(path: Path, folder: Path) -> Any:
+    """The model in a .keras file, whose weights are first copied into `folder`.
+
+    Raises:
+        ConfigurationError: The archive, its configuration or its weights are not accepted.
+    """
     weights = folder / archive.WEIGHTS
     config, metadata = archive.read_archive(path, weights)
     keras = import_keras()
@@ -253,14 +277,14 @@ def _load_archive(path: Path, folder: Path) -> Any:
     safe = safe_config(config, keras.saving.get_registered_object)
     if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
         raise ConfigurationError(f"{archive.CONFIG} describes no model")
-    by = metadata.get("keras_version")
-    versions = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
+    writer = metadata.get("keras_version")
+    versions = f" (it was written by Keras {writer}, this is {keras.__version__})" if isinstance(writer, str) else ""
 
-    def build() -> Any:  # Keras empties the configuration
+    def build() -> Any:  # Keras empties the configuration, so each call gets a copy
         return keras.saving.deserialize_keras_object(copy.deepcopy(safe), safe_mode=True)
 
-    older = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
-    model = _build_model(keras, stored, build, versions, older)
+    advice = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
+    model = _build_model(keras, stored, build, versions, advice)
     with on_device():
         try:
             model.load_weights(weights)
@@ -270,6 +294,11 @@ def _load_archive(path: Path, folder: Path) -> Any:
 
 
 def _load_hdf5(path: Path, folder: Path) -> Any:
+    """The model in an HDF5 file, which is first copied into `folder`.
+
+    Raises:
+        ConfigurationError: The file, its configuration or its weights are not accepted.
+    """
     if path.stat().st_size > archive.MOST_BYTES:
         raise ConfigurationError(f"it has more than {archive.MOST_BYTES} bytes")
     copied = folder / "model.h5"
@@ -292,7 +321,7 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
     return _build_model(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
 
 
-def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: str, otherwise: str) -> Any:
+def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: str, advice: str) -> Any:
     """Builds a model, first without memory for weights: it must not have more weights than the file stores.
 
     Args:
@@ -300,17 +329,17 @@ def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: st
         stored: The number of values that the file stores.
         build: Builds the model.
         versions: The versions of Keras, for messages.
-        otherwise: What to do if Keras cannot build it, for messages.
+        advice: What to do if Keras cannot build it, for messages.
 
     Raises:
-        ConfigurationError: Keras cannot build it, it is no model, or it has more weights than the file.
+        ConfigurationError: Keras cannot build it, it is not a model, or it has more weights than the file.
     """
     for device in ("meta", "cpu"):
         try:
             with on_device(device):
                 model = build()
         except Exception as error:  # Keras raises many kinds
-            why = f"it cannot be read by Keras {keras.__version__}{versions}: {first_line(error)}. {otherwise}"
+            why = f"it cannot be read by Keras {keras.__version__}{versions}: {first_line(error)}. {advice}"
             raise ConfigurationError(why) from error
         if not isinstance(model, keras.Model):
             raise ConfigurationError(f"it holds a {type(model).__name__}, which is no model")
@@ -322,38 +351,41 @@ def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: st
 
 _SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
 _LENGTHS: Final = (1, 2, 3, 5, 7, 13)
-"""Lengths of the sequences; where Keras raises at all of them, the longer ones are tried."""
+"""Lengths of the sequences to compare; if Keras raises at nearly all of them, those of `_LONGER`."""
 _LONGER: Final = (24, 33, 64, 130)
 _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
-def _require_agreement(text: str, module: KerasModule, model_input: ModelInput, seed: int = 0) -> tuple[str, ...]:
-    """Compares the module with Keras on the same sequences; returns the names (or numbers) of the outputs.
+def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) -> tuple[str, ...]:
+    """Compares the answers of the module and of Keras; returns the names (or numbers) of the outputs.
 
-    Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras
-    expects it shows that the mask of the lengths does what Keras' computed mask does, leaks included. Runs before these
-    show the module which layers read the steps as they came in, and which masks are those of the lengths.
+    1. Learning runs: the module notes which layers read the steps as they came in, and which masks are those of the
+       lengths (`KnownLayers`).
+    2. Each sequence unbatched, with its length and without: `model(sequence)` is the answer that Lengthwise promises.
+    3. A batch padded as Keras expects it: the mask of the lengths must have the effect of the mask that Keras computes,
+       leaks included. A model that raises at this width is not compared here.
+
+    A difference is a ConfigurationError, and so are errors of Keras at nearly all lengths.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     with torch.no_grad(), one_torch_thread():
         sequences = _sequences_that_run(text, module, model_input, random)
         padded = _padded_batches(sequences, model_input, random)
         module.known.learning = True
         try:
             for batch, lengths in padded:
-                with contextlib.suppress(Exception):  # a model may take no batch as wide
+                with contextlib.suppress(Exception):  # a model may raise at this width
                     module(batch, lengths)
         finally:
             module.known.learning = False
         for sequence in sequences:
             expected = _outputs_by_name(_answer_of_keras(module.model, sequence))
-            for ends in (torch.tensor([sequence.shape[1]]), None):
-                _require_equal(
-                    text, expected, _outputs_by_name(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps"
-                )
+            what = f"a sequence of {sequence.shape[1]} steps"
+            for length in (torch.tensor([sequence.shape[1]]), None):
+                _require_equal(text, expected, _outputs_by_name(module(sequence, length)), what)
         batch, lengths = padded[0]
         expected = {}
-        with contextlib.suppress(Exception):  # whatever a model raises at a width
+        with contextlib.suppress(Exception):  # a model may raise at this width
             expected = _outputs_by_name(_answer_of_keras(module.model, batch))
         if expected:
             _require_equal(text, expected, _outputs_by_name(module(batch, lengths)), "a padded batch")
@@ -364,7 +396,7 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput, 
 def _sequences_that_run(
     text: str, module: KerasModule, model_input: ModelInput, random: np.random.Generator
 ) -> list[Tensor]:
-    """Random sequences `[1, length(, features)]` of the lengths that Keras answers alone; at least two.
+    """At least two random sequences `[1, length(, features)]`, of lengths at which Keras answers an unbatched one.
 
     Raises:
         ConfigurationError: Keras raises at nearly all lengths.
@@ -376,7 +408,7 @@ def _sequences_that_run(
             sequence = _random_steps(model_input, (1, length), random)
             try:
                 _answer_of_keras(module.model, sequence)
-            except Exception as raised:  # whatever a model raises at a length
+            except Exception as raised:  # a model may raise any error at a length
                 error = raised
             else:
                 running.append(sequence)
@@ -387,13 +419,13 @@ def _sequences_that_run(
 
 
 def _answer_of_keras(model: Any, steps: Tensor) -> Any:
-    """What Keras itself answers to steps, without lengths."""
+    """The answer of the model in Keras itself, which takes no lengths."""
     with on_device():
         return model(steps, training=False)
 
 
 def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
-    """Random steps `[rows, width(, features)]`, none of which Keras would mask."""
+    """Random steps `[rows, width(, features)]`, none with the value that Keras masks."""
     steps = model_input.steps
     if steps.kind == "tokens":
         vocabulary = steps.vocabulary or 1
@@ -406,37 +438,51 @@ def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.ra
 def _padded_batches(
     sequences: Sequence[Tensor], model_input: ModelInput, random: np.random.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Three batches with their lengths `[rows]`: one padded as Keras masks it, and two with other values there."""
-    lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
-    width = int(lengths.max()) + _WIDER
-    batches = []
-    for ends, fill in ((lengths, True), (lengths, False), (lengths.flip(0).clamp(max=width - 1), False)):
-        batch = _random_steps(model_input, (len(ends), width), random)
-        if fill:
-            for row, end in enumerate(ends.tolist()):
-                batch[row, end:] = 0 if model_input.steps.kind == "tokens" else model_input.padding
-        batches.append((batch, ends))
+    """Three batches with lengths `[rows]`: the first padded with the value that Keras masks, two with random values."""
+    own_lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
+    width = int(own_lengths.max()) + _WIDER
+    batches = [
+        (_random_steps(model_input, (len(lengths), width), random), lengths)
+        for lengths in (own_lengths, own_lengths, own_lengths.flip(0))
+    ]
+    masked_value = 0 if model_input.steps.kind == "tokens" else model_input.padding
+    for row, length in enumerate(own_lengths.tolist()):
+        batches[0][0][row, length:] = masked_value
     return batches
 
 
 def _outputs_by_name(answer: Any) -> dict[str, Tensor]:
+    """The outputs of an answer by their number, as text; empty if it is neither a tensor, a list nor a dictionary."""
     if isinstance(answer, Tensor):
         return {"0": answer}
-    if isinstance(answer, Mapping):  # a module names what Keras gives as a list
+    if isinstance(answer, Mapping):  # of the module: Keras gives the same outputs as a list
         answer = list(answer.values())
     return {str(index): value for index, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
 
 
-def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], of: str) -> None:
-    for value, own in zip(expected.values(), actual.values(), strict=True):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], what: str) -> None:
+    """Makes sure that the outputs of the module are those of Keras, within rounding.
+
+    Args:
+        text: The target, for messages.
+        expected: The outputs of Keras.
+        actual: The outputs of the module.
+        what: The input of both, for messages.
+
+    Raises:
+        ConfigurationError: An output differs.
+    """
+    for of_keras, of_module in zip(expected.values(), actual.values(), strict=True):
+        if not isinstance(of_keras, Tensor) or not of_keras.is_floating_point():
             continue
-        if own.shape == value.shape and torch.equal(own.isfinite(), value.isfinite()):
-            # What is not finite is for the check to say: Keras answers the same.
-            own, value = (each.nan_to_num(0.0, 0.0, 0.0) for each in (own, value))
-        apart = float((own - value).abs().max() / value.abs().max().clamp(min=1)) if own.shape == value.shape else None
-        if apart is None or not apart <= _SAME:
-            how = "have another shape" if apart is None else f"differ by {apart:.2g}"
+        is_same_shape, difference = of_module.shape == of_keras.shape, math.inf
+        if is_same_shape:
+            if torch.equal(of_module.isfinite(), of_keras.isfinite()):
+                # Where both are not finite, `check` reports it: only the other values are compared here
+                of_module, of_keras = (output.nan_to_num(0.0, 0.0, 0.0) for output in (of_module, of_keras))
+            difference = float((of_module - of_keras).abs().max() / of_keras.abs().max().clamp(min=1))
+        if not difference <= _SAME:  # NaN differs, too
+            how = f"differ by {difference:.2g}" if is_same_shape else "have another shape"
             why = "an error of Lengthwise, or of a layer that is not the same twice"
             instead = "export it with model.export and give the ONNX file"
-            raise ConfigurationError(f"{text}: the answers to {of} {how} from those of Keras, {why}: {instead}")
+            raise ConfigurationError(f"{text}: the answers to {what} {how} from those of Keras, {why}: {instead}")

@@ -6,6 +6,7 @@ meanwhile. What Keras does with a mask, and every layer that drops one, stays: `
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ class SummaryLayer:
 
     path: str  # Its name; inside a nested model or a layer of the user's, `model/layer`
     layer: Any
-    number: int  # The number, in the summary of the whole model and from 1, of the layer that it is or is in
-    count: int  # How many layers that summary lists
+    number: int  # Its number in the model's summary, from 1; inside another layer, that layer's
+    count: int  # How many layers the summary lists
 
     @property
     def kind(self) -> str:
@@ -35,7 +36,7 @@ class SummaryLayer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the layer is one of Keras itself, and neither a model nor a user's own layer."""
+        """Whether a check takes the layer as one operation: it is one of Keras, and not a model or a user's own."""
         return type(self.layer).__module__.startswith("keras.") and not hasattr(self.layer, "layers")
 
     def __str__(self) -> str:
@@ -44,7 +45,7 @@ class SummaryLayer:
 
 
 def layers_of(model: Any) -> Iterator[SummaryLayer]:
-    """The layers of a model in the order of its summary; behind a layer of the user come the layers inside it."""
+    """The layers of a model in the order of its summary; each user's own layer is followed by the layers inside it."""
     is_graph = hasattr(model, "operations") and type(model).__name__ != "Sequential"
     layers = list(model.operations if is_graph else model.layers)
     for index, layer in enumerate(layers, 1):
@@ -52,7 +53,7 @@ def layers_of(model: Any) -> Iterator[SummaryLayer]:
 
 
 def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
-    """The layer itself, and the layers inside a user's own layer; a layer of Keras is one whole."""
+    """Yields the layer `outer`, and the layers inside it if it is a user's own."""
     yield outer
     if outer.is_whole:
         return
@@ -61,14 +62,11 @@ def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
 
 
 def output_names(model: Any) -> tuple[str, ...]:
-    """The names of a model's outputs, with numbers where a layer has several; empty where there are no names."""
+    """The names of a model's outputs; empty if they have none. Further outputs of one layer are `name_1`, `name_2`."""
     names: list[str] = []
     for name in getattr(model, "output_names", None) or ():
-        number, unique = 0, str(name)
-        while unique in names:
-            number += 1
-            unique = f"{name}_{number}"
-        names.append(unique)
+        candidates = itertools.chain([str(name)], (f"{name}_{number}" for number in itertools.count(1)))
+        names.append(next(unique for unique in candidates if unique not in names))
     return tuple(names)
 
 
@@ -77,7 +75,7 @@ class KerasModule(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self._held = (model,)  # in a tuple, so that torch does not register the model itself
+        self._model_in_tuple = (model,)  # torch would register an attribute that is the model itself
         self.known = KnownLayers()
         self.parts: list[tuple[nn.Module, SummaryLayer]] = []
         for layer in layers_of(model):
@@ -92,10 +90,10 @@ class KerasModule(nn.Module):
     @property
     def model(self) -> Any:
         """The Keras model."""
-        return self._held[0]
+        return self._model_in_tuple[0]
 
     def train(self, mode: bool = True) -> KerasModule:
-        """Changes no layer: Keras passes the mode with each call, and here it is always that of inference."""
+        """Leaves the layers as they are: Keras takes the mode with each call, here always that of inference."""
         self.training = False
         return self
 
@@ -143,10 +141,10 @@ class ModelInput:
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """The input of a model that has one; `features` or `vocabulary` say what an unbuilt model does not.
+    """The input of a model that has one input. For a model that was never built, an option says what a step is.
 
     Raises:
-        ConfigurationError: The input is no sequence, an unbuilt model needs an option, or an option contradicts the
+        ConfigurationError: The input is not a sequence, an unbuilt model needs an option, or an option contradicts the
             model.
     """
     if features is not None and vocabulary is not None:
@@ -159,25 +157,25 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
             )
         shape = (None, None, features) if features is not None else (None, None)
     masks, padding = _masks(model)
-    # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
+    # A subclassed model was built with the shape of some batch, which does not limit it to that width.
     fixed = shape[1] if getattr(model, "inputs", None) else None
-    shown = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+    shape_text = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
     if len(shape) == 3 and shape[2] is not None:
         return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
     if len(shape) != 2:
         raise ConfigurationError(
-            f"{text} takes {shown}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: reshape "
-            "each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
+            f"{text} takes {shape_text}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
+            "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
         )
     size = vocabulary or _vocabulary(model)
     if size is None and features not in (None, 1):
-        raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shown}")
+        raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shape_text}")
     steps = StepInput(features=1) if size is None else StepInput(kind="tokens", vocabulary=size)
     return ModelInput(steps, size is not None, masks, padding, fixed)
 
 
 def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
-    """What the output is, by the activation that gives it; None if it may be either."""
+    """`probabilities` if the last activation gives them; None if the output may be logits, too."""
     try:
         layer = model.outputs[0]._keras_history.operation
     except (AttributeError, IndexError, TypeError):
@@ -220,19 +218,18 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
 
 
 def _vocabulary(model: Any) -> int | None:
-    """The number of tokens of the table that reads the input, or of the first one; None without a table."""
+    """The number of tokens of the Embedding that reads the input, or else of the first one; None without one."""
     tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
     symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
-    of_input = (
-        int(table.input_dim)
-        for table in tables
-        if any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors)
-    )
-    return next(of_input, int(tables[0].input_dim) if tables else None)
+    reads_input = [
+        any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors) for table in tables
+    ]
+    sizes = [int(table.input_dim) for table in tables]
+    return next(itertools.compress(sizes, reads_input), sizes[0] if sizes else None)
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
-    """Notices of layers that hide steps by their values, and the number of the first Masking (0 without one)."""
+    """Notices about layers that mask steps by their values, and the value of the first Masking, or 0."""
     notices, values = [], []
     for layer in all_layers(model):
         kind = type(layer).__name__

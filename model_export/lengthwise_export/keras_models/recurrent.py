@@ -1,8 +1,8 @@
-"""Recurrent layers of Keras as ONNX can express them: their weights in ONNX's layout, and the runs of them.
+"""Runs recurrent layers of Keras by operators that ONNX has, with their weights in ONNX's layout.
 
-Keras runs a recurrent layer as a Python loop over the steps, which a trace would unroll. Here the same is one call of
-the operator `recurrent` (what torch's own layers can) or `recurrent_cells` (other activations, backwards only, the
-reset gate before the product). What Keras does at masked steps is not in the operators, and is added by `module`.
+Keras runs a recurrent layer as a Python loop over the steps, which a trace would unroll. Here it is one call of the
+operator `recurrent`, which is a layer of torch, or of `recurrent_cells`, which also has other activations, runs
+backwards, and applies a reset gate before the product. What Keras does at masked steps, `replaced` adds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TORCH_MODES: Final[dict[tuple[str, tuple[str, ...], bool], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class CellForm:
-    """What a cell computes, apart from its weights."""
+    """The computation of a recurrent cell, without its weights."""
 
     kind: str  # `LSTM`, `GRU` or `RNN`
     activations: tuple[str, ...]  # Names in `ACTIVATIONS`, in the order of ONNX's operator
@@ -44,7 +44,7 @@ class CellForm:
 
 
 def form_of(cell: Any) -> CellForm | str:
-    """The form of a cell of Keras; a text says why it has no counterpart in ONNX."""
+    """The form of a cell of Keras; or, as a text, the reason why ONNX has no operator for it."""
     kind = _KINDS.get(type(cell).__name__) if type(cell).__module__.startswith("keras.") else None
     if kind is None:
         return f"the cell {type(cell).__name__} is a loop over the steps in Python: use LSTM, GRU or SimpleRNN"
@@ -83,7 +83,7 @@ def _in_onnx_order(weight: Tensor, form: CellForm) -> Tensor:
 
 
 def _biases(cell: Any, form: CellForm) -> Tensor:
-    """`[2 * gates * hidden]`: those of the inputs, then those of the states."""
+    """`[2 * gates * hidden]`, in ONNX's order: the biases of the inputs, then those of the states."""
     size = GATES[form.kind] * form.hidden
     if not cell.use_bias:
         return torch.zeros(2 * size)
@@ -104,23 +104,23 @@ def run(
 
     Returns the outputs `[rows, width, directions * hidden]`, 0 at padding, and the last `[directions, rows, hidden]`.
     """
-    state, cell = (*(each.unsqueeze(0) for each in initial), None, None)[:2]
+    state, cell = (*(tensor.unsqueeze(0) for tensor in initial), None, None)[:2]
     if form.mode is not None and direction != "reverse":
         outputs, states, cells = recurrent(
             values, lengths, [weights.inputs], [weights.states], [weights.biases], state, cell, form.mode
         )
     else:
-        of_layer = (weights.inputs, weights.states, weights.biases)
-        how = (form.kind, ",".join(form.activations), direction, form.reset_after)
-        outputs, states, cells = recurrent_cells(values, lengths, *of_layer, state, cell, *how)
+        layer = (weights.inputs, weights.states, weights.biases)
+        computation = (form.kind, ",".join(form.activations), direction, form.reset_after)
+        outputs, states, cells = recurrent_cells(values, lengths, *layer, state, cell, *computation)
     return outputs, [states, cells] if form.kind == "LSTM" else [states]
 
 
 class GatheredSteps:
-    """The valid steps of a batch, by a mask `[rows, width]`, moved to the front of each row; a row may have none.
+    """Moves the valid steps of a batch to the front of each row, and the outputs back, by a mask `[rows, width]`.
 
-    A mask that Keras computes between layers may have gaps. At a masked step a recurrent layer keeps its state, as if
-    that step were not there: so the valid steps are moved to the front, in order, and the outputs are moved back.
+    A mask that Keras computes between layers may have gaps, or no valid step in a row. At a masked step a recurrent
+    layer keeps its state. The operators take lengths only, so they get the valid steps, in their order.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -132,29 +132,30 @@ class GatheredSteps:
         self.lengths = self._count.clamp(min=1)
 
     def in_front(self, values: Tensor) -> Tensor:
-        """`[rows, width, features]` with the valid steps first."""
+        """The values `[rows, width, features]` with the valid steps of each row first."""
         return _gather_steps(values, self._order)
 
-    def last_state(self, state: Tensor, before: Tensor | None) -> Tensor:
-        """The state `[rows, hidden]` after the layer; in a row without valid steps, that before it (None for zeros)."""
-        return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if before is None else before)
+    def last_state(self, state: Tensor, initial: Tensor | None) -> Tensor:
+        """The last `state [rows, hidden]`; in a row without valid steps, the initial one (None for zeros)."""
+        return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if initial is None else initial)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
         """The outputs `[rows, width, hidden]`, each moved back to the index of its step.
 
         Args:
-            outputs: Of a layer over the steps `in_front`.
+            outputs: The outputs of a layer over the steps `in_front`.
             backwards: Whether the layer ran from the last step to the first.
-            repeated: Whether a masked step gets the output of the step before it (as the layer runs); else 0.
+            repeated: Whether a masked step gets the output of the valid step that ran before it; otherwise 0.
         """
-        before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
-        index = self._count.unsqueeze(1) - before if backwards else before - 1
-        known = self._mask if not repeated else before > 0
-        moved = torch.where(
-            known.unsqueeze(-1), _gather_steps(outputs, index.clamp(min=0, max=self._mask.shape[1] - 1)), 0.0
-        )
+        # The number of valid steps that have run, at each step and including it
+        done = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
+        index = self._count.unsqueeze(1) - done if backwards else done - 1
+        has_output = done > 0 if repeated else self._mask
+        gathered = _gather_steps(outputs, index.clamp(min=0, max=self._mask.shape[1] - 1))
+        moved = torch.where(has_output.unsqueeze(-1), gathered, 0.0)
         return moved.flip(1) if backwards else moved
 
 
 def _gather_steps(values: Tensor, indices: Tensor) -> Tensor:
+    """The steps of values `[rows, width, features]` at the indices `[rows, width]`."""
     return values.gather(1, indices.unsqueeze(-1).expand(-1, -1, values.shape[2]))

@@ -1,4 +1,4 @@
-"""What is replaced in Keras while a model runs (process-wide: a run holds `PROCESS_WIDE`).
+"""Replaces methods of Keras while a model runs, in the whole process: a run holds the lock `PROCESS_WIDE`.
 
 Masking, Embedding(mask_zero)   the mask is that of the lengths, and is not computed from the values
 LSTM | GRU | SimpleRNN | RNN    one operator with lengths, where Keras loops over the steps in Python
@@ -25,14 +25,14 @@ from lengthwise_export.keras_models.run import KerasRun, run_graph
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
 _running: list[KerasRun] = []
-"""The runs, innermost last: what is replaced in Keras uses the last one. Guarded by `PROCESS_WIDE`."""
+"""The runs, innermost last: the functions here use the last one. Guarded by `PROCESS_WIDE`."""
 
-_ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}  # what each function replaces
+_ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}  # by the function that replaces it
 
 
 @contextlib.contextmanager
 def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
-    """Replaces parts of Keras by functions that use the run of a model, during the block."""
+    """During the block, replaces methods of Keras's layers by the functions here, which use `run`."""
     layers = import_keras().layers
     from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
 
@@ -48,13 +48,13 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
     with PROCESS_WIDE, contextlib.ExitStack() as undo:
         _running.append(run)
         undo.callback(_running.pop)
-        if len(_running) == 1:
+        if len(_running) == 1:  # a model inside a model finds them replaced
             for owner, name, function in replaced:
                 undo.callback(setattr, owner, name, owner.__dict__[name])
                 _ORIGINAL[function] = owner.__dict__[name]
                 setattr(owner, name, function)
         for layer in model._flatten_layers():
-            # A loss of training, for which Keras would count the rows of each run.
+            # It is a loss of training, for which Keras would take the number of rows as a constant of the trace.
             if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
                 undo.callback(setattr, layer, "activity_regularizer", regularizer)
                 layer.activity_regularizer = None
@@ -63,7 +63,10 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
 
 
 def _masking_call(layer: Any, inputs: Tensor) -> Any:
-    """Replaces `Masking.call`: steps behind the length become 0, and get the mask of the lengths."""
+    """Replaces `Masking.call`: steps past each length become 0, and the result gets the mask of the lengths.
+
+    A Masking that reads something other than the model's own steps runs as it is.
+    """
     run = _running[-1]
     if not run.reads_input(layer, inputs):
         return _ORIGINAL[_masking_call](layer, inputs)
@@ -77,6 +80,7 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
 
 
 def _masking_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
+    """Replaces `Masking.compute_mask`: gives the mask of the lengths where the layer reads the model's own steps."""
     run = _running[-1]
     return run.mask if run.reads_input(layer, inputs) else _ORIGINAL[_masking_mask](layer, inputs, mask)
 
@@ -90,7 +94,7 @@ def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
 
 
 def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
-    """Replaces `Function._run_through_graph`."""
+    """Replaces `Function._run_through_graph`: masks that the graph computes from the steps are those of the lengths."""
     run = _running[-1]
     if call_fn is not None:
         return _ORIGINAL[_run_through_graph](function, inputs, operation_fn, call_fn)
@@ -101,10 +105,13 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 
 
 def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
-    """Replaces `RNN.call`, which `LSTM`, `GRU` and `SimpleRNN` inherit.
+    """Replaces `RNN.call`, which `LSTM`, `GRU` and `SimpleRNN` inherit, by one operator for each cell.
+
+    The steps and lengths of the operator depend on the mask that the layer gets: none, that of the lengths, or another,
+    by which the valid steps are moved to the front (`GatheredSteps`).
 
     Raises:
-        TraceError: The layer cannot be traced: it is stateful, or its cell has another form.
+        TraceError: In a trace: the layer is stateful, or ONNX has no operator for a cell. Otherwise Keras runs it.
     """
     run, mask = _running[-1], _first_mask(mask)
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
@@ -128,15 +135,17 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         assert isinstance(form, recurrent.CellForm)
         direction = "reverse" if layer.go_backwards else "forward"
         values, ends = recurrent.run(form, run.known.weights_of([cell], form), values, lengths, direction, start)
-        own = [end.squeeze(0) for end in ends]
-        if gathered is not None:  # a row without steps keeps its states
-            own = [gathered.last_state(end, begin) for end, begin in itertools.zip_longest(own, start)]
-        states.append(own)
+        states_of_cell = [end.squeeze(0) for end in ends]
+        if gathered is not None:  # a row without valid steps keeps its initial states
+            pairs = itertools.zip_longest(states_of_cell, start)
+            states_of_cell = [gathered.last_state(end, initial) for end, initial in pairs]
+        states.append(states_of_cell)
     output = _output(layer, run, values, states[-1][0], mask, gathered)
     if not layer.return_state:
         return output
-    shown = [own if len(own) > 1 else own[0] for own in states]
-    return (output, *(shown if len(cells) > 1 else states[0]))
+    if len(cells) == 1:
+        return (output, *states[0])
+    return (output, *(of_cell if len(of_cell) > 1 else of_cell[0] for of_cell in states))
 
 
 def _first_mask(mask: Any) -> Any:
@@ -147,12 +156,15 @@ def _first_mask(mask: Any) -> Any:
 def _output(
     layer: Any, run: KerasRun, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None
 ) -> Tensor:
-    """The output of a recurrent layer: the last state, or all steps in the order that Keras gives them."""
+    """The output of a recurrent layer as Keras gives it: the `last` state, or `values`, its outputs at all steps.
+
+    At masked steps it is 0 with `zero_output_for_mask`, otherwise the output of the step before.
+    """
     if not layer.return_sequences:
         if mask is None or not layer.zero_output_for_mask:
             return last
-        processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-        return torch.where(processed_last.bool(), last, 0.0)
+        is_last_step_valid = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        return torch.where(is_last_step_valid.bool(), last, 0.0)
     if gathered is not None:
         return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
     if layer.go_backwards:
@@ -165,8 +177,8 @@ def _initial_states(initial: Any, cells: int) -> list[list[Tensor]]:
     """The initial states of each cell; empty lists for zeros."""
     if initial is None:
         return [[]] * cells
-    listed = list(initial) if isinstance(initial, list | tuple) else [initial]
-    of_cells = listed if cells > 1 else [listed]
+    tensors = list(initial) if isinstance(initial, list | tuple) else [initial]
+    of_cells = tensors if cells > 1 else [tensors]
     return [list(states) if isinstance(states, list | tuple) else [states] for states in of_cells]
 
 
@@ -181,14 +193,20 @@ _MERGED: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
 def _bidirectional_call(
     layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = None
 ) -> Any:
-    """Replaces `Bidirectional.call`, if both directions are layers of the same form."""
+    """Replaces `Bidirectional.call` by one operator, if both directions have cells of the same form.
+
+    With other cells, a state, or a mask that is not that of the lengths, each direction runs as a layer of its own.
+    """
     run, mask = _running[-1], _first_mask(mask)
     forward, backward = layer.forward_layer, layer.backward_layer
-    form, other = (recurrent.form_of(each.cell) if hasattr(each, "cell") else "" for each in (forward, backward))
-    is_odd = forward.go_backwards or layer.stateful or initial_state is not None
-    if isinstance(form, str) or form != other or is_odd or not (mask is None or run.has_mask_of_lengths(layer, mask)):
-        how = {"initial_state": initial_state, "mask": mask, "training": training}
-        return _ORIGINAL[_bidirectional_call](layer, sequences, **how)
+    form, backward_form = (
+        recurrent.form_of(inner.cell) if hasattr(inner, "cell") else "" for inner in (forward, backward)
+    )
+    is_plain = not (forward.go_backwards or layer.stateful) and initial_state is None
+    has_lengths = mask is None or run.has_mask_of_lengths(layer, mask)
+    if isinstance(form, str) or form != backward_form or not is_plain or not has_lengths:
+        options = {"initial_state": initial_state, "mask": mask, "training": training}
+        return _ORIGINAL[_bidirectional_call](layer, sequences, **options)
     weights = run.known.weights_of([forward.cell, backward.cell], form)
     lengths = run.lengths if mask is not None else run.lengths_at(sequences)
     values = sequences if mask is None else run.unfilled(sequences)
@@ -208,15 +226,15 @@ def _bidirectional_call(
 
 
 def _time_distributed_call(layer: Any, inputs: Tensor, training: Any = None, mask: Any = None) -> Any:
-    """Replaces `TimeDistributed.call`: rows and steps are merged for the inner layer, which keeps its rows apart."""
+    """Replaces `TimeDistributed.call`: runs the inner layer once, with each step of each row as a row."""
     inner = layer.layer
+    if type(inner).__name__ == "Dense":  # it works on the last axis, whatever is before it
+        return inner.call(inputs)
     rows, width = inputs.shape[:2]
     options: dict[str, Any] = {}
     if inner._call_has_mask_arg and mask is not None:
         options["mask"] = mask.reshape(-1)
     if inner._call_has_training_arg:
         options["training"] = training
-    if type(inner).__name__ == "Dense":  # it works on the last axis, whatever is before it
-        return inner.call(inputs)
     answer = inner.call(inputs.flatten(0, 1), **options)
     return answer.reshape(rows, width, *answer.shape[1:])

@@ -9,7 +9,7 @@ and passes the result to each layer as its argument `mask` (as models with a mas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,15 @@ from lengthwise_export.masks import step_mask
 
 
 def identity(part: Any) -> int:
-    """A number for a layer, an operation or a cell, which the stand-in that a trace makes of it has too."""
-    return id(getattr(part, "_tracker", part))  # a stand-in has a copy of the attributes, with the same tracker
+    """A number for a layer, an operation or a cell, the same for the copy that a trace makes of it."""
+    return id(getattr(part, "_tracker", part))  # a copy has the same attributes, among them Keras's tracker
 
 
 class KnownLayers(nn.Module):
-    """What all runs of one Keras model share: what is known of its layers, and the parts that are made once.
+    """What all runs of one Keras model share: which layers read the model's input, their weights, and their masks.
 
     While `learning`, the input and the mask of each layer are compared with those of the run. A trace cannot compare
-    values, and uses what these runs have shown.
+    values, and uses the results of these comparisons.
     """
 
     def __init__(self) -> None:
@@ -51,20 +51,20 @@ class KnownLayers(nn.Module):
         return called
 
     def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
-        """Whether a layer's input (or mask) was the run's own in every learning run.
+        """Whether a layer's input (or mask) was that of the model in every learning run.
 
-        In a learning run, first compares and remembers.
+        In a learning run, first compares them, and remembers the result.
 
         Args:
             layer: The layer.
-            compare: Compares the layer's input or mask with that of the run.
+            compare: Returns whether the layer's input (or mask) is that of the run.
         """
         if self.learning and compare is not None:
             self._matched[identity(layer)] = compare() and self._matched.get(identity(layer), True)
         return self._matched.get(identity(layer), False)
 
     def masks_in(self, function: Any) -> GraphMasks:
-        """The masks in the graph of a functional model, of this model or inside it."""
+        """The masks in the graph of this functional model, or of one inside it; found once."""
         if identity(function) not in self._masks:
             self._masks[identity(function)] = masks_in(function)
         return self._masks[identity(function)]
@@ -86,7 +86,7 @@ class KerasRun:
         self.steps = steps
         self.lengths = lengths
         self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
-        # The tensors are kept alive, so that no other tensor gets their id.
+        # By the id of a filled tensor: that tensor, kept alive so that no other gets its id, and the values before
         self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -95,11 +95,14 @@ class KerasRun:
         return torch.compiler.is_exporting() or type(self.steps) is not Tensor
 
     def reads_input(self, layer: Any, inputs: Tensor) -> bool:
-        """Whether a layer reads the model's own steps `[rows, width, features]`, maybe with an axis for one feature."""
+        """Whether the inputs of a layer are the model's own steps, `[rows, width, features]` or `[rows, width]`.
+
+        A layer may also read steps `[rows, width]` with a further axis for their one feature.
+        """
 
         def is_same() -> bool:
-            own = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
-            return inputs.shape == own.shape and torch.equal(inputs.double(), own.double())
+            steps = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
+            return inputs.shape == steps.shape and torch.equal(inputs.double(), steps.double())
 
         return self.known.matched_in_every_run(layer, is_same)
 
@@ -107,13 +110,15 @@ class KerasRun:
         """Whether the mask `[rows, width]` of a layer is that of the lengths."""
         if self.mask is None:
             return False
-        own = self.mask
-        return self.known.matched_in_every_run(layer, lambda: mask.shape == own.shape and torch.equal(mask.bool(), own))
+        of_lengths = self.mask
+        return self.known.matched_in_every_run(
+            layer, lambda: mask.shape == of_lengths.shape and torch.equal(mask.bool(), of_lengths)
+        )
 
-    def fill(self, values: Tensor, instead: Tensor | float) -> Tensor:
-        """Values `[rows, width, features]` with `instead` at masked steps."""
+    def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
+        """Values `[rows, width, features]` with `replacement` at masked steps; `unfilled` gives the values back."""
         assert self.mask is not None
-        filled = torch.where(self.mask.unsqueeze(-1), values, instead)
+        filled = torch.where(self.mask.unsqueeze(-1), values, replacement)
         self._unfilled[id(filled)] = (filled, values)
         return filled
 
@@ -123,7 +128,8 @@ class KerasRun:
 
     def lengths_at(self, values: Tensor) -> Tensor | None:
         """The lengths `[rows]` for a recurrent layer over values `[rows, width, features]` that has no mask."""
-        # In a trace those of the sequences: only a model without leaks is traced, to which they make no difference.
+        # Without a mask, Keras runs such a layer over the padding, too. In a trace it gets the lengths all the same:
+        # only a model without leaks is exported, whose answers do not depend on what is computed there.
         if self.lengths is None or not self.is_traced:
             return None
         if values.shape[:2] == self.steps.shape[:2]:
@@ -133,43 +139,48 @@ class KerasRun:
 
 @dataclass(frozen=True, slots=True)
 class GraphMasks:
-    """The masks in the graph of a functional model; tensors are given by their ids."""
+    """The masks in the graph of a functional model; each tensor is the `id` of its symbol."""
 
-    over: dict[int, int]  # For each mask that is computed from values: the tensor of these values
-    # The masks, and the tensors computed from masks, that nothing uses but layers as their argument `mask`
+    sources: dict[int, int]  # For each mask that is computed from values, the tensor of these values
+    # The masks, and the tensors computed from masks, that are used as a layer's argument `mask` only
     only_masks: set[int]
 
 
 def masks_in(function: Any) -> GraphMasks:
     """The masks in the graph of a functional model."""
     nodes = list(_nodes(function))
-    compared: dict[int, int] = {}
-    over: dict[int, int] = {}
+    compared: dict[int, int] = {}  # for each NotEqual of values, before its Any, the tensor of these values
+    sources: dict[int, int] = {}
     for node in nodes:
         kind = type(node.operation).__name__
         if _is_layer(node.operation) or not node.input_tensors:
             continue
-        first = node.input_tensors[0]
-        if kind == "NotEqual" and len(node.input_tensors) == 1 and len(first.shape) in (2, 3):
-            if len(first.shape) == 3:
-                compared[id(node.outputs[0])] = id(first)
-            elif len(other := node.arguments.args[1:]) == 1 and isinstance(other[0], int | float) and other[0] == 0:
-                over[id(node.outputs[0])] = id(first)
+        first, output = node.input_tensors[0], id(node.outputs[0])
+        if kind == "NotEqual" and len(node.input_tensors) == 1 and len(first.shape) == 3:
+            compared[output] = id(first)
+        elif kind == "NotEqual" and len(node.input_tensors) == 1 and len(first.shape) == 2:
+            others = node.arguments.args[1:]
+            if len(others) == 1 and isinstance(others[0], int | float) and others[0] == 0:
+                sources[output] = id(first)
         elif kind == "Any" and id(first) in compared and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2]):
-            over[id(node.outputs[0])] = compared[id(first)]
-    return GraphMasks(over, _only_masks(function, nodes, over))
+            sources[output] = compared[id(first)]
+    return GraphMasks(sources, _only_masks(function, nodes, sources))
 
 
 def run_graph(
     function: Any, masks: GraphMasks, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]
 ) -> dict[int, Any]:
-    """Runs the operations of a graph, and layers through `operation_fn`: the value of each tensor, by its id."""
+    """Runs a graph, its layers through `operation_fn`; returns the value of each tensor, by its id.
+
+    A mask that is computed from the model's own steps becomes that of the lengths. In a run without lengths it is left
+    out, and with it whatever is computed from it, if it is used as a mask only.
+    """
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
-        if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():
+        if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():  # it needs what was left out
             continue
-        (output, *_) = node.outputs
-        if id(output) in masks.over and run.reads_input(node.operation, known[masks.over[id(output)]]):
+        output = node.outputs[0]
+        if id(output) in masks.sources and run.reads_input(node.operation, known[masks.sources[id(output)]]):
             if run.mask is not None:
                 known[id(output)] = run.mask if len(output.shape) == 2 else run.mask.unsqueeze(-1)
                 continue
@@ -190,6 +201,7 @@ def _nodes(function: Any) -> Iterator[Any]:
 
 
 def _is_layer(operation: Any) -> bool:
+    """Whether a node of a graph is a layer, and not an operation of `keras.ops`."""
     return hasattr(operation, "compute_mask")
 
 
@@ -201,21 +213,21 @@ def _mask_arguments(node: Any) -> set[int]:
     return {id(symbol) for value in masks for symbol in tree_leaves(value) if symbol is not None}
 
 
-def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> set[int]:
-    """The ids of masks, and of tensors computed from masks, that nothing uses but layers as their argument `mask`.
+def _only_masks(function: Any, nodes: list[Any], masks: Iterable[int]) -> set[int]:
+    """The ids of masks, and of tensors computed from masks, that are used as a layer's argument `mask` only.
 
     Args:
-        function: The functional model; its outputs are uses.
+        function: The functional model; its outputs are uses, too.
         nodes: The calls in the graph of the model, in an order in which they can run.
-        over: As in `GraphMasks`; the keys are the ids of masks.
+        masks: The ids of the masks that are computed from values.
     """
-    from_masks = set(over)
+    from_masks = set(masks)
     for node in nodes:
         if not _is_layer(node.operation) and any(id(symbol) in from_masks for symbol in node.input_tensors):
             from_masks.update(map(id, node.outputs))
-    others = {id(symbol) for symbol in function.outputs}
+    used_otherwise = {id(symbol) for symbol in function.outputs}
     for node in reversed(nodes):
         outputs = {*map(id, node.outputs)}
-        if _is_layer(node.operation) or outputs & others or not outputs & from_masks:
-            others |= {*map(id, node.input_tensors)} - _mask_arguments(node)
-    return from_masks - others
+        if _is_layer(node.operation) or outputs & used_otherwise or not outputs & from_masks:
+            used_otherwise |= {*map(id, node.input_tensors)} - _mask_arguments(node)
+    return from_masks - used_otherwise
