@@ -40,11 +40,11 @@ class DataAccuracy:
     # The number of compared answers: one for each sequence; for a multi-label model one for each label of a sequence;
     # for a per-step model one for each step
     answers: int
-    right: int
+    right: int  # How many answers are right
     table: NDArray[np.int64]  # `[classes][classes]`: counts by label in the data (row) and answered label (column)
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # `[classes]`: how often each label is in the data
     left_out: int = 0  # The number of sequences that the model does not accept
-    why: str = ""
+    why: str = ""  # The reason for the first of them
 
     @property
     def accuracy(self) -> float:
@@ -74,15 +74,15 @@ class DataAccuracy:
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
     def _by_chance(self, expected: float, expected_answers: int | None) -> float:
-        """The drop below the training accuracy that chance explains: three standard deviations, and a margin."""
-        share, samples = expected, 1 / self.answers
-        if expected_answers is not None:  # one more right and one more wrong: a few that are right do not mean all
-            share = (expected * expected_answers + 1) / (expected_answers + 2)
-            samples += 1 / expected_answers
-        return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
+        """The drop below the training accuracy that is no reason to warn: three standard deviations, and a margin."""
+        probability, variance_factor = expected, 1 / self.answers
+        if expected_answers is not None:  # Laplace's rule of succession: few answers, all right, do not mean certainty
+            probability = (expected * expected_answers + 1) / (expected_answers + 2)
+            variance_factor += 1 / expected_answers
+        return 3 * math.sqrt(probability * (1 - probability) * variance_factor) + _MAX_ACCURACY_DROP
 
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
-        """Warnings for the user."""
+        """Warnings for the user about labels, sequences, and accuracy; `expected` is the accuracy in training."""
         if absent := self.absent:
             yield (
                 f"the data has no sequence labelled {first_of([*map(repr, absent)])}: whether these labels "
@@ -95,15 +95,18 @@ class DataAccuracy:
                 f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: check that the data has "
                 "the same units and the same order of features as in training"
             )
-        most = int(self.counts.argmax())
-        frequency = int(self.counts[most])
+        most_frequent = int(self.counts.argmax())
+        frequency = int(self.counts[most_frequent])
         # A multi-label model has more answers than labels in the data, so this does not apply to it.
         if self.counts.sum() == self.answers and self.right <= frequency < self.answers:
-            yield f"always predicting {self.labels[most]!r} would be correct as often: {frequency} times"
+            yield f"always predicting {self.labels[most_frequent]!r} would be correct as often: {frequency} times"
 
 
 def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> DataAccuracy | None:
-    """Runs a graph on records, and compares its answers with their labels."""
+    """Runs a graph on records, and compares its answers with their labels; None if no record has a label.
+
+    An order of labels that the answers contradict is a VerificationError, see `_require_order_of_labels`.
+    """
     accepted, left_out, why = accepted_records(records, manifest)
     if not accepted:
         return None
@@ -124,7 +127,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
 def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
     """The predicted classes of each record: one for a single-label model, any number otherwise."""
     predicted = (predicted_labels(answer, manifest) for answer in _answers(session, manifest, records))
-    return [each.nonzero()[1].tolist() for each in predicted]
+    return [labels.nonzero()[1].tolist() for labels in predicted]
 
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
@@ -161,22 +164,20 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     Raises:
         VerificationError: Another order fits the data significantly better.
     """
-    # Each output gets the label that is most frequent in the data when it wins. That is an order if at least two
-    # outputs win and no label occurs twice. Untrained weights may have any.
-    order = np.full(manifest.classes, -1)
-    for output in range(manifest.classes):
-        if sample.table[:, output].any():
-            order[output] = int(sample.table[:, output].argmax())
-    winners = order[order >= 0]
-    if len(winners) < 2 or len(set(winners.tolist())) < len(winners):
+    # The other order: each output that was answered gets the label that the data has most often there. It is an order
+    # if it has at least two labels, none twice. `order` is -1 for outputs that were never answered.
+    order = np.where(sample.table.any(axis=0), sample.table.argmax(axis=0), -1)
+    labels = order[order >= 0]
+    if len(labels) < 2 or len(np.unique(labels)) < len(labels):
         return
-    moved = np.flatnonzero((order >= 0) & (order != np.arange(manifest.classes)))
-    gained, lost = int(sample.table[order[moved], moved].sum()), int(sample.table[moved, moved].sum())
+    outputs = np.flatnonzero((order >= 0) & (order != np.arange(manifest.classes)))
+    # Right answers under the other order, and under the manifest's, of the outputs whose label differs
+    gained, lost = int(sample.table[order[outputs], outputs].sum()), int(sample.table[outputs, outputs].sum())
     if manifest.made.get("weights") == UNTRAINED or gained - lost <= _MIN_DEVIATIONS * (gained + lost) ** 0.5:
         return
     pairs = "; ".join(
         f"where it answers {manifest.labels[output]!r} the data mostly says {manifest.labels[order[output]]!r}"
-        for output in moved[:5]
+        for output in outputs[:5]
     )
     raise VerificationError(
         f"{manifest.key}: the labels are in another order than the outputs: {pairs} ({sample}), so nothing was "
@@ -195,30 +196,30 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
         item = make_item(record.steps, manifest, sent_steps=len(record.steps))
         rows += [(index, start, part) for start, part in answers.windows(item.steps, manifest.max_length)]
     rows.sort(key=lambda row: len(row[2]))
-    parts: list[dict[int, Answer]] = [{} for _ in records]
-    together = min(_ROWS, manifest.max_batch_rows or _ROWS)
-    for first in range(0, len(rows), together):
-        members = rows[first : first + together]
+    parts: list[dict[int, Answer]] = [{} for _ in records]  # of each record, the answers of its windows by their start
+    most_rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
+    for first in range(0, len(rows), most_rows):
+        members = rows[first : first + most_rows]
         batch = pad([steps for _, _, steps in members], multiple=manifest.width_multiple)
         scored = answers.score(session.run(batch), batch.lengths, manifest)
         for (index, start, _), answer in zip(members, scored, strict=True):
             if answer is None:
                 raise VerificationError(f"{manifest.key}: the answer to {records[index].source_line} is not finite")
             parts[index][start] = answer
-    whole = []
+    merged = []
     for record, by_start in zip(records, parts, strict=True):
-        starts = sorted(by_start)
-        pieces = [by_start[start] for start in starts]
-        whole.append(pieces[0] if len(pieces) == 1 else answers.merge(pieces, starts, len(record.steps), manifest))
-    return whole
+        starts, windows = zip(*sorted(by_start.items()), strict=True)
+        one_window = len(windows) == 1
+        merged.append(windows[0] if one_window else answers.merge(windows, starts, len(record.steps), manifest))
+    return merged
 
 
 def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
-    several = record.label if isinstance(record.label, tuple) else (record.label or "",)
+    labels = record.label if isinstance(record.label, tuple) else (record.label or "",)
     is_per_step = manifest.task == "per-step"
-    expected = np.zeros((len(several) if is_per_step else 1, manifest.classes), dtype=np.bool_)
-    for index, label in enumerate(several):
+    expected = np.zeros((len(labels) if is_per_step else 1, manifest.classes), dtype=np.bool_)
+    for index, label in enumerate(labels):
         expected[index if is_per_step else 0, manifest.labels.index(label)] = True
     if not is_per_step or manifest.long not in ("head", "tail"):
         return expected
@@ -269,10 +270,11 @@ def changed_labels(before: Session, after: Session, manifest: Manifest, sequence
     for steps in sequences:
         if not least <= len(steps) <= most:
             continue
-        one, other = _logits(before, manifest, steps), _logits(after, manifest, steps)
+        logits = [_logits(session, manifest, steps) for session in (before, after)]
+        labels = [predicted_labels(Answer(answers.probabilities(row, manifest)), manifest) for row in logits]
         count += 1
-        changed += not np.array_equal(_label(one, manifest), _label(other, manifest))
-        largest = max(largest, float(np.abs(one - other).max()))
+        changed += not np.array_equal(labels[0], labels[1])
+        largest = max(largest, float(np.abs(logits[0] - logits[1]).max()))
     if not count:
         accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
         raise ConfigurationError(f"no sequence of the data has {accepted}")
@@ -280,15 +282,6 @@ def changed_labels(before: Session, after: Session, manifest: Manifest, sequence
 
 
 def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
-    """`[classes]`, or of a per-step model `[length, classes]`."""
+    """The logits of an unbatched sequence: `[classes]`, or of a per-step model `[length, classes]`."""
     row: NDArray[np.float32] = session.run(pad([steps], multiple=manifest.width_multiple)).logits[0]
     return row[: len(steps)] if manifest.task == "per-step" else row
-
-
-def _label(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_] | NDArray[np.intp]:
-    """The class, the class of each step, or for a multi-label model which classes are assigned."""
-    if manifest.task == "multi-label":
-        assigned: NDArray[np.bool_] = answers.probabilities(logits, manifest) >= manifest.threshold
-        return assigned
-    classes: NDArray[np.intp] = logits.argmax(axis=-1, keepdims=True)
-    return classes

@@ -94,8 +94,14 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
 
     def build(named: Manifest) -> onnx.ModelProto:
-        how: dict[str, Any] = {"select_output": ClassifierOutput.present, "opset": options.opset}
-        proto = graph.build(model, named.input, name=named.name, labels=named.labels, **how)
+        proto = graph.build(
+            model,
+            named.input,
+            name=named.name,
+            labels=named.labels,
+            select_output=ClassifierOutput.present,
+            opset=options.opset,
+        )
         return graph.without_exporter_metadata(proto)
 
     def reference(batch: PaddedBatch) -> BatchLogits:
@@ -130,14 +136,14 @@ def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidat
         return from_target(target, options)
     from lengthwise_export.mending.mend_target import mend_target
 
-    how: dict[str, Any] = {"tolerance": options.tolerance or 0.0, "seed": options.seed, "progress": options.progress}
-    how["max_length"] = options.max_length or MAX_LENGTH
-    report = None if target.blind else check_subject(target.subject, **how)
+    settings: dict[str, Any] = {"seed": options.seed, "progress": options.progress}
+    settings |= {"tolerance": options.tolerance or 0.0, "max_length": options.max_length or MAX_LENGTH}
+    report = None if target.blind else check_subject(target.subject, **settings)
     if report is not None and report.verdict != "leak":
         source = from_target(target, options, report=report)
         tell(Notice(NOTHING_TO_MEND))
         return source
-    source = from_mend(mend_target(target.unmended, opset=options.opset, **how), options)
+    source = from_mend(mend_target(target.unmended, opset=options.opset, **settings), options)
     assert source.mend is not None
     tell(Notice(source.mend.summary()))
     return source
@@ -193,12 +199,12 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         return target.build(named.name, options.opset)
 
     notices = tuple(_notices(target, options, report, batch))
-    if not target.traced:
-        return Candidate(manifest, build, None, tolerance, notices)
-    return Candidate(manifest, build, target.reference, tolerance, notices, exact=target.exact)
+    reference, exact = (target.reference, target.exact) if target.traced else (None, None)
+    return Candidate(manifest, build, reference, tolerance, notices, exact=exact)
 
 
 def _notices(target: Target, options: ExportOptions, report: Report, batch: PaddedBatch) -> Iterator[str]:
+    """What the user should know about a target: short sequences, labels without names, NaN, and its leaks of scale."""
     if report.min_length > 1:
         yield f"sequences of fewer than {report.min_length} steps will be refused (min_length in the manifest)"
     if options.labels is None and target.labels == tuple(map(str, range(len(target.labels)))):
@@ -242,6 +248,12 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
 
 
 def _require_sound(report: Report, target: Target) -> None:
+    """Makes sure that a check found no leak.
+
+    Raises:
+        ExportError: The target cannot be checked.
+        VerificationError: It has a leak; the message says where it begins.
+    """
     if report.verdict == "uncheckable":
         raise ExportError("check", report.reason)
     if report.verdict == "leak":
@@ -291,8 +303,8 @@ def _score_kind_of(answer: ModelOutput, batch: PaddedBatch, task: Task) -> Score
             "all outputs are between 0 and 1, so they may be probabilities or logits: pass --scores probabilities, or "
             "--scores logits"
         )
-    within = np.abs(rows.sum(axis=1) - 1).max() <= 1e-4
-    return "probabilities" if within and rows.shape[1] > 1 else "logits"
+    sums_to_one = np.abs(rows.sum(axis=1) - 1).max() <= 1e-4
+    return "probabilities" if sums_to_one and rows.shape[1] > 1 else "logits"
 
 
 _MAY_TAKE_NAN: Final = (

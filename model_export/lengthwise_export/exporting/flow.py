@@ -175,14 +175,14 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
         return FixProposal(False, report.reason)
     if not read.blind and report.verdict != "leak":
         return FixProposal(True, NOTHING_TO_MEND)
-    how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    return mend_target(read.unmended, **how).fix
+    settings = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
+    return mend_target(read.unmended, **settings).fix
 
 
 def _trial_report(read: Target, options: CheckOptions) -> Report:
     """Runs the trials of a target."""
-    how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    report = check_subject(read.subject, min_length=read.min_length, **how)
+    settings = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
+    report = check_subject(read.subject, min_length=read.min_length, **settings)
     if options.missing == "handled" and not read.blind:
         from lengthwise_export.exporting import missing_values
 

@@ -21,9 +21,9 @@ from lengthwise_export.checking.baseline import gap
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
 
-MIN_RATIO: Final = 1e-3  # So much of what a change moves the answer by without a null must be left with one
+MIN_RATIO: Final = 1e-3  # The least ratio of how much an answer changes beside a null to how much without one
 
-_MIN_DIFFERENCE: Final = 1e-6  # rows whose answer moves by less than this without a null are left out
+_MIN_DIFFERENCE: Final = 1e-6  # rows whose answer changes by less than this without a null are left out
 
 _LENGTHS: Final = (7, 5, 4, 3)
 _MAX_FEATURES: Final = 16  # a null is tried in at most this many features
@@ -39,7 +39,8 @@ def cases(
     min_length: int = 1,
 ) -> list[Case]:
     """Measures how logits `[rows, classes]` depend on the values around a null: a case for each feature and change."""
-    # Its difference is a ratio: how far the change moves the answer with a null, divided by how far it does without one
+    # The `difference` of such a case is a ratio: how much a change of values around the null changes the answer,
+    # divided by how much the same change does without the null
     probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1
     indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))})
@@ -95,9 +96,9 @@ class _MissingValueProbe:
         self._run = run
         random, features = np.random.default_rng(seed), steps.features or 1
         mean, std = np.asarray(steps.mean or np.zeros(features)), np.asarray(steps.std or np.ones(features))
-        more = max(shortest - min(_LENGTHS), 0)
-        lengths = [more + length for length in _LENGTHS if more + length <= longest] or [longest]
-        self._batch, self._other = (
+        added_steps = max(shortest - min(_LENGTHS), 0)
+        lengths = [added_steps + length for length in _LENGTHS if added_steps + length <= longest] or [longest]
+        self._batch, self._changed_batch = (
             pad([(mean + std * random.standard_normal((length, features))).astype(np.float32) for length in lengths])
             for _ in range(2)
         )
@@ -105,26 +106,32 @@ class _MissingValueProbe:
         self._null_at = (np.arange(len(lengths)), self._batch.lengths // 2)
 
     def ratios(self, feature: int) -> Iterator[tuple[str, float]]:
-        """The ratio of `cases` for each change, with the name of the change."""
+        """Yields the name of each change, and its ratio, as in `cases`; first whether the answers are finite at all."""
         plain, null = self._run(self._batch), self._run(self._with_null(self._batch.steps, feature))
         valid = step_mask(self._batch.lengths, self._batch.width)
         finite = np.isfinite(null[valid] if null.ndim == 3 else null).all()
         yield "finite answers to", 1.0 if finite else 0.0
         if not finite:
             return
-        for name, where in self._changes(feature):
-            changed = np.where(where[..., None] if where.ndim == 2 else where, self._other.steps, self._batch.steps)
-            without = self._differences(plain, self._run(PaddedBatch(changed, self._batch.lengths)))
+        for name, mask in self._changes(feature):
+            changed = np.where(
+                mask[..., None] if mask.ndim == 2 else mask, self._changed_batch.steps, self._batch.steps
+            )
+            without_null = self._differences(plain, self._run(PaddedBatch(changed, self._batch.lengths)))
             with_null = self._differences(null, self._run(self._with_null(changed, feature)))
-            ratios = [one / other for one, other in zip(with_null, without, strict=True) if other > _MIN_DIFFERENCE]
+            ratios = [
+                numerator / denominator
+                for numerator, denominator in zip(with_null, without_null, strict=True)
+                if denominator > _MIN_DIFFERENCE
+            ]
             if ratios:
-                # The largest: in some rows the null may rightly weigh more than in others.
+                # The largest: a model may rightly ignore the other values of a row where the null is important
                 yield name, float(max(ratios))
 
     def _changes(self, feature: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Which values around the null to change: words for a report, and true where a value changes.
+        """Yields which values around the null to change: a text for the report, and a mask of these values.
 
-        The array is `[rows, width, features]`, or `[rows, width]` where whole steps change.
+        The mask is `[rows, width, features]`, or `[rows, width]` where whole steps change.
         """
         steps = self._batch.steps
         null_step = np.zeros(steps.shape[:2], dtype=bool)
@@ -147,6 +154,9 @@ class _MissingValueProbe:
         return PaddedBatch(values, self._batch.lengths)
 
     def _differences(self, before: BatchLogits, after: BatchLogits) -> list[float]:
-        """The difference of each row's answer at valid steps."""
+        """How much each row's answer differs; of a per-step model, at valid steps."""
         rows = zip(before, after, self._batch.lengths, strict=True)
-        return [gap(one[:length], other[:length]) if one.ndim == 2 else gap(one, other) for one, other, length in rows]
+        return [
+            gap(first[:length], second[:length]) if first.ndim == 2 else gap(first, second)
+            for first, second, length in rows
+        ]

@@ -7,7 +7,6 @@ leaves its staging folder, which no service reads, and which the next export of 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 from onnx import ModelProto
-from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
 from lengthwise.addresses import is_address
@@ -40,8 +38,8 @@ from lengthwise.runtime.manifest import (
     MANIFEST_FILE,
     VERIFICATION_FILE,
     Manifest,
-    Name,
     digest,
+    is_name,
 )
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.opening import RUNTIME_VERSION
@@ -93,15 +91,19 @@ def write(
         golden.compare(session, expected, manifest),
         golden=promises.HEADROOM * (manifest.from_fp32 or 0.0),
     )
-    versions = {**{name: metadata.version(name) for name in ("torch", "onnx")}, "onnxruntime": RUNTIME_VERSION}
-    versions[promises.KERNELS] = session.kernels
-    versions["exported"] = datetime.now(UTC).date().isoformat()
+    made = manifest.made | {
+        "torch": metadata.version("torch"),
+        "onnx": metadata.version("onnx"),
+        "onnxruntime": RUNTIME_VERSION,
+        promises.KERNELS: session.kernels,
+        "exported": datetime.now(UTC).date().isoformat(),
+    }
     finished = manifest.model_copy(
         update={
             "host_nodes": host_nodes(verified.graph, manifest.graph.lengths),
             "promises": (promise,),
             "digests": {name: digest(stage / name) for name in names},
-            "made": {**manifest.made, **versions},
+            "made": made,
         }
     )
     files.write(stage / MANIFEST_FILE, finished.to_json())
@@ -124,20 +126,22 @@ _MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
     """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph."""
     # onnxruntime places such nodes on the CPU with every provider. A service on a device accepts no others there.
-    constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
-    few = set() if lengths is None else {lengths}
+    constants = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
+    sizes = set() if lengths is None else {lengths}  # values that are computed from shapes and lengths only
     names = []
     for node in graph.graph.node:
         inputs = {name for name in node.input if name}
         if node.op_type == "Constant":
-            if any(each.name != "value" or prod(each.t.dims) <= _MAX_CONSTANT for each in node.attribute):
-                constant |= set(node.output)
-        elif node.op_type in _OF_FEW_NUMBERS and inputs <= constant:
-            constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
+            if any(
+                attribute.name != "value" or prod(attribute.t.dims) <= _MAX_CONSTANT for attribute in node.attribute
+            ):
+                constants |= set(node.output)
+        elif node.op_type in _OF_FEW_NUMBERS and inputs <= constants:
+            constants |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
         elif node.domain in ("", "ai.onnx") and (
-            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and inputs <= few | constant)
+            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and inputs <= sizes | constants)
         ):
-            few |= set(node.output)
+            sizes |= set(node.output)
             if node.name:
                 names.append(node.name)
     return tuple(names)
@@ -205,16 +209,14 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
             f"{out.parent / '1'} (for a model of that name, use {out / '1'})"
         )
     parent = out.parent if numbered else out
-    try:
-        name = TypeAdapter(Name).validate_python(parent.name)
-    except ValidationError as error:
+    if not is_name(parent.name):
         raise PublishError(
             f"{out}: {parent.name!r} is not a model name: use at most 128 letters, digits, '.', '_' and '-', beginning "
             "with a letter or a digit"
-        ) from error
+        )
     existing = versions(parent)
     manifests = () if existing else parent.glob(f"*/*/{MANIFEST_FILE}")
-    for model in (each.parent for each in manifests if is_version(each.parent.name)):
+    for model in (manifest.parent for manifest in manifests if is_version(manifest.parent.name)):
         if not model.parent.name.startswith("."):
             example = f"{model.parent.name}/{model.name}"
             raise PublishError(f"{out} holds models, such as {example}: name this one too, as in {parent / 'NAME'}")
@@ -226,7 +228,7 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
         raise PublishError(
             f"{directory} exists, and published versions are never changed; use version {max(version, *existing) + 1}"
         )
-    return Destination(name, version, directory)
+    return Destination(parent.name, version, directory)
 
 
 def versions(model: Path) -> list[int]:
@@ -250,9 +252,10 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             with _locked(parent):  # so that two exports at once get two versions
-                target = destination(out, remove_abandoned(parent))
+                staged = remove_abandoned(parent)  # the versions of exports that are running
+                target = destination(out, staged)
                 stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
-                try:
+                try:  # the lock shows other exports that this folder is not abandoned
                     locks.enter_context(_locked(stage, wait=False))
                 except OSError:
                     stage.rmdir()
@@ -291,6 +294,7 @@ def move_stage(stage: Path, directory: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of a file or folder during the block."""
     handle = os.open(path, os.O_RDONLY)
     try:
         yield handle
@@ -307,18 +311,18 @@ def _sync(path: Path) -> None:
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Locks a folder during the block. The operating system releases the lock when the process ends."""
     with _opened(folder) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        files.lock(handle, wait=wait)
         yield
 
 
 def remove_abandoned(parent: Path) -> list[int]:
-    """Removes the staging folders of killed exports: those that are not locked. Returns the versions of the others."""
+    """Removes the staging folders that are not locked, of killed exports; returns the versions of the locked ones."""
     staged = []
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
             with _locked(stage, wait=False):
                 shutil.rmtree(stage, ignore_errors=True)
-        except OSError:  # held by an export that is running, or gone
+        except OSError:  # locked by an export that is running, or already removed
             number = stage.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
             staged += [int(number)] if is_version(number) else []
     return staged
@@ -338,16 +342,18 @@ MOST_VALUES: Final = 40_000  # of all of them together
 
 
 def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
-    """The first recordings of different labels that the model accepts; then others, up to `MOST_RECORDINGS`."""
-    fits = [one for one in records if one.label is not None and why_refused(one.steps, manifest) is None]
-    first = {record.label: index for index, record in reversed(list(enumerate(fits)))}
-    others = [index for index in range(len(fits)) if index not in first.values()]
+    """At most `MOST_RECORDINGS` labelled recordings that the model accepts: the first of each label before others."""
+    accepted = [
+        record for record in records if record.label is not None and why_refused(record.steps, manifest) is None
+    ]
+    first_of_label = {record.label: record for record in reversed(accepted)}
+    accepted.sort(key=lambda record: first_of_label[record.label] is not record)  # stable: both groups keep their order
     examples: list[Record] = []
-    room = MOST_VALUES
-    for index in [*sorted(first.values()), *others]:
-        if len(examples) < MOST_RECORDINGS and fits[index].steps.size <= room:
-            examples.append(fits[index])
-            room -= fits[index].steps.size
+    values_left = MOST_VALUES
+    for record in accepted:
+        if len(examples) < MOST_RECORDINGS and record.steps.size <= values_left:
+            examples.append(record)
+            values_left -= record.steps.size
     return examples
 
 

@@ -68,9 +68,9 @@ def verify(
     graph = source.build(manifest)
     ties = traced.ties_in(graph)
     traced.forget_ties(graph)
-    how: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed}
+    settings: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed}
     try:
-        verified = verify_graph(graph, manifest, source.reference, exact=source.exact, **how)
+        verified = verify_graph(graph, manifest, source.reference, exact=source.exact, **settings)
         verified = _with_same_bits(verified, source, manifest, options)
     except VerificationError as error:
         raise error if ties is None else VerificationError(f"{error}. {ties}") from error
@@ -79,7 +79,7 @@ def verify(
         before_and_after = source.mend_accuracy(verified.session(), manifest, data)
     if options.precision != "fp32":
         sequences = None if data is None else [record.steps for record in data]
-        verified = at_precision(verified, options.precision, sequences, **how)
+        verified = at_precision(verified, options.precision, sequences, **settings)
         notices += verified.notices
     if data is not None:
         verified = _with_figures(verified, data)
@@ -96,10 +96,13 @@ def verify(
 def _with_same_bits(
     verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
 ) -> VerifiedGraph:
-    """Replaces operators whose bits depend on the batch, if the whole model keeps its bits then; else nothing."""
+    """The graph with other operators for those whose bits depend on the batch, if it then gives the same bits.
+
+    Otherwise, and if the bits may differ or do not, the graph as it is.
+    """
     is_external = source.reference is None  # a graph that was made elsewhere keeps its bytes
-    is_lax = options.tolerance is not None or options.precision != "fp32"
-    if is_external or is_lax or promises.promise(verified.cases).bits:
+    may_differ = options.tolerance is not None or options.precision != "fp32"
+    if is_external or may_differ or promises.promise(verified.cases).bits:
         return verified
     from lengthwise_export.steady_bits.rewriting import with_steady_bits
 
@@ -107,8 +110,10 @@ def _with_same_bits(
     steady, rewritten = with_steady_bits(verified.graph, manifest, lines.append)
     if not rewritten:
         return verified
-    how: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed, "exact": source.exact}
-    return replace(verify_graph(steady, manifest, source.reference, **how), notices=(*verified.notices, *lines))
+    verified_steady = verify_graph(
+        steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
+    )
+    return replace(verified_steady, notices=(*verified.notices, *lines))
 
 
 def verify_graph(
@@ -119,13 +124,13 @@ def verify_graph(
     tolerance: float | None,
     seed: int,
     origin: str = "the model itself",
-    apart: float = ROUNDING,
+    most_from_reference: float = ROUNDING,
     exact: ExactReference | None = None,
 ) -> VerifiedGraph:
     """Verifies a graph: every case holds.
 
     `tolerance` is the allowed difference between batched and unbatched answers, beyond rounding; None requires the same
-    bits. `apart` is that from the reference, in units of max(1, |logit|).
+    bits. `most_from_reference` is that from the reference, in units of max(1, |logit|).
 
     Raises:
         VerificationError: A case does not hold; the message names the worst.
@@ -133,13 +138,17 @@ def verify_graph(
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
     verifier.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
-    how: dict[str, Any] = {"seed": seed, "origin": origin, "exact": exact}
     cases = measurement.measure_cases(
-        lambda threads: Session(data, manifest, threads=threads), manifest, reference, **how
+        lambda threads: Session(data, manifest, threads=threads),
+        manifest,
+        reference,
+        seed=seed,
+        origin=origin,
+        exact=exact,
     )
     if manifest.missing == "handled":
         cases += _missing_value_cases(data, manifest, seed)
-    if bad := promises.failures(cases, tolerance=tolerance, most=apart):
+    if bad := promises.failures(cases, tolerance=tolerance, most=most_from_reference):
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
@@ -161,12 +170,17 @@ def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Cas
     Raises:
         VerificationError: The model does not handle missing values.
     """
-    lengths = {"min_length": manifest.min_length, "max_length": manifest.max_length}
     # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
-        run = partial(_logits, session)
-        cases = missing_values.cases(run, manifest.input, seed=seed, provider=session.provider, **lengths)
+        cases = missing_values.cases(
+            partial(_logits, session),
+            manifest.input,
+            seed=seed,
+            provider=session.provider,
+            min_length=manifest.min_length,
+            max_length=manifest.max_length,
+        )
         if (why := missing_values.failure(cases)) is not None:
             raise VerificationError(
                 f"{manifest.key}: --missing handled does not hold: {why}; without this option, missing values are "
@@ -186,15 +200,22 @@ def at_precision(
     exact, most = verified.session(), promises.MAX_DIFFERENCE[to]
     reference, origin = partial(_logits, exact), "the float32 graph"
     manifest = precision.manifest_at(verified.manifest, to)
-    how: dict[str, Any] = {"tolerance": tolerance, "seed": seed, "origin": origin, "apart": most}
-    converted = verify_graph(precision.convert(verified.graph, to), manifest, reference, **how)
-    apart = max(case.difference for case in converted.cases if case.varied == "reference")
+    converted = verify_graph(
+        precision.convert(verified.graph, to),
+        manifest,
+        reference,
+        tolerance=tolerance,
+        seed=seed,
+        origin=origin,
+        most_from_reference=most,
+    )
+    from_float32 = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
     changes = None if data is None else accuracy.changed_labels(exact, session, manifest, data)
     raw = list(BatchVariations(session, manifest, seed).at_raw_values(reference, origin, most))
     return replace(
         converted,
-        manifest=manifest.model_copy(update={"from_fp32": apart}),
+        manifest=manifest.model_copy(update={"from_fp32": from_float32}),
         cases=[*converted.cases, *(case for *_, case in raw)],
         labels=changes,
         notices=(
@@ -220,26 +241,33 @@ def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
 
 
 def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
-    """Notices of raw values that leave the range of float16 inside the graph; a CPU computes most of it in float32."""
+    """Notices about kinds of raw values that overflow float16 inside the graph; a CPU computes most of it in float32.
+
+    `exact` is the float32 graph, `half` the float16 graph; `batches` are the sequences of each kind. A notice names the
+    first operator whose float16 output is infinite, while its largest float32 value is finite and above `LARGEST_HALF`.
+    """
     from lengthwise_export.checking.trace_onnx import OnnxSubject
     from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 
     manifest = exact.manifest
-    how = (manifest.input, manifest.graph, manifest.classes, manifest.task == "per-step")
-    subjects = [OnnxSubject(ExternalGraph(each.graph, *how)) for each in (exact, half)]
+    description = (manifest.input, manifest.graph, manifest.classes, manifest.task == "per-step")
+    subjects = [OnnxSubject(ExternalGraph(verified.graph, *description)) for verified in (exact, half)]
     for kind, batch in batches.items():
-        before, after = (subject.record(batch).operations for subject in subjects)
+        in_float32, in_float16 = (subject.record(batch).operations for subject in subjects)
         largest = {
-            one.operator: max((float(np.abs(value).max(initial=0)) for _, value in one.outputs), default=0.0)
-            for one in before
-            if all(value.dtype == np.float32 for _, value in one.outputs)
+            operation.operator: max(
+                (float(np.abs(value).max(initial=0)) for _, value in operation.outputs), default=0.0
+            )
+            for operation in in_float32
+            if all(value.dtype == np.float32 for _, value in operation.outputs)
         }
-        for one in after:
-            beyond = any(value.dtype == np.float16 and np.isinf(value).any() for _, value in one.outputs)
-            if beyond and precision.LARGEST_HALF < largest.get(one.operator, 0.0) < math.inf:
+        for operation in in_float16:
+            name = operation.operator
+            overflows = any(value.dtype == np.float16 and np.isinf(value).any() for _, value in operation.outputs)
+            if overflows and precision.LARGEST_HALF < largest.get(name, 0.0) < math.inf:
                 yield (
-                    f"at fp16, {kind} overflow at {one.operator}, on a device that computes in float16: up to "
-                    f"{largest[one.operator]:.2g} in float32, and float16 ends at {precision.LARGEST_HALF:g}"
+                    f"at fp16, {kind} overflow at {name}, on a device that computes in float16: up to "
+                    f"{largest[name]:.2g} in float32, and float16 ends at {precision.LARGEST_HALF:g}"
                 )
                 break
 
