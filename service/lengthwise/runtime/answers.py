@@ -33,9 +33,9 @@ class Answer(NamedTuple):
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
-    """The answer of each row; None if its logits are not finite. The attention is not checked: see `with_attention`.
+    """The answer of each row, with outputs cut to its length (`lengths [rows]`); None if its logits are not finite.
 
-    A row's outputs are cut to its length, of `lengths [rows]`.
+    The attention may be not finite: see `with_attention`.
     """
     logits, attention = outputs.logits, outputs.attention
     weights = (
@@ -73,7 +73,10 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:
-    """Of logits `[..., classes]`: softmax, or for a multi-label head the logistic function; unchanged if they are."""
+    """The softmax of logits `[..., classes]`, or for a multi-label head their logistic function.
+
+    Scores that are probabilities already are returned unchanged.
+    """
     if manifest.scores == "probabilities":
         return logits
     if manifest.task == "multi-label":
@@ -103,13 +106,13 @@ def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifes
     per-step head, a step that is in two windows gets the first one's answer.
     """
     if manifest.task == "per-step":
-        whole = np.empty((length, manifest.classes), dtype=np.float32)
-        for answer, start in zip(reversed(answers), reversed(starts), strict=True):
-            whole[start : start + len(answer.probabilities)] = answer.probabilities
+        of_steps = np.empty((length, manifest.classes), dtype=np.float32)
+        for answer, start in zip(reversed(answers), reversed(starts), strict=True):  # the first window is written last
+            of_steps[start : start + len(answer.probabilities)] = answer.probabilities
         parts: list[dict[str, Any]] = [
             {"start": start, "length": len(answer.probabilities)} for answer, start in zip(answers, starts, strict=True)
         ]
-        return Answer(whole, windows=parts)
+        return Answer(of_steps, windows=parts)
     stacked = np.stack([answer.probabilities for answer in answers])
     mean: Floats = stacked.mean(axis=0, dtype=np.float64, keepdims=True)[0].astype(np.float32)
     attention = None

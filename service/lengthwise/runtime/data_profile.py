@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, Self
 
 import numpy as np
@@ -84,7 +85,7 @@ class DriftLimits(_ProfilePart):
     features: tuple[float, ...]
 
     def of(self, what: str) -> float:
-        """The limit of `length`, `missing`, `class` or `feature INDEX`."""
+        """The limit of what `_compared` names: `length`, `missing`, `class` or `feature INDEX`."""
         if what.startswith(FEATURE):
             return self.features[int(what.removeprefix(FEATURE))]
         limit: float = getattr(self, {"class": "classes"}.get(what, what))
@@ -134,7 +135,7 @@ class DataProfile(_ProfilePart):
         lengths = Bins.of(np.array([len(steps) for steps in sequences], dtype=np.float64))
         features = tuple(Bins.of(values[present[:, i], i]) for i in range(values.shape[1]))
         classes_of_each = classes if classes is not None else [()] * len(sequences)
-        shares = np.bincount([one for each in classes_of_each for one in each], minlength=labels).astype(np.float64)
+        shares = np.bincount([*chain.from_iterable(classes_of_each)], minlength=labels).astype(np.float64)
         profile = cls(
             sequences=len(sequences),
             lengths=lengths,
@@ -151,22 +152,22 @@ def _limits(
 ) -> DriftLimits:
     """The limits of a profile, from random splits of its sequences into halves."""
     counter = ProfileCounter(profile, labels)
-    each = [counter.count([steps], its) for steps, its in zip(sequences, classes, strict=True)]
+    counts = [counter.count([steps], answered) for steps, answered in zip(sequences, classes, strict=True)]
     random = np.random.default_rng(seed)
     largest: dict[str, float] = {}
     for _ in range(_SPLITS):
-        order = random.permutation(len(each))
-        half = (len(each) + 1) // 2
+        order = random.permutation(len(counts))
+        half = (len(counts) + 1) // 2
         window = random.choice(order[-half:], size=WINDOW_SEQUENCES)
-        weights = np.zeros((2, len(each)), dtype=np.int64)
+        weights = np.zeros((2, len(counts)), dtype=np.int64)
         weights[0, order[:half]] = 1
         np.add.at(weights[1], window, 1)
-        reference, window_counts = (ProfileCounts.weighted(each, row) for row in weights)
+        reference, window_counts = (ProfileCounts.weighted(counts, row) for row in weights)
         for what, psi in _compared(reference, window_counts).items():
             largest[what] = max(largest.get(what, 0.0), psi)
     # A PSI by chance is proportional to 1 / n + 1 / m. The halves have n / 2 sequences each, and the window is drawn
     # from one of them; in service all n sequences are compared with a window that is drawn from the world.
-    size, window_size = len(each), WINDOW_SEQUENCES
+    size, window_size = len(counts), WINDOW_SEQUENCES
     in_service = (1 / size + 1 / window_size) / (4 / size + 1 / window_size)
     limits = {what: round(max(LEAST_LIMIT, _ABOVE_CHANCE * in_service * psi), 4) for what, psi in largest.items()}
     return DriftLimits(
@@ -251,7 +252,7 @@ class ProfileCounts:
     def weighted(cls, counts: Sequence[ProfileCounts], weights: NDArray[np.int64]) -> ProfileCounts:
         """The sum of counts, each as often as its weight in `[counts]` says."""
         sums: dict[str, Any] = {
-            name: np.tensordot(weights, np.array([getattr(each, name) for each in counts]), axes=1)
+            name: np.tensordot(weights, np.array([getattr(part, name) for part in counts]), axes=1)
             for name in cls.__slots__
         }
         return cls(**sums)

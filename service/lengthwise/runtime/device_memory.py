@@ -26,14 +26,17 @@ _TO_DEVICE: Final = 1  # cudaMemcpyHostToDevice
 
 
 class Buffer:
-    """A buffer in a device's memory: its start, as an address of the device; its size; and what owns the memory."""
+    """A buffer in a device's memory, at an address of the device.
 
-    __slots__ = ("__weakref__", "address", "held", "size_bytes")
+    `owner` is an object that frees the memory when it is gone; None where a finalizer of the buffer does.
+    """
+
+    __slots__ = ("__weakref__", "address", "owner", "size_bytes")
 
     def __init__(self, address: int, size_bytes: int, owner: object = None) -> None:
         self.address = address
         self.size_bytes = size_bytes
-        self.held = owner
+        self.owner = owner
 
 
 class HostMemory:
@@ -108,5 +111,5 @@ class CudaMemory(HostMemory):
 
 
 def of(device: Device) -> HostMemory:
-    """The kind of memory for a device's batches; a ModelError where CUDA's runtime cannot be loaded."""
+    """The memory for a device's batches; a ModelError if it is a GPU, and CUDA's runtime cannot be loaded."""
     return CudaMemory(device.index) if device.provider.device_type == "cuda" else HostMemory()

@@ -32,30 +32,31 @@ FeatureNames = Annotated[tuple[str, ...], AfterValidator(_checked)]
 
 
 def why_other(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """Why columns are not the features with these names, as a sentence; None if all are there, in any order."""
+    """Which features have no column, as a sentence with a hint; None if every feature has one, in any order."""
     present, expected = {*columns}, {*names}
     missing = [name for name in names if name not in present]
-    others = [name for name in columns if name not in expected]
+    unknown = [name for name in columns if name not in expected]
     if not missing:
         return None
-    is_one = len(missing) == len(others) == 1
-    instead = f"; did you mean {others[0][:_MOST_SHOWN]}?" if is_one else f"; there are also {listed(others)}"
-    hint = similar(missing[0], others) or (instead if others else "")
+    is_one_pair = len(missing) == len(unknown) == 1
+    hint = f"; did you mean {unknown[0][:_MOST_SHOWN]}?" if is_one_pair else f"; there are also {listed(unknown)}"
+    hint = similar(missing[0], unknown) or (hint if unknown else "")
     return f"the model takes {listed(names)}; missing: {listed(missing)}{hint}"
 
 
 def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[list[Any]], tuple[str, ...]]:
-    """The values of steps that are objects, in the order of the names, None for each that a step leaves out.
+    """The values of steps that are objects, in the order of the names; None for a value that a step does not have.
 
     Args:
-        steps: The steps, the first of which is an object; one that is None leaves out all.
-        names: The names of the model's features; empty: it has none; None: those that the steps have, in their order.
+        steps: The steps, the first of which is an object; a step may be None, which has no value.
+        names: The names of the model's features. If it is empty, the model has no names; if it is None, the names are
+            those in the steps, in their order.
 
     Returns:
         `[length, features]` values, and the names.
 
     Raises:
-        ValueError: A step is no object, or has another name; or the model has no names.
+        ValueError: A step is not an object, or has another name; or the model has no names.
     """
     if names == ():
         raise ValueError("its steps are objects, and the features of the model have no names: give arrays")
@@ -63,7 +64,7 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
     if not all(isinstance(step, Mapping) for step in objects):
         raise ValueError("some of its steps are objects, and others are none")
     names = names or tuple(dict.fromkeys(chain.from_iterable(objects)))
-    for name in sorted({*chain.from_iterable(objects)} - {*names}, key=str)[:1]:
+    for name in sorted({*chain.from_iterable(objects)} - {*names}, key=str)[:1]:  # the first wrong name, if any
         hint = f"{similar(str(name), names)}; the model takes {listed(names)}"
         raise ValueError(f"{str(name)[:_MOST_SHOWN]!r} is no name of a feature{hint}")
     return [[step.get(name) for name in names] for step in objects], names
@@ -72,7 +73,7 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
 def similar(name: str, names: Sequence[str]) -> str:
     """`; did you mean ...?` with the most similar name; empty if none is, or if there are too many to look at."""
     are_few = len(names) <= _MOST_COMPARED and len(name) <= MOST_CHARACTERS
-    return nearest(name, [each for each in names if len(each) <= MOST_CHARACTERS]) if are_few else ""
+    return nearest(name, [candidate for candidate in names if len(candidate) <= MOST_CHARACTERS]) if are_few else ""
 
 
 def listed(names: Sequence[str]) -> str:

@@ -67,13 +67,14 @@ def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = Non
     is the smallest above the values of each sequence.
     """
     numbers = [kernels[0].reads.shape[1], bits, EACH_ITS_OWN if limit is None else int(np.log2(limit))]
-    for each in kernels:
-        numbers += [each.dilation, each.biases.shape[1]]
-        for inside, reads in zip(each.inside, each.reads, strict=True):
+    for group in kernels:
+        numbers += [group.dilation, group.biases.shape[1]]
+        for inside, reads in zip(group.inside, group.reads, strict=True):
             channels = np.flatnonzero(reads).tolist()
             numbers += [int(inside), len(channels), *channels]
     return KernelPlan(
-        np.array(numbers, np.int32), np.concatenate([each.biases.ravel() for each in kernels], dtype=np.float32)
+        np.array(numbers, np.int32),
+        np.concatenate([kernels_at_dilation.biases.ravel() for kernels_at_dilation in kernels], dtype=np.float32),
     )
 
 

@@ -34,8 +34,8 @@ def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None 
 
 def zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
     """A batch of zeros `[rows, width, ...]` that is valid for the model."""
-    wants = manifest.input
+    step = manifest.input
     lengths = np.full(rows, min(width, manifest.max_length), dtype=np.int32)
-    if wants.kind == "tokens":
+    if step.kind == "tokens":
         return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
-    return PaddedBatch(np.zeros((rows, width, wants.features or 1), dtype=np.float32), lengths)
+    return PaddedBatch(np.zeros((rows, width, step.features or 1), dtype=np.float32), lengths)

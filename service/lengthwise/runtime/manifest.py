@@ -91,6 +91,11 @@ class StepInput(_ManifestPart):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
+        """Checks that the keys are those of the kind of a step, and that each list has one entry for each feature.
+
+        Raises:
+            ValueError: They are not.
+        """
         if (self.features is None) == (self.kind == "values") or (self.vocabulary is None) == (self.kind == "tokens"):
             raise ValueError("input.kind 'values' wants 'features' alone, 'tokens' wants 'vocabulary' alone")
         for field in ("names", "mean", "std"):
@@ -279,24 +284,24 @@ class Manifest(_ManifestPart):
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
-        others = (VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE)
-        left = most_bytes - len(graph)
+        own_files = (VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE)
+        bytes_left = most_bytes - len(graph)
         contents: dict[str, bytes] = {}
         for name in self.digests:
             if name == GRAPH_FILE or (name == EXAMPLES_FILE and not (directory / name).exists()):
                 continue
             path = os.path.normpath(name)
-            keep = path in others or path in locations.values()
-            content = self._checked(directory, name, left if keep else most_bytes, keep=keep)
+            keep = path in own_files or path in locations.values()  # of another file only the digest is compared
+            content = self._checked(directory, name, bytes_left if keep else most_bytes, keep=keep)
             if keep:
                 contents[path] = content
-                left -= len(content)
-        named = {name: contents[name] for name in others if name in contents}
+                bytes_left -= len(content)
+        known = {name: contents[name] for name in own_files if name in contents}
         weights = {location: contents.get(name, b"") for location, name in locations.items()}
-        return {GRAPH_FILE: graph, **named, **weights}
+        return {GRAPH_FILE: graph, **known, **weights}
 
     def _checked(self, directory: Path, name: str, most_bytes: int, *, keep: bool = True) -> bytes:
-        """The content of a file whose digest is right; empty if it is not kept.
+        """The content of a file, after comparing its digest; empty without `keep`, where it is not read as a whole.
 
         Raises:
             VerificationError: The file is missing, cannot be read, lies outside the directory, or is not the one that

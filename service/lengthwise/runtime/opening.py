@@ -42,9 +42,9 @@ _ERRORS: Final = 3
 CONVOLUTIONS: Final = "convolutions "
 """What comes before the instruction set of the kernels for convolutions."""
 _SAME: Final = 1e-4
-"""How far, as a share, answers in the kernels for convolutions may be from onnxruntime's."""
+"""The largest relative difference of answers in the kernels for convolutions from onnxruntime's."""
 _TRIAL_LENGTHS: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
-"""Of which 1 is the shortest sequence that a model takes: rows of several lengths, so that masks are seen."""
+"""Lengths of the trial's sequences, where 1 stands for the model's `min_length`: different ones, as masks need."""
 _NO_FOLDER: Final = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -97,14 +97,13 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
         log.info("%s: its int8 weights become float32 in every run: integer kernels are for the CPU", manifest.key)
     is_recurrent = any(name in content for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
     own = None
-    if device.recurrent_kernels and is_recurrent:
-        own = _with_recurrent_kernels(source, content, manifest, threads, device, plain)
-    if own is None and device.recurrent_kernels:
-        own = _with_fixed_kernels(source, content, manifest, threads, device, plain)
+    if device.recurrent_kernels:
+        own = _with_recurrent_kernels(source, content, manifest, threads, device, plain) if is_recurrent else None
+        own = own or _with_fixed_kernels(source, content, manifest, threads, device, plain)
         own = own or _with_convolutions(source, content, manifest, threads, device, plain)
-    session, kernels, ran = own or (plain, recurrent_kernels.ONNXRUNTIME, content)
+    session, kernels, graph = own or (plain, recurrent_kernels.ONNXRUNTIME, content)
     lengths = [name for name in (manifest.graph.lengths, manifest.graph.mask) if name is not None]
-    padding = data_dependence.computes_padding(ran, manifest.graph.sequences, lengths, own_kernels=own is not None)
+    padding = data_dependence.computes_padding(graph, manifest.graph.sequences, lengths, own_kernels=own is not None)
     return Opened(session, kernels, is_recurrent, padding)
 
 
@@ -125,8 +124,8 @@ def _with_recurrent_kernels(
     try:
         if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
             try:
-                session, kernels, ran = _tested(source.replaced(replaced.graph), manifest, threads, device)
-                own = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), ran
+                session, kernels, graph = _tested(source.replaced(replaced.graph), manifest, threads, device)
+                own = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), graph
             except Exception as error:  # of onnxruntime; the graph as it is may run
                 log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
         own = own or _tested(source, manifest, threads, device)
@@ -178,11 +177,10 @@ def _with_fixed_kernels(
     try:
         session = _open_in(source.replaced(counted.graph), options, device)
         for steps in kernel_shares.trial_sequences(counted, manifest.input.features or 1, manifest.max_length):
-            inputs = feed(
-                manifest.graph, pad([steps, steps[: (len(steps) + 1) // 2]], multiple=manifest.width_multiple)
-            )
-            own, onnxruntimes = (each.run([manifest.graph.logits], inputs)[0] for each in (session, plain))
-            if own.tobytes() != onnxruntimes.tobytes():
+            first_half = steps[: (len(steps) + 1) // 2]
+            inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple))
+            logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
+            if logits[0].tobytes() != logits[1].tobytes():
                 raise ModelError("its fixed kernels are not those of MiniRocket")
     except Exception as error:  # whatever failed, the graph works without them
         log.info("%s: onnxruntime's own operators run its fixed kernels: %s", manifest.key, error)
@@ -205,11 +203,11 @@ def _with_convolutions(
         kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
         session = _open_in(source.replaced(graph), options, device)
         random = np.random.default_rng(0)
-        lengths = sorted({min(manifest.min_length - 1 + more, manifest.max_length) for more in _TRIAL_LENGTHS})
+        lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
         sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
         inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
-        own, onnxruntimes = (each.run([names.logits], inputs)[0] for each in (session, plain))
-        if np.allclose(own, onnxruntimes, rtol=_SAME, atol=_SAME * np.abs(onnxruntimes).max()):
+        actual, expected = (runtime.run([names.logits], inputs)[0] for runtime in (session, plain))
+        if np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
             return session, kernels, graph
         why = "its masks are not of valid steps"
     except Exception as error:  # whatever failed, the graph works without them
@@ -281,7 +279,7 @@ def _check_placement(session: Any, provider: str, manifest: Manifest) -> None:
 
 
 def inputs_on_device(session: Any) -> list[str]:
-    """The inputs that are read in the device's own memory, and not in the host's (page-locked or other)."""
+    """The names of the inputs that a graph reads from the device's own memory; the others stay in the host's."""
     own = onnxruntime.OrtDeviceMemoryType.DEFAULT
     infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
     return [node.name for node, info in infos if info.name != "Cpu" and info.device_mem_type == own]

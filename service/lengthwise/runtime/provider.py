@@ -175,29 +175,27 @@ def choose(
     processor = processor_with(recurrent_kernels)
     if choice == "cpu":
         return DeviceChoice((processor,))
-    driver, missing = _what_cuda_lacks(installed, everything=choice == "cuda")
+    driver, missing = _missing_for_cuda(installed, everything=choice == "cuda")
     if missing:
         if choice == "cuda":
             raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
         return DeviceChoice((processor,), f"CUDA is not available: {'; '.join(missing)}")
-    # A promise and a cost table are valid for one kind of device.
-    alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
+    # A promise and a cost table are valid for one kind of device: only GPUs of the kind of the first are used.
+    gpus = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
     cuda = PROVIDERS["cuda"]
-    in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
-    gpus = tuple(
-        Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in alike
+    in_flight = cuda.in_flight if runners is None else -(-runners // len(gpus))
+    devices = tuple(
+        Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in gpus
     )
-    others = len(driver.gpus) - len(alike)
+    others = len(driver.gpus) - len(gpus)
     left_out = f"; {others} of another kind left out" if others else ""
     why = "CUDA was asked for" if choice == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-    return DeviceChoice(gpus, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{left_out}")
+    return DeviceChoice(devices, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{left_out}")
 
 
 def processor_with(recurrent_kernels: bool | None) -> Device:
     """The processor with Lengthwise's recurrent kernels, with onnxruntime's, or (None) with the faster ones."""
-    if recurrent_kernels is None:
-        return TIMED_CPU
-    return CPU_DEVICE if recurrent_kernels else PLAIN_CPU
+    return {None: TIMED_CPU, True: CPU_DEVICE, False: PLAIN_CPU}[recurrent_kernels]
 
 
 def check_packages(installed: Installation) -> None:
@@ -222,11 +220,12 @@ def check_packages(installed: Installation) -> None:
 
 
 def _named(packages: Mapping[str, str]) -> str:
+    """The installed packages with their versions, for messages."""
     return " ".join(f"{name} {version}" for name, version in packages.items()) or "this onnxruntime"
 
 
-def _what_cuda_lacks(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
-    """The driver, and what is missing for CUDA, as sentences: everything, or only the first."""
+def _missing_for_cuda(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
+    """The driver, and what is missing to run on CUDA, as sentences: everything, or only the first."""
     missing = []
     cuda = PROVIDERS["cuda"].execution_provider
     if cuda not in installed.providers:

@@ -97,10 +97,13 @@ class Session:
         source = Source(graph, weights or {})
         self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
         opened = [open_graph(source, manifest, threads, device) for device in devices]
-        self._sessions = [one.session for one in opened]
+        self._sessions = [opened_graph.session for opened_graph in opened]
         self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
-        names_of_outputs: dict[OutputName, str | None]
-        names_of_outputs = {"logits": names.logits, "attention": names.attention, "clipped": names.clipped}
+        names_of_outputs: dict[OutputName, str | None] = {
+            "logits": names.logits,
+            "attention": names.attention,
+            "clipped": names.clipped,
+        }
         self._outputs = {output: name for output, name in names_of_outputs.items() if name is not None}
         self._check(manifest)
         # The axes of each output, in the order of this service and in the graph's own.
@@ -118,9 +121,9 @@ class Session:
             # Alternating between devices, so that batches are spread evenly
             for _ in range(devices[0].in_flight):
                 for session, device in zip(self._sessions, devices, strict=True):
-                    self._slots.append(Slot(session, device, device_memory.of(device), inputs_on_device(session)))
-            for slot in self._slots:
-                self._free.put(slot)
+                    slot = Slot(session, device, device_memory.of(device), inputs_on_device(session))
+                    self._slots.append(slot)
+                    self._free.put(slot)
 
     @classmethod
     def load(
@@ -140,7 +143,7 @@ class Session:
         return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
-        """Runs the graph once; returns the outputs in `names`, rows first, and None for one that the graph lacks."""
+        """Runs the graph once; returns the requested outputs, rows first, and None for one that the graph lacks."""
         names = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
         if self._slots:
@@ -160,15 +163,14 @@ class Session:
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
         """Runs batches of zeros, because the first run of each shape on a device is slow; gives how many shapes ran.
 
-        Every slot runs the first shape, which should be the largest, and each shape with more rows than those before,
-        so that its buffers need not grow later. The other shapes run once on each device. After so many seconds no
-        further shape is started; the first one always runs.
+        The first shape should be the largest. Every slot runs it, and each shape with more rows than the shapes before
+        it, so that no buffer needs to grow later. The other shapes run once on each device.
 
         Args:
-            shapes: The (rows, width) of each.
-            seconds: See above.
+            shapes: The (rows, width) of each batch.
+            seconds: After this time no further shape is started; the first one always runs.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         names: list[OutputName] = [*self._outputs]
         count = most_rows = 0
         for rows, width in shapes:
@@ -178,7 +180,7 @@ class Session:
                 self._run_in(slot, inputs, batch, names)
             most_rows = max(most_rows, rows)
             count += 1
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 break
         return count
 
@@ -188,6 +190,7 @@ class Session:
             self.run(zero_batch(self._manifest, *shape), [*self._outputs])
 
     def _in_graph_order(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """The axes of an output in the order of the graph."""
         if self._names.classes_first and axes == ("rows", "width", "classes"):
             return ("rows", "classes", "width")
         return ("width", "rows", *axes[2:]) if self._names.time_first and axes[1:2] == ("width",) else axes
@@ -195,6 +198,7 @@ class Session:
     def _run_in(
         self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, names: Sequence[OutputName]
     ) -> list[NDArray[np.float32]]:
+        """Runs the graph in a slot of a device; returns the outputs in the order of `names`."""
         sizes = {"rows": batch.rows, "width": batch.width, "classes": self._manifest.classes}
         shapes = {self._outputs[output]: tuple(sizes[axis] for axis in self._graph_axes[output]) for output in names}
         return list(slot.run(inputs, shapes).values())

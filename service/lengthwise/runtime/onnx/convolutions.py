@@ -2,11 +2,11 @@
 
     values -> Transpose -> Conv, BatchNormalization, Relu, Add, Concat, MaxPool -> sum, or maximum, of valid steps
 
-becomes `values, lengths -> PooledConvolutions` (`kernels/_convolutions.c`), which runs each row at its own length. So
-a mask changes nothing, as there is nothing past the end of a row: what is masked with 0 before a convolution, or with
-the lowest number before a maximum, has what their own padding has. So masks are left out. What a mask says is a small
-graph of its own, of which only the operators and what they start from are read; `runtime.opening` runs both graphs on
-sequences of several lengths, and uses the operator only if the answers agree.
+becomes `values, lengths -> PooledConvolutions` (`kernels/_convolutions.c`), which runs each row at its own length. Then
+a row has no steps past its end, so the masks of the graph are left out: a convolution pads a row with 0, and a maximum
+with the lowest number, which is what these masks write there. The nodes that compute a mask are not understood: only
+their operators and their inputs are checked. So `runtime.opening` runs both graphs on sequences of several lengths, and
+uses the operator only if the answers agree.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class _Trunk(Pattern):
         numbers = np.concatenate(self._numbers)
         slots, count = self._slots(result)
         steps = [
-            (each.kind, slots[each.source], slots[each.other], slots[each.target], *each[3:5], *each[6:])
-            for each in self._steps
+            (step.kind, slots[step.source], slots[step.other], slots[step.target], *step[3:5], *step[6:])
+            for step in self._steps
         ]
         is_largest = pool.operator == "ReduceMax"
         head = [self._channels[0], count, self._channels[result], slots[result], int(is_largest)]
@@ -100,11 +100,11 @@ class _Trunk(Pattern):
         self.replace(pool, Node("PooledConvolutions", inputs, pool.outputs, domain=DOMAIN), [])
         self.graph.remove_unused()
         # What is needed elsewhere, too, would be computed twice.
-        require(not any(each.operator == "Conv" and each.outputs[0] in self._values for each in self.graph.nodes))
+        require(not any(node.operator == "Conv" and node.outputs[0] in self._values for node in self.graph.nodes))
         return self.graph.write({DOMAIN: 1})
 
     def _pooled(self, node: Node) -> str | None:
-        """The value of which a node is the sum, or the maximum, over the valid steps; None for another node."""
+        """The value that a node sums, or takes the maximum of, over the valid steps; None for another node."""
         name = node.inputs[0] if node.inputs else ""
         try:
             if node.operator == "Gather":  # of a product with ones, which has the same bits at every width
@@ -124,35 +124,40 @@ class _Trunk(Pattern):
         return source
 
     def _unmasked(self, name: str) -> tuple[str, float]:
-        """A value before its masks, and the number that these put past the end of each row; NaN for any number."""
+        """Goes back from a value over its masks to the value before them.
+
+        Returns:
+            The name of that value, and the number that the last mask writes past the end of each row; NaN without a
+            mask, where any number may be there.
+        """
         past = np.nan
         while (node := self.makers.get(name)) is not None and node.operator in ("Unsqueeze", "Squeeze", "Where"):
             if node.operator != "Where":
                 require(self.axis(node) == 2)
                 name = node.inputs[0]
                 continue
-            fills = [each for each in node.inputs[1:] if len(self.graph.constants.get(each, ())) == 1]
+            fills = [value for value in node.inputs[1:] if len(self.graph.constants.get(value, ())) == 1]
             require(len(fills) == 1)
             self._require_of_lengths(node.inputs[0])
             past = self.constant(fills[0]) if np.isnan(past) else past
-            name = next(each for each in node.inputs[1:] if each != fills[0])
+            name = next(value for value in node.inputs[1:] if value != fills[0])
         is_input = node is not None and node.operator == "Transpose" and node.inputs[0] == self._sequences
         return name, 0.0 if is_input and np.isnan(past) else past
 
     def _require_of_lengths(self, name: str) -> None:
         """Requires that a mask depends on the lengths and the width only, in the same way at every length."""
-        left = [name]
-        while left:
-            name = left.pop()
+        waiting = [name]
+        while waiting:
+            name = waiting.pop()
             if name in self.graph.constants:
                 numbers = np.abs(self.graph.constants[name])
                 require(((numbers <= _MOST_IN_MASKS) | (numbers >= _NO_LENGTH)).all())
             elif name not in ("", self._lengths):
                 node = self.maker(name, *OF_MASKS)
-                left += node.inputs if node.operator != "Shape" else []
+                waiting += node.inputs if node.operator != "Shape" else []
 
     def _value(self, name: str) -> int:
-        """The number of a value; first adds the steps that make it."""
+        """Adds the steps that compute a value, unless they are there already; returns the number of the value."""
         name, _ = self._unmasked(name)
         if name not in self._values:
             node = self.maker(name, *self._MAKERS)
@@ -165,15 +170,19 @@ class _Trunk(Pattern):
         at = sum(map(len, self._numbers))
         target, width, out_width = len(self._channels) - 1, _filled(self._channels[source]), _filled(channels)
         self._steps.append(_Step(kind, source, target, width, out_width, at=at, **{"other": source, **fields}))
-        self._numbers += [np.ravel(each).astype(np.float32) for each in numbers]
+        self._numbers += [np.ravel(array).astype(np.float32) for array in numbers]
         return target
 
     def _input(self, node: Node) -> int:
+        """The number of the sequences: a Transpose brings them to `[rows, features, width]`."""
         require(node.inputs[0] == self._sequences and node.attributes.get("perm") == (0, 2, 1))
         return 0
 
     def _window(self, node: Node, taps: int, past: bool) -> dict[str, int]:
-        """Taps, dilation and left padding of a convolution or a pooling that keeps the number of steps."""
+        """Taps, dilation and left padding of a convolution or a pooling that keeps the number of steps.
+
+        `past`: Whether its input has, past the end of each row, the number of its own padding.
+        """
         dilation = self._last(node, "dilations", 1)
         pads = node.attributes.get("pads", (0, 0))
         require(isinstance(pads, tuple) and node.attributes.get("auto_pad", "NOTSET") == "NOTSET")
@@ -186,7 +195,7 @@ class _Trunk(Pattern):
     def _last(self, node: Node, name: str, otherwise: int) -> int:
         """The last of an attribute's integers; those before it are 1."""
         integers = node.attributes.get(name, (otherwise,))
-        require(isinstance(integers, tuple) and all(each == 1 for each in integers[:-1]))
+        require(isinstance(integers, tuple) and all(integer == 1 for integer in integers[:-1]))
         return int(integers[-1])  # type: ignore[index]
 
     def _convolution(self, node: Node) -> int:
@@ -203,6 +212,7 @@ class _Trunk(Pattern):
         return self._add_operator(_CONVOLVE, source, shape[0], _widened(bias), matrix, **window)
 
     def _norm(self, node: Node) -> int:
+        """Adds a batch normalisation, as one scale and one shift for each channel."""
         source = self._value(node.inputs[0])
         gamma, beta, mean, variance = (self.numbers(name, self._channels[source]) for name in node.inputs[1:5])
         epsilon = node.attributes.get("epsilon", 1e-5)
@@ -250,15 +260,17 @@ class _Trunk(Pattern):
     }
 
     def _slots(self, result: int) -> tuple[dict[int, int], int]:
-        """The slot of each value, and how many there are: one is free again after the last use of its value."""
-        last = {value: index for index, step in enumerate(self._steps) for value in (step.source, step.other)}
-        last[result] = len(self._steps)
+        """The slot (buffer) of each value, and the number of slots: a slot is free again after its value's last use."""
+        last_use = {value: index for index, step in enumerate(self._steps) for value in (step.source, step.other)}
+        last_use[result] = len(self._steps)
         slots, free, count = {0: 0}, list[int](), 1
         for index, step in enumerate(self._steps):
             if step.target not in slots:
-                count += not free
-                slots[step.target] = free.pop() if free else count - 1
-            free += {slots[value] for value in {step.source, step.other} if last[value] == index}
+                if not free:
+                    free.append(count)
+                    count += 1
+                slots[step.target] = free.pop()
+            free += {slots[value] for value in {step.source, step.other} if last_use[value] == index}
         return slots, count
 
 

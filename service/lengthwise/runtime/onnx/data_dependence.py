@@ -46,10 +46,10 @@ def has_steady_time(graph: Graph) -> bool:
 
 
 def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], ending: frozenset[str]) -> str | None:
-    """A recurrent operator of `ending` that may get no rows, depending on what a client sends; None if there is none.
+    """The first operator of `ending` that may get a batch without rows, depending on what a client sends; or None.
 
-    A shape may depend on lengths and mask (`others`), as a width does on the largest length; rows that they select may
-    be none.
+    Lengths and mask are `others`. A shape may depend on them, as a width does on the largest length. But rows that are
+    selected by them may be none.
     """
     inside = [node for node in graph.walk() if node.operator in ending]
     outside = [node for node in graph.nodes if node.operator in ending]
@@ -62,10 +62,11 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
         inputs = [dependences.get(name, _NOTHING) for name in node.inputs]
         if node.operator in ending and inputs and inputs[0].shape:
             return node.operator
-        inner = [each for graph in node.graphs for each in graph.walk()]
-        # Some inputs of the inner nodes are values of the graph around it.
-        outer = [dependences.get(name, _NOTHING) for each in inner for name in each.inputs]
-        outputs = _of_outputs(node, inputs, outer, counts=any(each.operator in _COUNTING for each in inner))
+        inner_nodes = [inner for graph in node.graphs for inner in graph.walk()]
+        # Some inputs of the inner nodes are values of the graph around them.
+        captured = [dependences.get(name, _NOTHING) for inner in inner_nodes for name in inner.inputs]
+        counts = any(inner.operator in _COUNTING for inner in inner_nodes)
+        outputs = _of_outputs(node, inputs, captured, counts=counts)
         dependences.update((name, outputs) for name in node.outputs if name)
     return None
 
@@ -92,10 +93,10 @@ _NOTHING: Final = _Depends()
 
 def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
     """How the outputs of a node depend on what a client sends, by its inputs and by what its inner graphs capture."""
-    every = [*inputs, *captured]
-    content = any(one.content for one in every)
-    selects = any(one.selects for one in every)
-    shape = any(one.shape for one in every)
+    values = [*inputs, *captured]
+    content = any(value.content for value in values)
+    selects = any(value.selects for value in values)
+    shape = any(value.shape for value in values)
     if node.operator in ("Shape", "Size"):
         return _Depends(content=shape, selects=shape)
     if node.operator in _COUNTING:
@@ -108,13 +109,13 @@ def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *,
         decides = {"Scan": False, "If": bool(inputs) and inputs[0].content}.get(node.operator, content)
         return _Depends(content, selects, shape or decides or (counts and selects))
     shapes = [inputs[index] for index in _SHAPED_BY.get(node.operator, ()) if index < len(inputs)]
-    return _Depends(content, selects, shape or any(one.content for one in shapes))
+    return _Depends(content, selects, shape or any(value.content for value in shapes))
 
 
 _DOMAINS: Final = frozenset(
     {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_layers.DOMAIN, fixed_kernels.DOMAIN, convolutions.DOMAIN}
 )
-"""Where operators are known from. Any other may be a function of the file, with layers in it."""
+"""Domains whose operators are known. An operator of another domain may be a function of the file, with layers in it."""
 _POOLING: Final = "AttentionPooling"
 _LAYERS: Final = re.compile(
     r"\w*(Attention|Conv|MatMul|Gemm|RNN|LSTM)(Integer\w*|NBits|Transpose)?|Einsum|If|Loop|Scan"
@@ -150,7 +151,7 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, ow
 
 
 def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str]) -> list[str]:
-    """The outputs of a node that have an axis of steps; one of its inputs has."""
+    """The outputs of a node that have an axis of steps, where at least one of its inputs has one."""
     if node.operator in fusion.LAYERS:
         return node.outputs[:1]  # behind it: the last state of each row
     if node.operator == _POOLING:

@@ -32,7 +32,7 @@ KNOWN: Final = frozenset({"hidden_size", "direction", "input_forget", "layout", 
 """The attributes of a layer that is replaced: with others, such as activations, it may compute something else."""
 _STEPS_FIRST, _ROWS_FIRST = 1, 2
 _ORDERS: Final = {(0, 2, 1, 3): _STEPS_FIRST, (2, 0, 1, 3): _ROWS_FIRST}
-"""The order of a layer's output, from `[steps, directions, rows, hidden]` to `[..., directions, hidden]`."""
+"""The order of a layer's output, by the `perm` of the Transpose of `[steps, directions, rows, hidden]`."""
 _LENGTHS: Final = 4
 """Where a layer has its lengths among its inputs."""
 _MASKED: Final = -1e8
@@ -109,7 +109,10 @@ class _Fusion(Pattern):
         return False
 
     def _pool_from(self, product: Node, values: str, lengths: str) -> None:
-        """As `pool`, from the product of the values with the weights of the units."""
+        """Replaces the attention that begins with this product, of a layer's output and the weights of the units.
+
+        Raises `NotFound` if the nodes after it have another form than the attention pooling of the module's table.
+        """
         require(product.operator == "MatMul" and product.inputs[0] == values)
         biases: list[str] = []
         removed = [product]
@@ -144,7 +147,7 @@ class _Fusion(Pattern):
         require(where.inputs[valid] == scores and self.constant(where.inputs[padding]) < _MASKED)
 
     def _product(self, attention: str, values: str) -> list[Node]:
-        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)), which may be among several users of both.
+        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)); other nodes may use both, too.
 
         Raises:
             NotFound: There are no such nodes.
@@ -167,20 +170,25 @@ class _Fusion(Pattern):
         return [shares, total]
 
     def leave_padding_unwritten(self, layer: Node) -> None:
-        """Marks a layer whose output is read at valid steps only, so that it writes no padding."""
+        """Marks a layer whose output is read at valid steps only, so that it writes no padding.
+
+        Its output must be the values of other layers and poolings only, which get the same lengths as the layer.
+        """
         output, users = layer.outputs[0], self.users.get(layer.outputs[0], [])
-        for user in users:  # a layer that the kernels do not know leads to an error, and then nothing is replaced
-            index = (
-                _LENGTHS if user.operator in LAYERS else 1 if user.operator == "AttentionPooling" else len(user.inputs)
-            )
+        for user in users:
+            index = {"AttentionPooling": 1}.get(user.operator, _LENGTHS)  # of the lengths among its inputs
+            is_known = user.operator in (*LAYERS, "AttentionPooling")
             reads_as_values = user.inputs[0] == output and user.inputs.count(output) == 1
-            if not reads_as_values or user.inputs[index : index + 1] != [layer.inputs[_LENGTHS]]:
+            if not (is_known and reads_as_values and user.inputs[index : index + 1] == [layer.inputs[_LENGTHS]]):
                 return
         if users and output not in self.graph.used_elsewhere:
             layer.attributes["zeros"] = 0
 
     def _is_valid(self, mask: str, lengths: str, *, is_flat: bool) -> bool:
-        """Whether a mask, `[rows, steps]` if flat, else `[rows, steps, 1]`, is true at valid steps, or at padding."""
+        """Whether a mask is true at valid steps (True) or at padding (False); other masks raise `NotFound`.
+
+        It is `[rows, steps]` if it is flat, otherwise `[rows, steps, 1]`.
+        """
         node = self.maker(mask, "Not", *(_COMPARED if is_flat else ["Unsqueeze"]))
         if node.operator == "Not":
             return not self._is_valid(node.inputs[0], lengths, is_flat=is_flat)
@@ -203,7 +211,7 @@ class _Fusion(Pattern):
         require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
 
     def _root(self, name: str) -> str:
-        """The value that a value is cast from, if it is; casts between integers that hold lengths change nothing."""
+        """The value before all casts of a value: casts between integer types do not change lengths."""
         while (node := self.makers.get(name)) is not None and node.operator == "Cast":
             name = node.inputs[0]
         return name

@@ -64,7 +64,7 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
 
 
 def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
-    """The graph with int8 weights of products dequantised to float32: all of them, or those of these names.
+    """The graph with int8 weights of products as float32: all weights, or those that become the values `names`.
 
     Raises:
         NotFound: Never leaves this function: the node is kept.
@@ -74,10 +74,12 @@ def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
     for node in layers.graph.nodes:
         try:
             require(names is None or names >= set(node.outputs))
-            whole, scales = (layers.graph.tensors[name].numbers() for name in layers.bytes_of(node.outputs[0], axis=1))
-            if whole is None or scales is None:
+            integers, scales = (
+                layers.graph.tensors[name].numbers() for name in layers.bytes_of(node.outputs[0], axis=1)
+            )
+            if integers is None or scales is None:
                 raise NotFound
-            layers.graph.add_tensor(node.outputs[0], (whole * scales).astype(np.float32))
+            layers.graph.add_tensor(node.outputs[0], (integers * scales).astype(np.float32))
         except NotFound:
             nodes.append(node)
     layers.graph.nodes = nodes
@@ -96,10 +98,8 @@ class _Layers(Pattern):
         require(node.operator == "LSTM" or attributes.get("linear_before_reset") == 1)
         x, w, r, b, lengths, *others = [*node.inputs, *[""] * 5]
         require(not any(others))
-        of_inputs = [w, ""]
-        if not self._is_tensor(w, FLOAT, 3):
-            of_inputs = [*self._dequantised(w)]
-        return _replaced(node, [x, *of_inputs, *self._dequantised(r), b, lengths])
+        weights_of_inputs = (w, "") if self._is_tensor(w, FLOAT, 3) else self._dequantised(w)
+        return _replaced(node, [x, *weights_of_inputs, *self._dequantised(r), b, lengths])
 
     def product(self, node: Node) -> Node:
         """The operator that replaces a product with constant weights."""
@@ -111,7 +111,7 @@ class _Layers(Pattern):
         return self.bytes_of(self.maker(name, "Reshape").inputs[0], axis=0)
 
     def bytes_of(self, name: str, *, axis: int) -> _Bytes:
-        """The bytes that are dequantised to give a value, with a scale along an axis of two."""
+        """The bytes `[rows, columns]` that are dequantised to a value, with a scale for each index of `axis`."""
         dequantize = self.maker(name, "DequantizeLinear")
         require({"axis": 1, **dequantize.attributes} == {"axis": axis} and not dequantize.unread)
         require(len(dequantize.inputs) == 2)
@@ -125,4 +125,5 @@ class _Layers(Pattern):
 
 
 def _replaced(node: Node, names: list[str]) -> Node:
+    """The integer kernel's node in the place of a node, with other inputs."""
     return Node(node.operator, names, node.outputs, node.attributes, domain=DOMAIN, name=node.name)

@@ -3,10 +3,10 @@
     values -> grid -> Transpose -> Conv -> Where(counted) -> Greater(biases) -> ReduceSum -> Div -> Reshape -> Concat
                                    (one such chain for each dilation)
 
-becomes `values, lengths -> SharesAboveBiases`. `lengthwise_export` writes the left side, with the grid of each sequence
-or one of constants. Weights, biases and the form of each chain are read here. Which steps count is a small graph of its
-own; of that only the operators, what they start from and their constants are read. So `runtime.opening` runs both
-graphs on the `trial_sequences`: the operator is used only if all answers have the same bits.
+becomes `values, lengths -> SharesAboveBiases`. `lengthwise_export` writes the chains, with a grid for each sequence or
+a constant one. Weights, biases and the form of each chain are read here. The nodes that compute which steps count are
+not understood: only their operators, inputs and constants are checked. So `runtime.opening` runs both graphs on the
+`trial_sequences`, and the operator is used only if all answers have the same bits.
 """
 
 from __future__ import annotations
@@ -68,16 +68,21 @@ def fused(model: bytes, lengths: str) -> Counted | None:
 
 
 def trial_sequences(counted: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
-    """Sequences `[length, features]` for the graph, at the lengths where something changes, and of wild sizes."""
+    """Sequences `[length, features]` for a trial, with values of different sizes.
+
+    Their lengths are the span of each kernel, one step more, and a few small ones.
+    """
     random = np.random.default_rng(0)
-    edges = {8 * each.dilation + more for each in counted.kernels for more in (0, 1)}
-    for index, length in enumerate(sorted({1, 2, 7, *edges})):
+    spans = {8 * kernels.dilation for kernels in counted.kernels}
+    for index, length in enumerate(sorted({1, 2, 7, *spans, *(span + 1 for span in spans)})):
         if length <= min(longest, _LONGEST):
             size = (1.0, 1e-3, 1e37, 1e-30)[index % 4]
             yield (random.standard_normal((length, features)) * size).astype(np.float32)
 
 
 class _Finder(Pattern):
+    """Finds the chains of a graph, and replaces them."""
+
     def __init__(self, graph: Graph, lengths: str) -> None:
         super().__init__(graph)
         self._lengths = lengths
@@ -131,7 +136,7 @@ class _Finder(Pattern):
         require(is_exact and reads.any(axis=1).all())
         counted = self.only_user(conv.outputs[0], "Where")
         require(counted.inputs[1] == conv.outputs[0] and self.constant(counted.inputs[2]) <= _BELOW_ALL)
-        self._cone(counted.inputs[0], dilation)
+        self._tables_of_mask(counted.inputs[0], dilation)
         wide = self.only_user(counted.outputs[0], "Unsqueeze")
         parts = [self._count(node, wide.outputs[0]) for node in self.users[wide.outputs[0]]]
         biases = np.concatenate([part for part, _ in parts], axis=1)
@@ -141,14 +146,14 @@ class _Finder(Pattern):
             require(joined.inputs == [output for _, output in parts] and joined.attributes.get("axis") == 2)
             total = joined.outputs[0]
         share = self.only_user(total, "Div")
-        inside = self._cone(share.inputs[1], dilation)
+        inside = self._tables_of_mask(share.inputs[1], dilation)
         flat = self.only_user(share.outputs[0], "Reshape")
         require(share.inputs[0] == total and len(inside) == 1)
         kernels = DilatedKernels(dilation, reads, biases, inside[0].ravel())
         return _Chain(kernels, grid, flat.outputs[0])
 
     def _grid(self, name: str) -> tuple[str, int, float | None]:
-        """What is rounded to a grid and turned to give a value; the bits of the grid, and its limit."""
+        """The value that is rounded to a grid, and transposed to make `name`; the grid's bits; and its limit."""
         turn = self.maker(name, "Transpose")
         scaled = self.maker(turn.inputs[0], "Mul")
         divided = self.maker(self.maker(scaled.inputs[0], "Round").inputs[0], "Div")
@@ -188,10 +193,10 @@ class _Finder(Pattern):
         require(split.attributes.get("axis") == 1 and sum(sizes) == whole.shape[1])
         return whole[:, begin : begin + sizes[index], 0], total.outputs[0]
 
-    def _cone(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
-        """The tables of booleans in what gives a value that depends on the lengths and the width only.
+    def _tables_of_mask(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
+        """The boolean tables among the inputs of the nodes that compute a mask or a count.
 
-        `NotFound` if it depends on something else, or not on the span of these kernels.
+        `NotFound` if it does not depend on the lengths and the width only, or not on the span of these kernels.
         """
         waiting, visited, tables = [name], {self._lengths, ""}, []
         sizes: set[float] = set()

@@ -51,15 +51,15 @@ def _logits(session: Any, batch: PaddedBatch, names: GraphNames) -> NDArray[np.f
 
 def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
     """Sequences with one NaN (of each feature; at the first, a middle and the last step), and with more of them."""
-    wants = manifest.input
-    features = wants.features or 1
+    step_input = manifest.input
+    features = step_input.features or 1
     length = min(max(_STEPS, manifest.min_length), manifest.max_length)
     random = np.random.default_rng(0)
-    mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
+    mean, std = np.asarray(step_input.mean or np.zeros(features)), np.asarray(step_input.std or np.ones(features))
     indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
-    slices: list[tuple[Any, Any]] = [(step, each) for each in indices for step in {0, length // 2, length - 1}]
+    slices: list[tuple[Any, Any]] = [(step, feature) for feature in indices for step in {0, length // 2, length - 1}]
     slices += [(step, slice(None)) for step in range(length)]  # a step without a value
-    slices += [(slice(None), each) for each in indices]  # a feature without a value
+    slices += [(slice(None), feature) for feature in indices]  # a feature without a value
     slices += [(slice(None), slice(None)), (slice(1, None), slice(None)), (slice(None, -1), slice(None))]
     sequences = []
     for index in slices:

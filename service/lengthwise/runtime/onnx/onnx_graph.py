@@ -90,8 +90,8 @@ def integers(value: memoryview | int) -> list[int]:
         return [signed(value)]
     numbers, offset = [], 0
     while offset < len(value):
-        each, offset = varint(value, offset)
-        numbers.append(signed(each))
+        number, offset = varint(value, offset)
+        numbers.append(signed(number))
     return numbers
 
 
@@ -107,6 +107,7 @@ def encode(content: Iterable[tuple[int, Content]]) -> bytes:
 
 
 def _varint(number: int) -> bytes:
+    """Encodes a number that is not negative as a varint: seven bits a byte, the lowest first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -294,6 +295,7 @@ def read(model: bytes) -> Graph:
 
 
 def _function(message: memoryview, locations: set[str]) -> Graph:
+    """Reads the nodes of a `FunctionProto`; `locations` collects the files of tensors, also of default attributes."""
     function = Graph()
     for number, value in messages(message):
         if number == 7:
@@ -348,14 +350,15 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
 def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: int) -> None:
     """Adds the graphs of an `AttributeProto` to its node: field 6 holds one, field 11 several."""
     parts = [(number, content) for number, content in messages(attribute) if number in (6, 11)]
-    one = [content for number, content in parts if number == 6]  # a message that occurs twice counts as one
-    for graph in ([one] if one else []) + [[content] for number, content in parts if number == 11]:
+    single = [content for number, content in parts if number == 6]  # a field that occurs twice is one message
+    for contents in ([single] if single else []) + [[content] for number, content in parts if number == 11]:
         node.graphs.append(Graph())
-        for content in graph:
+        for content in contents:
             node.graphs[-1].add(content, locations, depth + 1)
 
 
 def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
+    """Adds the files of a `SparseTensorProto`, of its values and its indices, to `locations`."""
     for number, value in messages(message):
         if number in (1, 2):
             _tensor(value, locations)
@@ -382,6 +385,7 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
 
 
 def _message(node: Node) -> bytes:
+    """A new node as a `NodeProto`."""
     parts: list[tuple[int, Content]] = [(1, name.encode()) for name in node.inputs]
     parts += [(2, name.encode()) for name in node.outputs]
     parts += [(3, node.name.encode()), (4, node.operator.encode()), (7, node.domain.encode())]
@@ -390,6 +394,7 @@ def _message(node: Node) -> bytes:
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:
+    """An `AttributeProto`, with the field and the type of the value: a text, an integer, a float, or integers."""
     named: tuple[int, Content] = (1, name.encode())
     if isinstance(value, str):
         return encode([named, (4, value.encode()), (20, 3)])
@@ -397,4 +402,4 @@ def _attribute(name: str, value: AttributeValue) -> bytes:
         return encode([named, (3, value), (20, 2)])
     if isinstance(value, float):
         return encode([named]) + b"\x15" + struct.pack("<f", value) + encode([(20, 1)])
-    return encode([named, *((8, int(each)) for each in value), (20, 7)])
+    return encode([named, *((8, int(number)) for number in value), (20, 7)])
