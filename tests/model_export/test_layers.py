@@ -200,23 +200,23 @@ def test_every_choice_gives_the_features_that_it_says_without_nan(normalize: str
 @pytest.mark.parametrize("size", [1e-25, 1.0, 1e18, 3.4e37])
 def test_a_sequence_is_divided_by_its_root_mean_square_and_keeps_signs(size: float) -> None:
     steps, mask = torch.tensor([[[3.0, -4.0], [0.0, torch.nan]]]) * size, torch.ones(1, 2, dtype=torch.bool)
-    together = by_scale(steps, mask, together=True)[0]
+    together = by_scale(steps, mask, shared=True)[0]
     torch.testing.assert_close(together[0], torch.tensor([3.0, -4.0]) / (25 / 3) ** 0.5)
     assert together[1, 0] == 0
     assert together[1, 1].isnan()
-    each = by_scale(steps, mask, together=False)[0]
+    each = by_scale(steps, mask, shared=False)[0]
     torch.testing.assert_close(each[0], torch.tensor([2.0**0.5, -1.0]))
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_zeros_stay_zeros_and_padding_has_no_part_in_a_scale(together: bool) -> None:
-    zeros = by_scale(torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=torch.bool), together=together)
+    zeros = by_scale(torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=torch.bool), shared=together)
     assert not zeros.any()
     steps = torch.randn(1, 4, 2)
     padded = torch.cat([steps, torch.tensor([[[1e30, torch.nan], [float("inf"), -1e30]]])], dim=1)
     mask = torch.arange(6)[None] < 4
     assert torch.equal(
-        by_scale(padded, mask, together=together)[:, :4], by_scale(steps, mask[:, :4], together=together)
+        by_scale(padded, mask, shared=together)[:, :4], by_scale(steps, mask[:, :4], together=together)
     )
 
 

@@ -145,9 +145,10 @@ def _without_wrappers(
     """
     if not expected or any(name in loaded for name in expected):
         return loaded, []
-    first = next(iter(expected))
-    prefixes = sorted({name.removesuffix(first) for name in loaded if name.endswith(first)})
-    fitting = [one for one in prefixes if _WRAPPERS.fullmatch(one) and all(one + name in loaded for name in expected)]
+    first_name = next(iter(expected))
+    prefixes = sorted({name.removesuffix(first_name) for name in loaded if name.endswith(first_name)})
+    wrappers = filter(_WRAPPERS.fullmatch, prefixes)
+    fitting = [prefix for prefix in wrappers if all(prefix + name in loaded for name in expected)]
     if not fitting:
         return loaded, []
     if len(fitting) > 1:

@@ -55,20 +55,20 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
     return SequenceStatistics(normal, level, torch.where(varies, half * deviation.float(), 0.0))
 
 
-def by_scale(values: Tensor, mask: Tensor, *, together: bool) -> Tensor:
+def by_scale(values: Tensor, mask: Tensor, *, shared: bool) -> Tensor:
     """Divides each sequence by its own root mean square, so that signs, zeros and NaN stay; padding may be anything.
 
-    `together`: All features of a sequence have one scale, which keeps their relation; otherwise each its own.
+    `shared`: Whether all features of a sequence have one scale, which keeps their relation, or each has its own.
     """
     present = mask.unsqueeze(2) & ~values.isnan()
-    over = (1, 2) if together else (1,)
+    over = (1, 2) if shared else (1,)
     largest = torch.where(present, values.abs(), 0.0).amax(dim=over, keepdim=True)
     largest = torch.where(largest > SMALLEST, largest, 1.0)
     # As in `by_sequence`: from -1 to 1 first, then sums in float64 by products with ones
     unit = torch.where(present, values / largest, 0.0).double()
     ones = mask.double().unsqueeze(1)  # (rows, 1, width)
     squares, count = ones @ (unit * unit), ones @ present.double()  # (rows, 1, features)
-    if together:
+    if shared:
         across = torch.ones(values.shape[2], 1, dtype=torch.float64, device=values.device)
         squares, count = squares @ across, count @ across
     root = (squares / count.clamp(min=1.0)).sqrt().float()
@@ -125,7 +125,7 @@ class Normalize(nn.Module):
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
         if self.normalize in _BY_SCALE:
-            return by_scale(values, mask, together=self.normalize == "sequence-scale")
+            return by_scale(values, mask, shared=self.normalize == "sequence-scale")
         return values
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class RocketClassifier(nn.Module):
     @property
     def kernels_at_dilations(self) -> list[KernelsAtDilation]:
         """The kernels at each dilation."""
-        return [cast("KernelsAtDilation", each) for each in self.dilations]
+        return [cast("KernelsAtDilation", kernels) for kernels in self.dilations]
 
     def features(self, values: Tensor, lengths: Tensor) -> Tensor:
         """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`."""

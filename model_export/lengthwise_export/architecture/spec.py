@@ -141,10 +141,10 @@ class Spec(SpecTable):
     def with_keys(self, **tables: dict[str, Any]) -> Spec:
         """This spec with other values for some keys, such as `input={"normalize": "both"}`; preset None removes it."""
         own = self.model_dump(mode="json", exclude_unset=True)
-        together = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | own).items()}
-        if together["model"].get("preset", "") is None:
-            del together["model"]["preset"]
-        return Spec.from_table(together)
+        merged = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | own).items()}
+        if merged["model"].get("preset", "") is None:
+            del merged["model"]["preset"]
+        return Spec.from_table(merged)
 
     def concrete(self) -> Spec:
         """This spec as it is where there is no data to choose by: no key is `auto`."""
@@ -279,10 +279,10 @@ def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:
 def _value(value: Any) -> str:
     """A value as TOML."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], Mapping):
-            return "[\n" + "".join(f"  {_value(one)},\n" for one in value) + "]"
+            return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"
         return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -130,7 +130,7 @@ def read_record(path: Path) -> TrainingRecord:
     except SpecError as error:
         raise CheckpointError(str(error)) from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise CheckpointError(f"{path}: what it records of its training is malformed: {wrong}") from error
 
 

@@ -41,7 +41,6 @@ from lengthwise_export.keras_models.module import (
     MASK_FROM_STEPS,
     KerasModule,
     ModelInput,
-    all_layers,
     input_of,
     probable_scores,
 )
@@ -112,7 +111,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
         )
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
     module = KerasModule(model).eval()
-    is_built = all(layer.built for layer in all_layers(model))
+    is_built = all(layer.built for layer in model._flatten_layers(include_self=False))
     state = ModuleState(model)
     outputs = _require_agreement(text, module, model_input)
     if not is_built:  # the first call makes the weights of such layers, and cannot be undone
@@ -153,7 +152,7 @@ def _require_servable(text: str, model: Any) -> None:
     Raises:
         ConfigurationError: A layer is not; the message names it.
     """
-    for layer in all_layers(model):
+    for layer in model._flatten_layers(include_self=False):
         kind, dtype = type(layer).__name__, str(getattr(layer, "compute_dtype", FLOAT))
         is_refused = kind in REFUSED and kind != "Lambda" and type(layer).__module__.startswith("keras.")
         is_number = "float" in dtype or getattr(layer, "quantization_mode", None)
@@ -179,10 +178,10 @@ def _require_steps_only(text: str, model: Any) -> None:
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
     if required:
-        how = MASK_FROM_STEPS.format(steps=steps.name, maker="self.masking")
+        advice = MASK_FROM_STEPS.format(steps=steps.name, maker="self.masking")
         layer = "with self.masking = keras.layers.Masking() in __init__"
         names = ", ".join(required)
-        raise ConfigurationError(f"{text}: call also takes {names}, and a sequence is one: {how} ({layer})")
+        raise ConfigurationError(f"{text}: call also takes {names}, and a sequence is one: {advice} ({layer})")
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
@@ -227,8 +226,8 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
         why = f"is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}"
-        how = "Build it with Input((None, ...)), with a pooling where Flatten is, and load its weights into that"
-        raise ConfigurationError(f"{text} {why}. {how}") from error
+        advice = "Build it with Input((None, ...)), with a pooling where Flatten is, and load its weights into that"
+        raise ConfigurationError(f"{text} {why}. {advice}") from error
     return cloned
 
 

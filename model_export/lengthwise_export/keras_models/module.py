@@ -190,11 +190,6 @@ def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
     return "probabilities" if name in _ACTIVATIONS else None
 
 
-def all_layers(model: Any) -> Iterator[Any]:
-    """All layers of a model, also those inside others, outermost first."""
-    yield from model._flatten_layers(include_self=False)
-
-
 def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     """The shape of a model's one input, None for an open axis; None if the model has not been built.
 
@@ -209,17 +204,20 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
             return tuple(shape)
         return None
     if len(inputs) > 1:
-        names = ", ".join(str(each.name) for each in inputs)
-        how = "concatenate them along the features before they are sent, and split them in the model"
-        if any(each.dtype == "bool" or re.search("mask|len", each.name) or len(each.shape) == 1 for each in inputs[1:]):
-            how = MASK_FROM_STEPS.format(steps=inputs[0].name, maker="keras.layers.Masking()")
-        raise ConfigurationError(f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: {how}")
+        names = ", ".join(str(symbol.name) for symbol in inputs)
+        advice = "concatenate them along the features before they are sent, and split them in the model"
+        if any(
+            symbol.dtype == "bool" or re.search("mask|len", symbol.name) or len(symbol.shape) == 1
+            for symbol in inputs[1:]
+        ):
+            advice = MASK_FROM_STEPS.format(steps=inputs[0].name, maker="keras.layers.Masking()")
+        raise ConfigurationError(f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: {advice}")
     return tuple(inputs[0].shape)
 
 
 def _vocabulary(model: Any) -> int | None:
     """The number of tokens of the Embedding that reads the input, or else of the first one; None without one."""
-    tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
+    tables = [layer for layer in model._flatten_layers(include_self=False) if type(layer).__name__ == "Embedding"]
     symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
     reads_input = [
         any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors) for table in tables
@@ -231,7 +229,7 @@ def _vocabulary(model: Any) -> int | None:
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
     """Notices about layers that mask steps by their values, and the value of the first Masking, or 0."""
     notices, values = [], []
-    for layer in all_layers(model):
+    for layer in model._flatten_layers(include_self=False):
         kind = type(layer).__name__
         if kind == "Masking":
             values.append(float(layer.mask_value))

@@ -100,7 +100,7 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
         return _ORIGINAL[_run_through_graph](function, inputs, operation_fn, call_fn)
     from keras import tree
 
-    known = run_graph(function, run.known.masks_in(function), run, tree.flatten(inputs), operation_fn)
+    known = run_graph(function, run, tree.flatten(inputs), operation_fn)
     return tree.pack_sequence_as(function._outputs_struct, [known[id(symbol)] for symbol in function.outputs])
 
 

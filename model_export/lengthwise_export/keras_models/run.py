@@ -27,7 +27,7 @@ def identity(part: Any) -> int:
 
 
 class KnownLayers(nn.Module):
-    """What all runs of one Keras model share: which layers read the model's input, their weights, and their masks.
+    """What all runs of one Keras model share: which layers read the model's input, and their weights.
 
     While `learning`, the input and the mask of each layer are compared with those of the run. A trace cannot compare
     values, and uses the results of these comparisons.
@@ -38,7 +38,7 @@ class KnownLayers(nn.Module):
         self.learning = False
         self._matched: dict[int, bool] = {}
         self._weights: dict[tuple[int, ...], recurrent.CellWeights] = {}
-        self._masks: dict[int, GraphMasks] = {}
+
         self._operations: dict[int, nn.Module] = {}
 
     def name(self, operation: Any, part: nn.Module) -> None:
@@ -62,12 +62,6 @@ class KnownLayers(nn.Module):
         if self.learning and compare is not None:
             self._matched[identity(layer)] = compare() and self._matched.get(identity(layer), True)
         return self._matched.get(identity(layer), False)
-
-    def masks_in(self, function: Any) -> GraphMasks:
-        """The masks in the graph of this functional model, or of one inside it; found once."""
-        if identity(function) not in self._masks:
-            self._masks[identity(function)] = masks_in(function)
-        return self._masks[identity(function)]
 
     def weights_of(self, cells: Sequence[Any], form: recurrent.CellForm) -> recurrent.CellWeights:
         """The weights of the cells of the directions of one layer, copied once."""
@@ -167,14 +161,13 @@ def masks_in(function: Any) -> GraphMasks:
     return GraphMasks(sources, _only_masks(function, nodes, sources))
 
 
-def run_graph(
-    function: Any, masks: GraphMasks, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]
-) -> dict[int, Any]:
+def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]) -> dict[int, Any]:
     """Runs a graph, its layers through `operation_fn`; returns the value of each tensor, by its id.
 
     A mask that is computed from the model's own steps becomes that of the lengths. In a run without lengths it is left
     out, and with it whatever is computed from it, if it is used as a mask only.
     """
+    masks = masks_in(function)
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
         if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():  # it needs what was left out

@@ -121,7 +121,7 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     reasons: list[str] = []
     spec = Spec.from_table(complete_tables(keys, records, reasons), source=source)
     are_whole = spec.input.features == 1 and all(
-        (one.steps >= 0).all() and not (one.steps % 1).any() for one in records
+        (record.steps >= 0).all() and not (record.steps % 1).any() for record in records
     )
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
     named = taken[0].named if taken else {}
@@ -191,18 +191,18 @@ def _read(
     )
     arrays: list[Steps] = []
     problems = []
-    for index, one in enumerate(entries):
+    for index, entry in enumerate(entries):
         try:
-            if isinstance(one, str):
-                raise ValueError(one)
-            steps = as_steps(one.steps, "values" if is_values else "tokens", features)
+            if isinstance(entry, str):
+                raise ValueError(entry)
+            steps = as_steps(entry.steps, "values" if is_values else "tokens", features)
             _require_features(steps, features, arrays[0] if arrays else steps)
-            arrays.append(masked_steps(one, steps))
+            arrays.append(masked_steps(entry, steps))
         except ValueError as error:
             problems.append(Problem(f"/sequences/{index}", str(error)))
     if problems:
         raise InvalidSequences(problems)
-    sequences_read = InputSequences(one for one in entries if isinstance(one, InputSequence))
+    sequences_read = InputSequences(entry for entry in entries if isinstance(entry, InputSequence))
     taken = "" if roles is None else str(roles)
     every_label = [
         as_label(label, index) for index, label in enumerate(_labels(labels, sequences_read, arrays, taken, task))
@@ -210,11 +210,11 @@ def _read(
     if len(every_label) != len(arrays):
         raise ConfigurationError(f"{len(arrays)} sequences and {len(every_label)} labels: each sequence needs one")
     records = [
-        Record(str(index) if one.id is None else one.id, steps, label, f"sequence {index}", names or one.names)
-        for index, (one, steps, label) in enumerate(zip(sequences_read, arrays, every_label, strict=True))
+        Record(str(index) if entry.id is None else entry.id, steps, label, f"sequence {index}", names or entry.names)
+        for index, (entry, steps, label) in enumerate(zip(sequences_read, arrays, every_label, strict=True))
     ]
     records = input_sequences.require_valid(without_padding(record, step.get("padding")) for record in records)
-    are_whole = all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in sequences_read)
+    are_whole = all(entry.steps.ndim == 1 and entry.steps.dtype.kind in "iu" for entry in sequences_read)
     return records, roles, is_values and are_whole
 
 
@@ -271,7 +271,7 @@ def as_label(label: Any, index: int) -> Label:
     if isinstance(label, set | frozenset):
         label = sorted(label, key=str)
     if isinstance(label, np.ndarray | list | tuple):
-        return tuple(_text(one, index) for one in label)
+        return tuple(_text(text, index) for text in label)
     return _text(label, index)
 
 
@@ -286,9 +286,9 @@ def _text(label: Any, index: int) -> str:
 
 def sorted_labels(labels: Iterable[Label]) -> list[str]:
     """All labels, each once: numbers by size, texts by the alphabet."""
-    each = {one for label in labels for one in (label if isinstance(label, tuple) else (label,)) if one is not None}
-    numbers = all(one.removeprefix("-").isdecimal() for one in each)
-    return sorted(each, key=lambda one: (int(one), one)) if numbers else sorted(each)
+    texts = {text for label in labels for text in (label if isinstance(label, tuple) else (label,)) if text is not None}
+    numbers = all(text.removeprefix("-").isdecimal() for text in texts)
+    return sorted(texts, key=lambda text: (int(text), text)) if numbers else sorted(texts)
 
 
 def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
@@ -345,9 +345,9 @@ def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
         raise ConfigurationError(f"spec: the task is {output['task']!r}: a classifier gives each sequence one label")
     own = output.setdefault("labels", list(labels))
     if isinstance(own, list | tuple):  # anything else is refused where the spec is read
-        named = [str(one) for one in own]
-        if {*named} != {*labels}:
-            raise ConfigurationError(f"spec: its labels are {', '.join(named)}; those of y are {', '.join(labels)}")
+        stated = [str(label) for label in own]
+        if {*stated} != {*labels}:
+            raise ConfigurationError(f"spec: its labels are {', '.join(stated)}; those of y are {', '.join(labels)}")
         output["labels"] = list(labels)
     return done
 
@@ -398,8 +398,8 @@ def _task_of(records: Sequence[Record]) -> Task:
     several = [record for record in records if isinstance(record.label, tuple)]
     if not several:
         return "single-label"
-    if len(several) < len(records) or any(len(one.label or ()) != len(one.steps) for one in several):
-        if all(len(one.label or ()) == 1 for one in several):
+    if len(several) < len(records) or any(len(record.label or ()) != len(record.steps) for record in several):
+        if all(len(record.label or ()) == 1 for record in several):
             raise ConfigurationError(
                 f"{several[0].source_line}: its label is a list of one: write the label itself, or say task = "
                 '"multi-label" in [output] of the spec'

@@ -63,7 +63,7 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
 def _target(record: Record, spec: Spec) -> Tensor:
     task, labels = spec.output.task, spec.output.labels
     several = record.label if isinstance(record.label, tuple) else (record.label,)
-    indices = torch.tensor([labels.index(str(one)) for one in several], dtype=torch.int64)
+    indices = torch.tensor([labels.index(str(label)) for label in several], dtype=torch.int64)
     if task == "multi-label":
         return torch.zeros(len(labels)).index_fill(0, indices, 1.0)
     return indices if task == "per-step" else indices[0]

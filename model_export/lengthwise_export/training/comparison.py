@@ -113,10 +113,10 @@ def compare(first: StrPath | TrainedModel, second: StrPath | TrainedModel) -> Co
         no clear difference: 0.0040 in accuracy, and 0.0196 may be chance with 370 answers
     """
     names = [str(getattr(run, "directory", run)) for run in (first, second)]
-    one, other = reports = [_report(Path(name)) for name in names]
-    if one.get("labels") != other.get("labels") or one.get("task") != other.get("task"):
+    reports = [_report(Path(name)) for name in names]
+    if any(reports[0].get(key) != reports[1].get(key) for key in ("labels", "task")):
         raise ConfigurationError(f"{' and '.join(names)} answer different questions: their labels or tasks differ")
-    # What a rocket model answers to each sequence without having seen it is its validation
+    # The validation of a rocket model are its leave-one-out answers
     scores = [{"validation": splits.get("left_out", {}), **splits} for splits in map(splits_of, reports)]
     common = [name for name in SPLITS if all(splits.get(name) for splits in scores)]
     if not common:

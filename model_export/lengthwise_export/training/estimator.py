@@ -121,7 +121,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y holds {len(classes)} class: a classifier needs at least two classes")
-        names = [str(one) for one in classes.tolist()]
+        names = [str(label) for label in classes.tolist()]
         described = arrays.with_labels(self.spec, names)
         if described.get("input", {}).get("long") == "window":
             raise ConfigurationError(
@@ -165,10 +165,10 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             Problem(
                 f"/sequences/{index}",
                 f"step {step} lacks a value (NaN), and input.missing = 'refuse'"
-                + (f"; {ADVICE_ON_TAILS}" if is_tail(one.steps, step) else ""),
+                + (f"; {ADVICE_ON_TAILS}" if is_tail(sequence.steps, step) else ""),
             )
-            for index, one in enumerate(sequences)
-            for step in np.argwhere(np.isnan(one.steps))[:1, 0]
+            for index, sequence in enumerate(sequences)
+            for step in np.argwhere(np.isnan(sequence.steps))[:1, 0]
         ]
         if lacking and manifest.missing == "refuse":  # in scikit-learn's words
             raise InvalidSequences(lacking)

@@ -98,9 +98,10 @@ def fit(
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
         logits = {"training": model.head(values)}
     logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
+    answered = {name: [*map(ScoredAnswer, logits_of_split, members)] for name, logits_of_split in logits.items()}
     return TrainingResult(
         model,
-        {name: scores([*map(ScoredAnswer, each, members)], spec) for name, each in logits.items()},
+        {name: scores(answers, spec) for name, answers in answered.items()},
         scale,
         seconds=time.perf_counter() - begun,
         details={"kind": "rocket", "penalty": fitted.penalty},

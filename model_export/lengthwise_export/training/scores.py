@@ -98,7 +98,7 @@ def answer_each(model: BuiltInModel, members: Sequence[Example], *, rows: int = 
     """The answer to each example, in their order. The model stays in evaluation mode."""
     model.eval()
     logits_of_each = answer_in_batches(
-        lambda steps, lengths: model(steps, lengths).logits, [one.steps for one in members], rows
+        lambda steps, lengths: model(steps, lengths).logits, [example.steps for example in members], rows
     )
     return [ScoredAnswer(logits, example) for logits, example in zip(logits_of_each, members, strict=True)]
 
@@ -112,7 +112,7 @@ def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> Eva
 def join_answers(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
     """Logits and targets of all answers: `[answers, classes]`, and the targets as in `Example`."""
     join = torch.cat if task == "per-step" else torch.stack
-    return join([one.logits for one in answered]), join([one.example.target for one in answered])
+    return join([answer.logits for answer in answered]), join([answer.example.target for answer in answered])
 
 
 def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
@@ -172,9 +172,9 @@ def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
     return result
 
 
-def _confidences(one: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _confidences(answer: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """`[answers]`: the probability of each answer to an example, and whether it is correct."""
-    logits, target = one.logits.double(), one.example.target.numpy()
+    logits, target = answer.logits.double(), answer.example.target.numpy()
     if target.dtype.kind == "f":  # multi-label
         yes = torch.sigmoid(logits).numpy()
         return np.maximum(yes, 1 - yes), (yes > 0.5) == (target > 0.5)

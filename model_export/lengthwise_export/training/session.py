@@ -137,10 +137,12 @@ class TrainingSession:
             )
 
     def _report(self, plan: Plan, result: TrainingResult, other_splits: Mapping[str, Sequence[Record]]) -> RunReport:
-        """The report of a run; what was held back and not scored yet is scored here."""
-        others = {name: those for name, those in other_splits.items() if those and name not in result.splits}
-        more = {name: evaluate(result.model, examples(those, plan.spec), plan.spec) for name, those in others.items()}
-        return RunReport.of(plan, result, {**result.splits, **more}, self.data.records, self.test)
+        """Scores the other splits that are not scored yet, and returns the report of the run."""
+        splits = dict(result.splits)
+        for name, records in other_splits.items():
+            if records and name not in splits:
+                splits[name] = evaluate(result.model, examples(records, plan.spec), plan.spec)
+        return RunReport.of(plan, result, splits, self.data.records, self.test)
 
 
 def finished_epochs(out: Path) -> int:

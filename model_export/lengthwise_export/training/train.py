@@ -77,7 +77,7 @@ class TrainingProgress:
         validated = self.epochs[-1].validation_loss is not None
         if validated and self.best < done - tenth:
             return False
-        losses = [(one.validation_loss if validated else one.training_loss) or 0.0 for one in self.epochs]
+        losses = [(epoch.validation_loss if validated else epoch.training_loss) or 0.0 for epoch in self.epochs]
         return sum(losses[-tenth:]) < 0.95 * sum(losses[-2 * tenth : -tenth])
 
 
