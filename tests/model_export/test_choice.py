@@ -11,8 +11,9 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, recipe, rocket
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
+from tests.support.specs import parsed_spec
 
-ROCKET = Spec.from_toml(
+ROCKET = parsed_spec(
     "[input]\nfeatures = 1\nnormalize = 'both'\n[model]\nkind = 'rocket'\n[output]\nlabels = ['a', 'b']"
 )
 
@@ -132,7 +133,7 @@ def test_what_is_close_in_the_probe_is_compared_before_a_rocket_model_is_planned
         return replace(found, spec=found.spec.with_keys(input={"normalize": "none"}))
 
     monkeypatch.setattr(choice, "choose_with_whole_models", compare)
-    made = Spec.from_toml(f"[input]\nfeatures = 1\n[model]\n{model}\n[output]\nlabels = ['a', 'b']")
+    made = parsed_spec(f"[input]\nfeatures = 1\n[model]\n{model}\n[output]\nlabels = ['a', 'b']")
     found = recipe.plan(made, records(24), TrainOptions())
     ((kind, others),) = asked
     assert kind == "rocket"

@@ -135,7 +135,7 @@ def test_counts_of_pieces_add_up_to_those_of_the_sequence_on_the_grid_of_the_tra
     whole[3] *= 1e7  # only the first piece has it
     cuts, equal = [100, 81, 129], []
     begin = 0
-    for each in model.kernels_at_dilations:
+    for each in model.dilations:
         end, overlap = begin + each.biases.numel(), 8 * each.dilation
         inside = np.repeat(each.inside.numpy().ravel(), each.biases.shape[1])
 

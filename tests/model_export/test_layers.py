@@ -215,9 +215,7 @@ def test_zeros_stay_zeros_and_padding_has_no_part_in_a_scale(together: bool) -> 
     steps = torch.randn(1, 4, 2)
     padded = torch.cat([steps, torch.tensor([[[1e30, torch.nan], [float("inf"), -1e30]]])], dim=1)
     mask = torch.arange(6)[None] < 4
-    assert torch.equal(
-        by_scale(padded, mask, shared=together)[:, :4], by_scale(steps, mask[:, :4], together=together)
-    )
+    assert torch.equal(by_scale(padded, mask, shared=together)[:, :4], by_scale(steps, mask[:, :4], shared=together))
 
 
 def test_features_of_a_sequence_tell_scales_apart_that_differ_by_orders_of_magnitude() -> None:

@@ -9,7 +9,7 @@ import lengthwise_export
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec, as_toml
-from tests.support.specs import spec
+from tests.support.specs import parsed_spec, spec
 
 CONV = 'conv = [{channels = 5, kernel = 3}, {channels = 4, kernel = 2, norm = "none"}]'
 
@@ -21,7 +21,7 @@ def _seeded() -> None:
 
 def made(model: str, **keys: str) -> Spec:
     step = keys.get("step", "features = 3\nmax_length = 60")
-    return Spec.from_toml(
+    return parsed_spec(
         f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = ['a', 'b']\ntask = '{keys.get('task', 'single-label')}'"
     )
 

@@ -13,7 +13,7 @@ from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
 from lengthwise_export.training.record_checks import check, lenient
 from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
-from tests.support.specs import separable
+from tests.support.specs import parsed_spec, separable
 
 LAYERS = {"epochs": 3}  # an option of gradient descent, which asks for layers
 
@@ -38,7 +38,7 @@ NORMALISED = "features = 1\nnormalize = 'training'"  # choosing it takes five fi
 
 
 def spec(model: str = "", step: str = NORMALISED, labels: str = "['a', 'b']", task: str = "single-label") -> Spec:
-    return Spec.from_toml(f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = '{task}'")
+    return parsed_spec(f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = '{task}'")
 
 
 def plan(made: Spec, records: list[Record], given: dict[str, Any] | None = None, **options: Any) -> recipe.Plan:
@@ -183,10 +183,10 @@ def test_the_spec_that_is_written_reads_as_the_one_that_is_trained(length: int) 
     found = plan(spec(step=OPEN), waves(40, length=length), LAYERS)
     text = as_toml(found.spec, [*found.reasons, 'a "quoted" note\nof two lines'])
     resolved = found.spec.resolved()
-    assert Spec.from_toml(text).resolved() == resolved == Spec.from_toml(as_toml(resolved)).resolved()
+    assert parsed_spec(text).resolved() == resolved == parsed_spec(as_toml(resolved)).resolved()
     assert '"auto"' not in text
     odd = {"input": {"features": 1, "feature_names": ['x "y" \\ z\u007f']}, "output": {"labels": ["ä\n", "\t'b'"]}}
-    assert Spec.from_toml(as_toml(Spec.from_table(odd))).resolved() == Spec.from_table(odd).resolved()
+    assert parsed_spec(as_toml(Spec.from_table(odd))).resolved() == Spec.from_table(odd).resolved()
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -52,7 +52,7 @@ def fitted(features: int, kernels: int = 420, *, seed: int = 0) -> RocketClassif
 def kernels_of(model: RocketClassifier) -> list[DilatedKernels]:
     return [
         DilatedKernels(each.dilation, each.reads.numpy(), each.biases[:, :, 0].numpy(), each.inside[:, 0].numpy())
-        for each in model.kernels_at_dilations
+        for each in model.dilations
     ]
 
 
@@ -325,11 +325,11 @@ def test_weights_solve_the_normal_equations_and_answers_left_out_are_those_of_fi
 def test_features_that_stand_apart_count_more_where_that_helps_and_do_no_harm_elsewhere(size: tuple[int, int]) -> None:
     values, targets = linear(*size)
     told = np.concatenate([values[:, 2:], values[:, :2]], axis=1)  # the last two tell the targets
-    apart, plain = rocket_training.fit_ridge(told, targets, apart=2), rocket_training.fit_ridge(told, targets)
+    apart, plain = rocket_training.fit_ridge(told, targets, sequence_level=2), rocket_training.fit_ridge(told, targets)
     assert squared_error(apart, targets) < squared_error(plain, targets)
     assert np.abs(apart.weights[-2:]).sum() > np.abs(plain.weights[-2:]).sum()
     noise = np.random.default_rng(5).normal(size=(len(values), 30)).astype(np.float32)
-    fitted = rocket_training.fit_ridge(np.hstack([values, noise]), targets, apart=30)
+    fitted = rocket_training.fit_ridge(np.hstack([values, noise]), targets, sequence_level=30)
     assert squared_error(fitted, targets) <= squared_error(plain, targets) * (1 + 1e-9)
     assert np.all(np.isfinite(fitted.left_out))
 

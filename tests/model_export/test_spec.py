@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from lengthwise_export.architecture.spec import TABLES, Spec
 from lengthwise_export.errors import SpecError
-from tests.support.specs import spec
+from tests.support.specs import parsed_spec, spec
 
 
 def test_a_spec_needs_only_its_steps_and_its_labels(tmp_path: Path) -> None:
-    made = Spec.from_toml('[input]\nfeatures = 2\n[output]\nlabels = ["x", "y"]')
+    made = parsed_spec('[input]\nfeatures = 2\n[output]\nlabels = ["x", "y"]')
     assert (made.model.rnn, made.model.hidden, made.model.layers, made.model.bidirectional) == ("lstm", 64, 2, True)
     assert (made.input.missing, made.input.normalize, made.input.max_length) == ("refuse", "auto", 1024)
     assert made.resolved()["input"]["normalize"] == "training"
@@ -32,7 +32,6 @@ TWO = '[output]\nlabels = ["a", "b"]'
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("this is = not [toml", "not TOML"),
         (f"[input]\nfeatures = 2\ncolour = 1\n{TWO}", "input.colour"),
         (TWO, "input"),
         (f"[input]\n{TWO}", "exactly one of 'features' and 'vocabulary'"),
@@ -60,7 +59,14 @@ TWO = '[output]\nlabels = ["a", "b"]'
 )
 def test_what_is_wrong_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(SpecError, match=named.replace("[", r"\[")):
-        Spec.from_toml(text)
+        parsed_spec(text)
+
+
+def test_a_file_that_is_not_toml_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "vowels.toml"
+    path.write_text("this is = not [toml")
+    with pytest.raises(SpecError, match=r"vowels\.toml: not TOML"):
+        Spec.read(path)
 
 
 @pytest.mark.parametrize(("value", "name"), [("true", "training"), ("false", "none")])
@@ -198,6 +204,6 @@ def test_every_key_stands_there_with_its_type_and_default(place: tuple[str, ...]
 
 
 def test_every_example_is_a_spec_and_every_task_has_one() -> None:
-    examples = [Spec.from_toml(text) for text in re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S)]
+    examples = [parsed_spec(text) for text in re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S)]
     assert {example.input.features for example in examples} == {3}
     assert {example.output.task for example in examples} == {"single-label", "multi-label", "per-step"}

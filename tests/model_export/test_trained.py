@@ -19,7 +19,7 @@ from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import users_models
-from tests.support.specs import json_lines, separable, spec
+from tests.support.specs import json_lines, parsed_spec, separable, spec
 
 SPEC = """
 [input]
@@ -32,7 +32,7 @@ pooling = "mean"
 [output]
 labels = ["a", "b"]
 """
-made = Spec.from_toml
+made = parsed_spec
 
 
 def kept(described: Spec, path: Path, **state: object) -> Path:

@@ -18,7 +18,7 @@ from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import comparison
 from lengthwise_export.training.report import page
 from lengthwise_export.training.session import SPEC_FILE
-from tests.support.specs import json_lines, separable
+from tests.support.specs import json_lines, parsed_spec, separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
 OPEN = '[input]\nfeatures = 3\n[output]\nlabels = ["a", "b"]\n'
@@ -97,9 +97,9 @@ def test_the_report_is_json_and_a_page_and_a_resumed_run_has_the_same(files: Pat
 
 
 def test_a_spec_of_an_earlier_version_is_read_unless_it_asks_for_an_ensemble() -> None:
-    assert Spec.from_toml(TINY.replace("layers = 1", "layers = 1\nmembers = 1")) == Spec.from_toml(TINY)
+    assert parsed_spec(TINY.replace("layers = 1", "layers = 1\nmembers = 1")) == parsed_spec(TINY)
     with pytest.raises(ConfigurationError, match=r"model\.members: unknown key"):
-        Spec.from_toml(TINY.replace("layers = 1", "layers = 1\nmembers = 2"))
+        parsed_spec(TINY.replace("layers = 1", "layers = 1\nmembers = 2"))
 
 
 def table(path: Path, *, label: str = "label", seed: int = 0) -> Path:

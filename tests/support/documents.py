@@ -35,8 +35,8 @@ from click.testing import CliRunner
 import lengthwise
 from lengthwise.bench.launch import free_port
 from lengthwise.commands.cli import main
-from lengthwise_export.architecture.spec import Spec
 from tests.support.server_process import started
+from tests.support.specs import parsed_spec
 
 ROOT = Path(__file__).parents[2]
 NOT_RUN = ("console", "csv", "yaml")
@@ -163,7 +163,7 @@ def walk(page: Path, run: PageRun, *, long: bool, sections: Sequence[str] = (), 
         elif block.language == "toml" and (named := re.match(r"# (\S+\.toml)\n", block.text)):
             Path(named[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "toml":
-            Spec.from_toml(block.text)
+            parsed_spec(block.text)
             count += 1
         elif block.language == "diff":
             subprocess.run(["git", "apply", "-p0", "-"], input=block.text, text=True, check=True)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -20,10 +21,15 @@ TINY: Final[dict[str, Any]] = {"input": {"normalize": "training"}, "model": {"hi
 ROCKET: Final[dict[str, Any]] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
 
 
+def parsed_spec(text: str) -> Spec:
+    """The spec in the text of a `.toml` file."""
+    return Spec.from_table(tomllib.loads(text))
+
+
 def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label") -> Spec:
     """A spec of 3 features and 8 units; `text` is its table `[model]`."""
     model = text if "hidden" in text or "rocket" in text else f"hidden = 8\n{text}"
-    return Spec.from_toml(f'[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = "{task}"\n')
+    return parsed_spec(f'[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = "{task}"\n')
 
 
 @functools.cache

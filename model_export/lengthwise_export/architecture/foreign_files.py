@@ -57,6 +57,7 @@ def why_refused(path: Path) -> str | None:
 
 
 def _why_archive(path: Path, file: IO[bytes]) -> str | None:
+    """As `why_refused`, of a zip archive, which torch's newer formats are."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         for pattern, kind, instead in (
@@ -74,6 +75,7 @@ def _why_archive(path: Path, file: IO[bytes]) -> str | None:
 
 
 def _why_pickle(path: Path, names: Iterator[str]) -> str | None:
+    """As `why_refused`, of a pickle that names these functions and classes."""
     foreign = next((name.replace(" ", ".") for name in names if not _OF_WEIGHTS.match(name)), None)
     if foreign is None:
         return None

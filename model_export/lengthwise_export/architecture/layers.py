@@ -133,7 +133,7 @@ class MaskedConv(nn.Module):
         around = functional.pad(masked(steps, mask), (0, 0, self.before, self.behind))
         if not self.training:
             return masked(self.project(self._taps(around, width)), mask)  # (rows, width, channels)
-        # the same, two to three times as fast with its gradients
+        # In training, a convolution: the same result, and two to three times as fast with its gradients
         taps = self.project.weight.view(self.project.out_features, self.kernel, features).transpose(1, 2)
         convolved = functional.conv1d(around.transpose(1, 2), taps, self.project.bias, dilation=self.dilation)
         return masked(convolved.transpose(1, 2), mask)
@@ -200,8 +200,8 @@ class MaskedSelfAttention(nn.Module):
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`, zeros at padding."""
         rows, width, features = steps.shape
-        apart = self.query_key_value(steps).view(rows, width, 3, self.heads, features // self.heads)
-        query, key, value = apart.permute(2, 0, 3, 1, 4)  # each (rows, heads, width, features of a head)
+        projected = self.query_key_value(steps).view(rows, width, 3, self.heads, features // self.heads)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (rows, heads, width, features of a head)
         scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])  # (rows, heads, width, width)
         weights = torch.where(mask[:, None, None, :], scores, LOWEST).softmax(dim=3)
         mixed = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)  # (rows, width, features)

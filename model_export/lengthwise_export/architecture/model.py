@@ -55,7 +55,7 @@ class SequenceClassifier(nn.Module):
         # Before each convolution, and after the last
         features = [self.first.out_features, *(conv.channels for conv in model.conv)]
         self.input_dropout = nn.Dropout(model.input_dropout)
-        self.reach = [conv.residual for conv in model.conv]
+        self.residuals = [conv.residual for conv in model.conv]
         self.convolutions = nn.ModuleList(
             ConvBlock(
                 features[index],
@@ -69,8 +69,8 @@ class SequenceClassifier(nn.Module):
         width, heads = model.body_features, model.self_attention_heads
         self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
         blocks, hidden = model.self_attention_layers if heads else 0, model.feed_forward
-        # The first to draw their weights, and the last of the parameters: by these orders a seed gives the same model,
-        # and a state of the optimiser is read
+        # These blocks are made before `feed_forward`, and registered after it. Keep both orders: by the first, a seed
+        # draws the same weights as in earlier versions; by the second, their states of the optimiser can be read.
         more = [layers.MaskedSelfAttention(width, heads, dropout=model.dropout) for _ in range(blocks - 1)]
         self.feed_forward = nn.ModuleList(
             layers.FeedForward(width, hidden, dropout=model.dropout) for _ in range(blocks if hidden else 0)
@@ -99,10 +99,10 @@ class SequenceClassifier(nn.Module):
         """Classifies `steps [rows, width, features]`, NaN where one is missing, or `[rows, width]` token ids."""
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
-        before = [self.input_dropout(hidden)]  # the input of each block
-        for reach, convolution in zip(self.reach, self.convolutions, strict=True):
-            before.append(convolution(before[-1], mask, before[-reach] if reach else None))
-        hidden = before[-1]
+        inputs = [self.input_dropout(hidden)]  # of each block, and last the output
+        for residual, convolution in zip(self.residuals, self.convolutions, strict=True):
+            inputs.append(convolution(inputs[-1], mask, inputs[-residual] if residual else None))
+        hidden = inputs[-1]
         if self.body is not None:
             hidden = self.body(hidden, lengths)
         attentions = () if self.self_attention is None else (self.self_attention, *self.more_attention)

@@ -111,7 +111,7 @@ class Normalize(nn.Module):
             self.fill.copy_(mean)
 
     def each_rescaled(self, sequences: list[Tensor]) -> list[Tensor]:
-        """Sequences without padding, `[length, features]` each, as `rescaled` gives them."""
+        """Runs `rescaled` on sequences without padding, each `[length, features]`; returns a list of the same form."""
         if self.normalize not in _BY_SCALE:
             return sequences
         return answer_in_batches(
@@ -119,7 +119,7 @@ class Normalize(nn.Module):
         )
 
     def each_normalised(self, sequences: list[Tensor]) -> list[Tensor]:
-        """Sequences `[length, features]`, without padding, as `forward` gives them."""
+        """Runs `forward` on sequences without padding, each `[length, features]`; returns a list of the same form."""
         return answer_in_batches(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -140,6 +140,10 @@ class Normalize(nn.Module):
         return normal
 
     def _by_training(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Values standardised by the statistics of the training split, zeros at padding; missing values as `missing`.
+
+        With `indicator`, the features are followed by as many that are 1 where a value is missing.
+        """
         if self.missing == "refuse":
             return masked((values - self.mean) / self.std, mask)
         absent = values.isnan()

@@ -51,7 +51,7 @@ _MANTISSA_BITS: Final = 24
 _LARGEST: Final = float(fixed_kernels.POWERS[-1])
 _LONGEST: Final = 2**24
 _STEPS_IN_CACHE: Final = 1024
-_FEWEST_TOGETHER, _MOST_TOGETHER = 4, 32  # biases of a kernel
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 4, 32  # biases of a kernel that are compared in one operation
 _UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
 
 
@@ -94,16 +94,19 @@ class Grid(nn.Module):
 
 
 class KernelsAtDilation(nn.Module):
-    """The shares of steps at which the 84 kernels at one dilation are above their biases, some compared at once."""
+    """The shares of steps at which the 84 kernels at one dilation are above their biases.
+
+    `biases_at_once` biases of a kernel are compared in one operation.
+    """
 
     weights: Tensor
     biases: Tensor
     inside: Tensor
 
-    def __init__(self, kernels: DilatedKernels, together: int) -> None:
+    def __init__(self, kernels: DilatedKernels, biases_at_once: int) -> None:
         super().__init__()
         self.dilation = kernels.dilation
-        self.together = together
+        self.biases_at_once = biases_at_once
         self.register_buffer("distance", torch.tensor(kernels.dilation))
         self.register_buffer("reads", torch.from_numpy(kernels.reads))
         self.register_buffer("biases", torch.from_numpy(kernels.biases)[:, :, None])
@@ -121,8 +124,8 @@ class KernelsAtDilation(nn.Module):
         has_all_steps = (positions >= around) & (positions < ends - around)  # (rows, 1, width)
         counted = mask.unsqueeze(1) & (~self.inside | is_short | has_all_steps)  # (rows, 84, width)
         results = torch.where(counted, results, layers.LOWEST)
-        compared = [results.unsqueeze(2) > biases for biases in torch.split(self.biases, self.together, dim=1)]
-        above = torch.cat([each.to(torch.float32).sum(dim=3) for each in compared], dim=2)  # (rows, 84, biases)
+        is_above = [results.unsqueeze(2) > biases for biases in torch.split(self.biases, self.biases_at_once, dim=1)]
+        above = torch.cat([mask.to(torch.float32).sum(dim=3) for mask in is_above], dim=2)  # (rows, 84, biases)
         steps_counted = torch.where(self.inside & ~is_short, ends - 2 * around, ends)  # (rows, 84, 1)
         return (above / steps_counted.to(torch.float32)).flatten(1)
 
@@ -135,29 +138,27 @@ class RocketClassifier(nn.Module):
         self.first = first_layer(spec)
         self.grid = grid
         self.plan = fixed_kernels.plan(kernels, grid.bits, grid.limit)
-        # The comparisons of a batch should stay in the processor's cache: that was twice as fast for sequences of 300
-        # steps. Of short ones fewer and larger operators were faster. The longest kernel shows how long they are.
-        length = (TAPS - 1) * max(each.dilation for each in kernels)
-        together = min(max(_STEPS_IN_CACHE // length, _FEWEST_TOGETHER), _MOST_TOGETHER)
-        self.dilations = nn.ModuleList(KernelsAtDilation(each, together) for each in kernels)
+        # The results of a comparison should stay in the processor's cache: twice as fast for sequences of 300 steps.
+        # For short sequences, fewer and larger operators are faster. The longest kernel shows how long sequences are.
+        length = (TAPS - 1) * max(group.dilation for group in kernels)
+        biases_at_once = min(max(_STEPS_IN_CACHE // length, _FEWEST_AT_ONCE), _MOST_AT_ONCE)
+        self.dilations = nn.ModuleList(KernelsAtDilation(group, biases_at_once) for group in kernels)
         kinds = spec.model.sequence_features
         self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
         self.of_sequence = 0 if self.sequence_features is None else self.sequence_features.out_features
-        width = sum(each.biases.size for each in kernels) + self.of_sequence
+        width = sum(group.biases.size for group in kernels) + self.of_sequence
         self.head = nn.Linear(width, len(spec.output.labels))
 
-    @property
-    def kernels_at_dilations(self) -> list[KernelsAtDilation]:
-        """The kernels at each dilation."""
-        return [cast("KernelsAtDilation", kernels) for kernels in self.dilations]
-
     def features(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`."""
+        """`[rows, features]`: what the head reads, the shares and then the features of the sequence. See `forward`."""
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
         return self._features(values, self.first(values, mask), lengths, mask)
 
     def _features(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """The `features` of steps `[rows, width, channels]` behind the first layer; in C with the same bits."""
+        """The `features`, from the `steps [rows, width, channels]` that the first layer makes of the `values`.
+
+        Where the kernels in C run, they compute the shares, with the same bits as the operators of torch.
+        """
         if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
             rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
             shares = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
@@ -170,7 +171,7 @@ class RocketClassifier(nn.Module):
     def by_operators(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """`[rows, shares]` of `steps [rows, width, channels]`, zeros at padding: what is exported."""
         turned = self.grid(steps).transpose(1, 2)  # (rows, channels, width)
-        return torch.cat([kernels(turned, lengths, mask) for kernels in self.kernels_at_dilations], dim=1)
+        return torch.cat([kernels(turned, lengths, mask) for kernels in self.dilations], dim=1)
 
     def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies `values [rows, width, features]`, NaN where one is missing, of `lengths [rows]`."""
@@ -214,10 +215,10 @@ def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
 
 
 def _require_whole(kernels: DilatedKernels, features: int) -> None:
-    """Makes sure that kernels have the form that a training writes.
+    """Makes sure that kernels of a checkpoint have the form that a training writes.
 
     Raises:
-        ValueError: They have not; the message ends a sentence about them.
+        ValueError: They have another form; the message says which.
     """
     reads, biases, inside = kernels.reads, kernels.biases, kernels.inside
     types = [str(array.dtype) for array in (reads, biases, inside)]
@@ -310,7 +311,10 @@ def untrained(spec: Spec) -> RocketClassifier:
 
 
 def with_fitted_kernels(spec: Spec, first: Normalize, sequences: Sequence[Tensor], *, seed: int) -> RocketClassifier:
-    """A model with kernels for sequences `[length, features]` behind a fitted first layer, and an untrained head."""
+    """A model with a fitted first layer, kernels that are fitted to its outputs, and an untrained head.
+
+    `sequences` are these outputs, each `[length, features]`.
+    """
     limit = None
     if spec.model.grid == "training":
         largest = max(float(steps.abs().max()) for steps in sequences)

@@ -35,8 +35,8 @@ Normalization = Literal["auto", "training", "sequence", "both", "sequence-scale"
 
 
 def _named_normalization(value: Any) -> Any:
-    """True and false are names, too: for the statistics of the training split, and for no normalisation."""
-    return ("none", "training")[value] if isinstance(value, bool) else value
+    """`training` for true and `none` for false, which are other spellings of these names."""
+    return {True: "training", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class InputSpec(SpecTable):
@@ -147,7 +147,7 @@ class Spec(SpecTable):
         return Spec.from_table(merged)
 
     def concrete(self) -> Spec:
-        """This spec as it is where there is no data to choose by: no key is `auto`."""
+        """This spec without `auto`: a key that would be chosen from data gets the value for no data."""
         tables: dict[str, dict[str, Any]] = {}
         if self.input.normalize == "auto" and self.input.kind == "values":
             tables["input"] = {"normalize": "training"}
@@ -161,11 +161,6 @@ class Spec(SpecTable):
         return self.model.kind == "layers" and self.model.pooling == "attention" and self.output.task != "per-step"
 
     @classmethod
-    def from_toml(cls, text: str, *, source: str = "spec") -> Spec:
-        """Reads a spec; SpecError if it is not TOML or not a spec."""
-        return cls.from_table(_parsed(text, source), source=source)
-
-    @classmethod
     def from_table(cls, table: object, *, source: str = "spec") -> Spec:
         """Reads a spec from parsed TOML or JSON.
 
@@ -175,7 +170,7 @@ class Spec(SpecTable):
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            raise SpecError(f"{source}: {all_wrong(error.errors(), _known, whole='the spec')}") from error
+            raise SpecError(f"{source}: {all_wrong(error.errors(), _known_keys, whole='the spec')}") from error
 
     def resolved(self) -> dict[str, dict[str, Any]]:
         """All keys with their values, also by default or by a preset, except keys without a meaning in this spec.
@@ -240,8 +235,8 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
 }
 
 
-def _known(keys: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys of the table at a path."""
+def _known_keys(keys: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys of the table at a path of keys."""
     return TABLES[tuple(part for part in keys if isinstance(part, str))].model_fields
 
 
@@ -249,20 +244,14 @@ def tables_of(path: Path) -> dict[str, Any]:
     """The tables of a `.toml` file, which may leave keys open.
 
     Raises:
-        SpecError: The file cannot be read. Text that is not TOML is a SpecError, too.
+        SpecError: The file cannot be read, or is not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: not TOML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} cannot be read: {error}") from error
-    return _parsed(text, str(path))
-
-
-def _parsed(text: str, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{source}: not TOML: {error}") from error
 
 
 def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:

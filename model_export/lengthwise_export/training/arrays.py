@@ -109,13 +109,18 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     """
     keys = _with_padding(tables(spec_or_path), reading.padding)
     source = "spec" if isinstance(spec_or_path, Spec) or spec_or_path in NAMES else spec_or_path
-    is_open, step = _closed(keys) != keys, keys.get("input", {})
-    columns, taken = replace(reading.columns, inputs=tuple(step.get("feature_names") or ()) or None), list[Roles]()
-    per_step = keys.get("output", {}).get("task") == "per-step"
-    reading = replace(reading, per_step=per_step, columns=columns, taken=taken.append, padding=step.get("padding"))
+    is_open, step = _with_placeholders(keys) != keys, keys.get("input", {})
+    roles = list[Roles]()  # filled when a table is read
+    reading = replace(
+        reading,
+        per_step=keys.get("output", {}).get("task") == "per-step",
+        columns=replace(reading.columns, inputs=tuple(step.get("feature_names") or ()) or None),
+        taken=roles.append,
+        padding=step.get("padding"),
+    )
     kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
-    every = _entries(files, kind, reading)
-    records = [*(dataset.valid_records(every) if is_open else fitting(every, Spec.from_table(keys, source=source)))]
+    entries = _entries(files, kind, reading)
+    records = [*(dataset.valid_records(entries) if is_open else fitting(entries, Spec.from_table(keys, source=source)))]
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
     reasons: list[str] = []
@@ -124,18 +129,19 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
         (record.steps >= 0).all() and not (record.steps % 1).any() for record in records
     )
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
-    named = taken[0].named if taken else {}
     if is_open:
         records = [*fitting(records, spec)]
-    return LabelledSequences(spec, records, named, tuple(reasons), tuple(warnings), is_open)
+    columns = roles[0].named if roles else {}
+    return LabelledSequences(spec, records, columns, tuple(reasons), tuple(warnings), is_open)
 
 
 def _with_padding(keys: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
+    """The tables of a spec with `input.padding`, if it is not None."""
     return keys if padding is None else {**keys, "input": {**keys.get("input", {}), "padding": padding}}
 
 
 def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator[Record | BadRecord]:
-    """The records of files; where the names of the features are not known, they are those of the first record."""
+    """Yields the records of files; the names of the first record's features, if none are known, hold for the others."""
     for name in files:
         for record in dataset.entries(dataset.locate(name), kind, reading=reading):
             if isinstance(record, Record) and record.names is not None and reading.columns.inputs is None:
@@ -183,9 +189,8 @@ def _read(
         ValueError: Never leaves this function: it becomes an InvalidSequences.
     """
     names, is_values = tuple(step.get("feature_names") or ()) or None, step.get("vocabulary") is None
-    features = step.get("features") if is_values else None
-    if type(features) is not int:  # another value is refused where the spec is read
-        features = None
+    stated_features = step.get("features") if is_values else None
+    features = stated_features if type(stated_features) is int else None  # another type is refused with the spec
     entries, roles = input_sequences.read(
         sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False
     )
@@ -203,15 +208,13 @@ def _read(
     if problems:
         raise InvalidSequences(problems)
     sequences_read = InputSequences(entry for entry in entries if isinstance(entry, InputSequence))
-    taken = "" if roles is None else str(roles)
-    every_label = [
-        as_label(label, index) for index, label in enumerate(_labels(labels, sequences_read, arrays, taken, task))
-    ]
-    if len(every_label) != len(arrays):
-        raise ConfigurationError(f"{len(arrays)} sequences and {len(every_label)} labels: each sequence needs one")
+    raw_labels = _labels(labels, sequences_read, arrays, "" if roles is None else str(roles), task)
+    labels_read = [as_label(label, index) for index, label in enumerate(raw_labels)]
+    if len(labels_read) != len(arrays):
+        raise ConfigurationError(f"{len(arrays)} sequences and {len(labels_read)} labels: each sequence needs one")
     records = [
         Record(str(index) if entry.id is None else entry.id, steps, label, f"sequence {index}", names or entry.names)
-        for index, (entry, steps, label) in enumerate(zip(sequences_read, arrays, every_label, strict=True))
+        for index, (entry, steps, label) in enumerate(zip(sequences_read, arrays, labels_read, strict=True))
     ]
     records = input_sequences.require_valid(without_padding(record, step.get("padding")) for record in records)
     are_whole = all(entry.steps.ndim == 1 and entry.steps.dtype.kind in "iu" for entry in sequences_read)
@@ -219,7 +222,7 @@ def _read(
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
-    """Makes sure that a step has the features that the model takes, or else those of the first sequence.
+    """Makes sure that a step has as many features as the model takes, or, if that is open, as the first sequence has.
 
     Raises:
         ValueError: The step has another number of features, or the sequence has no step.
@@ -230,18 +233,20 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
         return
     if not steps.shape[1]:
         raise ValueError(f"a step has at least one feature, the shape of this array is {[*steps.shape]}")
-    expected, who, turned = first.shape[1], "the sequences before have", len(first)
+    expected, who, transposed_length = first.shape[1], "the sequences before have", len(first)
     if features is not None:
-        expected, who, turned = features, "the model takes", features
+        expected, who, transposed_length = features, "the model takes", features
     if steps.shape[1] != expected:
-        hint = TRANSPOSED if len(steps) == turned else ""
+        hint = TRANSPOSED if len(steps) == transposed_length else ""
         raise ValueError(f"{steps.shape[1]} features a step, {who} {expected}{hint}")
 
 
 def _labels(
-    labels: Iterable[Any] | None, sequences: InputSequences, arrays: Sequence[Steps], taken: str, task: str | None
+    labels: Iterable[Any] | None, sequences: InputSequences, arrays: Sequence[Steps], roles: str, task: str | None
 ) -> Iterable[Any]:
-    """The labels of a call; without them, those of the sequences, for a per-step model at each step.
+    """The labels of a call; or, if it has none, those of the sequences, which a per-step model gets at each step.
+
+    `roles` says for messages which column of a table has which role; empty for other sequences.
 
     Raises:
         ConfigurationError: No labels are given, and a sequence has none of its own.
@@ -252,7 +257,7 @@ def _labels(
         if None in own:
             raise ConfigurationError(
                 f"sequence {own.index(None)} has no label: give labels=, or a table with a column of labels"
-                + (f" (columns: {taken})" if taken else "")
+                + (f" (columns: {roles})" if roles else "")
             )
         if task != "per-step":
             return own
@@ -276,6 +281,11 @@ def as_label(label: Any, index: int) -> Label:
 
 
 def _text(label: Any, index: int) -> str:
+    """One label as a text; `index` is that of its sequence.
+
+    Raises:
+        ConfigurationError: It is neither a text nor a whole number.
+    """
     if isinstance(label, str | int | np.integer) and not isinstance(label, bool):
         return str(label)
     raise ConfigurationError(
@@ -306,7 +316,7 @@ def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, 
                 f"{source}: {wrong[0]!r} must be a table: {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} "
                 "with the keys of docs/spec.md"
             )
-        Spec.from_table(_closed(spec), source=source)  # what is wrong is told before the data is read
+        Spec.from_table(_with_placeholders(spec), source=source)  # an error is raised before the data is read
         return spec
     if not isinstance(spec, str | os.PathLike):
         raise ConfigurationError(
@@ -324,8 +334,8 @@ def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, 
     return tables(tables_of(Path(text)), text)
 
 
-def _closed(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tables, with placeholders for the features and the labels that the data will say."""
+def _with_placeholders(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tables of a spec, with placeholders for the features and the labels if these are left to the data."""
     step = dict(keys.get("input", {}))
     if step.get("vocabulary") is None:
         names = step.get("feature_names")
@@ -334,7 +344,7 @@ def _closed(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any
 
 
 def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
-    """The tables of a spec for one label a sequence, with these in this order.
+    """The tables of a spec for one label a sequence, with these labels in this order.
 
     Raises:
         ConfigurationError: The spec has other labels, or another task.
@@ -353,7 +363,9 @@ def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def complete_tables(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
-    """The tables with what they leave open: features, task, labels, and the longest sequence.
+    """The tables, with what they leave open read off the records: features, task, labels, and the longest sequence.
+
+    Appends a sentence to `reasons` for the task and the longest sequence, if they were open.
 
     Raises:
         ConfigurationError: The records do not say it: all have the same label or none, or only some have names of

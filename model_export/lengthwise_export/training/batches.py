@@ -50,17 +50,18 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     """Turns records that passed `check` into examples, cut by the spec's policy for long sequences."""
     members, longest = [], spec.input.max_length
     for record in records:
-        steps, target, length = torch.from_numpy(record.steps), _target(record, spec), len(record.steps)
-        parts = [slice(0, longest)]
-        if length > longest and spec.input.long == "window":
+        steps, target = torch.from_numpy(record.steps), _target(record, spec)
+        parts = [slice(longest)]
+        if spec.input.long == "window":
             parts = [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
-        elif length > longest and spec.input.long == "tail":
-            parts = [slice(length - longest, length)]
+        elif spec.input.long == "tail":
+            parts = [slice(-longest, None)]
         members += [Example(steps[part], target[part] if spec.output.task == "per-step" else target) for part in parts]
     return members
 
 
 def _target(record: Record, spec: Spec) -> Tensor:
+    """The label of a record as a target, in the form of `Example.target`."""
     task, labels = spec.output.task, spec.output.labels
     several = record.label if isinstance(record.label, tuple) else (record.label,)
     indices = torch.tensor([labels.index(str(label)) for label in several], dtype=torch.int64)
@@ -97,17 +98,18 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> It
     lengths = np.asarray([len(example.steps) for example in members])
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(members))
-    groups = []
+    indices_of_batches = []
     for start in range(0, len(shuffled), rows * POOL_BATCHES):
         pool = shuffled[start : start + rows * POOL_BATCHES]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
-        groups += [pool[first : first + rows] for first in range(0, len(pool), rows)]
+        indices_of_batches += [pool[first : first + rows] for first in range(0, len(pool), rows)]
     per_step = members[0].target.ndim == 1 and not members[0].target.is_floating_point()
-    for group in (groups[number] for number in random.permutation(len(groups))):
-        steps = [members[index].steps for index in group]
-        targets = [members[index].target for index in group]
+    for number in random.permutation(len(indices_of_batches)):
+        indices = indices_of_batches[number]
+        steps = [members[index].steps for index in indices]
+        targets = [members[index].target for index in indices]
         yield TrainingBatch(
             pad_sequence(steps, batch_first=True),
-            torch.from_numpy(lengths[group]),
+            torch.from_numpy(lengths[indices]),
             pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
         )

@@ -36,9 +36,9 @@ class Comparison:
         variance = 0.0
         for scores in self.scores:
             count = max(int(scores["answers"]), 1)
-            # an accuracy of 0 or 1 is not without error: one more right and one more wrong answer are counted
-            share = (float(scores["accuracy"]) * count + 1) / (count + 2)
-            variance += share * (1 - share) / count
+            # Laplace's rule of succession: an accuracy of 0 or 1 has a variance, too
+            probability = (float(scores["accuracy"]) * count + 1) / (count + 2)
+            variance += probability * (1 - probability) / count
         return 2 * math.sqrt(variance)
 
     @property
@@ -125,6 +125,11 @@ def compare(first: StrPath | TrainedModel, second: StrPath | TrainedModel) -> Co
 
 
 def _report(folder: Path) -> dict[str, Any]:
+    """The report `metrics.json` in the folder of a run, or in a file.
+
+    Raises:
+        ConfigurationError: There is none, or it cannot be read.
+    """
     path = folder / METRICS_FILE if folder.is_dir() else folder
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -140,5 +145,6 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _is_scores(scores: object) -> bool:
+    """Whether an entry of a report is the scores of a split, with a finite accuracy and number of answers."""
     numbers = (scores.get("accuracy"), scores.get("answers")) if isinstance(scores, dict) else (None,)
     return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)

@@ -90,7 +90,10 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
 def _best_rocket(
     start: Plan, records: Sequence[Record], facts: DataFacts, options: TrainingOptions, *, fills: bool
 ) -> Plan:
-    """The plan of a fitted rocket model; with `fills`, missing values get the policy that has the lower loss."""
+    """The plan of a fitted rocket model.
+
+    With `fills`, the policy for missing values is `indicator` or `mean`, whichever has the lower leave-one-out loss.
+    """
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
     normalised = choice.choose_normalisation(start, records, facts, features)
     model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
@@ -99,9 +102,9 @@ def _best_rocket(
     fitted = plan.fitted or rocket.fit(plan.spec, records, options)
     if fills:
         filled = plan.with_choice('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
-        other = rocket.fit(filled.spec, records, options)
-        if other.splits["left_out"].loss < fitted.splits["left_out"].loss:
-            plan, fitted = filled, other
+        fitted_to_filled = rocket.fit(filled.spec, records, options)
+        if fitted_to_filled.splits["left_out"].loss < fitted.splits["left_out"].loss:
+            plan, fitted = filled, fitted_to_filled
     correct = f"MiniRocket is correct on {fitted.splits['left_out'].accuracy:.1%} of the records (leave-one-out)"
     preset = _with_layers(start, facts).spec.model.preset
     why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'

@@ -74,6 +74,7 @@ class RunReport(dict[str, Any]):
         return Group(table, Text(self._ending()))
 
     def _ending(self) -> str:
+        """How the training ended, as a line for the terminal."""
         if self.get("kind") == "rocket":
             calibrated = "" if self["temperature"] is None else f", temperature {self['temperature']:.3g}"
             return (

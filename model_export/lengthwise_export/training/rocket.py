@@ -53,7 +53,7 @@ def fit(
     *,
     on_examples: Callable[[int], None] = lambda _done: None,
 ) -> TrainingResult:
-    """Trains a model of the spec.
+    """Trains a rocket model: fits its kernels, and then its head as a ridge regression.
 
     Args:
         spec: What is trained, with kind = "rocket".
@@ -90,7 +90,7 @@ def fit(
     # With class weights all classes count the same, whatever the number of their examples
     importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
-    fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
+    fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, sequence_level=model.of_sequence, shares=shares)
     truth = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():
@@ -153,22 +153,27 @@ def fit_ridge(
     targets: NDArray[np.float64],
     importance: NDArray[np.float64] | None = None,
     *,
-    apart: int = 0,
+    sequence_level: int = 0,
     shares: Sequence[float] = SHARES,
 ) -> RidgeFit:
     """Fits a ridge regression whose penalty has the smallest squared leave-one-out error.
 
     Each feature is divided by its standard deviation first; the weights that are returned are those of the features as
     they were passed. Among thousands of kernel features, a few sequence-level features would count for nothing, so they
-    are multiplied by a factor that is chosen as the penalty is.
+    are multiplied by a factor that is chosen together with the penalty.
 
-    The answers left out come from one decomposition: with `G = K + penalty` over the products `K` of the examples, the
-    error of a fit without an example is `(G^-1 y) / diag(G^-1)` (Rifkin and Lippert, "Notes on Regularized Least
-    Squares", 2007). The intercept has no penalty: its direction, that of the weights' roots, is taken out of `G^-1`.
-    The sequence-level features, times a factor, are added to `G` by Woodbury's formula: one decomposition serves all.
+    The leave-one-out answers come from one decomposition: with `G = K + penalty`, where `K` are the inner products of
+    the examples, the error of a fit without an example is `(G^-1 y) / diag(G^-1)` (Rifkin and Lippert, "Notes on
+    Regularized Least Squares", 2007). The intercept has no penalty: its direction, the square roots of the examples'
+    weights, is taken out of `G^-1`. The sequence-level features, times a factor, are added to `G` by Woodbury's
+    formula, so one decomposition serves all factors.
 
-    `features [examples, features]`: the last `apart` are sequence-level features, with candidate weights `shares`.
-    `targets [examples, targets]`, `importance [examples]`: the weight of each example, if they differ.
+    Args:
+        features: `[examples, features]`, the last `sequence_level` of them sequence-level features.
+        targets: `[examples, targets]`.
+        importance: `[examples]`, the weight of each example; None for equal weights.
+        sequence_level: The number of sequence-level features.
+        shares: Candidates for the weight of these features against the kernel features.
     """
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
     root = np.sqrt(weight)[:, None]
@@ -177,40 +182,46 @@ def fit_ridge(
     scaled -= mean
     spread = np.sqrt((weight @ np.square(scaled)) / weight.sum())
     scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
-    others = scaled.shape[1] - apart
-    tried = shares if len(scaled) <= _MANY_EXAMPLES else (USUAL_SHARE,)
-    factors = [float(np.sqrt(share * others / apart)) for share in tried] if apart and others else [1.0]
+    from_kernels = scaled.shape[1] - sequence_level  # the number of kernel features
+    candidates = shares if len(scaled) <= _MANY_EXAMPLES else (USUAL_SHARE,)
+    factors = [1.0]
+    if sequence_level and from_kernels:
+        factors = [float(np.sqrt(share * from_kernels / sequence_level)) for share in candidates]
     if len(factors) == 1:  # nothing to choose: all features are one matrix
-        scale[others:] /= factors[0]
-        factors, others = [1.0], scaled.shape[1]
+        scale[from_kernels:] /= factors[0]
+        factors, from_kernels = [1.0], scaled.shape[1]
     scaled *= root / scale
-    middle = np.average(targets, axis=0, weights=weight)
-    centred = root * (targets - middle)
-    kernels, columns = scaled[:, :others], scaled[:, others:]
-    if columns.shape[1] > len(columns):  # fewer columns with the same products
+    intercepts = np.average(targets, axis=0, weights=weight)
+    centred = root * (targets - intercepts)
+    kernels, columns = scaled[:, :from_kernels], scaled[:, from_kernels:]
+    if columns.shape[1] > len(columns):  # a smaller matrix with the same inner products
         columns = np.linalg.qr(columns.T)[1].T
-    if len(scaled) <= others:
+    if len(scaled) <= from_kernels:
         values, vectors = np.linalg.eigh(kernels @ kernels.T)
     else:
         vectors, values, _ = np.linalg.svd(kernels, full_matrices=False)
         values = values**2
-    both = np.hstack([centred, columns])
-    turned, squares = vectors.T @ both, vectors**2
+    right_sides = np.hstack([centred, columns])
+    rotated, squares = vectors.T @ right_sides, vectors**2
     best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
     for penalty in PENALTIES:
-        shrunk = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty  # of what the vectors span; 1 / penalty beyond
-        solved, across = np.hsplit(vectors @ (shrunk[:, None] * turned) + both / penalty, [centred.shape[1]])
-        of_kernels = squares @ shrunk + (1 - weight / weight.sum()) / penalty
-        within, pulled, one = columns.T @ across, columns.T @ solved, np.eye(columns.shape[1])
-        for factor in factors:
-            change = across @ np.linalg.solve(one + factor**2 * within, factor**2 * one)
-            dual, diagonal = solved - change @ pulled, of_kernels - (change * across).sum(axis=1)
-            left_out = (centred - dual / diagonal[:, None]) / root + middle
+        # Inverse of K + penalty: 1 / penalty, and along the vectors this much more
+        inverse = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty
+        solutions = vectors @ (inverse[:, None] * rotated) + right_sides / penalty
+        of_targets, of_columns = np.hsplit(solutions, [centred.shape[1]])
+        diagonal_of_kernels = squares @ inverse + (1 - weight / weight.sum()) / penalty
+        columns_within, targets_within = columns.T @ of_columns, columns.T @ of_targets
+        identity = np.eye(columns.shape[1])
+        for factor in factors:  # Woodbury's formula
+            change = of_columns @ np.linalg.solve(identity + factor**2 * columns_within, factor**2 * identity)
+            dual = of_targets - change @ targets_within
+            diagonal = diagonal_of_kernels - (change * of_columns).sum(axis=1)
+            left_out = (centred - dual / diagonal[:, None]) / root + intercepts
             error = float(weight @ np.mean((left_out - targets) ** 2, axis=1))
             if best is None or error < best[0]:
                 best = (error, factor, float(penalty), dual, left_out)
     assert best is not None  # there is at least one factor, and PENALTIES
     _, factor, penalty, dual, left_out = best
     weights = (scaled.T @ dual) / scale[:, None]
-    weights[others:] *= factor**2
-    return RidgeFit(weights, middle - mean @ weights, penalty, left_out)
+    weights[from_kernels:] *= factor**2
+    return RidgeFit(weights, intercepts - mean @ weights, penalty, left_out)

@@ -140,35 +140,38 @@ def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
 
 
 def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """What a report says of answers besides their scores: `ece` is the expected calibration error."""
-    rated = [_confidences(one) for one in answered]
-    sure, right = (np.concatenate(each) for each in zip(*rated, strict=True))
+    """The entries of a report about answers besides their scores: calibration, and accuracy in groups of examples.
+
+    `ece` is the expected calibration error: the mean distance of confidence and accuracy, over bins of the confidence.
+    """
+    rated = [_confidences(answer) for answer in answered]
+    confidence, right = (np.concatenate(values) for values in zip(*rated, strict=True))
     edges_of_bins = itertools.pairwise(index / BINS for index in range(BINS + 1))
-    masks = {(low, high): (sure > low) & (sure <= high) for low, high in edges_of_bins}
+    masks = {(low, high): (confidence > low) & (confidence <= high) for low, high in edges_of_bins}
     bins: list[dict[str, Any]] = [
         {
             "from": low,
             "to": high,
             "answers": int(inside.sum()),
-            "confidence": float(sure[inside].mean()),
+            "confidence": float(confidence[inside].mean()),
             "accuracy": float(right[inside].mean()),
         }
         for (low, high), inside in masks.items()
         if inside.any()
     ]
-    error = sum(one["answers"] / len(sure) * abs(one["confidence"] - one["accuracy"]) for one in bins)
-    each = [one for _, one in rated]
+    error = sum(entry["answers"] / len(confidence) * abs(entry["confidence"] - entry["accuracy"]) for entry in bins)
+    right_of_each = [right_of_example for _, right_of_example in rated]
     # by quantile of the length; equal lengths are in one group
-    lengths = np.array([len(one.example.steps) for one in answered])
+    lengths = np.array([len(answer.example.steps) for answer in answered])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
     lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
-    parts = zip(lows, edges[1:] or edges, strict=True)
-    by_length = [((lengths >= low) & (lengths <= high), low, high) for low, high in parts]
-    result = {"ece": error, "reliability": bins, "by_length": _groups(each, by_length)}
-    missing = np.array([one.example.missing for one in answered])
+    bounds = zip(lows, edges[1:] or edges, strict=True)
+    by_length = [((lengths >= low) & (lengths <= high), low, high) for low, high in bounds]
+    result = {"ece": error, "reliability": bins, "by_length": _groups(right_of_each, by_length)}
+    missing = np.array([answer.example.missing for answer in answered])
     if missing.any():
         shares = [((missing > low) & (missing <= high), low, high) for low, high in itertools.pairwise(MISSING_EDGES)]
-        result["by_missing"] = _groups(each, [(missing == 0, 0.0, 0.0), *shares])
+        result["by_missing"] = _groups(right_of_each, [(missing == 0, 0.0, 0.0), *shares])
     return result
 
 
@@ -185,11 +188,15 @@ def _confidences(answer: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.
 def _groups(
     right: Sequence[NDArray[np.bool_]], parts: Sequence[tuple[NDArray[np.bool_], float, float]]
 ) -> list[dict[str, Any]]:
-    """The accuracy of each part of the examples; parts without an example are left out."""
+    """The accuracy in each part of the examples; parts without an example are left out.
+
+    `right` says of the answers to each example whether they are right. A part is a mask `[examples]`, and the lowest
+    and highest length (or share of missing values) in it.
+    """
     groups = []
     for inside, low, high in parts:
         if inside.any():
-            those = np.concatenate([right[index] for index in np.flatnonzero(inside)])
-            counts = {"sequences": int(inside.sum()), "answers": len(those)}
-            groups.append({"from": low, "to": high, **counts, "accuracy": float(those.mean())})
+            right_inside = np.concatenate([right[index] for index in np.flatnonzero(inside)])
+            counts = {"sequences": int(inside.sum()), "answers": len(right_inside)}
+            groups.append({"from": low, "to": high, **counts, "accuracy": float(right_inside.mean())})
     return groups

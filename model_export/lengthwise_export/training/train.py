@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -162,7 +163,7 @@ class TrainingRun:
     def save(self, path: Path, key: dict[str, Any]) -> None:
         """Writes the state to a file, with the key of the run."""
         parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
-        parts |= {f"optimizer.{index}": one for index, one in self.optimizer.state_dict()["state"].items()}
+        parts |= {f"optimizer.{index}": moments for index, moments in self.optimizer.state_dict()["state"].items()}
         tensors = {
             f"{part}.{name}": tensor
             for part, tensors_of_part in parts.items()
@@ -186,15 +187,8 @@ class TrainingRun:
                 f"{path} is the state of another run: {_differences(state, key)}. Use the same spec, data and options, "
                 "or start a new run with another --out"
             )
-        parts: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "average": {}}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            if part == "optimizer":
-                index, _, moment = rest.partition(".")
-                moments.setdefault(int(index), {})[moment] = tensor
-            else:
-                parts[part][rest] = tensor
+        parts = _by_prefix(tensors)
+        moments = {int(index): part for index, part in _by_prefix(parts["optimizer"]).items()}
         self.progress = TrainingProgress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
         self.best, self.average, self.steps = parts["best"], parts["average"], state["steps"]
         self.model.load_state_dict(parts["model"])
@@ -310,8 +304,8 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Traini
         name.replace("left_out", "validation"): scores_of_split for name, scores_of_split in result.splits.items()
     }
     label_indices = {label: index for index, label in enumerate(spec.output.labels)}
-    labels_of_each = [one.label if isinstance(one.label, tuple) else (str(one.label),) for one in records]
-    classes = [[label_indices[label] for label in labels] for labels in labels_of_each]
+    labels_of_each = [record.label if isinstance(record.label, tuple) else (record.label,) for record in records]
+    classes = [[label_indices[str(label)] for label in labels] for labels in labels_of_each]
     state = trained.record_of(
         spec,
         accuracy={name: scores_of_split.accuracy for name, scores_of_split in splits.items()},
@@ -344,6 +338,15 @@ def _differences(state: dict[str, Any], key: dict[str, Any]) -> str:
         if old != new
     ]
     return "; ".join([*texts, *(["the records differ"] if state["data"] != key["data"] else [])])
+
+
+def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors in groups by the part of their names before the first dot, under the rest of their names."""
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        prefix, _, rest = name.partition(".")
+        groups[prefix][rest] = tensor
+    return groups
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
