@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -160,14 +161,13 @@ class TimedConnection(asyncio.Protocol):
 
         Whether it reads fast enough is for `UnreadWatch`.
         """
+        self._start_timer(seconds, partial(self._abort_unless, is_reading, seconds))
 
-        def end() -> None:
-            if is_reading():
-                self._start_timer(seconds, end)
-            else:
-                self.transport.abort()
-
-        self._start_timer(seconds, end)
+    def _abort_unless(self, is_reading: Callable[[], bool], seconds: float) -> None:
+        if is_reading():
+            self._abort_later(seconds, is_reading)
+        else:
+            self.transport.abort()
 
     def _was_paused(self) -> bool:
         """Whether the connection was not read from for a part of the time, so that the client could not send."""
