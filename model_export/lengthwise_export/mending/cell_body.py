@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,31 @@ ConstantArray = NDArray[Any]
 
 
 class NotACell(Exception):
-    """The body is no recurrent cell that is known."""
+    """The body of a loop is not one of the known recurrent cells."""
+
+
+_T = TypeVar("_T")
 
 
 def _require(condition: object) -> None:
-    """Ends the search for a cell where what it needs is not so.
+    """Ends the search for a cell if a condition is false.
 
     Raises:
         NotACell: The condition is false.
     """
     if not condition:
         raise NotACell
+
+
+def _present(value: _T | None) -> _T:
+    """The value, if it is not None.
+
+    Raises:
+        NotACell: It is None.
+    """
+    if value is None:
+        raise NotACell
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +83,7 @@ class Affine:
 
     @property
     def signs(self) -> dict[Leaf | None, float] | None:
-        """Coefficients of a sum of leaves, `{leaf: +1 or -1, None: 1 if 1 is added}`; None if it is no such sum."""
+        """The signs of a sum of leaves, `{leaf: +1 or -1, None: 1 if 1 is added}`; None for another function."""
         signs: dict[Leaf | None, float] = {leaf: 1 if matrix[0, 0] > 0 else -1 for leaf, matrix in self.terms.items()}
         if any(not np.array_equal(matrix, signs[leaf] * np.eye(leaf.width)) for leaf, matrix in self.terms.items()):
             return None
@@ -79,15 +93,14 @@ class Affine:
 
     @property
     def only(self) -> Leaf | None:
-        """The leaf that it is, with nothing added; None if it is more."""
+        """The leaf, if the function is one leaf and nothing else; else None."""
         signs = self.signs or {}
         return next(iter(signs)) if [*signs.values()] == [1] else None
 
     def plus(self, other: Affine) -> Affine:
         """The sum of two of the same width."""
-        terms = dict(self.terms)
-        for leaf, matrix in other.terms.items():
-            terms[leaf] = terms[leaf] + matrix if leaf in terms else matrix
+        leaves = {**self.terms, **other.terms}
+        terms = {leaf: np.add(self.terms.get(leaf, 0.0), other.terms.get(leaf, 0.0)) for leaf in leaves}
         return Affine(terms, self.bias + other.bias)
 
     def times(self, matrix: ConstantArray) -> Affine:
@@ -108,7 +121,7 @@ class Affine:
 
 
 class Body:
-    """Computes the values of a loop's body, each when it is asked for."""
+    """The values of a loop's body, each computed at its first use."""
 
     def __init__(self, nodes: Sequence[NodeProto], known: Mapping[str, ConstantArray]) -> None:
         self._producers = {name: node for node in nodes for name in node.output if name}
@@ -123,20 +136,17 @@ class Body:
     def value(self, name: str) -> Affine | ConstantArray:
         """A value by its name: a function `[rows, width]`, or a constant of any shape.
 
-        Raises:
-            NotACell: It is computed by an operator that no cell has.
+        Ends with `NotACell` if it is computed by an operator that no cell has.
         """
         if name not in self._values:
-            node = self._producers.get(name)
-            if node is None:
-                raise NotACell
-            results = _computed(node, [self.value(each) if each else None for each in node.input])
+            node = _present(self._producers.get(name))
+            results = _computed(node, [self.value(operand) if operand else None for operand in node.input])
             self._values.update(zip(node.output, results, strict=False))
         _require(name in self._values)
         return self._values[name]
 
     def function(self, name: str) -> Affine | None:
-        """A value by its name; None if it is a constant, or no cell has its operator."""
+        """A value by its name as a function; None for a constant, or for an operator that cells do not have."""
         try:
             value = self.value(name)
         except NotACell:
@@ -171,18 +181,14 @@ _Inputs = Sequence[Affine | ConstantArray | None]
 def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
     """The outputs of a node.
 
-    Raises:
-        NotACell: Cells have no such operator.
+    Ends with `NotACell` if cells have no such operator.
     """
     kind = node.op_type
     attributes = attributes_of(node)
     if kind == "Constant" and "value" in attributes:
         return [numpy_helper.to_array(attributes["value"])]
     if not any(isinstance(each, Affine) for each in inputs):
-        constants = computed(node, [each for each in inputs if not isinstance(each, Affine)])
-        if constants is None:
-            raise NotACell
-        return constants
+        return _present(computed(node, [each for each in inputs if not isinstance(each, Affine)]))
     if kind in ACTIVATIONS:
         numbers = tuple((name, float(attributes.get(name, default))) for name, default in ACTIVATIONS[kind])
         return [_activated(kind, _affine(inputs[0]), numbers)]
@@ -211,19 +217,22 @@ def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
 
 
 def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
-    """Two inputs as functions of the same width; widths that differ are of no cell."""
-    widths = {each.width for each in inputs if isinstance(each, Affine)}
-    widths |= {each.shape[-1] for each in inputs if isinstance(each, np.ndarray) and each.ndim}
+    """Two inputs as functions of the same width.
+
+    Ends with `NotACell` if they have different widths.
+    """
+    widths = {value.width for value in inputs if isinstance(value, Affine)}
+    widths |= {value.shape[-1] for value in inputs if isinstance(value, np.ndarray) and value.ndim}
     _require(len(widths - {1}) <= 1)
-    one, other = (_affine(each, max(widths)) for each in inputs)
-    return one, other
+    first, second = (_affine(value, max(widths)) for value in inputs)
+    return first, second
 
 
 def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> ConstantArray:
-    """An input that has to be a constant, of a rank if one is given.
+    """An input that must be a constant, and of this rank if one is given.
 
     Raises:
-        NotACell: The input is computed from steps or states, or has another rank.
+        NotACell: The input is missing, is computed from steps or states, or has another rank.
     """
     if not isinstance(value, np.ndarray) or rank not in (None, value.ndim):
         raise NotACell
@@ -232,40 +241,43 @@ def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> 
 
 def _sum(inputs: _Inputs, sign: float) -> Affine:
     """The first input plus `sign` times the second."""
-    one, other = _pair(inputs)
-    return one.plus(other.scaled(sign))
+    first, second = _pair(inputs)
+    return first.plus(second.scaled(sign))
 
 
 def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The product of two functions, element by element.
 
-    1. One is constant: the other, scaled.
-    2. One of them is a sum of at most two leaves, the other is one leaf: the sum of products of leaves.
+    1. A constant times a function: the function, scaled.
+    2. A leaf times a sum of at most two leaves: the sum of products of leaves.
     3. Else a leaf of its own.
     """
-    one, other = _pair(inputs)
-    for value, factor in ((one, other), (other, one)):
+    first, second = _pair(inputs)
+    for value, factor in ((first, second), (second, first)):
         if not factor.terms:
             product = value.scaled(factor.bias)
-            # 6 times a sixth is 1 but for the rounding of float32.
+            # A factor that differs from 1 by rounding, such as 6 times a sixth in float32, is 1.
             terms = {leaf: np.where(np.abs(own - 1) < _ROUNDING, 1.0, own) for leaf, own in product.terms.items()}
             return Affine(terms, product.bias)
-    signs, others = one.signs, other.signs
-    if signs is None or others is None or len(signs) * len(others) > 2:
-        return Affine.of(Leaf("product", one.width, (one, other)))
-    total = Affine({}, np.zeros(one.width))
-    for (leaf, sign), (second, second_sign) in itertools.product(signs.items(), others.items()):
-        factors = [each for each in (leaf, second) if each is not None]
-        part = factors[0] if len(factors) == 1 else Leaf("product", one.width, (*map(Affine.of, factors),))
-        total = total.plus(Affine.of(part).scaled(sign * second_sign))
+    signs, other_signs = first.signs, second.signs
+    if signs is None or other_signs is None or len(signs) * len(other_signs) > 2:
+        return Affine.of(Leaf("product", first.width, (first, second)))
+    total = Affine({}, np.zeros(first.width))
+    for (leaf, sign), (other_leaf, other_sign) in itertools.product(signs.items(), other_signs.items()):
+        factors = [factor for factor in (leaf, other_leaf) if factor is not None]  # None is the number 1
+        term = factors[0] if len(factors) == 1 else Leaf("product", first.width, (*map(Affine.of, factors),))
+        total = total.plus(Affine.of(term).scaled(sign * other_sign))
     return total
 
 
 def _divided(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """A function divided by constants, of which none is 0; another division is of no cell."""
-    one, other = _pair(inputs)
-    _require(not other.terms and other.bias.all())
-    return one.scaled(1.0 / other.bias)
+    """A function divided by constants that are not 0.
+
+    Ends with `NotACell` if the divisor is not constant, or 0.
+    """
+    dividend, divisor = _pair(inputs)
+    _require(not divisor.terms and divisor.bias.all())
+    return dividend.scaled(1.0 / divisor.bias)
 
 
 def _product(attributes: Attributes, inputs: _Inputs) -> Affine:
@@ -288,10 +300,9 @@ _MOVES: Final = frozenset({"Concat", "Gather", "Slice", "Split"})
 
 
 def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
-    """The outputs of an operator that moves features: it is run on their positions, in two rows.
+    """The outputs of an operator that moves features. It is run on the positions of the features, in two rows.
 
-    Raises:
-        NotACell: It moves rows too, joins constants, or something that is not constant says where features go.
+    Ends with `NotACell` if it also moves rows, joins constants, or has indices that are not constant.
     """
     count = len(inputs) if node.op_type == "Concat" else 1
     values = [each for each in inputs[:count] if isinstance(each, Affine)]
@@ -299,25 +310,21 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
     ends = np.cumsum([value.width for value in values])
     rows = np.arange(2 * ends[-1]).reshape(2, -1)
     constants = [None if each is None else _constant(each) for each in inputs[count:]]
-    results = computed(node, [*np.split(rows, ends[:-1], axis=1), *constants])
-    if results is None or any(each.ndim != 2 or not np.array_equal(each, each[:1] + rows[:, :1]) for each in results):
-        raise NotACell
-    whole = Affine({}, np.zeros(ends[-1]))
+    results = _present(computed(node, [*np.split(rows, ends[:-1], axis=1), *constants]))
+    _require(all(moved.ndim == 2 and np.array_equal(moved, moved[:1] + rows[:, :1]) for moved in results))
+    joined = Affine({}, np.zeros(ends[-1]))
     for value, end in zip(values, ends, strict=True):
-        whole = whole.plus(value.times(np.eye(value.width, ends[-1], end - value.width)))
-    return [whole.times(np.eye(whole.width)[:, each[0]]) for each in results]
+        joined = joined.plus(value.times(np.eye(value.width, ends[-1], end - value.width)))
+    return [joined.times(np.eye(joined.width)[:, positions[0]]) for positions in results]
 
 
 def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
     """A value between 0 and a constant: a hard sigmoid.
 
-    Raises:
-        NotACell: The bounds are others.
+    Ends with `NotACell` if the bounds are others.
     """
-    bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
-    low, high = (*bounds, None, None)[:2]
-    if low != 0 or high is None:
-        raise NotACell
+    low, high = (float(_constant(bound).item()) for bound in (*inputs[1:], None, None)[:2])
+    _require(low == 0)
     return _hard_sigmoid(_affine(inputs[0]), high)
 
 
@@ -328,13 +335,13 @@ def _hard_sigmoid(value: Affine, high: float) -> Affine:
 
 
 def _bounded(kind: str, inputs: _Inputs) -> Affine:
-    """`min(x, bound)` or `max(x, 0)`; one of the other, in either order, is a hard sigmoid.
+    """`min(x, bound)` or `max(x, 0)`; the minimum of such a maximum, or the reverse, is a hard sigmoid.
 
-    Three inputs, or another lower bound than 0, are of no cell.
+    Ends with `NotACell` if there are three inputs, or the lower bound is not 0.
     """
     _require(len(inputs) == 2)
-    one, other = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
-    value, bound = _affine(one), float(_constant(other).item())
+    function, constant = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
+    value, bound = _affine(function), float(_constant(constant).item())
     leaf = value.only
     _require(kind != "Relu" or bound == 0)
     if leaf is not None and {kind, leaf.kind} == {"Relu", _AT_MOST}:
@@ -343,7 +350,10 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
 
 
 def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """One of two values by a constant condition that is true everywhere or nowhere; another one is of no cell."""
+    """One of two values, by a constant condition.
+
+    Ends with `NotACell` if the condition is not constant, or true for some features only.
+    """
     condition = _constant(inputs[0])
     _require(condition.all() or not condition.any())
     widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]

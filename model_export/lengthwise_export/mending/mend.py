@@ -110,25 +110,20 @@ def _mended(
         StepsHidden: Further masks are to be made true everywhere; `mend` begins again with them.
         UnmendableError: An operator cannot be mended.
     """  # noqa: DOC502 - the rules raise them
-    # A copy that has no output but the answers
-    prepared = _prepared(graph)
-    masks = hiding_masks(prepared, names.sequences)
-    counted = opened(prepared, hidden) if hidden else None
-    prepared = prepared if counted is None else deepcopy(counted)
-    refill(
-        prepared.graph.output,
-        (value for value in prepared.graph.output if value.name in (names.logits, names.attention)),
-    )
-    keep_needed(prepared.graph)
+    mended = _prepared(graph)
+    masks = hiding_masks(mended, names.sequences)
+    counted = opened(mended, hidden) if hidden else None
+    mended = mended if counted is None else deepcopy(counted)
+    answers = (names.logits, names.attention)
+    refill(mended.graph.output, (value for value in mended.graph.output if value.name in answers))
+    keep_needed(mended.graph)
 
-    mender = _mender(prepared, names, steps, range_)
+    mender = _mender(mended, names, steps, range_)
     mender.hides = masks
     mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
-    changes = [change for node in prepared.graph.node for change in _followed(mender, node)]
-    _replace_nodes(prepared, mender)
-    return Mended(
-        prepared, tuple(changes), int(range_[0]), int(range_[-1]), tuple(sorted(set(hidden.values()))), counted
-    )
+    changes = [change for node in mended.graph.node for change in _follow(mender, node)]
+    _replace_nodes(mended, mender)
+    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]), tuple(sorted(set(hidden.values()))), counted)
 
 
 def _mender(model: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mender:
@@ -149,7 +144,7 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
         range_=range_,
     )
     mender = Mender(writer, range_, opset=opset_of(model))
-    mender.follow = _followed
+    mender.follow = _follow
     mender.used = {*names_in(model.graph.node), *(value.name for value in model.graph.output)}
     _set_inputs(mender, names, steps, inputs, lengths)
     for tensor in model.graph.initializer:
@@ -215,8 +210,8 @@ def _set_inputs(
     mender.raw |= mender.from_steps
 
 
-def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
-    """Mends one node; the change, if it needed one.
+def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
+    """Mends one node, and returns the change; none if the node stays as it is.
 
     Raises:
         UnmendableError: It cannot be mended; the error names it, with its line of code.
@@ -224,8 +219,8 @@ def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
     mender.node, mender.causes = node, []
     before = len(mender.writer.nodes)
     try:
-        if not _computed_from_sizes(mender, node):
-            _ruled(mender, node)
+        if not _compute_from_sizes(mender, node):
+            _apply_rule(mender, node)
     except UnmendableError as error:
         if error.operator:
             raise
@@ -238,7 +233,7 @@ def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
         mender.raw.update(node.output)
     if not mender.causes:
         return []
-    after = tuple(_text(each) for each in mender.writer.nodes[before:])
+    after = tuple(map(_text, mender.writer.nodes[before:]))
     location = location_of_node(node)
     return [MendedOperator(shown_operator(node), node.op_type, location, mender.causes[0], (_text(node),), after)]
 
@@ -257,7 +252,7 @@ def _text(node: NodeProto) -> str:
     return str(onnx.printer.to_text(plain)).strip()
 
 
-def _ruled(mender: Mender, node: NodeProto) -> None:
+def _apply_rule(mender: Mender, node: NodeProto) -> None:
     """Mends a node by the rule for its operator; without one it is refused, with the reason."""
     mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
     if node.op_type not in RULES:
@@ -266,31 +261,31 @@ def _ruled(mender: Mender, node: NodeProto) -> None:
     RULES[node.op_type](mender)
 
 
-def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
-    """Computes a node whose inputs are all constants or computed from sizes; False if it has others."""
+def _compute_from_sizes(mender: Mender, node: NodeProto) -> bool:
+    """Computes a node whose inputs are constants or computed from sizes, for all lengths; False if it has others."""
     values = [mender.values[name] if name else None for name in node.input]
     inputs = [value for value in values if not isinstance(value, Ragged)]
     has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
     if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
         return False
     name, tables = node.output[0], [None if value is None else value.table for value in inputs]
-    results, table = None, None
+    results = None
     if all(value is None or value.is_constant for value in inputs):
-        results = computed(node, [None if each is None else each[0, 0] for each in tables])
-    if results is not None:
-        table = mender.numbers(name, results[0]).table
-    elif inputs:
-        table = evaluated(node, tables)
-    if table is None:
+        results = computed(node, [None if table is None else table[0, 0] for table in tables])
+    table = evaluated(node, tables) if results is None and inputs else None
+    constant = constant_of(table) if results is None else results[0]
+    if constant is not None:
+        mender.set(mender.numbers(name, constant))
+    elif table is not None:
+        mender.set(Numbers(name, table))
+    else:
         return False
-    constant = constant_of(table)
-    mender.set(Numbers(name, table) if constant is None else mender.numbers(name, constant))
     mender.copy(["" if value is None else value.name for value in inputs])
     return True
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """An output of the mended graph as it declares it; the value gets the name that it has in the original.
+    """The declaration of an output; a node is added where its value has another name in the mended graph.
 
     Raises:
         UnmendableError: It does not depend on the steps, has other axes than an answer, or another number of steps.
@@ -304,12 +299,10 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     for size in ragged.axes:
         if size.is_time and not np.array_equal(size.alone, mender.lengths):
             raise UnmendableError(value.name, "answers another number of steps than the sequence has")
-    if ragged.name != value.name:
-        producer = next((node for node in mender.writer.nodes if value.name in node.output), None)
-        if producer is not None:
-            for index, name in enumerate(producer.output):
-                if name == value.name:
-                    producer.output[index] = mender.writer.name(f"{name}_before")
+    if ragged.name != value.name:  # the node that still has the output's name gives it up
+        for node in mender.writer.nodes:
+            if value.name in node.output:
+                node.output[list(node.output).index(value.name)] = mender.writer.name(f"{value.name}_before")
         mender.writer.nodes.append(helper.make_node("Identity", [ragged.name], [value.name]))
     shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.axes]
     return helper.make_tensor_value_info(value.name, ragged.dtype, shape)

@@ -33,6 +33,9 @@ from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
 MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
 
+ROW_COUNTS: Final = 2
+"""The length of the first axis of a table: one row, and `MANY_ROWS`."""
+
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
 )

@@ -148,12 +148,12 @@ def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -
 
 def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
     """An index in which negative numbers, which count from the end, are counted from each row's own end."""
-    (one, end), groups, row_added = mender.align([index, Numbers(mender.writer.at_width(size), size.table)])
-    negative = mender.emit("Less", [one.name, mender.writer.scalar_of(0, index.dtype)])
+    (aligned, end), groups, row_added = mender.align([index, Numbers(mender.writer.at_width(size), size.table)])
+    is_negative = mender.emit("Less", [aligned.name, mender.writer.scalar_of(0, index.dtype)])
     if index.dtype != INT64:
         end = end.called(mender.emit("Cast", [end.name], to=index.dtype), dtype=index.dtype)
-    moved = mender.emit("Add", [one.name, end.name])
-    return Ragged(mender.emit("Where", [negative, moved, one.name]), index.dtype, groups, row_added)
+    from_start = mender.emit("Add", [aligned.name, end.name])
+    return Ragged(mender.emit("Where", [is_negative, from_start, aligned.name]), index.dtype, groups, row_added)
 
 
 @rule("GatherND")
@@ -203,7 +203,7 @@ def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Rag
 
 
 def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
-    """Picks from each row by its own index `[rows, ..., 1]`, along the axis behind the rows."""
+    """`value[row, index[row]]` for an index `[rows, ..., 1]`: a GatherND with `batch_dims` of 1."""
     merged = value.is_merged or value.row_added or index.is_merged or index.row_added
     mender.refuse_if(
         merged or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows,
@@ -211,10 +211,10 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
     )
     _, size = mender.single(value, 1)
     groups = index.groups[:-1]
-    picked = Ragged(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
-    picked = _from_the_end(mender, picked, size) if size.is_time else picked
-    picked = mender.masked(picked, picked.times(), 0)
-    name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(picked.name, [len(groups)])], batch_dims=1)
+    positions = Ragged(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
+    positions = _from_the_end(mender, positions, size) if size.is_time else positions
+    positions = mender.masked(positions, positions.times(), 0)
+    name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(positions.name, [len(groups)])], batch_dims=1)
     return value.called(name, groups=(*groups, *value.groups[2:]), zeroed=False)
 
 
@@ -231,12 +231,12 @@ def _gather_elements(mender: Mender) -> None:
         value.row_added != index.row_added or value.is_merged or index.is_merged,
         "picks from one row by the index of another",
     )
-    for at, (one, other) in enumerate(zip(value.groups, index.groups, strict=True)):
+    for other_axis, (group, of_index) in enumerate(zip(value.groups, index.groups, strict=True)):
         mender.refuse_if(
-            at != axis and not mender.matches(one, other) and not is_one(other),
-            f"picks from {shown(one)} by an index of {shown(other)}",
+            other_axis != axis and not mender.matches(group, of_index) and not is_one(of_index),
+            f"picks from {shown(group)} by an index of {shown(of_index)}",
         )
-        mender.refuse_if(one[0].is_rows and at != axis and not other[0].is_rows, CROSSES_ROWS)
+        mender.refuse_if(group[0].is_rows and other_axis != axis and not of_index[0].is_rows, CROSSES_ROWS)
     indices = _from_the_end(mender, index, size) if size.is_time else index
     indices = mender.masked(indices, indices.times(), 0)
     if indices.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part

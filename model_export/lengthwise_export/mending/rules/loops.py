@@ -62,9 +62,9 @@ def _refuse_other_forms(mender: Mender, value: Ragged) -> None:
 
 
 def _ends(mender: Mender, time: Size, group: Group) -> str:
-    """The value that says where each row ends; empty for none."""
+    """The name of the layer's lengths, `[rows]` int32; empty if it runs over an axis of fixed size."""
     lengths = mender.node.input[4] if mender.value(4) is not None else ""
-    if lengths and (not time.is_time or lengths in mender.from_lengths | mender.from_steps):  # its author says it
+    if lengths and (not time.is_time or lengths in mender.from_lengths | mender.from_steps):  # not from the width
         return mender.values[lengths].name
     if not time.is_time:
         return ""
@@ -80,7 +80,7 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
     ends = mender.writer.lengths32(time)
     if len(group) == 1:
         return ends
-    # Rows that are merged with another axis: each row's own length, again for each of its parts.
+    # Rows that are merged with another axis: each row's length is repeated for each index of that axis.
     single = mender.writer.unsqueezed(ends, [dim for dim, size in enumerate(group) if not size.is_rows])
     return mender.emit("Reshape", [mender.shaped("Expand", single, group), mender.writer.constant([-1])])
 
@@ -113,26 +113,26 @@ def _state(mender: Mender, index: int, group: Group) -> str:
 @rule("Loop")
 def _loop(mender: Mender) -> None:
     """A Loop over the steps becomes a Scan; nodes that compute the same at each turn move in front of it."""
-    mender.node = _without_what_stays(mender)
+    mender.node = _with_invariant_nodes_outside(mender)
     mender.node = as_scan(mender)
     _scan(mender)
 
 
-def _without_what_stays(mender: Mender) -> NodeProto:
-    """The Loop without the nodes that compute the same at each of its turns: they are moved in front of it."""
+def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
+    """Loop-invariant code motion: emits nodes that compute the same in each iteration, and returns the Loop without."""
     loop, causes = deepcopy(mender.node), mender.causes
-    body: GraphProto = next(each.g for each in loop.attribute if each.name == "body")
-    moved: dict[str, str] = {}
+    body: GraphProto = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    moved: dict[str, str] = {}  # by the name of a value in the body, its name outside
     for tensor in body.initializer:
         array = numpy_helper.to_array(tensor)
         moved[tensor.name] = mender.writer.constant(array, dtype=array.dtype)
         mender.values[moved[tensor.name]] = mender.numbers(moved[tensor.name], array)
-    inside = {value.name for value in body.input}
+    varying = {value.name for value in body.input}
     nodes = []
     for node in body.node:
         node.input[:] = [moved.get(name, name) for name in node.input]
-        if not is_pure(node) or inside.intersection(node.input):
-            inside.update(node.output)
+        if not is_pure(node) or varying.intersection(node.input):
+            varying.update(node.output)
             nodes.append(node)
             continue
         for index, name in enumerate(node.output):
@@ -169,7 +169,7 @@ def _scan(mender: Mender) -> None:
     if forwards and _as_layer(mender, body, values, states):
         return
     inside = [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
-    results = _followed_inside(mender, body, [*values[:states], *inside])
+    results = _follow_body(mender, body, [*values[:states], *inside])
     for start, end in zip(values[:states], results[:states], strict=True):
         mender.refuse_if(
             not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)),
@@ -211,10 +211,10 @@ def _scanned(mender: Mender, states: int) -> list[Ragged]:
 
 
 def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count: int) -> bool:
-    """Replaces a Scan of `count` states by the layer that its body is; False if it is none.
+    """Replaces a Scan of `count` states by the LSTM, GRU or RNN that its body computes; False if it computes another.
 
     Raises:
-        StepsHidden: It is a layer if a mask that depends on the values of the steps is left out; the mend begins again.
+        StepsHidden: It is a layer, without a mask that the values of the steps decide; the mend begins again.
     """
     node, inputs = mender.node, [value.name for value in body.input]
     scanned = list(zip(inputs[count:], node.input[count:], values[count:], strict=True))
@@ -223,14 +223,14 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
         return False
     steps = [(name, value) for name, _, value in scanned if name not in masks]
     afters = dict(zip(inputs, (value.name for value in body.output), strict=False))
-    widths = {name: (afters[name], _width(value, 2)) for name, value in zip(inputs, values[:count], strict=False)}
-    width = _width(steps[0][1], 3) if len(steps) == 1 else 0
-    if not width or not all(own for _, own in widths.values()):
+    states = {name: (afters[name], _features(value, 2)) for name, value in zip(inputs, values[:count], strict=False)}
+    features = _features(steps[0][1], 3) if len(steps) == 1 else 0
+    if not features or not all(hidden_size for _, hidden_size in states.values()):
         return False
     known, others = _known_outside(mender, body)
     known |= {name: np.ones((1, 1), dtype=bool) for name in masks}
     try:
-        cell = recognise(body.node, (steps[0][0], width), widths, known, others)
+        cell = recognise(body.node, (steps[0][0], features), states, known, others)
     except NotACell:
         return False
     ends = {name: body.output[index].name for index, name in enumerate(node.output) if name in mender.used}
@@ -249,20 +249,20 @@ def _as_layer(mender: Mender, body: GraphProto, values: Sequence[Ragged], count:
 
 
 def _known_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
-    """The constants that a body uses, and the widths of the data that it uses from outside."""
+    """What a body uses from outside: the constants, and the numbers of features of data `[rows, features]`."""
     known: dict[str, NDArray[Any]] = {}
     others: dict[str, int] = {}
     for name in _outside(body):
         value = mender.values.get(name)
-        if isinstance(value, Ragged) and (own := _width(value, 2)):
-            others[name] = own
+        if isinstance(value, Ragged) and (features := _features(value, 2)):
+            others[name] = features
         elif isinstance(value, Numbers) and value.is_constant:
             known[name] = np.asarray(value.table[0, 0])
     return known, others
 
 
-def _width(value: Ragged, rank: int) -> int:
-    """The number of features of a value `[..., rows, features]`; 0 if it is none."""
+def _features(value: Ragged, rank: int) -> int:
+    """The number of features of float32 data `[..., rows, features]` of this rank; 0 for other data."""
     if value.rank != rank or value.is_merged or value.row_added or value.dtype != FLOAT:
         return 0
     rows = value.groups[-2][0]
@@ -270,7 +270,7 @@ def _width(value: Ragged, rank: int) -> int:
 
 
 def _layer(mender: Mender, cell: Cell, steps: Ragged, starts: Mapping[str, Ragged]) -> list[Ragged]:
-    """The outputs of a layer that replaces a loop: of all steps, the last state, and of an LSTM its memory."""
+    """Emits the layer that replaces a loop; returns its outputs: all steps, the last state, and an LSTM's last cell."""
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
@@ -299,8 +299,11 @@ def _is_zero(mender: Mender, name: str) -> bool:
     return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
 
 
-def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged]) -> list[Ragged]:
-    """The outputs of the body, described; its nodes must need no change."""
+def _follow_body(mender: Mender, body: GraphProto, inputs: Sequence[Ragged]) -> list[Ragged]:
+    """The axes of the body's outputs, for these inputs; refuses a body of which a node needs a mend.
+
+    The nodes are followed with a writer whose nodes are not used: the body stays as it is.
+    """
     writer, causes = mender.writer, mender.causes
     before = dict(mender.values)
     mender.writer = writer.scratch()
@@ -323,13 +326,13 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: Sequence[Ragged])
 
 
 def _outside(body: GraphProto) -> list[str]:
-    """The values that a body uses and does not compute."""
-    own = {value.name for value in body.input} | {name for node in body.node for name in node.output}
-    return [name for node in body.node for name in node.input if name and name not in own]
+    """The values that a body uses from outside: neither its inputs nor outputs of its nodes."""
+    inside = {value.name for value in body.input} | {name for node in body.node for name in node.output}
+    return [name for node in body.node for name in node.input if name and name not in inside]
 
 
 def _with_valid_steps_only(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProto:
-    """The body with one more input, whether a row has this step, and states that stay where it has not."""
+    """The body with one more input, bool `[rows]`: where it is false, the row has ended and keeps its states."""
     copied = deepcopy(body)
     outside = {name: mender.values[name].name for name in _outside(body)}
     for node in copied.node:

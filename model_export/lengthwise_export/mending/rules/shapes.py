@@ -12,6 +12,7 @@ from lengthwise_export.mending.mender import Mender, rule
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     MANY_ROWS,
+    ROW_COUNTS,
     Group,
     Numbers,
     Ragged,
@@ -28,7 +29,7 @@ _SMALL = 4096  # the most elements of a constant that is kept as numbers
 
 @rule("Shape")
 def _shape(mender: Mender) -> None:
-    """The sizes of a tensor: computed at the width of the batch, and known as a table for each length."""
+    """The sizes of a tensor: emits them at the width of the batch, and keeps them as a table (see `values`)."""
     value = mender.required(0)
     groups = singles(map(mender.fixed, value.shape)) if isinstance(value, Numbers) else value.groups
     start, end = mender.attribute("start", 0), mender.attribute("end")
@@ -37,7 +38,7 @@ def _shape(mender: Mender) -> None:
     else:
         name = mender.copy([value.name])[0]
     tables = [mender.size_of(group).table for group in groups[start:end]]
-    table = np.stack(tables, axis=-1) if tables else np.zeros((2, mender.count, 0), np.int64)
+    table = np.stack(tables, axis=-1) if tables else np.zeros((ROW_COUNTS, mender.count, 0), np.int64)
     mender.set(Numbers(name, table))
 
 
@@ -120,13 +121,13 @@ class _Regrouping:
         self.value = value
         self._mender = mender
         self._sizes = sizes
-        self._atoms = [[size, size] for size in value.axes]  # what is left of an axis, and the whole axis
-        self._at = 0
+        self._axes = [[size, size] for size in value.axes]  # the rest of an axis that is not taken yet, and the axis
+        self._next = 0  # the index of the next axis to take
 
     def groups(self) -> tuple[Group, ...]:
         """For each size, the axes and parts of axes that become one axis."""
         groups = tuple(self._group(size) for size in self._sizes)
-        if any(atom[0].fixed != 1 for atom in self._atoms[self._at :]):
+        if any(rest.fixed != 1 for rest, _ in self._axes[self._next :]):
             self._refuse(", whose sizes do not follow from it")
         return groups
 
@@ -134,54 +135,64 @@ class _Regrouping:
         """The axes and parts of axes that become one axis of this size."""
         group: list[Size] = []
         while left.fixed != 1:
-            while self._at < len(self._atoms) and self._atoms[self._at][0].fixed == 1:
-                self._at += 1
-            if self._at == len(self._atoms):
+            while self._next < len(self._axes) and self._axes[self._next][0].fixed == 1:
+                self._next += 1
+            if self._next == len(self._axes):
                 self._refuse(", whose sizes do not follow from it")
             left = self._take(left, group)
-        joined: list[Size] = []  # neighbours of fixed size are one axis, and time with a fixed size behind it as well
-        for each in group:
-            if joined and not joined[-1].counts_rows and each.fixed is not None:
-                joined[-1] = Size(joined[-1].table * each.table)
+        joined: list[Size] = []  # an axis of fixed size is one with that before it, unless that is the rows
+        for size in group:
+            if joined and not joined[-1].counts_rows and size.fixed is not None:
+                joined[-1] = Size(joined[-1].table * size.table)
             else:
-                joined.append(each)
+                joined.append(size)
         return tuple(joined) or (self._mender.one,)
 
     def _take(self, left: Size, group: list[Size]) -> Size:
-        """Takes the next axis, or a part of it, into a group; returns the quotient of the group's size that is left.
+        """Takes the next axis, or a part of it, into a group.
 
         1. The axis divides the size: it is taken as a whole.
         2. The size divides the axis: a part is taken, and the rest of the axis stays for the next group.
         3. The size counts rows, which come later: they move here, and the axis is tried again.
+        4. Else the reshape mixes rows or cuts steps into pieces: refused.
+
+        Args:
+            left: The part of the group's size that the axes in the group do not make up yet.
+            group: The group, to which the axis is added.
+
+        Returns:
+            What is then left of the group's size.
         """
-        mender, atom = self._mender, self._atoms[self._at][0]
-        if (quotient := left.over(atom)) is not None:
-            group.append(atom)
-            self._at += 1
+        mender, axis = self._mender, self._axes[self._next][0]
+        if (quotient := left.over(axis)) is not None:
+            group.append(axis)
+            self._next += 1
             return quotient
-        pieces = atom.over(left)  # of a fixed size, or of the steps, of which some are put into one
-        if pieces is not None and pieces.fixed is not None and not (atom.counts_rows or left.counts_rows):
+        rest = axis.over(left)
+        if rest is not None and rest.fixed is not None and not (axis.counts_rows or left.counts_rows):
             group.append(left)
-            self._atoms[self._at][0] = pieces
+            self._axes[self._next][0] = rest
             return mender.one
-        if left.counts_rows and not atom.counts_rows:
+        if left.counts_rows and not axis.counts_rows:
             self._move_rows()
             return left
-        mender.refuse_if(atom.counts_rows, CROSSES_ROWS)
+        mender.refuse_if(axis.counts_rows, CROSSES_ROWS)
         self._refuse(": cuts the steps into pieces, or its width is fixed")
 
     def _move_rows(self) -> None:
-        """Moves the rows to the axis where the original looks for them: alone, it has only one."""
-        mender, value, atoms, at = self._mender, self.value, self._atoms, self._at
-        start = next((index for index, (size, _) in enumerate(atoms) if size.is_rows), None)
-        if start is None or start < at or value.row_added or any(size is not whole for size, whole in atoms[at:start]):
+        """Transposes the rows to the next axis, where the original takes them: a lone sequence has only one row."""
+        mender, value, axes, target = self._mender, self.value, self._axes, self._next
+        rows_at = next((index for index, (size, _) in enumerate(axes) if size.is_rows), None)
+        if rows_at is None or rows_at < target or value.row_added:
             mender.refuse(CROSSES_ROWS)
-        if any(size.fixed != 1 for size, _ in atoms[at:start]):
+        between = axes[target:rows_at]
+        mender.refuse_if(any(rest is not whole for rest, whole in between), CROSSES_ROWS)
+        if any(rest.fixed != 1 for rest, _ in between):
             mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
-        order = [*range(len(atoms))]
-        order.insert(at, order.pop(start))
-        self._atoms = [atoms[index] for index in order]
-        groups = tuple((whole,) for _, whole in self._atoms)
+        order = [*range(len(axes))]
+        order.insert(target, order.pop(rows_at))
+        self._axes = [axes[index] for index in order]
+        groups = tuple((whole,) for _, whole in self._axes)
         self.value = value.called(mender.writer.transposed(value.name, order), groups=groups)
 
     def _refuse(self, why: str) -> NoReturn:
@@ -219,7 +230,7 @@ def _unsqueeze(mender: Mender) -> None:
     mender.set(mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes]))
 
 
-def _atoms_of(mender: Mender, table: Table) -> Group:
+def _group_of(mender: Mender, table: Table) -> Group:
     """The axes that a computed size stands for: rows, time, a fixed size, or a product with the rows."""
     whole = Size(table)
     if whole.fixed is not None or whole.is_time:
@@ -238,7 +249,7 @@ def _expand(mender: Mender) -> None:
 
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     """Sets the output to the tensor with axes of size 1 repeated to sizes of the original, `[2, lengths]` each."""
-    groups = [_atoms_of(mender, table) for table in tables]
+    groups = [_group_of(mender, table) for table in tables]
     for axis in range(max(-len(groups), -value.rank), 0):  # an axis that has the size already stays what it is
         size, own = Size(tables[axis]), value.groups[axis]
         is_same = mender.size_of(own).same(size)
