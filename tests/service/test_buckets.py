@@ -62,7 +62,7 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
 ):
     random = np.random.default_rng(0)
     measured = table(limits, rows_until_full)
-    buckets = choose(measured, limits, max_length=LONGEST)
+    buckets = choose(measured, limits, max_length=LONGEST, multiple=4)
     cost = BucketedCosts(measured, buckets)
     waiting = np.clip(lengths(random, 800), 1, LONGEST).astype(int).tolist()
     pool, computed, needed = PendingSequences(), 0, 0
@@ -82,7 +82,7 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
 
 @pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
 def test_there_are_few_shapes(limits: BatchLimits):
-    buckets = choose(table(limits, 64.0), limits, max_length=LONGEST)
+    buckets = choose(table(limits, 64.0), limits, max_length=LONGEST, multiple=4)
     assert len(buckets.widths) < 64  # of 256 multiples of four
     assert len(buckets.rows) < 20 + 16 * np.log2(limits.rows / 16)
     assert len(buckets.shapes()) == len(set(buckets.shapes())) < len(buckets.widths) * (len(buckets.rows) + 1) + 1
@@ -100,11 +100,42 @@ def test_every_batch_runs_in_a_shape_that_was_listed_and_fits():
             assert CHOSEN.rows_of(filled, width) == filled
 
 
+def widths_after(longest_of_blocks: list[int], multiple: int = 1) -> Buckets:
+    """Buckets after blocks of arrivals with these longest sequences."""
+    buckets = choose(table(FEW, 32.0), FEW, max_length=LONGEST, multiple=multiple)
+    for longest in longest_of_blocks:
+        for length in (longest, *[1] * 63):
+            buckets.width_of(length)
+    return buckets
+
+
+def test_a_width_that_comes_often_is_not_rounded_up_and_is_again_once_it_is_rare():
+    rounded = widths_after([]).width_of(199)
+    assert rounded > 199
+    assert widths_after([199]).width_of(199) == rounded  # once is not often
+    assert widths_after([199, 1, 199]).width_of(199) == 199
+    assert widths_after([199, 1, 199, *[1] * 64]).width_of(199) == rounded
+
+
+def test_widths_that_come_once_each_are_rounded_up():
+    lengths = range(150, 200)
+    buckets, few = widths_after([*lengths]), widths_after([])
+    assert [buckets.width_of(length) for length in lengths] == [few.width_of(length) for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("multiple", "length", "width"), [(4, 197, 200), (8, 197, 200), (1, 1001, 1004), (4, 1023, 1024)]
+)
+def test_a_width_that_comes_often_is_a_multiple_and_wide_neighbours_are_one(multiple: int, length: int, width: int):
+    assert widths_after([length, length], multiple).width_of(length) == width
+    assert widths_after([LONGEST + 5, LONGEST + 5]).width_of(LONGEST) == LONGEST
+
+
 def test_what_no_batch_may_be_is_not_filled():
     assert [CHOSEN.rows_of(rows, 1024) for rows in (16, 17, 63)] == [16, 17, 63]
 
 
-CHOSEN = choose(table(FEW, 32.0), FEW, max_length=LONGEST)
+CHOSEN = choose(table(FEW, 32.0), FEW, max_length=LONGEST, multiple=4)
 LISTED = set(CHOSEN.shapes())
 
 
@@ -118,7 +149,7 @@ def test_the_largest_shape_is_listed_first_so_that_a_warm_up_makes_room_for_all(
 def test_before_the_first_request_few_shapes_run_the_largest_and_then_few_rows_before_many(
     limits: BatchLimits, lengths: tuple[int, ...]
 ):
-    buckets = choose(table(limits, 64.0), limits, max_length=LONGEST)
+    buckets = choose(table(limits, 64.0), limits, max_length=LONGEST, multiple=4)
     shapes, first = buckets.shapes(), buckets.first_shapes(lengths)
     assert len(first) == len(set(first)) <= MOST_FIRST < len(shapes)
     assert set(first) <= set(shapes)
@@ -154,11 +185,11 @@ def test_a_step_in_the_cost_is_not_rounded_over():
     """Past 32 rows a run takes twice as long: a batch of 32 must not be filled up past it."""
     rows, widths = [1, 16, 32, 33, 64], [4, 1024]
     steps = CostTable(rows, widths, np.array([[w * (1.0 if r <= 32 else 2.0) for w in widths] for r in rows]))
-    assert 32 in choose(steps, FEW, max_length=LONGEST, most_added=0.5).rows
+    assert 32 in choose(steps, FEW, max_length=LONGEST, multiple=4, most_added=0.5).rows
 
 
 def test_where_rows_cost_time_and_no_share_is_left_every_number_of_rows_stands():
-    exact = choose(table(FEW, 8.0), FEW, max_length=64, most_added=0.0)
+    exact = choose(table(FEW, 8.0), FEW, max_length=64, multiple=4, most_added=0.0)
     assert exact.rows == tuple(range(1, 65))
     assert exact.widths == tuple(range(4, 65, 4))
 
@@ -183,7 +214,7 @@ def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():
 
 
 def test_serving_corrects_the_times_of_shapes_like_those_that_ran_and_leaves_the_others():
-    cost = BucketedCosts(table(MANY, 64.0), choose(table(MANY, 64.0), MANY, max_length=LONGEST))
+    cost = BucketedCosts(table(MANY, 64.0), choose(table(MANY, 64.0), MANY, max_length=LONGEST, multiple=4))
     right, wrong = (2, 16), (512, 256)
     before = {shape: cost.predict(*shape) for shape in (right, wrong)}
     for _ in range(400):

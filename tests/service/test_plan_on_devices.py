@@ -17,7 +17,7 @@ ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: str):
     found = compared(DEVICES[device], drawn(lengths, count=10_000), 64)
-    assert found["over_arrival"] >= 0.98  # widths are rounded up to those of a device, by 5 % at most
+    assert found["over_arrival"] >= 0.998  # few widths are rounded up
     assert found["over_same_shapes"] >= 1 - 1e-9  # nothing else is lost
     assert found["p99_over_arrival"] <= 1.1
 
@@ -47,7 +47,7 @@ def test_of_lengths_that_are_much_alike_none_waits_for_long(device: str, waiting
     """Few are much shorter than the others: no class of their own, and none is left behind by the wider ones."""
     lengths = np.random.default_rng(seed).normal(100, 10, 10_000).astype(int).tolist()
     found = compared(DEVICES[device], lengths, waiting)
-    assert found["over_arrival"] >= 0.97  # widths are rounded up
+    assert found["over_arrival"] >= 0.99  # few widths are rounded up
     assert found["p99_over_arrival"] <= 1.1
 
 
@@ -152,7 +152,8 @@ def test_one_that_a_wider_batch_than_the_most_urgent_would_make_late_goes_before
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("waiting", [256, 1024])
 def test_classes_make_no_more_late_than_batches_by_length_alone(waiting: int, monkeypatch: pytest.MonkeyPatch):
-    patience = (waiting / 15_000 * np.random.default_rng(0).uniform(0.1, 1.5, 10_000)).tolist()
+    random = np.random.default_rng(5)  # not that of the lengths: the longest would have the latest deadlines
+    patience = (waiting / 15_000 * random.uniform(0.1, 1.5, 10_000)).tolist()
 
     def late() -> float:
         cases = [(DEVICES[device], drawn(name, count=10_000)) for device in ROWS_ARE_FREE for name in LENGTHS]

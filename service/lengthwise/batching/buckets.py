@@ -2,16 +2,19 @@
 
 On a device, memory grows with every new shape, and libraries choose their kernels by shape. So widths are rounded up to
 one of a few, and batches are filled up with short rows of zeros (*fillers*) to one of a few numbers of rows. The cost
-table decides which: as few as possible, while no rounding adds more than a small share of steps or seconds. The planner
-sees the rounding as cost (`BucketedCosts`). Admission counts the rounded width, and metrics count the fillers.
+table decides which: as few as possible, while no rounding adds more than a small share of steps or seconds. Widths that
+come often, as where most batches have a sequence near the longest, are not rounded up: few shapes, and most batches
+then compute no step that order of arrival would not. The planner sees the rounding as cost (`BucketedCosts`). Admission
+counts the rounded width, and metrics count the fillers.
 """
 
 from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -29,22 +32,41 @@ MOST_FIRST: Final = 64  # shapes that run before a request needs them,
 BEFORE_READY: Final = 16  # and of these before the model is ready
 _FIRST_ROWS, _FIRST_WIDTHS = 9, 7
 MOST_ADDED: Final = 0.05  # by one rounding, as a share of the steps or the predicted seconds
+_BLOCK: Final = 64  # arrivals, a small full batch of a device: their longest is about as wide as a batch
+_BLOCKS: Final = 64  # a width that two of so many blocks have comes often
+_FINE: Final = 256  # a width is known to one part in so many: neighbours of wide ones count as one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Buckets:
     """The widths and the numbers of rows of batches that run."""
 
     widths: tuple[int, ...]  # ascending, at least one; in steps
     rows: tuple[int, ...]  # ascending, from 1
     limits: BatchLimits  # a full batch gets no filler
-    multiple: int = 4
+    multiple: int = 1
     min_length: int = 1  # of a filler: the shortest sequence that the model accepts
+    _lengths: list[int] = field(default_factory=list, init=False)  # of the block that is not full
+    _widest: tuple[int, ...] = field(default=(), init=False)  # of the last blocks, the latest first
+    _with_frequent: tuple[int, ...] = field(default=(), init=False)  # the widths, and those that come often
 
     def width_of(self, length: int) -> int:
-        """The width, in steps, of a batch whose longest sequence has this length."""
-        index = bisect_left(self.widths, length)
-        return self.widths[index] if index < len(self.widths) else rounded_width(length, self.multiple)
+        """The width, in steps, of a batch whose longest sequence has this length, which came: lengths are counted."""
+        lengths = self._lengths
+        lengths.append(length)
+        if len(lengths) >= _BLOCK:  # of several threads two may count a block
+            self._lengths = []
+            self._count_widest(max(lengths))
+        widths = self._with_frequent or self.widths
+        index = bisect_left(widths, length)
+        return widths[index] if index < len(widths) else rounded_width(length, self.multiple)
+
+    def _count_widest(self, length: int) -> None:
+        """Counts the longest of a block; a width that comes often becomes one of the widths, and ceases to be."""
+        width = rounded_width(length, self.multiple << (length // (_FINE * self.multiple)).bit_length())
+        self._widest = (width, *self._widest[: _BLOCKS - 1])
+        frequent = {width for width, count in Counter(self._widest).items() if count > 1 and width < self.widths[-1]}
+        self._with_frequent = tuple(sorted(frequent.union(self.widths)))
 
     def rows_of(self, rows: int, width: int) -> int:
         """The number of rows, fillers included, of a batch of `rows` sequences at a width."""
@@ -65,7 +87,7 @@ class Buckets:
         return shapes if len(shapes) <= MOST_FIRST else [*dict.fromkeys((shapes[0], *sorted(first)))]
 
     def shapes(self) -> list[BatchShape]:
-        """Every (rows, width) that a batch can have, the largest first."""
+        """Every (rows, width) that a batch can have before a width comes often, the largest first."""
         most_rows = [(width, self.limits.most_rows(width)) for width in self.widths]
         shapes = [
             (rows, width) for width, most in most_rows for rows in (*self.rows[: bisect_left(self.rows, most)], most)
@@ -88,7 +110,7 @@ def choose(
     *,
     max_length: int,
     min_length: int = 1,
-    multiple: int = 4,
+    multiple: int = 1,
     most_added: float = MOST_ADDED,
 ) -> Buckets:
     """The fewest widths and rows for which no rounding adds more than `most_added` to the steps or the seconds."""

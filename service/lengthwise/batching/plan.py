@@ -276,7 +276,9 @@ def _class_batch(
     chosen = pending.most_urgent_of(below, width, rows)
     if len(chosen) < rows:
         chosen += pending.most_urgent_of(0, below, rows)
-    return [anchor, *(each for each in chosen if each is not anchor)][:rows]
+    if anchor in chosen:
+        chosen.remove(anchor)
+    return [anchor, *chosen][:rows]
 
 
 def _full_rows(column: Column, most: int, seconds: float, waiting: int) -> int:
