@@ -215,9 +215,11 @@ def drawn(name: str, seed: int = 0, count: int = 30_000) -> list[int]:
     return lengths
 
 
-def compared(truth: Truth, lengths: list[int], waiting: int) -> dict[str, float]:
-    """Plans over batches in order of arrival of the size with which those answer most sequences a second."""
-    size, best = best_by_arrival(truth, lengths, waiting)
+def compared(
+    truth: Truth, lengths: list[int], waiting: int, by_arrival: tuple[int, Loop] | None = None
+) -> dict[str, float]:
+    """Plans over `best_by_arrival`."""
+    size, best = by_arrival or best_by_arrival(truth, lengths, waiting)
     loop = planned_loop(truth, lengths, waiting)
     rounded = arrival_loop(truth, lengths, waiting, size, buckets=true_costs(truth)[-1])
     return {
@@ -243,8 +245,9 @@ def of_draws(truth: Truth, name: str, waiting: int) -> dict[str, float]:
     Of the 99th percentiles over those in order of arrival it is the longest, of the shapes the most.
     """
     draws = [drawn(name, seed) for seed in range(DRAWS if waiting <= MOST_ROWS else 1)]
-    found = [compared(truth, lengths, waiting) for lengths in draws]
-    size, best = best_by_arrival(truth, draws[0], waiting)
+    bests = [best_by_arrival(truth, lengths, waiting) for lengths in draws]
+    found = [compared(truth, lengths, waiting, best) for lengths, best in zip(draws, bests, strict=True)]
+    size, best = bests[0]
     patience = np.random.default_rng(DRAWS).uniform(0.2, 2.0, len(draws[0])) * waiting / best.per_second
     ways = {"p99_over_arrival": max, "shapes": max, "decision_p99_ms": median}
     return {
