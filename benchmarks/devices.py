@@ -249,7 +249,11 @@ def of_draws(truth: Truth, name: str, waiting: int) -> dict[str, float]:
     found = [compared(truth, lengths, waiting, best) for lengths, best in zip(draws, bests, strict=True)]
     size, best = bests[0]
     patience = np.random.default_rng(DRAWS).uniform(0.2, 2.0, len(draws[0])) * waiting / best.per_second
-    ways = {"p99_over_arrival": max, "shapes": max, "decision_p99_ms": median}
+    ways: dict[str, Callable[[list[float]], float]] = {
+        "p99_over_arrival": max,
+        "shapes": max,
+        "decision_p99_ms": median,
+    }
     return {
         **{key: float(ways.get(key, fmean)([row[key] for row in found])) for key in found[0]},
         "late": planned_loop(truth, draws[0], waiting, patience.tolist()).late,
