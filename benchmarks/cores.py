@@ -193,7 +193,8 @@ def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: floa
         "Workers and runners on simulated cores",
         "`python -m benchmarks.cores`: runs of the graph sleep, and Python runs on the machine's own cores beside wrk. "
         f"{seconds:g} s a load. Graphs on one core: {text}. A setting that uses near two real cores is bounded by this "
-        "machine. Lost: not answered within the time that wrk waits.",
+        "machine. `auto` goes by the bytes of a graph: here one that would take so long (`benchmarks.variants`). Lost: "
+        "not answered within the time that wrk waits.",
         pages.table(heads, [line for model, cores in kinds for line in lines(figures, cores, model)]),
         "One caller, who reaches one worker: sequences/s, p50 and p99 in ms.",
         pages.table(["cores", "graph", "the caller sends", "one process", "auto"], lone_lines(figures)),
