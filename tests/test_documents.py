@@ -53,7 +53,7 @@ PAGES = {
 }
 SLOW = {
     f"docs/{name}.md"
-    for name in ("add-the-check", "keras", "coming-from", "masking", "own-code", "python", "tutorial-keras")
+    for name in ("add-the-check", "keras", "coming-from", "masking", "mending", "own-code", "python", "tutorial-keras")
 }
 """Pages that `make test-long` runs: they train, or call what a change of the service does not touch."""
 LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]

@@ -172,7 +172,7 @@ def exported(step: str, kernels: int = 420, grid: str = "sequence") -> tuple[byt
     return made.build(made.manifest).SerializeToString(), made.manifest
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("step", "grid"),
     [

@@ -216,6 +216,7 @@ def test_reading_a_file_changes_no_random_numbers_of_torch(file: Path) -> None:
     assert torch.equal(torch.rand(1), first)
 
 
+@pytest.mark.long
 def test_a_subclassed_model_is_checked_and_traced() -> None:
     name = "tests.gallery.keras_sound:VisitModel"
     with pytest.raises(ConfigurationError, match="--features N"):

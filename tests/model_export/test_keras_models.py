@@ -162,7 +162,7 @@ def difference(target: Target, model: Any, subject: Any = None) -> float:
     return max(float(np.abs((own[: len(right)] if right.ndim == 2 else own) - right).max()) for own, right in pairs)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("name", SOUND)
 def test_each_model_is_sound_and_answers_as_keras_alone_itself_and_as_a_graph(name: str) -> None:
     model, target = target_of(SOUND[name])

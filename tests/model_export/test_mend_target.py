@@ -251,7 +251,7 @@ class Products(nn.Module):
         return self.head(attended.reshape(x.shape[0], 8))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("scores", "weighted", "merged"),
     [

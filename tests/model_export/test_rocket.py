@@ -188,7 +188,7 @@ GRID = "grid = 'training'"
 OF_SEQUENCE = "sequence_features = ['length', 'level', 'scale', 'missing']"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("model", "step"),
     [

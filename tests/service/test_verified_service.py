@@ -77,7 +77,7 @@ def load(server: ServerProcess, name: str) -> tuple[int, str]:
         (hostile_models.greedy, "verifying it ran out of memory"),
     ],
 )
-@pytest.mark.parametrize("when", ["at the start", "at a reload"])
+@pytest.mark.parametrize("when", ["at the start", pytest.param("at a reload", marks=pytest.mark.long)])
 def test_a_graph_that_does_harm_is_refused_while_the_service_answers(
     folder: Path, made: Made, said: str, when: str
 ) -> None:
