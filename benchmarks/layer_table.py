@@ -175,7 +175,7 @@ def figures(expression: str, case: Case) -> Figures:
             if trial.batch.rows > 1:
                 raise
             continue
-        moved[kind] = max(moved[kind], *(first.moved_by(answer, row, other) for row, other in trial.rows))
+        moved[kind] = max(moved[kind], *(first.row_difference(answer, row, other) for row, other in trial.rows))
     return Figures(
         zeros=moved["zeros"],
         junk=max(moved["padding"], moved["zeros"]),

@@ -138,7 +138,7 @@ def difference(
     if before.ndim != after.ndim:
         return float("inf")
     if pairing.before.is_packed:
-        before, after, larger = _of_sequences(before, after, larger, pairing)
+        before, after, larger = _without_padding_sequences(before, after, larger, pairing)
     before, after, larger = _without_chunks(before, after, larger, pairing)
     differences = []
     readings: Iterator[_AxisReading] = itertools.islice(
@@ -286,7 +286,7 @@ def _shown(part: _Steps, batch: Geometry, row: int) -> slice:
 
 
 def _with_moved(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:
-    """A reading; and, of rows that are not padded behind, one as if the model had moved each to the start."""
+    """A reading; and if rows are not padded at the end, another: as if the model had moved each to the start."""
     yield reading
     # In another batch even numbers that are counted over the width would agree, and so hide a leak that they begin.
     layout = pairing.before.layout
@@ -294,10 +294,13 @@ def _with_moved(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReadin
         yield tuple(replace(part, moved=True) if isinstance(part, _Steps) else part for part in reading)
 
 
-def _of_sequences(
+def _without_padding_sequences(
     before: Array, after: Array, larger: _Shape | None, pairing: Pairing
 ) -> tuple[Array, Array, _Shape | None]:
-    """Cuts axes of one value a sequence to the sequences, where the padding of a packed row counts as some, too."""
+    """Drops the padding's entries from axes with one value for each sequence.
+
+    In a packed row the padding may count as further sequences (`Geometry.more_sequences`).
+    """
     batches = [pairing.before, pairing.after]
     shapes = [before.shape, after.shape]
     if larger is not None and pairing.larger is not None and len(larger) == before.ndim:

@@ -39,9 +39,12 @@ class Baseline:
     answer: ModelOutput
     kinds: Sequence[str | None] = ()
 
-    def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
-        """How far the answer to sequence `row` is from the answer in row `other` of another batch, at valid steps."""
-        length, apart = len(self.sequences[row]), [0.0]
+    def row_difference(self, after: ModelOutput, row: int, other: int) -> float:
+        """The difference (as `gap`) of the answer to `row` and the answer `after` to row `other` of another batch.
+
+        Answers are compared at valid steps; the difference is infinite if they have different forms.
+        """
+        length, differences = len(self.sequences[row]), [0.0]
         for one, two, along_steps in (
             (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
             (self.answer.attention, after.attention, True),
@@ -51,12 +54,12 @@ class Baseline:
             if one.ndim != two.ndim or other >= len(two):
                 return float("inf")
             valid = slice(length) if along_steps else ...
-            apart.append(gap(one[row][valid], two[other][valid]))
-        return max(apart)
+            differences.append(gap(one[row][valid], two[other][valid]))
+        return max(differences)
 
     def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:
         """The largest difference over all or some rows, for a batch that holds the same sequences in the same order."""
-        return max(self.moved_by(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
+        return max(self.row_difference(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
 
     def is_finite(self, row: int) -> bool:
         """Whether the answer to a row is finite, at valid steps."""
@@ -78,12 +81,12 @@ class Baseline:
         return [row for row in range(self.batch.rows) if self.kind(row) is None]
 
     def amplified(self, subject: Subject) -> list[float]:
-        """For each row: the most that a few ulps of all values, or of the weights, move its answer in this batch."""
+        """For each row: the largest change of its answer when all values, or the weights, change by a few ulps."""
         if subject.steps.kind == "tokens":
             return [0.0] * self.batch.rows
         rounded = (PaddedBatch(steps, self.batch.lengths) for steps in rounded_otherwise(self.batch.steps))
         answers = [*map(subject.answer, rounded), *subject.answers_of_rounded_weights(self.batch)]
-        moved = [[self.moved_by(answer, row, row) for answer in answers] for row in range(self.batch.rows)]
+        moved = [[self.row_difference(answer, row, row) for answer in answers] for row in range(self.batch.rows)]
         return [max(filter(np.isfinite, by), default=0.0) for by in moved]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
@@ -129,11 +132,11 @@ def gap(before: NDArray[Any], after: NDArray[Any]) -> float:
         same = (before == after) | (np.isnan(before) & np.isnan(after))
         if same.all():
             return 0.0
-        apart = np.abs(before[~same].astype(np.complex128) - after[~same])
-    if not np.isfinite(apart).all():
+        difference = np.abs(before[~same].astype(np.complex128) - after[~same])
+    if not np.isfinite(difference).all():
         return float("inf")
     finite = np.abs(before[np.isfinite(before)])
-    return float(apart.max() / max(1.0, float(finite.max(initial=0.0))))
+    return float(difference.max() / max(1.0, float(finite.max(initial=0.0))))
 
 
 _SCALES: Final = (1.0, 1000.0, 0.01)  # what the values of the other batches are multiplied by, in turn
@@ -162,7 +165,7 @@ class Steadiness:
             self._firsts.append(Baseline(asked[:1], alone, subject.answer(alone)))
 
     def require(self) -> None:
-        """Asks again after each other batch, and after all of them in a row."""
+        """Asks for the same answers after each of the other batches, and after all of them in a row."""
         for other in self._others:
             _run(self._subject, [other])
             self.ask_again()
@@ -184,7 +187,7 @@ class Steadiness:
             raise UncheckableError(self._why())
 
     def require_of(self, steps: Steps) -> None:
-        """Asks for one sequence alone, twice.
+        """Runs one sequence alone twice, and compares the answers.
 
         Raises:
             UncheckableError: The answers differ.
@@ -204,7 +207,7 @@ class Steadiness:
         reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
         if self._is_random():
             return _random(self._subject, self._first.batch)
-        return changes_itself(self._subject, reaching or changed, [*self._others, self._first.batch])
+        return why_unsteady(self._subject, reaching or changed, [*self._others, self._first.batch])
 
     def _is_random(self) -> bool:
         """Whether the answers depend on torch's seed, or are never the same in the same state."""
@@ -220,7 +223,7 @@ class Steadiness:
         return depends or not (self._is_same(first, again) or self._is_same(first, anew))
 
     def _reaches(self, name: str, state: ModuleState, drifted: ModuleState) -> bool:
-        """Whether the answer changes when the value of `name` alone is put back, of all that the model has changed."""
+        """Whether the answer changes if only the value of `name` is restored, of all that the model has changed."""
         answers: list[ModelOutput] = []
         for names in ((), (name,)):
             drifted.restore()
@@ -244,8 +247,8 @@ class Steadiness:
             self._subject.state.restore()
 
 
-def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> str:
-    """Which call of a model changes what it answers with, and what to do."""
+def why_unsteady(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> str:
+    """The message for a model that changes its own state: what it changes, on which line, and what to do."""
     location = None
     if names and subject.state is not None:
         location = subject.state.line_of_change(names, lambda: _run(subject, batches))
@@ -259,7 +262,7 @@ def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[Pad
 
 
 def _random(subject: Subject, batch: PaddedBatch) -> str:
-    """Which is the first random operation of a model, and what to do."""
+    """The message for a model with random answers: its first random operation, and what to do."""
 
     def differs(one: Operation, two: Operation) -> bool:
         pairs = zip(one.outputs, two.outputs, strict=False)

@@ -173,7 +173,7 @@ class _Check:
         return "sound", f"no answer changed in {len(self.outcomes) - raised} trials{lengths}"
 
     def _require_steadiness(self) -> None:
-        """Makes sure that the same sequences get the same answers, alone too, before padding or company is blamed.
+        """Makes sure that the same batch gets the same answer again, before padding or other rows are blamed.
 
         Raises:
             UncheckableError: They do not.
@@ -220,14 +220,18 @@ class _Check:
             seen.update(sizes)
         return answer
 
-    def _require_meaningful_trials(self, first: Baseline, least: int) -> None:
-        """Makes sure that a leak would have been visible in sequences of `least` lengths, before a model is sound.
+    def _require_meaningful_trials(self, first: Baseline, fewest_lengths: int) -> None:
+        """Makes sure that a leak would have been visible: several sizes ran, and answers depend on the sequences.
+
+        Args:
+            first: The baseline.
+            fewest_lengths: At least so many different lengths must have run.
 
         Raises:
             UncheckableError: Too few sizes could be run, or the answers do not depend on the sequences.
         """
         rows, widths, lengths = map(sorted, self.ran)
-        if len(rows) < 2 or len(widths) < 2 or len(lengths) < least:
+        if len(rows) < 2 or len(widths) < 2 or len(lengths) < fewest_lengths:
             raise UncheckableError(
                 limits.why_of_one_width(self.subject)
                 or f"too few batch sizes could be run: {as_ranges(rows)} rows, widths of {as_ranges(widths)} and "
@@ -416,30 +420,40 @@ class _Check:
             elif not may_raise:
                 raise UncheckableError(limits.why_it_raises_for(first, trial, error)) from error
             return error
-        moved_by = {pair: first.moved_by(answer, *pair) for pair in trial.rows}
+        differences = {pair: first.row_difference(answer, *pair) for pair in trial.rows}
         is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
-        apart = self.conditioning.unexplained(first, trial, moved_by, self.tolerance, exactly=not is_leak)
-        largest = max(apart.values())
+        beyond_rounding = self.conditioning.beyond_rounding(
+            first, trial, differences, self.tolerance, exactly=not is_leak
+        )
+        largest = max(beyond_rounding.values())
         self.outcomes.append(
-            TrialResult(trial.name, trial.change, largest, largest <= self.tolerance, is_rounding=apart != moved_by)
+            TrialResult(
+                trial.name,
+                trial.change,
+                largest,
+                largest <= self.tolerance,
+                is_rounding=beyond_rounding != differences,
+            )
         )
         if not largest <= self.tolerance:
-            # Where ordinary values show it, they show best where it begins.
-            failed = [pair for pair in trial.rows if not apart[pair] <= self.tolerance]
+            # If rows of ordinary values fail, only those are used to find the operator: raw values may hide it.
+            failed = [pair for pair in trial.rows if not beyond_rounding[pair] <= self.tolerance]
             ordinary = [pair for pair in trial.rows if first.kind(pair[0]) is None]
             is_ordinary = bool(set(ordinary) & set(failed))
             rows = tuple(ordinary if is_ordinary else failed)
-            worst = max(rows, key=lambda pair: apart[pair])
-            moved = FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
-            self.failed.append(moved if trial.change == "poison" else _where_it_is_nan(moved, first, answer, worst))
+            worst = max(rows, key=lambda pair: beyond_rounding[pair])
+            failed_trial = FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
+            self.failed.append(
+                failed_trial if trial.change == "poison" else _where_it_is_nan(failed_trial, first, answer, worst)
+            )
         return None
 
 
-def _where_it_is_nan(moved: FailedTrial, first: Baseline, after: ModelOutput, rows: tuple[int, int]) -> FailedTrial:
-    """The same, seen from the batch in which the answer is not finite, if it is finite in the other."""
+def _where_it_is_nan(failed: FailedTrial, first: Baseline, after: ModelOutput, rows: tuple[int, int]) -> FailedTrial:
+    """The failed trial; if an answer is finite in only one of its batches, seen from the batch in which it is not."""
     is_finite_before, is_finite_after = first.is_finite(rows[0]), first.is_finite_in(after, *rows)
     if is_finite_before == is_finite_after:
-        return moved
-    return (
-        moved.backwards() if is_finite_before else replace(moved, nan_with=f"padding, and is finite {moved.trial.name}")
-    )
+        return failed
+    if is_finite_before:
+        return failed.backwards()
+    return replace(failed, nan_with=f"padding, and is finite {failed.trial.name}")

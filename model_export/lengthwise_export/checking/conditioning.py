@@ -35,46 +35,46 @@ class Conditioning:
             why = f"a few ulps of such values move the answer by {by_ulps:.2g}" if by_ulps else "float64 has none"
             yield f"ill-conditioned at {kind}: {why}; differences of up to {apart:.2g} there are rounding"
 
-    def unexplained(
+    def beyond_rounding(
         self,
         first: Baseline,
         trial: CheckTrial,
-        apart: Mapping[tuple[int, int], float],
+        differences: Mapping[tuple[int, int], float],
         tolerance: float,
         *,
         exactly: bool,
     ) -> dict[tuple[int, int], float]:
-        """The differences of a trial by its pairs of rows, 0 for those of raw sequences that rounding explains.
+        """The differences of a trial by its pairs of rows, but 0 for raw sequences where rounding explains them.
 
-        `exactly`: whether float64 is asked too. A leak that ordinary sequences have shown needs no such proof.
+        `exactly`: whether to run in float64 too. It is not needed once ordinary sequences have shown a leak.
         """
-        if any(by > tolerance and first.kind(row) is None for (row, _), by in apart.items()):
-            return dict(apart)  # ordinary sequences show it, whatever the others do
-        left = {pair: self._beyond_ulps(first, pair[0], by, tolerance) for pair, by in apart.items()}
-        moved = {pair: first.kind(pair[0]) for pair, by in left.items() if tolerance < by < np.inf}
-        if not exactly or trial.change == "poison" or not moved:
+        if any(value > tolerance and first.kind(row) is None for (row, _), value in differences.items()):
+            return dict(differences)  # ordinary sequences show a leak, whatever the others do
+        left = {pair: self._beyond_ulps(first, pair[0], value, tolerance) for pair, value in differences.items()}
+        unexplained = {pair: first.kind(pair[0]) for pair, rest in left.items() if tolerance < rest < np.inf}
+        if not exactly or trial.change == "poison" or not unexplained:
             return left
         before, after = (self._subject.answer_in_float64(one) for one in (first.batch, trial.batch))
         if before is None or after is None:
             return left
         exact = replace(first, answer=before)
-        for pair, kind in moved.items():
-            if exact.moved_by(after, *pair) <= min(tolerance, left[pair] / _FINER):
+        for pair, kind in unexplained.items():
+            if exact.row_difference(after, *pair) <= min(tolerance, left[pair] / _FINER):
                 left[pair] = self._excuse(str(kind), 0.0, left[pair])
         return left
 
-    def _beyond_ulps(self, first: Baseline, row: int, moved: float, tolerance: float) -> float:
-        """The difference of an answer; 0 if the sequence is raw, and a few ulps of its values move the answer so."""
+    def _beyond_ulps(self, first: Baseline, row: int, difference: float, tolerance: float) -> float:
+        """The difference of an answer; 0 if the sequence is raw, and a few ulps of it change the answer as much."""
         kind = first.kind(row)
-        if moved <= tolerance or kind is None or not np.isfinite(moved):
-            return moved
+        if difference <= tolerance or kind is None or not np.isfinite(difference):
+            return difference
         if id(first) not in self._amplified:
             self._amplified[id(first)] = first, first.amplified(self._subject)
         by_ulps = self._amplified[id(first)][1][row]
-        return moved if moved > tolerance + AMPLIFIED * by_ulps else self._excuse(kind, by_ulps, moved)
+        return difference if difference > tolerance + AMPLIFIED * by_ulps else self._excuse(kind, by_ulps, difference)
 
-    def _excuse(self, kind: str, by_ulps: float, moved: float) -> float:
-        """Notes a difference that is rounding; 0."""
+    def _excuse(self, kind: str, by_ulps: float, difference: float) -> float:
+        """Records a difference as rounding, for the notes of the report; returns 0."""
         before = self._excused.get(kind, (0.0, 0.0))
-        self._excused[kind] = (max(before[0], by_ulps), max(before[1], moved))
+        self._excused[kind] = (max(before[0], by_ulps), max(before[1], difference))
         return 0.0

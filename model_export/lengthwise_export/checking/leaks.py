@@ -85,8 +85,11 @@ class Leak:
         return self.cause.code
 
 
-def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
-    """Finds one leak for each kind of change, but each operator only once."""
+def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
+    """Yields the leak behind each kind of change (of padding, width, rows ...) in which trials failed.
+
+    An operator that was found for one kind is not reported again for another.
+    """
     located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
     explained: set[Change] = {"block", "batch"}
@@ -94,9 +97,9 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     for change in trials.CHANGES:
         if located and change in explained:
             continue
-        # Ordinary values show best where it begins: in raw ones, weights may be all 0 or 1
-        alike = sorted((one for one in moved if one.trial.change == change), key=lambda one: not one.is_ordinary)
-        for chosen in alike:
+        # Trials with ordinary values first: with raw values, attention weights may all be 0 or 1, and hide where.
+        of_change = sorted((one for one in failed if one.trial.change == change), key=lambda one: not one.is_ordinary)
+        for chosen in of_change:
             with contextlib.suppress(RunError):
                 after = _record(subject, chosen.trial.batch)
                 break
@@ -115,10 +118,10 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             for mine, other in aligned(before.operations, after.operations)
         ]
         pairing = replace(pairing, chunks=_chunks(pairs, pairing))
-        # In batches of the same sizes nothing is rounded otherwise: what moves there by little may be made large later.
+        # In batches of equal sizes rounding is equal, so a small difference is real, and later layers may amplify it.
         least = tolerance / _AMPLIFIED if pairing.before == pairing.after else tolerance
         # If nothing differs, try again without assuming sorted rows: the model may sort them and never sort back.
-        differing = _leading(pairs, pairing, least, before.answers) or _leading(
+        differing = _differing_operations(pairs, pairing, least, before.answers) or _differing_operations(
             pairs, replace(pairing, may_be_sorted=False), least, before.answers
         )
         if (
@@ -130,18 +133,16 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
         elif (
             not located
-            and (not differing or change == "batch")  # nothing else moves an answer
-            and (another := _another_way(before, after)) is not None
+            and (not differing or change == "batch")  # nothing else changes an answer
+            and (branch := _only_in_one_run(before, after)) is not None
         ):
             cause = rules()["LW109"].cause()
-            differing = [
-                (replace(another, explained=functools.partial(_always, cause)), _answer_moves(subject, chosen))
-            ]
+            differing = [(replace(branch, explained=functools.partial(_always, cause)), _answer_moves(subject, chosen))]
         if not differing or any(one.before.identity in located and one.moves(pairing, tolerance) for one in pairs):
             continue
         # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
         sizes = {base.rows, pairing.before.width, pairing.before.longest} if change == "width" else set()
-        first, apart = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
+        first, difference = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
         first = _where_it_begins(first, (before, after), pairs, pairing, least)
         located.add(first.identity)
         if change == "order":  # other lengths change the sorted order too
@@ -152,7 +153,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             location=first.location,
             cause=_cause(first, change, subject.names, pairing, pairs),
             cause_at=_origin(first, before.operations, pairing),
-            difference=apart,
+            difference=difference,
             trial=chosen.nan_with or trial.name,
             spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
@@ -185,22 +186,22 @@ def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
     return gap(before[:steps], after[:steps])
 
 
-def goes_another_way_alone(subject: Subject, steps: Steps) -> bool:
-    """Whether the code takes another way for one sequence alone than for two of it, without padding."""
+def runs_other_code_alone(subject: Subject, steps: Steps) -> bool:
+    """Whether the model runs other operations for a batch of one sequence than for a batch that has it twice."""
     try:
         alone, twice = (subject.record(pad([steps] * rows, multiple=1)) for rows in (1, 2))
     except RunError:
         return False
-    return _another_way(twice, alone) is not None
+    return _only_in_one_run(twice, alone) is not None
 
 
-def _another_way(before: Recording, after: Recording) -> Operation | None:
-    """The first operation of the second run that the first has not, or else of the first that the second has not."""
-    for one, other in ((before, after), (after, before)):
-        known = {operation.identity for operation in one.operations}
-        other_way = next((operation for operation in other.operations if operation.identity not in known), None)
-        if other_way is not None:
-            return other_way
+def _only_in_one_run(before: Recording, after: Recording) -> Operation | None:
+    """The first operation of `after` that is not in `before`, or else the first of `before` that is not in `after`."""
+    for reference, run in ((before, after), (after, before)):
+        known = {operation.identity for operation in reference.operations}
+        extra = next((operation for operation in run.operations if operation.identity not in known), None)
+        if extra is not None:
+            return extra
     return None
 
 
@@ -211,28 +212,34 @@ def _where_it_begins(
     pairing: Pairing,
     tolerance: float,
 ) -> Operation:
-    """The first operation that differs, or one before it that only one of the runs has, or that has other axes."""
+    """The operation at which a difference begins, of which `first` is the first operation that differs.
+
+    1. In other layouts than right padding, the source of a slice is blamed, if it differs too (`_source_of_slice`).
+    2. If the runs took different branches of the code, and the values that come from the branches differ, the branch
+       is blamed: the first operation that only one run has.
+    3. Otherwise it is `first`.
+    """
     if not pairing.before.layout.is_usual:
-        first = _longer_than_the_steps(first, pairs, pairing, tolerance)
+        first = _source_of_slice(first, pairs, pairing, tolerance)
     pair = next((one for one in pairs if one.before is first), None)
-    another = _another_way(*runs)
-    if pair is None or another is None:
+    branch = _only_in_one_run(*runs)
+    if pair is None or branch is None:
         return first
     known = [{operation.identity for operation in run.operations} for run in runs]
-    mine, its = (
+    producers_before, producers_after = (
         [one for one in run.operations if one.gives & operation.inputs and one.outputs]
         for run, operation in zip(runs, (pair.before, pair.after), strict=True)
     )
-    apart = [
+    differences = [
         axes.difference(one.outputs[0][1], other.outputs[0][1], pairing)
-        for one in mine
-        for other in its
+        for one in producers_before
+        for other in producers_after
         if one.identity not in known[1] or other.identity not in known[0]
     ]
-    # Where the ways meet with equal values, as behind a padding to whole chunks, they are not the cause. Tensors of
-    # other shapes are other inputs, such as a mask that one of the ways does without.
-    alike = [by for by in apart if by is not None and by < math.inf]
-    return another if alike and min(alike) > tolerance else first
+    # Branches that give equal values, such as padding to whole chunks, are not the cause. An infinite difference is of
+    # tensors with other shapes: they are other inputs of `first`, such as a mask that only one branch has.
+    comparable = [difference for difference in differences if difference is not None and difference < math.inf]
+    return branch if comparable and min(comparable) > tolerance else first
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +252,11 @@ class _Pair:
 
     def moves(self, pairing: Pairing, tolerance: float) -> bool:
         """Whether it may be the cause of a difference of more than `tolerance`."""
-        return (self.apart(pairing) or 0.0) > tolerance / _HIDDEN
+        return (self.difference(pairing) or 0.0) > tolerance / _HIDDEN
 
     @property
     def is_counted(self) -> bool:
-        """Whether its outputs are counted over the row, whatever is in it: what both have of them is equal."""
+        """Whether its outputs count positions from the start of the row, as `arange` does: both runs agree there."""
         for (_, mine), (_, its) in zip(self.before.outputs, self.after.outputs, strict=False):
             if mine.ndim != its.ndim:
                 return False
@@ -258,7 +265,7 @@ class _Pair:
                 return False
         return bool(self.before.outputs)
 
-    def apart(self, pairing: Pairing, *, of_any_reading: bool = False) -> float | None:
+    def difference(self, pairing: Pairing, *, of_any_reading: bool = False) -> float | None:
         """The largest difference of its outputs at valid steps; None if they cannot be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
             return None
@@ -266,7 +273,7 @@ class _Pair:
             axes.difference(mine, other, pairing, larger, of_any_reading=of_any_reading)
             for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
         ]
-        return max((apart for apart in differences if apart is not None), default=None)
+        return max((difference for difference in differences if difference is not None), default=None)
 
 
 def _always(cause: Cause, _: Change) -> Cause:
@@ -314,49 +321,51 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
     return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
 
 
-def _leading(
+def _differing_operations(
     pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
-    """The operations that differ, in order; of a size or an index, if it influences an answer that differs."""
-    apart = [pair.apart(pairing) for pair in pairs]
+    """The operations that differ, in order of execution, with their differences.
+
+    Sizes and indices may rightly differ between batches: they count only if they influence an answer that differs.
+    """
+    differences = [pair.difference(pairing) for pair in pairs]
     needed, is_usual = set(answers), pairing.before.layout.is_usual
-    leads = [False] * len(pairs)
+    reaches_answer = [False] * len(pairs)
     for index in range(len(pairs) - 1, -1, -1):
-        operation, moved_by = pairs[index].before, apart[index]
-        # Where a sequence begins is another number in each batch, and right; but not what is counted over a row.
+        operation, difference = pairs[index].before, differences[index]
+        # The start of a sequence in its row is rightly another number in each batch; a count over the row is not.
         is_index = bool(operation.outputs) and _is_size_or_index(operation)
         if not is_usual and is_index and not pairs[index].is_counted:
             continue
-        if operation.gives & needed and (moved_by is None or moved_by > tolerance):
+        if operation.gives & needed and (difference is None or difference > tolerance):
             needed |= operation.inputs
-            leads[index] = True
+            reaches_answer[index] = True
     differing = [
-        (pair.before, moved_by, leading)
-        for pair, moved_by, leading in zip(pairs, apart, leads, strict=True)
-        if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(pair.before))
+        (pair.before, difference, reaches)
+        for pair, difference, reaches in zip(pairs, differences, reaches_answer, strict=True)
+        if difference is not None and difference > tolerance and (reaches or not _is_size_or_index(pair.before))
     ]
-    # Angles of positions are others wherever a sequence begins; attention that is relative takes that out again.
-    leading_alone = [] if is_usual else [one for one in differing if one[2]]
-    return [(operation, moved_by) for operation, moved_by, _ in leading_alone or differing]
+    # Rotary angles differ with the start of a sequence in its row, and relative attention cancels that again: in such
+    # layouts, operations whose difference reaches no answer do not count.
+    only_reaching = [] if is_usual else [one for one in differing if one[2]]
+    return [(operation, difference) for operation, difference, _ in only_reaching or differing]
 
 
 _PARTS: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})
 
 
-def _longer_than_the_steps(
-    differing: Operation, pairs: Sequence[_Pair], pairing: Pairing, tolerance: float
-) -> Operation:
-    """The operation that gave what another takes a part of, if it differs in some reading; else the other.
+def _source_of_slice(differing: Operation, pairs: Sequence[_Pair], pairing: Pairing, tolerance: float) -> Operation:
+    """`differing`; or, if it is a slice of an output that may differ too, the operation that made that output.
 
-    A convolution that pads on both sides gives more steps than it takes; which of them are those of the sequences is
-    known only where the part is taken.
+    A convolution that pads on both sides returns more steps than it gets. Which of them belong to the sequences is
+    known only where they are sliced.
     """
     if differing.kind not in _PARTS:
         return differing
     end = next(index for index, pair in enumerate(pairs) if pair.before is differing)
     source = next((pair for pair in reversed(pairs[:end]) if pair.before.gives & differing.inputs), None)
-    apart = None if source is None else source.apart(pairing, of_any_reading=True)
-    return differing if source is None or apart is None or apart <= tolerance else source.before
+    difference = None if source is None else source.difference(pairing, of_any_reading=True)
+    return differing if source is None or difference is None or difference <= tolerance else source.before
 
 
 def _is_made_of(sizes: set[int], operation: Operation) -> bool:
@@ -394,11 +403,11 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
             continue
         needed |= operation.inputs
         paddings = [axes.padding_of(value, pairing.before) for key, value in operation.outputs if key in keys]
-        is_zero = [not values.any() for values in paddings if values is not None]
-        if is_zero and all(is_zero):
-            return None
-        came_in_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
-        if is_zero and not all(is_zero) and came_in_zero:
+        outputs_are_zero = [not values.any() for values in paddings if values is not None]
+        if outputs_are_zero and all(outputs_are_zero):
+            return None  # the padding is still 0 here, so no operator before it is to blame
+        input_was_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
+        if outputs_are_zero and not all(outputs_are_zero) and input_was_zero:
             return operation.operator if operation.location is None else str(operation.location)
     return None
 

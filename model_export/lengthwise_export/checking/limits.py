@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise_export.checking.baseline import Baseline, changes_itself, gap
-from lengthwise_export.checking.leaks import FailedTrial, goes_another_way_alone
+from lengthwise_export.checking.baseline import Baseline, gap, why_unsteady
+from lengthwise_export.checking.leaks import FailedTrial, runs_other_code_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
 from lengthwise_export.errors import RunError, UncheckableError
@@ -52,7 +52,7 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
         subject.state.restore()
         batch = pad(sequences, width=width)
         if runs(subject, batch):
-            return changes_itself(subject, names, [batch])
+            return why_unsteady(subject, names, [batch])
     if runs(subject, pad(sequences, multiple=1)):
         return (
             f"the model raises if a batch is wider than its longest sequence ({error}): take the width from the "
@@ -207,7 +207,7 @@ def require_service_contract(
                 "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
                 "first row is not the longest"
             )  # else they are right and in the wrong rows, which is a leak
-    if not layout.is_usual or layout.is_stated or goes_another_way_alone(subject, first.sequences[0]):
+    if not layout.is_usual or layout.is_stated or runs_other_code_alone(subject, first.sequences[0]):
         return
     if any(trial.change in ("width", "batch") for trial in moved) and all(
         _is_right_at_the_end(subject, first, width, sampler, most) for width in (sizes.width, sizes.wider)
@@ -261,11 +261,11 @@ def notes_of_other_readings(
             again = replace(first, answer=other.subject.answer(first.batch))
             answers = ((trial, other.subject.answer(trial.batch)) for trial in tried)  # until one differs
             is_sound = all(
-                again.moved_by(answer, *pair) <= tolerance for trial, answer in answers for pair in trial.rows
+                again.row_difference(answer, *pair) <= tolerance for trial, answer in answers for pair in trial.rows
             )
             # If a changed last step does not change the answer, this way does not read the whole sequence.
             last = other.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
-            is_sound = is_sound and all(again.moved_by(last, row, row) > tolerance for row in again.ordinary())
+            is_sound = is_sound and all(again.row_difference(last, row, row) > tolerance for row in again.ordinary())
         except (RunError, IndexError):  # an answer of another shape may lack these rows
             continue
         if is_sound and other.is_option:
@@ -284,7 +284,7 @@ def notes_of_the_fast_path(
     with contextlib.suppress(RunError):
         shipped = replace(first, answer=subject.answer_as_shipped(first.batch))
         after = subject.answer_as_shipped(trial.batch)
-        if max(shipped.moved_by(after, *pair) for pair in trial.rows) <= tolerance:
+        if max(shipped.row_difference(after, *pair) for pair in trial.rows) <= tolerance:
             yield (
                 f"the framework's fast path skips padding and does not show it ({trial.name}); training, other "
                 "settings and an exported graph use the plain path"

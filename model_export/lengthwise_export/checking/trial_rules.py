@@ -198,7 +198,7 @@ def padding_id_of(
             filled = trials.with_padding_filled(base, np.int64(compared.number))
             again = replace(first, answer=subject.answer(filled))
             alone = [subject.answer(pad([steps], multiple=1)) for steps in first.sequences]
-            if max(again.moved_by(answer, row, 0) for row, answer in enumerate(alone)) <= most:
+            if max(again.row_difference(answer, row, 0) for row, answer in enumerate(alone)) <= most:
                 return compared
     return None
 

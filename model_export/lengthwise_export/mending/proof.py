@@ -192,7 +192,7 @@ class _Alone:
     def by_ulps(self) -> float:
         """How much a few ulps of its values, or its own rounding on the way, move the original's answer."""
         exact = self.original.answer_in_float64(self.expected.batch)
-        own = 0.0 if exact is None else self.expected.moved_by(exact, 0, 0)
+        own = 0.0 if exact is None else self.expected.row_difference(exact, 0, 0)
         by_values = self.expected.amplified(self.original)[0]
         return max(by_values, own) if math.isfinite(own) else by_values
 
@@ -292,7 +292,7 @@ def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
 
 def _add(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> None:
     """Adds the mended model's answer to a sequence; the first one is that to the sequence alone."""
-    difference = one.expected.moved_by(answer, 0, row)
+    difference = one.expected.row_difference(answer, 0, row)
     if one.is_raw and proof.tolerance < difference < math.inf:
         is_new = one.amplified is None
         one.amplified = one.by_ulps() if one.amplified is None else one.amplified
@@ -305,7 +305,7 @@ def _add(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput,
     if one.mended is None:
         one.mended = Baseline([one.steps], batch, answer)
         return
-    proof.in_company = max(proof.in_company, one.mended.moved_by(answer, 0, row))
+    proof.in_company = max(proof.in_company, one.mended.row_difference(answer, 0, row))
     proof.bits &= _bits(one.mended.answer, 0, one.length) == _bits(answer, row, one.length)
 
 
