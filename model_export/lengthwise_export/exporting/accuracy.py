@@ -283,5 +283,5 @@ def changed_labels(before: Session, after: Session, manifest: Manifest, sequence
 
 def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
     """The logits of an unbatched sequence: `[classes]`, or of a per-step model `[length, classes]`."""
-    row: NDArray[np.float32] = session.run(pad([steps], multiple=manifest.width_multiple)).logits[0]
-    return row[: len(steps)] if manifest.task == "per-step" else row
+    batch = pad([steps], multiple=manifest.width_multiple)
+    return answers.by_row(session.run(batch).logits, batch.lengths, manifest)[0]

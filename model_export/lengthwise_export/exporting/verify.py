@@ -20,7 +20,7 @@ from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.repository import verifier
-from lengthwise.runtime.data_profile import MOST_SEQUENCES, DataProfile
+from lengthwise.runtime.data_profile import DataProfile, sample
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
@@ -296,10 +296,7 @@ def profile_of_served(
     accepted = [record for record in records if why_refused(record.steps, manifest) is None]
     if not accepted:
         return None
-    count = len(accepted)
-    if count > MOST_SEQUENCES:
-        indices = np.random.default_rng(0).permutation(count)[:MOST_SEQUENCES].tolist()
-        accepted = [accepted[index] for index in indices]
-    items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in accepted]
-    profile = DataProfile.of([item.steps for item in items], classes_of(accepted), labels=manifest.classes)
-    return profile.model_copy(update={"sequences": count})
+    sampled = [accepted[index] for index in sample(len(accepted))]
+    items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in sampled]
+    profile = DataProfile.of([item.steps for item in items], classes_of(sampled), labels=manifest.classes)
+    return profile.model_copy(update={"sequences": len(accepted)})

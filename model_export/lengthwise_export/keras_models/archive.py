@@ -47,8 +47,10 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
             if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
                 why = "it is no model that model.save('model.keras') wrote"
                 raise ConfigurationError(f"it has no {' and no '.join(missing)}: {why}")
-            config, metadata = (_json(archive, members[name]) if name in members else {} for name in (CONFIG, METADATA))
             # zipfile reads no more than the size in the archive's directory, which `_require_known_member` has limited
+            config, metadata = (
+                parsed(name, archive.read(members[name])) if name in members else {} for name in (CONFIG, METADATA)
+            )
             with archive.open(members[WEIGHTS]) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zipfile.LargeZipFile) as error:
@@ -83,11 +85,6 @@ def _require_known_member(info: zipfile.ZipInfo, *, is_duplicate: bool) -> None:
 def _expands(size: int, stored: int) -> bool:
     """Whether `size` bytes are too many for the `stored` bytes that they are unpacked from: a zip bomb."""
     return size > _FREE and size > _MOST_EXPANSION * max(stored, 1)
-
-
-def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    with archive.open(info) as file:
-        return parsed(info.filename, file.read(MOST_CONFIG))
 
 
 def parsed(name: str, data: bytes | str) -> Any:

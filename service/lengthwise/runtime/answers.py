@@ -44,10 +44,9 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
         else [row[:length] for row, length in zip(attention, lengths, strict=True)]
     )
     if manifest.task == "per-step":
-        rows = [row[:length] for row, length in zip(logits, lengths, strict=True)]
         return [
             Answer(probabilities(row, manifest), attention=weight) if np.isfinite(row).all() else None
-            for row, weight in zip(rows, weights, strict=True)
+            for row, weight in zip(by_row(logits, lengths, manifest), weights, strict=True)
         ]
     is_finite = np.isfinite(logits)
     finite = None if np.count_nonzero(is_finite) == is_finite.size else np.logical_and.reduce(is_finite, axis=1)
@@ -59,6 +58,12 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
     if finite is None:
         return answers
     return [answer if good else None for answer, good in zip(answers, finite, strict=True)]
+
+
+def by_row(logits: Floats, lengths: NDArray[np.int32], manifest: Manifest) -> list[Floats]:
+    """The logits of each row of a batch; of a per-step model without padding, `[length, classes]`."""
+    per_step = manifest.task == "per-step"
+    return [row[:length] if per_step else row for row, length in zip(logits, lengths, strict=True)]
 
 
 def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:

@@ -120,24 +120,17 @@ class DataProfile(_ProfilePart):
             labels: How many classes there are.
             seed: Seed of the splits for the limits.
         """
-        if len(sequences) > MOST_SEQUENCES:
-            indices = np.random.default_rng(seed).permutation(len(sequences))[:MOST_SEQUENCES].tolist()
-            profile = cls.of(
-                [sequences[i] for i in indices],
-                None if classes is None else [classes[i] for i in indices],
-                labels=labels,
-                seed=seed,
-            )
-            return profile.model_copy(update={"sequences": len(sequences)})
+        count, indices = len(sequences), sample(len(sequences), seed)
+        sequences = [sequences[index] for index in indices]
+        classes_of_each = [() if classes is None else classes[index] for index in indices]
         # As many steps of each sequence as `ProfileCounter` looks at: else long sequences would count for more here.
         values = np.concatenate([_columns(_thinned(steps)) for steps in sequences])
         present = ~np.isnan(values)
         lengths = Bins.of(np.array([len(steps) for steps in sequences], dtype=np.float64))
         features = tuple(Bins.of(values[present[:, i], i]) for i in range(values.shape[1]))
-        classes_of_each = classes if classes is not None else [()] * len(sequences)
         shares = np.bincount([*chain.from_iterable(classes_of_each)], minlength=labels).astype(np.float64)
         profile = cls(
-            sequences=len(sequences),
+            sequences=count,
             lengths=lengths,
             missing=round(float(1 - present.mean()), 6),
             features=features,
@@ -145,6 +138,14 @@ class DataProfile(_ProfilePart):
             limits=DriftLimits(length=0, missing=0, classes=0, features=(0,) * len(features)),
         )
         return profile.model_copy(update={"limits": _limits(profile, sequences, classes_of_each, labels, seed)})
+
+
+def sample(count: int, seed: int = 0) -> list[int]:
+    """The indices of the sequences that a profile looks at: all, or `MOST_SEQUENCES` of them, drawn at random."""
+    if count <= MOST_SEQUENCES:
+        return list(range(count))
+    indices: list[int] = np.random.default_rng(seed).permutation(count)[:MOST_SEQUENCES].tolist()
+    return indices
 
 
 def _limits(

@@ -231,11 +231,7 @@ def _options(threads: int, provider: Provider) -> Any:
 
 
 def _open_in(source: Source, options: Any, device: Device) -> Any:
-    """An onnxruntime session; onnxruntime may place it on the CPU instead of the device, which the caller checks.
-
-    Raises:
-        ModelError: This onnxruntime cannot take weights beside a graph from memory.
-    """
+    """An onnxruntime session; onnxruntime may place it on the CPU instead of the device, which the caller checks."""
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
@@ -243,8 +239,6 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
         folder = _NO_FOLDER if source.folder is None else str(source.folder)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if source.weights:
-        if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-            raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")
         contents = list(source.weights.values())
         options.add_external_initializers_from_files_in_memory(
             list(source.weights), contents, [len(content) for content in contents]
@@ -254,8 +248,7 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
         onnxruntime.set_default_logger_severity(_ERRORS)
     # With the fallback, onnxruntime would open the session on the CPU if the provider fails.
     session = onnxruntime.InferenceSession(graph, options, providers=[named], enable_fallback=0)
-    if hasattr(session, "_model_bytes"):
-        session._model_bytes = None  # only the fallback needs it; frees the memory
+    session._model_bytes = None  # only the fallback needs it; frees the memory
     return session
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from lengthwise import files
 from lengthwise.errors import PromiseBroken, VerificationError
-from lengthwise.padding import PaddedBatch, Steps, batches
+from lengthwise.padding import Steps, batches
+from lengthwise.runtime.answers import by_row
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest, Promise
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import largest_difference, scale_of
@@ -154,13 +155,8 @@ def check(
 def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *, most_rows: int | None = 1) -> Golden:
     """Golden sequences with a session's own logits, by default each computed unbatched."""
     runs = batches(sequences, multiple=manifest.width_multiple, most_rows=most_rows)
-    return Golden(tuple(sequences), tuple(logits for batch in runs for logits in _logits(session, batch, manifest)))
-
-
-def _logits(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
-    """Each row's logits, without padding."""
-    for row, length in zip(session.run(batch).logits, batch.lengths, strict=True):
-        yield row[:length] if manifest.task == "per-step" else row
+    logits = [row for batch in runs for row in by_row(session.run(batch).logits, batch.lengths, manifest)]
+    return Golden(tuple(sequences), tuple(logits))
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:

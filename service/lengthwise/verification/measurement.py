@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, batches, pad, rounded_width, step_mask
+from lengthwise.runtime.answers import by_row
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import (
@@ -196,13 +197,13 @@ class BatchVariations:
         """
         expected, actual = [], []
         for batch in self._batches(members):
-            expected += self._by_row(reference(batch), batch)
-            actual += self._by_row(self._logits(batch), batch)
+            expected += by_row(reference(batch), batch.lengths, self.manifest)
+            actual += by_row(self._logits(batch), batch.lengths, self.manifest)
 
         def answer_to(model: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
             (batch,) = self._batches([steps])
             logits = model(batch)
-            return None if logits is None else self._by_row(logits, batch)[0]
+            return None if logits is None else by_row(logits, batch.lengths, self.manifest)[0]
 
         for steps, answer in zip(members, expected, strict=True):
             self._measured[id(answer)] = MeasuredAnswer(
@@ -376,13 +377,9 @@ class BatchVariations:
     def _without_padding(self, session: Session, batch: PaddedBatch) -> Iterator[RowOutputs]:
         """Runs a batch, and yields each row's outputs without padding."""
         outputs = session.run(batch, ("logits", "attention"))
-        for row, (logits, length) in enumerate(zip(self._by_row(outputs.logits, batch), batch.lengths, strict=True)):
-            yield [logits] if outputs.attention is None else [logits, outputs.attention[row, :length]]
-
-    def _by_row(self, logits: BatchLogits, batch: PaddedBatch) -> list[NDArray[np.float32]]:
-        """Each row's logits, without padding if the model is a per-step model."""
-        per_step = self.manifest.task == "per-step"
-        return [row[:length] if per_step else row for row, length in zip(logits, batch.lengths, strict=True)]
+        rows = by_row(outputs.logits, batch.lengths, self.manifest)
+        for index, (logits, length) in enumerate(zip(rows, batch.lengths, strict=True)):
+            yield [logits] if outputs.attention is None else [logits, outputs.attention[index, :length]]
 
     def _case(
         self,
