@@ -12,29 +12,33 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ModelError
 from lengthwise.padding import PaddedBatch
-from lengthwise.runtime import device_memory
 from lengthwise.runtime.binding import Slot
-from lengthwise.runtime.device_memory import Buffer, CudaMemory, HostMemory
+from lengthwise.runtime.device_memory import Buffer, CudaMemory
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, PROVIDERS, Device
+from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
-from tests.support.fake_device import ONE, TWO
+from tests.support.fake_device import ONE, TWO, FakeRuntime
 from tests.support.model_directories import BUNDLED
 
 MANIFEST = Manifest.read(BUNDLED)
 
 
-class Counting(HostMemory):
-    """Ordinary memory that counts what is asked of it."""
+class Counting(CudaMemory):
+    """Memory that counts what is asked of it."""
 
     def __init__(self) -> None:
+        super().__init__(0, lambda name: FakeRuntime())
         self.made: list[int] = []
         self.uploads: list[int] = []
 
     def on_host(self, size_bytes: int) -> NDArray[np.uint8]:
         self.made.append(size_bytes)
         return super().on_host(size_bytes)
+
+    def on_device(self, size_bytes: int) -> Buffer:
+        self.made.append(size_bytes)
+        return super().on_device(size_bytes)
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
         self.uploads.append(source.nbytes)
@@ -151,46 +155,8 @@ def test_the_warm_up_runs_every_shape_and_its_first_one_in_every_slot(monkeypatc
     assert session.warm_up(((1, 4) for _ in range(10_000)), seconds=0) == 1  # it ends in time
 
 
-class FakeRuntime:
-    """CUDA's runtime, with the host's memory as both sides."""
-
-    def __init__(self, failing: str = "") -> None:
-        self.failing = failing
-        self.calls: list[str] = []
-        self.device: int | None = None
-        self.held: dict[int, Any] = {}
-        self.cudaGetErrorString = lambda code: b"in its own words"
-
-    def cudaSetDevice(self, index: Any) -> int:
-        self.device = index.value
-        return self._answer("cudaSetDevice")
-
-    def cudaMalloc(self, address: Any, size: Any, flags: Any = None) -> int:
-        block = ctypes.create_string_buffer(size.value)
-        address._obj.value = ctypes.addressof(block)
-        self.held[ctypes.addressof(block)] = block
-        return self._answer("cudaMalloc" if flags is None else "cudaHostAlloc")
-
-    cudaHostAlloc = cudaMalloc
-
-    def cudaFreeHost(self, address: Any) -> int:
-        del self.held[address.value]
-        return 0
-
-    cudaFree = cudaFreeHost
-
-    def cudaMemcpy(self, target: Any, source: Any, size: Any, kind: Any) -> int:
-        assert kind.value == 1
-        ctypes.memmove(target.value, source.value, size.value)
-        return self._answer("cudaMemcpy")
-
-    def _answer(self, name: str) -> int:
-        self.calls.append(name)
-        return 2 if name == self.failing else 0
-
-
-@pytest.mark.parametrize("memory", [HostMemory(), CudaMemory(0, lambda name: FakeRuntime())])
-def test_host_memory_is_written_and_what_is_uploaded_lies_on_the_device(memory: HostMemory):
+def test_host_memory_is_written_and_what_is_uploaded_lies_on_the_device():
+    memory = CudaMemory(0, lambda name: FakeRuntime())
     held, there = memory.on_host(24), memory.on_device(100)
     held.view(np.float32)[:] = 1.5
     assert held.shape == (24,)
@@ -229,9 +195,6 @@ def test_a_call_that_fails_is_an_error_with_the_gpu_and_the_reason(call: str):
         memory.upload(memory.on_host(8), memory.on_device(8))
 
 
-def test_a_device_has_the_memory_of_its_provider_and_no_runtime_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(CudaMemory.__init__, "__defaults__", (lambda name: FakeRuntime(),))
-    assert isinstance(device_memory.of(CPU_DEVICE), HostMemory)
-    assert isinstance(device_memory.of(Device(PROVIDERS["cuda"])), CudaMemory)
+def test_a_device_without_a_runtime_is_an_error():
     with pytest.raises(ModelError, match="libcudart"):
         CudaMemory(0, lambda name: ctypes.CDLL("no such library"))

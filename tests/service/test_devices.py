@@ -194,7 +194,7 @@ def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_and_allocate
     before = min(first, buckets.BEFORE_READY)
     assert any(f"; {before} of {count} shapes ran, others run at rest" in line for line in caplog.messages)
     assert len(model.cold) == count - before
-    monkeypatch.setattr("lengthwise.runtime.device_memory.HostMemory.on_host", asked)
+    monkeypatch.setattr("lengthwise.runtime.device_memory.CudaMemory.on_host", asked)
     random = np.random.default_rng(0)
     for rows, width in model.buckets.shapes()[::7]:
         steps = [np.zeros((int(n), 12), np.float32) for n in random.integers(1, min(width, 29) + 1, rows)]

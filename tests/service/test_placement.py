@@ -78,7 +78,7 @@ class Reporting(onnxruntime.InferenceSession):  # type: ignore[misc]
 @pytest.fixture
 def reporting(monkeypatch: pytest.MonkeyPatch) -> type[Reporting]:
     monkeypatch.setattr("lengthwise.runtime.opening.onnxruntime.InferenceSession", Reporting)
-    monkeypatch.setattr("lengthwise.runtime.device_memory.CudaMemory", lambda index: None)
+    monkeypatch.setattr("lengthwise.runtime.device_memory.CudaMemory", lambda index, load: None)
     monkeypatch.setattr(Reporting, "starts", True)
     monkeypatch.setattr(Reporting, "on_cpu", ())
     return Reporting

@@ -1,6 +1,48 @@
-"""A device that is none: batches go through slots, buffers and buckets as on a GPU, and the CPU computes them."""
+"""A device without hardware: batches go through slots, buffers and buckets as on a GPU, and the CPU computes them."""
+
+import ctypes
+from typing import Any
 
 from lengthwise.runtime.provider import Device, Provider
+
+
+class FakeRuntime:
+    """CUDA's runtime, with the host's memory as both sides."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+        self.calls: list[str] = []
+        self.device: int | None = None
+        self.held: dict[int, Any] = {}
+        self.cudaGetErrorString = lambda code: b"in its own words"
+
+    def cudaSetDevice(self, index: Any) -> int:
+        self.device = index.value
+        return self._answer("cudaSetDevice")
+
+    def cudaMalloc(self, address: Any, size: Any, flags: Any = None) -> int:
+        block = ctypes.create_string_buffer(size.value)
+        address._obj.value = ctypes.addressof(block)
+        self.held[ctypes.addressof(block)] = block
+        return self._answer("cudaMalloc" if flags is None else "cudaHostAlloc")
+
+    cudaHostAlloc = cudaMalloc
+
+    def cudaFreeHost(self, address: Any) -> int:
+        del self.held[address.value]
+        return 0
+
+    cudaFree = cudaFreeHost
+
+    def cudaMemcpy(self, target: Any, source: Any, size: Any, kind: Any) -> int:
+        assert kind.value == 1
+        ctypes.memmove(target.value, source.value, size.value)
+        return self._answer("cudaMemcpy")
+
+    def _answer(self, name: str) -> int:
+        self.calls.append(name)
+        return 2 if name == self.failing else 0
+
 
 FAKE = Provider(
     name="fake",
@@ -10,6 +52,7 @@ FAKE = Provider(
     wall_clock=True,
     in_flight=2,
     bound=True,
+    load_library=lambda name: FakeRuntime(),
     session={"session.record_ep_graph_assignment_info": "1"},
 )
 

@@ -57,7 +57,7 @@ class ConvSpec(SpecTable):
     norm: Literal["batch", "layer", "none"] = "batch"
     bottleneck: int = Field(default=0, ge=0)  # features that the kernels of a list read, after a product; 0 for all
     pool: int = Field(default=0, ge=0)  # steps of one more branch, with the maximum of neighbouring steps; 0 for none
-    residual: int = Field(default=0, ge=0)  # adds the input of the block so many blocks before, itself counted
+    residual: int = Field(default=0, ge=0)  # adds the input of an earlier block: 1 of this block, 2 of the one before
 
     @property
     def kernels(self) -> tuple[int, ...]:
@@ -165,6 +165,7 @@ class ModelSpec(SpecTable):
 
 
 def _inception(channels: int) -> list[dict[str, Any]]:
+    """The convolutions of InceptionTime: two times three blocks, with a residual connection over each three."""
     block: dict[str, Any] = {"channels": channels, "kernel": [9, 19, 39], "bottleneck": 32, "pool": 3}
     return [block, block, block | {"residual": 3}] * 2
 
@@ -214,9 +215,9 @@ WITHOUT_DATA: Final = "rnn"  # the preset of `auto` where there is no data to ch
 
 
 def expanded(model: dict[str, Any], task: object) -> dict[str, Any]:
-    """The table `[model]` with the keys of its preset, where it does not give them itself; it may be wrong."""
+    """The table `[model]` with the keys of its preset, where it does not have them itself; keys are checked later."""
     name = model.get("preset")
-    if name == ROCKET:  # another kind of model, which has none of the keys of layers, nor a preset
+    if name == ROCKET:  # the name of a kind of model, which has no presets and no keys of layers
         return {"kind": ROCKET} | {key: value for key, value in model.items() if key != "preset"}
     keys = PRESETS.get(name, {}) if isinstance(name, str) else {}
     if task == "per-step":

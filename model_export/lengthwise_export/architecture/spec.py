@@ -58,7 +58,7 @@ class InputSpec(SpecTable):
         return "values" if self.vocabulary is None else "tokens"
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Whether `[input]` names both kinds of a step, or none, or keys of the other kind; each with its message."""
+        """Both kinds of a step, or none; keys of the other kind; values that do not fit each other."""
         of_values = self.first_stated("feature_names", "missing", "normalize")
         names, vocabulary, padding_id = self.feature_names, self.vocabulary, self.padding_id
         return (

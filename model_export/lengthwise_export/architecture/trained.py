@@ -53,9 +53,8 @@ class TrainingRecord(BaseModel):
     temperature: float | None = Field(default=None, gt=0)  # by which the logits were divided to calibrate them
     trained: str | None = None  # the day, as in `2026-11-23`
     profile: DataProfile | None = None
-    columns: dict[
-        str, str
-    ] = {}  # of the table that was trained on: those of the ids, the times and the labels, by role
+    # The columns of ids, times and labels of the table that was trained on, by their roles
+    columns: dict[str, str] = {}
 
     @property
     def expected(self) -> float | None:
@@ -69,7 +68,7 @@ class TrainingRecord(BaseModel):
 
 
 def record_of(spec: Spec, **known: Any) -> dict[str, Any]:
-    """The record that `train` writes next to the weights, with fields of `TrainingRecord`; `read_record` reads it."""
+    """The record that `train` writes into the file of the weights, for `read_record`; `known`: fields of it."""
     record = TrainingRecord(labels=spec.output.labels, trained=datetime.now(UTC).date().isoformat(), **known)
     return record.model_dump(mode="json") | {"spec": spec.resolved()}
 
@@ -135,7 +134,7 @@ def read_record(path: Path) -> TrainingRecord:
 
 
 def with_chosen_keys(spec: Spec, path: Path) -> Spec:
-    """The spec for a checkpoint: where it leaves a key open (`auto`), that of the training is taken."""
+    """The spec for a checkpoint: a key that it leaves open (`auto`) gets the value that the training chose."""
     record = read_record(path).spec
     if record is None:
         return spec.concrete()
@@ -187,15 +186,15 @@ def _require_same_spec(record: TrainingRecord, spec: Spec, path: Path) -> list[s
         CheckpointError: Other keys differ; the message names them.
     """
     notices, refused = [], []
-    pairs = differences(record.spec, spec) if record.spec is not None else iter(())
+    different_keys = differences(record.spec, spec) if record.spec is not None else iter(())
     if record.spec is None:
         notices.append(
             f"{path} does not record its spec: pooling, missing and the other keys are assumed to be those of the spec "
             "that is passed"
         )
         if record.labels not in (None, spec.output.labels):
-            pairs = iter([("output.labels", record.labels, spec.output.labels)])
-    for key, trained, stated in pairs:
+            different_keys = iter([("output.labels", record.labels, spec.output.labels)])
+    for key, trained, stated in different_keys:
         difference = f"{key}: the checkpoint was trained with {as_text(trained)}, the spec says {as_text(stated)}"
         if key in MAY_DIFFER:
             notices.append(f"{difference}; the spec is used, because {MAY_DIFFER[key]}")
@@ -217,8 +216,9 @@ def differences(trained: Spec, stated: Spec) -> Iterator[tuple[str, Any, Any]]:
         {f"{name}.{key}": value for name, table in spec.resolved().items() for key, value in table.items()}
         for spec in (trained, stated)
     )
-    values = ((key, left.get(key), right.get(key)) for key in left | right)
-    yield from ((key, own, other) for key, own, other in values if own != other)
+    for key in left | right:
+        if left.get(key) != right.get(key):
+            yield key, left.get(key), right.get(key)
 
 
 def as_text(value: Any) -> str:

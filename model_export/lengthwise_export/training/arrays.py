@@ -51,7 +51,7 @@ class LabelledSequences:
 
     spec: Spec  # with everything that was open and that the sequences and labels say
     records: Sequence[Record]
-    columns: Mapping[str, str] = field(default_factory=dict)  # those of a table that have a role, by role
+    columns: Mapping[str, str] = field(default_factory=dict)  # the columns of a table, by their roles
     reasons: tuple[str, ...] = ()  # one sentence for each key that was read off the sequences
     warnings: tuple[str, ...] = ()  # what the user should know
     is_inferred: bool = False  # whether the spec left open what a step is, or the labels
@@ -84,7 +84,7 @@ def from_sequences(
 
 
 def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Which of some words is the spec, a preset or a `.toml` file (`auto` without one); the others are data files.
+    """Divides the arguments of `train` into the spec (a preset or a `.toml` file, `auto` by default) and data files.
 
     Raises:
         ConfigurationError: There are two specs, there is no data, or a word is neither.

@@ -30,13 +30,14 @@ ORDERS_OF_MAGNITUDE: Final = 100
 TRIED: Final = ("both", "training", "sequence", "sequence-scale", "feature-scale")
 PROBE_KERNELS: Final = 1000
 PROBE_RECORDS: Final = 400
-CLEARLY: Final = 0.95  # one is preferred to the usual one if its loss in the probe is below this share of that one's
-CLOSE: Final = 1.5  # whole models are compared where the loss in the probe is at most this many times the least
+# The usual normalisation is kept, unless another has a loss in the probe below this share of the usual one's loss
+CLEARLY: Final = 0.95
+CLOSE: Final = 1.5  # whole models are compared for normalisations with at most this many times the least loss
 STANDARD_ERRORS: Final = 2  # of the difference, by which the mean loss of a whole model must be lower
-COMPARED_STEPS: Final = 200_000  # to so many steps at most whole models are fitted: each takes some seconds
-MOST_COMPARED: Final = 1000  # and to so many records
+COMPARED_STEPS: Final = 200_000  # most steps, in all records, that whole models are compared on: each takes seconds
+MOST_COMPARED: Final = 1000  # most records that whole models are compared on
 FEWEST_COMPARED: Final = 100  # with fewer records the difference would be chance
-ENOUGH: Final = 0.97  # where fixed kernels give so many correct held-out answers, nothing else is tried
+ENOUGH: Final = 0.97  # with this accuracy of held-out answers, no other normalisation is tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Plan:
 def choose_normalisation(
     plan: Plan, records: Sequence[Record], facts: DataFacts, sequence_features: Sequence[str]
 ) -> Plan:
-    """Chooses the normalisation, if it is `auto`.
+    """Chooses the normalisation, if it is `auto`: by the data alone, or by the losses of small rocket models.
 
     Args:
         plan: What was chosen before.
@@ -124,7 +125,7 @@ def choose_normalisation(
         return _with_normalisation(plan, "both" if facts.spread >= 3 else "training", spread)
     losses = {name: scores.loss for name, scores in scores_of.items()}
     best = min(losses, key=lambda name: losses[name])
-    # Of values that differ by orders of magnitude, the statistics of the training split leave little
+    # If values differ by orders of magnitude, those normalised by the training split are nearly 0 in most sequences
     usual = "sequence" if facts.spread >= ORDERS_OF_MAGNITUDE else "both"
     winner = best if losses[best] < CLEARLY * losses[usual] else usual
     why = f"{spread}; held-out log loss: {_losses_as_text(losses)}"
@@ -135,41 +136,43 @@ def choose_normalisation(
 
 
 def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
-    """Chooses the normalisation among the close ones of the plan, and "none", by whole rocket models.
+    """Compares the plan's normalisation with the close ones and "none", by the loss of whole rocket models.
 
-    Another than the plan's is taken if its held-out loss is lower by two standard errors. Where
-    the models are fitted to all records, `fitted` of the returned plan is the chosen one.
+    Another normalisation replaces the plan's if its leave-one-out loss is lower by two standard errors. If the models
+    are fitted to all records, `fitted` of the returned plan is the model of the chosen normalisation.
     """
     spec = plan.spec
-    few = _subsample(spec, records)
-    if not plan.close or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
+    sample = _subsample(spec, records)
+    if not plan.close or len(sample) < FEWEST_COMPARED or spec.output.task != "single-label":
         return plan
-    first = _fit_or_none(spec, few, options)
-    if first is None:
+    planned = _fit_or_none(spec, sample, options)
+    if planned is None:
         return plan
-    plan = replace(plan, fitted=first if len(few) == len(records) else None)
-    left_out = first.splits["left_out"]
-    if left_out.accuracy >= ENOUGH or left_out.answers > len(few):
+    plan = replace(plan, fitted=planned if len(sample) == len(records) else None)
+    left_out = planned.splits["left_out"]
+    # With windows there are more answers than records, so their losses cannot be compared one by one
+    if left_out.accuracy >= ENOUGH or left_out.answers > len(sample):
         return plan
-    names = (*plan.close, "none")  # the kernels need no scale: what they compare with comes from the values
-    fits = {name: _fit_or_none(spec.with_keys(input={"normalize": name}), few, options) for name in names}
+    names = (*plan.close, "none")  # the kernels need no scale: their biases come from the values
+    fits = {name: _fit_or_none(spec.with_keys(input={"normalize": name}), sample, options) for name in names}
     others = {name: fit for name, fit in fits.items() if fit is not None}
     gains = {name: left_out.losses - fit.splits["left_out"].losses for name, fit in others.items()}
-    clear = {
+    clear_gains = {
         name: float(gain.mean())
         for name, gain in gains.items()
         if gain.mean() > STANDARD_ERRORS * gain.std(ddof=1) / math.sqrt(len(gain))
     }
-    if not clear:
+    if not clear_gains:
         return plan
-    best = max(clear, key=lambda name: clear[name])
+    best = max(clear_gains, key=lambda name: clear_gains[name])
     losses = {name: fit.splits["left_out"].loss for name, fit in others.items()}
     losses[str(spec.input.normalize)] = left_out.loss
-    why = f"held-out log loss of whole models on {len(few)} records: {_losses_as_text(losses)}"
+    why = f"held-out log loss of whole models on {len(sample)} records: {_losses_as_text(losses)}"
     return replace(_with_normalisation(plan, best, why), fitted=others[best] if plan.fitted else None)
 
 
 def _with_normalisation(plan: Plan, name: str, why: str) -> Plan:
+    """The plan with a normalisation, and the reason for it."""
     return plan.with_choice(f'normalize = "{name}": {why}', input={"normalize": name})
 
 
@@ -192,14 +195,14 @@ def _probe(spec: Spec, records: Sequence[Record], sequence_features: Sequence[st
     """The held-out scores of a small rocket model with each normalisation; empty if one cannot be fitted."""
     if spec.output.task == "per-step" or len(records) < 10:
         return {}
-    few = [records[index] for index in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
+    sample = [records[index] for index in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
     model = {"kind": "rocket", "kernels": PROBE_KERNELS, "sequence_features": list(sequence_features)}
     small = Spec.from_table(spec.resolved() | {"model": model})
     scores_of = {}
     for name in TRIED:
         if name == "feature-scale" and spec.input.features == 1:  # the same as that of the sequence
             continue
-        result = _fit_or_none(small.with_keys(input={"normalize": name}), few, TrainingOptions())
+        result = _fit_or_none(small.with_keys(input={"normalize": name}), sample, TrainingOptions())
         if result is None:
             return {}
         scores_of[name] = result.splits["left_out"]

@@ -107,7 +107,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.padding = padding
 
     def fit(self, X: Any, y: Any = None) -> LengthwiseClassifier:
-        """Trains on sequences and one label for each; default: those of a table.
+        """Trains on sequences and one label for each; without `y`, on the labels that a table has.
 
         Raises:
             ValueError: Some sequences or labels cannot be used; names each by its index.
@@ -244,18 +244,19 @@ def _read(
     if getattr(getattr(X, "dtype", None), "kind", "") == "c":
         raise ValueError("Complex data not supported: a sequence has real values")
     table = columns_of(X)
-    is_rows = table is not None and "steps" not in table and not has_ids([*table])  # a matrix, as for other estimators
-    is_rows = is_rows and table is not None and len(table.levels) < 2 and not lists_in(table)
+    # A table of numbers without ids is a matrix, as for other estimators: each row is a sequence of one feature
+    is_matrix = table is not None and "steps" not in table and not has_ids([*table])
+    is_matrix = is_matrix and table is not None and len(table.levels) < 2 and not lists_in(table)
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
     columns = ColumnNames(inputs=names)
-    return sequences_of(np.asarray(X) if is_rows or is_array else X, layout, columns, padding=padding, ask=False)
+    return sequences_of(np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, ask=False)
 
 
 def _labels(y: Any) -> NDArray[Any]:
-    """`[sequences]`: the labels.
+    """The labels as an array `[sequences]`.
 
     Raises:
-        ValueError: There are none. What cannot be labels is a ValueError, too.
+        ValueError: `y` is None, or cannot be labels.
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")

@@ -32,7 +32,7 @@ from lengthwise_export.training.record_checks import missing_is_open
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
 SHORT_STEPS: Final = 40  # up to this median length, `auto` takes recurrent layers, which are then quick to train
-# Up to so many records, `auto` takes fixed kernels, which are fitted in seconds. With more, it takes layers
+# Up to this number of records, `auto` takes fixed kernels, which are fitted in seconds; with more, layers
 MANY_RECORDS: Final = 2000
 NARROW_RECORDS: Final = 300  # with fewer records, convolutions are narrow
 ROCKET_FEATURES: Final = ("length", "level", "scale")
@@ -43,7 +43,7 @@ SMALLEST_VALIDATION: Final = 60  # with fewer records for validation, the epoch 
 SKEWED: Final = 10  # from this ratio of the most and the least frequent class on, rare classes get a larger weight
 LEAST_STEPS: Final = 600  # of the optimiser, which raises the number of epochs for small data sets
 PATIENCE_STEPS: Final = 300
-LEAST_EPOCHS: Final = 5  # even of many records, each is seen so many times
+LEAST_EPOCHS: Final = 5  # however many records there are
 
 
 def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
@@ -168,7 +168,7 @@ def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, 
 
 def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     """Warnings about the records: their number, their labels, their ids, and their axes."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter()  # the number of records with each label
     for record in records:
         counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
     absent, single = ([label for label in spec.output.labels if counts[label] == count] for count in (0, 1))
@@ -199,7 +199,7 @@ def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _warnings_of_axes(records: Sequence[Record]) -> Iterator[str]:
-    """Sequences that may be transposed, or rows of a table that were taken for sequences."""
+    """Warnings about sequences that may be transposed, or may be the rows of a table, which should be steps."""
     lengths = {len(record.steps) for record in records}
     widths = {record.steps.shape[1] if record.steps.ndim == 2 else 1 for record in records}
     steps, features = min(lengths), min(widths)

@@ -53,8 +53,8 @@ class TrainingSession:
     test: Sequence[Record] = ()  # scored once, at the end
     validation: Sequence[Record] = ()  # the validation split, instead of a share of the records
     resume: bool = False  # whether to continue from the states in the folder of the run
-    # Called with the name, the records and the chosen spec of another split, where the policy for missing values was
-    # open when they were read
+    # Checks the test or validation split again, by its name, its records and the chosen spec: while the policy for
+    # missing values was open, missing values were allowed
     recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [*fitting(records, spec)]
     progress: ProgressTarget = None
     tell: Tell = lambda _notice: None  # called with each reason and warning as soon as it is known

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.runtime.device_memory import Buffer, Bytes, HostMemory
+from lengthwise.runtime.device_memory import Buffer, Bytes, CudaMemory
 from lengthwise.runtime.provider import Device
 
 Shape = tuple[int, ...]
@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 class Slot:
     """The buffers and the I/O binding of one batch in flight; `on_device` names the inputs in the device's memory."""
 
-    def __init__(self, session: Any, device: Device, memory: HostMemory, on_device: Collection[str]) -> None:
+    def __init__(self, session: Any, device: Device, memory: CudaMemory, on_device: Collection[str]) -> None:
         self._session = session
         self._device = device
         self._memory = memory

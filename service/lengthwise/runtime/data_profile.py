@@ -238,7 +238,7 @@ class ProfileCounts:
     lengths: Counts  # sequences by their length, [bins]
     present: float  # values that are present
     missing: float  # values that are missing
-    features: Counts  # present values of each feature, [features, bins]; with fewer bins, zeros are behind them
+    features: Counts  # present values of each feature, [features, bins]; zeros after the last bin of a feature
     classes: Counts  # answers by class, [classes]
 
     def __add__(self, other: ProfileCounts) -> ProfileCounts:

@@ -1,15 +1,15 @@
 """Buffers for batches that run on a device: page-locked memory of the host, and memory of the device.
 
 The device itself copies page-locked memory, at the speed of the bus, while the processor does other work. onnxruntime's
-Python interface cannot allocate it, so CUDA's runtime is called, which onnxruntime has loaded already. No provider of
-today uses ordinary memory on both sides (`HostMemory`); with it the tests run the whole device path (buffers, slots,
-buckets) on machines without a GPU.
+Python interface cannot allocate it, so CUDA's runtime is called, which onnxruntime has loaded already. Tests pass a
+runtime that has the host's memory on both sides, and so run the whole device path (buffers, slots, buckets).
 """
 
 from __future__ import annotations
 
 import ctypes
 import weakref
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ModelError
 from lengthwise.runtime.installation import LoadLibrary
-from lengthwise.runtime.provider import Device
 
 Bytes = NDArray[np.uint8]
 
@@ -25,43 +24,23 @@ _PORTABLE: Final = 1  # cudaHostAllocPortable: page-locked for every device, not
 _TO_DEVICE: Final = 1  # cudaMemcpyHostToDevice
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Buffer:
-    """A buffer in a device's memory, at an address of the device.
+    """A buffer in a device's memory."""
 
-    `owner` is an object that frees the memory when it is gone; None where a finalizer of the buffer does.
-    """
-
-    __slots__ = ("__weakref__", "address", "owner", "size_bytes")
-
-    def __init__(self, address: int, size_bytes: int, owner: object = None) -> None:
-        self.address = address
-        self.size_bytes = size_bytes
-        self.owner = owner
+    address: int  # of the device
+    size_bytes: int
 
 
-class HostMemory:
-    """Ordinary memory, for the host and for the device. A buffer is freed with its last reference."""
-
-    def on_host(self, size_bytes: int) -> Bytes:
-        """A buffer that the device can copy from and to."""
-        return np.empty(size_bytes, dtype=np.uint8)
-
-    def on_device(self, size_bytes: int) -> Buffer:
-        """A buffer in the device's memory."""
-        array = self.on_host(size_bytes)
-        return Buffer(array.ctypes.data, size_bytes, array)
-
-    def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies a contiguous array of any shape to the start of a device buffer; returns when the copy is complete."""
-        ctypes.memmove(target.address, source.ctypes.data, source.nbytes)
-
-
-class CudaMemory(HostMemory):
-    """Page-locked memory and memory of a GPU, through CUDA's runtime; a ModelError where the runtime fails.
+class CudaMemory:
+    """Page-locked memory and memory of a GPU, through CUDA's runtime. A buffer is freed with its last reference.
 
     Args:
         index: The GPU's number.
-        load: Loads the runtime's library; tests pass their own.
+        load: Loads the runtime's library.
+
+    Raises:
+        ModelError: The runtime cannot be loaded. So are errors of its functions.
     """
 
     def __init__(self, index: int, load: LoadLibrary = ctypes.CDLL) -> None:
@@ -91,7 +70,7 @@ class CudaMemory(HostMemory):
         return buffer
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies an array of any shape over the bus; releases the interpreter lock."""
+        """Copies a contiguous array of any shape to the start of a buffer, without the interpreter lock."""
         to, start, size = ctypes.c_void_p(target.address), ctypes.c_void_p(source.ctypes.data), source.nbytes
         self._call("cudaMemcpy", to, start, ctypes.c_size_t(size), ctypes.c_int(_TO_DEVICE))
 
@@ -108,8 +87,3 @@ class CudaMemory(HostMemory):
                 describe.restype = ctypes.c_char_p
                 text = (describe(ctypes.c_int(code)) or b"unknown error").decode(errors="replace")
                 raise ModelError(f"GPU {self._index}: {called} failed: {text} (error {code})")
-
-
-def of(device: Device) -> HostMemory:
-    """The memory for a device's batches; a ModelError if it is a GPU, and CUDA's runtime cannot be loaded."""
-    return CudaMemory(device.index) if device.provider.device_type == "cuda" else HostMemory()

@@ -13,12 +13,13 @@ silently: `lengthwise.runtime.session` refuses a session that onnxruntime moved 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.installation import Driver, Installation, find
+from lengthwise.runtime.installation import Driver, Installation, LoadLibrary, find
 
 ProviderChoice = Literal["auto", "cuda", "cpu"]
 """The values of `--provider`."""
@@ -41,6 +42,7 @@ class Provider:
     in_flight: int  # batches at once on one device, unless `runners` says otherwise: one is copied, one computed
     # Whether batches go through buffers of the device (`runtime.binding`), in few shapes (`batching.buckets`)
     bound: bool = False
+    load_library: LoadLibrary = ctypes.CDLL  # loads CUDA's runtime, for these buffers
     session: Mapping[str, str] = field(default_factory=dict)  # entries of onnxruntime's session options
     options: Mapping[str, str] = field(default_factory=dict)  # onnxruntime's options of the provider
 
@@ -172,7 +174,7 @@ def choose(
     """
     installed = find() if installation is None else installation
     check_packages(installed)
-    processor = processor_with(recurrent_kernels)
+    processor = {None: TIMED_CPU, True: CPU_DEVICE, False: PLAIN_CPU}[recurrent_kernels]
     if choice == "cpu":
         return DeviceChoice((processor,))
     driver, missing = _missing_for_cuda(installed, everything=choice == "cuda")
@@ -191,11 +193,6 @@ def choose(
     left_out = f"; {others} of another kind left out" if others else ""
     why = "CUDA was asked for" if choice == "cuda" else "onnxruntime has CUDA, and a GPU answers"
     return DeviceChoice(devices, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{left_out}")
-
-
-def processor_with(recurrent_kernels: bool | None) -> Device:
-    """The processor with Lengthwise's recurrent kernels, with onnxruntime's, or (None) with the faster ones."""
-    return {None: TIMED_CPU, True: CPU_DEVICE, False: PLAIN_CPU}[recurrent_kernels]
 
 
 def check_packages(installed: Installation) -> None:

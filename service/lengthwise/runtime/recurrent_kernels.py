@@ -58,10 +58,10 @@ def choose(instruction_set: str, numbers: Numbers = "float32") -> None:
 
 
 def lend_cores(count: int, soon: bool = False) -> None:
-    """Says how many cores are idle: the second direction of as many layers may run on them, beside the first.
+    """Lends idle cores to the kernels: on each, the second direction of a bidirectional layer runs beside the first.
 
-    A direction that runs on such a core gives it back within a step when fewer are lent, and its own thread does the
-    rest. Bits do not depend on any of it.
+    When fewer cores are lent, a direction leaves its core within a step, and the thread of the batch continues it. Bits
+    do not depend on any of it.
 
     Args:
         count: How many cores are idle.
@@ -72,9 +72,9 @@ def lend_cores(count: int, soon: bool = False) -> None:
 
 
 def run_in_background(on: bool = True) -> None:
-    """Says whether layers that run in the calling thread let other threads run first, at each step.
+    """Sets whether layers that run in the calling thread yield the processor to other threads, at each step.
 
-    Where threads share a core, the system may else let one go on for milliseconds while another waits.
+    Otherwise, where threads share a core, the system may let one run for milliseconds while another waits.
     """
     if COMPILED:
         _kernels.background(on)

@@ -74,8 +74,8 @@ class Session:
     provider: str
     """The devices' label, as in manifests and cost tables."""
     kernels: str
-    """The kernels of layers: the instruction set of `recurrent_kernels`, behind "int8" that of its integer kernels,
-    with `POOLING` if they also compute attention pooling; behind "fixed" that of `fixed_kernels`; or "onnxruntime"."""
+    """The kernels of layers: the instruction set of `recurrent_kernels`, with `POOLING` if they also compute attention
+    pooling; "int8", "fixed" or "convolutions" and the instruction set of these kernels; or "onnxruntime"."""
     recurrent: bool
     """Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels."""
     computes_padding: bool
@@ -121,7 +121,8 @@ class Session:
             # Alternating between devices, so that batches are spread evenly
             for _ in range(devices[0].in_flight):
                 for session, device in zip(self._sessions, devices, strict=True):
-                    slot = Slot(session, device, device_memory.of(device), inputs_on_device(session))
+                    memory = device_memory.CudaMemory(device.index, device.provider.load_library)
+                    slot = Slot(session, device, memory, inputs_on_device(session))
                     self._slots.append(slot)
                     self._free.put(slot)
 

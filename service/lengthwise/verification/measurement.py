@@ -53,8 +53,8 @@ _OF_EACH_KIND = 3
 """Sequences of each kind of raw values with which a lower precision is compared with float32."""
 
 MANY_SEQUENCES, MANY_LONGEST, MANY_ROWS = 160, 100, (2, 3, 5, 8, 16)
-"""Sequences of random lengths, the longest of them, and the rows of their batches, one after the other. An order of
-summation that depends on the batch may change the bits of a few answers in a hundred."""
+"""Sequences of random lengths, the longest length, and the rows of the batches, in turn. An order of summation that
+depends on the batch may change the bits of a few answers in a hundred."""
 
 RowOutputs = list[NDArray[np.float32]]
 """One row's outputs without padding: its logits and, if the graph has them, its attention weights."""

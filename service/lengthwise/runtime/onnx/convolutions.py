@@ -25,7 +25,8 @@ DOMAIN: Final = "lengthwise.convolutions"
 """The domain of the operator PooledConvolutions. It occurs in no file."""
 _FILLED: Final = 16  # the channels of a value are filled up to a multiple of it
 _LOWEST: Final = -3e38
-# No trial sees what a mask does past a number that is larger ("the first 500 steps"), unless that is no length:
+# A mask may compare with small numbers, or with ones that are larger than every length. With a number in between, such
+# as in "the first 500 steps", it may change at a length that the trial does not have.
 _MOST_IN_MASKS: Final = 16
 _NO_LENGTH: Final = 2**31
 _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutions.c`
@@ -107,7 +108,7 @@ class _Trunk(Pattern):
         """The value that a node sums, or takes the maximum of, over the valid steps; None for another node."""
         name = node.inputs[0] if node.inputs else ""
         try:
-            if node.operator == "Gather":  # of a product with ones, which has the same bits at every width
+            if node.operator == "Gather":  # a sum as a product with ones, which has the same bits at every width
                 require(node.attributes.get("axis") == 1)
                 product = self.maker(name, "MatMul")
                 self.maker(product.inputs[0], "ConstantOfShape")

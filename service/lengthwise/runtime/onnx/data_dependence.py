@@ -92,7 +92,14 @@ _NOTHING: Final = _Depends()
 
 
 def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
-    """How the outputs of a node depend on what a client sends, by its inputs and by what its inner graphs capture."""
+    """How the outputs of a node depend on what a client sends.
+
+    Args:
+        node: The node.
+        inputs: The dependences of its inputs.
+        captured: The dependences of values around the node that the graphs inside it use.
+        counts: Whether a graph inside it has an operator of `_COUNTING`.
+    """
     values = [*inputs, *captured]
     content = any(value.content for value in values)
     selects = any(value.selects for value in values)
@@ -153,7 +160,7 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, ow
 def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str]) -> list[str]:
     """The outputs of a node that have an axis of steps, where at least one of its inputs has one."""
     if node.operator in fusion.LAYERS:
-        return node.outputs[:1]  # behind it: the last state of each row
+        return node.outputs[:1]  # the others are the last states of each row
     if node.operator == _POOLING:
         return node.outputs[1:]  # the attention
     if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases", "PooledConvolutions"):

@@ -107,7 +107,7 @@ class _Layers(Pattern):
         return _replaced(node, [node.inputs[0], *self.bytes_of(node.inputs[1], axis=1)])
 
     def _dequantised(self, name: str) -> _Bytes:
-        """The bytes behind dequantised weights `[directions, gates * hidden, inputs]`."""
+        """The bytes that are dequantised to weights `[directions, gates * hidden, inputs]`, through a Reshape."""
         return self.bytes_of(self.maker(name, "Reshape").inputs[0], axis=0)
 
     def bytes_of(self, name: str, *, axis: int) -> _Bytes:

@@ -241,7 +241,7 @@ class Graph:
         """Removes the nodes whose outputs nothing uses."""
         used = set(self.used_elsewhere)
         nodes = []
-        for node in reversed(self.nodes):  # what uses a value stands behind what makes it
+        for node in reversed(self.nodes):  # the nodes that use a value come after the node that makes it
             if not used.isdisjoint(node.outputs):
                 nodes.append(node)
                 used.update(node.inputs)
