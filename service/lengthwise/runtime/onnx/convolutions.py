@@ -184,18 +184,18 @@ class _Trunk(Pattern):
 
         `past`: Whether its input has, past the end of each row, the number of its own padding.
         """
-        dilation = self._last(node, "dilations", 1)
+        dilation = self._last(node, "dilations")
         pads = node.attributes.get("pads", (0, 0))
         require(isinstance(pads, tuple) and node.attributes.get("auto_pad", "NOTSET") == "NOTSET")
         assert isinstance(pads, tuple)  # for the type checker
         left, right = int(pads[len(pads) // 2 - 1]), int(pads[-1])
         require(sum(pads) == left + right == (taps - 1) * dilation and min(left, right) >= 0)
-        require(self._last(node, "strides", 1) == 1 and (taps == 1 or past))
+        require(self._last(node, "strides") == 1 and (taps == 1 or past))
         return {"taps": taps, "dilation": dilation, "left": left}
 
-    def _last(self, node: Node, name: str, otherwise: int) -> int:
-        """The last of an attribute's integers; those before it are 1."""
-        integers = node.attributes.get(name, (otherwise,))
+    def _last(self, node: Node, name: str) -> int:
+        """The last of an attribute's integers, 1 without the attribute; those before it must be 1."""
+        integers = node.attributes.get(name, (1,))
         require(isinstance(integers, tuple) and all(integer == 1 for integer in integers[:-1]))
         return int(integers[-1])  # type: ignore[index]
 
@@ -234,7 +234,7 @@ class _Trunk(Pattern):
     def _max_pool(self, node: Node) -> int:
         source = self._value(node.inputs[0])
         require(len(node.outputs) == 1 and node.attributes.get("ceil_mode", 0) == 0)
-        window = self._window(node, self._last(node, "kernel_shape", 1), self._unmasked(node.inputs[0])[1] <= _LOWEST)
+        window = self._window(node, self._last(node, "kernel_shape"), self._unmasked(node.inputs[0])[1] <= _LOWEST)
         require(window["dilation"] == 1)
         return self._add_operator(_POOL, source, self._channels[source], **window)
 

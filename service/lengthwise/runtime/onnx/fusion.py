@@ -172,7 +172,8 @@ class _Fusion(Pattern):
     def leave_padding_unwritten(self, layer: Node) -> None:
         """Marks a layer whose output is read at valid steps only, so that it writes no padding.
 
-        Its output must be the values of other layers and poolings only, which get the same lengths as the layer.
+        Its output must be the values of other layers and poolings only, which get the same lengths as the layer. If one
+        of these layers does not run in the kernels, the test of the new graph fails, and the graph of the file is used.
         """
         output, users = layer.outputs[0], self.users.get(layer.outputs[0], [])
         for user in users:
