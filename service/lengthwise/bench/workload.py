@@ -91,16 +91,22 @@ def _lognormal(arguments: str, count: int, random: np.random.Generator) -> NDArr
 
 
 def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-    lines = [line for line in _read(arguments).splitlines() if line.strip()]
+    """`[count]` lengths, drawn with replacement from the lines of a file.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+        ValueError: It is empty, or a line is no length.
+    """
+    try:
+        lines = [line for line in Path(arguments).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigurationError(f"{arguments} cannot be read: {error.strerror}") from error
     if not lines:
         raise ValueError(f"{arguments} is empty")
-    return random.choice([_length(line) for line in lines], size=count).astype(np.float64)
-
-
-def _length(line: str) -> int:
-    if not line.strip().isdigit() or int(line) < 1:
-        raise ValueError(f"{line[:40]!r} is no length of 1 or more")
-    return int(line)
+    for line in lines:
+        if not line.strip().isdigit() or int(line) < 1:
+            raise ValueError(f"{line[:40]!r} is no length of 1 or more")
+    return random.choice([int(line) for line in lines], size=count).astype(np.float64)
 
 
 def _numbers(arguments: str, count: int) -> list[float]:
@@ -110,13 +116,6 @@ def _numbers(arguments: str, count: int) -> list[float]:
     if not all(math.isfinite(number) and number > 0 for number in numbers):
         raise ValueError("every number is above 0")
     return numbers
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 _Draw = Callable[[str, int, np.random.Generator], NDArray[np.float64]]

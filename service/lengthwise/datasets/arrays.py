@@ -42,13 +42,12 @@ def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
     features = manifest.input.features
     try:
         steps = masked = as_steps(sequence.steps, manifest.input.kind, features)
-        has_mask = not sequence.is_plain and (steps.ndim == 1 or steps.shape[1] == features)
-        if has_mask:
+        if steps.ndim == 1 or steps.shape[1] == features:  # otherwise the masks would be called wrong
             masked = masked_steps(sequence, steps)
     except ValueError as error:
         return str(error)
     if (
-        has_mask
+        masked is not steps
         and sequence.feature_mask is not None
         and not all(sequence.feature_mask)
         and manifest.missing == "refuse"

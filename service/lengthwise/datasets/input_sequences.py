@@ -56,11 +56,6 @@ class InputSequence:
     label: Any = None  # or a list with one for each step
     names: tuple[str, ...] | None = None  # of the features, in their order, if it came with names
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the sequence has no mask, of steps or of features."""
-        return self.step_mask is None and self.feature_mask is None
-
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """The sequence with its features in the order of `names`, without others; unchanged where either has no names.
 

@@ -155,9 +155,8 @@ def label_mismatch(record: Record, task: Task) -> str | None:
     if (task == "single-label") == isinstance(label, tuple):
         form = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
         return f"a {task} model wants {form}"
-    if task == "per-step" and len(label) != len(record.steps):
-        return f"{len(label)} labels for {len(record.steps)} steps"
-    return None
+    is_step_missing = task == "per-step" and len(label) != len(record.steps)
+    return f"{len(label)} labels for {len(record.steps)} steps" if is_step_missing else None
 
 
 def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:

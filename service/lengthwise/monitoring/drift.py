@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from typing import Final
 
 from lengthwise.decoding.calls import Item
@@ -41,10 +41,7 @@ class DriftWindow:
                 [item.steps for item, _ in counted],
                 [index for _, answer in counted for index in answered_classes(answer, self.manifest)],
             )
-            if self._blocks and self._blocks[-1].sequences < _BLOCK:
-                self._blocks[-1] += block
-            else:
-                self._blocks.append(block)
+            append_or_add(self._blocks, block, _BLOCK)
             self.counts = block if self.counts is None else self.counts + block
             if self.counts.sequences > WINDOW_SEQUENCES:
                 self.counts -= self._blocks.popleft()
@@ -105,6 +102,14 @@ class Drift(Consumer):
         yield Family(
             "gauge", "largest", "drift_limit", help_, labels, [(values, limit) for values, _, limit in distances]
         )
+
+
+def append_or_add(blocks: MutableSequence[ProfileCounts], block: ProfileCounts, sequences: int) -> None:
+    """Appends a block of counts, or adds it to the last block while that has fewer than so many sequences."""
+    if blocks and blocks[-1].sequences < sequences:
+        blocks[-1] += block
+    else:
+        blocks.append(block)
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:

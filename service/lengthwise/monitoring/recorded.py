@@ -14,7 +14,7 @@ import orjson
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import record_file
-from lengthwise.monitoring.drift import name_of
+from lengthwise.monitoring.drift import append_or_add, name_of
 from lengthwise.padding import Steps
 from lengthwise.runtime.data_profile import WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
@@ -78,10 +78,7 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
             continue
         answers = [label_indices[label] for row in rows for label in row["answer"] if label in label_indices]
         block = counter.count([_array(row["steps"], manifest) for row in rows], answers)
-        if windows and windows[-1].sequences < WINDOW_SEQUENCES:
-            windows[-1] += block
-        else:
-            windows.append(block)
+        append_or_add(windows, block, WINDOW_SEQUENCES)
     if not windows:
         raise ConfigurationError(
             f"{directory}: there are no records of {manifest.key}, but of {', '.join(sorted(versions)) or 'no other'}; "

@@ -106,10 +106,11 @@ def _begin(
     manifest, rows = model.manifest, []
     for index, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
-            if model.buckets is None:
-                width = rounded_width(len(steps), manifest.width_multiple)
-            else:
-                width = model.buckets.width_of(len(steps))
+            width = (
+                rounded_width(len(steps), manifest.width_multiple)
+                if model.buckets is None
+                else model.buckets.width_of(len(steps))
+            )
             rows.append(_Row(width, steps=steps, item=index, start=start))
     pending = PendingSequences()
     for row in sorted(rows, key=lambda row: row.width, reverse=True):  # the last to run, all threads end together

@@ -111,7 +111,7 @@ def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
         record, digest = orjson.loads(content)
         copy = Copy(**orjson.loads(record))
         is_own = digest == files.digest_of(record.encode()) and copy.address == str(address)
-        if is_own and _is_intact(models / "repositories" / copy.digest, _digest):
+        if is_own and _is_intact(models / "repositories" / copy.digest, _digest_of):
             return copy
     log.warning("the copy in %s has changed, and is not used", folder)
     return None
@@ -132,7 +132,7 @@ def _parts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     return {str(key): layout.check(directory) for key, directory in directories.items()}, aliases
 
 
-def _digest(folder: Path) -> str:
+def _digest_of(folder: Path) -> str:
     """The digest of a model repository, in hexadecimal digits: that of its versions and aliases."""
     return hashlib.sha256(orjson.dumps(_parts(folder), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -166,7 +166,7 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )
     versions, aliases = _parts(content)
-    digest = _digest(content)
+    digest = _digest_of(content)
     if address.digest not in ("", archive, digest):
         raise VerificationError(f"{address} has the digest sha256:{archive or digest}, which is not the expected one")
     for key, directory in directories.items():
@@ -177,7 +177,7 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
     for name, content_of_file in aliases.items():
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
-    _move(repository, target, is_there=_is_intact(target, _digest))
+    _move(repository, target, is_there=_is_intact(target, _digest_of))
     seconds = time.monotonic() - started
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s", address, seconds, first_of([*versions]), archive or digest

@@ -31,7 +31,7 @@ _HUB: Final = {"docker.io": ("registry-1.docker.io", "https://index.docker.io/v1
 
 
 class ImageRegistry:
-    """One repository of images in a registry; a context manager."""
+    """One repository of images in a registry; `close` ends its connections."""
 
     def __init__(self, address: Address, actions: str = "pull") -> None:
         host, name = _HUB.get(address.host, (address.host, address.host))
@@ -49,12 +49,7 @@ class ImageRegistry:
             event_hooks={"request": [self._check_scheme]},
             timeout=httpx.Timeout(30, connect=10),
         )
-
-    def __enter__(self) -> ImageRegistry:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self.close = self._client.close
 
     def manifest(self, reference: str) -> tuple[bytes, str]:
         """A manifest or an index, by a tag or a digest, and its digest.

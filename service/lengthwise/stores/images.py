@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,12 +32,12 @@ class ImageSource:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        with ImageRegistry(address) as registry:
+        with closing(ImageRegistry(address)) as registry:
             content, digest = registry.manifest(address.revision or address.tag or _LATEST)
             self.state: str | None = digest
             try:
-                if several := orjson.loads(content).get("manifests"):  # of processors, which have the same models
-                    linux = [each["digest"] for each in several if each.get("platform", {}).get("os") != "unknown"]
+                if manifests := orjson.loads(content).get("manifests"):  # of processors, which have the same models
+                    linux = [each["digest"] for each in manifests if each.get("platform", {}).get("os") != "unknown"]
                     content, _ = registry.manifest(linux[0])
                 self._layers = [
                     {"digest": each["digest"], "size": int(each["size"])} for each in orjson.loads(content)["layers"]
@@ -52,7 +53,7 @@ class ImageSource:
         """
         archive, where = folder.with_name("layer"), str(self._address)
         limits = archives.FetchLimits(where)
-        with ImageRegistry(self._address) as registry:
+        with closing(ImageRegistry(self._address)) as registry:
             for layer in self._layers:
                 limits.add(layer["size"])
                 registry.blob(layer, archive)
@@ -72,7 +73,7 @@ def upload(folder: Path, address: Address) -> str:
     """  # noqa: DOC502 - what it calls raises it
     versions = [*layout.versions(folder).values()]
     beside = [path for path in folder.rglob("*") if path.is_file() and path.parent not in versions]
-    with ImageRegistry(address, "pull,push") as registry:
+    with closing(ImageRegistry(address, "pull,push")) as registry:
 
         def put(blob: Path, kind: str) -> dict[str, Any]:
             """Uploads a blob; returns its descriptor."""
@@ -105,8 +106,8 @@ def _layer(paths: Sequence[Path], folder: Path, target: Path) -> Path:
     """Writes the files of a folder as a layer of an image; equal files give equal bytes."""
     with tarfile.open(target, "w") as tar:
         for path in sorted(path for path in paths if path.is_file()):
-            about = tarfile.TarInfo(f"{FOLDER}/{path.relative_to(folder).as_posix()}")
-            about.size = path.stat().st_size
+            member = tarfile.TarInfo(f"{FOLDER}/{path.relative_to(folder).as_posix()}")
+            member.size = path.stat().st_size
             with path.open("rb") as file:
-                tar.addfile(about, file)
+                tar.addfile(member, file)
     return target

@@ -102,12 +102,6 @@ def with_rows(last: Snapshot, exact: Snapshot) -> Snapshot:
     return {"families": {}, **last, **rows}
 
 
-def lasting(snapshot: Snapshot) -> Snapshot:
-    """The part of a snapshot that stays when its process has ended: the counters."""
-    families = snapshot["families"].items()
-    return snapshot | {"families": {name: each for name, each in families if each[:2] == ["counter", "sum"]}}
-
-
 def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
     """Removes these models from a snapshot."""
     for name in _ROWS:
@@ -126,8 +120,10 @@ class EndedCounts:
         self._models: list[LabelValues] = []  # those that ended last at the end
 
     def add(self, snapshot: Snapshot, models: Collection[LabelValues]) -> None:
-        """Adds the last snapshot of a process that counted these models."""
-        self.snapshot = Total([self.snapshot, lasting(snapshot)]).snapshot()
+        """Adds the last snapshot of a process that counted these models; of its other metrics only the counters."""
+        families = snapshot["families"].items()
+        counters = {name: family for name, family in families if family[:2] == ["counter", "sum"]}
+        self.snapshot = Total([self.snapshot, snapshot | {"families": counters}]).snapshot()
         self._models = [each for each in self._models if each not in models] + [*models]
 
     def forget(self, counted: Collection[LabelValues], most: int) -> None:
