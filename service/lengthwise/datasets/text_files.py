@@ -292,6 +292,7 @@ def _header(path: Path, cells: list[str]) -> list[str] | None:
 
 
 def _text_columns(head: list[str], rows: list[CsvRow]) -> TextColumns:
+    """The cells of some rows by column; a row with another number of cells gets those of the row before it."""
     width = len(head)
     wrong = {
         index: f"{len(row)} columns, and the first line has {width}"

@@ -63,6 +63,7 @@ class Monitoring:
             self._threads.append(ConsumerThread(self.shadow, at_rest))
 
     def _is_served(self, name: str, version: str) -> bool:
+        """Whether a version is served now."""
         with suppress(RequestError):
             self._find(name, version)
             return True

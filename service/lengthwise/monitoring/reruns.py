@@ -74,6 +74,7 @@ class AnswerCheck(Consumer):
 
 
 def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
+    """Whether two answers have the same bits, or for a tolerance above 0 differ by at most that."""
     pairs = [(sent.probabilities, alone.probabilities)]
     if sent.attention is not None and alone.attention is not None:
         pairs.append((sent.attention, alone.attention))

@@ -54,6 +54,7 @@ class Probing:
                 self._loop.call_soon_threadsafe(self._begin, queue)
 
     def _begin(self, queue: ModelQueue) -> None:
+        """Starts a probe of the model with this queue, unless one runs. On the event loop."""
         for served in self.served():
             if served.queue is queue and served not in self._probes and self._loop is not None:
                 self._probes[served] = asyncio.create_task(self._probe(served))

@@ -105,6 +105,7 @@ class PredictionFile:
         )
 
     def _agree(self, before: bytes, now: bytes) -> bool:
+        """Whether two lines are of one record: equal bytes, or equal ids and fields where bits may differ."""
         if before == now:
             return True
         try:

@@ -70,6 +70,7 @@ class ServiceFigures:
             return await asyncio.to_thread(work)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
+        """The gauges of each model, summed over its queues: that of a removed model may still have work."""
         serving, ready = self._serving, self._serving.ready
         works = {served.metrics.labels: ready and not served.queue.breaker.open for served in serving.served}
         gauges = {labels: Gauges(0, 0, 0, each) for labels, each in works.items()}
@@ -104,6 +105,7 @@ class ServiceFigures:
         yield Family("gauge", "largest", "default_version", help_, labels, default)
 
     def _bounds(self) -> Bounds:
+        """The gauges of the process, and its limits."""
         serving, settings = self._serving, self._serving.settings
         return Bounds(
             runners=serving.runners,

@@ -150,6 +150,7 @@ class Serving:
         await self._stopping
 
     async def _stop(self) -> None:
+        """Ends scans and probes, drains the queues, and stops the monitoring, in this order."""
         await self.registry.close()
         await self.probing.stop()
         await self._tell_listeners()  # they report that it is not ready any more
@@ -273,6 +274,7 @@ class Serving:
         ).run()
 
     def _add(self, model: LoadedModel) -> ServedModel:
+        """Opens the queue and the metrics of a model that is served from now on."""
         manifest = model.manifest
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
         if model.session.recurrent:
@@ -282,6 +284,7 @@ class Serving:
         return served
 
     def _remove(self, served: ServedModel) -> None:
+        """Closes the queue of a model, and its metrics unless another load of the version uses them."""
         self.batcher.close(served.queue)
         if all(other.metrics is not served.metrics for other in self.served):
             self.metrics.remove(served.metrics)
