@@ -197,7 +197,10 @@ def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]:
-    """Converts layers to int8 in place: how many recurrent ones and products; what stays, such as `LSTM x`, and why."""
+    """Converts the layers of a graph to int8, in place.
+
+    Returns the number of recurrent layers and of products, and the layers that stay, such as `LSTM x`, with reasons.
+    """
     constants = constants_of(graph)
     last, zeros = _last_products(graph, constants), _zeros(graph, constants)
     nodes: list[NodeProto] = []
@@ -266,14 +269,17 @@ def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: Abstra
 def _store_weights(
     graph: GraphProto, stem: str, whole: NDArray[np.int8], scales: NDArray[np.float32], into: str, name: str, axis: int
 ) -> NodeProto:
-    """Stores weights as bytes with their scales, and gives the node that dequantises them."""
+    """Adds weights as bytes and their scales to the graph, and returns the node that dequantises them."""
     for part, values in (("int8", whole), ("scale", scales)):
         graph.initializer.append(numpy_helper.from_array(values, f"{stem}_{part}"))
     return helper.make_node("DequantizeLinear", [f"{stem}_int8", f"{stem}_scale"], [into], name, axis=axis)
 
 
 def _dequantise_layer(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
-    """Stores a layer's weights as bytes, and gives the nodes that dequantise them. First states of zeros go away."""
+    """Adds a layer's weights as bytes to the graph, and yields the nodes that dequantise them.
+
+    The layer's first states, which are zeros, are left out.
+    """
     del node.input[5:]
     for index, name in ((1, "W"), (2, "R")):
         weights = numpy_helper.to_array(constants[node.input[index]])
@@ -292,7 +298,7 @@ def _dequantise_layer(graph: GraphProto, node: NodeProto, constants: Mapping[str
 
 
 def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
-    """Whether a node multiplies values with a constant matrix that is large enough for int8 to pay."""
+    """Whether a node is a MatMul with a constant float32 matrix that is large enough to be faster in int8."""
     if node.op_type != "MatMul" or node.domain not in OF_ONNX or node.input[1] not in constants:
         return False
     weights = numpy_helper.to_array(constants[node.input[1]])
@@ -301,7 +307,7 @@ def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> b
 
 
 def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:
-    """The values that are zeros whatever their shape, such as the first states that torch.onnx writes."""
+    """The names of tensors of zeros, of any shape, such as the first states that torch.onnx writes."""
     zeros = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
     for node in graph.node:
         if node.op_type == "ConstantOfShape":

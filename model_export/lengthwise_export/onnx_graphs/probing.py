@@ -138,7 +138,7 @@ def candidates(
 
 
 def _fits(values: list[GraphValue], elements: tuple[str, ...], option: str | None) -> bool:
-    """Whether all values have one of these element types, and one of them the name that an option asks for."""
+    """Whether all values have one of these element types, and an `option`, if it is given, names one of the values."""
     return all(value.element in elements for value in values) and option in (None, *(value.name for value in values))
 
 
@@ -163,7 +163,7 @@ def agrees(names: GraphNames, inputs: list[GraphValue], logits: GraphValue) -> b
     row_axes = [by_name[names.lengths].axes[0]] if names.lengths in by_name else []
     if logits.rank == 2:
         row_axes.append(logits.axes[0])
-    # If the rows have the name of the steps' width axis, the reading is wrong. Another name says nothing.
+    # If an axis of rows has the name of the width, the reading is wrong. Another name says nothing.
     return not any(isinstance(axis, str) and axis == width for axis in row_axes)
 
 
@@ -257,10 +257,13 @@ class ReadingTrial:
         return answer.shape
 
     def shape_at_some_width(self) -> tuple[int, ...] | None:
-        """The shape of the logits at the first width that runs. Larger widths count only if two of them run."""
-        if (shape := self.shape()) is not None:
-            return shape
-        shapes = [one for width in _WIDER if (one := self.shape(width=width)) is not None]
+        """The shape of the logits at the first width that runs, the usual one or one of `_WIDER`.
+
+        Of `_WIDER` two widths must run: a single one may be the width that is frozen in the graph.
+        """
+        if (usual := self.shape()) is not None:
+            return usual
+        shapes = [shape for width in _WIDER if (shape := self.shape(width=width)) is not None]
         return shapes[0] if len(shapes) > 1 else None
 
     def error(self) -> str | None:
@@ -269,7 +272,7 @@ class ReadingTrial:
         return answer if isinstance(answer, str) else None
 
     def keeps_rows_apart(self) -> bool:
-        """Whether the answers of a small batch keep to their rows: another first row changes only the first answer."""
+        """Whether a change of the first row of a small batch changes no answer but the first."""
         random = np.random.default_rng(0)
         for width in (_WIDTH, *_WIDER):
             batch = self._batch(_ROWS, width)
@@ -293,10 +296,11 @@ class ReadingTrial:
         """
         trials = range(1, _MOST_COUNTS)
         for axis, sizes in (("width", [(_ROWS, n) for n in trials]), ("rows", [(n, _WIDTH) for n in trials])):
-            good = [size for size in sizes if self.shape(*size) is not None]
-            if len(good) == 1:
+            running = [size for size in sizes if self.shape(*size) is not None]
+            if len(running) == 1:
+                rows, width = running[0]
                 raise UncheckableError(
-                    f"the graph declares dynamic axes, but runs only at {good[0][0]} rows and a width of {good[0][1]}: "
+                    f"the graph declares dynamic axes, but runs only at {rows} rows and a width of {width}: "
                     f"the {axis} is frozen inside (usually in a Reshape); take it from Shape instead{cure}"
                 )
 
@@ -317,12 +321,12 @@ def with_int64_tokens(graph: onnx.ModelProto, tokens: str) -> onnx.ModelProto:
         for value in graph.graph.input
     ):
         return graph
-    wider, inside = deepcopy(graph), f"{tokens}_as_int32"
-    for node in wider.graph.node:
-        node.input[:] = [inside if name == tokens else name for name in node.input]
-    cast = onnx.helper.make_node("Cast", [tokens], [inside], name=inside, to=onnx.TensorProto.INT32)
-    wider.graph.node.insert(0, cast)
-    for value in wider.graph.input:
+    changed, as_int32 = deepcopy(graph), f"{tokens}_as_int32"
+    for node in changed.graph.node:
+        node.input[:] = [as_int32 if name == tokens else name for name in node.input]
+    cast = onnx.helper.make_node("Cast", [tokens], [as_int32], name=as_int32, to=onnx.TensorProto.INT32)
+    changed.graph.node.insert(0, cast)
+    for value in changed.graph.input:
         if value.name == tokens:
             value.type.tensor_type.elem_type = onnx.TensorProto.INT64
-    return wider
+    return changed

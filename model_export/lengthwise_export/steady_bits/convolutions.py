@@ -59,7 +59,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
 
 
 def _in_parts(new: Replacement, value: str, weights: NDArray[Any], bias: str) -> str:
-    """The sum of convolutions of so few channels each that they add at most `PART` numbers."""
+    """A convolution as a sum of convolutions of a few channels each, which add at most `PART` numbers."""
     ends = range(0, weights.shape[1], PART // weights.shape[2])
     parts = [weights[:, start : start + ends.step] for start in ends]
     split = new.constant([part.shape[1] for part in parts])
@@ -70,7 +70,7 @@ def _in_parts(new: Replacement, value: str, weights: NDArray[Any], bias: str) ->
 
 
 def _missing(weights: NDArray[Any]) -> int:
-    """The number of channels of zeros that the kernels need, of weights `[out, in, ..]`."""
+    """The number of channels of zeros to add, for weights `[out, in, ..]`, to a multiple of `_CHANNELS`."""
     return -weights.shape[1] % _CHANNELS if weights.shape[1] > _FEW_CHANNELS and weights.ndim > 3 else 0
 
 
@@ -100,14 +100,17 @@ def _group_by_group(new: Replacement, value: str, weights: NDArray[Any], groups:
 
 
 def _with_what_follows(new: Replacement, value: str, facts: GraphFacts) -> str:
-    """Takes along the nodes behind a convolution that onnxruntime computes in one step with it; the last value."""
+    """Copies the nodes that follow a convolution and that onnxruntime fuses with it; returns the last copy's output.
+
+    They are added to `new.replaced`, too.
+    """
     while True:
         output = new.replaced[-1].output[0]
         users = facts.users(output)
         if len(users) != 1 or output in facts.outputs or users[0].op_type not in _FOLLOWS:
             return value
-        (follows,) = users
-        if follows.input[0] != output or len(follows.output) != 1 or follows.domain not in OF_ONNX:
+        (user,) = users
+        if user.input[0] != output or len(user.output) != 1 or user.domain not in OF_ONNX:
             return value
-        (value,) = new.copy(follows, [value, *follows.input[1:]], name_suffix="steady")
-        new.replaced.append(follows)
+        (value,) = new.copy(user, [value, *user.input[1:]], name_suffix="steady")
+        new.replaced.append(user)

@@ -31,16 +31,16 @@ _FEW: Final = 8  # A sum of fewer numbers over an axis before the last was in th
 def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones."""
     value, axes = node.input[0], facts.axes(node.input[0])
-    over = None if axes is None else _reduced_axes(node, facts, len(axes))
-    if axes is None or not over:
+    reduced = None if axes is None else _reduced_axes(node, facts, len(axes))
+    if axes is None or not reduced:
         return None
-    open_axes = [axis for axis in over if not axes[axis].fixed]
+    open_axes = [axis for axis in reduced if not axes[axis].fixed]
     if len(open_axes) > 1 or (open_axes and node.op_type == "ReduceMean"):
         return None  # a mean over the width is of the padding too, whatever its bits
-    if not open_axes and not facts.every and not _may_lose_bits(axes, over):
+    if not open_axes and not facts.every and not _may_lose_bits(axes, reduced):
         return None
     new, rest = Replacement(node, facts), list(axes)
-    for axis in sorted(over, reverse=True):
+    for axis in sorted(reduced, reverse=True):
         others = [other for other in range(len(rest)) if other != axis]
         if axis in open_axes:
             value = _over_steps(new, value, rest, axis, facts.opset)
@@ -50,10 +50,10 @@ def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
             value = new.squeezed(value, [len(others)])
         del rest[axis]
     if node.op_type == "ReduceMean":
-        count = math.prod(axes[axis].size for axis in over)
+        count = math.prod(axes[axis].size for axis in reduced)
         value = new.emit("Div", [value, new.constant(np.array(count, dtype=np.float32))])
     if attributes_of(node).get("keepdims", 1):
-        value = new.unsqueezed(value, sorted(over))
+        value = new.unsqueezed(value, sorted(reduced))
     return new.gives(value)
 
 
@@ -68,11 +68,11 @@ def _reduced_axes(node: NodeProto, facts: GraphFacts, rank: int) -> list[int] | 
     return sorted({int(axis) % rank for axis in (axes if len(axes) else range(rank))})
 
 
-def _may_lose_bits(axes: Sequence[MeasuredAxis], over: Sequence[int]) -> bool:
-    """Whether a sum over fixed axes was in another order for one row, at such sizes."""
-    before = math.prod(axis.size for axis in axes[: over[0]])
-    count = math.prod(axes[axis].size for axis in over)
-    if over[-1] == len(axes) - 1:
+def _may_lose_bits(axes: Sequence[MeasuredAxis], reduced: Sequence[int]) -> bool:
+    """Whether a sum over these fixed axes was measured to add in another order for one row, at such sizes."""
+    before = math.prod(axis.size for axis in axes[: reduced[0]])
+    count = math.prod(axes[axis].size for axis in reduced)
+    if reduced[-1] == len(axes) - 1:
         return before % LANES != 0 and count >= LANES
     return before == 1 and count >= _FEW
 
@@ -109,7 +109,7 @@ def _over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], axis
 
 
 def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A MatMul in parts of `PART` numbers, or of two equal rows or columns, of which one is kept."""
+    """A MatMul, added in parts of `PART` numbers; or with its one row or column twice, and the result cut to one."""
     left, right = node.input
     first, second = facts.axes(left), facts.axes(right)
     if first is None or second is None or len(first) < 2 or len(second) < 2 or facts.is_constant(right):
@@ -119,9 +119,9 @@ def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     if inner.fixed and inner.size > PART and not columns.fixed:
         return new.gives(_in_parts(new, facts, (len(first), len(second)), inner.size))
     if not inner.fixed and (facts.every or inner.size % LANES):
-        single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
-        if any(single):
-            return new.gives(_of_two(new, left, right, single))
+        has_single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
+        if any(has_single):
+            return new.gives(_of_two(new, left, right, has_single))
     if len(first) == len(second) == 2 and not rows.fixed and rows.size == 1:
         zero = new.constant([0])
         more = new.emit("Concat", [left, new.emit("Slice", [left, zero, new.constant([1]), zero])], axis=0)
@@ -146,14 +146,17 @@ def _in_parts(new: Replacement, facts: GraphFacts, ranks: tuple[int, int], inner
     return new.total([new.emit("MatMul", pair) for pair in zip(lefts, rights, strict=True)])
 
 
-def _of_two(new: Replacement, left: str, right: str, single: tuple[bool, bool]) -> str:
-    """The product with its one row twice, if it has one only, and its one column twice."""
-    if single[0]:
+def _of_two(new: Replacement, left: str, right: str, has_single: tuple[bool, bool]) -> str:
+    """A product of one row or one column, computed with the row or the column twice and cut to one.
+
+    `has_single`: whether the left factor has one row, and whether the right factor has one column.
+    """
+    if has_single[0]:
         left = new.emit("Concat", [left, left], axis=-2)
-    if single[1]:
+    if has_single[1]:
         right = new.emit("Concat", [right, right], axis=-1)
     product = new.emit("MatMul", [left, right])
-    axes = [axis for axis, is_single in zip((-2, -1), single, strict=True) if is_single]
+    axes = [axis for axis, is_single in zip((-2, -1), has_single, strict=True) if is_single]
     starts, ends = new.constant([0] * len(axes)), new.constant([1] * len(axes))
     return new.emit("Slice", [product, starts, ends, new.constant(axes)])
 
@@ -183,7 +186,7 @@ def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
 
 
 def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """Log, Softplus and Mish through ReduceLogSum; other functions over a tensor that ends in numbers of no use."""
+    """Log, Softplus and Mish by ReduceLogSum; other functions of the tensor with ones after it, which are cut off."""
     (value,), axes = node.input, facts.axes(node.input[0])
     if axes is None or all(axis.fixed for axis in axes):
         return None

@@ -67,7 +67,7 @@ class GraphFacts:
         return self._measured.get(name)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The content, of any shape, of an initializer or of a Constant node."""
+        """The values of an initializer or a Constant node; None for another name."""
         return numpy_helper.to_array(self._constants[name]) if name in self._constants else None
 
     def is_constant(self, name: str) -> bool:
@@ -81,7 +81,7 @@ class GraphFacts:
 
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
-    """The axes of the float32 values that both batches give, by name.
+    """The axes of the graph's float32 values by name, measured by a run of a smallest and a larger batch.
 
     Raises:
         UncheckableError: The graph raises for every small batch.
@@ -112,7 +112,7 @@ def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[
             raised = error
             continue
         return {
-            name: tuple(MeasuredAxis(one, one == other) for one, other in zip(shape, larger[name], strict=True))
+            name: tuple(MeasuredAxis(size, size == other) for size, other in zip(shape, larger[name], strict=True))
             for name, shape in smallest.items()
             if len(larger.get(name, ())) == len(shape)
         }
@@ -136,7 +136,7 @@ class Replacement(NodeWriter):
         return functools.reduce(lambda total, part: self.emit("Add", [total, part]), parts)
 
     def gives(self, *values: str) -> Replacement:
-        """Gives the names of the outputs of the last replaced node to new values, which others then take."""
+        """Renames new values to the outputs of the last replaced node, so that other nodes take them; returns self."""
         new = {name for node in self.nodes for name in node.output}
         values = tuple(name if name in new else self.emit("Identity", [name]) for name in values)
         names = dict(zip(values, self.replaced[-1].output, strict=False))
@@ -147,10 +147,11 @@ class Replacement(NodeWriter):
 
 
 def put_into(model: onnx.ModelProto, replacements: Sequence[Replacement]) -> None:
-    """Replaces nodes of a graph, each behind the last one that goes with it."""
-    behind = {id(new.replaced[-1]): new.nodes for new in replacements}
-    gone = {id(node) for new in replacements for node in new.replaced}
-    old = list(model.graph.node)
-    refill(model.graph.node, [each for node in old for each in behind.get(id(node), [node] * (id(node) not in gone))])
+    """Replaces nodes of a graph, in place; the new nodes stand where the last replaced node of each rewrite stood."""
+    # By the id of each node that is replaced: the nodes in its place
+    new_nodes: dict[int, list[NodeProto]] = {id(node): [] for new in replacements for node in new.replaced}
+    new_nodes |= {id(new.replaced[-1]): new.nodes for new in replacements}
+    old_nodes = list(model.graph.node)
+    refill(model.graph.node, [node for old in old_nodes for node in new_nodes.get(id(old), [old])])
     model.graph.initializer.extend(constant for new in replacements for constant in new.constants)
     keep_needed(model.graph)

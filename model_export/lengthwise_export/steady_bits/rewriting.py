@@ -180,12 +180,12 @@ def with_steady_bits(
         changed, rewritten = rewrite(graph, manifest, every=every)
         if len(rewritten) <= len(tried):
             continue
-        moved = largest_difference(graph, changed, manifest)
-        if moved > ROUNDING:
-            say(f"nothing rewritten: it would change an answer by {moved:.2g}, more than rounding")
+        difference = largest_difference(graph, changed, manifest)
+        if difference > ROUNDING:
+            say(f"nothing rewritten: it would change an answer by {difference:.2g}, more than rounding")
             return graph, []
         if keeps_bits(changed, manifest):
-            say(f"rewritten: {_listed(rewritten)}; this changed answers by {moved:.2g}, once")
+            say(f"rewritten: {_listed(rewritten)}; this changed answers by {difference:.2g}, once")
             return changed, rewritten
         tried, left = rewritten, changed
     loss = first_loss(left, manifest)
@@ -227,20 +227,20 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
     sequences = [sampler.sequence(length) for length in lengths]
     unbatched = [[steps] for steps in sequences]
     together = [] if manifest.max_batch_rows == 1 else [sequences]
-    apart = []
+    differences = []
     for members in (*unbatched, *together):
         batch = pad(members, multiple=manifest.width_multiple)
         answers = [session.run(batch).logits for session in sessions]
         if manifest.task == "per-step":
             answers = [logits[step_mask(batch.lengths, batch.width)] for logits in answers]
-        apart.append(gap(*answers))
-    return max(apart)
+        differences.append(gap(*answers))
+    return max(differences)
 
 
 def _listed(rewritten: list[RewrittenOperator]) -> str:
     """The operators by type, as `ReduceSum (pool, mean)`; of many the first few."""
     names = {
-        kind: [one.operator for one in rewritten if one.kind == kind]
-        for kind in dict.fromkeys(one.kind for one in rewritten)
+        kind: [operator.operator for operator in rewritten if operator.kind == kind]
+        for kind in dict.fromkeys(operator.kind for operator in rewritten)
     }
     return ", ".join(f"{kind} ({first_of(operators, _MAX_NAMED)})" for kind, operators in names.items())
