@@ -123,7 +123,7 @@ def judge_apart(entry: Encoder, mode: str) -> Judged:
     process.start()
     sender.close()
     try:
-        return receiver.recv()  # type: ignore[no-any-return]
+        return receiver.recv()
     except EOFError:
         return Judged(f"past {SECONDS} s", f"ended after {SECONDS} s, or by a signal")
     finally:

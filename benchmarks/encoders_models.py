@@ -106,7 +106,7 @@ class Packed(nn.Module):
         """The states of `[1, width]` ids whose positions begin again at 0 at each sequence."""
         if steps.dim() != 2:
             raise ValueError("packed sequences are one row: [1, width]")  # ids alone may broadcast: width ** 3 scores
-        return self.module(input_ids=steps, position_ids=position_ids, use_cache=False)[0]  # type: ignore[no-any-return]
+        return self.module(input_ids=steps, position_ids=position_ids, use_cache=False)[0]
 
 
 class Called(nn.Module):
@@ -196,7 +196,7 @@ def encoders() -> tuple[Encoder, ...]:
 def x_encoder(*, average_pool_embed: bool = False, **layers: Any) -> nn.Module:
     """An encoder of x-transformers for sequences of values."""
     library = importlib.import_module("x_transformers")
-    return library.ContinuousTransformerWrapper(  # type: ignore[no-any-return]
+    return library.ContinuousTransformerWrapper(
         dim_in=FEATURES,
         dim_out=3,
         max_seq_len=256,
@@ -210,13 +210,13 @@ def adapted(*, base: str, adapter: str, settings: dict[str, Any]) -> nn.Module:
     peft = importlib.import_module("peft")
     entry = next(one for one in _of_transformers() if one.name == base)
     module = _named(entry.path)(tiny(_named(str(entry.config)), {"use_cache": True}))
-    return peft.get_peft_model(module, getattr(peft, adapter)(task_type="SEQ_CLS", **settings))  # type: ignore[no-any-return]
+    return peft.get_peft_model(module, getattr(peft, adapter)(task_type="SEQ_CLS", **settings))
 
 
 def gliner_lstm() -> nn.Module:
     """The recurrent layer of GLiNER."""
     layers = importlib.import_module("gliner.modeling.layers")
-    return layers.LstmSeq2SeqEncoder(SimpleNamespace(hidden_size=FEATURES))  # type: ignore[no-any-return]
+    return layers.LstmSeq2SeqEncoder(SimpleNamespace(hidden_size=FEATURES))
 
 
 def keras_hub(*, backbone: str, classifier: str | None = None, **sizes: Any) -> nn.Module:
@@ -224,5 +224,5 @@ def keras_hub(*, backbone: str, classifier: str | None = None, **sizes: Any) -> 
     models = importlib.import_module("keras_hub.models")
     module = getattr(models, backbone)(vocabulary_size=DATA["tiny"]["vocab_size"], num_layers=2, **sizes)
     if classifier is None:
-        return module  # type: ignore[no-any-return]
-    return getattr(models, classifier)(module, num_classes=3, preprocessor=None)  # type: ignore[no-any-return]
+        return module
+    return getattr(models, classifier)(module, num_classes=3, preprocessor=None)

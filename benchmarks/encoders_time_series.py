@@ -42,9 +42,9 @@ class Classifier(nn.Module):
         """Scores `[rows, classes]` of `[rows, width, features]` and a mask `[rows, width]`, 1 at valid steps."""
         padding = (0, 0, 0, LONGEST - steps.shape[1])
         if self.whole:
-            return self.head(self.encoder(functional.pad(steps, padding)).flatten(1))  # type: ignore[no-any-return]
+            return self.head(self.encoder(functional.pad(steps, padding)).flatten(1))
         states = functional.gelu(self.encoder(steps)) * padding_mask.unsqueeze(-1)
-        return self.head(functional.pad(states, padding).flatten(1))  # type: ignore[no-any-return]
+        return self.head(functional.pad(states, padding).flatten(1))
 
 
 class Embedding(nn.Module):
@@ -57,7 +57,7 @@ class Embedding(nn.Module):
     def forward(self, steps: Tensor) -> Tensor:
         """States `[rows, width, size]` of `[rows, width, features]`."""
         angles = torch.arange(steps.shape[1])[:, None] / 10_000 ** (torch.arange(0, SIZE, 2) / SIZE)
-        return self.values(steps.mT).mT + torch.stack((angles.sin(), angles.cos()), -1).flatten(1)  # type: ignore[no-any-return]
+        return self.values(steps.mT).mT + torch.stack((angles.sin(), angles.cos()), -1).flatten(1)
 
 
 class Layer(nn.Module):
@@ -71,7 +71,7 @@ class Layer(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """States of the same shape."""
         states = self.first(states + self.mixer(states))
-        return self.second(states + self.network(states))  # type: ignore[no-any-return]
+        return self.second(states + self.network(states))
 
 
 class Attention(nn.Module):
@@ -159,7 +159,7 @@ class Periods(nn.Module):
             period = width // (frequency + 1)
             folded = functional.pad(states.mT, (0, -width % period)).unflatten(2, (-1, period))
             mixed = mixed + weights[:, number, None, None] * self.convolution(folded).flatten(2)[:, :, :width].mT
-        return self.norm(mixed)  # type: ignore[no-any-return]
+        return self.norm(mixed)
 
 
 class NonStationary(nn.Module):
@@ -181,7 +181,7 @@ class NonStationary(nn.Module):
         states = self.embedding((steps - mean) / deviation)
         query, key, value = self.projection(states).chunk(3, -1)
         mixed = ((scale * (query @ key.mT) + shift) / math.sqrt(SIZE)).softmax(-1) @ value
-        return self.norm(states + mixed)  # type: ignore[no-any-return]
+        return self.norm(states + mixed)
 
 
 class Patches(nn.Module):
@@ -197,7 +197,7 @@ class Patches(nn.Module):
         """States `[rows * features, patches, size]`, a row's one after another, with the rows apart."""
         normal = functional.layer_norm(steps.mT, (LONGEST,))
         patches = functional.pad(normal, (0, PATCH // 2), mode="replicate").unfold(2, PATCH, PATCH // 2)
-        return self.layers((self.embedding(patches) + self.positions).flatten(0, 1)).unflatten(0, (-1, FEATURES))  # type: ignore[no-any-return]
+        return self.layers((self.embedding(patches) + self.positions).flatten(0, 1)).unflatten(0, (-1, FEATURES))
 
 
 class Segments(nn.Module):
@@ -212,7 +212,7 @@ class Segments(nn.Module):
         """States `[rows, segments, features, size]`."""
         segments = self.embedding(steps.mT.unflatten(2, (-1, PATCH))) + self.positions
         along = self.along(segments.flatten(0, 1)).unflatten(0, (-1, FEATURES))
-        return self.across(along.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(steps), -1))  # type: ignore[no-any-return]
+        return self.across(along.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(steps), -1))
 
 
 class Variates(nn.Module):
@@ -224,7 +224,7 @@ class Variates(nn.Module):
 
     def forward(self, steps: Tensor) -> Tensor:
         """States `[rows, features, size]`."""
-        return self.layers(steps.mT)  # type: ignore[no-any-return]
+        return self.layers(steps.mT)
 
 
 class Linears(nn.Module):
@@ -237,7 +237,7 @@ class Linears(nn.Module):
     def forward(self, steps: Tensor) -> Tensor:
         """States `[rows, features, steps]`."""
         seasonal = self.seasonal(steps)
-        return self.seasons(seasonal.mT) + self.trends((steps - seasonal).mT)  # type: ignore[no-any-return]
+        return self.seasons(seasonal.mT) + self.trends((steps - seasonal).mT)
 
 
 class Chunks(nn.Module):

@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
+from lengthwise_export import check
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, Second, read_signature
@@ -134,3 +137,39 @@ def test_answers_a_step_come_rows_first() -> None:
     assert CallSignature(channels_first=True, classes_first=True).rows_first(logits).shape == (5, 4, 2)
     assert CallSignature().rows_first(logits) is logits
     assert CallSignature(time_first=True).rows_first(torch.zeros(2, 4)).shape == (2, 4)
+
+
+class Attends(nn.Module):
+    """Attention pooling whose mask has another form than a check passes."""
+
+    def __init__(self, scores_of: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head, self.scores_of = nn.Embedding(50, 8), nn.Linear(8, 3), scores_of
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.embed(input_ids)
+        weights = (hidden.sum(2) + self.scores_of(attention_mask)).softmax(1)
+        return self.head((weights[..., None] * hidden).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("scores_of", "line"),
+    [
+        (lambda mask: (1 - mask) * -1e9, "mask = mask.to(x.dtype)"),
+        (lambda mask: nn.functional.one_hot(mask)[..., 0] * -1e9, "mask = mask.long()"),
+        (lambda mask: mask.log().transpose(1, 2)[..., 0], "mask = mask[:, None]"),
+        (lambda mask: ((1 - mask) * -1e9)[:, 0, 0], "mask = mask[:, None, None].to(x.dtype)"),
+        (lambda mask: torch.where(mask, 0.0, -1e9)[:, 0, 0], "mask = mask[:, None, None]"),
+    ],
+)
+def test_a_model_that_raises_with_a_bool_mask_is_told_the_line_that_makes_its_own(scores_of, line: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        check(Attends(scores_of), max_length=24)
+    assert str(error.value).endswith(f"begin forward with {line}")
+
+
+def test_a_model_that_adds_its_mask_leaks_and_a_note_has_the_line_that_makes_it() -> None:
+    report = check(Attends(lambda mask: mask), max_length=24)
+    assert report.verdict == "leak"
+    assert any(note.endswith("begin forward with mask = torch.where(mask, 0.0, -torch.inf)") for note in report.notes)

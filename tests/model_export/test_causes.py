@@ -1,6 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import lengthwise_export
 from lengthwise_export.checking.causes import ArgumentNames, explain
@@ -145,3 +148,39 @@ def test_a_printed_fix_in_the_place_of_its_line_ends_the_leak(
 
     fix = check("leaking", line).to_dict()["leaks"][0]["fix"]
     assert check("fixed", fix).verdict == "sound", fix
+
+
+class Moved(nn.Module):
+    """A masked mean of what a function makes of the steps, and what another makes of the means."""
+
+    def __init__(self, of_steps: Callable[[torch.Tensor], torch.Tensor], of_rows: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.step, self.of_steps, self.of_rows = nn.Linear(5, 8), of_steps, of_rows
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        valid = (torch.arange(x.size(1)) < lengths[:, None])[..., None]
+        hidden = self.of_steps(self.step(x).masked_fill(~valid, 0.0))
+        return self.of_rows(hidden.masked_fill(~valid, 0.0).sum(1) / lengths[:, None])
+
+
+def same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("of_steps", "of_rows", "code"),
+    [
+        (same, lambda means: means + means.roll(1, 0), "LW204"),
+        (same, lambda means: means + means.roll(-1, dims=0), "LW204"),
+        (same, lambda means: means + means.flip(0), "LW204"),
+        (lambda steps: steps + steps.roll(1, 0), same, "LW204"),
+        (lambda steps: steps + steps.roll(1, 1), same, "LW303"),
+        (lambda steps: steps + steps.flip(1), same, "LW303"),
+        (lambda steps: steps + torch.fft.rfft(steps, dim=1).abs()[:, :3].sum(1, keepdim=True), same, "LW403"),
+        (lambda steps: torch.fft.irfft(torch.fft.rfft(steps, dim=1)[:, :4], n=steps.size(1), dim=1), same, "LW403"),
+    ],
+)
+def test_moved_rows_and_cut_frequencies_have_the_rules_of_their_causes(of_steps, of_rows, code) -> None:
+    report = lengthwise_export.check(Moved(of_steps, of_rows), max_length=40)
+    assert (report.verdict, report.leaks[0].code) == ("leak", code)

@@ -252,7 +252,9 @@ def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_A
         elif -_MAX_SHIFT <= added < 0:
             yield (_Steps(cut, added),)
         strides = dict.fromkeys((*_STRIDES, *sorted(chunks)))
-        yield from ((_Steps(cut, stride=stride, up=up),) for stride in strides for up in (False, True))
+        # Half of the steps and one more are the frequencies of a real Fourier transform.
+        rounded = ((False, 0), (True, 0), (False, 1))
+        yield from ((_Steps(cut, stride=stride, up=up, after=more),) for stride in strides for up, more in rounded)
 
 
 def _shared(

@@ -135,4 +135,3 @@ class AlternativeReading:
 
     subject: Subject
     runs: str  # The end of the sentence "the model runs ...", with the option to pass or the code to write
-    is_option: bool = True

@@ -185,9 +185,9 @@ class TorchSubject:
             yield AlternativeReading(replace(self, signature=counted), way)
         if self.layout.packed is not None:
             return
-        for signature, way, is_option in self.signature.alternatives():
+        for signature, way in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
-                yield AlternativeReading(replace(self, signature=signature), way, is_option)
+                yield AlternativeReading(replace(self, signature=signature), way)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         outputs = self._run(self.signature.arguments_for(batch))

@@ -197,7 +197,7 @@ def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[Ste
         raise ConfigurationError(
             f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for signature, way, _ in first.signature.alternatives():
+    for signature, way in first.signature.alternatives():
         for steps in candidates:
             if signature.channels_first and steps.kind == "tokens":
                 continue

@@ -44,10 +44,28 @@ class _ArgumentForm(NamedTuple):
     code: str  # what a user writes to convert the argument
 
 
-# Only tried to explain an error
+_BUT: Final = "but it gets a bool mask [rows, width]"
+
+# Only tried to explain an error, or a leak
 _FORMS: Final = (
     _ArgumentForm("mask", lambda mask, _: mask.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
     _ArgumentForm("mask", lambda mask, _: mask.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
+    _ArgumentForm("mask", lambda mask, _: mask[:, None], f"a mask [rows, 1, width], {_BUT}", "mask[:, None]"),
+    _ArgumentForm(
+        "mask",
+        lambda mask, _: mask[:, None, None].float(),
+        f"a float32 mask [rows, 1, 1, width], {_BUT}",
+        "mask[:, None, None].to(x.dtype)",
+    ),
+    _ArgumentForm(
+        "mask", lambda mask, _: mask[:, None, None], f"a mask [rows, 1, 1, width], {_BUT}", "mask[:, None, None]"
+    ),
+    _ArgumentForm(
+        "mask",
+        lambda mask, _: torch.where(mask, 0.0, -torch.inf),
+        f"a mask to add, 0 at valid steps and -inf at padding, {_BUT}",
+        "torch.where(mask, 0.0, -torch.inf)",
+    ),
     _ArgumentForm(
         "lengths", lambda lengths, _: lengths.float(), "float32 lengths, but it gets int64", "lengths.to(x.dtype)"
     ),
@@ -145,8 +163,8 @@ class CallSignature:
             return logits
         return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
 
-    def alternatives(self) -> Iterator[tuple[CallSignature, str, bool]]:
-        """Other ways to call it, each with the end of "the model runs ...", and whether that names an option."""
+    def alternatives(self) -> Iterator[tuple[CallSignature, str]]:
+        """Other ways to call it, each with the end of "the model runs ..."."""
         if self.form is not None:
             return
         plain = replace(self, time_first=False, channels_first=False, classes_first=False, features_axis=True)
@@ -157,16 +175,16 @@ class CallSignature:
             (plain, "[rows, width, features]", f"leave {option} out"),
         ):
             if (other.time_first, other.channels_first) != (self.time_first, self.channels_first):
-                yield other, f"with steps as {axes}: if that is right, {change}", True
+                yield other, f"with steps as {axes}: if that is right, {change}"
         if self.second in ("mask", "padding-mask"):
             mask: Literal["mask", "padding-mask"] = "padding-mask" if self.second == "mask" else "mask"
             names = tuple((role if role == "steps" else mask, name) for role, name in self.arguments)
             where = "padding" if mask == "padding-mask" else "valid steps"
             hint = f"with a mask that is true at {where}: if that is right, pass --second {mask}"
-            yield replace(self, second=mask, arguments=names), hint, True
+            yield replace(self, second=mask, arguments=names), hint
         for form in _FORMS:
             if any(role.endswith(form.role) for role in _ROLES[self.second]):
-                yield replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}", False
+                yield replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}"
 
 
 def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
