@@ -136,7 +136,6 @@ def test_the_command_warns_and_trains_without_the_padding(fill: float, tmp_path:
         assert "--padding nan" in refused.stderr
 
 
-@pytest.mark.long
 def test_an_export_cuts_its_data_as_the_training_did(tmp_path: Path) -> None:
     data, small = csv(tmp_path / "padded.csv", padded()), tmp_path / "small.toml"
     small.write_text('[model]\nkind = "rocket"\nkernels = 84\n')
