@@ -289,7 +289,7 @@ def test_golden_sequences_shorter_than_the_model_accepts_are_an_error(tmp_path: 
 def test_on_a_device_no_shape_and_no_filler_is_shorter() -> None:
     limits = BatchLimits(rows=8, padded_steps=512)
     costs = CostTable([1, 8], [12, 64], np.array([[1.0, 4.0], [2.0, 8.0]]))
-    buckets = choose(costs, limits, max_length=64, min_length=9)
+    buckets = choose(costs, limits, max_length=64, min_length=9, multiple=4)
     assert min(buckets.widths) == buckets.width_of(9) == 12
     assert min(width for _, width in buckets.shapes()) == 12
     assert (buckets.min_length, Buckets((4,), (1,), limits).min_length) == (9, 1)
