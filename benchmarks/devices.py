@@ -115,7 +115,7 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: boo
     while coming or pool:
         while coming and coming[-1][0] <= now:
             came, length = coming.pop()
-            pool.add(one := WaitingSequence(buckets.width_of(length)))
+            pool.add(one := WaitingSequence(buckets.width_of_arrival(length)))
             begun[one.number] = came
         if pool:
             chosen = plan(pool, cost, limits, now)
@@ -175,7 +175,7 @@ def closed_loop(
 
     def arrive(count: int) -> None:
         for length, seconds in zip(itertools.islice(coming, count), patient, strict=False):
-            one = WaitingSequence(length if buckets is None else buckets.width_of(length), now + seconds)
+            one = WaitingSequence(length if buckets is None else buckets.width_of_arrival(length), now + seconds)
             pool.add(one)
             begun[one.number] = now
 

@@ -69,7 +69,7 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
     while waiting or len(pool):
         for _ in range(min(len(waiting), random.poisson(arrivals))):
             length = waiting.pop()
-            one = Sequence(buckets.width_of(length), float("inf"), 0)
+            one = Sequence(buckets.width_of_arrival(length), float("inf"), 0)
             one.length = length
             pool.add(one)
         batch: list[Any] = plan(pool, cost, limits, 0.0)
@@ -105,7 +105,7 @@ def widths_after(longest_of_blocks: list[int], multiple: int = 1) -> Buckets:
     buckets = choose(table(FEW, 32.0), FEW, max_length=LONGEST, multiple=multiple)
     for longest in longest_of_blocks:
         for length in (longest, *[1] * 63):
-            buckets.width_of(length)
+            buckets.width_of_arrival(length)
     return buckets
 
 
@@ -120,7 +120,7 @@ def test_a_width_that_comes_often_is_not_rounded_up_and_is_again_once_it_is_rare
 def test_widths_that_come_once_each_are_rounded_up():
     lengths = range(150, 200)
     buckets, few = widths_after([*lengths]), widths_after([])
-    assert [buckets.width_of(length) for length in lengths] == [few.width_of(length) for length in lengths]
+    assert [buckets.width_of_arrival(length) for length in lengths] == [few.width_of(length) for length in lengths]
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pyte
     monkeypatch.setattr(CostTable, "computed", None)  # a call of it is a TypeError
     pool = PendingSequences()
     for length in drawn("lognormal", count=1000):
-        pool.add(WaitingSequence(buckets.width_of(length)))
+        pool.add(WaitingSequence(buckets.width_of_arrival(length)))
     while pool:
         plan(pool, cost, limits, 0.0)
 
@@ -220,7 +220,7 @@ def test_a_decision_looks_at_few_ends_of_batches_however_many_wait(lengths: str,
     monkeypatch.setattr(planning, "rows_within", counted)
     pool = PendingSequences()
     for length in drawn(lengths, count=4096):
-        pool.add(WaitingSequence(buckets.width_of(length)))
+        pool.add(WaitingSequence(buckets.width_of_arrival(length)))
     decisions = []
     while pool:
         plan(pool, cost, limits, 0.0)

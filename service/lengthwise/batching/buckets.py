@@ -50,13 +50,17 @@ class Buckets:
     _widest: tuple[int, ...] = field(default=(), init=False)  # of the last blocks, the latest first
     _with_frequent: tuple[int, ...] = field(default=(), init=False)  # the widths, and those that come often
 
-    def width_of(self, length: int) -> int:
-        """The width, in steps, of a batch whose longest sequence has this length, which came: lengths are counted."""
+    def width_of_arrival(self, length: int) -> int:
+        """Counts a sequence that arrived, to learn which widths come often; returns its `width_of`."""
         lengths = self._lengths
         lengths.append(length)
         if len(lengths) >= _BLOCK:  # of several threads two may count a block
             self._lengths = []
             self._count_widest(max(lengths))
+        return self.width_of(length)
+
+    def width_of(self, length: int) -> int:
+        """The width, in steps, of a batch whose longest sequence has this length."""
         widths = self._with_frequent or self.widths
         index = bisect_left(widths, length)
         return widths[index] if index < len(widths) else rounded_width(length, self.multiple)

@@ -117,6 +117,10 @@ class ModelQueue:
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
+    def width_of_arrival(self, length: int) -> int:
+        """Counts a sequence that arrived, as buckets learn which widths come often; returns its `width_of`."""
+        return length if self.buckets is None else self.buckets.width_of_arrival(length)
+
     def fits(self, seconds: float) -> bool:
         """Whether the next batch, with as many rows as make one cheaper, is predicted to end within `seconds`.
 

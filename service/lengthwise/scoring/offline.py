@@ -109,7 +109,7 @@ def _begin(
             width = (
                 rounded_width(len(steps), manifest.width_multiple)
                 if model.buckets is None
-                else model.buckets.width_of(len(steps))
+                else model.buckets.width_of_arrival(len(steps))
             )
             rows.append(_Row(width, steps=steps, item=index, start=start))
     pending = PendingSequences()
