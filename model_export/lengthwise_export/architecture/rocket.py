@@ -58,7 +58,7 @@ _UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
 class Grid(nn.Module):
     """Rounds each sequence to a grid on which sums of a kernel are exact: of its own, or of the training split.
 
-    The distance of the grid is a power of two: `2**-bits` of its limit, which is the smallest power of two that is not
+    The spacing of the grid is a power of two: `2**-bits` of its limit, which is the smallest power of two that is not
     below the largest absolute value. Values below 2**-80 become zero, and those beyond 2**120 become 2**120. The more
     features a kernel may read, the coarser is the grid. With a limit, that of the training split, values are clipped.
     """
@@ -73,6 +73,7 @@ class Grid(nn.Module):
         self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
         self.limit = limit
         if limit is None:
+            # the powers of two, of which the least that is not below the largest value becomes the limit
             self.register_buffer("powers", torch.from_numpy(fixed_kernels.POWERS.copy()), persistent=False)
         else:
             self.register_buffer("distance", torch.tensor(limit * 2.0**-self.bits))

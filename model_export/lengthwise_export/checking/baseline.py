@@ -204,9 +204,9 @@ class Steadiness:
         if state is None:
             return _random(self._subject, self._first.batch)
         drifted, changed = state.now(), state.changed()
-        reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
         if self._is_random():
             return _random(self._subject, self._first.batch)
+        reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
         return why_unsteady(self._subject, reaching or changed, [*self._others, self._first.batch])
 
     def _is_random(self) -> bool:

@@ -285,15 +285,17 @@ class _Check:
         return Baseline(sequences, batch, self._answer(batch), kinds)
 
     def _without_unanswered(self, base: Baseline) -> Baseline:
-        """The same with ordinary values for those of the raw sequences whose answers are not finite even alone."""
+        """The baseline, with ordinary sequences in the place of raw ones that have no finite answer even alone."""
         rows = [] if is_finite(base.answer, base.batch) else range(base.batch.rows)
-        left = [row for row in rows if base.kind(row) and not self._is_answered(pad([base.sequences[row]], multiple=1))]
-        if not left:
+        unanswered = [
+            row for row in rows if base.kind(row) and not self._is_answered(pad([base.sequences[row]], multiple=1))
+        ]
+        if not unanswered:
             return base
-        shown = ", ".join(dict.fromkeys(str(base.kind(row)) for row in left))
+        shown = ", ".join(dict.fromkeys(str(base.kind(row)) for row in unanswered))
         self.notes.append(f"some sequences of {shown} are left out: the answer to them alone is not finite")
         sequences, kinds = [*base.sequences], [*base.kinds]
-        for row in left:
+        for row in unanswered:
             sequences[row], kinds[row] = self.sampler.sequence(len(sequences[row])), None
         return self._baseline(sequences, pad(sequences, width=base.batch.width), kinds)
 

@@ -106,7 +106,10 @@ def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2
 
 
 def why_of_one_width(subject: Subject, *, beyond: int = 0) -> str | None:
-    """What to do with a model that takes one width only, above `beyond`; None if it takes several, or none above."""
+    """Why a model that runs at one width only cannot be checked, and what to do.
+
+    None if it runs at several widths, or at none that is greater than `beyond`.
+    """
     sampler = Sampler(subject.steps, seed=0)
     good = widths_at_which_it_runs(subject, sampler)
     if not _is_one(good) or good[-1] <= beyond:

@@ -202,7 +202,10 @@ def write_lengths(at: Operation, batch: Geometry, names: ArgumentNames) -> str |
 
 
 def _front(site: _Site, names: ArgumentNames, words: Mapping[str, str], used: set[str]) -> Iterator[str]:
-    """The lines that make what the code uses: the input under a name, the mask, and the lengths."""
+    """The lines before the fix: they define the names in `used`, among them the mask and the lengths.
+
+    `words` are the names by what they stand for; `names.second` is the model's argument of lengths or of a mask.
+    """
     if names.second not in site.taken:
         yield f"# {names.second}: pass this argument of the model to {site.function}"
     if "torch" not in site.imported:
@@ -210,9 +213,10 @@ def _front(site: _Site, names: ArgumentNames, words: Mapping[str, str], used: se
     if words["x"] != words["operand"]:
         yield f"{words['x']} = {words['operand']}"
     if words["valid"] in used:
-        own = replace(names, width=words["width"]).valid
+        mask = replace(names, width=words["width"]).valid
+        # The argument may be a mask that is wider than the tensor here.
         cut = "" if names.role == "lengths" else f"[:, :{words['width']}]"
-        yield f"{words['valid']} = {own}{cut}  # [rows, width], true at valid steps"
+        yield f"{words['valid']} = {mask}{cut}  # [rows, width], true at valid steps"
     if names.role != "lengths" and words["lengths"] in used:
         yield f"{words['lengths']} = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)"
 

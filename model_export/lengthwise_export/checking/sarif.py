@@ -67,12 +67,15 @@ def as_sarif(reports: Sequence[Report], *, exit_code: int, file: str | None = No
 
 
 def _results(report: Report, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The results of a report, each with the code of its rule."""
+    """The results of a report, each with the code of its rule: one for each leak.
+
+    A report without a leak that is not sound has one, at the first line of its file.
+    """
     level = {"level": level_of(report)}
     yield from ((leak.code, level | _of_leak(leak, report.target, file)) for leak in report.leaks)
     if not report.leaks and report.verdict != "sound":
-        message, known = f"{report.target}: {report.reason}", (report.target, report.verdict)
-        yield rule_without_leak(report).code, level | _result(message, _physical(file), known)
+        message, fingerprint = f"{report.target}: {report.reason}", (report.target, report.verdict)
+        yield rule_without_leak(report).code, level | _result(message, _physical(file), fingerprint)
 
 
 def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:

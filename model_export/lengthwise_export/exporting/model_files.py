@@ -243,8 +243,8 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
     """Yields a new version and its staging folder, which is published by a rename if the block ends without an error.
 
     Raises:
-        PublishError: The folder cannot be written.
-        OSError: Never leaves this function: it becomes a PublishError.
+        PublishError: The folder cannot be made or locked.
+        OSError: The block raised it, or the rename at its end. The staging folder is removed then.
     """
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]

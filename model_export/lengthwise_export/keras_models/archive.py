@@ -258,7 +258,7 @@ def _without_training(value: Any, registered: Callable[[str], Any]) -> Any:
             safe[key] = None
         elif key.endswith("_initializer") and item is not None:
             safe[key] = "zeros"  # the weights come from the file
-        elif key not in _TRAINING_KEYS or "config" not in value:
+        elif key not in _TRAINING_KEYS or "config" not in value:  # without it, an argument of a layer with this name
             safe[key] = _without_training(item, registered)
     return safe
 

@@ -59,7 +59,7 @@ def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
     """The target of a model directory.
 
     Raises:
-        ConfigurationError: The folder is none, or an option contradicts its manifest.
+        ConfigurationError: The folder is not a model directory, or an option contradicts its manifest.
     """
     directory = Path(text)
     if not (directory / MANIFEST_FILE).exists():

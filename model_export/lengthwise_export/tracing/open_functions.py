@@ -98,7 +98,9 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
 def _adaptive_pool1d(
     pool: Callable[..., Tensor], reduce: Callable[..., Tensor], reduce_bins: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Callable[..., Tensor]:
-    """An adaptive pool of steps: torch's own for a fixed width, else a reduction of all steps, or of those in each bin.
+    """An adaptive pool of steps, for a width that is open in the graph.
+
+    One bin is a reduction of all steps. Several are torch's own pool if the width is fixed, else a reduction of each.
 
     Args:
         pool: Torch's own function.
@@ -151,7 +153,7 @@ def _linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
 def _scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Attention without an axis of heads, with one head: the exporter takes no other."""
+    """Gives inputs of three axes an axis of one head, because the ONNX exporter takes four axes only."""
     if query.dim() != 3:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
     if attn_mask is not None and attn_mask.dim() == 3:

@@ -290,9 +290,10 @@ class Runners:
             work.notify()
 
     def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
-        """Tells how many batches run, how many cores may help, and whether a batch is about to run; with the lock held.
+        """Publishes how many batches run here, and how many cores may help with one; called with the lock held.
 
-        Cores of other processes help where half of all are free: each process that runs one batch sees the same ones.
+        All processes see the same free cores, and may take them at the same moment. So cores of other processes help
+        only while at least half of all are free. `soon`: a batch is about to run.
         """
         self._cores.note(self._running)
         if self._lend_cores is not None:

@@ -64,7 +64,7 @@ def refusals(target: ServerAddress) -> str | None:
 
 
 def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Totals | None:
-    """The metrics of a service; None if `/metrics` is on another port."""
+    """The metrics of a service by name and label `kind`, summed over other labels; None if this port has none."""
     from prometheus_client.parser import text_string_to_metric_families
 
     status, body = get(target, "/metrics", headers)

@@ -88,6 +88,7 @@ class Roles:
     @property
     def named(self) -> dict[str, str]:
         """The columns with a role, by role; and that a row is a sequence, if it has a column for each step."""
+        # `table_sequences` joins a column for each step to one column of lists, which it names VALUE.
         row = {"row": "sequence"} if self.row == "sequence" and self.values == (VALUE,) else {}
         return {role: name for role in _NAMES if (name := getattr(self, role)) is not None} | row
 

@@ -191,7 +191,9 @@ def entries(
     advance: Advance = lambda _share: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record | BadRecord]:
-    """The records of a file, with a `BadRecord` for each bad one; features may differ, as the first may be wrong.
+    """The records of a file, with a `BadRecord` for each bad one.
+
+    Records may differ in their number of features: the first may be the wrong one.
 
     Raises:
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.

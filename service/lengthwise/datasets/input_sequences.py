@@ -314,13 +314,15 @@ def _groups(parts: Iterable[tuple[Any, Any]], columns: ColumnNames, by: Iterable
 
 
 def _is_key(column: str, parts: Sequence[tuple[Any, TableColumns]]) -> bool:
-    """Whether a column is a group key: in each part one value, which is the part's name or differs from all others."""
+    """Whether a column is a group key: it has the group's name, or one value for each group that no other group has."""
     cells = [{*map(str, table.get(column, ()))} for _, table in parts]
     names = [{*map(str, name if isinstance(name, tuple) else (name,))} for name, _ in parts]
     if all(own <= name for own, name in zip(cells, names, strict=True)):
         return True
-    each = [text for own in cells for text in own]  # a number with a fraction is no key
-    return len(each) == len({*each}) == len(cells) >= _FEWEST_KEYS and not any("." in text for text in each)
+    texts = [text for own in cells for text in own]
+    is_one_for_each = len(texts) == len({*texts}) == len(cells)
+    has_fractions = any("." in text for text in texts)  # such numbers are values
+    return is_one_for_each and len(cells) >= _FEWEST_KEYS and not has_fractions
 
 
 def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ class CallOptions:
 
     model: str | None = None
     version: str | None = None  # digits or an alias
-    named: bool = True  # whether both are valid texts, so that the model can be looked up
+    names_are_valid: bool = True  # whether both are valid texts, so that the model can be looked up
     outputs: tuple[str, ...] = ()  # only `attention` exists
     timeout_ms: float | None = None  # None for the server's default
     priority: int = 0  # higher first
@@ -35,16 +35,18 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
     """Reads the options among the fields of a JSON object at `at`, and adds what is wrong with them to `problems`."""
     before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
-    named = problems.total == before
-    _string(document, "signature_name", problems, at)  # of TensorFlow Serving's clients: a model here has one function
+    names_are_valid = problems.total == before
+    _string(document, "signature_name", problems, at)  # clients of TensorFlow Serving send it: only checked
     outputs = document.get("outputs", [])
     if not isinstance(outputs, list):
         problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(outputs)}")
         outputs = []
     for i, name in enumerate(outputs):
-        if name != "attention" and not problems.listing:
+        if name == "attention":
+            continue
+        if not problems.listing:  # enough are listed: the others are only counted
             problems.count()
-        elif name != "attention":
+        else:
             got = repr(name[:40]) if isinstance(name, str) else kind(name)
             problems.add(f"{at}/outputs/{i}", f"must be 'attention', got {got}")
     timeout_ms = _timeout_ms(document, problems, at)
@@ -52,17 +54,19 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
     if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
         problems.add(f"{at}/priority", f"must be a whole number from 0 to {MAX_PRIORITY}")
         priority = 0
-    return CallOptions(model, version, named, tuple(outputs), timeout_ms, priority)
+    return CallOptions(model, version, names_are_valid, tuple(outputs), timeout_ms, priority)
 
 
 def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
-    """Finds the model that a request asks for; an error has all problems known by then, without pointers in a query.
+    """Finds the model that a request asks for; an error lists every problem of the request that was found so far.
+
+    With `in_query`, a problem of the version is one of the URL, and has no JSON pointer.
 
     Raises:
         RequestError: The model is not known or not ready, and the request has no other problem. With others, it is an
             InvalidRequest with all.
     """
-    if not call_options.named:  # without the model the sequences cannot be checked
+    if not call_options.names_are_valid:  # without the model the sequences cannot be checked
         raise problems.error()
     try:
         return find(call_options.model, call_options.version)

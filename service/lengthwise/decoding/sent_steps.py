@@ -158,10 +158,10 @@ def _explain_steps(
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
     """Adds a problem for each step of values that the model does not take."""
     at, manifest, problems, feature_mask, keys = where
-    takes_missing = [manifest.missing != "refuse"] * features
+    null_is_fine = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
-        takes_missing = [
-            accepted or not keep for accepted, keep in zip(takes_missing, feature_mask.tolist(), strict=True)
+        null_is_fine = [
+            accepted or not keep for accepted, keep in zip(null_is_fine, feature_mask.tolist(), strict=True)
         ]
     for index, entry in steps:
         is_bare = features == 1 and not isinstance(entry, list)
@@ -173,7 +173,8 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
                 problems.count()
             continue
         for i, value in enumerate(step):
-            if takes_missing[i] if value is None else fits_float32(value):
+            is_fine = null_is_fine[i] if value is None else fits_float32(value)
+            if is_fine:
                 continue
             if problems.listing:
                 detail = _no_number(value, manifest, is_empty=all(one is None for one in step))
@@ -184,7 +185,7 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
             else:
                 problems.count()
             if value is not None:
-                break
+                break  # of a step only the first wrong value is a problem, besides missing ones
 
 
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:

@@ -207,10 +207,14 @@ class Receiving:
         self.free += 1
 
     def _late(self, message: IncomingMessage) -> None:
-        refuse, waited = message.refuse, message.began is None
+        """Refuses a message: its deadline passed while it waited, or it comes too late or too slowly."""
+        refuse, waited = message.refuse, message.began is None  # before `end`, which forgets both
         self.end(message, arrived=False)
-        detail = "the deadline passed before the message could be received"
-        refuse(DeadlineExceeded(detail if waited else "the message did not come in time"))
+        if waited:
+            detail = "the deadline passed before the message could be received"
+        else:
+            detail = "the message did not come in time"
+        refuse(DeadlineExceeded(detail))
 
     def _end_slow(self) -> None:
         """While messages wait: refuses those that are silent or slow, and looks again later."""

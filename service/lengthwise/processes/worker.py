@@ -172,9 +172,10 @@ class Worker:
         os._exit(1)  # the parent is gone, and its ports are wanted
 
     def report(self, error: Exception) -> bool:
-        """Tells the parent why this worker cannot start; the parent says it once for all workers.
+        """Tells the parent why this worker cannot start; the parent logs it once for all workers.
 
-        Returns False where another worker was here before: others serve, and nobody else says it.
+        Returns False if this worker replaces one that has ended: other workers serve, the parent logs nothing, and the
+        caller has to.
         """
         if self.memory.table["restarts"][self.index]:
             return False

@@ -39,7 +39,7 @@ class Turns:
         self._slots = slots
         self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # finish, order, size, slot
         self._order = itertools.count()
-        self._now = 0.0  # virtual time: bytes that each connection could have had read
+        self._virtual_time = 0.0  # of fair queuing: bytes that each connection could have had read
         self._finishes: dict[object, float] = {}  # of each connection's last body, in virtual time
         self._read_bytes = self._read_seconds = 0.0
         self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a slot: their size, and since when
@@ -52,7 +52,7 @@ class Turns:
         then, by `time.monotonic`; if that is `certain`, because the answer is of no use after it, already when it is
         seen that it will not.
         """
-        finish = self._finishes[peer] = max(self._now, self._finishes.get(peer, 0.0)) + size
+        finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
         if self.free and not self.waiting:
             self.free -= 1
         else:
@@ -117,13 +117,14 @@ class Turns:
         while self._queue:
             _, _, size, slot = heapq.heappop(self._queue)
             if not slot.done():
-                self._now += size / (self.waiting + self._slots - 1)
+                # Shared by the bodies that are read and those that wait, of which `waiting` still counts this one
+                self._virtual_time += size / (self.waiting + self._slots - 1)
                 slot.set_result(None)
                 break
         else:
             self.free += 1
         if self.free == self._slots:
             self._finishes.clear()
-            self._now = 0.0
+            self._virtual_time = 0.0
         elif len(self._finishes) > _MOST_PEERS:
-            self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._now}
+            self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._virtual_time}

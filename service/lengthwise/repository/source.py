@@ -110,8 +110,8 @@ class SharedSource:
 
     def __init__(self, settings: Settings) -> None:
         self._source = ModelSource(settings)
-        self._refresh: asyncio.Future[Path] | None = None
-        self._ended = -inf
+        self._fetch_of_all: asyncio.Future[Path] | None = None
+        self._last_end = -inf  # of a fetch, by `time.monotonic`
 
     @property
     def folder(self) -> Path:
@@ -121,16 +121,16 @@ class SharedSource:
     @property
     def is_fetching(self) -> bool:
         """Whether workers wait for a fetch."""
-        return self._refresh is not None and not self._refresh.done()
+        return self._fetch_of_all is not None and not self._fetch_of_all.done()
 
     async def refresh(self) -> str:
         """The folder for the scan of a worker."""
-        if not self.is_fetching and time.monotonic() - self._ended > TOGETHER_SECONDS:
+        if not self.is_fetching and time.monotonic() - self._last_end > TOGETHER_SECONDS:
             thread = in_daemon_thread("fetch", lambda: self._source.refresh(Stopping(), first=False))
-            self._refresh = asyncio.wrap_future(thread)
-            self._refresh.add_done_callback(self._note_end)
-        assert self._refresh is not None
-        return str(await asyncio.shield(self._refresh))
+            self._fetch_of_all = asyncio.wrap_future(thread)
+            self._fetch_of_all.add_done_callback(self._note_end)
+        assert self._fetch_of_all is not None
+        return str(await asyncio.shield(self._fetch_of_all))
 
     def _note_end(self, _: object) -> None:
-        self._ended = time.monotonic()
+        self._last_end = time.monotonic()

@@ -85,14 +85,14 @@ class Scorer:
             from lengthwise.repository.source import model_directory
             from lengthwise.versions import is_version
 
-            if not is_address(self.path):  # which each worker fetches into a cache of its own machine
+            if not is_address(self.path):  # an address stays: each worker fetches it into the cache of its machine
                 path = os.path.abspath(self.path)  # a worker may have another working directory
                 if not is_version(os.path.basename(path)):
                     path = str(model_directory(path))
                 object.__setattr__(self, "path", path)
         if self.threads is None:
             raise ConfigurationError("threads must be an integer >= 1, got None")
-        self._options()
+        self._options()  # raises for options that are wrong
 
     def __call__(self, batch: B) -> B:
         """Answers a batch.

@@ -396,7 +396,10 @@ def _counts(counter: ModelCounter, counts: CountRows) -> Iterator[LabelledNumber
 
 
 def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
-    """Calls by status and key: for each key with a name, and without the label for all other calls."""
+    """Calls by status and key: for each key with a name, and with NO_NAME for all other calls.
+
+    The first cells of a row count by status. Statuses of CODES are always shown, others once they occur.
+    """
     rest = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
     for (name, version, _), cells in keys.items():
         rest[name, version, NO_NAME] = np.subtract(rest[name, version, NO_NAME], cells[: len(STATUSES)])

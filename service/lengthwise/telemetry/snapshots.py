@@ -113,11 +113,14 @@ def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
 
 
 class EndedCounts:
-    """The counts of processes that have ended: of models that another process still counts, and of a few others."""
+    """The counts of processes that have ended.
+
+    A model is kept while another process counts it; of models that none counts, the most recent ones are (`forget`).
+    """
 
     def __init__(self) -> None:
         self.snapshot: Snapshot = {}
-        self._models: list[LabelValues] = []  # those that ended last at the end
+        self._models: list[LabelValues] = []  # in the order in which their last process ended
 
     def add(self, snapshot: Snapshot, models: Collection[LabelValues]) -> None:
         """Adds the last snapshot of a process that counted these models; of its other metrics only the counters."""

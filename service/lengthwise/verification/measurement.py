@@ -129,7 +129,7 @@ class BatchVariations:
         self.most_rows = manifest.max_batch_rows
         # With one row and every width, no sequence ever has padding, so there is none to vary.
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
-        self.batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
+        self.how_batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
         lengths = lengths_for(manifest, MIXED_LENGTHS)
         # By the `id` of an expected answer, which the value keeps alive, so that no other array gets its id
         self._measured: dict[int, MeasuredAnswer] = {}
@@ -221,7 +221,7 @@ class BatchVariations:
         count = len(self.sequences)
         rotations = [self._reordered(np.roll(np.arange(count), shift)) for shift in range(count)]
         for row, unbatched in enumerate(self.unbatched):
-            name = f"{counted(len(self.sequences[row]), 'step')} {self.batched}, in each of {count} positions"
+            name = f"{counted(len(self.sequences[row]), 'step')} {self.how_batched}, in each of {count} positions"
             yield self._case(name, "company", [answers[row] for answers in rotations], [unbatched] * count)
 
     def of_many_lengths(self) -> Case:
@@ -234,7 +234,7 @@ class BatchVariations:
         sizes, answers = itertools.cycle(MANY_ROWS), list[RowOutputs]()
         while len(answers) < len(members):
             answers += self._answers(members[len(answers) : len(answers) + next(sizes)])
-        name = f"{len(members)} sequences of {least} to {longest} steps {self.batched}"
+        name = f"{len(members)} sequences of {least} to {longest} steps {self.how_batched}"
         return self._case(name, "company", answers, unbatched)
 
     def wider(self) -> Iterator[Case]:
@@ -279,14 +279,14 @@ class BatchVariations:
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
         # In a batch with two of the sequences only: self-attention needs rows x heads x width^2 of memory
         first, last, answer = self._answers([self.sequences[0], self.sequences[-1], steps])
-        yield self._case(f"{longest} steps {self.batched}", "company", [answer], [self._unbatched(steps)])
+        yield self._case(f"{longest} steps {self.how_batched}", "company", [answer], [self._unbatched(steps)])
         name = f"beside a sequence of {longest} steps"
         yield self._case(name, "company", [first, last], [self.unbatched[0], self.unbatched[-1]])
 
     def with_threads(self, session: Session) -> Iterator[Case]:
         """The batch, and its rows unbatched, with two threads inside a run."""
         batched = self._answers(self.sequences, session=session)
-        yield self._case(f"2 threads instead of 1, {self.batched}", "threads", batched)
+        yield self._case(f"2 threads instead of 1, {self.how_batched}", "threads", batched)
         unbatched = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
         yield self._case("2 threads instead of 1, unbatched", "threads", unbatched)
 

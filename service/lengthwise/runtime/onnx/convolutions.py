@@ -108,7 +108,7 @@ class _Trunk(Pattern):
         """The value that a node sums, or takes the maximum of, over the valid steps; None for another node."""
         name = node.inputs[0] if node.inputs else ""
         try:
-            if node.operator == "Gather":  # a sum as a product with ones, which has the same bits at every width
+            if node.operator == "Gather":  # of a product with ones: a sum with the same bits at every width
                 require(node.attributes.get("axis") == 1)
                 product = self.maker(name, "MatMul")
                 self.maker(product.inputs[0], "ConstantOfShape")
@@ -118,8 +118,8 @@ class _Trunk(Pattern):
             else:
                 require(node.operator in ("ReduceSum", "ReduceMax") and node.attributes.get("keepdims", 1) == 0)
                 require(self.axis(node) in (2, -1))
-            source, past = self._unmasked(name)
-            require(past <= _LOWEST if node.operator == "ReduceMax" else past == 0)
+            source, fill = self._unmasked(name)
+            require(fill <= _LOWEST if node.operator == "ReduceMax" else fill == 0)
         except NotFound:
             return None
         return source

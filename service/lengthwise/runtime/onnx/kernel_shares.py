@@ -94,24 +94,25 @@ class _Finder(Pattern):
         require(len({chain.grid for chain in counts}) == 1)
         outputs = [*chains]
         users = self.users.get(outputs[0], [])
-        last = users[0] if len(users) == 1 and users[0].operator == "Concat" else None
-        if last is not None:
-            outputs = [name for name in last.inputs if name in chains]
-            require(last.inputs[: len(outputs)] == outputs and last.attributes.get("axis") == 1)
-        require(len(outputs) == len(chains) and (last is not None or len(outputs) == 1))
+        concat = users[0] if len(users) == 1 and users[0].operator == "Concat" else None
+        if concat is not None:
+            outputs = [name for name in concat.inputs if name in chains]
+            require(concat.inputs[: len(outputs)] == outputs and concat.attributes.get("axis") == 1)
+        require(len(outputs) == len(chains) and (concat is not None or len(outputs) == 1))
         kernels = [chains[name].kernels for name in outputs]
         values, bits, limit = chains[outputs[0]].grid
         plan = fixed_kernels.plan(kernels, bits, limit)
         self.graph.add_tensor("lengthwise.plan", plan.numbers)
         self.graph.add_tensor("lengthwise.biases", plan.biases)
-        others = [] if last is None else last.inputs[len(outputs) :]
-        whole = outputs[0] if last is None else last.outputs[0]
-        to = "lengthwise.shares" if others else whole
+        # The Concat may have further features behind the shares, such as the level and the scale of a sequence.
+        further = [] if concat is None else concat.inputs[len(outputs) :]
+        result = outputs[0] if concat is None else concat.outputs[0]
+        shares = "lengthwise.shares" if further else result
         inputs = [values, self._lengths, "lengthwise.plan", "lengthwise.biases"]
-        new = [Node("SharesAboveBiases", inputs, [to], domain=fixed_kernels.DOMAIN)]
-        if others:
-            new.append(Node("Concat", [to, *others], [whole], {"axis": 1}))
-        index = self.graph.nodes.index(self.makers[whole])
+        new = [Node("SharesAboveBiases", inputs, [shares], domain=fixed_kernels.DOMAIN)]
+        if further:
+            new.append(Node("Concat", [shares, *further], [result], {"axis": 1}))
+        index = self.graph.nodes.index(self.makers[result])
         self.graph.nodes[index : index + 1] = new
         self.graph.remove_unused()
         return Counted(self.graph.write({fixed_kernels.DOMAIN: 1}), kernels)
