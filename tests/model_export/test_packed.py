@@ -221,3 +221,13 @@ def test_a_packed_row_has_the_sequences_one_behind_the_other_and_padding_behind_
     ]
     each_segment = np.arange(4, dtype=np.float32)[:, None]
     assert layout.restore(each_segment, batch).tolist() == [[1], [2], [3]]
+
+
+def test_features_that_contradict_a_packed_graph_are_a_wrong_call() -> None:
+    onnx_parser = pytest.importorskip("onnx.parser")
+    graph = onnx_parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[1,S,4] x, int64[N] cu_seqlens) => (float[1,S,4] y) '
+        "{ y = Relu(x) }"
+    )
+    with pytest.raises(ConfigurationError, match=r"--features 3 contradicts the graph"):
+        lengthwise_export.check(graph, packed="cu_seqlens", features=3)
