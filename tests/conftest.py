@@ -74,7 +74,7 @@ def pytest_collection(session: pytest.Session) -> None:
     files = [*(tests / "model_export").glob("test_*.py"), *(tests / "service").glob("test_*.py")]
     first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
     for file in [*files[first:], *files[:first]]:
-        with suppress(Exception, pytest.skip.Exception):
+        with suppress(Exception, pytest.skip.Exception):  # its collection imports it again, and says what is wrong
             importlib.import_module(f"tests.{file.parent.name}.{file.stem}")
 
 

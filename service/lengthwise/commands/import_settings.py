@@ -86,7 +86,7 @@ def _setting(server: str, key: str, value: Any) -> Setting:
         options = tuple(zip(entry["option"].split(", "), values, strict=True))
         for option, text in options:
             field = Settings.model_fields[option.removeprefix("--").replace("-", "_")]
-            TypeAdapter(Annotated[field.annotation, field]).validate_python(text)  # type: ignore[arg-type]
+            TypeAdapter(Annotated[field.annotation, field]).validate_python(text)  # type: ignore[arg-type]  # of a type that is known at run time only
     except (AttributeError, TypeError, ValueError, OverflowError):
         return Setting(key, value, (), f"not a value of this setting; {entry['option']} would take it")
     return Setting(key, value, options, "")

@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
         record, digest = orjson.loads(content)
         copy = Copy(**orjson.loads(record))
         is_own = digest == files.digest_of(record.encode()) and copy.address == str(address)
-        if is_own and _is_intact(models / "repositories" / copy.digest, _digest_of):
+        if is_own and _is_intact(models / "repositories" / copy.digest, lambda folder: _digest_of(_parts(folder))):
             return copy
     log.warning("the copy in %s has changed, and is not used", folder)
     return None
@@ -132,9 +132,9 @@ def _parts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     return {str(key): layout.check(directory) for key, directory in directories.items()}, aliases
 
 
-def _digest_of(folder: Path) -> str:
-    """The digest of a model repository, in hexadecimal digits: that of its versions and aliases."""
-    return hashlib.sha256(orjson.dumps(_parts(folder), option=orjson.OPT_SORT_KEYS)).hexdigest()
+def _digest_of(parts: tuple[Mapping[str, str], ...]) -> str:
+    """The digest of a model repository, in hexadecimal digits: that of its `_parts`."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _is_intact(folder: Path, digest: Callable[[Path], str]) -> bool:
@@ -165,8 +165,8 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
         raise ConfigurationError(
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )
-    versions, aliases = _parts(content)
-    digest = _digest_of(content)
+    versions, aliases = parts = _parts(content)
+    digest = _digest_of(parts)
     if address.digest not in ("", archive, digest):
         raise VerificationError(f"{address} has the digest sha256:{archive or digest}, which is not the expected one")
     for key, directory in directories.items():
@@ -177,7 +177,7 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
     for name, content_of_file in aliases.items():
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
-    _move(repository, target, is_there=_is_intact(target, _digest_of))
+    _move(repository, target, is_there=_is_intact(target, lambda folder: _digest_of(_parts(folder))))
     seconds = time.monotonic() - started
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s", address, seconds, first_of([*versions]), archive or digest
