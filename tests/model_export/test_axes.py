@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_export.checking.axes import along_steps, difference, padding_of
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.trials import Geometry, Pairing
 
 LENGTHS = (11, 8, 6, 5, 1)
@@ -105,17 +105,17 @@ def test_half_the_steps_are_told_by_half_the_lengths() -> None:
 
 
 def test_the_difference_is_relative_to_large_values_and_infinite_where_one_is_not_finite() -> None:
-    assert gap(np.array([1000.0, 1.0]), np.array([1000.0, 2.0])) == pytest.approx(1e-3)
-    assert gap(np.array([np.nan, -np.inf]), np.array([np.nan, -np.inf])) == 0.0
-    assert gap(np.array([0.0]), np.array([np.nan])) == float("inf")
-    assert gap(np.array([1, 2]), np.array([1, 3])) == 1.0
-    assert gap(np.array([]), np.array([])) == 0.0
-    assert gap(np.array([1 + 1j]), np.array([1 + 2j])) == pytest.approx(2**-0.5)
+    assert relative_difference(np.array([1000.0, 1.0]), np.array([1000.0, 2.0])) == pytest.approx(1e-3)
+    assert relative_difference(np.array([np.nan, -np.inf]), np.array([np.nan, -np.inf])) == 0.0
+    assert relative_difference(np.array([0.0]), np.array([np.nan])) == float("inf")
+    assert relative_difference(np.array([1, 2]), np.array([1, 3])) == 1.0
+    assert relative_difference(np.array([]), np.array([])) == 0.0
+    assert relative_difference(np.array([1 + 1j]), np.array([1 + 2j])) == pytest.approx(2**-0.5)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
 def test_nothing_differs_from_itself(values: list[float]) -> None:
-    assert gap(np.array(values, np.float32), np.array(values, np.float32)) == 0.0
+    assert relative_difference(np.array(values, np.float32), np.array(values, np.float32)) == 0.0
 
 
 def test_a_row_is_shown_step_by_step_with_its_padding() -> None:

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.trials import Geometry, Pairing
 from lengthwise_export.layouts import Array
 
@@ -130,7 +130,7 @@ def _size(part: _AxisPart, batch: Geometry) -> int:
 def difference(
     before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None, *, of_any_reading: bool = False
 ) -> float | None:
-    """The difference of a tensor between two runs at valid steps of shared rows, as `gap`; None if no axis is known.
+    """The `relative_difference` of a tensor in two runs, at valid steps of shared rows; None if no axis is known.
 
     It is the smallest of all readings; `of_any_reading`, the largest of those with the steps where the batch has them.
     `larger` is its shape in the batch `pairing.larger`: an axis of the same size there holds neither rows nor steps.
@@ -148,7 +148,9 @@ def difference(
         readings = itertools.chain.from_iterable(map(partial(_with_moved, pairing), readings))
     for reading in readings:
         for rows in pairing.orders:
-            apart = max((gap(*both) for both in _shared(before, after, reading, pairing, rows)), default=0.0)
+            apart = max(
+                (relative_difference(*both) for both in _shared(before, after, reading, pairing, rows)), default=0.0
+            )
             if apart == 0.0 and not of_any_reading:
                 return 0.0
             differences.append(apart)
@@ -173,7 +175,7 @@ def along_steps(
                 (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
             )
         )
-        return [gap(one, other) for one, other in zip(first, second, strict=False)]
+        return [relative_difference(one, other) for one, other in zip(first, second, strict=False)]
     return None
 
 

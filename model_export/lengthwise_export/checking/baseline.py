@@ -40,7 +40,7 @@ class Baseline:
     kinds: Sequence[str | None] = ()
 
     def row_difference(self, after: ModelOutput, row: int, other: int) -> float:
-        """The difference (as `gap`) of the answer to `row` and the answer `after` to row `other` of another batch.
+        """The `relative_difference` of the answer to `row` and the answer `after` to row `other` of another batch.
 
         Answers are compared at valid steps; the difference is infinite if they have different forms.
         """
@@ -54,7 +54,7 @@ class Baseline:
             if one.ndim != two.ndim or other >= len(two):
                 return float("inf")
             valid = slice(length) if along_steps else ...
-            differences.append(gap(one[row][valid], two[other][valid]))
+            differences.append(relative_difference(one[row][valid], two[other][valid]))
         return max(differences)
 
     def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:
@@ -120,7 +120,7 @@ def is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
     return bool(np.isfinite(at_valid_steps(answer, batch)).all())
 
 
-def gap(before: NDArray[Any], after: NDArray[Any]) -> float:
+def relative_difference(before: NDArray[Any], after: NDArray[Any]) -> float:
     """The largest difference of two arrays of any shape, divided by max(1, the largest value)."""
     if before.shape != after.shape:
         return float("inf")

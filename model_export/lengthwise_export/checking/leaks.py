@@ -19,7 +19,7 @@ import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, trials
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.causes import ArgumentNames, explain, explain_nan
 from lengthwise_export.checking.loops import with_joined_loops
 from lengthwise_export.checking.recording import Operation, Recording, Subject
@@ -183,7 +183,7 @@ def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
     row, other = failed.trial.rows[failed.row]
     before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[other]
     steps = min(len(before), len(after))
-    return gap(before[:steps], after[:steps])
+    return relative_difference(before[:steps], after[:steps])
 
 
 def runs_other_code_alone(subject: Subject, steps: Steps) -> bool:

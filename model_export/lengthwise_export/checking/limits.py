@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise_export.checking.baseline import Baseline, gap, why_unsteady
+from lengthwise_export.checking.baseline import Baseline, relative_difference, why_unsteady
 from lengthwise_export.checking.leaks import FailedTrial, runs_other_code_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
@@ -205,7 +205,7 @@ def require_service_contract(
     layout = subject.layout
     if not layout.packed and all(trial.change == "order" for trial in moved):
         answers = subject.answer(moved[0].batch).logits
-        if any(min(gap(mine, other) for other in answers) > most for mine in first.answer.logits):
+        if any(min(relative_difference(mine, other) for other in answers) > most for mine in first.answer.logits):
             raise UncheckableError(
                 "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
                 "first row is not the longest"
@@ -236,7 +236,10 @@ def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler:
         answers = (subject.with_layout(LEFT) if left else subject).answer(PaddedBatch(right, lengths)).logits
         # Of answers at each step the last ones: with more steps in front, they are those of the same steps.
         rows = zip(alone, answers, lengths, strict=True)
-        return max(gap(mine, answer[end - len(mine) : end] if mine.ndim == 2 else answer) for mine, answer, end in rows)
+        return max(
+            relative_difference(mine, answer[end - len(mine) : end] if mine.ndim == 2 else answer)
+            for mine, answer, end in rows
+        )
 
     try:
         alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise_export.checking import axes, trials
-from lengthwise_export.checking.baseline import Baseline, gap
+from lengthwise_export.checking.baseline import Baseline, relative_difference
 from lengthwise_export.checking.leaks import FailedTrial, Leak, aligned
 from lengthwise_export.checking.recording import Operation, Subject
 from lengthwise_export.checking.rule import Cause, rules
@@ -254,8 +254,8 @@ def dropped_id(subject: Subject, first: Baseline, compared_with: Sequence[Compar
             longer = [pad([np.append(steps, last)], multiple=1) for last in (number, other)]
             alone, same, moved = (subject.answer(one).logits[0] for one in (pad([steps], multiple=1), *longer))
             along = slice(len(steps)) if alone.ndim == 2 else slice(None)
-            apart = gap(alone, moved[along])
-            if gap(alone, same[along]) <= tolerance < apart:
+            apart = relative_difference(alone, moved[along])
+            if relative_difference(alone, same[along]) <= tolerance < apart:
                 at, cause = compared.at, rules()["LW106"].cause({"id": compared})
                 return Leak(at.operator, at.kind, at.location, cause, None, apart, f"a last step of id {number}")
     return None

@@ -17,7 +17,7 @@ from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification.measurement import BatchLogits, Case
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
 
@@ -157,6 +157,8 @@ class _MissingValueProbe:
         """How much each row's answer differs; of a per-step model, at valid steps."""
         rows = zip(before, after, self._batch.lengths, strict=True)
         return [
-            gap(first[:length], second[:length]) if first.ndim == 2 else gap(first, second)
+            relative_difference(first[:length], second[:length])
+            if first.ndim == 2
+            else relative_difference(first, second)
             for first, second, length in rows
         ]

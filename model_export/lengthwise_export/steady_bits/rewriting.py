@@ -28,7 +28,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING, draw
 from lengthwise.wrong_values import first_of
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
 from lengthwise_export.checking.trace_onnx import OnnxSubject
@@ -233,7 +233,7 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
         answers = [session.run(batch).logits for session in sessions]
         if manifest.task == "per-step":
             answers = [logits[step_mask(batch.lengths, batch.width)] for logits in answers]
-        differences.append(gap(*answers))
+        differences.append(relative_difference(*answers))
     return max(differences)
 
 
