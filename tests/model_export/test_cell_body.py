@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from lengthwise_export.mending.cell_body import Affine, Body, ConstantArray, NotACell
-from lengthwise_export.mending.values import computed
+from lengthwise_export.mending.values import run_node
 
 MOST = np.iinfo(np.int64).max
 STATE = 6
@@ -58,7 +58,7 @@ def test_features_are_moved_as_the_operator_moves_values(name: str) -> None:
     body.input("h", STATE)
     state = np.random.default_rng(1).normal(size=(3, STATE))
     values = {**CONSTANTS, "h": state, "f": state @ CONSTANTS["W"]}
-    expected = computed(node, [values[each] for each in node.input])
+    expected = run_node(node, [values[each] for each in node.input])
     assert expected is not None
     for output, numbers in zip(node.output, expected, strict=True):
         function = body.function(output)

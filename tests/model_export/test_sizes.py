@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from lengthwise_export.mending.values import computed, evaluated
+from lengthwise_export.mending.values import run_node, run_on_tables
 
 Array = NDArray[Any]
 COUNT = 9  # lengths
@@ -40,24 +40,24 @@ def test_an_operator_on_a_table_gives_what_it_gives_at_each_length(name: str) ->
     table = np.random.default_rng(0).integers(1, 50, (2, COUNT, 4, 2))
     extra = [np.array(numbers) for numbers in constants]
     tables = [np.broadcast_to(numbers, (2, COUNT, *numbers.shape)) for numbers in extra]
-    result = evaluated(node, [table, *tables])
+    result = run_on_tables(node, [table, *tables])
     assert result is not None
     modern = helper.make_node(node.op_type, ["x", "axes"], ["y"], keepdims=0) if "attribute" in name else node
     for row, length in np.ndindex(2, COUNT):
-        (expected,) = computed(modern, [table[row, length], *([np.array([1])] if modern is not node else extra)]) or []
+        (expected,) = run_node(modern, [table[row, length], *([np.array([1])] if modern is not node else extra)]) or []
         assert np.array_equal(result[row, length], expected)
 
 
 def test_tables_are_joined_along_an_axis_of_their_tensors() -> None:
     first, second = np.arange(2 * COUNT * 3).reshape(2, COUNT, 3), np.arange(2 * COUNT).reshape(2, COUNT, 1)
-    joined = evaluated(helper.make_node("Concat", ["x", "z"], ["y"], axis=0), [first, second])
+    joined = run_on_tables(helper.make_node("Concat", ["x", "z"], ["y"], axis=0), [first, second])
     assert joined is not None
     assert np.array_equal(joined, np.concatenate([first, second], axis=2))
 
 
 def test_a_squeeze_of_every_axis_of_size_one_keeps_lengths_and_rows() -> None:
     table = np.arange(2 * COUNT * 3).reshape(2, COUNT, 1, 3, 1)
-    squeezed = evaluated(helper.make_node("Squeeze", ["x"], ["y"]), [table])
+    squeezed = run_on_tables(helper.make_node("Squeeze", ["x"], ["y"]), [table])
     assert squeezed is not None
     assert np.array_equal(squeezed, table[:, :, 0, :, 0])
 
@@ -65,5 +65,5 @@ def test_a_squeeze_of_every_axis_of_size_one_keeps_lengths_and_rows() -> None:
 def test_what_is_moved_by_a_size_that_depends_on_the_length_is_no_table() -> None:
     table, ends = np.ones((2, COUNT, 4), np.int64), np.arange(2 * COUNT).reshape(2, COUNT, 1)
     start = np.broadcast_to(np.array([0]), (2, COUNT, 1))
-    assert evaluated(helper.make_node("Slice", ["x", "a", "b"], ["y"]), [table, start, ends]) is None
-    assert evaluated(helper.make_node("Gather", ["x", "a"], ["y"]), [table, ends]) is None
+    assert run_on_tables(helper.make_node("Slice", ["x", "a", "b"], ["y"]), [table, start, ends]) is None
+    assert run_on_tables(helper.make_node("Gather", ["x", "a"], ["y"]), [table, ends]) is None

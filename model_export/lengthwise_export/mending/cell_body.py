@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from lengthwise_export.mending.values import Attributes, computed
+from lengthwise_export.mending.values import Attributes, run_node
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 ConstantArray = NDArray[Any]
@@ -188,7 +188,7 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
     if kind == "Constant" and "value" in attributes:
         return [numpy_helper.to_array(attributes["value"])]
     if not any(isinstance(each, Affine) for each in inputs):
-        return _present(computed(node, [each for each in inputs if not isinstance(each, Affine)]))
+        return _present(run_node(node, [each for each in inputs if not isinstance(each, Affine)]))
     if kind in ACTIVATIONS:
         numbers = tuple((name, float(attributes.get(name, default))) for name, default in ACTIVATIONS[kind])
         return [_activated(kind, _affine(inputs[0]), numbers)]
@@ -310,7 +310,7 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
     ends = np.cumsum([value.width for value in values])
     rows = np.arange(2 * ends[-1]).reshape(2, -1)
     constants = [None if each is None else _constant(each) for each in inputs[count:]]
-    results = _present(computed(node, [*np.split(rows, ends[:-1], axis=1), *constants]))
+    results = _present(run_node(node, [*np.split(rows, ends[:-1], axis=1), *constants]))
     _require(all(moved.ndim == 2 and np.array_equal(moved, moved[:1] + rows[:, :1]) for moved in results))
     joined = Affine({}, np.zeros(ends[-1]))
     for value, end in zip(values, ends, strict=True):

@@ -35,14 +35,14 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
     shapes,
 )
 from lengthwise_export.mending.values import (
-    Numbers,
-    Ragged,
+    DataTensor,
+    KnownTensor,
     Size,
-    computed,
     constant_of,
-    evaluated,
+    groups_of_one,
     is_pure,
-    singles,
+    run_node,
+    run_on_tables,
 )
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import OF_ONNX, keep_needed, keras_cure, names_in, opset_of, refill
@@ -94,15 +94,19 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
 
 
 def _mended(
-    graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64], hidden: Mapping[str, float]
+    graph: ModelProto,
+    names: GraphNames,
+    steps: StepInput,
+    table_lengths: NDArray[np.int64],
+    hidden: Mapping[str, float],
 ) -> Mended:
-    """One attempt of `mend`: for lengths `range_`, with the masks in `hidden` made true everywhere.
+    """One attempt of `mend`: for lengths `table_lengths`, with the masks in `hidden` made true everywhere.
 
     Args:
         graph: The graph as it is given.
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is.
-        range_: The lengths to follow, ascending without a gap.
+        table_lengths: The lengths to follow, ascending without a gap.
         hidden: For each of these masks, the number that marks hidden steps.
 
     Raises:
@@ -118,15 +122,22 @@ def _mended(
     refill(mended.graph.output, (value for value in mended.graph.output if value.name in answers))
     keep_needed(mended.graph)
 
-    mender = _mender(mended, names, steps, range_)
-    mender.hides = masks
-    mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
+    mender = _mender(mended, names, steps, table_lengths)
+    mender.hiding_masks = masks
+    mender.always_true_masks = {name for name, mask in masks.items() if mask.name in hidden}
     changes = [change for node in mended.graph.node for change in _follow(mender, node)]
     _replace_nodes(mended, mender)
-    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]), tuple(sorted(set(hidden.values()))), counted)
+    return Mended(
+        mended,
+        tuple(changes),
+        int(table_lengths[0]),
+        int(table_lengths[-1]),
+        tuple(sorted(set(hidden.values()))),
+        counted,
+    )
 
 
-def _mender(model: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mender:
+def _mender(model: ModelProto, names: GraphNames, steps: StepInput, table_lengths: NDArray[np.int64]) -> Mender:
     """The mender of a prepared graph, with the inputs and constants of it; adds an input for lengths where none is."""
     lengths = names.lengths or "lengths"
     inputs = {value.name: value for value in model.graph.input}
@@ -141,14 +152,14 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
         (names.sequences, names.open_axes[1]),
         taken,
         int32=lengths not in inputs or inputs[lengths].type.tensor_type.elem_type == TensorProto.INT32,
-        range_=range_,
+        table_lengths=table_lengths,
     )
-    mender = Mender(writer, range_, opset=opset_of(model))
+    mender = Mender(writer, table_lengths, opset=opset_of(model))
     mender.follow = _follow
-    mender.used = {*names_in(model.graph.node), *(value.name for value in model.graph.output)}
+    mender.used_names = {*names_in(model.graph.node), *(value.name for value in model.graph.output)}
     _set_inputs(mender, names, steps, inputs, lengths)
     for tensor in model.graph.initializer:
-        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
+        mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
     inputs.setdefault(lengths, helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
     refill(model.graph.input, inputs.values())
     return mender
@@ -193,8 +204,8 @@ def _set_inputs(
     Raises:
         UnmendableError: The graph has another input.
     """
-    time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
-    features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
+    time = Size(np.broadcast_to(mender.lengths, (2, mender.length_count)))
+    features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed_size(steps.features or 1),)
     order = (mender.rows, time) if names.open_axes[0] == 0 else (time, mender.rows)
     is_turned = names.channels_first and features
     axes = {
@@ -205,9 +216,9 @@ def _set_inputs(
     for name, value in inputs.items():
         if name not in axes:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
-        mender.values[name] = Ragged(name, value.type.tensor_type.elem_type, singles(axes[name]))
-        (mender.from_steps if name == names.sequences else mender.from_lengths).add(name)
-    mender.raw |= mender.from_steps
+        mender.values[name] = DataTensor(name, value.type.tensor_type.elem_type, groups_of_one(axes[name]))
+        (mender.depends_on_steps if name == names.sequences else mender.depends_on_lengths).add(name)
+    mender.unchanged_steps |= mender.depends_on_steps
 
 
 def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
@@ -226,11 +237,11 @@ def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
             raise
         raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
     if node.op_type not in ("Shape", "Size"):
-        for dependent in (mender.from_lengths, mender.from_steps):
+        for dependent in (mender.depends_on_lengths, mender.depends_on_steps):
             if dependent.intersection(node.input):
                 dependent.update(node.output)
-    if node.op_type in ("Cast", "Identity") and node.input[0] in mender.raw:
-        mender.raw.update(node.output)
+    if node.op_type in ("Cast", "Identity") and node.input[0] in mender.unchanged_steps:
+        mender.unchanged_steps.update(node.output)
     if not mender.causes:
         return []
     after = tuple(map(_text, mender.writer.nodes[before:]))
@@ -264,23 +275,23 @@ def _apply_rule(mender: Mender, node: NodeProto) -> None:
 def _compute_from_sizes(mender: Mender, node: NodeProto) -> bool:
     """Computes a node whose inputs are constants or computed from sizes, for all lengths; False if it has others."""
     values = [mender.values[name] if name else None for name in node.input]
-    inputs = [value for value in values if not isinstance(value, Ragged)]
+    inputs = [value for value in values if not isinstance(value, DataTensor)]
     has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
     if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
         return False
     name, tables = node.output[0], [None if value is None else value.table for value in inputs]
     results = None
     if all(value is None or value.is_constant for value in inputs):
-        results = computed(node, [None if table is None else table[0, 0] for table in tables])
-    table = evaluated(node, tables) if results is None and inputs else None
+        results = run_node(node, [None if table is None else table[0, 0] for table in tables])
+    table = run_on_tables(node, tables) if results is None and inputs else None
     constant = constant_of(table) if results is None else results[0]
     if constant is not None:
-        mender.set(mender.numbers(name, constant))
+        mender.set_output(mender.constant_tensor(name, constant))
     elif table is not None:
-        mender.set(Numbers(name, table))
+        mender.set_output(KnownTensor(name, table))
     else:
         return False
-    mender.copy(["" if value is None else value.name for value in inputs])
+    mender.copy_node(["" if value is None else value.name for value in inputs])
     return True
 
 
@@ -291,20 +302,20 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         UnmendableError: It does not depend on the steps, has other axes than an answer, or another number of steps.
     """
     ragged = mender.values[value.name]
-    if isinstance(ragged, Numbers) or ragged.rows_at is None:
+    if isinstance(ragged, KnownTensor) or ragged.rows_dim is None:
         raise UnmendableError(value.name, "does not depend on the steps")
-    kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in ragged.axes]
-    if ragged.row_added or ragged.is_merged or " ".join(kinds) not in _OUTPUTS:
+    kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in ragged.dim_sizes]
+    if ragged.has_added_rows or ragged.has_merged_axes or " ".join(kinds) not in _OUTPUTS:
         raise UnmendableError(value.name, f"is {kinds}, and must be [rows, classes] or [rows, time, classes]")
-    for size in ragged.axes:
-        if size.is_time and not np.array_equal(size.alone, mender.lengths):
+    for size in ragged.dim_sizes:
+        if size.is_time and not np.array_equal(size.by_length, mender.lengths):
             raise UnmendableError(value.name, "answers another number of steps than the sequence has")
     if ragged.name != value.name:  # the node that still has the output's name gives it up
         for node in mender.writer.nodes:
             if value.name in node.output:
                 node.output[list(node.output).index(value.name)] = mender.writer.name(f"{value.name}_before")
         mender.writer.nodes.append(helper.make_node("Identity", [ragged.name], [value.name]))
-    shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.axes]
+    shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.dim_sizes]
     return helper.make_tensor_value_info(value.name, ragged.dtype, shape)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from lengthwise_export.mending.mender import Mender
-from lengthwise_export.mending.values import CROSSES_ROWS, Numbers, Ragged, Table, evaluated
+from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTensor, Table, run_on_tables
 from lengthwise_export.onnx_graphs.protos import graphs_in, names_in, reaching
 
 _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition
@@ -49,7 +49,7 @@ class _Loop:
         ends: dict[str, str] = {}  # by state, the output of the Loop that is its last value
         collected: dict[str, str] = {}  # by output of the Loop, the value of the body that is kept of each step
         for index, (name, inside) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
-            if name not in mender.used:
+            if name not in mender.used_names:
                 continue
             state = self._inputs[2 + index] if index < len(self._states) else ""
             if state in self._constant:
@@ -88,13 +88,15 @@ class _Loop:
         """The first number of a state that counts the turns; None if it is another."""
         node = self._producers.get(self._origin(after))
         start = self._mender.values.get(self._starts[name])
-        if node is None or node.op_type != "Add" or not isinstance(start, Numbers) or not start.is_constant:
+        if node is None or node.op_type != "Add" or not isinstance(start, KnownTensor) or not start.is_constant:
             return None
         one, other = (self._origin(each) for each in node.input)
         added = other if one == name else one
         step = self._mender.values.get(self._constant.get(added, added))
         is_one = (
-            isinstance(step, Numbers) and step.table.size == 2 * self._mender.count and bool((step.table == 1).all())
+            isinstance(step, KnownTensor)
+            and step.table.size == 2 * self._mender.length_count
+            and bool((step.table == 1).all())
         )
         if name not in (one, other) or not is_one or start.table[0, 0].size != 1:
             return None
@@ -132,30 +134,30 @@ class _Loop:
         mender = self._mender
         name = self._constant.get(node.input[0], node.input[0])
         value = mender.values.get(name)
-        if not isinstance(value, Ragged) or value.is_merged or value.row_added:
+        if not isinstance(value, DataTensor) or value.has_merged_axes or value.has_added_rows:
             mender.refuse("takes its steps from merged axes, or from what is no data")
         axis = next((each.i for each in node.attribute if each.name == "axis"), 0) % value.rank
         if axis == 0:
             return name
         order = [axis, *(at for at in range(value.rank) if at != axis)]
         groups = tuple(value.groups[at] for at in order)
-        turned = mender.named(value.called(mender.writer.transposed(value.name, order), groups=groups))
-        if name in mender.hides:
-            mender.hides[turned] = mender.hides[name]
-            mender.always_valid |= {turned} if name in mender.always_valid else set()
+        turned = mender.register(value.with_name(mender.writer.transposed(value.name, order), groups=groups))
+        if name in mender.hiding_masks:
+            mender.hiding_masks[turned] = mender.hiding_masks[name]
+            mender.always_true_masks |= {turned} if name in mender.always_true_masks else set()
         return turned
 
-    def _require_turns(self, sources: Sequence[Numbers | Ragged]) -> None:
+    def _require_turns(self, sources: Sequence[KnownTensor | DataTensor]) -> None:
         """Refuses a loop that does not turn once for each step, at every length."""
         mender = self._mender
-        time, *others = (value.groups[0][0] for value in sources if isinstance(value, Ragged))
-        mender.refuse_if(time.counts_rows, f"turns once for each row: {CROSSES_ROWS}")
+        time, *others = (value.groups[0][0] for value in sources if isinstance(value, DataTensor))
+        mender.refuse_if(time.depends_on_rows, f"turns once for each row: {CROSSES_ROWS}")
         mender.refuse_if(
-            not time.is_time or any(not other.same(time) for other in others),
+            not time.is_time or any(not other.equals(time) for other in others),
             "takes its steps from axes of different sizes, or not from the steps of a sequence",
         )
-        limit, condition = mender.value(0), mender.value(1)
-        if isinstance(limit, Ragged) or isinstance(condition, Ragged):
+        limit, condition = mender.input_value(0), mender.input_value(1)
+        if isinstance(limit, DataTensor) or isinstance(condition, DataTensor):
             mender.refuse("turns as often as the data say")
         ends = False
         if limit is not None:
@@ -176,7 +178,7 @@ class _Loop:
         tables: dict[str, Table] = {self._inputs[1]: np.ones_like(turn, dtype=bool)}
         for name, first in self._counters.items():
             start = self._mender.values.get(self._starts.get(name, ""))
-            tables[name] = (turn + first).astype(start.table.dtype if isinstance(start, Numbers) else np.int64)
+            tables[name] = (turn + first).astype(start.table.dtype if isinstance(start, KnownTensor) else np.int64)
         return self._table(self._outputs[0], tables).reshape(turn.shape).astype(bool)
 
     def _table(self, name: str, tables: dict[str, Table]) -> Table:
@@ -184,9 +186,9 @@ class _Loop:
         if name in tables:
             return tables[name]
         node, value = self._producers.get(name), self._mender.values.get(self._constant.get(name, name))
-        table = value.table if isinstance(value, Numbers) else None
+        table = value.table if isinstance(value, KnownTensor) else None
         if node is not None:
-            table = evaluated(node, [self._table(each, tables) if each else None for each in node.input])
+            table = run_on_tables(node, [self._table(each, tables) if each else None for each in node.input])
         if table is None:
             self._mender.refuse("turns as often as the data say, or a computation that cannot be followed")
         return tables.setdefault(name, table)

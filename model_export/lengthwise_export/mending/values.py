@@ -67,19 +67,19 @@ class Size:
     @property
     def is_time(self) -> bool:
         """Whether the size depends on the length of the sequence, and not on the rows."""
-        return self.fixed is None and not self.counts_rows
+        return self.fixed is None and not self.depends_on_rows
 
     @property
-    def counts_rows(self) -> bool:
+    def depends_on_rows(self) -> bool:
         """Whether the size depends on the number of rows."""
         return bool((self.table[0] != self.table[1]).any())
 
     @property
-    def alone(self) -> Table:
+    def by_length(self) -> Table:
         """`[lengths]`: the size at each length, of one row."""
         return np.asarray(self.table[0])
 
-    def same(self, other: Size) -> bool:
+    def equals(self, other: Size) -> bool:
         """Whether two sizes are equal at every length."""
         return self is other or np.array_equal(self.table, other.table)
 
@@ -88,16 +88,16 @@ class Size:
         """The product of sizes, for a number of lengths; 1 if there are none."""
         return cls(math.prod((size.table for size in sizes), start=cls.of(1, count).table))
 
-    def over(self, other: Size) -> Size | None:
+    def divided_by(self, other: Size) -> Size | None:
         """The quotient; None if there is a remainder at any length."""
-        if not self.divisible(other).all():
+        if not self.divisible_by(other).all():
             return None
         is_positive = other.table > 0
         quotient = self.table // np.where(is_positive, other.table, 1)
         # Where both axes are empty, the quotient is that of the longest length
         return Size(np.where(is_positive, quotient, quotient[:, -1:]))
 
-    def divisible(self, other: Size) -> NDArray[np.bool_]:
+    def divisible_by(self, other: Size) -> NDArray[np.bool_]:
         """`[lengths]`: at which lengths there is no remainder."""
         is_positive = other.table > 0
         whole = np.where(is_positive, self.table % np.where(is_positive, other.table, 1) == 0, self.table == 0)
@@ -121,7 +121,7 @@ _MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Expand", *_AXES_INPUT
 """Operators that compute a table as they compute the tensor of one length, with each axis two axes further behind."""
 
 
-def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
+def run_node(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
     """The outputs of a node, of any shape; None if ONNX's reference evaluator does not have this operator or form."""
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
     try:
@@ -147,7 +147,7 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
     return first if is_view or (table == first).all() else None
 
 
-def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
+def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape.
 
     ONNX's reference evaluator runs the node once, on the whole tables `[2, lengths, *shape]`: of an operator that moves
@@ -156,7 +156,7 @@ def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
     if kind in _ELEMENTWISE:
         rank = max(table.ndim for table in inputs if table is not None)
-        results = computed(node, [None if table is None else _aligned(table, rank) for table in inputs])
+        results = run_node(node, [None if table is None else _aligned(table, rank) for table in inputs])
         return None if results is None else results[0]
     if kind not in _MOVES or first is None:
         return None
@@ -175,7 +175,7 @@ def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     else:
         attributes["axis"] = int(_shifted(attributes.get("axis", 0)))
     names = [str(index) if array is not None else "" for index, array in enumerate(arrays)]
-    results = computed(helper.make_node(kind, names, ["table"], **attributes), arrays)
+    results = run_node(helper.make_node(kind, names, ["table"], **attributes), arrays)
     return None if results is None else results[0]
 
 
@@ -200,7 +200,7 @@ Attributes = Mapping[str, Any]  # of a node, by name
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class KnownTensor:
     """A tensor that is computed from sizes and constants alone."""
 
     name: str  # The value in the mended graph, computed from the width of the batch; it may be put to use as a shape
@@ -227,7 +227,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
+class DataTensor:
     """A tensor with data, or with an axis of time.
 
     An axis is one of the original's tensor, and a dim one of the mended graph's: an axis may be several dims.
@@ -237,10 +237,10 @@ class Ragged:
     dtype: int
     # For each axis of the original, the axes of the mended graph that it consists of, in order
     groups: tuple[tuple[Size, ...], ...]
-    row_added: bool = False  # Whether the tensor has an axis of rows in front that the original does not have
-    zeroed: bool = field(default=False, compare=False)  # Whether it is known to be 0 beyond every row's length
-    counts_rows: bool = False  # Whether it holds the number of each row, to be used as an index of the rows
-    columns: tuple[Numbers | Ragged, ...] = ()  # Of an index of several axes: the index of each
+    has_added_rows: bool = False  # Whether the tensor has an axis of rows in front that the original does not have
+    zero_padded: bool = field(default=False, compare=False)  # Whether it is known to be 0 beyond every row's length
+    is_row_index: bool = False  # Whether it holds the number of each row, to be used as an index of the rows
+    index_columns: tuple[KnownTensor | DataTensor, ...] = ()  # Of an index of several axes: the index of each
 
     @property
     def rank(self) -> int:
@@ -248,60 +248,60 @@ class Ragged:
         return len(self.groups)
 
     @property
-    def axes(self) -> tuple[Size, ...]:
+    def dim_sizes(self) -> tuple[Size, ...]:
         """The sizes of the tensor's dims, without that of the added rows."""
         return tuple(size for group in self.groups for size in group)
 
     @property
-    def is_merged(self) -> bool:
+    def has_merged_axes(self) -> bool:
         """Whether any axis of the original is several axes of the tensor."""
         return any(len(group) != 1 for group in self.groups)
 
-    def starts(self) -> tuple[int, ...]:
+    def first_dims(self) -> tuple[int, ...]:
         """The first dim of each axis of the original."""
-        return tuple(itertools.accumulate(map(len, self.groups), initial=int(self.row_added)))[:-1]
+        return tuple(itertools.accumulate(map(len, self.groups), initial=int(self.has_added_rows)))[:-1]
 
-    def indexes(self, axis: int) -> range:
+    def dims_of(self, axis: int) -> range:
         """The dims that are one axis of the original."""
-        start = self.starts()[axis]
+        start = self.first_dims()[axis]
         return range(start, start + len(self.groups[axis]))
 
     @property
-    def rows_at(self) -> int | None:
+    def rows_dim(self) -> int | None:
         """The dim of the rows; None if it is the same for all rows."""
-        if self.row_added:
+        if self.has_added_rows:
             return 0
-        return next((dim for dim, size in enumerate(self.axes) if size.is_rows), None)
+        return next((dim for dim, size in enumerate(self.dim_sizes) if size.is_rows), None)
 
-    def times(self) -> dict[int, Size]:
+    def time_dims(self) -> dict[int, Size]:
         """The dims of time, and their sizes."""
-        return {dim: size for dim, size in enumerate(self.axes, start=int(self.row_added)) if size.is_time}
+        return {dim: size for dim, size in enumerate(self.dim_sizes, start=int(self.has_added_rows)) if size.is_time}
 
-    def resized(self, axis: int, size: Size) -> tuple[Group, ...]:
+    def groups_with(self, axis: int, size: Size) -> tuple[Group, ...]:
         """The groups, with `size` for an axis of the original."""
         return tuple((size,) if at == axis else group for at, group in enumerate(self.groups))
 
-    def called(self, name: str, **changes: object) -> Ragged:
+    def with_name(self, name: str, **changes: object) -> DataTensor:
         """The description of another tensor of the mended graph: as this one, but for its name and `changes`."""
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
 
 
-Value = Numbers | Ragged
+Value = KnownTensor | DataTensor
 
 Group = tuple[Size, ...]  # the axes of a tensor that are one axis of the original
 
 
-def singles(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
+def groups_of_one(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
     """Groups of one axis each."""
     return tuple((size,) for size in sizes)
 
 
-def is_one(group: Group) -> bool:
+def has_size_one(group: Group) -> bool:
     """Whether an axis of the original has size 1 at every length."""
     return all(size.fixed == 1 for size in group)
 
 
-def shown(group: Group) -> str:
+def axis_text(group: Group) -> str:
     """An axis in words: `rows x time x 8`."""
     return " x ".join(
         "rows" if size.is_rows else str(size.fixed) if size.fixed is not None else "time" for size in group
