@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_export.checking.axes import along_steps, difference, padding_of
+from lengthwise_export.checking.axes import difference, differences_along_steps, values_at_padding
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.trials import Geometry, Pairing
 
@@ -119,16 +119,16 @@ def test_nothing_differs_from_itself(values: list[float]) -> None:
 
 
 def test_a_row_is_shown_step_by_step_with_its_padding() -> None:
-    along = along_steps(steps(BEFORE, 0.0), steps(BEFORE, 7.0), AT_ONE_WIDTH, 2)
+    along = differences_along_steps(steps(BEFORE, 0.0), steps(BEFORE, 7.0), AT_ONE_WIDTH, 2)
     assert along is not None
     assert along[:6] == [0.0] * 6
     assert min(along[6:]) > 1.0
-    assert along_steps(np.ones((ROWS, 6)), np.ones((ROWS, 6)), AT_ONE_WIDTH, 0, (LARGER.rows, 6)) is None
-    assert along_steps(np.ones(3), np.ones((3, 1)), AT_ONE_WIDTH, 0) is None
+    assert differences_along_steps(np.ones((ROWS, 6)), np.ones((ROWS, 6)), AT_ONE_WIDTH, 0, (LARGER.rows, 6)) is None
+    assert differences_along_steps(np.ones(3), np.ones((3, 1)), AT_ONE_WIDTH, 0) is None
 
 
 def test_padding_is_found_where_a_value_has_both_axes() -> None:
     values = steps(BEFORE, 7.0)
-    assert (padding_of(values, BEFORE) == 7.0).all()
-    assert (padding_of(values.swapaxes(0, 1), BEFORE) == 7.0).all()
-    assert padding_of(np.ones((ROWS, 6)), BEFORE) is None
+    assert (values_at_padding(values, BEFORE) == 7.0).all()
+    assert (values_at_padding(values.swapaxes(0, 1), BEFORE) == 7.0).all()
+    assert values_at_padding(np.ones((ROWS, 6)), BEFORE) is None

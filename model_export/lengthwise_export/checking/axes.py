@@ -2,11 +2,25 @@
 
 A check uses row counts and widths that occur nowhere else in the model (primes). So an axis of such a size holds the
 rows or the steps, even after transposes and merges. An axis a little longer or shorter than the steps comes from
-padding or a convolution; one of half their number comes from pooling. If a shape can be read in several ways, the
-reading with the smallest difference is used: a wrong reading compares padding too, and does not agree by accident.
+padding or a convolution; one of half their number comes from pooling.
 
-Of a packed batch, whose rows are all in one, an axis of the number of sequences holds one value for each; an axis of
-steps holds all of them, one sequence behind the other, with or without the padding behind the last.
+A *reading* says what each axis of a tensor holds, an axis that merges several as several parts. For 7 rows, a width of
+23 and 4 heads:
+
+    shape       reading
+    [7, 23, 4]  ("rows", _Steps(), 4)
+    [28, 23]    ("rows", 4, _Steps()), and (4, "rows", _Steps())
+    [7, 11]     ("rows", _Steps(stride=2))
+
+If a shape can be read in several ways, the reading with the smallest difference is used: a wrong reading compares
+padding too, and does not agree by accident.
+
+Of a packed batch, in which all sequences are in one row, an axis of the number of sequences holds one value for each
+sequence; an axis of steps holds those of all sequences, with or without the padding after the last one.
+
+In all functions, `before` and `after` are one tensor in the two runs, `pairing.before` and `pairing.after` the batches
+of these runs, and `larger_shape` is the tensor's shape in the third batch `pairing.larger`, None if that is not known.
+An axis with the same size in the larger batch holds neither rows nor steps.
 """
 
 from __future__ import annotations
@@ -28,7 +42,11 @@ _Shape = tuple[int, ...]
 
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Chunk sizes that one tensor shows: two neighbouring axes `[chunks, steps of a chunk]`."""
+    """Yields the chunk sizes, in steps, that one tensor shows: two neighbouring axes are `[chunks, steps of a chunk]`.
+
+    `shapes` are the shapes of the tensor in the `batches`. The number of chunks differs between them, the steps of a
+    chunk do not.
+    """
     for axis in range(len(shapes[0]) - 1):
         sizes = {shape[axis + 1] for shape in shapes}
         size = next(iter(sizes))
@@ -39,290 +57,360 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
 
 
 def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Chunk sizes that two tensors show: one axis is padded to whole chunks, another counts the chunks."""
+    """Yields the chunk sizes, in steps, that two tensors show: an axis of one is the other's number of chunks x size.
+
+    So one tensor is padded to whole chunks, and the other has one value for each chunk. `tensors` has for each tensor
+    its shapes in the `batches`.
+    """
+    # The sizes of each axis in the batches, where they differ
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
-    for wholes, counts in itertools.product(axes, axes):
-        size, rest = divmod(wholes[0], counts[0])
-        if size < 2 or rest or any(whole != size * count for whole, count in zip(wholes, counts, strict=True)):
+    for padded_sizes, chunk_counts in itertools.product(axes, axes):
+        size, remainder = divmod(padded_sizes[0], chunk_counts[0])
+        if (
+            size < 2
+            or remainder
+            or any(padded_size != size * count for padded_size, count in zip(padded_sizes, chunk_counts, strict=True))
+        ):
             continue
-        if all(count == -(-batch.width // size) for count, batch in zip(counts, batches, strict=True)):
+        if all(count == -(-batch.width // size) for count, batch in zip(chunk_counts, batches, strict=True)):
             yield size
 
 
 def _is_count_of_chunks(count: int, size: int, batch: Geometry) -> bool:
-    """Whether `count` is the number of chunks of one row, or of all rows, of a batch."""
+    """Whether `count` is the number of chunks of `size` steps in one row, or in all rows, of a batch."""
     chunks = -(-batch.width // size)
     return count in (chunks, batch.rows * chunks)
 
 
 def _without_chunks(
-    before: Array, after: Array, larger: _Shape | None, pairing: Pairing
+    before: Array, after: Array, larger_shape: _Shape | None, pairing: Pairing
 ) -> tuple[Array, Array, _Shape | None]:
-    """Merges the axes `[chunks, steps of a chunk]` of both tensors into one axis of steps."""
+    """Returns both tensors and the larger shape with the axes `[chunks, steps of a chunk]` merged into one of steps.
+
+    They are returned unchanged if no two neighbouring axes are such.
+    """
     for axis in range(before.ndim - 1):
         size = before.shape[axis + 1]
         if size not in pairing.chunks or after.shape[axis + 1] != size:
             continue
         runs = ((before, pairing.before), (after, pairing.after))
         if all(_is_count_of_chunks(tensor.shape[axis], size, batch) for tensor, batch in runs):
-            if larger is not None and len(larger) == before.ndim:
-                larger = _merged(larger, axis)
-            return before.reshape(_merged(before.shape, axis)), after.reshape(_merged(after.shape, axis)), larger
-    return before, after, larger
+            if larger_shape is not None and len(larger_shape) == before.ndim:
+                larger_shape = _merged(larger_shape, axis)
+            return before.reshape(_merged(before.shape, axis)), after.reshape(_merged(after.shape, axis)), larger_shape
+    return before, after, larger_shape
 
 
 def _merged(shape: _Shape, axis: int) -> _Shape:
-    """A shape with an axis and the next one merged."""
+    """The shape with `axis` and the axis after it merged into one."""
     return (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
-_MAX_READINGS: Final = 96  # at most this many readings of a tensor's axes are compared
-_MAX_SHIFT: Final = 8  # An axis of steps may differ from the width by so many (padding, class tokens, convolutions)
-_MAX_PADDING: Final = 64  # Or longer by so many, if all are in front, all behind, or half on each side
+_MAX_READINGS: Final = 96  # at most this many readings of a tensor are compared
+_MAX_SHIFT: Final = 8  # steps by which an axis may differ from the width (padding, class tokens, convolutions)
+_MAX_PADDING: Final = 64  # steps by which it may be longer, if all are in front, all at the end, or half on each side
 _STRIDES: Final = (2, 3, 4)  # strides of pooling that are recognised
 
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """The steps of the sequences."""
+    """A part of a reading: an axis that holds the steps of the sequences, and how the model changed their number.
 
-    cut: bool = False  # Whether the axis is as long as the longest row, instead of the width
-    shift: int = 0  # Steps prepended (negative: removed at the end)
-    after: int = 0  # Steps appended
-    stride: int = 1  # Steps merged into one by pooling
-    up: bool = False  # Whether an incomplete group of `stride` steps at the end counts as one too
-    whole: int = 1  # The number of steps is padded to a multiple of this
-    joined: bool = False  # Whether the axis is that of a packed row without its padding
-    moved: bool = False  # Whether the model moved each sequence to the start of its row
+    The model starts with the width (or another number, see `_source_steps`), pads it to a multiple, pools it by a
+    stride, and adds steps at the start and at the end.
+    """
+
+    to_longest: bool = False  # Whether the model cut the axis from the width to the longest row
+    shift: int = 0  # Steps added at the start (negative: removed at the end)
+    appended: int = 0  # Steps added at the end
+    stride: int = 1  # Steps that pooling merges into one
+    rounds_up: bool = False  # Whether pooling keeps an incomplete group of steps at the end
+    multiple: int = 1  # The number of steps is padded to a multiple of this
+    is_packed_row: bool = False  # Whether the axis is that of a packed row without its padding
+    is_left_aligned: bool = False  # Whether the model moved each sequence to the start of its row
 
     def size(self, batch: Geometry) -> int:
-        steps = -(-self._own(batch) // self.whole) * self.whole
-        return (-(-steps // self.stride) if self.up else steps // self.stride) + self.shift + self.after
+        """The size of the axis in a batch, in steps."""
+        steps = -(-self._source_steps(batch) // self.multiple) * self.multiple
+        return (-(-steps // self.stride) if self.rounds_up else steps // self.stride) + self.shift + self.appended
 
-    def _own(self, batch: Geometry) -> int:
-        """The number of steps that the axis was made of."""
-        return batch.valid_steps if self.joined else batch.longest if self.cut else batch.width
+    def _source_steps(self, batch: Geometry) -> int:
+        """The number of steps before padding, pooling and shift: all valid ones, those of the longest row, or width."""
+        if self.is_packed_row:
+            return batch.valid_steps
+        return batch.longest if self.to_longest else batch.width
 
     def valid(self, batch: Geometry, row: int) -> slice:
-        """The valid positions of a row of a batch."""
+        """The positions on this axis that hold the valid steps of one row of a batch."""
         length, start = batch.lengths[row], 0
         # A model that makes rows of a packed row again pads them on the right.
-        if not (self.moved or batch.layout.is_usual or (self.cut and batch.is_packed)):
-            start = max(int(batch.layout.starts(batch.lengths, self._own(batch))[row]), 0)
+        if not (self.is_left_aligned or batch.layout.is_usual or (self.to_longest and batch.is_packed)):
+            start = max(int(batch.layout.starts(batch.lengths, self._source_steps(batch))[row]), 0)
         if self.stride > 1:
             return slice(start // self.stride, -(-(start + length) // self.stride))
         begin = start + max(self.shift, 0)
         return slice(begin, begin + max(length + min(self.shift, 0), 0))
 
 
-_AxisPart = Literal["rows"] | int | _Steps  # What an axis, or a part of a merged one, holds; a number: neither
+# What an axis, or a part of a merged one, holds: rows, steps, or neither, of which the number is the size
+_AxisPart = Literal["rows"] | int | _Steps
 _AxisReading = tuple[_AxisPart, ...]
-_EXACT: Final[_AxisReading] = ("rows", _Steps(), _Steps(cut=True))
-_EXACT_OF_PACKED: Final[_AxisReading] = (*_EXACT, _Steps(joined=True))
+# An axis that may hold one of these and has exactly its size, is read as it
+_EXACT: Final[_AxisReading] = ("rows", _Steps(), _Steps(to_longest=True))
+_EXACT_OF_PACKED: Final[_AxisReading] = (*_EXACT, _Steps(is_packed_row=True))
 
 
-def _size(part: _AxisPart, batch: Geometry) -> int:
+def _part_size(part: _AxisPart, batch: Geometry) -> int:
+    """The size of a part of a reading in a batch."""
     if isinstance(part, _Steps):
         return part.size(batch)
     return part if isinstance(part, int) else batch.rows
 
 
 def difference(
-    before: Array, after: Array, pairing: Pairing, larger: _Shape | None = None, *, of_any_reading: bool = False
+    before: Array, after: Array, pairing: Pairing, larger_shape: _Shape | None = None, *, of_any_reading: bool = False
 ) -> float | None:
-    """The `relative_difference` of a tensor in two runs, at valid steps of shared rows; None if no axis is known.
+    """The `relative_difference` of a tensor in two runs, at the valid steps of the rows that both batches hold.
 
-    It is the smallest of all readings; `of_any_reading`, the largest of those with the steps where the batch has them.
-    `larger` is its shape in the batch `pairing.larger`: an axis of the same size there holds neither rows nor steps.
+    - Of several readings, the smallest difference counts.
+    - With `of_any_reading`, the largest counts. Readings by which the model moved the sequences are then left out.
+    - It is infinite if the tensors have different numbers of axes.
+    - It is None if an axis has no reading.
     """
     if before.ndim != after.ndim:
         return float("inf")
     if pairing.before.is_packed:
-        before, after, larger = _without_padding_sequences(before, after, larger, pairing)
-    before, after, larger = _without_chunks(before, after, larger, pairing)
+        before, after, larger_shape = _without_padding_sequences(before, after, larger_shape, pairing)
+    before, after, larger_shape = _without_chunks(before, after, larger_shape, pairing)
     differences = []
     readings: Iterator[_AxisReading] = itertools.islice(
-        _readings(before.shape, after.shape, pairing, larger), _MAX_READINGS
+        _readings(before.shape, after.shape, pairing, larger_shape), _MAX_READINGS
     )
     if not of_any_reading:
-        readings = itertools.chain.from_iterable(map(partial(_with_moved, pairing), readings))
+        readings = itertools.chain.from_iterable(map(partial(_with_left_aligned, pairing), readings))
     for reading in readings:
-        for rows in pairing.orders:
-            apart = max(
-                (relative_difference(*both) for both in _shared(before, after, reading, pairing, rows)), default=0.0
+        for row_pairs in pairing.orders:  # a tensor may have its rows in the batch's order, or sorted by length
+            largest = max(
+                (relative_difference(*parts) for parts in _shared_values(before, after, reading, pairing, row_pairs)),
+                default=0.0,
             )
-            if apart == 0.0 and not of_any_reading:
+            if largest == 0.0 and not of_any_reading:
                 return 0.0
-            differences.append(apart)
+            differences.append(largest)
     return (max if of_any_reading else min)(differences, default=None)
 
 
-def along_steps(
-    before: Array, after: Array, pairing: Pairing, row: int, larger: _Shape | None = None
+def differences_along_steps(
+    before: Array, after: Array, pairing: Pairing, row: int, larger_shape: _Shape | None = None
 ) -> list[float] | None:
-    """The difference of one row at each step, padding included; None without an axis of rows and one of steps."""
+    """The `relative_difference` of one row at each step, padding included, for the picture of a leak.
+
+    `row` is an index into `pairing.rows`. None if no reading has an axis of rows and one of steps.
+    """
     if before.ndim != after.ndim:
         return None
-    before, after, larger = _without_chunks(before, after, larger, pairing)
-    for reading in _readings(before.shape, after.shape, pairing, larger):
+    before, after, larger_shape = _without_chunks(before, after, larger_shape, pairing)
+    for reading in _readings(before.shape, after.shape, pairing, larger_shape):
         part = next((part for part in reading if isinstance(part, _Steps)), None)
         if part is None or "rows" not in reading:
             continue
         axes = (reading.index("rows"), reading.index(part))
-        first, second = (
-            np.moveaxis(_split(tensor, reading, batch), axes, (0, 1))[index][_shown(part, batch, index)]
+        row_before, row_after = (
+            np.moveaxis(_with_split_axes(tensor, reading, batch), axes, (0, 1))[index][_drawn_steps(part, batch, index)]
             for tensor, batch, index in zip(
                 (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
             )
         )
-        return [relative_difference(one, other) for one, other in zip(first, second, strict=False)]
+        return [
+            relative_difference(value_before, value_after)
+            for value_before, value_after in zip(row_before, row_after, strict=False)
+        ]
     return None
 
 
-def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
-    """A tensor's values at padding; None unless exactly one axis has the size of the rows and one that of the width."""
-    sizes = [geometry.width] if geometry.is_packed else [geometry.rows, geometry.width]
+def values_at_padding(tensor: Array, batch: Geometry) -> Array | None:
+    """The values `[padded steps, ...]` of a tensor at padding.
+
+    None unless exactly one axis has the size of the rows and exactly one that of the width; packed, that of the width.
+    """
+    sizes = [batch.width] if batch.is_packed else [batch.rows, batch.width]
     if any(tensor.shape.count(size) != 1 for size in sizes):
         return None
-    in_front = np.moveaxis(tensor, [tensor.shape.index(size) for size in sizes], range(len(sizes)))
-    padding: Array = in_front[~geometry.valid.squeeze(0) if geometry.is_packed else ~geometry.valid]
-    return padding
+    rows_and_steps_first = np.moveaxis(tensor, [tensor.shape.index(size) for size in sizes], range(len(sizes)))
+    padding_values: Array = rows_and_steps_first[~batch.valid.squeeze(0) if batch.is_packed else ~batch.valid]
+    return padding_values
 
 
-def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger: _Shape | None) -> Iterator[_AxisReading]:
-    """The possible readings of a tensor's axes, the most likely first."""
+def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger_shape: _Shape | None) -> Iterator[_AxisReading]:
+    """Yields the possible readings of a tensor's axes, the most likely first: all combinations of its axes."""
     shapes, batches = [before, after], [pairing.before, pairing.after]
-    if larger is not None and pairing.larger is not None and len(larger) == len(before):
-        shapes.append(larger)
+    if larger_shape is not None and pairing.larger is not None and len(larger_shape) == len(before):
+        shapes.append(larger_shape)
         batches.append(pairing.larger)
-    axes = [list(_axis(sizes, batches, pairing)) for sizes in zip(*shapes, strict=True)]
+    axes = [list(_axis_readings(sizes, batches, pairing)) for sizes in zip(*shapes, strict=True)]
     yield from (tuple(itertools.chain.from_iterable(parts)) for parts in itertools.product(*axes))
 
 
-def _axis(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
-    """The possible readings of an axis that has these sizes in these batches."""
-    known = _EXACT_OF_PACKED if batches[0].is_packed else _EXACT
-    if exact := [part for part in known if _fits((part,), sizes, batches)]:
-        yield from ((part,) for part in exact)
+def _axis_readings(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
+    """Yields the possible readings of one axis, the most likely first.
+
+    `sizes` are those of the axis in the `batches`. Nothing is yielded if no reading has these sizes, or if the axis
+    holds the valid steps of all rows, and the batches have other rows.
+    """
+    # Exactly the size of the rows or the steps
+    exact_parts = _EXACT_OF_PACKED if batches[0].is_packed else _EXACT
+    if matching_parts := [part for part in exact_parts if _has_sizes((part,), sizes, batches)]:
+        yield from ((part,) for part in matching_parts)
         return
-    own = (sizes[0],) if len(set(sizes)) == 1 else None
-    if own is not None and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
-        yield own
+    # Equal sizes in all batches that a weight has too: neither rows nor steps
+    neither = (sizes[0],) if len(set(sizes)) == 1 else None
+    if neither is not None and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
+        yield neither
         return
+    # The valid steps of all rows, one row after the other: comparable as a whole if both batches hold the same
     if list(sizes) == [batch.valid_steps for batch in batches]:
         if pairing.is_same_rows:
             yield (sizes[0],)
         return
-    compound = _compound(sizes[0], batches[0], pairing.chunks)
-    readings = [reading for reading in compound if _fits(reading, sizes, batches)]
+    # Merged axes, or steps whose number the model changed
+    candidates = _merged_or_changed_steps(sizes[0], batches[0], pairing.chunks)
+    readings = [reading for reading in candidates if _has_sizes(reading, sizes, batches)]
     yield from readings
     if readings:
         return
-    whole = next((reading for reading in _rounded_up(sizes[0], batches[0]) if _fits(reading, sizes, batches)), None)
-    yield from (reading for reading in (whole, own) if reading is not None)
+    rounded_reading = next(
+        (reading for reading in _padded_to_chunks(sizes[0], batches[0]) if _has_sizes(reading, sizes, batches)), None
+    )
+    yield from (reading for reading in (rounded_reading, neither) if reading is not None)
 
 
-def _fits(reading: _AxisReading, sizes: _Shape, batches: Sequence[Geometry]) -> bool:
+def _has_sizes(reading: _AxisReading, sizes: _Shape, batches: Sequence[Geometry]) -> bool:
+    """Whether an axis with this reading has these sizes in these batches."""
     return all(
-        math.prod(_size(part, batch) for part in reading) == size for size, batch in zip(sizes, batches, strict=True)
+        math.prod(_part_size(part, batch) for part in reading) == size
+        for size, batch in zip(sizes, batches, strict=True)
     )
 
 
-def _rounded_up(size: int, batch: Geometry) -> Iterator[_AxisReading]:
-    """Readings as steps padded to whole chunks, or to one chunk of a fixed size."""
-    for cut in (False, True):
-        if size > _Steps(cut).size(batch):
+def _padded_to_chunks(size: int, batch: Geometry) -> Iterator[_AxisReading]:
+    """Yields the readings of an axis as steps that are padded to whole chunks, or to one chunk of a fixed size.
+
+    `size` is that of the axis in `batch`. Each divisor of it may be the size of a chunk.
+    """
+    for to_longest in (False, True):
+        if size > _Steps(to_longest).size(batch):
             chunks = [chunk for chunk in range(2, size + 1) if size % chunk == 0]
-            yield from ((part,) for chunk in chunks if (part := _Steps(cut, whole=chunk)).size(batch) == size)
+            yield from ((part,) for chunk in chunks if (part := _Steps(to_longest, multiple=chunk)).size(batch) == size)
 
 
-def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_AxisReading]:
-    """Readings as rows or steps merged with each other or another axis, or as padded, convolved or pooled steps."""
-    merged: list[_AxisReading] = [("rows", _Steps()), ("rows", _Steps(cut=True)), *((part,) for part in _EXACT)]
-    merged += [("rows", _Steps(whole=chunk)) for chunk in chunks]
-    for parts in merged:
-        whole = math.prod(_size(part, batch) for part in parts)
-        if size % whole == 0:
-            rest = () if size == whole else (size // whole,)
-            yield from itertools.permutations((*parts, *rest))
-    for cut in (False, True):
-        added = size - _Steps(cut).size(batch)
-        if 0 < added <= _MAX_SHIFT:
-            yield from ((_Steps(cut, shift, added - shift),) for shift in range(added + 1))
-        elif _MAX_SHIFT < added <= _MAX_PADDING:
-            yield from ((_Steps(cut, shift, added - shift),) for shift in (0, added, added // 2))
-        elif -_MAX_SHIFT <= added < 0:
-            yield (_Steps(cut, added),)
+def _merged_or_changed_steps(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_AxisReading]:
+    """Yields the readings of an axis of this size in this batch that is not exactly the rows or the steps.
+
+    - Rows or steps are merged with each other or with another axis.
+    - The steps are a few more or fewer, as after padding or a convolution.
+    - The steps are pooled.
+    """
+    merges: list[_AxisReading] = [("rows", _Steps()), ("rows", _Steps(to_longest=True)), *((part,) for part in _EXACT)]
+    merges += [("rows", _Steps(multiple=chunk)) for chunk in chunks]
+    for parts in merges:
+        product = math.prod(_part_size(part, batch) for part in parts)
+        if size % product == 0:
+            other_part = () if size == product else (size // product,)
+            yield from itertools.permutations((*parts, *other_part))
+    for to_longest in (False, True):
+        extra_steps = size - _Steps(to_longest).size(batch)
+        if 0 < extra_steps <= _MAX_SHIFT:
+            yield from ((_Steps(to_longest, shift, extra_steps - shift),) for shift in range(extra_steps + 1))
+        elif _MAX_SHIFT < extra_steps <= _MAX_PADDING:
+            yield from (
+                (_Steps(to_longest, shift, extra_steps - shift),) for shift in (0, extra_steps, extra_steps // 2)
+            )
+        elif -_MAX_SHIFT <= extra_steps < 0:
+            yield (_Steps(to_longest, extra_steps),)
         strides = dict.fromkeys((*_STRIDES, *sorted(chunks)))
         # Half of the steps and one more are the frequencies of a real Fourier transform.
-        rounded = ((False, 0), (True, 0), (False, 1))
-        yield from ((_Steps(cut, stride=stride, up=up, after=more),) for stride in strides for up, more in rounded)
+        roundings = ((False, 0), (True, 0), (False, 1))
+        yield from (
+            (_Steps(to_longest, stride=stride, rounds_up=rounds_up, appended=appended),)
+            for stride in strides
+            for rounds_up, appended in roundings
+        )
 
 
-def _shared(
-    before: Array, after: Array, reading: _AxisReading, pairing: Pairing, pairs: Sequence[tuple[int, int]]
+def _shared_values(
+    before: Array, after: Array, reading: _AxisReading, pairing: Pairing, row_pairs: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[Array, Array]]:
-    """The parts of two tensors that must be equal, as pairs of arrays of the same shape."""
-    first, second = _split(before, reading, pairing.before), _split(after, reading, pairing.after)
+    """Yields the values of two tensors that must be equal: for each pair of rows, those at its valid steps.
+
+    `pairing.rows` are the pairs in the batches. `row_pairs` are the same pairs as indices into the axes of rows: other
+    numbers, if the model sorted its rows.
+    """
     batches = (pairing.before, pairing.after)
+    first, second = _with_split_axes(before, reading, batches[0]), _with_split_axes(after, reading, batches[1])
     if "rows" not in reading:
-        rows = pairing.rows
-        if pairing.before.layout.is_usual:  # the steps of the longest row are those of all others, too
-            rows = (max(rows, key=lambda pair: pairing.before.lengths[pair[0]]),)
-        for own in rows:
-            mine, its = (_valid(reading, batch, row) for batch, row in zip(batches, own, strict=True))
-            yield first[mine], second[its]
+        pairs = pairing.rows
+        if pairing.before.layout.is_usual:  # the steps of the longest row are those of all other rows, too
+            pairs = (max(pairs, key=lambda pair: pairing.before.lengths[pair[0]]),)
+        for pair in pairs:
+            steps_before, steps_after = (
+                _valid_index(reading, batch, row) for batch, row in zip(batches, pair, strict=True)
+            )
+            yield first[steps_before], second[steps_after]
         return
     axis = reading.index("rows")
-    rest = reading[:axis] + reading[axis + 1 :]
-    for (row, other), own in zip(pairs, pairing.rows, strict=True):
-        mine, its = (_valid(rest, batch, index) for batch, index in zip(batches, own, strict=True))
-        yield np.take(first, row, axis=axis)[mine], np.take(second, other, axis=axis)[its]
+    reading_of_row = reading[:axis] + reading[axis + 1 :]
+    for (row_before, row_after), pair in zip(row_pairs, pairing.rows, strict=True):
+        steps_before, steps_after = (
+            _valid_index(reading_of_row, batch, row) for batch, row in zip(batches, pair, strict=True)
+        )
+        yield np.take(first, row_before, axis=axis)[steps_before], np.take(second, row_after, axis=axis)[steps_after]
 
 
-def _valid(reading: _AxisReading, batch: Geometry, row: int) -> tuple[slice, ...]:
+def _valid_index(reading: _AxisReading, batch: Geometry, row: int) -> tuple[slice, ...]:
+    """The index of a row's valid steps in a tensor without an axis of rows: a slice for each part of the reading."""
     return tuple(part.valid(batch, row) if isinstance(part, _Steps) else slice(None) for part in reading)
 
 
-def _shown(part: _Steps, batch: Geometry, row: int) -> slice:
-    """The steps of a row in a picture: all of a row that is padded behind, else the valid ones."""
+def _drawn_steps(part: _Steps, batch: Geometry, row: int) -> slice:
+    """The steps of a row that a picture shows: all if the row is padded on the right, otherwise the valid ones."""
     return slice(None) if batch.layout.is_usual else part.valid(batch, row)
 
 
-def _with_moved(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:
-    """A reading; and if rows are not padded at the end, another: as if the model had moved each to the start."""
+def _with_left_aligned(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:
+    """Yields a reading, and if rows are not padded on the right, also that of a model that moved them to the start."""
     yield reading
     # In another batch even numbers that are counted over the width would agree, and so hide a leak that they begin.
     layout = pairing.before.layout
     if "rows" in reading and pairing.before == pairing.after and not layout.is_usual and layout.packed is None:
-        yield tuple(replace(part, moved=True) if isinstance(part, _Steps) else part for part in reading)
+        yield tuple(replace(part, is_left_aligned=True) if isinstance(part, _Steps) else part for part in reading)
 
 
 def _without_padding_sequences(
-    before: Array, after: Array, larger: _Shape | None, pairing: Pairing
+    before: Array, after: Array, larger_shape: _Shape | None, pairing: Pairing
 ) -> tuple[Array, Array, _Shape | None]:
-    """Drops the padding's entries from axes with one value for each sequence.
+    """Returns both tensors of packed batches, and the larger shape, without the values of sequences that are padding.
 
-    In a packed row the padding may count as further sequences (`Geometry.more_sequences`).
+    A packed model may count the padding as further sequences (`Geometry.more_sequences`). Then an axis with one value
+    for each sequence has values for these too, which are dropped.
     """
     batches = [pairing.before, pairing.after]
     shapes = [before.shape, after.shape]
-    if larger is not None and pairing.larger is not None and len(larger) == before.ndim:
+    if larger_shape is not None and pairing.larger is not None and len(larger_shape) == before.ndim:
         batches.append(pairing.larger)
-        shapes.append(larger)
+        shapes.append(larger_shape)
     for axis, sizes in enumerate(zip(*shapes, strict=True)):
         if all(size == batch.rows + sum(batch.more_sequences) for size, batch in zip(sizes, batches, strict=True)):
-            first = pairing.before.more_sequences[0]
+            sequences_in_front = pairing.before.more_sequences[0]
             before, after = (
-                np.take(tensor, np.arange(batch.rows) + first, axis=axis)
+                np.take(tensor, np.arange(batch.rows) + sequences_in_front, axis=axis)
                 for tensor, batch in ((before, pairing.before), (after, pairing.after))
             )
             if len(batches) == 3:
-                larger = (*shapes[2][:axis], batches[2].rows, *shapes[2][axis + 1 :])
-                shapes[2] = larger
-    return before, after, larger
+                larger_shape = (*shapes[2][:axis], batches[2].rows, *shapes[2][axis + 1 :])
+                shapes[2] = larger_shape
+    return before, after, larger_shape
 
 
-def _split(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:
-    """The tensor reshaped so that each part of a merged axis has an axis of its own."""
-    return tensor.reshape([_size(part, batch) for part in reading])
+def _with_split_axes(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:
+    """The tensor reshaped, so that each part of the reading has an axis of its own."""
+    return tensor.reshape([_part_size(part, batch) for part in reading])

@@ -395,14 +395,14 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
         key: not padding.any()
         for operation in operations[:end]
         for key, value in operation.outputs
-        if (padding := axes.padding_of(value, pairing.before)) is not None
+        if (padding := axes.values_at_padding(value, pairing.before)) is not None
     }
     for operation in reversed(operations[:end]):
         keys = {key for key, value in operation.outputs if key in needed}
         if not keys:
             continue
         needed |= operation.inputs
-        paddings = [axes.padding_of(value, pairing.before) for key, value in operation.outputs if key in keys]
+        paddings = [axes.values_at_padding(value, pairing.before) for key, value in operation.outputs if key in keys]
         outputs_are_zero = [not values.any() for values in paddings if values is not None]
         if outputs_are_zero and all(outputs_are_zero):
             return None  # the padding is still 0 here, so no operator before it is to blame
@@ -418,7 +418,7 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Oper
         if not pair.before.outputs or len(pair.before.outputs) != len(pair.after.outputs):
             continue
         (_, mine), (_, other), larger = pair.before.outputs[0], pair.after.outputs[0], pair.larger[0]
-        along = axes.along_steps(mine, other, pairing, row, larger)
+        along = axes.differences_along_steps(mine, other, pairing, row, larger)
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
         yield OperatorSpread(pair.before.operator, tuple(along), pair.before.location)
