@@ -10,16 +10,16 @@ nearly all do, starts no timer.
 | a header block that is not complete in `header_timeout_seconds` | 408, and the connection ends |
 | a body of which fewer than `MIN_BODY_BYTES_PER_SECOND` arrive | 408, and the connection ends |
 | more than `max_connections` connections, of which none has been idle for long | 503, and the connection ends |
-| no request for `keep_alive_seconds`, or for a while when another connection needs the place | the connection ends |
-| more than `MAX_PIPELINED` requests behind one that is being answered | those are answered, and the connection ends |
+| no request for `keep_alive_seconds`, or for a while when another connection needs the slot | the connection ends |
+| more than `MAX_PIPELINED` requests wait while one is answered | these are answered, and the connection ends |
 | answers that are not read (`lengthwise.connections.unread`) | the connection is aborted |
 
-Answers keep the order of the requests, and so do refusals: nothing is written in the place of an earlier answer. After
-a refusal nothing more is parsed, and what still arrives is dropped, so that the last answer is not lost to a reset
-(`connections.closing`). Trailers are never headers: they are counted and dropped. A client that does not read its
-answers is not read from either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends
-no more, but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` to be answered, because the server cannot
-distinguish it from one that has left; over TLS it counts as gone at once.
+Answers keep the order of the requests, and so do refusals: a refusal waits until the earlier requests have their
+answers. After a refusal nothing more is parsed, and what still arrives is dropped, so that the last answer is not lost
+to a reset (`connections.closing`). Trailers are never headers: they are counted and dropped. A client that does not
+read its answers is not read from either. A request for another protocol (`upgrade`) is answered over HTTP. A client
+that sends no more, but may still read (`shutdown(SHUT_WR)`), is answered for at most `HALF_CLOSED_SECONDS`, because the
+server cannot distinguish it from a client that has left; over TLS it counts as gone at once.
 
 What is read next is the connection's `State`:
 
@@ -35,8 +35,9 @@ What is read next is the connection's `State`:
 | ENDING, BROKEN | every earlier request has its answer | CLOSED |
 | any | an answer ended the connection, it was lost, or there are too many | CLOSED |
 
-Requests are read while earlier ones are answered (`is_answering`). One that arrives whole, with a header block that is
-remembered (`fast_path.py`), is answered without the parser: the state stays IDLE.
+Requests are read while earlier ones are answered (`is_answering`). A request that arrives whole, with a header block
+that is remembered (`fast_path.py`), is answered without the parser: the state stays IDLE. A *fast request* is answered
+without ASGI (`FastRequest`), whether the parser read it or not.
 
 Between two requests a connection keeps nothing of the last one: thousands of connections may be idle, and a request may
 have 32 KiB of headers, which take a multiple of that once they are parsed.
@@ -63,11 +64,11 @@ from lengthwise.protocols.body import CLIENT_LEFT
 
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
 MAX_PIPELINED: Final = 64  # requests that may wait behind one that is being answered
-BODY_PERIOD_SECONDS: Final = 10.0  # how often the bytes of a body are compared with that
+BODY_PERIOD_SECONDS: Final = 10.0  # how often the rate of a body is compared with `MIN_BODY_BYTES_PER_SECOND`
 
 
 class Connection(TimedConnection):
-    """One connection, within bounds; with a `fast_path`, some of its requests do without ASGI."""
+    """One HTTP connection, within bounds; a `fast_path` lets some of its requests be answered without ASGI."""
 
     _malformed: ClassVar[MalformedLog] = MalformedLog()
 
@@ -85,7 +86,7 @@ class Connection(TimedConnection):
         super().__init__(server_state, Inflight(0) if fast_path is None else fast_path.inflight)
         self.state = IDLE  # what is read next
         self.newest: Any = None  # the request that was read last, until it has its answer
-        self.bytes_since_progress = 0  # fed to the parser since a header block ended or a part of a body came
+        self.bytes_since_progress = 0  # bytes parsed since a header block ended or a part of a body came
         self.keep_alive_seconds = config.timeout_keep_alive
         self._app = config.loaded_app
         self._app_state = app_state
@@ -95,16 +96,16 @@ class Connection(TimedConnection):
         self._max_connections = max_connections
         self._keep_alive = keep_alive
         self._fast_path = fast_path
-        self._fast_request: FastRequest | None = None  # the fast request that this call of data_received began
+        self._fast_request: FastRequest | None = None  # the fast request that the data just received began
         self._reader = RequestReader(self)
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
-        self._answered_at = 0.0
-        self._waiting: deque[AsgiRequest] = deque()  # those behind it
-        self._pipelined = Hold(self._unwritten.inflight)  # memory of the heads and bodies of those
-        self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
-        self._period_bytes = 0  # since the bytes of the body were compared last
-        self._parts = 0  # of bodies, parsed in this turn of the event loop
-        self._rest = b""  # was read, and is parsed in the next turns of the event loop
+        self._answered_at = 0.0  # when the last answer was written, on the event loop's clock
+        self._waiting: deque[AsgiRequest] = deque()  # requests that begin after it, in order
+        self._pipelined = Hold(self._unwritten.inflight)  # memory of the heads and bodies of the waiting requests
+        self._refusal: tuple[int, str] | None = None  # status and detail of the refusal to write last, if there is one
+        self._period_bytes = 0  # bytes received in this period of `BODY_PERIOD_SECONDS`
+        self._parts = 0  # parts of bodies that were parsed in this turn of the event loop
+        self._rest = b""  # data that were received, and are parsed in the next turns of the event loop
         self._ended_early = False  # the client's EOF came while _rest was still unparsed
 
     @property
@@ -113,21 +114,24 @@ class Connection(TimedConnection):
         return self.state in (HEAD, UPGRADE, BODY) or self.is_answering()
 
     def is_answering(self) -> bool:
-        """Whether a request is being answered."""
+        """Whether a request has begun to be answered, and its answer is not complete."""
         return self._answering is not None and not self._answering.response_complete
 
     def give_way(self) -> bool:
-        """See `IdleConnection.give_way`."""
+        """Ends the connection if it is idle, and returns whether it did: see `IdleConnection`."""
         if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
             return False
-        self._connections.discard(self)  # its place is free from now on
+        self._connections.discard(self)  # its slot is free from now on, before the transport reports the end
         self.transport.abort()
         return True
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
-        """Accepts a connection, unless there are too many."""
+        """Accepts a connection.
+
+        If there are too many, the longest idle one is ended for it; without one it gets 503 and ends.
+        """
         self._connections.add(self)
         self._set_transport(transport)
         if len(self._connections) > self._max_connections and not self._keep_alive.make_room(self.loop.time()):
@@ -138,7 +142,7 @@ class Connection(TimedConnection):
             self._start_timer(self._header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the request that is being answered, and drops those that had not begun."""
+        """Tells the request that is being answered, drops those that wait, and releases the memory of all."""
         self._connections.discard(self)
         self.state = CLOSED
         self._keep_alive.pop(self, None)
@@ -149,7 +153,7 @@ class Connection(TimedConnection):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.client_left()
         self._waiting.clear()
-        self._answering = self.newest = self._fast_request = None  # each refers to the connection
+        self._answering = self.newest = self._fast_request = None  # break the reference cycles with the connection
         self._reader.close()
         self._rest = b""
         self.flow.end()
@@ -158,9 +162,12 @@ class Connection(TimedConnection):
         self._pipelined.close()
 
     def data_received(self, data: bytes) -> None:
-        """Answers a request whose header block is known; has any other data parsed, and remembers a new one."""
-        between = self.state is IDLE
-        if between and self._is_known(data):
+        """Answers a request whose header block is remembered; parses any other data.
+
+        A fast request that was parsed whole has its header block remembered for the next one.
+        """
+        is_between_requests = self.state is IDLE
+        if is_between_requests and self._answer_known(data):
             return
         if self.state in ENDED or self.transport.is_closing():
             return  # it is dropped
@@ -170,28 +177,34 @@ class Connection(TimedConnection):
             return
         self._parse_in_turns(data)
         request = self._fast_request
-        if self._fast_path is not None and between and self.state is IDLE and request is not None and request.admitted:
+        # The data are exactly one request: the state was IDLE before and is IDLE after them.
+        is_one_request = is_between_requests and self.state is IDLE
+        if self._fast_path is not None and is_one_request and request is not None and request.admitted:
             self._fast_path.remember(data, request)
         self._fast_request = None
 
-    def _is_known(self, data: bytes) -> bool:
-        """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
+    def _answer_known(self, data: bytes) -> bool:
+        """Answers a whole request with a remembered header block, without the parser; returns False for other data."""
         if self._fast_path is None or self.is_answering() or self.transport.is_closing():
             return False
-        known = self._fast_path.known(data)
-        if known is None:
+        request_parts = self._fast_path.known(data)
+        if request_parts is None:
             return False
         self._keep_alive.pop(self, None)
         if self._timer is not None:
             self._stop_timer()
         self.bytes_since_progress = 0
-        endpoint, headers, scope, body = known
+        endpoint, headers, scope, body = request_parts
         self.newest = self._answering = request = FastRequest(self, endpoint, headers, scope)
         request.answer(body, known=True)
         return True
 
     def _parse_in_turns(self, data: bytes) -> None:
-        """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
+        """Parses data, and limits the time for what is still to come.
+
+        Of a body in chunks only some parts are parsed in one turn of the event loop (`MOST_PARTS`); `_rest` keeps the
+        others.
+        """
         self._keep_alive.pop(self, None)
         self._stop_keep_alive_timer()
         self._fast_request = None
@@ -212,7 +225,7 @@ class Connection(TimedConnection):
             self.loop.call_soon(self._parse_rest)
 
     def _parse_rest(self) -> None:
-        """Parses, in a new turn of the event loop, data that was left over by the last one."""
+        """Parses, in a new turn of the event loop, the data that the last turn left in `_rest`."""
         data, self._rest = self._rest, b""
         if self.state in ENDED or self.transport.is_closing():
             return
@@ -232,7 +245,10 @@ class Connection(TimedConnection):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
     def eof_received(self) -> bool:
-        """Handles the client's EOF: requests so far are answered within a bounded time, unless the client is gone."""
+        """Handles the client's EOF: the requests so far are answered within a bounded time, unless the client is gone.
+
+        Returns whether the transport stays open for these answers, as asyncio wants to know.
+        """
         if self.transport.is_closing():
             return False
         if self._rest and self.transport.can_write_eof():
@@ -241,7 +257,7 @@ class Connection(TimedConnection):
         self.flow.end()
         self.refuse(None)
         if self.transport.is_closing() or not self.is_answering() or not self.transport.can_write_eof():
-            return False  # over TLS a connection ends on both sides
+            return False  # nothing is left to answer, or it is TLS, which ends in both directions at once
         self._abort_later(HALF_CLOSED_SECONDS, lambda: self.flow.write_paused)
         return True
 
@@ -250,12 +266,12 @@ class Connection(TimedConnection):
     def request_begins(self, head: Head) -> None:
         """Starts the request of a complete header block, or queues it if an earlier one is being answered.
 
-        Only the first request in a piece of data may skip ASGI: refusing hundreds at once would block the event loop.
-        Through ASGI each has its own turn.
+        Only the first request in the data of one read may skip ASGI: to refuse hundreds at once would block the event
+        loop. Through ASGI each request has its own turn of the loop.
         """
         self._stop_timer()
         if len(self._waiting) > MAX_PIPELINED:
-            self.newest.keep_alive = False  # the last answer says so
+            self.newest.keep_alive = False  # so the last answer has `connection: close`
             self.refuse(None)
             return
         path = None if self._fast_request is not None or self.is_answering() else self._fast_path
@@ -276,7 +292,7 @@ class Connection(TimedConnection):
         self.bytes_since_progress = 0
 
     def body_part(self, body: bytes) -> None:
-        """A part of the body of the newest request is here."""
+        """Passes a part of the body to the newest request, and counts its memory if the request waits."""
         self.bytes_since_progress = 0
         self._parts += 1
         self.newest.body_part(body)
@@ -284,14 +300,15 @@ class Connection(TimedConnection):
             self._pipelined.holds(self._pipelined.size + len(body))
 
     def body_complete(self) -> None:
-        """The body of the newest request is complete."""
+        """Tells the newest request that its body is complete."""
         self._stop_timer()
         self.bytes_since_progress = 0
         self.newest.body_complete()
-        if not self.is_answering() and not self._waiting:  # it was answered before its end
+        if not self.is_answering() and not self._waiting:  # the request was answered before its body ended
             self.newest = self._answering = None
 
     def _start(self, request: AsgiRequest) -> None:
+        """Runs the application for a request in a task of its own; its answer is written next."""
         self._answering = request
         task = self.loop.create_task(request.run(self._app))
         self.server_state.tasks.add(task)
@@ -300,7 +317,7 @@ class Connection(TimedConnection):
     # What a request calls.
 
     def answered(self, response: bytes, *, keep_alive: bool) -> bool:
-        """Writes the whole response of a fast request; whether the transport accepted it."""
+        """Writes the whole response of a fast request; returns False if the client is gone, so that it was not sent."""
         flow = self.flow
         if self.transport.is_closing() or (flow.read_paused and flow.lost()):
             return False
@@ -315,7 +332,11 @@ class Connection(TimedConnection):
         return True
 
     def on_response_complete(self) -> None:
-        """Starts the next request, or ends the connection. A keep-alive timer that runs already is not restarted."""
+        """Goes on after an answer: starts the next waiting request, or ends a connection that was refused.
+
+        Else the connection waits for its next request. A keep-alive timer that runs already is not restarted: when it
+        ends, it looks at `_answered_at` (`keep_alive_is_over`).
+        """
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
         if self.transport.is_closing():
@@ -324,7 +345,7 @@ class Connection(TimedConnection):
             self._watch_unread()
             return
         if self._waiting:
-            if len(self._waiting) == 1:  # no request waits behind this one, which counts its own body
+            if len(self._waiting) == 1:  # nothing waits after this request, which counts the memory of its own body
                 self._pipelined.close()
             request = self._waiting.popleft()
             self._start(request)
@@ -335,7 +356,7 @@ class Connection(TimedConnection):
         else:
             if self._keep_alive_timer is None:
                 self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
-            if self.state is IDLE and not self.bytes_since_progress:  # else the beginning of the next request is here
+            if self.state is IDLE and not self.bytes_since_progress:  # no byte of a next request has arrived
                 self._keep_alive[self] = self._answered_at
             if self.state is not BODY:
                 self.newest = self._answering = None
@@ -345,14 +366,18 @@ class Connection(TimedConnection):
     # How the connection ends.
 
     def refuse(self, status: int | None, detail: str = "") -> None:
-        """Reads no more. Earlier requests are answered; if there is a `status`, a refusal is written last."""
+        """Reads no more from the connection, and ends it once the earlier requests have their answers.
+
+        With a `status`, a refusal is written after these answers; with None the connection ends without one. `detail`
+        says what is wrong.
+        """
         if self.state in ENDED or self.transport.is_closing():
             return
         self._stop_timer()
         if status == 400:
             self._malformed.note(detail, self.client[0] if self.client else "unknown")
         broken = self.state is BODY
-        if broken and self.newest.response_started:  # it was answered before its end: there is nothing to add
+        if broken and self.newest.response_started:  # it was answered before its body ended: no refusal is written
             broken, status = False, None
         self.state = BROKEN if broken else ENDING
         self._refusal = None if status is None else (status, detail)
@@ -361,7 +386,7 @@ class Connection(TimedConnection):
             self._end()
 
     def _end(self) -> None:
-        """Every earlier request has its answer: writes the refusal, and ends the connection."""
+        """Writes the refusal, if there is one, and ends the connection, once every earlier request has its answer."""
         if self.state is BROKEN:
             self.newest.refused(CLIENT_LEFT if self._refusal is None else self._refusal[0])
         self.state = CLOSED
@@ -369,27 +394,29 @@ class Connection(TimedConnection):
             self._write_refusal(*self._refusal)
         self._close()
 
-    # What is late. After a stop of the process this may be called before data are read that arrived meanwhile.
+    # Called by timers. When the process was stopped (SIGSTOP) and goes on, a timer may run before the data that arrived
+    # meanwhile are read: so these functions ask `has_arrived`.
 
     def keep_alive_is_over(self) -> None:
         """Closes a connection that was idle for `keep_alive_seconds`; waits on if there was an answer meanwhile."""
         self._keep_alive_timer = None
         if self.state is CLOSED or self.is_answering() or self.transport.is_closing():
-            return  # it is lost, or the answer will set a timer
-        left = self._answered_at + self.keep_alive_seconds - self.loop.time()
-        if left <= 0 and has_arrived(self.transport):
-            left = UNREAD_SECONDS
-        if left > 0:
-            self._keep_alive_timer = self.loop.call_later(left, self.keep_alive_is_over)
+            return  # the connection ends, or the answer will set a new timer
+        seconds_left = self._answered_at + self.keep_alive_seconds - self.loop.time()
+        if seconds_left <= 0 and has_arrived(self.transport):  # the next request is there, but not read yet
+            seconds_left = UNREAD_SECONDS
+        if seconds_left > 0:
+            self._keep_alive_timer = self.loop.call_later(seconds_left, self.keep_alive_is_over)
         else:
             self._close()
 
     def _watch_body(self) -> None:
+        """Starts a period at whose end `check_body` compares the bytes received in it with the slowest rate allowed."""
         self._period_bytes = 0
         self._start_timer(BODY_PERIOD_SECONDS, self.check_body)
 
     def check_body(self) -> None:
-        """Refuses a body that arrives too slowly, at the end of a period."""
+        """Refuses a body that arrived too slowly in the period that ends now; else starts the next period."""
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
         elif has_arrived(self.transport):
@@ -398,12 +425,15 @@ class Connection(TimedConnection):
             self.refuse(408)
 
     def _head_is_late(self) -> None:
-        """Ends the connection if a header block did not arrive in time, unless reading was paused."""
+        """Refuses a request whose header block did not arrive in time, with 408, unless reading was paused.
+
+        If nothing at all was sent, the connection is aborted without an answer.
+        """
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
         elif has_arrived(self.transport):
             self._start_timer(UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.bytes_since_progress:
-            self.transport.abort()  # nothing was sent, so there is nothing to answer, and nothing to wait for
+            self.transport.abort()
         else:
             self.refuse(408)

@@ -1,8 +1,9 @@
 """Which requests are answered without ASGI, and without the parser if their header block is known.
 
 A program sends one request after another, on one connection or several. Their header blocks are the same bytes, but for
-the digits of `content-length`, so the result of parsing the first one is right for the others. Every other header block
-goes through the parser.
+the digits of `content-length`, so the result of parsing the first one is right for the others. `KnownRequests`
+remembers it by the bytes before and after these digits (`RequestParts.block`). Every other header block goes through
+the parser.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
 MAX_DIGITS: Final = 7  # of a content length; a request with more goes through ASGI
-MAX_KNOWN_FIELDS: Final = 32  # of a header block that is remembered; it has `LONGEST_KEY_BYTES` at most
+MAX_KNOWN_FIELDS: Final = 32  # headers of a block that is remembered; its bytes are at most `LONGEST_KEY_BYTES`
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
-_PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")  # one that ends where the URL ends
-_NEED_ASGI: Final = (
+_PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")  # has no `#`, so the query ends where the URL ends
+_NEED_ASGI: Final = (  # headers of requests that go through ASGI
     b"content-encoding",
     b"transfer-encoding",
     b"expect",
@@ -34,7 +35,7 @@ _NEED_ASGI: Final = (
 
 
 class FastPath:
-    """Chooses the requests that need no ASGI, of those that the endpoints answer; their bodies have `max_bytes`."""
+    """Chooses the requests to the endpoints that need no ASGI; their bodies have `max_bytes` at most."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         serving = endpoints[0].serving
@@ -45,7 +46,10 @@ class FastPath:
         self._known = KnownRequests()
 
     def known(self, data: bytes) -> tuple[Endpoint, dict[bytes, bytes], dict[str, Any], bytes] | None:
-        """The endpoint, headers, scope and body of a whole request with a remembered header block; else None."""
+        """What is known of a whole request with a remembered header block; None for any other data.
+
+        Returns its endpoint, headers, scope (query and names in the path) and body.
+        """
         parts = RequestParts.of(data)
         parsed = None if parts is None or len(parts.body) > self.max_bytes else self._known.get(parts.block)
         return None if parts is None or parsed is None else (*parsed, parts.body)
@@ -60,21 +64,25 @@ class FastPath:
             self._known.add(parts.block, sum(map(len, parts.block)), parsed)
 
     def begin(self, connection: Connection, head: Head) -> FastRequest | None:
-        """Begins a request, by its head; None where it goes through ASGI."""
+        """The fast request of a parsed head, which gets its body later; None where the request goes through ASGI."""
         path, _, query = head.url.partition(b"?")
-        target = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
-        if target is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
+        matches = ((endpoint, endpoint.path.fullmatch(path)) for endpoint in self._endpoints)
+        endpoint, match = next((target for target in matches if target[1] is not None), (None, None))
+        if endpoint is None or match is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
             return None
         headers = dict(head.headers)
         if not _PLAIN_QUERY.fullmatch(query) or not self._is_ordinary(headers):
             return None
-        endpoint, match = target
         scope: dict[str, Any] = {"query_string": query} if query else {}
-        named = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
-        return FastRequest(connection, endpoint, headers, scope | {"path_params": named})
+        scope["path_params"] = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
+        return FastRequest(connection, endpoint, headers, scope)
 
     def _is_ordinary(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a request needs no ASGI, which refuses one without a key or memory before its body is read."""
+        """Whether the headers let a request be answered without ASGI.
+
+        They have a plain content length, a right key, and none of `_NEED_ASGI`, and there is memory for the body. ASGI
+        refuses a request without key or memory before its body is read, which a fast request could not.
+        """
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or len(length) > MAX_DIGITS or any(name in headers for name in _NEED_ASGI):
             return False
@@ -86,18 +94,22 @@ class FastPath:
 
 
 class RequestParts(NamedTuple):
-    """A whole request, as bytes."""
+    """A whole request, as bytes, split where its header block differs from the next request of the same program."""
 
-    block: tuple[bytes, bytes]  # its header block before and after the digits of the content length
-    digits: bytes
+    block: tuple[bytes, bytes]  # the header block before and after the digits of the content length
+    digits: bytes  # the content length
     body: bytes
 
     @classmethod
     def of(cls, data: bytes) -> RequestParts | None:
-        """Splits a request; None where it is not whole, or its header block is large or without a plain length."""
+        """Splits the data of one whole request.
+
+        None if they are more or less than that, or if the header block is longer than `LONGEST_KEY_BYTES` or has no
+        plain content length.
+        """
         end = data.find(_END, 0, LONGEST_KEY_BYTES) + len(_END)
         length = _CONTENT_LENGTH.search(data, 0, end)
         if length is None or int(length[1]) != len(data) - end:
             return None
-        start, stop = length.span(1)
-        return cls((data[:start], data[stop:end]), length[1], data[end:])
+        digits_start, digits_end = length.span(1)
+        return cls((data[:digits_start], data[digits_end:end]), length[1], data[end:])

@@ -2,8 +2,8 @@
 
 A small JSON request on a connection that stays open does not need ASGI. A `FastRequest` gets its bytes from the
 connection, drives the same `InferenceCall` as every other request, and writes the answer, which the thread of the batch
-has encoded as a whole, header block included, without a task or a future. Every other request (a
-large or chunked body, a content encoding, HTTP/1.0, a path that is no inference call's) goes through ASGI.
+has encoded as a whole, header block included, without a task or a future. Every other request (a large or chunked body,
+a content encoding, HTTP/1.0, a path of another operation) goes through ASGI.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phr
 
 
 class FastRequest(DirectCall):
-    """One request and its answer; `scope` is what the endpoint reads of ASGI's: the query, and what the path names."""
+    """One request that is answered without ASGI.
+
+    `scope` has the entries of an ASGI scope that endpoints read: the query, and the names in the path.
+    """
 
     __slots__ = ("_connection", "_parts", "admitted", "endpoint", "headers", "keep_alive", "scope")
 
@@ -36,8 +39,8 @@ class FastRequest(DirectCall):
     ) -> None:
         super().__init__(InferenceCall(endpoint, headers, connection.client))
         self._connection = connection
-        self._parts: list[bytes] = []  # of its body
-        self.admitted = False  # its headers were found right
+        self._parts: list[bytes] = []  # parts of the body so far
+        self.admitted = False  # the headers passed every check, such as of the key
         self.endpoint = endpoint
         self.headers = headers
         self.scope = scope
@@ -45,7 +48,7 @@ class FastRequest(DirectCall):
 
     @property
     def response_started(self) -> bool:
-        """As `response_complete`, because the answer is written at once."""
+        """The same as `response_complete`, because an answer is written at once."""
         return self.response_complete
 
     # What the connection reports.
@@ -63,12 +66,15 @@ class FastRequest(DirectCall):
             self._parts.append(body)
 
     def body_complete(self) -> None:
-        """The body is complete."""
+        """Joins the parts of the body, and answers the request."""
         parts, self._parts = self._parts, []
         self.answer(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def answer(self, body: bytes, *, known: bool = False) -> None:
-        """Decodes the body and submits its sequences; of a known header block only the key is checked."""
+        """Decodes the body and submits its sequences.
+
+        If the header block is `known` (remembered), only the key is checked.
+        """
         if self.response_complete:
             return
         try:
@@ -80,19 +86,19 @@ class FastRequest(DirectCall):
         self.decode(Received(self.scope, self.headers, body))
 
     def client_left(self) -> None:
-        """Called when the connection is lost."""
+        """Ends the request without an answer, because the connection is lost."""
         self.set_exception(ClientLeft())
 
     def refused(self, status: int) -> None:
-        """Called when the connection has written this status instead of the answer, and ends."""
+        """Ends the request: the connection wrote a refusal with this status instead of the answer, and ends."""
         self._end(status, None)
 
     def set_result(self, answer: bytes) -> None:
-        """Writes the answer: a whole response."""
+        """Writes the answer, which is a whole response (made by `write`)."""
         self._end(200, answer)
 
     def write(self, encoded: tuple[bytes, Headers], timing: Timing) -> bytes:
-        """Builds the whole response from an answer, in the thread that ran the last batch."""
+        """Builds the whole response of status 200, in the thread that ran the last batch of the request."""
         body, headers = encoded
         return self._response(200, body, [*headers, server_timing(self.call.decode_seconds, timing)])
 
@@ -106,6 +112,7 @@ class FastRequest(DirectCall):
             self._end(status, self._response(status, body, headers))
 
     def _response(self, status: int, body: bytes, headers: Headers) -> bytes:
+        """A whole response, whose headers say whether the connection stays open; adds to `headers`."""
         if CLOSE in headers:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -113,33 +120,33 @@ class FastRequest(DirectCall):
         headers.append((b"x-request-id", self.call.request_id))
         return response(status, common_lines(tuple(self._connection.server_state.default_headers)), headers, body)
 
-    def _end(self, status: int, written: bytes | None) -> None:
-        """Writes the response, closes the call, and lets the connection go on; does nothing the second time.
+    def _end(self, status: int, full_response: bytes | None) -> None:
+        """Writes the response, closes the call, and lets the connection go on. Only the first call has an effect.
 
-        Nothing is written where the connection wrote a refusal, or the client has left.
+        `full_response` is None where the connection wrote a refusal, or the client has left: then nothing is written.
         """
         if self.response_complete:
             return
         self.response_complete = True
         call = self.call
         call.hold.close()
-        if written is not None and self.keep_alive and self.endpoint.serving.batcher.draining:
-            self.keep_alive = False  # only now: it may have been written before the drain began
-            written = written.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
-        ended, left = time.monotonic(), False
+        if full_response is not None and self.keep_alive and self.endpoint.serving.batcher.draining:
+            self.keep_alive = False  # the response was built before the drain began, so the header is added here
+            full_response = full_response.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+        end_time, is_sent = time.monotonic(), False
         try:
-            left = written is not None and self._connection.answered(written, keep_alive=self.keep_alive)
-        finally:  # the client does not wait for the record
-            call.close(status if left or written is None else CLIENT_LEFT, delivered=left, ended=ended)
+            is_sent = full_response is not None and self._connection.answered(full_response, keep_alive=self.keep_alive)
+        finally:  # after the answer, so that the client does not wait while the call is recorded
+            call.close(status if is_sent or full_response is None else CLIENT_LEFT, delivered=is_sent, ended=end_time)
 
 
 def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Headers as they are written, each on a line."""
+    """Headers as bytes, each on a line of its own."""
     return b"".join([b"%s: %s\r\n" % header for header in headers])
 
 
 def response(status: int, common: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """A whole response; `common` are the header lines that every one has, such as the date."""
+    """A whole response; `common` are the header lines that all responses have, such as the date."""
     head = STATUS_LINES[status], common, header_lines(headers), len(body)
     return b"%s%s%scontent-length: %d\r\n\r\n%s" % (*head, body)
 

@@ -1,4 +1,4 @@
-"""What of a request is read next, and which ambiguous requests are refused before their body is read, and logged.
+"""The states of reading a request, and which ambiguous requests are refused before their body is read, and logged.
 
 Request smuggling needs two programs that read a request differently, such as a proxy and this server. So a request that
 the parser accepts, but that another program might read differently, is refused as soon as its header block is complete
@@ -19,18 +19,18 @@ log = logging.getLogger("lengthwise.framing")
 
 
 class State(enum.Enum):
-    """What of a request is read next."""
+    """What the connection reads next."""
 
     IDLE = "its first byte"
     HEAD = "the rest of its header block"
     UPGRADE = "the same header block again, without the header that asks for another protocol"
     BODY = "the rest of its body, and trailers"
-    ENDING = "nothing: the connection ends behind the answers to earlier requests"
-    BROKEN = "nothing: the same, and the refusal answers the last request, whose body was being read"
+    ENDING = "nothing: the connection ends after the answers to earlier requests"
+    BROKEN = "nothing: as ENDING, and the refusal answers the last request, whose body was not complete"
     CLOSED = "nothing: the connection has ended"
 
 
-# Names of this module: the member of an enum takes longer to look up than to compare.
+# As names of the module, because `State.IDLE` takes longer to look up than to compare, for each piece of data.
 IDLE, HEAD, UPGRADE, BODY = State.IDLE, State.HEAD, State.UPGRADE, State.BODY
 ENDING, BROKEN, CLOSED = State.ENDING, State.BROKEN, State.CLOSED
 ENDED: Final = (ENDING, BROKEN, CLOSED)
@@ -55,13 +55,13 @@ _PERIOD_SECONDS: Final = 1.0
 
 
 def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
-    """Why a header block is refused with 400; None where it is not. The names of headers are in lower case."""
+    """Why a header block is refused with 400; None if it is not refused. The names of `headers` are in lower case."""
     values = dict(headers)
     if len(values) < len(headers):
         counts = Counter(name for name, _ in headers)
-        twice = [name.decode() for name in counts if counts[name] > 1 and name in GIVEN_ONCE]
-        if twice:
-            return f"{twice[0]} was given twice"
+        repeated = [name.decode() for name in counts if counts[name] > 1 and name in GIVEN_ONCE]
+        if repeated:
+            return f"{repeated[0]} was given twice"
     if version not in ("1.0", "1.1"):
         return "this is not HTTP/1.0 or HTTP/1.1"
     host = values.get(b"host")
@@ -73,7 +73,7 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
 
 
 def _coding_fault(version: str, values: Mapping[bytes, bytes]) -> str | None:
-    """What is wrong with the transfer encoding of a request; None if nothing is."""
+    """What is wrong with the transfer encoding of a request; None if nothing is wrong."""
     coding = values.get(b"transfer-encoding")
     if coding is None:
         return None
@@ -87,19 +87,19 @@ def _coding_fault(version: str, values: Mapping[bytes, bytes]) -> str | None:
 
 
 class MalformedLog:
-    """Logs malformed requests, one line a second at most."""
+    """Logs malformed requests, at most one line a second, which counts those that were not logged since the last."""
 
     def __init__(self) -> None:
-        self._next = 0.0
-        self._unlogged = 0
+        self._next = 0.0  # when the next line may be logged, on the clock of `time.monotonic`
+        self._unlogged = 0  # requests since the last line
 
     def note(self, detail: str, client: str) -> None:
-        """Logs that a client's request was refused; the detail has nothing that the client sent."""
+        """Logs that a request of `client` was refused. `detail` must have no text that the client sent."""
         now = time.monotonic()
         if now < self._next:
             self._unlogged += 1
             return
-        before = f" ({self._unlogged} more since the last such line)" if self._unlogged else ""
-        log.warning("a malformed request from %s was refused: %s%s", client, detail, before)
+        unlogged_text = f" ({self._unlogged} more since the last such line)" if self._unlogged else ""
+        log.warning("a malformed request from %s was refused: %s%s", client, detail, unlogged_text)
         self._next = now + _PERIOD_SECONDS
         self._unlogged = 0

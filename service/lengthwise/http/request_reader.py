@@ -1,8 +1,8 @@
 """Reads the requests of one connection, as httptools parses them, within the bounds of a header block.
 
-The connection has the state (`http.connection`); what the parser calls depends on it and changes it. Trailers are never
-headers: they are counted and dropped. A header block that asks for another protocol is parsed once more without that
-header, because the parser ends a request with such a block, and would read its body as the next request.
+The connection has the state (`http.connection`); the callbacks of the parser depend on it and change it. Trailers are
+never headers: they are counted and dropped. A header block that asks for another protocol is parsed once more without
+that header, because the parser ends a request with such a block, and would read its body as the next request.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from lengthwise.protocols.endpoint import MAX_FIELDS
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
-PIECE_BYTES: Final = 2048  # that are parsed at once where a body may come in chunks
-# Of a body in chunks so many parts, and those of one more piece, are parsed in one turn of the event loop: each is a
-# call of Python, and a read of 256 KiB may have 43,000 of them.
+PIECE_BYTES: Final = 2048  # data that are parsed at once where a body may come in chunks
+# After this many parts of a chunked body, the rest is parsed in the next turn of the event loop: each part is a call of
+# Python, and a read of 256 KiB may have 43,000 of them.
 MOST_PARTS: Final = 256
 MAX_HEADER_BYTES: Final = 32_768
 
-
-_FIELD_BYTES: Final = 150  # of a header field in memory, beside its text
+_FIELD_BYTES: Final = 150  # that a header field takes in memory, besides its text
 
 
 @dataclass(slots=True)
 class Head:
     """The request line and the headers of a request."""
 
-    url: bytes = b""
+    url: bytes = b""  # the target: path and query
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # by lower-case name
-    wants_continue: bool = False  # the client waits for leave to send the body
+    wants_continue: bool = False  # the client waits for `100 Continue` before it sends the body
     method: bytes = b""
     version: str = ""  # HTTP's, such as `1.1`
     keep_alive: bool = False  # the connection stays open after the answer
 
     @property
     def size(self) -> int:
-        """Bytes in memory."""
+        """Bytes that the head takes in memory, approximately."""
         return len(self.url) + sum(_FIELD_BYTES + len(name) + len(value) for name, value in self.headers)
 
 
@@ -50,16 +49,16 @@ class TooManyFields(Exception):
 
 
 class RequestReader:
-    """What the parser calls; the connection gets the requests, the parts of their bodies, and the refusals."""
+    """The callbacks of the parser; they pass heads, parts of bodies and refusals on to the connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._parser = httptools.HttpRequestParser(self)
-        # What comes behind a request that ends the connection must not fail the request before it is answered.
+        # Data after a request with `connection: close` are no error: the request must still be answered.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._head = Head()
-        self._bytes = 0  # of the header block and the trailers, as far as they are parsed
-        self._fields = 0  # their number
+        self._head = Head()  # of the request that is being read
+        self._bytes = 0  # of the header block and the trailers so far
+        self._fields = 0  # number of headers and trailers so far
 
     @property
     def in_chunks(self) -> bool:
@@ -67,11 +66,15 @@ class RequestReader:
         return any(name == b"transfer-encoding" for name, _ in self._head.headers)
 
     def close(self) -> None:
-        """Called when the connection is lost: the parser refers to this reader, and this reader to the connection."""
+        """Drops the parser and the connection, once that is lost: they refer to each other."""
         del self._parser, self._connection
 
     def feed(self, data: bytes) -> None:
-        """Parses data, and a header block once more where it asks for another protocol."""
+        """Parses data; what they contain is reported to the connection by the callbacks.
+
+        The parser stops at a header block that asks for another protocol: it is parsed again without that header, and
+        then the data after it. Data that are no HTTP are refused.
+        """
         connection = self._connection
         while True:
             try:
@@ -88,18 +91,18 @@ class RequestReader:
                 return
 
     def piece_bytes(self, data: bytes) -> int:
-        """The size of the pieces to parse `data` in: `PIECE_BYTES` if it may have a body in chunks, else all of it.
+        """The size of the pieces to parse `data` in: `PIECE_BYTES` if they may have a body in chunks, else all of them.
 
-        Chunks may be of one byte each, and each calls `on_body`: after a small piece the connection counts these calls.
+        Chunks may have one byte each, and each calls `on_body`: after a small piece the connection counts these calls.
         """
         state, size = self._connection.state, max(1, len(data))
         if size <= PIECE_BYTES:
             return size
-        chunks = (state is BODY and self.in_chunks) or state in (HEAD, UPGRADE) or b"chunked" in data.lower()
-        return PIECE_BYTES if chunks else size
+        may_have_chunks = (state is BODY and self.in_chunks) or state in (HEAD, UPGRADE) or b"chunked" in data.lower()
+        return PIECE_BYTES if may_have_chunks else size
 
     def _without_upgrade(self) -> bytes:
-        """The header block that was parsed last, without the header that asks for another protocol."""
+        """The bytes of the last header block without the `upgrade` header, to be parsed anew; resets the head."""
         head = self._head
         lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), head.url, self._parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in head.headers if header[0] != b"upgrade"]
@@ -109,27 +112,27 @@ class RequestReader:
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        """The first byte of a request is here."""
+        """Called at the first byte of a request."""
         if self._connection.state not in ENDED:
             self._connection.state = HEAD
         self._fields = 0
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target."""
+        """Adds a part of the target to the head."""
         if self._connection.state is HEAD:
             self._head.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or a trailer, which is counted and dropped.
+        """Adds a header to the head; a trailer is only counted and dropped.
 
         Raises:
-            TooManyFields: There are more than `MAX_FIELDS`; the request was refused, and the parser is to stop here.
+            TooManyFields: There are more than `MAX_FIELDS`; the request was refused, and the parser must stop.
         """
         state = self._connection.state
         self._fields += 1
         if self._fields > MAX_FIELDS:
             self._connection.refuse(431, f"headers and trailers may have {MAX_FIELDS} fields together")
-            raise TooManyFields  # the parser stops here: thousands may stand behind it
+            raise TooManyFields  # stops the parser: thousands of fields may follow
         if state is HEAD:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -141,7 +144,7 @@ class RequestReader:
                 self._connection.refuse(431)
 
     def on_headers_complete(self) -> None:
-        """The header block is complete: the request begins, unless it is refused."""
+        """Refuses the request of a complete header block, or begins it; for an `upgrade` only sets the state."""
         connection, parser, head = self._connection, self._parser, self._head
         if connection.state in ENDED:
             return
@@ -163,13 +166,13 @@ class RequestReader:
             connection.request_begins(head)
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body is here."""
+        """Passes a part of the body to the connection."""
         if self._connection.state is BODY:
             self._connection.body_part(body)
 
     def on_message_complete(self) -> None:
-        """The body is complete; the next header block may begin."""
+        """Reports the end of the body; the next header block may begin."""
         if self._connection.state is BODY:
             self._connection.state = IDLE
-            self._head = Head()  # now, and not at the next request: that may come in a minute
+            self._head = Head()  # free the headers now: the next request may come in a minute
             self._connection.body_complete()

@@ -1,4 +1,7 @@
-"""One connection without its requests: its flow, its timers, what it writes by itself, and how it ends after that."""
+"""A connection without its requests: flow control, timers, the answers that it writes itself, and how it ends.
+
+`Flow` decides when the socket is read; `TimedConnection` is the base of `http.connection.Connection`.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,22 @@ from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, unread_
 from lengthwise.http.fast_request import common_lines, response
 from lengthwise.protocols import problems
 
-UNREAD_SECONDS: Final = 0.1  # after which a connection that seemed idle, and has bytes to read, is looked at again
-HALF_CLOSED_SECONDS: Final = 2.0
-WAITS, UNPARSED = "waits", "unparsed"  # why a connection is not read from: see `Flow.reasons`
+UNREAD_SECONDS: Final = 0.1  # until a connection is checked again that seemed late but has bytes to read
+HALF_CLOSED_SECONDS: Final = 2.0  # to answer a client that has ended its side
+# Why reading is paused (`Flow.reasons`): a request or body waits for its turn; received data are not parsed yet.
+WAITS, UNPARSED = "waits", "unparsed"
 
 
 class Flow:
-    """When one connection is read from and written to: not read from while its client has answers to read."""
+    """Flow control of one connection: it is not read from while its client has answers to read."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._writable: asyncio.Event | None = None  # made by the first that waits
-        self.read_paused = False  # for any of the reasons, or because writing is paused
+        self._writable: asyncio.Event | None = None  # set when writing resumes; None while no `drain` waits
+        self.read_paused = False  # for one of the reasons, or because writing is paused
         self.write_paused = False  # the client has to read before more is written
-        self.reasons = set[str]()  # why reading is paused: what was read is not parsed yet, or waits for its turn
-        self._discarding = False  # what still arrives is dropped, so reading is not paused any more
+        self.reasons = set[str]()  # why reading is paused: `WAITS`, `UNPARSED`
+        self._discarding = False  # data that still arrive are dropped, so reading is not paused any more
         self.resumed = False  # reading was paused and resumed since this was last set to False
 
     def _apply(self) -> None:
@@ -54,7 +58,7 @@ class Flow:
         self._apply()
 
     def discard(self) -> None:
-        """Reads from now on without pause, because what arrives is dropped.
+        """Never pauses reading from now on; the caller drops the data that arrive.
 
         If a socket has unread bytes when it is closed, the connection is reset, and answers on their way are lost.
         """
@@ -62,17 +66,17 @@ class Flow:
         self._apply()
 
     def end(self) -> None:
-        """Called when the client sends no more: pausing and resuming then do nothing."""
+        """Called when the client sends no more: pausing and resuming then have no effect."""
         self._discarding = True
         self.read_paused = False
 
     def pause_writing(self) -> None:
-        """The client does not read: `drain` waits, and nothing is read from it."""
+        """Called when the client does not read: `drain` waits, and the connection is not read from."""
         self.write_paused = True
         self._apply()
 
     def resume_writing(self) -> None:
-        """The client reads again, or is gone."""
+        """Called when the client reads again, or is gone: wakes `drain`."""
         self.write_paused = False
         self._apply()
         if self._writable is not None:
@@ -80,15 +84,16 @@ class Flow:
             self._writable = None
 
     async def drain(self) -> None:
-        """Waits until the client has read."""
+        """Waits until the client has read enough for more to be written."""
         while self.write_paused:
             self._writable = self._writable or asyncio.Event()
             await self._writable.wait()
 
     def lost(self) -> bool:
-        """Whether the client reset the connection while reading was paused, which asyncio does not notice.
+        """Aborts the connection, and returns True, if the client reset it while reading was paused.
 
-        Such a connection ends here: the kernel reports a reset once, and the connection would stay open for ever.
+        asyncio does not notice such a reset, and the kernel reports it (SO_ERROR) only once: without the abort the
+        connection would stay open for ever.
         """
         if not self.read_paused:
             return False
@@ -100,23 +105,27 @@ class Flow:
 
 
 class TimedConnection(asyncio.Protocol):
-    """The timers of a connection, and its end. Beside the timer of keep-alive, one runs at a time."""
+    """The timers of a connection, and its end.
+
+    At most two timers run: the one of keep-alive, and `_timer` for what the connection waits for (a head, a body, the
+    end).
+    """
 
     transport: asyncio.Transport
     flow: Flow
-    client: tuple[str, int] | None = None  # its address
+    client: tuple[str, int] | None = None  # the host and the port of the client
 
     def __init__(self, server_state: uvicorn.server.ServerState, inflight: Inflight) -> None:
-        self._unwritten = Hold(inflight)  # answers that the client has yet to read
+        self._unwritten = Hold(inflight)  # memory of the answers that the client has not read yet
         self.loop = asyncio.get_running_loop()
         self.server_state = server_state
-        self._addresses: dict[str, Any] = {}
+        self._addresses: dict[str, Any] = {}  # entries of ASGI's scope
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
 
     def _set_transport(self, transport: asyncio.Transport) -> None:
-        """Sets the transport, and reads its addresses."""
+        """Sets the transport, with its flow control and the addresses of both sides."""
         self.transport = gently(transport)
         self.flow = Flow(self.transport)
         self.client = _address(transport.get_extra_info("peername"))
@@ -127,53 +136,60 @@ class TimedConnection(asyncio.Protocol):
         }
 
     def _close(self) -> None:
-        """Ends the connection when the client has read what was written (`closing`), or reads too slowly."""
+        """Ends the connection once the client has read what was written (`closing`), or has read too slowly."""
         self.transport.close()
         self._watch_unread()
 
     def _watch_unread(self) -> None:
+        """Limits the time in which the client reads what was written; then the connection is aborted."""
         if self._unread is None:
             self._unread = UnreadWatch(self.loop, self.transport, self.transport.abort)
         self._unread.start(PATIENCE_SECONDS)
         if self.transport.is_closing() and not self.transport.can_write_eof():
-            # Over TLS, a client that has read everything has some time to end its own side (see `closing`).
+            # Over TLS, a client that has read everything gets `LINGER_SECONDS` to end its own side (see `closing`).
             self._abort_later(LINGER_SECONDS, lambda: unread_bytes(self.transport) > 0)
 
     def pause_writing(self) -> None:
-        """The client does not read: it is not read from, it has a bounded time, and its answers count as memory."""
+        """Called when the client does not read.
+
+        Limits its time, stops reading from it, and counts its answers as memory.
+        """
         self.flow.pause_writing()
         self._watch_unread()
         self._unwritten.holds(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """The client has read nearly all of its answers."""
+        """Called when the client has read nearly all of its answers: undoes `pause_writing`."""
         self._unwritten.close()
         self.flow.resume_writing()
         if self._unread is not None and not self.transport.is_closing():
             self._unread.stop()
 
     def _write_refusal(self, status: int, detail: str) -> None:
+        """Writes the refusal that ends the connection, a whole response."""
         status, body, headers = problems.last_refusal(status, detail)
         self.transport.write(response(status, common_lines(tuple(self.server_state.default_headers)), headers, body))
 
     def _abort_later(self, seconds: float, is_reading: Callable[[], bool]) -> None:
-        """Aborts the connection after a time; if the client reads an answer then, waits as long again.
+        """Aborts the connection after `seconds`; if the client is reading an answer then, waits as long again.
 
-        Whether it reads fast enough is for `UnreadWatch`.
+        `UnreadWatch` limits how slowly it may read.
         """
         self._start_timer(seconds, partial(self._abort_unless, is_reading, seconds))
 
     def _abort_unless(self, is_reading: Callable[[], bool], seconds: float) -> None:
+        """Aborts the connection unless the client `is_reading`; then waits `seconds` more."""
         if is_reading():
             self._abort_later(seconds, is_reading)
         else:
             self.transport.abort()
 
     def _was_paused(self) -> bool:
-        """Whether the connection was not read from for a part of the time, so that the client could not send."""
+        """Whether reading was paused for a part of the timer's time, so that the client could not send."""
         return self.flow.read_paused or self.flow.resumed
 
     def _start_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        """Calls `action` after `seconds`, in place of the timer that runs."""
         self._stop_timer()
         self.flow.resumed = False
         self._timer = self.loop.call_later(seconds, action)
@@ -190,5 +206,5 @@ class TimedConnection(asyncio.Protocol):
 
 
 def _address(name: Any) -> tuple[str, int] | None:
-    """The host and the port of a socket's name, as ASGI has them."""
+    """The host and the port of a socket's name; None for a Unix socket's, which is a path."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
