@@ -1,4 +1,8 @@
-"""Converts the sequences that `input_sequences` read to items, by the rules for a body. One error names all."""
+"""Converts the sequences that `input_sequences` read to items, by the rules for the body of a request.
+
+An item (`Item` of `decoding.calls`) is a sequence that was validated for a model. Errors of all sequences are collected
+in one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ _INT64: Final = np.iinfo(np.int64)
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **how: Any) -> list[Item]:
-    """Converts and validates as `items_or_reasons`; InvalidSequences names each that is wrong."""
+    """Converts the sequences to items; InvalidSequences names all that are wrong. Arguments: see `items_or_reasons`."""
     return input_sequences.require_valid(items_or_reasons(sequences, manifest, layout, **how))
 
 
@@ -30,37 +34,41 @@ def items_or_reasons(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> list[Item | str]:
-    """The item of each sequence, or why the model refuses it; `ask` and what is raised: see `input_sequences.read`."""
+    """The item of each sequence, or a text with the reason why the model refuses it.
+
+    `padding`, `ask` and errors: see `input_sequences.read`.
+    """
     columns = ColumnNames(inputs=manifest.input.names or ())
     features = manifest.input.features or 0
     entries, _ = input_sequences.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
-    return [one if isinstance(one, str) else item(one, manifest) for one in entries]
+    return [entry if isinstance(entry, str) else item(entry, manifest) for entry in entries]
 
 
 def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
-    """The item of one sequence, or why the model refuses it, as a sentence."""
+    """The item of one sequence, or a text with the reason why the model refuses it."""
     features = manifest.input.features
     try:
-        steps = masked = as_steps(sequence.steps, manifest.input.kind, features)
-        if steps.ndim == 1 or steps.shape[1] == features:  # otherwise the masks would be called wrong
-            masked = masked_steps(sequence, steps)
+        steps = kept_steps = as_steps(sequence.steps, manifest.input.kind, features)
+        # With a wrong number of features the masks would be reported, not the features: `why_refused` does.
+        if steps.ndim == 1 or steps.shape[1] == features:
+            kept_steps = masked_steps(sequence, steps)
     except ValueError as error:
         return str(error)
     if (
-        masked is not steps
+        kept_steps is not steps
         and sequence.feature_mask is not None
         and not all(sequence.feature_mask)
         and manifest.missing == "refuse"
     ):
         return missing_message(manifest)
-    if (why := why_refused(masked, manifest)) is not None:
-        return why
+    if (reason := why_refused(kept_steps, manifest)) is not None:
+        return reason
     indices = None if sequence.step_mask is None else np.flatnonzero(sequence.step_mask)
-    return make_item(masked, manifest, sent_steps=len(steps), step_indices=indices, id=sequence.id)
+    return make_item(kept_steps, manifest, sent_steps=len(steps), step_indices=indices, id=sequence.id)
 
 
 def masked_steps(sequence: InputSequence, steps: Steps) -> Steps:
-    """The steps that the masks leave, with NaN for the features that they leave out.
+    """The steps that `step_mask` leaves, with NaN for the features that `feature_mask` leaves out.
 
     Raises:
         ValueError: A mask has another length, leaves no step, or is of features that tokens do not have.
@@ -82,7 +90,7 @@ def masked_steps(sequence: InputSequence, steps: Steps) -> Steps:
 
 
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
-    """Converts what `input_sequences` read to `[length, features]` float32, or `[length]` int64.
+    """Converts an array to what the model takes: values `[length, features]` float32, or token ids `[length]` int64.
 
     Raises:
         ValueError: The array has another form; the message says which is right.

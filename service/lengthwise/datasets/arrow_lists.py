@@ -9,23 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def has_sequences(kind: Any) -> bool:
-    """Whether a type of Arrow is that of sequences: lists of numbers, or lists of lists of numbers."""
+def has_sequences(arrow_type: Any) -> bool:
+    """Whether an Arrow type is that of sequences: lists of numbers, or lists of lists of numbers."""
     from pyarrow import types
 
-    if not (types.is_list(kind) or types.is_large_list(kind)):
+    if not (types.is_list(arrow_type) or types.is_large_list(arrow_type)):
         return False
-    inner = kind.value_type
+    inner = arrow_type.value_type
     if types.is_list(inner) or types.is_large_list(inner) or types.is_fixed_size_list(inner):
         inner = inner.value_type
     return bool(types.is_floating(inner) or types.is_integer(inner))
 
 
 def sequences_of(column: Any) -> list[NDArray[Any]] | None:
-    """The rows of a column that `has_sequences`, none of them null: views `[steps, features]`, or `[steps]`.
+    """The rows of a column for which `has_sequences` holds, without null rows: views `[steps, features]`, or `[steps]`.
 
-    NaN stands for a null number. None where the steps of the column have different numbers of features, where one is
-    null, or where a number is null that may be a token id: NaN would make floats of the others.
+    NaN stands for a null number. None if it cannot be read so, and each row has to be converted by itself:
+    - steps have different numbers of features, or a step is null;
+    - a number is null in a column of whole numbers `[steps]`: NaN would turn token ids to floats.
     """
     inner = column.values
     if inner.null_count:

@@ -1,7 +1,8 @@
-"""Which column of a table is what: the id of a sequence, the time, the label, and the features.
+"""Assigns a role to each column of a table: id of the sequence, time, label, or feature.
 
-A column is what the caller names it, or what its own name says. Keys are no features: neither levels of an index nor
-names of ids and times. Where two columns may be the same thing, or none is left for the values, the error asks.
+The caller names a column, or the column's own name says what it is (`trip_id`, `timestamp`, `class`). Keys are no
+features: neither the levels of a pandas index, nor columns that are named as ids or times. Where two columns fit one
+role, or no column is left for the features, the error asks the caller. `values` are the columns of the features.
 """
 
 from __future__ import annotations
@@ -36,30 +37,29 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
         )
     ),
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
-}  # that say what a column is; every other name that ends in `_id` is one of ids
+}  # column names (see `_plain`) by the role that they say; any other name that ends in `_id` is one of ids
+# Columns whose cells name a feature, as in a melted table
 _CHANNEL: Final = re.compile(r"(dim|dimension|kind|channel|variable|sensor|feature|signal|axis)(_id|_name|_type)?")
-_LEVEL: Final = re.compile(r"|unnamed:_[01]|level_0|__index_level_\d__")  # of an index, as pandas writes it
-_COUNT: Final = re.compile(r"index|unnamed:_[\d.]+|row(_(nr|id|index|number|no))?")  # of the rows, as tools write it
-NO_HEADER: Final = "column "  # begins the names of columns that have none, before their number
+_LEVEL: Final = re.compile(r"|unnamed:_[01]|level_0|__index_level_\d__")  # how pandas names an index level in a file
+_COUNT: Final = re.compile(r"index|unnamed:_[\d.]+|row(_(nr|id|index|number|no))?")  # columns that number the rows
+NO_HEADER: Final = "column "  # a file without a header has columns `column 1`, `column 2`, ...
 VALUE: Final = "value"  # the feature of a table with a column for each step
-_MOST_LISTED: Final = 20
+_MOST_LISTED: Final = 20  # names in a message
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """The columns that a caller names; what is None is found by its name, and `values` are all others.
-
-    `inputs` are the names of the model's features: these columns, in this order, are then the values. They are empty
-    if the model has no names, and None if no model is known, as in a training.
-    `defaults` are columns by their roles, such as those of a training, for tables that have them.
-    """
+    """The columns that a caller names. A role of None is found by the names; `values` None are all other columns."""
 
     id: str | None = None
     time: str | None = None
     label: str | None = None
     values: tuple[str, ...] | None = None
+    # The names of the model's features: these columns, in this order, are then the values. Empty if the model has no
+    # names for features, None if no model is known, as in a training.
     inputs: tuple[str, ...] | None = None
-    row: RowKind | None = None  # None: it is found out
+    row: RowKind | None = None  # what a row of the table is; None: found out
+    # Columns by role, such as those of a training: used for tables that have them
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,7 +70,7 @@ class ColumnNames:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What each column of a table is; `left_out` are not used."""
+    """What each column of a table is: the column of each role, or None; `left_out` are the unused columns."""
 
     id: str | None
     time: str | None
@@ -81,94 +81,109 @@ class Roles:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The names of the features; None of a file without a header, and of features in the cells of one column."""
+        """The names of the features; None if the file has no header, or all features are in the cells of one column."""
         in_cells = self.row == "sequence" and len(self.values) == 1
         return None if in_cells or all(map(_is_numbered, self.values)) else self.values
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns with a role, by role; and that a row is a sequence, if it has a column for each step."""
-        # `table_sequences` joins a column for each step to one column of lists, which it names VALUE.
+        """The columns of id, time and label by role, without absent ones.
+
+        If the table has a column for each step, also `{"row": "sequence"}`.
+        """
+        # `table_sequences` joins the columns of the steps to one column of lists, which it names VALUE.
         row = {"row": "sequence"} if self.row == "sequence" and self.values == (VALUE,) else {}
         return {role: name for role in _NAMES if (name := getattr(self, role)) is not None} | row
 
     def __str__(self) -> str:
         """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
-        named = [f"{role} {name!r}" for role, name in self.named.items() if role != "row"]
-        text = "a row is a sequence: " * (self.row == "sequence") + ", ".join(
-            [*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"]
-        )
-        return f"{text}; ignored: {listed(self.left_out)}" if self.left_out else text
+        row = "a row is a sequence: " if self.row == "sequence" else ""
+        columns = [f"{role} {name!r}" for role, name in self.named.items() if role != "row"]
+        features = f"{'features' if len(self.values) > 1 else 'feature'} {listed(self.values)}"
+        ignored = f"; ignored: {listed(self.left_out)}" if self.left_out else ""
+        return row + ", ".join([*columns, features]) + ignored
 
 
 def listed(names: Collection[str]) -> str:
-    """The names of columns, for a message."""
+    """The names of columns as one text for a message, quoted; of many, the first `_MOST_LISTED` and the number left."""
     return first_of([*map(repr, names)], _MOST_LISTED)
 
 
 def no_names(names: Collection[str]) -> str:
-    """A hint that the file may have no header, where names look like values of a first row; otherwise empty."""
+    """A hint for an error that the file may have no header, if its "names" look like a row of data; otherwise ''."""
     numbers = [float(name) for name in names if is_number(name) and name.strip().lower() not in MISSING]
-    is_data = numbers != sorted({*numbers}) or len(numbers) == 1  # those of the steps of a wide table rise
+    is_data = numbers != sorted({*numbers}) or len(numbers) == 1  # numbers that rise are names of steps: `0,1,2`
     return "; the first line looks like data: put names above it, such as id,t,value,label" if is_data else ""
 
 
 def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
-    """The role of each column: as the caller says, or by its name.
+    """The role of each column: as the caller says, or as the column's name says.
 
-    What was in the index of `TableColumns`, or is named as an id, a time or a label, is no feature unless the caller
-    says so. Of an index with several levels the first is the id, and the last the time, where no name says otherwise;
-    of one with dates, the time.
+    A column of `TableColumns.levels`, or with the name of an id, a time or a label, is no feature unless the caller
+    says so. Levels of an index without another role:
+    - of several levels, the first is the id and the last the time, where no other column is;
+    - a single level of dates is the time.
 
     Raises:
         ConfigurationError: A named column is missing, no column is left for the values, or one would be two things.
     """
-    index: Collection[str] = getattr(names, "levels", ())
+    index_levels: Collection[str] = getattr(names, "levels", ())
     for name in chosen.all:
         if name not in names:
             raise ConfigurationError(
                 f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
             )
-    named, inputs = {*chosen.all}, {*(chosen.inputs or ())}  # inputs are features, also where they are named as a role
-    of_role = {
-        role: _column_for(role, [name for name in names if name not in inputs], named, chosen) for role in _NAMES
+    chosen_names, input_names = (
+        {*chosen.all},
+        {*(chosen.inputs or ())},
+    )  # inputs are features, also where their name says a role
+    # A name says a role, unless it is a feature's.
+    column_of_role = {
+        role: _column_for(role, [name for name in names if name not in input_names], chosen_names, chosen)
+        for role in _NAMES
     }
-    levels = [name for name in names if name in index or _is_level(name, names)]
-    unused = [name for name in levels if name not in {*of_role.values(), *named, *inputs}]
-    if len(levels) > 1 and unused and of_role["id"] is None:
-        of_role["id"] = unused.pop(0)
-    if unused and of_role["time"] is None and (len(levels) > 1 or unused[0] in getattr(names, "moments", ())):
-        of_role["time"] = unused.pop()
-    taken = {name for name in of_role.values() if name is not None}
+    # Levels of an index take the roles that are free.
+    levels = [name for name in names if name in index_levels or _is_level(name, names)]
+    unused_levels = [name for name in levels if name not in {*column_of_role.values(), *chosen_names, *input_names}]
+    if len(levels) > 1 and unused_levels and column_of_role["id"] is None:
+        column_of_role["id"] = unused_levels.pop(0)
+    if (
+        unused_levels
+        and column_of_role["time"] is None
+        and (len(levels) > 1 or unused_levels[0] in getattr(names, "moments", ()))
+    ):
+        column_of_role["time"] = unused_levels.pop()
+    # The remaining columns are features, if nothing else.
+    role_columns = {name for name in column_of_role.values() if name is not None}
     values = chosen.values
     if values is None:
-        no_features = taken | ({name for name in names if name in levels or is_no_feature(name)} - inputs)
+        no_features = role_columns | ({name for name in names if name in levels or is_no_feature(name)} - input_names)
         values = tuple(name for name in names if name not in no_features)
     if not values:
         raise ConfigurationError(
             f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"
         )
-    if both := taken.intersection(values):
-        raise ConfigurationError(f"the column {min(both)!r} cannot be a feature and something else at once")
+    if shared := role_columns.intersection(values):
+        raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
     values = _of_inputs(values, chosen)
-    used = taken.union(values)
+    used = role_columns.union(values)
     left_out = tuple(name for name in names if name not in used)
-    return Roles(of_role["id"], of_role["time"], of_role["label"], values, left_out)
+    return Roles(column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out)
 
 
 def is_no_feature(name: str) -> bool:
-    """Whether a column has a name for an index, an id, a time or a label, even where another column has that role."""
+    """Whether a column's name says that it is an index, an id, a time or a label; it may still have no role."""
     return bool(_COUNT.fullmatch(_plain(name))) or any(may_be(role, name) for role in _NAMES)
 
 
 def _is_level(name: str, names: Collection[str]) -> bool:
-    """Whether a name is one that pandas gives a level of an index."""
-    plain = _plain(name)
-    return _LEVEL.fullmatch(plain) is not None or (plain == "level_1" and "level_0" in names)
+    """Whether pandas gives this name to a level of an index that it writes to a file without a name."""
+    normalized = _plain(name)
+    return _LEVEL.fullmatch(normalized) is not None or (normalized == "level_1" and "level_0" in names)
 
 
 def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
-    """The columns of values in the order of the model's features.
+    """The columns of the features in the order of the model's, after a check of their names.
 
     Raises:
         ConfigurationError: The columns have other names than the features, or no names at all.
@@ -184,29 +199,32 @@ def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
 
 
 def _is_numbered(name: str) -> bool:
+    """Whether a name was made for a column of a file without a header: `column 3`."""
     return name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal()
 
 
-def _column_for(role: ColumnRole, names: Sequence[str], named: Set[str], chosen: ColumnNames) -> str | None:
-    """The column of a role: as the caller chose, or the only one whose name says so; None if none does.
+def _column_for(role: ColumnRole, names: Sequence[str], chosen_names: Set[str], chosen: ColumnNames) -> str | None:
+    """The column of a role; None if there is none.
+
+    The first of these: the one that the caller chose, a default that is there, the only one whose name says the role.
 
     Raises:
         ConfigurationError: The names of several columns say so.
     """
-    own: str | None = getattr(chosen, role)
-    if own is None and chosen.defaults.get(role) in names:
-        own = chosen.defaults[role]
-    if own is not None:
-        return own
-    alike = [name for name in names if name not in named and may_be(role, name)]
-    if role == "id":
-        alike = [name for name in alike if not names_channel(name)] or alike
-    if len(alike) > 1:
+    chosen_name: str | None = getattr(chosen, role)
+    if chosen_name is None and chosen.defaults.get(role) in names:
+        chosen_name = chosen.defaults[role]
+    if chosen_name is not None:
+        return chosen_name
+    candidates = [name for name in names if name not in chosen_names and may_be(role, name)]
+    if role == "id":  # a channel's id names a feature: only if there is no other id
+        candidates = [name for name in candidates if not names_channel(name)] or candidates
+    if len(candidates) > 1:
         raise ConfigurationError(
-            f"the columns {listed(alike)} may each be the {role}: say which one ({role}), and which are the features "
-            f"(values); the columns are {listed(names)}"
+            f"the columns {listed(candidates)} may each be the {role}: say which one ({role}), and which are the "
+            f"features (values); the columns are {listed(names)}"
         )
-    return alike[0] if alike else None
+    return candidates[0] if candidates else None
 
 
 def has_ids(names: Sequence[str]) -> bool:
@@ -215,16 +233,22 @@ def has_ids(names: Sequence[str]) -> bool:
 
 
 def names_channel(name: str) -> bool:
-    """Whether a column of this name says what the value in each row is, as in a melted table."""
+    """Whether a column's name says that its cells name the feature of the row, as `sensor` in a melted table."""
     return _CHANNEL.fullmatch(_plain(name)) is not None
 
 
 def may_be(role: ColumnRole, name: str) -> bool:
     """Whether a name says that its column has a role."""
-    plain = _plain(name)
-    is_id = role == "id" and plain.endswith("_id") and plain not in _NAMES["time"] and not _COUNT.fullmatch(plain)
-    return plain in _NAMES[role] or is_id
+    normalized = _plain(name)
+    is_id = (
+        role == "id"
+        and normalized.endswith("_id")
+        and normalized not in _NAMES["time"]
+        and not _COUNT.fullmatch(normalized)
+    )
+    return normalized in _NAMES[role] or is_id
 
 
 def _plain(name: str) -> str:
+    """A column name in lower case, with underscores for blanks and hyphens."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

@@ -1,4 +1,4 @@
-"""Labelled sequences from a file: JSON Lines, the UEA/UCR archive's `.ts`, and Parquet where pyarrow is installed.
+"""Reads labelled sequences from a file: JSON Lines, the UEA/UCR archive's `.ts`, CSV, and Parquet with pyarrow.
 
 | file | one record |
 |---|---|
@@ -8,7 +8,8 @@
 | `.csv`, `.csv.gz`, `.tsv`, `.parquet` without `steps` | the rows with one id, a step each (`long_table`) |
 
 A label is one string, for a multi-label model several, for a per-step model one for each step. An error names the file
-and the line; `read` reports the first 20 bad records of a file at once, `entries` continues after each.
+and the line. `entries` yields a bad record as a `BadRecord` and continues; `read` raises one error at the first bad
+record, which reports up to 20 bad ones of the file.
 """
 
 from __future__ import annotations
@@ -45,35 +46,35 @@ from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_in
 from lengthwise.wrong_values import counted
 
 __all__ = ["BadRecord", "ColumnNames", "Label", "Reading", "Record", "StepKind"]  # and the functions below
-_NAMES: Final = b"lengthwise.names"  # of the features as JSON, in the metadata of a Parquet file of records
+_NAMES: Final = b"lengthwise.names"  # key in a Parquet file's metadata: the names of the features, a list as JSON
 MOST_REPORTED: Final = 20  # bad records that one error names
 _SINGLE: Final = "give a single sequence a column id with one value"
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is read."""
+    """How a file is read: what its columns are, what is cut off, and who is told."""
 
-    columns: ColumnNames = field(default_factory=ColumnNames)  # that the user names
+    columns: ColumnNames = field(default_factory=ColumnNames)  # the columns that the user names
     channels_first: bool = False  # whether steps are `[features, length]`
     per_step: bool | None = None  # whether each step has a label, also where all are equal; None if it is not known
-    ids_are_needed: bool = True  # by a file with a row for each step
-    say: Callable[[str], object] = lambda _line: None  # called with what the columns were taken as, as a line
-    warn: Callable[[str], object] = lambda _line: None  # called with what the user should change
+    ids_are_needed: bool = True  # False: a table without ids is one sequence
+    say: Callable[[str], object] = lambda _line: None  # called with the roles of the columns, as a line for the user
+    warn: Callable[[str], object] = lambda _line: None  # called with what the user should change, as a line
     how_to_name: str = ""  # ends an error about columns
-    padding: Padding | None = None  # which tails are cut off
-    taken: Callable[[Roles], object] = lambda _roles: None  # called with what the columns were taken as
+    padding: Padding | None = None  # what is cut off the end of each sequence
+    taken: Callable[[Roles], object] = lambda _roles: None  # called with the roles of the columns
 
 
 _PLAIN: Final = Reading()
-_UCR: Final = re.compile(r"_(TRAIN|TEST)\.tsv$")  # of the archive: no header, a row for each sequence
-_UCR_LABEL: Final = f"{NO_HEADER}1"
+_UCR: Final = re.compile(r"_(TRAIN|TEST)\.tsv$")  # files of the UCR archive: no header, a row for each sequence
+_UCR_LABEL: Final = f"{NO_HEADER}1"  # whose first column is the label
 _AS_ARRAYS: Final = (
     "in Python, lengthwise_export.train(spec, arrays, labels) and Model.predict(arrays) take arrays: "
     "data = numpy.load(FILE); list(data['X'])"
 )
 _AS_CSV: Final = "table.to_csv('data.csv', index=False) writes a table with a row for each step"
-_CURES: Final = {
+_CURES: Final = {  # how to read a file of another format, by its suffix
     **dict.fromkeys((".npz", ".npy"), _AS_ARRAYS),
     **dict.fromkeys((".xlsx", ".xls"), f"table = pandas.read_excel(FILE); {_AS_CSV}"),
     **dict.fromkeys((".pkl", ".pickle"), f"table = pandas.read_pickle(FILE), if you trust the file; {_AS_CSV}"),
@@ -87,7 +88,7 @@ _CURES: Final = {
 
 
 def locate(name: str) -> Path:
-    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel.
+    """The path of a data file. `aeon:NAME_TRAIN` is a file in the wheel of aeon; any other name is a path.
 
     Raises:
         ConfigurationError: There is no such file or data set, or aeon is not installed.
@@ -115,17 +116,17 @@ def read(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record]:
-    """The records of a file in its order; errors as those of `valid_records`."""
+    """Yields the records of a file in its order; raises at the first bad one, as `valid_records`."""
     return valid_records(entries(path, kind, reading=reading), check)
 
 
 def valid_records(
     entries: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
 ) -> Iterator[Record]:
-    """The records of a file, up to the first bad one; `check` raises for records that are bad for another reason.
+    """Yields the records up to the first bad one. `check` raises a ConfigurationError for a record that it refuses.
 
     Raises:
-        RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of all.
+        RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of the file.
     """
     checked = _checked(entries, check)
     for record in checked:
@@ -140,7 +141,7 @@ def read_all(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> list[Record]:
-    """The records of a file, at least one; `data` is as for `locate`, the others are as for `read`.
+    """The records of a file, at least one. `data` is a name as for `locate`; the other arguments are those of `read`.
 
     Raises:
         ConfigurationError: The file holds no record.
@@ -151,19 +152,22 @@ def read_all(
     return records
 
 
-def with_later_errors(first: RecordError, behind: Iterable[object]) -> str:
-    """The text of one error for a bad record and the `BadRecord`s that follow it: the first `MOST_REPORTED`."""
+def with_later_errors(first: RecordError, later_records: Iterable[object]) -> str:
+    """The text of one error for a bad record and the `BadRecord`s behind it; the first `MOST_REPORTED` are listed.
+
+    Reads `later_records` to their end.
+    """
     causes = Causes()
     causes.add(str(first))
     with suppress(ConfigurationError):  # if the file cannot be read to its end, the errors so far are still reported
-        for record in behind:
+        for record in later_records:
             if isinstance(record, BadRecord):
                 causes.add(str(record.error))
     return "\n".join(causes.lines(MOST_REPORTED))
 
 
 def _checked(entries: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
-    """Yields the records; one that fails the check, or has other features than the first, as a `BadRecord`.
+    """Yields the records; one that fails the check, or has not the number of features of the first, as a `BadRecord`.
 
     Raises:
         RecordError: Never leaves this function: the record is yielded as a `BadRecord`.
@@ -175,8 +179,8 @@ def _checked(entries: Iterator[Record | BadRecord], check: Callable[[Record], ob
                 if record.steps.ndim == 2:
                     count = int(record.steps.shape[1])
                     if features not in (None, count):
-                        why = f"{counted(count, 'feature')} a step, the records before have {features}"
-                        raise RecordError(f"{record.source_line}: {why}")
+                        reason = f"{counted(count, 'feature')} a step, the records before have {features}"
+                        raise RecordError(f"{record.source_line}: {reason}")
                     features = count
                 check(record)
             except ConfigurationError as error:
@@ -191,9 +195,10 @@ def entries(
     advance: Advance = lambda _share: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record | BadRecord]:
-    """The records of a file, with a `BadRecord` for each bad one.
+    """Yields the records of a file, and a `BadRecord` for each bad one.
 
-    Records may differ in their number of features: the first may be the wrong one.
+    Records may differ in their number of features: which one is right is not known here, as the first may be the bad
+    one.
 
     Raises:
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
@@ -214,13 +219,13 @@ def entries(
         records = _parquet(path, kind, advance, reading)
     else:
         endings = ", ".join((".jsonl", ".jsonl.gz", ".ts", ".parquet", *CSV_SUFFIXES))
-        cure = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
-        raise ConfigurationError(f"{path}: the name must end in one of {endings}{cure}")
+        advice = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
+        raise ConfigurationError(f"{path}: the name must end in one of {endings}{advice}")
     return (_arranged(record, reading) for record in records)
 
 
 def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
-    """A record with its steps first, and without padding."""
+    """The record with its steps as `[length, features]`, and without padding; a `BadRecord` if no step is left."""
     if isinstance(record, BadRecord):
         return record
     if reading.channels_first and record.steps.ndim == 2:
@@ -235,53 +240,59 @@ def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecor
 
 
 def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: Reading) -> Iterator[Record | BadRecord]:
-    """The records of a file with a row for each step, or for each sequence.
+    """Yields the records of a table, which is read in one block or several; its rows are steps, or whole sequences.
+
+    Calls `reading.say` and `reading.taken` for the first block.
 
     Raises:
         ConfigurationError: It is not clear what the columns are; the message begins with `path`.
     """
     for cells in blocks:
+        # The roles of the columns
         if _UCR.search(path.name) and _UCR_LABEL in cells.columns and reading.columns.row is None:
             reading = replace(reading, columns=replace(reading.columns, row="sequence", label=_UCR_LABEL))
         advice = _SINGLE if reading.ids_are_needed else None
-        how: dict[str, Any] = {"advice_for_single": advice, "per_step": reading.per_step}
+        row_options: dict[str, Any] = {"advice_for_single": advice, "per_step": reading.per_step}
         try:
-            sequences, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **how)
+            sequences, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **row_options)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
         reading.taken(roles)
-        count = (
-            f"; {counted(len(sequences), 'sequence')}" if len(cells.lines) * len(cells.columns) < BLOCK_CELLS else ""
-        )
-        reading.say(f"{path}: {roles}{count}")
-        for one in sequences:
-            row = one.problem[0] if one.problem else int(one.rows[0])
-            yield _record(one, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
-        columns = replace(reading.columns, id=roles.id)  # of the rows behind them, which may be few
+        is_whole = (
+            len(cells.lines) * len(cells.columns) < BLOCK_CELLS
+        )  # the only block: the number of sequences is known
+        count_text = f"; {counted(len(sequences), 'sequence')}" if is_whole else ""
+        reading.say(f"{path}: {roles}{count_text}")
+        # Its records
+        for sequence in sequences:
+            row = sequence.problem[0] if sequence.problem else int(sequence.rows[0])
+            yield _record(sequence, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
+        # Later blocks have the same column of ids: they may be too short to recognise it.
+        columns = replace(reading.columns, id=roles.id)
         reading = replace(reading, columns=columns, say=_PLAIN.say, taken=_PLAIN.taken)
 
 
-def _record(one: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
+def _record(sequence: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
     """The record of one sequence of a table; a `BadRecord` if the sequence cannot be used."""  # noqa: DOC501 - it returns them
     try:
-        if one.problem:
-            raise RecordError(f"{source_line}: {one.problem[1]}")
-        steps: NDArray[Any] = one.steps
+        if sequence.problem:
+            raise RecordError(f"{source_line}: {sequence.problem[1]}")
+        steps: NDArray[Any] = sequence.steps
         if kind == "tokens":
             if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
                 raise RecordError(f"{source_line}: a step is not a token id: one whole number from 0 in a row")
             steps = steps.astype(np.int64)
         else:
             steps = as_float32(steps, source_line)
-        return Record(one.id, steps, label_of(one.label, source_line), source_line, one.names)
+        return Record(sequence.id, steps, label_of(sequence.label, source_line), source_line, sequence.names)
     except RecordError as error:
-        return BadRecord(one.id, error)
+        return BadRecord(sequence.id, error)
 
 
 def _id_column(columns: TableColumns, reading: Reading) -> str | None:
-    """The column of ids by which a file may be read in blocks; None where all rows must be read first.
+    """The column of ids, by which a file can be read in blocks; None where all rows must be read at once.
 
-    They must unless it is known whether each step has a label.
+    They must if it is not known whether each step has a label: then all labels decide it.
     """
     with suppress(ConfigurationError):  # it is reported where the rows are read
         return None if reading.per_step is None else assign_roles(columns, reading.columns).id
@@ -289,7 +300,10 @@ def _id_column(columns: TableColumns, reading: Reading) -> str | None:
 
 
 def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
-    """The records of CSV files, a sequence each: its id is the file's name, its label a column's or its folder's.
+    """Yields the records of a folder with a CSV file for each sequence.
+
+    A record's id is the file's name without suffixes. Its label is that of the column of labels, or else the name of
+    the file's folder.
 
     Raises:
         ConfigurationError: The folder has no such file.
@@ -298,43 +312,52 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     if not files:
         raise ConfigurationError(f"{path}: a folder must have a file for each sequence ({', '.join(CSV_SUFFIXES)})")
     say = reading.say
-    about = f"{path}: {counted(len(files), 'file')}, each as "
-    reading = replace(reading, ids_are_needed=False, say=lambda line: say(about + line))
+    prefix = f"{path}: {counted(len(files), 'file')}, each as "
+    reading = replace(reading, ids_are_needed=False, say=lambda line: say(prefix + line))
     for count, file in enumerate(files):
         advance(count / len(files))
         for record in _table(file, kind, read_csv(file), reading):
-            other: dict[str, Any] = {"id": str(file.relative_to(path)).partition(".")[0]} if record.id == "0" else {}
+            fields: dict[str, Any] = {"id": str(file.relative_to(path)).partition(".")[0]} if record.id == "0" else {}
             if isinstance(record, Record) and record.label is None and file.parent != path:
-                other["label"] = file.parent.name
-            yield replace(record, **other)
+                fields["label"] = file.parent.name
+            yield replace(record, **fields)
         reading = replace(reading, say=_PLAIN.say, taken=_PLAIN.taken)
 
 
-def _have(steps: Any, features: int) -> bool:
-    """Whether steps are lists of so many values."""
-    return isinstance(steps, list) and all(isinstance(step, list) and len(step) == features for step in steps)
+def _has_width(steps: Any, count: int) -> bool:
+    """Whether `steps` is a list of lists, each with so many values."""
+    return isinstance(steps, list) and all(isinstance(step, list) and len(step) == count for step in steps)
 
 
 def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
+    """Yields the records of a Parquet file: rows with a column `steps` of lists, or the rows of a table (`_table`).
+
+    Raises:
+        ConfigurationError: It cannot be read as Parquet, or pyarrow is not installed.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigurationError(f"{path}: reading Parquet needs pyarrow: {how_to_install('parquet')}") from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        own = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
+        feature_names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
     except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
-    names = file.schema_arrow.names
-    if names.count("steps") != 1 or not hasattr(file.schema_arrow.field("steps").type, "value_type"):
+    column_names = file.schema_arrow.names
+    if column_names.count("steps") != 1 or not hasattr(file.schema_arrow.field("steps").type, "value_type"):
         yield from _table(path, kind, [TextColumns(columns_of(file.read()) or TableColumns(), [], {})], reading)
         return
-    columns = [name for name in ("id", "steps", "label") if name in names]
-    index = 0
+    columns = [name for name in ("id", "steps", "label") if name in column_names]
+    index = 0  # of the record in the file
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():
             advance(index / file.metadata.num_rows)
-            if isinstance(own, list) and reading.columns.inputs != () and _have(fields["steps"], len(own)):
-                fields["steps"] = [dict(zip(own, step, strict=True)) for step in fields["steps"]]
+            if (
+                isinstance(feature_names, list)
+                and reading.columns.inputs != ()
+                and _has_width(fields["steps"], len(feature_names))
+            ):
+                fields["steps"] = [dict(zip(feature_names, step, strict=True)) for step in fields["steps"]]
             yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
             index += 1

@@ -7,6 +7,9 @@
 | a table of pandas, Polars or Arrow with a column `steps` | a row |
 | such a table with a row for each step | the rows with one id (`long_table`) |
 | a list column of Arrow or Polars | a row |
+
+Reading goes in two stages. `_entries` splits the data to *entries*, one for each sequence: an array-like, a table, or
+an object such as `{"id": "a", "steps": [[0.1], [0.2]]}`. `_sequence` makes an `InputSequence` of each.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ log = logging.getLogger("lengthwise.data")
 
 T = TypeVar("T")
 
-_FEWEST_KEYS: Final = 5  # tables in which a column with one whole number each, all different, holds keys
+_FEWEST_KEYS: Final = 5  # groups from which on a column with one value for each group counts as the group key
 _HOW_TO_NAME: Final = (
     ': lengthwise.sequences(table, id="trip", time="when", label="kind", values=["x", "y"]) names columns'
 )
@@ -47,7 +50,7 @@ _FIELDS: Final = ITEM_FIELDS | {"label"}
 
 @dataclass(frozen=True, slots=True)
 class InputSequence:
-    """One sequence of a caller."""
+    """One sequence of a caller, as arrays; not yet checked against a model."""
 
     steps: NDArray[Any]  # float32 with NaN for a missing value, or `[length]` whole numbers
     id: str | None = None
@@ -57,17 +60,17 @@ class InputSequence:
     names: tuple[str, ...] | None = None  # of the features, in their order, if it came with names
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
-        """The sequence with its features in the order of `names`, without others; unchanged where either has no names.
+        """The sequence with its features in the order of `names`, without others; itself if either has no names.
 
         Raises:
             ValueError: Some names are missing.
         """
         if not names or self.names is None or names == self.names:
             return self
-        if (why := why_other(self.names, names)) is not None:
-            raise ValueError(why)
-        columns = dict(zip(self.names, self.steps.reshape(len(self.steps), len(self.names)).T, strict=True))
-        return replace(self, steps=np.stack([columns[name] for name in names], axis=1), names=names)
+        if (problem := why_other(self.names, names)) is not None:
+            raise ValueError(problem)
+        column_of_name = dict(zip(self.names, self.steps.reshape(len(self.steps), len(self.names)).T, strict=True))
+        return replace(self, steps=np.stack([column_of_name[name] for name in names], axis=1), names=names)
 
 
 class InputSequences(list[InputSequence]):
@@ -84,14 +87,20 @@ class InputSequences(list[InputSequence]):
 
     @property
     def labels(self) -> list[Any]:
-        """The label of each sequence, None where there is none; if one has a label for each step, all have."""
-        if not any(isinstance(one.label, list) for one in self):
-            return [one.label for one in self]
-        return [one.label if isinstance(one.label, list | None) else [one.label] * len(one.steps) for one in self]
+        """The label of each sequence, or None.
+
+        If some sequence has a label for each step, all have a list: a single label is repeated for each step.
+        """
+        if not any(isinstance(sequence.label, list) for sequence in self):
+            return [sequence.label for sequence in self]
+        return [
+            sequence.label if isinstance(sequence.label, list | None) else [sequence.label] * len(sequence.steps)
+            for sequence in self
+        ]
 
     def __repr__(self) -> str:
         """`<lengthwise.InputSequences: 80 of 7 to 29 steps; id 'run', time 't', label 'state', features 'x', 'y'>`."""
-        lengths = [len(one.steps) for one in self]
+        lengths = [len(sequence.steps) for sequence in self]
         steps = f" of {min(lengths)} to {max(lengths)} steps" if lengths else ""
         return f"<lengthwise.InputSequences: {len(self)}{steps}{self.taken and '; '}{self.taken}>"
 
@@ -150,21 +159,22 @@ def sequences_of(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> InputSequences:
-    """The sequences of a caller, in order; raises as `sequences`."""
+    """Reads a caller's sequences in their order; refuses all if one is wrong. Arguments and errors: see `sequences`."""
     entries, roles = read(data, layout, columns, padding=padding, ask=ask)
     return InputSequences(require_valid(entries), roles)
 
 
 def require_valid(results: Iterable[T | str]) -> list[T]:
-    """The results, if none of them is an error.
+    """The results, if none of them is a text that says why a sequence is wrong.
 
     Raises:
         InvalidSequences: Some are a text, which says why the sequence is wrong; it names each by its index.
     """
     entries = [*results]
-    if problems := [Problem(f"/sequences/{index}", one) for index, one in enumerate(entries) if isinstance(one, str)]:
+    problems = [Problem(f"/sequences/{index}", entry) for index, entry in enumerate(entries) if isinstance(entry, str)]
+    if problems:
         raise InvalidSequences(problems)
-    return [one for one in entries if not isinstance(one, str)]
+    return [entry for entry in entries if not isinstance(entry, str)]
 
 
 def read(
@@ -177,12 +187,20 @@ def read(
     per_step: bool | None = None,
     ask: bool = True,
 ) -> tuple[list[InputSequence | str], Roles | None]:
-    """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
+    """Reads a caller's sequences: each, or a text with the reason why it cannot be read; and the roles of the columns.
 
-    Where the names of the features are not known (`ColumnNames.inputs`), they are those of the first table. `features`
-    of a step are 0 for token ids, None if not known; `padding` behind each is cut off; `per_step`: see
-    `long_table.sequences`; `ask`: whether numbers that may be one sequence, or many of one step, are refused, and what
-    looks like padding is logged as a warning.
+    The roles are None if no entry is a table.
+
+    Args:
+        data: See the module.
+        layout: See `sequences`.
+        columns: The columns that the caller names. Without `ColumnNames.inputs`, the names of the features are those of
+            the first table.
+        features: How many a step has; 0 for token ids, None if not known.
+        padding: What is cut off the end of each sequence.
+        per_step: Whether each step has a label of its own; see `long_table.sequences`.
+        ask: Whether to refuse numbers that may be one sequence or many of one step, and to log a warning about steps
+            that look like padding.
 
     Raises:
         ConfigurationError: `layout` or `padding` is not a word for one, or it is not clear what the columns are.
@@ -191,6 +209,7 @@ def read(
         if word not in words:
             raise ConfigurationError(f"{name} must be one of {', '.join(map(str, words))}, got {word!r}")
     names = columns or ColumnNames()
+    # Entries by the form of the data: no table, a row for each sequence in a column `steps`, any other table
     table = columns_of(data)
     entries: Iterable[Any]
     roles = data.roles if isinstance(data, InputSequences) else None
@@ -204,17 +223,18 @@ def read(
         roles = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
     else:
         try:
-            rows, roles = table_sequences.sequences(table, names, per_step=per_step)
+            row_sequences, roles = table_sequences.sequences(table, names, per_step=per_step)
         except ConfigurationError as error:
             how = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
             raise ConfigurationError(f"{error}{how}") from error
-        entries = ({"id": one.id if roles.id else None, "steps": one} for one in rows)
+        entries = ({"id": sequence.id if roles.id else None, "steps": sequence} for sequence in row_sequences)
+    # Sequences of the entries
     results: list[InputSequence | str] = []
     for entry in entries:
         try:
-            one, own_roles = _sequence(entry, layout, names)
-            roles, names = roles or own_roles, replace(names, inputs=names.inputs or one.names)
-            without_tail = tails.without_padding(one.in_order(names.inputs), padding)
+            sequence, own_roles = _sequence(entry, layout, names)
+            roles, names = roles or own_roles, replace(names, inputs=names.inputs or sequence.names)
+            without_tail = tails.without_padding(sequence.in_order(names.inputs), padding)
         except (ValueError, ConfigurationError) as error:
             results.append(str(error))
         else:
@@ -225,19 +245,19 @@ def read(
 
 
 def _refuse_doubt(data: Any, results: list[InputSequence | str], features: int | None) -> None:
-    """Warns of what looks like padding; refuses numbers that may be one sequence, or many of one step.
+    """Logs a warning of what looks like padding; refuses numbers that may be one sequence, or many of one step.
 
     Raises:
         InvalidSequences: They are such numbers; the message says how to write either.
     """
-    for doubt in tails.doubts([one.steps for one in results if isinstance(one, InputSequence)]):
+    for doubt in tails.doubts([sequence.steps for sequence in results if isinstance(sequence, InputSequence)]):
         log.warning("%s", doubt)
     if len(results) < 2 or features not in (None, 1) or isinstance(data, Mapping):
         return
-    for one in results:
-        if isinstance(one, str) or one.id is not None or one.steps.shape != (1,):
+    for sequence in results:
+        if isinstance(sequence, str) or sequence.id is not None or sequence.steps.shape != (1,):
             return
-        if features is None and one.steps.dtype.kind != "f" and not hasattr(data, "ndim"):  # perhaps token ids
+        if features is None and sequence.steps.dtype.kind != "f" and not hasattr(data, "ndim"):  # perhaps token ids
             return
     raise InvalidSequences(
         [
@@ -251,7 +271,7 @@ def _refuse_doubt(data: Any, results: list[InputSequence | str], features: int |
 
 
 def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
-    """The entries of what a caller passed, one for each sequence.
+    """Splits what a caller passed to entries, one for each sequence.
 
     Raises:
         InvalidSequences: It has no entries, or is itself one sequence.
@@ -263,9 +283,10 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
     if hasattr(type(data), "groups") and is_of(data, "pandas"):
         return _groups(data, columns, map(str, getattr(data, "exclusions", ())))
     if type(data).__name__ == "GroupBy" and is_of(data, "polars"):
-        parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in data.by)
-        by = [part if isinstance(part, str) else part.meta.output_name() for part in parts]
-        return _groups(data, columns, by)
+        # `data.by` has names, expressions, and lists of them.
+        keys = chain.from_iterable(key if isinstance(key, list | tuple) else [key] for key in data.by)
+        key_names = [key if isinstance(key, str) else key.meta.output_name() for key in keys]
+        return _groups(data, columns, key_names)
     if is_of(data, "pyarrow") and hasattr(data, "to_pylist"):
         return of_arrow(data)
     if type(data).__name__ == "LazyFrame":
@@ -295,34 +316,45 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
 
 
 def _tables(data: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]] | None:
-    """The entries of a list of tables, or of (name, table) pairs; None for any other data."""
-    pairs = [one if type(one) is tuple and len(one) == 2 else (None, one) for one in data] if type(data) is list else ()
-    is_table = len(pairs) > 1 and all(columns_of(part) is not None for _, part in pairs)
-    return _groups(pairs, columns) if is_table else None
+    """The entries of a list of tables, or of `(name, table)` pairs; None for any other data, and for a single table."""
+    if type(data) is not list:
+        return None
+    pairs = [entry if type(entry) is tuple and len(entry) == 2 else (None, entry) for entry in data]
+    are_tables = len(pairs) > 1 and all(columns_of(table) is not None for _, table in pairs)
+    return _groups(pairs, columns) if are_tables else None
 
 
-def _groups(parts: Iterable[tuple[Any, Any]], columns: ColumnNames, by: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
-    """An entry for each group, with its name as the id; the columns of the group keys are left out."""
-    tables = [(name, rows if (table := columns_of(rows)) is None else table) for name, rows in parts]
-    read = [(name, table) for name, table in tables if isinstance(table, TableColumns)]
+def _groups(
+    groups: Iterable[tuple[Any, Any]], columns: ColumnNames, key_names: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Yields an entry for each `(name, table)` of the groups: the name is the id, columns of group keys are left out.
+
+    `key_names`: columns that are known to be group keys; others are recognised (`_is_key`).
+    """
+    tables = [(name, rows if (table := columns_of(rows)) is None else table) for name, rows in groups]
+    readable = [(name, table) for name, table in tables if isinstance(table, TableColumns)]
     names = {*columns.all, *(columns.inputs or ())}
-    keys = {*by, *(name for name in (read[0][1] if len(read) > 1 else ()) if _is_key(name, read))} - names
+    candidates = readable[0][1] if len(readable) > 1 else ()
+    keys = {*key_names, *(name for name in candidates if _is_key(name, readable))} - names
     for name, table in tables:
-        several = name if isinstance(name, tuple) and len(name) == 1 else (name,)
+        key_values = name if isinstance(name, tuple) and len(name) == 1 else (name,)
         steps = table.without(keys - table.levels) if isinstance(table, TableColumns) else table
-        yield {"id": None if name is None else str(several[0]), "steps": steps}
+        yield {"id": None if name is None else str(key_values[0]), "steps": steps}
 
 
-def _is_key(column: str, parts: Sequence[tuple[Any, TableColumns]]) -> bool:
-    """Whether a column is a group key: it has the group's name, or one value for each group that no other group has."""
-    cells = [{*map(str, table.get(column, ()))} for _, table in parts]
-    names = [{*map(str, name if isinstance(name, tuple) else (name,))} for name, _ in parts]
-    if all(own <= name for own, name in zip(cells, names, strict=True)):
+def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
+    """Whether a column is a group key.
+
+    In every group it has the group's name (or a part of it), or one value that no other group has.
+    """
+    values_of_group = [{*map(str, table.get(column, ()))} for _, table in groups]
+    names_of_group = [{*map(str, name if isinstance(name, tuple) else (name,))} for name, _ in groups]
+    if all(values <= name for values, name in zip(values_of_group, names_of_group, strict=True)):
         return True
-    texts = [text for own in cells for text in own]
-    is_one_for_each = len(texts) == len({*texts}) == len(cells)
+    texts = [text for values in values_of_group for text in values]
+    is_one_for_each = len(texts) == len({*texts}) == len(values_of_group)
     has_fractions = any("." in text for text in texts)  # such numbers are values
-    return is_one_for_each and len(cells) >= _FEWEST_KEYS and not has_fractions
+    return is_one_for_each and len(values_of_group) >= _FEWEST_KEYS and not has_fractions
 
 
 def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
@@ -332,7 +364,7 @@ def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
 
 
 def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSequence, Roles | None]:
-    """Reads one entry as a sequence; if it is a table, also returns the roles of its columns.
+    """Makes a sequence of one entry; also returns the roles of its columns if it is a table, else None.
 
     Raises:
         ValueError: It has no numbers, another form, or a field that is not known.
@@ -365,6 +397,11 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
 
 
 def _identifier(value: Any) -> str | None:
+    """The id as a string, whole numbers as their digits; None if there is none.
+
+    Raises:
+        ValueError: It is of another type, or cannot be written as UTF-8.
+    """
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(value)
     if value is not None and not isinstance(value, str):
@@ -377,6 +414,11 @@ def _identifier(value: Any) -> str | None:
 
 
 def _mask(fields: Mapping[str, Any], name: str) -> list[bool] | None:
+    """The mask of this field as a list of booleans; None if there is none.
+
+    Raises:
+        ValueError: It is no list of booleans.
+    """
     mask = fields.get(name)
     if mask is None:
         return None

@@ -1,4 +1,4 @@
-"""A table with one row for each step, as sequences: which column is what, and which rows belong together.
+"""Reads a table with one row for each step as sequences: which column is what, and which rows belong together.
 
 ```
 id  t  value  label         columns by their names (`assign_roles`) ->  rows with one id, in the order of the time
@@ -7,8 +7,8 @@ a   1  0.3    calm                                                 b: [[0.2]], s
 b   0  0.2    storm
 ```
 
-Rows of one sequence at one time are steps that follow each other, unless a column tells them apart: then each is one
-value of a step, and the error asks, and shows the `pivot`.
+Rows of one sequence at one time follow each other as steps. But if a column tells them apart, as in a melted table,
+each row is one value of a step: the error asks, and shows the `pivot` that makes a row for each step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COMMA: Final = (
     "writes points"
 )
 _AS_TEXT: Final = "; if it is a list that was written as text, write lists of numbers"
-_MOST_SHOWN: Final = 40
+_MOST_SHOWN: Final = 40  # characters of a cell in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +43,25 @@ class LongSequence:
     """One sequence of a table."""
 
     id: str  # `"0"` where the table has no ids
-    rows: NDArray[np.intp]  # `[length]`, in the order of their times
-    steps: NDArray[Any]  # `[length, features]`, or `[length]` of one; NaN where missing
-    label: Any = None  # or one for each step, where those of some sequence differ
-    problem: tuple[int, str] | None = None  # the row and why it cannot be read
-    roles: Roles | None = None  # of its table
+    rows: NDArray[np.intp]  # `[length]`: the table's row of each step
+    steps: NDArray[Any]  # `[length, features]`, or `[length]` of one feature; NaN for a missing value
+    label: Any = None  # or a list with one for each step
+    problem: tuple[int, str] | None = None  # the first bad row, and why it cannot be read
+    roles: Roles | None = None  # of the table's columns
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The names of the features; None where they have none, such as those in one column of lists."""
-        is_one_list = self.roles is not None and self.roles.row == "sequence" and len(self.roles.values) == 1
-        return None if self.roles is None or is_one_list else self.roles.names
+        """The names of the features; None if they have none, as features in the cells of one column."""
+        is_in_cells = self.roles is not None and self.roles.row == "sequence" and len(self.roles.values) == 1
+        return None if self.roles is None or is_in_cells else self.roles.names
 
 
 def one_sequence(
     columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
 ) -> LongSequence:
-    """Reads a table of one sequence: all rows, in the order of their times. A column of ids is left out.
+    """Reads a table as one sequence: all rows, in the order of their times. `wrong`: rows that cannot be read, and why.
+
+    A column of ids has no meaning, if all are the same.
 
     Raises:
         ConfigurationError: The rows have several ids.
@@ -79,11 +81,17 @@ def sequences(
     advice_for_single: str | None = "put the table of a single sequence in a list",
     per_step: bool | None = None,
 ) -> tuple[list[LongSequence], Roles]:
-    """The sequences of a table, by their first rows, and what each column is; `wrong`: why rows cannot be read.
+    """Reads the sequences of a table, in the order of their first rows, and the role of each column.
 
-    `advice_for_single` tells the caller what to do with the table of a single sequence; None: a table without ids is
-    one. `per_step`: whether a step has a label of its own. None: where a sequence has several. False: where most have;
-    in the others, a label that is not the usual one of its sequence is a problem.
+    Args:
+        columns: The table.
+        chosen: The columns that the caller names.
+        wrong: The rows that cannot be read, each with the reason; they become problems of their sequences.
+        advice_for_single: Ends the error for a table without ids: what to do if it is a single sequence. None: such a
+            table is taken as a single sequence.
+        per_step: Whether each step has a label of its own. True: it has. None: it has if some sequence has several
+            labels. False: it has if most sequences have several; if fewer do, a label that differs from the usual one
+            of its sequence is a problem.
 
     Raises:
         ConfigurationError: The table has no row, no column of ids, or each row has an id of its own.
@@ -112,38 +120,47 @@ def sequences(
 def _sequences(
     columns: TableColumns, roles: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
 ) -> list[LongSequence]:
-    """The sequence of each id, in the order of their first rows; its steps in the order of time."""
+    """The sequence of each id, in the order of their first rows; the steps of each in the order of the time."""
+    # Rows by sequence and time
     count = len(columns[roles.values[0]])
     ids = ["0"] * count if roles.id is None else ids_of(columns[roles.id], roles.id)
     numbers_of_ids = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    of_row = np.array([numbers_of_ids[name] for name in ids], dtype=np.intp)
-    order = _order(of_row, columns, roles)
-    bounds = np.searchsorted(of_row[order], np.arange(len(numbers_of_ids) + 1))
-    numbers = [feature_of(columns[name], name) for name in roles.values]
+    sequence_of_row = np.array([numbers_of_ids[name] for name in ids], dtype=np.intp)
+    order = _order(sequence_of_row, columns, roles)
+    bounds = np.searchsorted(sequence_of_row[order], np.arange(len(numbers_of_ids) + 1))
+    # Values, and why rows cannot be read: by the first feature, unless `wrong_rows` has it
+    numbers_and_reasons = [feature_of(columns[name], name) for name in roles.values]
     wrong: dict[int, str] = {}
-    for _, bad in reversed(numbers):
+    for _, bad in reversed(numbers_and_reasons):
         wrong |= bad
     wrong |= wrong_rows
-    arrays = [array for array, _ in numbers]
+    arrays = [array for array, _ in numbers_and_reasons]
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
-    parts = [order[start:end] for start, end in pairwise(bounds)]
+    rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
     labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
-    kinds = [Counter(str(labels[row]) for row in part if labels[row] is not None) for part in parts] if labels else []
-    several = sum(len(kind) > 1 for kind in kinds)
-    each_step = several > 0 if per_step is None else per_step or 2 * several > len(parts)
+    # How often each label is there in each sequence
+    label_counts = (
+        [Counter(str(labels[row]) for row in part if labels[row] is not None) for part in rows_of_sequence]
+        if labels
+        else []
+    )
+    mixed_count = sum(len(kind) > 1 for kind in label_counts)
+    is_per_step = mixed_count > 0 if per_step is None else per_step or 2 * mixed_count > len(rows_of_sequence)
     result = []
-    for number, (name, part) in enumerate(zip(numbers_of_ids, parts, strict=True)):
+    for number, (name, part) in enumerate(zip(numbers_of_ids, rows_of_sequence, strict=True)):
         problem = next(((row, wrong[row]) for row in part.tolist() if row in wrong), None) if wrong else None
         label: Any = None
-        if labels and each_step:
+        if labels and is_per_step:
             label = [labels[row] for row in part]
-        elif labels and kinds[number]:
-            usual = kinds[number].most_common(1)[0][0]  # labels of any type are compared as texts
-            label = next(labels[row] for row in part if str(labels[row]) == usual)
-            odd = next((row for row in part.tolist() if str(labels[row]) not in ("None", usual)), None)
-            if odd is not None and problem is None:
-                why = f"sequence {name!r} has the label {labels[odd]!r}, and {label!r} in its other rows: correct it"
-                problem = odd, f'{why} (labels of steps are for task = "per-step")'
+        elif labels and label_counts[number]:
+            usual_label = label_counts[number].most_common(1)[0][0]  # labels of any type are compared as texts
+            label = next(labels[row] for row in part if str(labels[row]) == usual_label)
+            odd_row = next((row for row in part.tolist() if str(labels[row]) not in ("None", usual_label)), None)
+            if odd_row is not None and problem is None:
+                why = (
+                    f"sequence {name!r} has the label {labels[odd_row]!r}, and {label!r} in its other rows: correct it"
+                )
+                problem = odd_row, f'{why} (labels of steps are for task = "per-step")'
         result.append(LongSequence(name, part, values[part], label, problem, roles))
     return result
 
@@ -163,79 +180,91 @@ def ids_of(cells: Cells, name: str) -> list[str]:
     return ids
 
 
-def _order(of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDArray[np.intp]:
-    """The row numbers, sorted by sequence and then by time.
+def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDArray[np.intp]:
+    """The row numbers, sorted by sequence and then by time (a stable sort).
 
     Raises:
         ConfigurationError: Two rows of a sequence have the same time, and are not in its order.
     """
-    as_they_stand: NDArray[np.intp] = np.argsort(of_row, kind="stable")
+    row_order: NDArray[np.intp] = np.argsort(sequence_of_row, kind="stable")
     if roles.time is None:
-        return as_they_stand
+        return row_order
     keys = sortable(columns[roles.time], roles.time)
-    order: NDArray[np.intp] = np.lexsort((keys, of_row))
-    together = of_row[order]
-    equal = (keys[order][1:] == keys[order][:-1]) & (together[1:] == together[:-1])
-    if equal.any():
-        moments = np.empty_like(of_row)
-        moments[order] = np.cumsum(np.append(0, ~equal))
+    order: NDArray[np.intp] = np.lexsort((keys, sequence_of_row))
+    sorted_sequences = sequence_of_row[order]
+    has_equal_time = (keys[order][1:] == keys[order][:-1]) & (sorted_sequences[1:] == sorted_sequences[:-1])
+    if has_equal_time.any():
+        moments = np.empty_like(sequence_of_row)
+        moments[order] = np.cumsum(np.append(0, ~has_equal_time))
         _require_one_row_a_step(columns, roles, moments)
-    pairs = (
-        [] if np.array_equal(order, as_they_stand) else [order[start : start + 2] for start in np.flatnonzero(equal)]
-    )
-    row = next((pair[1] for pair in pairs if any(cells[pair[0]] != cells[pair[1]] for cells in columns.values())), None)
-    if row is not None:
-        raise ConfigurationError(
-            f"rows of one sequence have the same {roles.time!r} ({where(columns[roles.time], row)} and another) and "
-            "are not in its order: which comes first? Sort the table, or name another column (time)"
-        )
+    # Where the table is not sorted by time, the order of two different rows of one time is not known.
+    is_sorted = np.array_equal(order, row_order)
+    ties = [] if is_sorted else [order[start : start + 2] for start in np.flatnonzero(has_equal_time)]
+    for first_row, second_row in ties:
+        if any(cells[first_row] != cells[second_row] for cells in columns.values()):
+            raise ConfigurationError(
+                f"rows of one sequence have the same {roles.time!r} ({where(columns[roles.time], second_row)} and "
+                "another) and are not in its order: which comes first? Sort the table, or name another column (time)"
+            )
     return order
 
 
 def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArray[np.intp]) -> None:
-    """Checks that a row is a whole step: that no column says which value of a step each row has.
+    """Checks that a row is a whole step: no column says which value of a step a row has, as in a melted table.
 
-    `moments [rows]` number the pairs of sequence and time. Such a column has few values; and it has the name of a
-    channel, or texts, or another value in each row of a moment, where most moments have several rows.
+    `moments [rows]` number the pairs of sequence and time; a moment with several rows is suspicious. A column that
+    tells the rows of a moment apart has few different values, and
+    - the name of a channel, or texts (`sure_columns`: alone or together); or
+    - in most moments as many values as rows (`possible_columns`: alone).
 
     Raises:
         ConfigurationError: A column does; the message names it, or several together, with the `pivot` that makes a row
             for each step.
     """
     sizes = np.bincount(moments)
-    most = int(sizes.max())
-    codes = {name: _codes(cells) for name, cells in columns.items() if name not in (roles.id, roles.time)}
-    few = [name for name, code in codes.items() if code.max() < max(most, len(sizes) // 2)]
-    sure = [name for name in few if names_channel(name) or (name != roles.label and not _has_numbers(columns[name]))]
-    maybe = [name for name in few if codes[name].max() == most - 1 and 2 * sizes[sizes > 1].sum() >= len(moments)]
-    for telling in [*([name] for name in (*sure, *maybe)), sure]:
-        apart = np.column_stack([moments, *(codes[name] for name in telling)])
-        if telling and len(np.unique(apart, axis=0)) == len(moments):
-            keys = [name for name in (roles.id, roles.time, roles.label) if name is not None and name not in telling]
-            values = [name for name in roles.values if name not in telling]
+    largest = int(sizes.max())
+    codes_of_column = {name: _codes(cells) for name, cells in columns.items() if name not in (roles.id, roles.time)}
+    # Columns by the reasons of the docstring
+    few_valued = [name for name, code in codes_of_column.items() if code.max() < max(largest, len(sizes) // 2)]
+    sure_columns = [
+        name for name in few_valued if names_channel(name) or (name != roles.label and not _has_numbers(columns[name]))
+    ]
+    possible_columns = [
+        name
+        for name in few_valued
+        if codes_of_column[name].max() == largest - 1 and 2 * sizes[sizes > 1].sum() >= len(moments)
+    ]
+    for columns_apart in [*([name] for name in (*sure_columns, *possible_columns)), sure_columns]:
+        combined = np.column_stack([moments, *(codes_of_column[name] for name in columns_apart)])
+        if columns_apart and len(np.unique(combined, axis=0)) == len(moments):
+            key_roles = (roles.id, roles.time, roles.label)
+            keys = [name for name in key_roles if name is not None and name not in columns_apart]
+            values = [name for name in roles.values if name not in columns_apart]
             raise ConfigurationError(
-                f"rows of one sequence have the same {roles.time!r} and differ in {listed(telling)}: is a row one "
-                f"value of a step? Then make a column of each, in pandas: table = table"
-                f"{'.reset_index()' * bool(columns.levels)}.pivot(index={keys}, columns={telling}, "
+                f"rows of one sequence have the same {roles.time!r} and differ in {listed(columns_apart)}: is a row "
+                f"one value of a step? Then make a column of each, in pandas: table = table"
+                f"{'.reset_index()' if columns.levels else ''}.pivot(index={keys}, columns={columns_apart}, "
                 f"values={repr(values[0]) if len(values) == 1 else values}).reset_index(). If a row is a step, leave "
-                f"{listed(telling)} out of the table"
+                f"{listed(columns_apart)} out of the table"
             )
 
 
 def _ask_about_channels(columns: TableColumns, roles: Roles) -> None:
-    """Looks for a feature that is named as a channel and has each of its values equally often in every sequence.
+    """Refuses a table without times in which a feature may be a channel: it may have a row for each value of a step.
 
-    Without a time such a table may have a row for each value of a step.
+    The feature is named as a channel, and each of its values is equally often in every sequence.
 
     Raises:
         ConfigurationError: There is one; the message names it, and asks whether a row is one value of a step.
     """
-    of_row = np.zeros(len(columns[roles.values[0]]), np.intp) if roles.id is None else _codes(columns[roles.id])
+    sequence_of_row = (
+        np.zeros(len(columns[roles.values[0]]), np.intp) if roles.id is None else _codes(columns[roles.id])
+    )
     for name in filter(names_channel, roles.values):
-        code = _codes(columns[name])
-        counts = np.zeros((of_row.max() + 1, code.max() + 1), np.intp)
-        np.add.at(counts, (of_row, code), 1)
-        if code.max() and (counts == counts[:, :1]).all() and counts.max() > 1:
+        codes = _codes(columns[name])
+        counts = np.zeros((sequence_of_row.max() + 1, codes.max() + 1), np.intp)
+        np.add.at(counts, (sequence_of_row, codes), 1)
+        if codes.max() and (counts == counts[:, :1]).all() and counts.max() > 1:
             raise ConfigurationError(
                 f"the column {name!r} has each of its values equally often in every sequence: is a row one value of a "
                 "step? Then say which column is the time (time). If it is a feature, name all features (values)"
@@ -243,17 +272,18 @@ def _ask_about_channels(columns: TableColumns, roles: Roles) -> None:
 
 
 def _codes(cells: Cells) -> NDArray[np.intp]:
-    """A number from 0 for each row, equal for equal cells."""
-    seen: dict[str, int] = {}
-    return np.array([seen.setdefault(str(cell), len(seen)) for cell in cells], dtype=np.intp)
+    """`[rows]`: a number from 0 for each cell; equal cells (as texts) have the same one."""
+    code_of_text: dict[str, int] = {}
+    return np.array([code_of_text.setdefault(str(cell), len(code_of_text)) for cell in cells], dtype=np.intp)
 
 
 def _has_numbers(cells: Cells) -> bool:
+    """Whether all cells are numbers, texts of numbers, or missing."""
     return isinstance(cells, np.ndarray) or all(is_number(str(cell)) for cell in cells)
 
 
 def sortable(cells: Cells, name: str) -> NDArray[Any]:
-    """The times of `[rows]` cells as numbers `[rows]`; each is a number or a date as in ISO 8601.
+    """Converts times to numbers `[rows]` that sort like them; a time is a number, or a date as in ISO 8601.
 
     Raises:
         ConfigurationError: A cell is missing, is neither a number nor a date, or only some have a time zone.
@@ -265,11 +295,11 @@ def sortable(cells: Cells, name: str) -> NDArray[Any]:
             raise ConfigurationError(f"row {int(missing.argmax())} has no time in the column {name!r}")
         return keys
     numbers, wrong = numbers_of(cells if isinstance(cells, Texts) else Texts(map(str, cells)), name)
-    odd = np.flatnonzero(np.isnan(numbers))
-    if not len(odd):
+    bad_rows = np.flatnonzero(np.isnan(numbers))
+    if not len(bad_rows):
         return numbers
-    if len(wrong) < len(cells):  # numbers, but for some
-        raise ConfigurationError(_no_time(cells, int(odd[0]), name))
+    if len(wrong) < len(cells):  # some are numbers: the others are wrong, not dates
+        raise ConfigurationError(_no_time(cells, int(bad_rows[0]), name))
     stamps: list[datetime] = []
     for row, cell in enumerate(cells):
         try:
@@ -285,6 +315,7 @@ def sortable(cells: Cells, name: str) -> NDArray[Any]:
 
 
 def _no_time(cells: Cells, row: int, name: str) -> str:
+    """The message for a cell that is no time."""
     return (
         f"{str(cells[row])[:_MOST_SHOWN]!r} in the column {name!r} ({where(cells, row)}) is neither a number nor a "
         "date such as 2024-05-31T09:30: name another column (time), or leave this one out of the table to keep the "
@@ -293,7 +324,7 @@ def _no_time(cells: Cells, row: int, name: str) -> str:
 
 
 def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers `[rows]` of a column, and for rows of a text file without one the reason.
+    """The numbers `[rows]` of a column, NaN if missing; and for each row of a text file that has none the reason.
 
     Raises:
         ConfigurationError: A column that is not of texts holds no numbers.
@@ -307,6 +338,7 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
                 return numbers, {}
         except ValueError:
             pass
+        # The message shows the first cell that is no number.
         present = [cell for cell in cells if not _is_missing(cell)]
         shown = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))
         raise ConfigurationError(no_numbers(name, shown))
@@ -328,20 +360,22 @@ def _hint(text: str) -> str:
 
 
 def no_numbers(name: str, cell: Any) -> str:
-    """The message for a column without numbers, of which `cell` is one; it may be the label."""
-    text, label = str(cell), ""
+    """The message for a column without numbers; `cell` is one of its cells. It may be the label, or lists as text."""
+    text, advice = str(cell), ""
     if text.startswith("["):
-        label = _AS_TEXT
+        advice = _AS_TEXT
     elif isinstance(cell, str):
-        label = f"; if it is the label, say label={name!r} (--column label={name})"
+        advice = f"; if it is the label, say label={name!r} (--column label={name})"
     return (
         f"the column {name!r} holds {text[:_MOST_SHOWN]!r}, a {type(cell).__name__}, and no numbers: say which columns "
-        f"are the features (values){label}"
+        f"are the features (values){advice}"
     )
 
 
 def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers `[rows]` of a feature's column, and for rows without one the reason; see `numbers_of`.
+    """The numbers `[rows]` of a feature's column, and for each row without one the reason, as `numbers_of`.
+
+    A text column without any number is refused: it is probably no feature.
 
     Raises:
         ConfigurationError: A column of a file holds words only.
@@ -355,7 +389,7 @@ def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
 
 
 def labels_of(cells: Cells, name: str) -> list[Any]:
-    """The labels in a column, None where one is missing.
+    """The labels in a column, each a text, a number or what the table has; None where one is missing.
 
     Raises:
         ConfigurationError: The column holds numbers with a fraction.
@@ -373,4 +407,5 @@ def labels_of(cells: Cells, name: str) -> list[Any]:
 
 
 def _is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NaN or a blank text."""
     return cell is None or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell.strip())

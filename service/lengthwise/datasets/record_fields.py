@@ -31,18 +31,18 @@ _NUMBERS: Final = frozenset((int, float, type(None)))
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sequence of a file."""
+    """One sequence of a data file; not yet checked against a model."""
 
-    id: str  # or the number of its record in the file, from 0
+    id: str  # without one in the file, the number of the record, from 0
     steps: Steps  # `[length, features]` float32, NaN if missing, or `[length]` ids
-    label: Label  # several if multi-label or per-step
+    label: Label  # a tuple if multi-label or per-step
     source_line: str  # `FILE:LINE`, for messages
     names: tuple[str, ...] | None = None  # of the features, in their order, if they came with names
 
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that cannot be used; its id as in `Record`."""
+    """A record that cannot be used; `id` as in `Record`, `error` has the file, the line and the reason."""
 
     id: str
     error: RecordError
@@ -51,12 +51,15 @@ class BadRecord:
 def read_record(
     fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None = None
 ) -> Record | BadRecord:
-    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong. `names`: see `rows_of`.
+    """Makes a record of the fields of a line or row; a `BadRecord` if it is wrong.
+
+    `index`: the number of the record, its id if it has none. `names`: the features of steps that are objects, see
+    `rows_of`.
 
     Raises:
         RecordError: Never leaves this function: it becomes a `BadRecord`.
     """
-    name = fields.get("id") if isinstance(fields, dict) else None
+    record_id = fields.get("id") if isinstance(fields, dict) else None
     try:
         if not isinstance(fields, dict):
             raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
@@ -65,37 +68,46 @@ def read_record(
             raise RecordError(f"{source_line}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
         if "steps" not in fields:
             raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
-        if name is not None and not isinstance(name, (str, int)):
+        if record_id is not None and not isinstance(record_id, (str, int)):
             raise RecordError(f"{source_line}: id must be a string")
-        steps, own = fields["steps"], None
+        steps, feature_names = fields["steps"], None
         if isinstance(steps, list) and steps and isinstance(steps[0], dict):
-            steps, own = rows_of(steps, () if kind == "tokens" else names)
+            steps, feature_names = rows_of(steps, () if kind == "tokens" else names)
         if not isinstance(steps, np.ndarray):
             steps = _tokens(steps, source_line) if kind == "tokens" else _values(steps, source_line)
         return Record(
-            str(index if name is None else name), steps, label_of(fields.get("label"), source_line), source_line, own
+            str(index if record_id is None else record_id),
+            steps,
+            label_of(fields.get("label"), source_line),
+            source_line,
+            feature_names,
         )
     except (RecordError, ValueError) as error:
         wrong = error if isinstance(error, RecordError) else RecordError(f"{source_line}: {error}")
-        return BadRecord(str(name if isinstance(name, (str, int)) else index), wrong)
+        return BadRecord(str(record_id if isinstance(record_id, (str, int)) else index), wrong)
 
 
 def label_of(label: Any, source_line: str) -> Label:
-    """One label or several, as strings; a number becomes its digits.
+    """A label as a string, or a list of labels as a tuple of strings; None if there is none.
 
     Raises:
         RecordError: It is neither a string nor a whole number, nor a list of them.
     """
     if label is None:
         return None
-    several = label if isinstance(label, list) else [label]
-    if any(isinstance(one, (bool, float)) or not isinstance(one, (str, int)) for one in several):
+    labels = label if isinstance(label, list) else [label]
+    if any(isinstance(value, (bool, float)) or not isinstance(value, (str, int)) for value in labels):
         raise RecordError(f"{source_line}: a label is a string or a whole number, or a list of them")
-    texts = tuple(str(one) for one in several)
+    texts = tuple(str(value) for value in labels)
     return texts if isinstance(label, list) else texts[0]
 
 
 def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
+    """The token ids of a sequence, `[length]`.
+
+    Raises:
+        RecordError: The steps are no list of token ids; the message names the first wrong one.
+    """
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{source_line}: steps must be a list of at least one token id")
     for step, token in enumerate(steps):
@@ -105,7 +117,9 @@ def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
 
 
 def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
-    """`[length, features]` float32, NaN for null, also for a step that is null; bare numbers are of one feature.
+    """The values of a sequence, `[length, features]` float32; a bare number is a step of one feature.
+
+    NaN for null, and in every feature of a step that is null.
 
     Raises:
         RecordError: The steps are not a list of lists of numbers, all of one length; the message names the first wrong
@@ -131,7 +145,7 @@ def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
 
 
 def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], source_line: str) -> NDArray[np.float32]:
-    """`[length, features]` float32. None and NaN are missing values; an infinite number is an error.
+    """Converts rows to `[length, features]` float32. None and NaN are missing values.
 
     Raises:
         RecordError: A number is not finite as float32.
@@ -148,7 +162,7 @@ def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], source_lin
 
 
 def label_mismatch(record: Record, task: Task) -> str | None:
-    """Why a record's label cannot be compared with an answer; None if it can, or if there is no label."""
+    """The reason why a record's label has not the form of the task; None if it has, or if there is no label."""
     label = record.label
     if label is None:
         return None
@@ -159,11 +173,14 @@ def label_mismatch(record: Record, task: Task) -> str | None:
     return f"{len(label)} labels for {len(record.steps)} steps" if is_step_missing else None
 
 
-def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
-    """The message for a label of a record that the model does not have; None if it has all of them."""
-    several = record.label if isinstance(record.label, tuple) else (record.label,)
-    unknown = next((label for label in several if label is not None and label not in labels), None)
+def unknown_labels(record: Record, labels: Sequence[str], owner: str = "the model's labels") -> str | None:
+    """The message for the first label of a record that is not in `labels`; None if all are.
+
+    `owner` names whose labels these are, for the message.
+    """
+    record_labels = record.label if isinstance(record.label, tuple) else (record.label,)
+    unknown = next((label for label in record_labels if label is not None and label not in labels), None)
     if unknown is None:
         return None
     which = f"these {len(labels)} are" if len(labels) <= _MOST_LISTED else f"of these {len(labels)} the first are"
-    return f"label {unknown[:40]!r} is none of {whose}; {which} {', '.join(map(repr, labels[:_MOST_LISTED]))}"
+    return f"label {unknown[:40]!r} is none of {owner}; {which} {', '.join(map(repr, labels[:_MOST_LISTED]))}"

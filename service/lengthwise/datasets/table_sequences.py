@@ -1,12 +1,14 @@
-"""A table as sequences: a row is a step (`long_table`), or a whole sequence.
+"""Reads a table as sequences: a row is a step (`long_table`), or a whole sequence.
 
 ```
 id  x           y           label       lists in cells: a column for each feature, or one of lists of steps
 a   [0.1, 0.2]  [1.0, 2.0]  calm   ->   a: [[0.1, 1.0], [0.2, 2.0]], calm
 
-id  t0   t1   t2   label                a column for each step: `row="sequence"`, or the columns are named as times
-a   0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells without a value behind the last are no steps
+id  t0   t1   t2   label                a column for each step: `row="sequence"`, or the columns are named as times a
+0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells without a value behind the last are no steps
 ```
+
+The second form is a *wide* table. `chosen` are the columns that the caller names.
 """
 
 from __future__ import annotations
@@ -32,31 +34,33 @@ from lengthwise.datasets.column_roles import (
 from lengthwise.datasets.tables import TableColumns, Texts, is_number, steps_array
 from lengthwise.errors import ConfigurationError
 
-_NUMBERED: Final = re.compile(r"(.*?)([ _.-]?)(\d{1,30})")  # the name of a column for one step
-_MOST_SHOWN: Final = 40
-_MOST_NAMES: Final = 20
-_FEWEST_STEPS: Final = 3  # columns of a table whose rows are sequences
+_NUMBERED: Final = re.compile(r"(.*?)([ _.-]?)(\d{1,30})")  # name of a step's column: `ax_3` is "ax", "_" and "3"
+_MOST_SHOWN: Final = 40  # characters of a value in a message
+_MOST_NAMES: Final = 20  # names in a message
+_FEWEST_STEPS: Final = 3  # columns of steps by which a wide table is recognised
 
 
 def sequences(
     columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] | None = None, **how: Any
 ) -> tuple[list[long_table.LongSequence], Roles]:
-    """The sequences of a table, and what each column is; arguments as those of `long_table.sequences`.
+    """Reads the sequences of a table, and the role of each column; arguments as those of `long_table.sequences`.
 
     Raises:
         ConfigurationError: It is not clear what the columns are, or one that is a feature holds words.
     """
     wrong = dict(wrong or {})
     chosen = _wide(columns, chosen)
+    # Columns with lists; those of the steps of a wide table are joined to one.
     lists = [name for name in lists_in(columns) if name not in chosen.all and not is_no_feature(name)]
     if not lists and chosen.row == "sequence":
         roles = assign_roles(columns, replace(chosen, inputs=None))
-        wide = chosen.values or _in_order(_of_times(roles.values) or roles.values)
-        cells = _in_lists(columns, wide, wrong)
-        columns = TableColumns([*columns.without({*wide}).items(), (VALUE, cells)])
+        step_columns = chosen.values or _in_order(_of_times(roles.values) or roles.values)
+        cells = _in_lists(columns, step_columns, wrong)
+        columns = TableColumns([*columns.without({*step_columns}).items(), (VALUE, cells)])
         lists, chosen = [VALUE], replace(chosen, values=None)
     if not lists:
         return long_table.sequences(columns, chosen, wrong, **how)
+    # Each row is a sequence: roles, ids and labels of its columns
     values = chosen.values or tuple(lists)
     inputs = chosen.inputs if len(values) > 1 else None  # the features in the cells of one column have no names
     roles = assign_roles(columns, replace(chosen, values=values, inputs=inputs))
@@ -65,9 +69,10 @@ def sequences(
     ids = None if roles.id is None else long_table.ids_of(columns[roles.id], roles.id)
     labels = None if roles.label is None else long_table.labels_of(columns[roles.label], roles.label)
     for name in roles.values if len(roles.values) > 1 else ():
-        word = next((one for cell in columns[name] if is_list(cell) for one in cell), None)
-        if isinstance(word, str):
-            raise ConfigurationError(long_table.no_numbers(name, word))
+        first_value = next((value for cell in columns[name] if is_list(cell) for value in cell), None)
+        if isinstance(first_value, str):
+            raise ConfigurationError(long_table.no_numbers(name, first_value))
+    # The sequence of each row, or its problem
     result = []
     for row in range(len(columns[lists[0]])):
         label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
@@ -87,13 +92,15 @@ def sequences(
 
 
 def _of_one_label(sequences: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
-    """The sequences. If each has one label that all of its steps repeat (as from `agg`), the label is that one."""
-    is_of_one = all(
-        isinstance(one.label, list) and len(one.label) == len(one.steps) and len({*map(str, one.label)}) == 1
-        for one in sequences
+    """Yields the sequences. If in each of them all steps have one label (as `agg` gives), it becomes the sequence's."""
+    has_repeated_labels = all(
+        isinstance(sequence.label, list)
+        and len(sequence.label) == len(sequence.steps)
+        and len({*map(str, sequence.label)}) == 1
+        for sequence in sequences
     )
-    for one in sequences:
-        yield replace(one, label=one.label[0]) if is_of_one else one
+    for sequence in sequences:
+        yield replace(sequence, label=sequence.label[0]) if has_repeated_labels else sequence
 
 
 def lists_in(columns: TableColumns) -> list[str]:
@@ -102,23 +109,27 @@ def lists_in(columns: TableColumns) -> list[str]:
 
 
 def is_list(cell: Any) -> bool:
-    """Whether a cell holds several values."""
+    """Whether a cell holds several values: a list, a tuple, an array, or a Polars series."""
     return isinstance(cell, list | tuple) or getattr(cell, "ndim", 0) > 0 or hasattr(cell, "to_list")
 
 
 def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Sequence[int]]:
-    """The steps of one row sorted by time, and the order of the sort: indices of the steps as they stood.
+    """The steps of one row, sorted by time, and the order of the sort: indices into the steps before it.
+
+    `cells` are those of the features and of the time, by column; `time` is None if the steps have no times.
 
     Raises:
         ValueError: A cell is not a list, a list is empty, or the lists differ in length.
     """
-    if (odd := next((name for name, cell in cells.items() if not is_list(cell)), None)) is not None:
-        raise ValueError(f"{odd!r} holds {str(cells[odd])[:_MOST_SHOWN]!r}, and lists in other rows")
+    if (scalar_name := next((name for name, cell in cells.items() if not is_list(cell)), None)) is not None:
+        raise ValueError(f"{scalar_name!r} holds {str(cells[scalar_name])[:_MOST_SHOWN]!r}, and lists in other rows")
     arrays = [steps_array(cell) for name, cell in cells.items() if name != time]
-    first, *others = cells
-    for name in others:
-        if len(cells[name]) != len(cells[first]):
-            raise ValueError(f"{name!r} has {len(cells[name])} values in its list, and {first!r} {len(cells[first])}")
+    first_name, *other_names = cells
+    for name in other_names:
+        if len(cells[name]) != len(cells[first_name]):
+            raise ValueError(
+                f"{name!r} has {len(cells[name])} values in its list, and {first_name!r} {len(cells[first_name])}"
+            )
     if not len(arrays[0]):
         raise ValueError("a sequence has at least one step")
     steps = np.column_stack(arrays) if len(arrays) > 1 else arrays[0]
@@ -129,10 +140,11 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Se
 
 
 def _wide(columns: TableColumns, chosen: ColumnNames) -> ColumnNames:
-    """What the caller names, and that a row is a sequence where the columns say so.
+    """The columns that the caller names; if the table is recognised as wide, also `row="sequence"` and the steps.
 
-    They do if there is no time, each row has an id of its own or a label, and numbered columns are named as times; or
-    if all others are numbered, and the rows have both, with ids that do not count them.
+    It is wide if it has no column of times, its ids are all different (or it has labels), and
+    - numbered columns are named as times (`t0`, `t1`, ...); or
+    - all other columns are numbered, and it has labels, and ids that are not just row numbers.
 
     Raises:
         ConfigurationError: The columns are steps of several names.
@@ -149,11 +161,11 @@ def _wide(columns: TableColumns, chosen: ColumnNames) -> ColumnNames:
         steps = [*roles.values]
     if len(steps) < _FEWEST_STEPS or len(ids) != len({*ids}) or not (ids or roles.label):
         return chosen
-    several = [*dict.fromkeys(numbered[name][1] for name in steps)]
-    if len(several) > 1 and not all(map(is_number, steps)):
-        names = several if len(several) <= _MOST_NAMES else "NAMES"
+    feature_names = [*dict.fromkeys(numbered[name][1] for name in steps)]
+    if len(feature_names) > 1 and not all(map(is_number, steps)):
+        names = feature_names if len(feature_names) <= _MOST_NAMES else "NAMES"
         raise ConfigurationError(
-            f"every row has columns for steps of several names: {listed(several)}: are they features? In pandas, "
+            f"every row has columns for steps of several names: {listed(feature_names)}: are they features? In pandas, "
             f"pandas.wide_to_long(table, {names}, i={roles.id or 'ID'!r}, j='t', sep={numbered[steps[0]][2]!r})"
             ".reset_index() makes a row of each step; if all are steps of one feature, say row=sequence"
         )
@@ -161,30 +173,33 @@ def _wide(columns: TableColumns, chosen: ColumnNames) -> ColumnNames:
 
 
 def _numbered(names: Iterable[str]) -> dict[str, re.Match[str]]:
-    """The names that end in a number: what stands before it, the separator, and the number."""
+    """Matches the names that end in a number. Groups: the name before the number, the separator, the number."""
     return {name: match for name in names if (match := _NUMBERED.fullmatch(name))}
 
 
 def _of_times(names: Iterable[str]) -> list[str]:
-    """The columns that are numbered and named as times; none if they are few."""
+    """The columns that are numbered and named as times, such as `t0`; empty if they are fewer than `_FEWEST_STEPS`."""
     steps = [name for name, match in _numbered(names).items() if may_be("time", match[1])]
     return steps if len(steps) >= _FEWEST_STEPS else []
 
 
 def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Sorts columns that hold the steps of one feature (`3`, `ax_3`) by their numbers; others keep their order."""
+    """The columns of the steps of one feature (`3`, `ax_3`), sorted by their numbers; other names keep their order."""
     if all(map(is_number, names)):
         return tuple(sorted(names, key=float))
     numbered = _numbered(names)
-    is_one = len(numbered) == len(names) and len({match[1] for match in numbered.values()}) == 1
-    return tuple(sorted(names, key=lambda name: int(numbered[name][3])) if is_one else names)
+    is_one_feature = len(numbered) == len(names) and len({match[1] for match in numbered.values()}) == 1
+    return tuple(sorted(names, key=lambda name: int(numbered[name][3])) if is_one_feature else names)
 
 
 def _in_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
-    """The values of each row in these columns, up to the last one that is there; `wrong` gets why a row has none."""
-    numbers = [long_table.feature_of(columns[name], name) for name in names]
-    for _, bad in numbers:
+    """Joins columns to one list for each row: its values, up to the last one that is not missing.
+
+    Adds to `wrong` why a row cannot be read.
+    """
+    numbers_and_reasons = [long_table.feature_of(columns[name], name) for name in names]
+    for _, bad in numbers_and_reasons:
         wrong.update({row: why for row, why in bad.items() if row not in wrong})
-    matrix = np.column_stack([array for array, _ in numbers])
+    matrix = np.column_stack([array for array, _ in numbers_and_reasons])
     ends = np.where(np.isnan(matrix), 0, np.arange(1, len(names) + 1))
     return [row[:end] for row, end in zip(matrix, ends.max(axis=1), strict=True)]

@@ -1,6 +1,6 @@
-"""Tables of pandas, Polars and Arrow, and array-likes of any kind, as NumPy arrays.
+"""Converts tables of pandas, Polars and Arrow, and array-likes of any kind, to NumPy arrays.
 
-None of these packages is imported for what is not its own.
+None of these packages is imported here for a value of another kind. *Cells* are the values of one column.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MOST_SHOWN: Final = 40  # characters of a value in a message
 
 
 def is_of(value: Any, package: str) -> bool:
-    """Whether a value has a type of a package, or one that is derived from it."""
-    return package in sys.modules and any(kind.__module__.partition(".")[0] == package for kind in type(value).__mro__)
+    """Whether the type of a value, or one of its base classes, is defined in a package that is imported already."""
+    return package in sys.modules and any(base.__module__.partition(".")[0] == package for base in type(value).__mro__)
 
 
 class TableColumns(dict[str, "Cells"]):
-    """The columns of a table by their names; `levels`: names of columns that were its index and are no features."""
+    """The columns of a table by name; `levels` are the names of those that were its index, which are no features."""
 
     def __init__(self, columns: Iterable[tuple[str, Cells]] = (), levels: Iterable[str] = ()) -> None:
         super().__init__()
@@ -45,12 +45,12 @@ class TableColumns(dict[str, "Cells"]):
         return [name for name in self.levels if getattr(getattr(self[name], "dtype", None), "kind", "O") in "Mm"]
 
     def without(self, names: Set[str]) -> TableColumns:
-        """A table without some columns."""
+        """A new table without the columns of these names."""
         return TableColumns(((name, cells) for name, cells in self.items() if name not in names), self.levels - names)
 
 
 class Texts(list[str]):
-    """The cells of a file of text: what stands in them may be numbers. `lines`: of each in the file, from 1."""
+    """The cells of a column of a text file, where a number is a text, too. `lines`: the line of each cell, from 1."""
 
     def __init__(self, cells: Iterable[str] = (), lines: Sequence[int] = ()) -> None:
         super().__init__(cells)
@@ -67,19 +67,19 @@ def is_number(cell: str) -> bool:
 
 
 def where(cells: Cells, row: int) -> str:
-    """`line 7` of a file, or `row 5` of a table, from 0."""
+    """The place of a row for a message: `line 7` of a text file, counted from 1, or `row 5` of a table, from 0."""
     return f"line {cells.lines[row]}" if isinstance(cells, Texts) and cells.lines else f"row {row}"
 
 
 def columns_of(table: Any) -> TableColumns | None:
-    """The columns of a table, with the levels of a pandas index that may say something; None for anything else."""
+    """The columns of a table, with levels of its pandas index that are not just row numbers; None if it is no table."""
     if isinstance(table, TableColumns):
         return table
     if is_of(table, "pandas") and type(table).__name__ == "Series" and table.index.nlevels > 1:
         table = table.to_frame()
     if is_of(table, "pandas") and hasattr(table, "reset_index") and hasattr(table, "columns"):
-        parts = [name if isinstance(name, tuple) else (name,) for name in table.columns]  # of several levels: a pivot
-        names = ["_".join(filter(None, map(str, part))) for part in parts]
+        name_levels = [name if isinstance(name, tuple) else (name,) for name in table.columns]  # tuples: a pivot table
+        names = ["_".join(filter(None, map(str, part))) for part in name_levels]
         pairs = ((name, of_series(table.iloc[:, index])) for index, name in enumerate(names))
         levels = _levels(table.index)
         return TableColumns(chain(((name, levels[name]) for name in levels if name not in {*names}), pairs), levels)
@@ -94,32 +94,38 @@ def columns_of(table: Any) -> TableColumns | None:
 
 
 def _written_index(metadata: Mapping[bytes, bytes]) -> list[str]:
-    """The columns that were levels of a pandas index, from the metadata of pandas; [] if they cannot be parsed."""
+    """The names of the columns that were levels of a pandas index, as pandas wrote them to Arrow's metadata.
+
+    Empty if there is no such metadata, or it cannot be parsed.
+    """
     try:
         written = json.loads(metadata[b"pandas"])["index_columns"]
-        return [name for name in written if isinstance(name, str)]  # an object is a RangeIndex
+        return [name for name in written if isinstance(name, str)]  # an entry that is no text describes a RangeIndex
     except (ValueError, KeyError, TypeError):
         return []
 
 
 def _levels(index: Any) -> dict[str, Cells]:
-    """The levels of a pandas index by their names; empty for an unnamed index without times, which counts the rows."""
+    """The levels of a pandas index by name; empty for an unnamed index that only numbers the rows (without times)."""
     if index.nlevels == 1 and index.name is None and not hasattr(index, "freq"):
         return {}
-    unnamed = [f"level_{level}" if index.nlevels > 1 else "index" for level in range(index.nlevels)]
-    names = [other if name is None else str(name) for name, other in zip(index.names, unnamed, strict=True)]
+    default_names = [f"level_{level}" if index.nlevels > 1 else "index" for level in range(index.nlevels)]
+    names = [
+        default_name if name is None else str(name)
+        for name, default_name in zip(index.names, default_names, strict=True)
+    ]
     return {name: of_series(index.get_level_values(level).to_series()) for level, name in enumerate(names)}
 
 
 def of_series(series: Any) -> Cells:
-    """The cells of a pandas column."""
-    kind = getattr(series.dtype, "kind", "O")
+    """The cells of a pandas column: an array of numbers or times (NaN, NaT if missing), or a list of objects (None)."""
+    dtype_kind = getattr(series.dtype, "kind", "O")
     array: NDArray[Any]
-    if kind in "Mm":
-        array = series.to_numpy(dtype=f"{'datetime' if kind == 'M' else 'timedelta'}64[ns]")
-    elif kind in "iu" and not series.isna().any():
-        array = series.to_numpy(dtype=np.uint64 if kind == "u" else np.int64)
-    elif kind in "fiu":
+    if dtype_kind in "Mm":
+        array = series.to_numpy(dtype=f"{'datetime' if dtype_kind == 'M' else 'timedelta'}64[ns]")
+    elif dtype_kind in "iu" and not series.isna().any():
+        array = series.to_numpy(dtype=np.uint64 if dtype_kind == "u" else np.int64)
+    elif dtype_kind in "fiu":
         array = series.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         return [None if missing else cell for cell, missing in zip(series.tolist(), series.isna(), strict=True)]
@@ -127,24 +133,31 @@ def of_series(series: Any) -> Cells:
 
 
 def _of_polars(series: Any) -> Cells:
+    """The cells of a Polars column: an array of numbers or times, or a list of objects."""
     array: NDArray[Any] | None = series.to_numpy() if series.dtype.is_numeric() or series.dtype.is_temporal() else None
     return array if array is not None and array.dtype.kind in "fiuMm" else series.to_list()
 
 
 def of_arrow(column: Any) -> Cells:
-    """The cells of an Arrow array, in one chunk or several; a list of numbers becomes an array."""
+    """The cells of an Arrow array, in one chunk or several: an array of numbers or times, or a list.
+
+    In the list, a list of numbers is an array; see `_cells`.
+    """
     import pyarrow as pa
 
-    kind, chunks = column.type, [column] if isinstance(column, pa.Array) else column.chunks
-    is_time = pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
-    if pa.types.is_floating(kind) or is_time or (pa.types.is_integer(kind) and not column.null_count):
-        array: NDArray[Any] = pa.chunked_array(chunks, kind).to_numpy()
+    arrow_type, chunks = column.type, [column] if isinstance(column, pa.Array) else column.chunks
+    is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_duration(arrow_type)
+    if pa.types.is_floating(arrow_type) or is_time or (pa.types.is_integer(arrow_type) and not column.null_count):
+        array: NDArray[Any] = pa.chunked_array(chunks, arrow_type).to_numpy()
         return array
     return [cell for chunk in chunks for cell in _cells(chunk)]
 
 
 def _cells(column: Any) -> Iterator[Any]:
-    """The cells of one chunk of lists: a view `[length]` for each list of numbers, Python objects for other cells."""
+    """Yields the cells of one chunk: an array view for each list of numbers, Python objects for other cells.
+
+    A chunk that cannot be viewed as a whole is halved, until the bad rows stand alone.
+    """
     import pyarrow as pa
 
     is_readable = len(column) > 0 and has_sequences(column.type)
@@ -155,20 +168,20 @@ def _cells(column: Any) -> Iterator[Any]:
         yield from column.to_pylist()
     else:
         half = len(column) // 2
-        for part in (range(half), range(half, len(column))):
-            yield from _cells(column.take(pa.array(part)))  # what is taken holds no values of other rows
+        for indices in (range(half), range(half, len(column))):
+            yield from _cells(column.take(pa.array(indices)))  # `take` copies: only the values of these rows
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """Converts any array-like to an array of numbers of the same shape.
+    """Converts an array-like to an array of numbers of the same shape; NaN for None and for masked values.
 
     Raises:
         ValueError: It cannot be converted.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):  # what is masked is missing
+    if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):
         value = np.ma.filled(value.astype(np.promote_types(value.dtype, np.float32)), np.nan)
     if isinstance(value, np.ndarray) and value.dtype.kind == "O" and value.ndim == 1:
-        value = value.tolist()  # steps that are arrays: so a column of lists comes out of pandas
+        value = value.tolist()  # an array of arrays, one for each step, as in a column of lists of pandas
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
@@ -192,14 +205,16 @@ def as_array(value: Any) -> NDArray[Any]:
 
 
 def steps_array(value: Any) -> NDArray[Any]:
-    """The steps `[length, features]` or `[length]` of one sequence as float32, or int64 for a list of whole numbers.
+    """The steps of one sequence, `[length, features]` or `[length]`, as float32.
+
+    Whole numbers `[length]` may be token ids: they stay int64, or uint64 beyond its range.
 
     Raises:
         ValueError: They are not numbers, have another form, or one is not finite as float32.
     """
     if type(value) is np.ndarray and value.dtype == np.float32:
         array: NDArray[Any] = value
-    elif value is None or (isinstance(value, float) and np.isnan(value)):  # what pandas has in the place of None
+    elif value is None or (isinstance(value, float) and np.isnan(value)):  # pandas writes NaN for None
         raise ValueError("its steps are missing")
     elif is_of(value, "pandas") and value.ndim == 1:
         array = as_array(of_series(value))

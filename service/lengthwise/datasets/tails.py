@@ -1,7 +1,9 @@
-"""Padding in what comes: steps of zeros, without values, of one number, or repeated, behind sequences of one length.
+"""Finds and cuts padding in data that arrives: equal steps at the end of sequences that are equally long.
 
-Only a length says where a sequence ends, and a step of zeros is data. So `doubts` says what looks like padding, and
-`without_padding` takes it off only where the caller names it.
+Only a length says where a sequence ends, and a step of zeros is data. So `doubts` only warns of what looks like
+padding, and `without_padding` cuts it off where the caller says what padding is.
+
+A *tail* is the run of equal steps at the end of a row: `1 2 3 0 0` has the tail `0 0`.
 """
 
 from __future__ import annotations
@@ -22,45 +24,54 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", "Record", "InputSequence")
 
-_MOST_VALUES: Final = 4_000_000  # that are looked at, and
-_MOST_SEQUENCES: Final = 1000
-_MOST: Final = 0.5
-_NEARLY_ALL: Final = 0.9  # of the sequences, which have one length
+_MOST_VALUES: Final = 4_000_000  # numbers that `doubts` reads
+_MOST_SEQUENCES: Final = 1000  # sequences that `doubts` reads
+_MOST: Final = 0.5  # share of the padded rows
+_NEARLY_ALL: Final = 0.9  # share of the sequences that have one length
 _KNOWN: Final = {"0": ("zeros", "zeros"), "nan": ("missing values", "nan")}  # values of a step: its name, its `Padding`
 _MOST_SHOWN: Final = 4  # values in a message
-_LONGER: Final = 4  # times as long as tails of such steps would be by chance, are those of padding
-_LONGER_THAN_INSIDE: Final = 1.5  # tails of padding are, on average, that much longer than the longest run inside
+_LONGER: Final = 4  # tails of padding are at least so many times as long as by chance
+_LONGER_THAN_INSIDE: Final = 1.5  # and on average that much longer than the longest run before the tail
 
 
-def without_padding(one: T, padding: Padding | None) -> T | str:
-    """A sequence without the padding at its end; or the reason, if no step is left."""
+def without_padding(sequence: T, padding: Padding | None) -> T | str:
+    """The sequence without the padded steps at its end; or the reason, as a text, if no step is left.
+
+    Labels of steps and a step mask are cut too. `padding` None: the sequence as it is.
+    """
     if padding is None:
-        return one
-    has_value = ~np.isnan(one.steps) if padding == "nan" else one.steps != 0
-    kept = np.flatnonzero(has_value if has_value.ndim == 1 else has_value.any(axis=1))
-    if not len(kept):
-        return f"each of its {len(one.steps)} steps is padding ({padding}), so no step is left: leave the sequence out"
-    of_steps: dict[str, Any] = {
-        name: value[: kept[-1] + 1]  # a mask, and labels of the steps
+        return sequence
+    has_value = ~np.isnan(sequence.steps) if padding == "nan" else sequence.steps != 0
+    value_steps = np.flatnonzero(has_value if has_value.ndim == 1 else has_value.any(axis=1))
+    if not len(value_steps):
+        count = len(sequence.steps)
+        return f"each of its {count} steps is padding ({padding}), so no step is left: leave the sequence out"
+    length = value_steps[-1] + 1
+    cut_fields: dict[str, Any] = {
+        name: value[:length]
         for name in ("label", "step_mask")
-        if isinstance(value := getattr(one, name, None), list | tuple) and len(value) == len(one.steps)
+        if isinstance(value := getattr(sequence, name, None), list | tuple) and len(value) == len(sequence.steps)
     }
-    return replace(one, steps=one.steps[: kept[-1] + 1], **of_steps)
+    return replace(sequence, steps=sequence.steps[:length], **cut_fields)
 
 
 def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
-    """What looks like padding, as a sentence: most sequences end in equal steps, and nearly all are equally long.
+    """Yields a sentence for each side (end, beginning) at which nearly all sequences look padded to one length.
 
-    Nothing where the lengths without these steps would be equal too, and where such steps are frequent before the tail.
+    They do if nearly all have one length and most of these end in equal steps. Nothing is said where the tails are
+    equally long, too, or where such steps are frequent before the tails: then they are data.
     """
-    few = sequences[:_MOST_SEQUENCES]
-    shape, count = Counter(one.shape for one in few).most_common(1)[0] if len(few) > 1 else ((0,), 0)
-    if not shape[0] or count < max(2, _NEARLY_ALL * len(few)):
+    sample = sequences[:_MOST_SEQUENCES]
+    shape, count = Counter(sequence.shape for sequence in sample).most_common(1)[0] if len(sample) > 1 else ((0,), 0)
+    if not shape[0] or count < max(2, _NEARLY_ALL * len(sample)):
         return
-    alike = [one for one in few if one.shape == shape][: 2 + _MOST_VALUES // max(1, few[0].size)]
-    block = np.stack(alike).reshape(len(alike), shape[0], -1)
+    # [sequences, length, features] of the sequences that have the usual length
+    equally_long = [sequence for sequence in sample if sequence.shape == shape][
+        : 2 + _MOST_VALUES // max(1, sample[0].size)
+    ]
+    block = np.stack(equally_long).reshape(len(equally_long), shape[0], -1)
     for side, edge, turned in (("end in", "last", block), ("begin with", "first", block[:, ::-1])):
-        step, number = _padded(turned)
+        step, padded_rows = _padded(turned)
         values = f"copies of their {edge} step"
         if step is not None:
             values = ", ".join([*dict.fromkeys(f"{value:g}" for value in step.tolist())][:_MOST_SHOWN])
@@ -68,20 +79,24 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
         cure = "Leave such steps out: only its length says where a sequence ends"
         if word is not None and turned is block:
             cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
-        if number:
-            which = f"{'every' if count == len(few) else 'nearly every'} sequence has {shape[0]} steps"
-            yield f"{which}, and {number} of {len(alike)} {side} {name}: is this padding? {cure}"
+        if padded_rows:
+            which = f"{'every' if count == len(sample) else 'nearly every'} sequence has {shape[0]} steps"
+            yield f"{which}, and {padded_rows} of {len(equally_long)} {side} {name}: is this padding? {cure}"
 
 
 def _padded(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
-    """The last step of most of `[rows, length, features]`, and how many rows end in such padding; 0 if it is none.
+    """Looks for padding at the end of the rows of `[rows, length, features]`: its step, and how many rows have it.
 
-    The step is None where rows repeat a last step of their own.
+    1. Most rows end in one step, and it looks like a filler: zeros, NaN, a constant. Returns that step.
+    2. Most rows repeat a last step of their own, as padding by the last step does. Returns None, or the common last
+       step.
+
+    The number of rows is 0 if this is no padding.
     """
     last = block[:, -1:] + 0.0  # -0.0 is 0.0
     texts = [row.tobytes() for row in last]
-    text, number = Counter(texts).most_common(1)[0]
-    step = last[texts.index(text), 0] if 2 * number > len(block) else None
+    common_text, padded_rows = Counter(texts).most_common(1)[0]
+    step = last[texts.index(common_text), 0] if 2 * padded_rows > len(block) else None
     repeats = np.zeros(block.shape[:2], np.bool_)
     repeats[:, 1:] = _equal(block[:, 1:], block[:, :-1])
     is_blank = step is not None and (not step.any() or bool(np.isnan(step).all()))
@@ -89,51 +104,56 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     is_filler = step is not None and bool(
         is_blank or block.dtype.kind in "iu" or (step == min(step[0], 0)).all() or (step % 1).all()
     )
-    rests = np.all(_equal(block[:, :2], last), axis=1)  # begins with the steps that it ends in, as a pulse does
+    # Rows whose first two steps equal their last: a pulse that returns to rest, not padding
+    starts_in_it = np.all(_equal(block[:, :2], last), axis=1)
     if step is not None and is_filler:
-        rows = np.equal(texts, text)
-        number = _tails(_equal(block, step)[rows], repeats[rows], len(block), may_be_inside=is_blank)
-        if number or is_blank:
-            return step, 0 if rests[rows].mean() > _MOST else number
+        rows = np.equal(texts, common_text)
+        padded_rows = _tails(_equal(block, step)[rows], repeats[rows], len(block), may_be_inside=is_blank)
+        if padded_rows or is_blank:
+            return step, 0 if starts_in_it[rows].mean() > _MOST else padded_rows
     repeating = repeats[:, -1]
-    number = _tails(repeats[repeating], repeats[repeating], len(block), may_be_inside=True)
-    return step, 0 if number == 0 or rests[repeating].mean() > _MOST or _settles(block, step) else number
+    padded_rows = _tails(repeats[repeating], repeats[repeating], len(block), may_be_inside=True)
+    return step, 0 if padded_rows == 0 or starts_in_it[repeating].mean() > _MOST or _settles(
+        block, step
+    ) else padded_rows
 
 
 def _settles(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
-    """Whether rows come to the common last step in moves of usual size: then it is a signal at rest, not padding."""
+    """Whether rows approach the common last step in moves of usual size: then it is a signal at rest, not padding."""
     moves = np.nan_to_num(np.abs(np.diff(block, axis=1)).sum(axis=2))
+    # the last move of each row that is not 0
     final = moves[np.arange(len(moves)), -1 - (moves[:, ::-1] > 0).argmax(axis=1)]
     return step is not None and bool(final.mean() < moves[moves > 0].mean())
 
 
 def _equal(steps: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
-    """`[rows, length]`, whether steps are equal."""
-    same: NDArray[np.bool_] = ((steps == others) | (np.isnan(steps) & np.isnan(others))).all(axis=2)
-    return same
+    """`[rows, length]`: whether each step equals that of `others`, which is broadcast; NaN equals NaN."""
+    is_equal: NDArray[np.bool_] = ((steps == others) | (np.isnan(steps) & np.isnan(others))).all(axis=2)
+    return is_equal
 
 
-def _tails(same: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
-    """How many of `count` rows end in steps that look like padding.
+def _tails(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
+    """How many of `count` rows end in padding, by the lengths of their tails: all of `is_padding`, or 0.
 
-    `same`, `[rows, length]`: which steps may be padding, in the rows that end in one. `repeats`: which repeat the
-    step before.
+    `is_padding [rows, length]`: which steps equal the padding, in the rows that end in it. `repeats`: which steps equal
+    the step before. `may_be_inside`: a few such steps before the tail are no reason against padding.
     """
-    if 2 * len(same) <= count:
+    if 2 * len(is_padding) <= count:
         return 0
-    tails = np.where(same.all(axis=1), same.shape[1], same[:, ::-1].argmin(axis=1))
-    # The share of such steps before the tails: where they are frequent, tails of some steps are nothing special
-    frequent = float(same.sum() - tails.sum()) / max(1, int((same.shape[1] - tails).sum()))
-    is_special = not frequent or (may_be_inside and tails.mean() * (1 - frequent) > _LONGER * frequent)
-    are_alike = len(same) == count and len({*tails.tolist()}) == 1
-    is_special = is_special and tails.mean() > _LONGER_THAN_INSIDE * _longest_runs(same | repeats, tails).mean()
-    return len(same) if is_special and not are_alike and tails.max() > 1 else 0
+    tails = np.where(is_padding.all(axis=1), is_padding.shape[1], is_padding[:, ::-1].argmin(axis=1))
+    # The share of such steps before the tails: where they are frequent, a row ends in some of them by chance.
+    frequency = float(is_padding.sum() - tails.sum()) / max(1, int((is_padding.shape[1] - tails).sum()))
+    is_special = not frequency or (may_be_inside and tails.mean() * (1 - frequency) > _LONGER * frequency)
+    are_equally_long = len(is_padding) == count and len({*tails.tolist()}) == 1
+    is_special = is_special and tails.mean() > _LONGER_THAN_INSIDE * _longest_runs(is_padding | repeats, tails).mean()
+    return len(is_padding) if is_special and not are_equally_long and tails.max() > 1 else 0
 
 
-def _longest_runs(same: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDArray[np.intp]:
-    """`[rows]`: the longest run of such steps before the tail of each row. Signals have them inside, too."""
-    steps = np.arange(same.shape[1])
-    inside = same & (steps < (same.shape[1] - tails)[:, None])
-    before = np.maximum.accumulate(np.where(inside, -1, steps), axis=1)
-    longest: NDArray[np.intp] = ((steps - before) * inside).max(axis=1)
+def _longest_runs(is_padding: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDArray[np.intp]:
+    """`[rows]`: the length of the longest run of padding steps before the tail of each row (signals have runs, too)."""
+    steps = np.arange(is_padding.shape[1])
+    inside = is_padding & (steps < (is_padding.shape[1] - tails)[:, None])
+    # `[rows, length]`: the index of the last step that is not in a run
+    last_other = np.maximum.accumulate(np.where(inside, -1, steps), axis=1)
+    longest: NDArray[np.intp] = ((steps - last_other) * inside).max(axis=1)
     return longest

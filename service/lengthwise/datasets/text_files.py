@@ -1,7 +1,7 @@
-"""The records and cells of text files, compressed or not: JSON Lines, the UEA/UCR archive's `.ts`, and CSV.
+"""Reads the records and cells of text files, compressed or not: JSON Lines, the UEA/UCR archive's `.ts`, and CSV.
 
-The steps of an ordinary line of JSON are read in C straight to float32; the rest of it, with null in their place, is a
-small object. Any other line is parsed by the rules of a JSON body.
+An ordinary line of JSON is read in two parts: the array of its steps in C, straight to float32, and the rest, with null
+in the place of the array, as a small object. Any other line is parsed by the rules of a JSON body.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
 
 CSV_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv")
-BLOCK_CELLS: Final = 1 << 18  # of a CSV file that are in memory, and those behind them with the last id
-_READ_BYTES: Final = 1 << 18  # at once
-_LINES_BETWEEN: Final = 64  # after which progress is reported: asking where a file is takes longer than reading a line
-_SNIFFED: Final = 1024  # bytes that show what a file is, or rows
+BLOCK_CELLS: Final = 1 << 18  # cells of a CSV file in one block, if the last sequence does not need more
+_READ_BYTES: Final = 1 << 18  # of a file at once
+_LINES_BETWEEN: Final = 64  # between reports of progress: to ask for a file's position takes longer than to read a line
+_SNIFFED: Final = 1024  # bytes that show the kind of a file; rows that show its columns
 _REFUSED_TAGS: Final = {
     "@timestamps": "time stamps are not read; write plain values",
     "@targetlabel": "targets of a regression are no labels",
@@ -45,15 +45,16 @@ _OTHER_FILES: Final = {
     b"PAR1": "Parquet: let its name end in .parquet",
     codecs.BOM_UTF16_LE: _UTF_16,
     codecs.BOM_UTF16_BE: _UTF_16,
-}  # by their first bytes
+}  # the cure for files of other formats, by their first bytes
 
+# Gets the columns of the first rows; returns the name of the column of ids, None if there is none or it is not known
 IdOf = Callable[[TableColumns], str | None]
 Advance = Callable[[float], object]  # called repeatedly with the share of the file that was read, 0 to 1
 
 
 @contextmanager
 def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], object]]]:
-    """A file for reading, inflated if its name ends in .gz, and a function that reports the share read so far.
+    """Opens a file for reading, inflated if its name ends in .gz; also gives a function that reports the share read.
 
     Raises:
         ConfigurationError: It cannot be read, or holds something else than text in UTF-8; says what, and the cure.
@@ -64,10 +65,13 @@ def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], ob
             file = io.BufferedReader(inner, _READ_BYTES)
             size = max(1, os.fstat(raw.fileno()).st_size)
             start = file.peek(_SNIFFED)[:_SNIFFED]
-            other = next((why for magic, why in _OTHER_FILES.items() if start.startswith(magic)), "")
-            if other or b"\0" in start:
-                is_wide = max(start[::2].count(0), start[1::2].count(0)) > len(start) // 4
-                raise ConfigurationError(f"{path}: not UTF-8, but {other or (_UTF_16 if is_wide else 'no text')}")
+            # Zero bytes are UTF-16 if many of the even or odd bytes are zero.
+            other_format = next((why for magic, why in _OTHER_FILES.items() if start.startswith(magic)), "")
+            if other_format or b"\0" in start:
+                is_utf_16 = max(start[::2].count(0), start[1::2].count(0)) > len(start) // 4
+                raise ConfigurationError(
+                    f"{path}: not UTF-8, but {other_format or (_UTF_16 if is_utf_16 else 'no text')}"
+                )
             yield file, lambda: advance(raw.tell() / size)
             advance(1.0)
     except (OSError, EOFError, zlib.error) as error:
@@ -75,7 +79,7 @@ def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], ob
 
 
 def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, also in the sense of `str`, each with its number from 1."""
+    """Yields the lines that are not blank, stripped, each with its number from 1."""
     with _opened(path, advance) as (file, report):
         number = 0
         while line := file.readline():  # a line may take megabytes: no other name holds it
@@ -83,8 +87,9 @@ def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
             if not number % _LINES_BETWEEN:
                 report()
             line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
-            is_odd = not 0x20 < (line or b" ")[0] < 0x7F  # perhaps one of the other blanks
-            if is_odd and not line.decode(errors="replace").strip():
+            # `bytes.strip` knows ASCII blanks only: decode where the first byte may belong to another one.
+            may_be_blank = not 0x20 < (line or b" ")[0] < 0x7F
+            if may_be_blank and not line.decode(errors="replace").strip():
                 continue
             yield number, line
 
@@ -92,7 +97,9 @@ def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
 def json_lines(
     path: Path, kind: StepKind, advance: Advance, names: tuple[str, ...] | None = None
 ) -> Iterator[Record | BadRecord]:
-    """The records of JSON Lines; where the names of the features are not known, they are those of the first objects.
+    """Yields the records of JSON Lines.
+
+    `names`: the names of the features; None: those of the first record whose steps are objects.
 
     Raises:
         ConfigurationError: The file is a JSON list.
@@ -106,8 +113,8 @@ def json_lines(
         try:
             fields = _plain_fields(line, kind) or json_text.parse(line, "the line", most_parts=len(line))
         except InvalidRequest as error:
-            why = error.problems[0].detail.replace("at line 1, column", "at column")
-            yield BadRecord(str(index), RecordError(f"{source_line}: {why}"))
+            reason = error.problems[0].detail.replace("at line 1, column", "at column")
+            yield BadRecord(str(index), RecordError(f"{source_line}: {reason}"))
         else:
             record = read_record(fields, index, source_line, kind, names)
             names = names or getattr(record, "names", None)
@@ -115,41 +122,44 @@ def json_lines(
 
 
 def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
-    """The fields of an ordinary line, with its steps as an array; None for a line that needs the general reader."""
+    """The fields of an ordinary line, with its steps as an array; None if the general reader has to read the line."""
     span = fast_json.locate(line, b"steps")
     if span is None:
         return None
     start, end, _ = span
-    text = b"%snull%s" % (line[:start], line[end:])
+    text = b"%snull%s" % (line[:start], line[end:])  # the object without its steps
     try:
         fields: dict[str, Any] = orjson.loads(text)
         name = fields.get("id")
+        # More colons than keys: other strings have some too, or a key is there twice, which `parse` refuses.
         colons = name.count(":") if type(name) is str and b"\\" not in text else 0
-        if text.count(b":") - colons != len(fields):  # other strings have some, or a key stands twice
+        if text.count(b":") - colons != len(fields):
             fields = json_text.parse(text)
-    except (orjson.JSONDecodeError, RequestError):  # the whole line says what is wrong with it
+    except (orjson.JSONDecodeError, RequestError):  # the general reader says what is wrong
         return None
     fields["steps"] = fast_json.steps(line, start, end, are_tokens=kind == "tokens")
     return None if fields["steps"] is None else fields
 
 
 def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
-    """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html.
+    """Yields the records of a `.ts` file: https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html.
+
+    Its header has lines `@tag value`, of which `@classlabel` says whether each line of data ends in a label.
 
     Raises:
         ConfigurationError: The header is wrong, asks for something that is not read, or has no @data.
     """
-    labelled, in_data, index = False, False, 0
+    has_labels, in_data, record_count = False, False, 0
     for number, line in lines(path, advance):
         source_line = f"{path}:{number}"
         if line.startswith(b"#"):
             continue
-        if in_data:
+        if in_data:  # a record
             try:
-                yield _series(_text(line, source_line), index, labelled, source_line)
+                yield _series(_text(line, source_line), record_count, has_labels, source_line)
             except RecordError as error:
-                yield BadRecord(str(index), error)
-            index += 1
+                yield BadRecord(str(record_count), error)
+            record_count += 1
             continue
         tag, *rest = _text(line, source_line).lower().split()
         is_true = rest[:1] == ["true"]
@@ -158,32 +168,36 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
         if is_true and tag in _REFUSED_TAGS:
             raise ConfigurationError(f"{source_line}: {_REFUSED_TAGS[tag]}")
         if tag == "@classlabel":
-            labelled = is_true
+            has_labels = is_true
         in_data = tag == "@data"
     if not in_data:
         raise ConfigurationError(f"{path}: there is no @data in it")
 
 
 def _text(line: bytes, source_line: str) -> str:
+    """The line as text.
+
+    Raises:
+        RecordError: It is not UTF-8.
+    """
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError(f"{source_line}: not UTF-8") from error
 
 
-def _series(text: str, index: int, labelled: bool, source_line: str) -> Record:
-    """One data line: `a0,a1,...:b0,b1,...:label`.
+def _series(text: str, index: int, has_label: bool, source_line: str) -> Record:
+    """The record of one line of data: `a0,a1,...:b0,b1,...:label`, where a and b are features.
 
     Raises:
         RecordError: The label is missing, or the features have different numbers of steps.
     """
     channels = text.split(":")
-    label = channels.pop().strip() if labelled else None
+    label = channels.pop().strip() if has_label else None
     if label == "" or not channels:
         raise RecordError(f"{source_line}: the label is missing")
-    columns = [
-        [_number(word.strip(), f"{source_line}: sequence {index}") for word in one.split(",")] for one in channels
-    ]
+    prefix = f"{source_line}: sequence {index}"
+    columns = [[_number(word.strip(), prefix) for word in channel.split(",")] for channel in channels]
     for feature, column in enumerate(columns):
         if len(column) != len(columns[0]):
             raise RecordError(
@@ -193,6 +207,11 @@ def _series(text: str, index: int, labelled: bool, source_line: str) -> Record:
 
 
 def _number(word: str, source_line: str) -> float:
+    """A value of a `.ts` file; NaN for `?`.
+
+    Raises:
+        RecordError: It is not a number.
+    """
     try:
         return float("nan" if word == "?" else word)
     except ValueError as error:
@@ -200,14 +219,14 @@ def _number(word: str, source_line: str) -> float:
 
 
 class TextColumns(NamedTuple):
-    """The cells of a CSV file, or of some rows of it; without a header its columns are `column 1` and so on."""
+    """The cells of a CSV file, or of a block of its rows; without a header its columns are `column 1` and so on."""
 
     columns: TableColumns
-    lines: list[int]  # of each row in the file, from 1
-    wrong: dict[int, str]  # rows with another number of cells, and why
+    lines: list[int]  # the line of each row in the file, from 1
+    wrong: dict[int, str]  # the reason for each row that has too few or too many cells, by its index in the block
 
 
-CsvRow = tuple[int, list[str]]  # the number of its last line, from 1, and its cells
+CsvRow = tuple[int, list[str]]  # the number of the row's last line, from 1, and its cells
 
 
 def read_csv(
@@ -216,92 +235,96 @@ def read_csv(
     id_of: IdOf = lambda _: None,
     warn: Callable[[str], object] = lambda _line: None,
 ) -> Iterator[TextColumns]:
-    """The rows of a CSV file, in blocks that end where another id begins; all in one if `id_of` knows no id's column.
+    """Yields the rows of a CSV file, in blocks that end where another id begins.
 
-    The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows; where
-    the rows of an id do not stand together, the file is one block too, and `warn` is called.
+    The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows. All
+    rows are one block if it knows no column of ids, or if the rows of some id do not stand together; then `warn` is
+    called.
 
     Raises:
         ConfigurationError: The file is empty.
     """
     rows = _csv_rows(path, advance)
-    first = next(rows, None)
-    if first is None:
+    first_row = next(rows, None)
+    if first_row is None:
         raise ConfigurationError(f"{path}: there is no line in it")
-    names = _header(path, first[1])
-    head = names or [f"{NO_HEADER}{number}" for number in range(1, len(first[1]) + 1)]
-    most = max(1, BLOCK_CELLS // len(head))
-    block = [*([] if names else [first]), *islice(rows, most)]
-    name = id_of(_text_columns(head, block[:_SNIFFED]).columns) if len(block) >= most else None
-    column = len(head) if name is None else head.index(name)
-    is_sorted = name is not None and _stand_together(path, column)
-    if name is not None and not is_sorted:
+    header = _header(path, first_row[1])
+    column_names = header or [f"{NO_HEADER}{number}" for number in range(1, len(first_row[1]) + 1)]
+    rows_of_block = max(1, BLOCK_CELLS // len(column_names))
+    block = [*([] if header else [first_row]), *islice(rows, rows_of_block)]
+    id_name = id_of(_text_columns(column_names, block[:_SNIFFED]).columns) if len(block) >= rows_of_block else None
+    column = len(column_names) if id_name is None else column_names.index(id_name)
+    is_sorted = id_name is not None and _stand_together(path, column)
+    if id_name is not None and not is_sorted:
         warn(
-            f"{path}: the rows of one {name!r} do not stand together, so the whole table is held in memory, "
-            f"many times the size of the file: sort it by {name!r}"
+            f"{path}: the rows of one {id_name!r} do not stand together, so the whole table is held in memory, "
+            f"many times the size of the file: sort it by {id_name!r}"
         )
+    ids = slice(column, column + 1)  # a slice, since a row may have too few cells
     for row in rows:
-        if is_sorted and len(block) >= most and row[1][column : column + 1] != block[-1][1][column : column + 1]:
-            yield _text_columns(head, block)
+        if is_sorted and len(block) >= rows_of_block and row[1][ids] != block[-1][1][ids]:
+            yield _text_columns(column_names, block)
             block = []
         block.append(row)
-    yield _text_columns(head, block)
+    yield _text_columns(column_names, block)
 
 
 def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
-    """The rows that are not blank.
+    """Yields the rows that are not blank; the delimiter is the most frequent one of the first line.
 
     Raises:
         ConfigurationError: The file is not CSV, or not UTF-8.
     """
     with _opened(path, advance) as (raw, report), io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         try:
-            first = file.readline()
-            reader = csv.reader(chain([first], file), delimiter=max(",;\t", key=first.count))
+            first_line = file.readline()
+            reader = csv.reader(chain([first_line], file), delimiter=max(",;\t", key=first_line.count))
             for count, row in enumerate(reader):
                 if not count % _LINES_BETWEEN:
                     report()
                 if any(map(str.strip, row)):
                     yield reader.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
-            why = f"not UTF-8: {_LATIN}" if isinstance(error, UnicodeDecodeError) else error
-            raise ConfigurationError(f"{path} cannot be read as CSV: {why}") from error
+            reason = f"not UTF-8: {_LATIN}" if isinstance(error, UnicodeDecodeError) else error
+            raise ConfigurationError(f"{path} cannot be read as CSV: {reason}") from error
 
 
 def _stand_together(path: Path, column: int) -> bool:
-    """Whether the rows with one id stand together; the ids are in one column."""
-    starts = [
-        one
-        for one, _ in groupby("".join(row[column : column + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
-    ]
-    return len(starts) == len({*starts})
+    """Whether all rows with one id stand together in the file; the ids are in the column of this index."""
+    ids = ("".join(row[column : column + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
+    ids_of_runs = [row_id for row_id, _ in groupby(ids)]
+    return len(ids_of_runs) == len({*ids_of_runs})
 
 
 def _header(path: Path, cells: list[str]) -> list[str] | None:
-    """The names of the columns in the first line; None if it has numbers only, and so no names.
+    """The names of the columns, from the cells of the first line; None if these are all numbers, so it is no header.
 
     Raises:
         ConfigurationError: A name is there twice.
     """
-    head = [cell.strip() or f"Unnamed: {column}" for column, cell in enumerate(cells)]
+    names = [cell.strip() or f"Unnamed: {column}" for column, cell in enumerate(cells)]
     if all(map(is_number, cells)):
         return None
-    if (twice := next((name for name, count in Counter(head).items() if count > 1), None)) is not None:
-        raise ConfigurationError(f"{path}: the column {twice!r} is there twice; rename one{no_names(head)}")
-    return head
+    if (repeated := next((name for name, count in Counter(names).items() if count > 1), None)) is not None:
+        raise ConfigurationError(f"{path}: the column {repeated!r} is there twice; rename one{no_names(names)}")
+    return names
 
 
-def _text_columns(head: list[str], rows: list[CsvRow]) -> TextColumns:
-    """The cells of some rows by column; a row with another number of cells gets those of the row before it."""
-    width = len(head)
+def _text_columns(names: list[str], rows: list[CsvRow]) -> TextColumns:
+    """The cells of some rows by column.
+
+    A row with another number of cells gets the cells of the row before it: it is not known which of its cells is which,
+    so its error is counted to the sequence before it.
+    """
+    width = len(names)
     wrong = {
         index: f"{len(row)} columns, and the first line has {width}"
         for index, (_, row) in enumerate(rows)
         if len(row) < width or any(row[width:])
     }
     cells = [row[:width] + [""] * (width - len(row)) for _, row in rows]
-    for index in wrong:  # of its cells it is not known which is which: it counts to the sequence before it
+    for index in wrong:
         cells[index] = cells[max(0, index - 1)]
     lines = [line for line, _ in rows]
-    columns = ((name, Texts((row[column] for row in cells), lines)) for column, name in enumerate(head))
+    columns = ((name, Texts((row[column] for row in cells), lines)) for column, name in enumerate(names))
     return TextColumns(TableColumns(columns), lines, wrong)
