@@ -17,11 +17,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +28,7 @@ from typing import Any, Final
 import click
 import numpy as np
 
-from benchmarks import machine, output, pages, processes, protocols
-from benchmarks.workers import waited_for
+from benchmarks import machine, output, pages, processes, wrk
 from benchmarks.workloads import lognormal
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
@@ -48,21 +45,9 @@ REAL: Final = {"JapaneseVowels": 15, "BiLSTM of 128": 50}
 """The mean steps of a request to models that really run, on the cores of this machine (`--real`)."""
 LONE: Final = {"256 sequences in a body": 256, "8 sequences in a body": 8, "gRPC channel, 64 calls at once": 1}
 """What one caller sends, one after the other but on the channel, and how many sequences in each."""
-PAUSE_SECONDS: Final = 0.3
-"""Between loads: workers that have not noticed yet that connections ended leave the next ones to each other."""
 _CHANNEL_CALLS = 64
 _SEQUENCES = 64  # of different lengths, sent in turn
 _AUTO = "auto"
-_SCRIPT = """
-local bodies = {%s}
-wrk.method, wrk.headers["content-type"] = "POST", "application/json"
-request = function() return wrk.format(nil, nil, nil, bodies[math.random(#bodies)]) end
-done = function(summary, latency)
-  local e, ms = summary.errors, function(share) return latency:percentile(share) / 1000 end
-  io.write(string.format('\\n{"requests": %%d, "seconds": %%f, "p50": %%f, "p99": %%f, "refused": %%d, "lost": %%d}\\n',
-    summary.requests, summary.duration / 1e6, ms(50), ms(99), e.status, e.connect + e.read + e.write + e.timeout))
-end
-"""
 
 
 def settings_of(cores: int) -> list[str]:
@@ -84,7 +69,7 @@ def program(cores: int, model: str) -> list[str]:
 def served(command: Sequence[str], setting: str, grpc_port: int | None = None) -> Iterator[tuple[int, str, int]]:
     """A service: its process, its address, and how many workers it has."""
     port = free_port()
-    command = [*command, "--port", str(port), "--log-level", "error", "--no-console"]
+    command = [*command, "--provider", "cpu", "--port", str(port), "--log-level", "error", "--no-console"]
     if grpc_port is not None:
         command += ["--grpc-port", str(grpc_port)]
     if setting != _AUTO:
@@ -93,7 +78,7 @@ def served(command: Sequence[str], setting: str, grpc_port: int | None = None) -
     process = subprocess.Popen(command, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
-        yield process.pid, url, waited_for(url, process)
+        yield process.pid, url, processes.wait_for_workers(url, process)
     finally:
         process.terminate()
         process.wait()
@@ -107,14 +92,10 @@ def sequences(steps: int, count: int = _SEQUENCES) -> list[Steps]:
     return [draw.normal(size=(length, 12)).round(3).astype(np.float32) for length in lengths]
 
 
-def script(steps: int) -> str:
-    """What wrk sends."""
-    bodies = [json.dumps({"sequences": [one.round(3).tolist()]}) for one in sequences(steps)]
-    return _SCRIPT % ", ".join(f"'{body}'" for body in bodies)
-
-
 def alone(url: str, grpc_port: int, steps: int, seconds: float) -> Iterator[dict[str, Any]]:
     """The figures of one caller, for each of `LONE`."""
+    from benchmarks import protocols  # with gRPC, which a bare machine lacks
+
     target = ServerAddress.parse(url)
     for kind, count in LONE.items():
         if count == 1:
@@ -127,19 +108,6 @@ def alone(url: str, grpc_port: int, steps: int, seconds: float) -> Iterator[dict
             latencies = Load(target, requests, Schedule(seconds=seconds)).run(1).latency.tolist()
         p50, p99 = np.percentile(latencies, [50, 99], method="inverted_cdf") * 1e3
         yield {"lone": kind, "rate": count * len(latencies) / seconds, "p50": p50, "p99": p99}
-
-
-def load(url: str, pid: int, lua: Path, connections: int, seconds: float) -> dict[str, float]:
-    """The figures of one load, after a short one that is not counted."""
-    command = ["wrk", "-t1", f"-c{connections}", "-s", str(lua), "--timeout", "2", f"{url}/predict"]
-    subprocess.run([*command, "-d1s"], stdout=subprocess.DEVNULL, check=True)
-    time.sleep(PAUSE_SECONDS)
-    spent = processes.cpu_seconds(pid)
-    told = subprocess.run([*command, f"-d{seconds:g}s"], stdout=subprocess.PIPE, check=True, text=True).stdout
-    spent = processes.cpu_seconds(pid) - spent
-    found: dict[str, float] = json.loads(told.strip().splitlines()[-1])
-    answered = found["requests"] - found["refused"]
-    return found | {"rate": answered / found["seconds"], "cores": spent / found["seconds"]}
 
 
 def cells(one: dict[str, Any], best: float) -> list[str]:
@@ -207,7 +175,7 @@ def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: floa
 @click.option("--real", is_flag=True, help="Models that run, on the cores of this machine.")
 @click.option("--setting", "chosen", multiple=True, metavar="WxR", help="Only these, or auto.")
 @click.option("--connections", "clients", type=click.IntRange(1), multiple=True, default=(64, 256), show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True, help="Of each load.")
+@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Of each load.")
 @click.option(
     "--add-to", type=click.Path(dir_okay=False, path_type=Path), help="File of figures: those of earlier calls."
 )
@@ -218,13 +186,13 @@ def main(
     real: bool,
     chosen: Sequence[str],
     clients: Sequence[int],
-    seconds: float,
+    seconds: int,
     add_to: Path | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
     """Measures every division of simulated cores into workers and runners, and what `serve` chooses by itself."""
-    if shutil.which("wrk") is None:
+    if not wrk.is_installed():
         raise click.ClickException("wrk is missing: apt-get install wrk")
     facts = machine.facts()
     figures: list[dict[str, Any]] = json.loads(add_to.read_text()) if add_to is not None and add_to.exists() else []
@@ -232,16 +200,19 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for model, cores in itertools.product(models, counts):
             steps, lua = REAL[model] if real else MODELS[model][0], Path(folder) / f"{model}.lua"
-            lua.write_text(script(steps))
+            lua.write_text(wrk.script(sequences(steps)))
             for setting in chosen or settings_of(cores):
-                kind, grpc_port = {"of": cores, "model": model, "setting": setting}, free_port()
+                kind, grpc_port = {"of": cores, "model": model, "setting": setting}, None if real else free_port()
                 with served(program(cores, model), setting, grpc_port) as (pid, url, workers):
                     loads = (
-                        {"connections": count, "workers": workers} | load(url, pid, lua, count, seconds)
+                        {"connections": count, "workers": workers}
+                        | wrk.load(f"{url}/predict", pid, lua, count, seconds)
                         for count in clients
                     )
                     lone = (
-                        alone(url, grpc_port, steps, seconds) if setting in (_AUTO, f"1x{cores}") and not real else ()
+                        alone(url, grpc_port, steps, seconds)
+                        if grpc_port is not None and setting in (_AUTO, f"1x{cores}")
+                        else ()
                     )
                     for one in itertools.chain(loads, lone):
                         figures.append(kind | one)

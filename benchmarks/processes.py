@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PATIENCE_SECONDS = 180.0
 
 
 def first_core() -> int:
@@ -24,6 +30,24 @@ def first_core() -> int:
     else:
         print("one core only: the load takes its time from the servers; the figures are no good", file=sys.stderr)
     return first
+
+
+def wait_for_workers(url: str, process: subprocess.Popen[bytes]) -> int:
+    """Waits until all workers of a service are ready: how many they are."""
+    while process.poll() is None:
+        with suppress(httpx.TransportError):
+            answered = workers(url)
+            if all(worker["ready"] for worker in answered):
+                return len(answered)
+        time.sleep(0.02)
+    raise SystemExit("the service has ended")
+
+
+def workers(url: str) -> list[dict[str, Any]]:
+    """What `/healthz` says of each worker of a service."""
+    answer = httpx.get(f"{url}/healthz", trust_env=False, timeout=_PATIENCE_SECONDS)
+    found: list[dict[str, Any]] = answer.json()["workers"]
+    return found
 
 
 def cpu_seconds(session: int) -> float:

@@ -28,7 +28,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import click
 import httpx
@@ -86,29 +85,11 @@ def served(
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        waited_for(url, process)
+        processes.wait_for_workers(url, process)
         yield process, url, time.monotonic() - started
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
-
-
-def waited_for(url: str, process: subprocess.Popen[bytes]) -> int:
-    """Waits until all workers of a service are ready: how many they are."""
-    while process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            workers = _health(url)
-            if all(one["ready"] for one in workers):
-                return len(workers)
-        time.sleep(0.02)
-    raise SystemExit("the service has ended")
-
-
-def _health(url: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.get(f"{url}/healthz", trust_env=False, timeout=PATIENCE_SECONDS).json()[
-        "workers"
-    ]
-    return found
 
 
 def memory_mib(pids: Sequence[int]) -> float:
@@ -119,7 +100,7 @@ def memory_mib(pids: Sequence[int]) -> float:
 def turn(workers: int, connections: Sequence[int], seconds: float) -> dict[str, float]:
     """The figures of one service."""
     with served(workers) as (process, url, start):
-        pids = {process.pid, *(one["pid"] for one in _health(url))}
+        pids = {process.pid, *(one["pid"] for one in processes.workers(url))}
         figures = {"start s": start, "memory MiB": memory_mib([*pids])}
         for count in connections:
             before = processes.cpu_seconds(process.pid)
@@ -171,7 +152,7 @@ def spread(before: str, times: int) -> list[Counter[int]]:
     found = []
     with served(2, before) as (_, url, _start):
         port = int(url.rpartition(":")[2])
-        pids = [one["pid"] for one in _health(url)]
+        pids = [one["pid"] for one in processes.workers(url)]
         for _ in range(times):
             wires = [socket.create_connection(("127.0.0.1", port)) for _ in range(OPENED)]
             for wire in wires:

@@ -16,6 +16,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.padding import Steps
 from lengthwise.repository.loading import LoadedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.telemetry.metrics import ModelMetrics
 
 _DRAIN_SECONDS = 20.0
@@ -31,16 +32,7 @@ class InProcessService:
 
     def queue(self, metrics: ModelMetrics) -> ModelQueue:
         """The model's queue, as the service makes it."""
-        model = self.model
-        return ModelQueue(
-            "benchmark",
-            model.answer,
-            model.cost,
-            metrics,
-            self.limits.at_most(model.manifest.max_batch_rows),
-            multiple=model.manifest.width_multiple,
-            buckets=model.buckets,
-        )
+        return ServedModel(self.model, metrics, self.limits).queue
 
     def closed(self, sequences: Sequence[Steps], seconds: float, in_flight: int) -> dict[str, float]:
         """Sequences a second with `in_flight` sequences always waiting or running, and the average batch."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.device import module
-from benchmarks.gpu.stage import FOLDERS, ROOT, WEIGHTS, Precision, Stage
+from benchmarks.gpu.stage import ENCODER, FOLDERS, ROOT, WEIGHTS, Precision, Stage
 from lengthwise.padding import Steps, pad
 
 SPEC = ROOT / "benchmarks" / "specs" / "lognormal.toml"
@@ -112,10 +112,17 @@ def prepare(models: Path) -> Iterator[str]:
     weights.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(weights, SequenceClassifier(Spec.read(SPEC)).state_dict(), {})
     yield f"made {weights}"
-    for folder, options in ((FOLDERS["fp32"], ()), (FOLDERS["fp16"], ("--precision", "fp16"))):
+    of_spec = (str(SPEC), "--checkpoint", str(weights))
+    for folder, arguments in (
+        (FOLDERS["fp32"], of_spec),
+        (FOLDERS["fp16"], (*of_spec, "--precision", "fp16")),
+        (ENCODER, (f"{ROOT}/benchmarks/gpu/encoder.py:Encoder", "--features", "12", "--max-length", "1024")),
+    ):
         directory = models / folder / "1"
         shutil.rmtree(directory, ignore_errors=True)  # made by another version of the exporter, perhaps
-        command = [sys.executable, "-m", "lengthwise", "export", str(SPEC), "--checkpoint", str(weights), *options]
-        done = subprocess.run([*command, "--out", str(directory)], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "lengthwise", "export", *arguments]
+        done = subprocess.run(
+            [*command, "--out", str(directory)], capture_output=True, text=True, check=False, cwd=ROOT
+        )
         output = (done.stderr.strip() or done.stdout.strip()).splitlines()
         yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {output[-1] if output else done}"

@@ -38,6 +38,7 @@ SECTIONS = (
     Section("parity", "how far are the answers from the CPU's", 150),
     Section("isolation", "do other rows or padding change an answer", 180),
     Section("throughput", "how many sequences a second, beside other ways to batch", 480),
+    Section("over_http", "how many answers a second over HTTP, and how late, beside a hand-made peer", 300),
 )
 
 

@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "runs" / "gpu-models"
 """Where `--prepare` puts the graphs."""
 FOLDERS: dict[Graph, str] = {"fp32": "lognormal", "tf32": "lognormal", "fp16": "lognormal-fp16"}
+ENCODER = "encoder"
+"""The folder of a graph without recurrent layers, which is served over HTTP."""
 BUNDLED = ROOT / "service" / "lengthwise" / "models" / "japanese-vowels"
 WEIGHTS = "lognormal.safetensors"
 DISTRIBUTIONS = ("lognormal:50,0.7", "uniform:1,200", "bimodal:20,200,0.1", "zipf:1.2,500")

@@ -121,8 +121,37 @@ def _throughput(figures: Figures) -> Iterator[str]:
     yield pages.table((*heads, "service over the best other", "its rows a batch / padding"), rows)
 
 
+def _over_http(figures: Figures) -> Iterator[str]:
+    servers = figures["servers"].values()
+    peers = {server["model"]: server["loads"] for server in servers if server["is_peer"]}
+    connections = [*dict.fromkeys(count for server in servers for count in server["loads"])]
+    rows = []
+    for server in servers:
+        cells = [server["model"], server["server"], ", ".join(f"{seconds:.1f}" for seconds in server["ready_seconds"])]
+        for count in connections:
+            load, peer = server["loads"].get(count), peers.get(server["model"], {}).get(count)
+            ratios = ""
+            if load and peer and not server["is_peer"]:
+                ratios = f" ({load['rate'] / peer['rate']:.2f}, {load['p99'] / peer['p99']:.2f})"
+            failed = f", {load['refused'] + load['lost']:.0f} failed" if load and load["refused"] + load["lost"] else ""
+            cells.append(f"{load['rate']:,.0f}, {load['p50']:.1f}, {load['p99']:.1f}{ratios}{failed}" if load else "-")
+        rows.append(cells)
+    yield (
+        f"The servers have {figures['cores']} cores, wrk the others. Answers a second, p50 and p99 in ms; in brackets "
+        "the answers a second and the p99 over those of the peer. Ready: seconds of a start, and of the service first "
+        "without stored costs."
+    )
+    yield pages.table(["model", "server", "ready, s", *(f"{count} connections" for count in connections)], rows)
+
+
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-_SHOWN = {"placement": _placement, "parity": _parity, "isolation": _isolation, "throughput": _throughput}
+_SHOWN = {
+    "placement": _placement,
+    "parity": _parity,
+    "isolation": _isolation,
+    "throughput": _throughput,
+    "over_http": _over_http,
+}

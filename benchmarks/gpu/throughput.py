@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from benchmarks.gpu import packed
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import DISTRIBUTIONS, Precision, Stage
+from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import Steps, pad
 
@@ -32,6 +33,7 @@ Contender = Callable[[Sequence[Steps], float], dict[str, float]]
 """Runs some sequences for some seconds; returns `sequences_per_second`, and of the service the average batch."""
 
 LIMITS = {
+    "service": BatchLimits(rows=DEVICE_ROWS, padded_steps=DEVICE_STEPS, by_table=True),
     "service, 64 rows": BatchLimits(),
     "service, 256 rows": BatchLimits(rows=256, padded_steps=65_536),
     "service, 512 rows": BatchLimits(rows=512, padded_steps=131_072),
@@ -66,7 +68,7 @@ def contenders(stage: Stage, precision: Precision, figures: Figures) -> dict[str
     """All contenders that can be measured here; the others are noted under `failures` or `left_out`."""
     multiple = stage.manifest(precision).width_multiple
     found: dict[str, Contender] = {}
-    for name, limits in [*LIMITS.items()][: stage.pick(3, 1)]:
+    for name, limits in [*LIMITS.items()][: stage.pick(4, 1)]:
         with figures.trying(f"{name} {precision}"):
             found[name] = service(stage, precision, limits, figures)
     with figures.trying(f"unbatched and arrival {precision}"):

@@ -1,7 +1,11 @@
-"""The graph as the peers run it: directly in onnxruntime, one thread, padded to the longest sequence."""
+"""The graph as the peers run it: directly in onnxruntime, one thread, padded to the longest sequence.
+
+On the CPU, or on the first GPU where the variable `BENCH_PROVIDER` is `cuda`.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +23,13 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            str(directory / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
-        )
+        providers = ["CPUExecutionProvider"]
+        if os.environ.get("BENCH_PROVIDER") == "cuda":
+            onnxruntime.preload_dlls()  # CUDA's libraries and cuDNN, from NVIDIA's Python packages
+            providers = ["CUDAExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(str(directory / GRAPH_FILE), options, providers=providers)
+        if self._session.get_providers()[0] != providers[0]:
+            raise RuntimeError(f"onnxruntime has no {providers[0]} here")
         self._names = Manifest.read(directory).graph
 
     def probabilities(self, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.peers import mosec_documented
 from benchmarks.peers.mosec_documented import serve
 
-ROWS_PER_RUN = 8
+ROWS_PER_RUN = int(os.environ.get("BENCH_ROWS_PER_RUN", "8"))
 
 
 class Classifier(mosec_documented.Classifier):
