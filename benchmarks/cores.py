@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,7 +173,7 @@ def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: floa
 @click.command()
 @click.option("--cores", "counts", type=click.IntRange(1), multiple=True, default=(1, 2, 4, 12, 16), show_default=True)
 @click.option("--model", "models", type=click.Choice([*MODELS]), multiple=True, default=[*MODELS], show_default=True)
-@click.option("--real", is_flag=True, help="Models that run, on the cores of this machine.")
+@click.option("--real", is_flag=True, help="Models that run, on the cores of this machine; without the single callers.")
 @click.option("--setting", "chosen", multiple=True, metavar="WxR", help="Only these, or auto.")
 @click.option("--connections", "clients", type=click.IntRange(1), multiple=True, default=(64, 256), show_default=True)
 @click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Of each load.")
@@ -197,12 +198,16 @@ def main(
     facts = machine.facts()
     figures: list[dict[str, Any]] = json.loads(add_to.read_text()) if add_to is not None and add_to.exists() else []
     models, counts = ([*REAL], [available_cores()]) if real else (models, counts)
+    has_lone_callers = not real and find_spec("grpc") is not None
     with tempfile.TemporaryDirectory() as folder:
         for model, cores in itertools.product(models, counts):
             steps, lua = REAL[model] if real else MODELS[model][0], Path(folder) / f"{model}.lua"
             lua.write_text(wrk.script(sequences(steps)))
             for setting in chosen or settings_of(cores):
-                kind, grpc_port = {"of": cores, "model": model, "setting": setting}, None if real else free_port()
+                kind, grpc_port = (
+                    {"of": cores, "model": model, "setting": setting},
+                    free_port() if has_lone_callers else None,
+                )
                 with served(program(cores, model), setting, grpc_port) as (pid, url, workers):
                     loads = (
                         {"connections": count, "workers": workers}
