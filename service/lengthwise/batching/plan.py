@@ -1,33 +1,42 @@
-"""Which of the waiting sequences run together now: the next batch, a pure function.
+"""Chooses the next batch of one model from its waiting sequences: `plan`.
 
-The anchor is the most urgent sequence. Or it is the one with the earliest deadline that can still be met, where that is
-met only in the next batch, and where no more of the two batches are late then. What runs with the anchor depends on the
-kernels (`CostTable.valid_steps_only`):
-
-| a row costs | the batch |
+| word here | meaning |
 |---|---|
-| its own steps | the anchor and the most urgent others: as many as are cheapest here, within the limits |
-| the steps of the longest row, too | the one with the anchor in it, of a cheapest partition by length |
+| anchor | the sequence that the next batch must contain: the most urgent one, or the hurried one |
+| hurried sequence | has the earliest deadline that can still be met, and meets it only in the next batch |
+| near sequences | the `HORIZON` most urgent ones (see `pending`); only they are chosen |
+| allowed seconds | the longest predicted run of the next batch, before the drift (`CostTable.drift`) |
+| class, its top | a range of widths, of which a batch takes its sequences; the widest of them |
 
-In order of arrival, what waits is served in the same order however it is cut. Fewer rows a batch answer sooner, more
-save work between batches, which no table has. The table that was measured at load says where either is free on this
-processor: from where a row is about as cheap as it can be to where the caches are full. A batch has the rows in the
-middle, a power of two: callers are often as many, and what is left over would be a batch of its own.
+The hurried sequence is the anchor if no fewer deadlines are met then. What runs with the anchor depends on the kernels
+(`CostTable.valid_steps_only`) and on the device:
 
-For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
-finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as TurboTransformers (Fang
-et al., PPoPP 2021) divides a queue. Here it divides the most urgent sixth of it, or third, while few have passed over
-the anchor (none, where batches save little): what came last waits for its turn, so the longest wait stays near that of
-batches in order of arrival, for some of the throughput. Who has all sequences beforehand (`scoring.offline`) adds them
-in order of their widths, and loses little.
+| a row costs | the batch | by |
+|---|---|---|
+| its own steps | the anchor and the most urgent others, as many as are cheapest within the limits | `_arrival_batch` |
+| the steps of the longest row, too | the part with the anchor, of a cheapest partition by length | `_length_batch` |
+| next to nothing, on a busy device | the anchor and others of its class | `_class_batch` |
 
-Where only many rows are cheap, as on a device, and as many sequences arrive as run, a partition of those that wait
-says little: the next ones fill batches up. There the widths that came lately are divided into a few classes, and a
-batch is of the anchor's class. Each class runs when its first sequence is the most urgent, so none waits for much
-longer than in order of arrival. What one batch can take runs together, or its narrow ones before if that answers more.
+**In order of arrival**, where the queue is cut does not change the order of answers. Small batches answer sooner, large
+ones save work between batches, which the cost table does not contain. By the table neither matters over a range of
+rows: from where a row is about as cheap as it can be, to where the processor's caches are full. A batch has the rows in
+the middle of this range, a power of two: callers are often as many, and the remainder would be a batch of its own.
 
-Either way the most urgent sequence is left out at most `MAX_LEFT_OUT` times in a row, so one is passed over at most
-`bypass_bound()` times, whatever arrives.
+**By length**: if the cost does not fall with the width, some cheapest partition is contiguous in order of width. So a
+dynamic program finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as
+TurboTransformers (Fang et al., PPoPP 2021) divides a queue. Here it divides only the most urgent sixth of the queue, or
+third while the anchor was seldom passed over (`_may_choose_more`). Later sequences wait for their turn, so the longest
+wait stays near that in order of arrival, at the price of some throughput. A caller that has all sequences beforehand
+(`scoring.offline`) adds them in order of width, and loses little.
+
+**By class**: on a device only batches of many rows are cheap. If as many sequences arrive as run, a partition of those
+that wait says little, as the next arrivals fill the batches up. So the widths of the last arrivals are divided into a
+few classes, and a batch is of the anchor's class. Each class runs when its first sequence is the most urgent, so none
+waits much longer than in order of arrival. If one batch can take the whole queue, all of it runs together, or its
+narrow part first if that answers more sequences a second.
+
+In each case the most urgent sequence is left out by at most `MAX_LEFT_OUT` plans in a row. So a sequence is passed over
+at most `bypass_bound()` times, whatever arrives.
 """
 
 from __future__ import annotations
@@ -45,23 +54,24 @@ from lengthwise.batching.cost import NEARLY_BEST, Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 # Who may overtake whom is policy: the same on every processor and device. What a batch gains is in the cost table.
-MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
-_NEAR_SHARE: Final = 6  # one of so many that wait may be chosen by length: more cost less, with a longer tail
-_FEWEST_NEAR: Final = 8  # of fewer there is little to choose
-_PASSED_SHARE: Final = 0.25  # twice as many may be chosen until the anchor was passed over by so much of the queue,
-_PAYS: Final = 1.5  # where batches save a third at least: a row alone costs so many times as much as in the best batch
-_TAIL: Final = 1.1  # times that of order of arrival: more rows than are enough may make a batch so much longer
-_LONGER: Final = 1.05  # the same for who waits past one batch of the widest: rounded widths may take the other half
-_EMPTY: Final = 0.75  # a class whose batches would be empty to such a share, or more, is part of the next wider one
+MAX_LEFT_OUT: Final = 4  # plans in a row that may leave out the most urgent sequence, for a hurried one
+_NEAR_SHARE: Final = 6  # a sixth of the queue is chosen from by length: from more costs less, and lengthens the tail
+_FEWEST_NEAR: Final = 8  # at least so many are chosen from: among fewer there is little to choose
+_PASSED_SHARE: Final = 0.25  # twice as many are chosen from while at most this part of the queue passed the anchor over
+_PAYS: Final = 1.5  # batches save much (a third) if a row alone costs at least so many times as much as in the best
+_TAIL: Final = 1.1  # a full batch of a class may take so many times as long as one with just enough rows
+_LONGER: Final = 1.05  # half of that, for waits past one batch of the widest: rounded widths may take the other half
+_EMPTY: Final = 0.75  # the narrowest class is joined to the next if its batches would be empty to this share, or more
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
 # steps 1.9 times as much at most on a processor (the models of `benchmarks.planning`).
 _MANY_FREE: Final = 6
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen by length
-# A decision is to take 0.3 ms, under the lock of the batcher. It grows with the square of where batches may end, so
-_MOST_NEAR: Final = 64  # on a processor at most so many are chosen from, or twice as many,
-_ENDS: Final = 48  # and batches may end at about so many of them.
-_MOST_LATE: Final = 64  # So many deadlines that cannot be met are skipped to find one that can
+# A decision is to take 0.3 ms, under the lock of the batcher. Its time grows with the square of the number of places
+# where batches may end, so on a processor:
+_MOST_NEAR: Final = 64  # at most so many sequences are chosen from, or twice as many,
+_ENDS: Final = 48  # and batches may end after about so many of them.
+_MOST_LATE: Final = 64  # so many deadlines that cannot be met are skipped to find one that can
 
 
 _WIDTH: Final = attrgetter("width")
@@ -75,10 +85,10 @@ class BatchLimits:
     rows: int = 64  # most sequences
     padded_steps: int = 16_384  # most rows x width
     seconds: float = float("inf")  # longest predicted run
-    turn_seconds: float = float("inf")  # the same past `Column.enough_rows`, which gain little while others wait
+    turn_seconds: float = float("inf")  # the same for rows past `Column.enough_rows`: they gain little, others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
     by_table: bool = False  # whether a device's cost table lowers rows and steps (`buckets.lowered`)
-    share: float = 1.0  # of what waits, by arrival past `Column.enough_rows`: the rest is for the other runners
+    share: float = 1.0  # by arrival: the part of the queue that one runner takes, if that is more than enough rows
 
     def most_rows(self, width: int) -> int:
         """Most rows of a batch of this width, in steps; at least 1."""
@@ -107,7 +117,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
         chosen = [urgent]
     else:
         chosen = _batch_with_anchor(pending, urgent, cost, limits, now)
-        if (hurried := _hurried(pending, urgent, cost, limits, now)) is not None:
+        if (hurried := _hurried_sequence(pending, urgent, cost, limits, now)) is not None:
             sooner = _batch_with_anchor(pending, hurried, cost, limits, now)
             if _count_in_time(sooner, chosen, cost, now) >= _count_in_time(chosen, sooner, cost, now):
                 chosen = sooner
@@ -118,23 +128,30 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
     return chosen
 
 
-def _hurried(
+def _hurried_sequence(
     pending: PendingSequences, urgent: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> WaitingSequence | None:
-    """The sequence with the earliest deadline that can be met, if it is met only in the next batch; or None."""
-    first = islice(pending.by_deadline(), _MOST_LATE)
-    in_time = (each for each in first if cost.seconds_of(1, each.width) * cost.drift <= each.deadline - now)
-    hurried = next(in_time, None)
+    """The sequence with the earliest deadline that can still be met, if only the next batch meets it.
+
+    None if a batch with the most urgent sequence may run before it, or is the next one anyway, or was left out too
+    often.
+    """
+    # 1. The earliest deadline that a run of this sequence alone would meet.
+    candidates = islice(pending.by_deadline(), _MOST_LATE)
+    feasible = (waiting for waiting in candidates if cost.predict(1, waiting.width) <= waiting.deadline - now)
+    hurried = next(feasible, None)
     if hurried is None or hurried is urgent or pending.left_out >= MAX_LEFT_OUT or not pending.is_near(hurried):
         return None
+    # 2. The longest batch that the most urgent sequence may get, before the drift.
     if cost.valid_steps_only:  # the others may be longer than the most urgent one
-        most = limits.padded_steps // limits.rows or 1
-        batch = min(cost.seconds_of(limits.rows, most), limits.turn_seconds / cost.drift)
+        mean_width = limits.padded_steps // limits.rows or 1
+        batch_seconds = min(cost.seconds_of(limits.rows, mean_width), limits.turn_seconds / cost.drift)
     else:
         widest = max(pending.alike)[0]  # others may be wider than the most urgent one
-        batch = cost.seconds_of(limits.most_rows(widest), widest)
-    alone, slack = cost.seconds_of(1, hurried.width) * cost.drift, hurried.deadline - now
-    return hurried if slack < alone + min(batch * cost.drift, limits.seconds) else None
+        batch_seconds = cost.seconds_of(limits.most_rows(widest), widest)
+    # 3. Whether the deadline passes if that batch runs before it.
+    seconds_alone, slack = cost.predict(1, hurried.width), hurried.deadline - now
+    return hurried if slack < seconds_alone + min(batch_seconds * cost.drift, limits.seconds) else None
 
 
 def _count_in_time(
@@ -145,7 +162,7 @@ def _count_in_time(
     for batch in (first, second):
         widths = [*map(_WIDTH, batch)]
         end += cost.predict(len(batch), max(widths), sum(widths))
-        in_time += sum(end <= each.deadline for each in batch if each not in ran)
+        in_time += sum(end <= waiting.deadline for waiting in batch if waiting not in ran)
         ran.update(batch)
     return in_time
 
@@ -153,57 +170,69 @@ def _count_in_time(
 def _batch_with_anchor(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> list[WaitingSequence]:
-    """The batch with the anchor in it, the way that the kernels ask for."""
+    """The batch with the anchor in it, chosen by arrival or by length, as the kernels ask for."""
     seconds = _allowed_seconds(anchor, cost, limits, now)
     if cost.valid_steps_only:
-        return _by_arrival(pending, anchor, cost, limits, seconds, now)
-    return _by_length(pending, anchor, cost, limits, seconds)
+        return _arrival_batch(pending, anchor, cost, limits, seconds, now)
+    return _length_batch(pending, anchor, cost, limits, seconds)
 
 
 def _allowed_seconds(anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float) -> float:
-    """Longest predicted run before the drift: by the anchor's deadline, and by `turn_seconds` past enough rows."""
+    """The longest predicted run of the anchor's batch, in seconds before the drift: the lowest of these bounds.
+
+    - `limits.seconds`;
+    - `limits.turn_seconds`, or what a batch of enough rows takes, if that is longer;
+    - the time to the anchor's deadline, unless even the anchor alone takes longer: it is late anyway.
+    """
     column, drift = cost.column(anchor.width, limits.rows), cost.drift
-    worth = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
-    most = min(limits.seconds / drift, max(limits.turn_seconds / drift, worth))
+    seconds_of_enough = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
+    longest = min(limits.seconds / drift, max(limits.turn_seconds / drift, seconds_of_enough))
     slack = (anchor.deadline - now) / drift
-    return min(most, slack) if slack >= column.seconds[1] else most
+    return min(longest, slack) if slack >= column.seconds[1] else longest
 
 
-def _by_arrival(
+def _arrival_batch(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float, now: float
 ) -> list[WaitingSequence]:
-    """The anchor and the most urgent others, as many as keep the limits and the deadlines that can be kept."""
-    chosen, shapes = [anchor], [(1, anchor.width, anchor.width, seconds)]  # of each prefix: rows, width, steps, longest
+    """The anchor and the most urgent others: as many as are cheap, within the limits, and in time.
+
+    A batch is in time if its predicted run is within the allowed `seconds`, and ends before each deadline of its
+    sequences, except those that not even a run of the sequence alone would meet.
+    """
+    # 1. How many rows: one runner's share of the queue, but at least those that are enough, and no more than pay.
     near = list(islice(pending.near(), limits.rows))
-    column = cost.column(sum([each.width for each in near]) // len(near), limits.rows)
-    enough = max(column.enough_rows, min(math.ceil(limits.share * len(pending)), column.balanced_rows))
-    width, valid, most = anchor.width, anchor.width, min(limits.most_rows(anchor.width), enough)
+    column = cost.column(sum([waiting.width for waiting in near]) // len(near), limits.rows)
+    useful_rows = max(column.enough_rows, min(math.ceil(limits.share * len(pending)), column.balanced_rows))
+    # 2. Add the most urgent ones; of each prefix, note its rows, width, valid steps and allowed seconds.
+    chosen, prefixes = [anchor], [(1, anchor.width, anchor.width, seconds)]
+    width, valid_steps, row_limit = anchor.width, anchor.width, min(limits.most_rows(anchor.width), useful_rows)
     for waiting in near:
         if waiting is anchor:
             continue
         if waiting.width > width:
-            width, most = waiting.width, min(limits.most_rows(waiting.width), enough)
-        if len(chosen) >= most:
+            width, row_limit = waiting.width, min(limits.most_rows(waiting.width), useful_rows)
+        if len(chosen) >= row_limit:
             break
         slack = (waiting.deadline - now) / cost.drift
         if slack < seconds and cost.seconds_of(1, waiting.width) <= slack:
             seconds = slack
-        valid += waiting.width
+        valid_steps += waiting.width
         chosen.append(waiting)
-        shapes.append((len(chosen), width, valid, seconds))
+        prefixes.append((len(chosen), width, valid_steps, seconds))
 
-    def is_late(shape: tuple[int, int, int, float]) -> bool:
-        return cost.seconds_of(*shape[:3]) > shape[3]
+    def is_late(prefix: tuple[int, int, int, float]) -> bool:
+        return cost.seconds_of(*prefix[:3]) > prefix[3]
 
-    if is_late(shapes[-1]):
-        del chosen[max(1, bisect_left(shapes, True, key=is_late)) :]
+    # 3. Keep the longest prefix in time: a longer one takes longer, and is allowed no more.
+    if is_late(prefixes[-1]):
+        del chosen[max(1, bisect_left(prefixes, True, key=is_late)) :]
     return chosen
 
 
-def _by_length(
+def _length_batch(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
-    """The batch with the anchor in it, where each row costs the steps of the longest row.
+    """The batch with the anchor in it, where each row costs the steps of the longest row; `seconds` are allowed.
 
     1. On a device that new sequences keep busy: a batch of one class of widths, `_class_batch`.
     2. All of the most urgent have the anchor's width: as many of them as are cheapest.
@@ -211,33 +240,39 @@ def _by_length(
        anchor. Where a small batch is cheap, they are a share of what waits; where only full batches are, as many
        sequences as several full batches take.
     """
-    column, full = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
+    column, full_rows = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
     widest = cost.column(max(pending.alike)[0], limits.rows)  # a few steps cost next to nothing on a processor, too
     rows_nearly_free = widest.seconds[1] >= _MANY_FREE * widest.least_row_seconds
-    batch_may_be_small = 2 * column.enough_rows < full and not rows_nearly_free  # it is cheap before it is full
+    batch_may_be_small = 2 * column.enough_rows < full_rows and not rows_nearly_free  # it is cheap before it is full
+    # Case 1
     if rows_nearly_free and pending.refilled:
         return _class_batch(pending, anchor, cost, limits, seconds)
-    if all(each.width == anchor.width for each in islice(pending.near(), 2 * full)):
-        rows = _rows_of_one_width(min(len(pending), 2 * full), rows_within(column.seconds, full, seconds), column)
-        return [anchor, *islice((each for each in pending.near() if each is not anchor), rows - 1)]
+    # Case 2
+    if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
+        row_limit = rows_within(column.seconds, full_rows, seconds)
+        rows = _rows_of_one_width(min(len(pending), 2 * full_rows), row_limit, column)
+        return [anchor, *islice((waiting for waiting in pending.near() if waiting is not anchor), rows - 1)]
+    # Case 3: which sequences are chosen from,
     if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
-        count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
+        count = full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
     near = list(islice(pending.near(), count))
     if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
     if anchor not in near:
         near.append(anchor)
-    widths = sorted([each.width for each in near])
+    # which widths run with the anchor's,
+    widths = sorted([waiting.width for waiting in near])
     low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, seconds)
     still_to_take = Counter(widths[low:high])
     still_to_take[anchor.width] -= 1
+    # and of each width the most urgent sequences.
     chosen = [anchor]
-    for each in near:  # of each width the most urgent
-        if still_to_take[each.width] > 0 and each is not anchor:
-            still_to_take[each.width] -= 1
-            chosen.append(each)
+    for waiting in near:
+        if still_to_take[waiting.width] > 0 and waiting is not anchor:
+            still_to_take[waiting.width] -= 1
+            chosen.append(waiting)
     return chosen
 
 
@@ -246,79 +281,94 @@ def _class_batch(
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent sequences of one class of widths; rows that are left go to narrower sequences.
 
-    The class is the anchor's. Where that has too few sequences for a full batch, the next wider ones are taken with it
-    if that answers more sequences a second. Where one batch can take all that wait: `_queue_batch`.
+    The class is the anchor's. Where that has too few sequences for a full batch, the next wider classes are joined to
+    it if that answers more sequences a second. Where one batch can take all that wait: `_queue_batch`.
     """
-    of_width: Counter[int] = Counter()
+    # 1. How many sequences of each width wait, and whether one batch can take them all.
+    waiting_of_width: Counter[int] = Counter()
     for (width, _), alike in pending.alike.items():
-        of_width[width] += len(alike)
-    widths, waiting = sorted(of_width), len(pending)
+        waiting_of_width[width] += len(alike)
+    widths, waiting = sorted(waiting_of_width), len(pending)
     if waiting <= _full_rows(cost.column(widths[-1], limits.rows), limits.most_rows(widths[-1]), seconds, waiting):
         return _queue_batch(pending, anchor, cost, limits)
+    # 2. Leave out the widths of which a single row already takes longer than is allowed.
     seconds = max(seconds, cost.seconds_of(1, anchor.width))
-    del widths[bisect_right(widths, seconds, key=lambda width: cost.seconds_of(1, width)) :]  # these make it late
-    counts = [*accumulate(of_width[width] for width in widths)]
+    del widths[bisect_right(widths, seconds, key=lambda width: cost.seconds_of(1, width)) :]
+    waiting_up_to = [*accumulate(waiting_of_width[width] for width in widths)]  # no wider than `widths[i]`
+    # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     tops[-1] = max(tops[-1], widths[-1])
-    rows_of_class = _full_rows if len(tops) > 1 else _rows_in_order
-    first = bisect_left(tops, anchor.width)
-    shapes: list[tuple[float, int, int]] = []  # of classes: sequences a second, rows, width
-    for top in tops[first:]:
-        at = bisect_right(widths, top) - 1
-        column = cost.column(widths[at], limits.rows)
-        full = rows_of_class(column, limits.most_rows(widths[at]), seconds, waiting)
-        rows = column.cheapest_rows[min(full, counts[at])]
-        shapes.append((rows / column.seconds[rows], rows, widths[at]))
-        if rows == column.cheapest_rows[full] or top >= widths[-1]:
-            break
+    rows_of_full_batch = _full_rows if len(tops) > 1 else _rows_in_order
+    anchor_class = bisect_left(tops, anchor.width)
+    shapes: list[tuple[float, int, int]] = []  # sequences a second, rows, width
+    for top in tops[anchor_class:]:
+        index = bisect_right(widths, top) - 1
+        column = cost.column(widths[index], limits.rows)
+        full_rows = rows_of_full_batch(column, limits.most_rows(widths[index]), seconds, waiting)
+        rows = column.cheapest_rows[min(full_rows, waiting_up_to[index])]
+        shapes.append((rows / column.seconds[rows], rows, widths[index]))
+        if rows == column.cheapest_rows[full_rows] or top >= widths[-1]:
+            break  # enough sequences for a full batch, or no wider ones wait
     _, rows, width = max(shapes)
-    below = tops[first - 1] if first else 0
-    chosen = pending.most_urgent_of(below, width, rows)
+    # 4. Its most urgent sequences; then narrower ones for the rows that are left.
+    next_narrower = tops[anchor_class - 1] if anchor_class else 0
+    chosen = pending.most_urgent_of(next_narrower, width, rows)
     if len(chosen) < rows:
-        chosen += pending.most_urgent_of(0, below, rows)
+        chosen += pending.most_urgent_of(0, next_narrower, rows)
     if anchor in chosen:
         chosen.remove(anchor)
     return [anchor, *chosen][:rows]
 
 
-def _full_rows(column: Column, most: int, seconds: float, waiting: int) -> int:
+def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> int:
     """The rows of a full batch of a class: those that are enough, and more where those take little longer.
 
     While a class fills a batch of `rows`, half of them wait on average, beside what waits of the other classes. So all
-    wait for about `waiting + rows / 2` sequences, and half as many rows may answer sooner where few wait.
+    wait for about `waiting + rows / 2` sequences, and half as many rows may answer sooner where few wait. The result is
+    at most `row_limit`, and its run within the allowed `seconds`.
     """
-    times, enough = column.seconds, column.enough_rows
-    rows = min(enough, -(-enough // 2), key=lambda rows: times[rows] / rows * (waiting + rows / 2))
-    return rows_within(times, most, min(seconds, _TAIL * times[rows]))
+    times, enough, half = column.seconds, column.enough_rows, -(-column.enough_rows // 2)
+    rows = min(enough, half, key=lambda rows: times[rows] / rows * (waiting + rows / 2))
+    return rows_within(times, row_limit, min(seconds, _TAIL * times[rows]))
 
 
-def _rows_in_order(column: Column, most: int, seconds: float, waiting: int) -> int:
-    """The rows of a full batch of the only class: of those that cost next to the least, which run all soonest."""
-    times, least, most = column.seconds, column.least_row_seconds, rows_within(column.seconds, most, seconds)
-    cheap = [rows for rows in range(column.enough_rows, most + 1) if times[rows] <= NEARLY_BEST * least * rows]
-    return min(cheap, key=lambda rows: (-(-waiting // rows) * times[rows], -rows), default=column.cheapest_rows[most])
+def _rows_in_order(column: Column, row_limit: int, seconds: float, waiting: int) -> int:
+    """The rows of a full batch if there is only one class, so that sequences run in order of arrival.
+
+    Of the numbers of rows that are nearly as cheap a row as can be: the one with which all that wait are done soonest.
+    The result is at most `row_limit`, and its run within the allowed `seconds`.
+    """
+    times, row_limit = column.seconds, rows_within(column.seconds, row_limit, seconds)
+    dearest = NEARLY_BEST * column.least_row_seconds  # a row
+    cheap = [rows for rows in range(column.enough_rows, row_limit + 1) if times[rows] <= dearest * rows]
+    seconds_for_all = {rows: -(-waiting // rows) * times[rows] for rows in cheap}
+    return min(cheap, key=lambda rows: (seconds_for_all[rows], -rows), default=column.cheapest_rows[row_limit])
 
 
 def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:
-    """The widest of each class of widths, ascending.
+    """The widest of each class of widths, ascending; a full batch of each takes at most `seconds` before the drift.
 
-    In order of arrival, a share of what is computed is padding. So many classes are there that full batches of each are
-    that share of what waits: the more there are, the less is padding, and the longer each waits for its turn. They
-    follow from what came lately, not from what waits: of that, the classes that ran last are missing, and classes that
-    move leave sequences at their ends behind.
+    In order of arrival, a share of what is computed is padding. So many classes are there that full batches of all of
+    them have this share of the sequences that wait: with more classes there is less padding, and each waits longer for
+    its turn. Classes follow from the last arrivals, not from what waits: there, the classes that ran last are missing,
+    and classes that change leave sequences at their ends behind.
     """
-    of_width = sorted(pending.widths.items(), reverse=True)
-    columns = [cost.column(width, limits.rows) for width, _ in of_width]
-    valid = sum(column.least_row_seconds * count for column, (_, count) in zip(columns, of_width, strict=True))
-    padding = 1 - valid / (len(pending.recent) * columns[0].least_row_seconds)
-    waiting = padding * len(pending) / len(pending.recent)  # for each that arrived
-    tops, full, free_rows = [], 1, 0.0  # of the class
-    for column, (width, arrived) in zip(columns, of_width, strict=True):
+    # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
+    arrivals_of_width = sorted(pending.widths.items(), reverse=True)
+    columns = [cost.column(width, limits.rows) for width, _ in arrivals_of_width]
+    valid_seconds = sum(
+        column.least_row_seconds * arrivals for column, (_, arrivals) in zip(columns, arrivals_of_width, strict=True)
+    )
+    padding_share = 1 - valid_seconds / (len(pending.recent) * columns[0].least_row_seconds)
+    rows_per_arrival = padding_share * len(pending) / len(pending.recent)
+    # 2. From the widest down: a class is complete when its arrivals have filled the rows of a full batch.
+    tops, full_rows, free_rows = [], 1, 0.0  # of the class that is filled
+    for column, (width, arrivals) in zip(columns, arrivals_of_width, strict=True):
         if free_rows <= 0:
             tops.append(width)
-            free_rows = full = _full_rows(column, limits.most_rows(width), seconds, len(pending))
-        free_rows -= waiting * arrived
-    if free_rows >= _EMPTY * full and len(tops) > 1:
+            free_rows = full_rows = _full_rows(column, limits.most_rows(width), seconds, len(pending))
+        free_rows -= rows_per_arrival * arrivals
+    if free_rows >= _EMPTY * full_rows and len(tops) > 1:  # the narrowest joins the next wider class
         del tops[-1]
     return tops[::-1]
 
@@ -326,76 +376,96 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
 def _queue_batch(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits
 ) -> list[WaitingSequence]:
-    """The whole queue, which one batch can take; or its narrow part first, where the two batches answer more a second.
+    """The whole queue, which one batch can take, or its narrow part, with the anchor in it, where that is better.
 
-    As few as can be wait for longer than `_LONGER` times a batch of the widest that came lately.
+    Each cut between two widths is compared: the narrow part runs, then a batch of all that wait then. The best cut
+    makes as few sequences late as can be, and of these cuts the one that answers most sequences a second. A sequence is
+    late if the runs since it came take longer than `_LONGER` times a batch of the widest that came lately.
     """
-    now, (times, cheapest, *_) = pending.work, cost.column(max(pending.widths), limits.rows)
-    count = cheapest[len(pending)]
-    longest = _LONGER * times[count]
-    others = islice((each for each in pending.near() if each is not anchor), count - 1)
+    now, widest = pending.work, cost.column(max(pending.widths), limits.rows)
+    count = widest.cheapest_rows[len(pending)]
+    longest_wait = _LONGER * widest.seconds[count]
+    others = islice((waiting for waiting in pending.near() if waiting is not anchor), count - 1)
     near = sorted([anchor, *others], key=_WIDTH)
     seconds_of_all = cost.column(near[-1].width, limits.rows).seconds[count]
-    # Of all but the narrowest 0, 1, 2, ...: the first that came
+    # `earliest[n]`: when the first of `near[n - 1:]` came, on the clock of `pending.work`
     earliest = [*accumulate(map(_ARRIVAL_WORK, reversed(near)), min), math.inf][::-1]
-    again = sum(each.arrival_work < now for each in near)  # these waited for a batch before
-    shapes: list[tuple[int, float, int]] = []  # who is late, sequences a second; rows
-    for width, rows in {each.width: rows for rows, each in enumerate(near, 1)}.items():
-        if width >= anchor.width:
-            run_seconds = cost.column(width, limits.rows).seconds[rows]
-            late = again * (now + run_seconds - anchor.arrival_work > longest)
-            late += (count - rows) * (now + run_seconds + seconds_of_all - earliest[rows] > longest)
-            answered, seconds = (rows, run_seconds) if rows == count else (rows + count, run_seconds + seconds_of_all)
-            shapes.append((-late, answered / seconds, rows))
-    rows = max(shapes)[-1]
-    return [anchor, *(each for each in near[:rows] if each is not anchor)]
+    passed_over = sum(waiting.arrival_work < now for waiting in near)  # by at least one batch
+    cuts: list[tuple[float, float, int]] = []  # minus how many are late, sequences a second; rows of the narrow part
+    for width, rows in {waiting.width: rows for rows, waiting in enumerate(near, 1)}.items():
+        if width < anchor.width:
+            continue
+        run_seconds = cost.column(width, limits.rows).seconds[rows]
+        late = 0
+        if now + run_seconds - anchor.arrival_work > longest_wait:
+            late += passed_over
+        if now + run_seconds + seconds_of_all - earliest[rows] > longest_wait:
+            late += count - rows
+        answered, seconds = (rows, run_seconds) if rows == count else (rows + count, run_seconds + seconds_of_all)
+        cuts.append((-late, answered / seconds, rows))
+    *_, rows = max(cuts)
+    return [anchor, *(waiting for waiting in near[:rows] if waiting is not anchor)]
 
 
-def _may_choose_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed: float) -> bool:
-    """Whether to choose from more, where the anchor was passed over by `passed` of the queue."""
-    widest = cost.column(max(each.width for each in near), rows)
+def _may_choose_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int, passed_share: float) -> bool:
+    """Whether to choose by length from more sequences than `near`.
+
+    `passed_share`: how many sequences more than in order of arrival ran before the anchor, over those that wait.
+    It may be up to `_PASSED_SHARE` where batches save much, and must be 0 elsewhere. Below 0, the anchor is early.
+    """
+    widest = cost.column(max(waiting.width for waiting in near), rows)
     saves_much = widest.seconds[1] >= _PAYS * widest.least_row_seconds
-    return passed <= _PASSED_SHARE if saves_much else passed == 0
+    return passed_share <= _PASSED_SHARE if saves_much else passed_share == 0
 
 
-def _rows_of_one_width(count: int, most: int, column: Column) -> int:
-    """How many of `count` sequences of one width run first, at most `most`."""
-    rows, times = column.cheapest_rows[most], column.seconds
+def _rows_of_one_width(count: int, row_limit: int, column: Column) -> int:
+    """How many of `count` sequences of one width run first, at most `row_limit`.
+
+    The cheapest number of rows; or, if the rest is less than that, the cheaper way to run all in two batches or one.
+    """
+    rows, times = column.cheapest_rows[row_limit], column.seconds
     if count >= 2 * rows:
         return rows
-    return min(range(min(count, most), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows])
+    larger_parts = range(min(count, row_limit), (count - 1) // 2, -1)
+    return min(larger_parts, key=lambda rows: times[rows] + times[count - rows])
 
 
 def _batch_around(
     index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float
 ) -> tuple[int, int]:
-    """Where the batch with `widths[index]` in it begins and ends, in a cheapest partition of ascending widths.
+    """Begin and end (exclusive) of the batch with `widths[index]` in it, in a cheapest partition of ascending widths.
 
-    Of many, a batch ends at one of every few: before the largest step in width.
+    The dynamic program of the module. Of many widths, only one position of every few may be an end: that before the
+    largest step in width.
     """
+    # 1. The positions where a batch may end.
     columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
-    few = max(1, round(len(widths) / _ENDS))
-    # Of these on, a batch has not as many rows as may be between two ends.
-    short = bisect_left(widths, True, key=lambda width: rows_within(*columns[width], seconds) < 2 * few - 1)
-    wider = [0, *map(sub, islice(widths, 1, None), widths)].__getitem__  # than the one before, in steps
-    parts = (range(end, min(end + few, short)) for end in range(1, short, few))
-    # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
-    ends, best, begins, first = [0], [0.0], [0], 0
-    for end in (*(max(part, key=wider) for part in parts), *range(max(1, short), len(widths) + 1)):
-        times, limit = columns[widths[end - 1]]
-        least = min(ends[-1], end - rows_within(times, limit, seconds))
-        while ends[first] < least:
+    stride = max(1, round(len(widths) / _ENDS))
+    # From here on, batches may have too few rows to reach over two strides: every position may be an end.
+    dense = bisect_left(widths, True, key=lambda width: rows_within(*columns[width], seconds) < 2 * stride - 1)
+    step_before = [0, *map(sub, islice(widths, 1, None), widths)].__getitem__  # `widths[i] - widths[i - 1]`
+    strides = (range(end, min(end + stride, dense)) for end in range(1, dense, stride))
+    candidates = (*(max(stretch, key=step_before) for stretch in strides), *range(max(1, dense), len(widths) + 1))
+    # 2. For the prefix up to each end: the seconds of its cheapest partition, and where the last batch of that begins.
+    ends, best_seconds, begins, first = [0], [0.0], [0], 0
+    for end in candidates:
+        times, row_limit = columns[widths[end - 1]]
+        earliest_begin = min(ends[-1], end - rows_within(times, row_limit, seconds))
+        while ends[first] < earliest_begin:
             first += 1
-        seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]
-        best.append(min(seconds_of))
-        begins.append(ends[first + seconds_of.index(best[-1])])
+        seconds_from = [
+            before + times[end - begin] for before, begin in zip(best_seconds[first:], ends[first:], strict=True)
+        ]
+        best_seconds.append(min(seconds_from))
+        begins.append(ends[first + seconds_from.index(best_seconds[-1])])
         ends.append(end)
+    # 3. Back from the last batch to the one with the index.
     last = len(ends) - 1
     while begins[last] > index:
         last = ends.index(begins[last])
     return begins[last], ends[last]
 
 
-def rows_within(times: list[float], most: int, seconds: float) -> int:
-    """The most rows, at most `most`, whose predicted `times[rows]` are within `seconds`; at least 1."""
-    return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)
+def rows_within(times: list[float], row_limit: int, seconds: float) -> int:
+    """The most rows, at most `row_limit`, whose predicted `times[rows]` are within `seconds`; at least 1."""
+    return row_limit if times[row_limit] <= seconds else max(1, bisect_right(times, seconds, 1, row_limit + 1) - 1)
