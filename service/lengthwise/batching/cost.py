@@ -1,9 +1,10 @@
-"""Predicted seconds of a batch, by its rows and its width, on the machine that serves.
+"""Predicts the seconds of a batch by its rows and its width, on the machine that serves.
 
 The table is measured at load, on a grid of shapes (`batching.cost_measurement`), made monotone, and interpolated
 linearly. That fits recurrent models: linear in the width, piecewise linear in the rows until the vectors are full. The
-grid is of batches of one length; where kernels compute valid steps only, a batch of mixed lengths costs as one of so
-many fewer rows. While serving, two numbers are learned, each moved a few percent at most by a slow run:
+grid is of batches of one length; where kernels compute valid steps only, a batch of mixed lengths costs what as many
+rows of the longest length cost as hold its valid steps (`valid_steps / width`, a fraction is interpolated). While
+serving, two numbers are learned; a single slow run changes each by a few percent at most:
 
 | number | meaning |
 |---|---|
@@ -25,15 +26,15 @@ from numpy.typing import NDArray
 
 _MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
-_CORRECTION_WEIGHT: Final = 0.1  # of one run in the times of shapes like its own
-_CORRECTION_STEP: Final = 0.05  # columns are computed again once the log of a time is off by so much
-_OVERHEAD_WEIGHT: Final = 0.01  # of one run; low, as it is estimated from small differences
-_SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what no size would take
+_CORRECTION_WEIGHT: Final = 0.1  # weight of one run in the times of shapes like its own
+_CORRECTION_STEP: Final = 0.05  # columns are computed again once the log of a time has changed by so much
+_OVERHEAD_WEIGHT: Final = 0.01  # weight of one run; low, as the overhead is estimated from small differences
+_SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what a batch of size 0 would take
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
-_OVERHEAD_SHRINKAGE: Final = 0.5  # share that is used: too large batches cost most
-NEARLY_BEST: Final = 1.05  # a row's seconds within this factor of the least count as the least
-_OVERHEAD_STEP: Final = 0.03  # columns are computed again after such a change, as a share of the mean batch
+_OVERHEAD_SHRINKAGE: Final = 0.5  # the part of the estimate that is used: batches that are too large cost most
+NEARLY_BEST: Final = 1.05  # a row that costs at most so many times the cheapest counts as cheapest
+_OVERHEAD_STEP: Final = 0.03  # columns are computed again after a change by this share of the mean batch's seconds
 SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0
 _MAX_LOG_DRIFT: Final = 3.5  # serving scales the measured times by 33 at most
 _MAX_COLUMNS: Final = 1024  # widths whose column is cached; past it the cache is emptied
@@ -42,29 +43,32 @@ _MAX_COLUMNS: Final = 1024  # widths whose column is cached; past it the cache i
 class Column(NamedTuple):
     """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`."""
 
-    seconds: list[float]  # of a batch of 0, 1, 2, ... rows
-    cheapest_rows: list[int]  # of at most 0, 1, 2, ... rows: the number with the fewest seconds a row
-    enough_rows: int  # the fewest whose seconds a row are within 5 % of the least
-    least_row_seconds: float
-    balanced_rows: int  # the power of two in the middle, on a log scale, of those within 5 %: see `plan`
+    seconds: list[float]  # `seconds[n]`: of a batch of n rows; 0 for n = 0
+    cheapest_rows: list[int]  # `cheapest_rows[n]`: the number of rows, at most n, with the fewest seconds a row
+    enough_rows: int  # the smallest number of rows whose seconds a row are within 5 % of the lowest
+    least_row_seconds: float  # the lowest seconds a row of any number of rows
+    balanced_rows: int  # the power of two in the middle, on a log scale, of the rows within these 5 %: see `plan`
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
         """The column for the seconds of batches of 1, 2, ... rows, `[rows]`, which do not fall."""
         counts = np.arange(1, len(seconds) + 1)
-        of_one_row = seconds / counts
-        least = np.minimum.accumulate(of_one_row)
-        cheapest = np.maximum.accumulate(np.where(of_one_row <= least, counts, 0))
-        cheap = counts[of_one_row <= NEARLY_BEST * least[-1]]
-        balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)
-        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], int(cheap[0]), float(least[-1]), balanced)
+        row_seconds = seconds / counts
+        lowest = np.minimum.accumulate(row_seconds)
+        cheapest = np.maximum.accumulate(np.where(row_seconds <= lowest, counts, 0))
+        cheap = counts[row_seconds <= NEARLY_BEST * lowest[-1]]
+        balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)  # near the geometric mean
+        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], int(cheap[0]), float(lowest[-1]), balanced)
 
 
 class _Snapshot(NamedTuple):
-    """What is computed from a table and its overhead, before the drift; replaced when the overhead changes."""
+    """The grid with the learned overhead, and the columns computed from it, before the drift.
 
-    rows: int  # most in a column
-    overhead: float  # included, in seconds
+    Never changed but for `columns`; replaced when the overhead, the measured times or the number of rows change.
+    """
+
+    rows: int  # of the largest batch in a column
+    overhead: float  # seconds, included in `seconds`
     seconds: NDArray[np.float64]  # `[rows, widths]` of the grid, with the overhead
     columns: dict[int, Column]  # cached, by width
 
@@ -116,10 +120,10 @@ class CostTable:
         return self._snapshot.seconds * self.drift
 
     def column(self, width: int, rows: int) -> Column:
-        """The column of a width, for `rows` rows at least, before the drift; cached until the overhead changes."""
+        """The column of a width, for `rows` rows at least, before the drift; cached until the snapshot is replaced."""
         snapshot = self._snapshot
         if rows > snapshot.rows:
-            with self.learning:
+            with self.learning:  # another thread may have replaced the snapshot meanwhile
                 snapshot = self._renew(rows=max(rows, self._snapshot.rows))
         columns = snapshot.columns
         column = columns.get(width)
@@ -131,26 +135,29 @@ class CostTable:
         return column
 
     def _renew(self, **changes: Any) -> _Snapshot:
-        """Replaces the snapshot, with `learning` locked; returns the new one.
+        """Replaces the snapshot by one with the `changes` of fields, and returns it; `learning` is locked.
 
         A plan by length needs the columns of all widths that wait. Those in use are computed here, in the thread that
         learns, and not in a decision, for which the batcher is locked.
         """
-        old = self._snapshot
-        new = old._replace(columns={}, **changes)
+        previous = self._snapshot
+        snapshot = previous._replace(columns={}, **changes)
         if not self.valid_steps_only:
-            for width in list(old.columns):
-                new.columns[width] = Column.of(self.computed(width, new.rows, new.seconds))
-        self._snapshot = new
-        return new
+            for width in list(previous.columns):
+                snapshot.columns[width] = Column.of(self.computed(width, snapshot.rows, snapshot.seconds))
+        self._snapshot = snapshot
+        return snapshot
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The seconds `[rows]` of 1 to `rows` rows of a width, interpolated in the grid's `seconds [rows, widths]`."""
+        """The seconds `[rows]` of 1 to `rows` rows of a width, interpolated in the grid's `seconds [rows, widths]`.
+
+        First over the widths, then over the rows; past the most rows of the grid in proportion to the rows.
+        """
         weights = self._row_weights.get(rows)
-        if weights is None:
-            counts, grid = np.arange(1, rows + 1), np.eye(len(self.rows))
-            between = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
-            weights = self._row_weights[rows] = between * np.maximum(1.0, counts / self.rows[-1])[:, None]
+        if weights is None:  # linear interpolation as a matrix: a unit vector for each point of the grid
+            counts, unit_vectors = np.arange(1, rows + 1), np.eye(len(self.rows))
+            within_grid = np.stack([np.interp(counts, self.rows, vector) for vector in unit_vectors], axis=1)
+            weights = self._row_weights[rows] = within_grid * np.maximum(1.0, counts / self.rows[-1])[:, None]
         # Past the widest point, the slope of many rows may be smaller than the slope of few: accumulate again.
         at_width = np.maximum.accumulate(interpolated(self.grid_widths, seconds, width))
         return np.asarray(np.maximum.accumulate(weights @ at_width), dtype=np.float64)
@@ -164,16 +171,17 @@ class CostTable:
         times = self.column(width, rows).seconds
         if valid_steps is None or not self.valid_steps_only:
             return times[rows]
-        full = max(1.0, valid_steps / width)
-        below = min(int(full), rows - 1)
-        return times[below] + (full - below) * (times[below + 1] - times[below])
+        full_rows = max(1.0, valid_steps / width)  # as many rows of the whole width have these valid steps
+        lower = min(int(full_rows), rows - 1)
+        return times[lower] + (full_rows - lower) * (times[lower + 1] - times[lower])
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
-        """Learns from a batch that ran, each number by a small bounded step; ignores seconds that cannot be.
+        """Learns drift and overhead from a batch that took `seconds`, each by a small bounded step.
 
-        There is one drift for all shapes: with one for each number of rows, those that did not occur looked cheap or
-        expensive beside those that did. The overhead is the work for each batch from its plan to its scores, which was
-        not measured at load, or with warm processor caches only. Without it, batches are too small.
+        Seconds of 0, below, or infinity are ignored. There is one drift for all shapes: with one for each number of
+        rows, those that did not occur looked cheap or expensive beside those that did. The overhead is the work for a
+        batch from its plan to its scores that was not measured at load, or with warm processor caches only. Without it,
+        batches are too small.
         """
         if not 0 < seconds < math.inf:
             return
@@ -190,20 +198,23 @@ class CostTable:
                 self._renew(overhead=overhead.seconds, seconds=self._measured + overhead.seconds)
 
     def correct(self, weights: NDArray[np.float64], factor: float) -> None:
-        """Moves the measured times `[rows, widths]` by a small part of a factor, by `weights` of 0 to 1; bounded."""
+        """Corrects the measured times after a run that took `factor` times as long as predicted, by a bounded step.
+
+        `weights [rows, widths]`, from 0 to 1: how much each point of the grid is corrected.
+        """
         if not 0 < factor < math.inf:
             return
         error = _CORRECTION_WEIGHT * _clipped(math.log(factor), _MAX_LOG_ERROR)
         with self.learning:
-            moved = self._measured * np.exp(weights * error)
-            self._measured = np.maximum.accumulate(np.maximum.accumulate(moved, axis=0), axis=1)
+            corrected = self._measured * np.exp(weights * error)
+            self._measured = np.maximum.accumulate(np.maximum.accumulate(corrected, axis=0), axis=1)
             snapshot = self._snapshot
             times = self._measured + snapshot.overhead
             if np.abs(np.log(times / snapshot.seconds)).max() > _CORRECTION_STEP:
                 self._renew(seconds=times)
 
     def to_json(self) -> dict[str, Any]:
-        """What the model directory keeps."""
+        """The table with overhead and drift, as the model directory stores it."""
         return {
             "rows": self.rows.tolist(),
             "widths": self.widths.tolist(),
@@ -221,37 +232,41 @@ class CostTable:
 class Overhead:
     """Estimates the fixed overhead of a batch: the intercept of a weighted least-squares fit, regularised.
 
-    The fit is `seconds = overhead + slope * measured`, with weights of `1 / measured`: the times of short batches vary
-    less than those of long ones, but most of them in proportion to their length.
+    The fit is `seconds = overhead + slope * measured`, where `measured` are the seconds of the batch's shape at load.
+    Its weights are `1 / measured`, as the times of long batches vary more than those of short ones.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = 0.0  # the estimate
         self.mean_batch_seconds = 0.0
-        self._count = 0
+        self._count = 0  # of batches
         self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, seconds, seconds / measured
 
     def observe(self, measured: float, seconds: float) -> None:
         """Adds a batch: the seconds of its shape at load, and those it took, divided by the drift; both above 0."""
         self._count += 1
-        weight = max(_OVERHEAD_WEIGHT, 1 / self._count)
+        weight = max(_OVERHEAD_WEIGHT, 1 / self._count)  # moving averages, of all batches while they are few
         sample = (measured, 1 / measured, seconds, seconds / measured)
-        self._means = [mean + weight * (each - mean) for mean, each in zip(self._means, sample, strict=True)]
-        size, inverse, self.mean_batch_seconds, ratio = self._means
-        variance = max(0.0, size * inverse - 1)  # about the squared coefficient of variation of `measured`
-        intercept = (size * ratio - self.mean_batch_seconds) / (
+        self._means = [mean + weight * (value - mean) for mean, value in zip(self._means, sample, strict=True)]
+        mean_measured, mean_inverse, self.mean_batch_seconds, mean_ratio = self._means
+        variance = max(0.0, mean_measured * mean_inverse - 1)  # about the squared coefficient of variation
+        intercept = (mean_measured * mean_ratio - self.mean_batch_seconds) / (
             variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self._count
         )
         self.seconds = max(0.0, min(_OVERHEAD_SHRINKAGE * intercept, _MAX_OVERHEAD * self.mean_batch_seconds))
 
 
 def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
-    """`values [..., points]` at `x`: linear; past the end the last slope, or in proportion with one point only."""
+    """`values [..., points]`, given at ascending `points`, interpolated linearly at `x`: an array `[...]`.
+
+    Before the first point its value; past the last one the last slope, or in proportion to `x` if there is one point.
+    """
     if len(points) == 1:
         return values[..., 0] * max(1.0, x / points[0])
     right = max(1, min(bisect_left(points, x), len(points) - 1))
-    share = max(0.0, (x - points[right - 1]) / (points[right] - points[right - 1]))
-    return values[..., right - 1] + share * (values[..., right] - values[..., right - 1])
+    left_point, right_point = points[right - 1], points[right]
+    fraction = max(0.0, (x - left_point) / (right_point - left_point))
+    return values[..., right - 1] + fraction * (values[..., right] - values[..., right - 1])
 
 
 def _clipped(value: float, bound: float) -> float:
