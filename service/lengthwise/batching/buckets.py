@@ -2,10 +2,11 @@
 
 On a device, memory grows with every new shape, and libraries choose their kernels by shape. So widths are rounded up to
 one of a few, and batches are filled up with short rows of zeros (*fillers*) to one of a few numbers of rows. The cost
-table decides which: as few as possible, while no rounding adds more than a small share of steps or seconds. Widths that
-come often, as where most batches have a sequence near the longest, are not rounded up: few shapes, and most batches
-then compute no step that order of arrival would not. The planner sees the rounding as cost (`BucketedCosts`). Admission
-counts the rounded width, and metrics count the fillers.
+table decides which: as few as possible, while no rounding adds more than `MOST_ADDED` to the steps or the seconds.
+
+A *frequent* width, which many batches have as their longest sequence, is not rounded up. There are few frequent widths,
+so there are still few shapes, and most batches are no wider than without buckets. The planner sees the rounding as cost
+(`BucketedCosts`). Admission counts the rounded width, and metrics count the fillers.
 """
 
 from __future__ import annotations
@@ -27,36 +28,36 @@ from lengthwise.padding import rounded_width
 BatchShape = tuple[int, int]  # rows, width
 
 DEVICE_ROWS: Final = 1024  # most that are measured on a device, and run where its cost table shows that they pay
-DEVICE_STEPS: Final = 262_144
-MOST_FIRST: Final = 64  # shapes that run before a request needs them,
-BEFORE_READY: Final = 16  # and of these before the model is ready
-_FIRST_ROWS, _FIRST_WIDTHS = 9, 7
+DEVICE_STEPS: Final = 262_144  # rows x width: the same
+MOST_FIRST: Final = 64  # so many shapes run before a request needs them,
+BEFORE_READY: Final = 16  # and so many of these before the model is ready
+_FIRST_ROWS, _FIRST_WIDTHS = 9, 7  # of these shapes: how many numbers of rows and how many widths
 MOST_ADDED: Final = 0.05  # by one rounding, as a share of the steps or the predicted seconds
-_BLOCK: Final = 64  # arrivals, a small full batch of a device: their longest is about as wide as a batch
-_BLOCKS: Final = 64  # a width that two of so many blocks have comes often
-_FINE: Final = 256  # a width is known to one part in so many: neighbours of wide ones count as one
+_BLOCK: Final = 64  # arrivals in a block, as in a small full batch of a device: so its longest is like a batch's width
+_BLOCKS: Final = 64  # a width is frequent if it is the longest in at least two of so many blocks
+_FINE: Final = 256  # longest lengths that differ by less than about one part in so many count as one width
 
 
 @dataclass(slots=True)
 class Buckets:
-    """The widths and the numbers of rows of batches that run."""
+    """The widths and the numbers of rows of batches that run. A batch of any other shape is rounded up to these."""
 
     widths: tuple[int, ...]  # ascending, at least one; in steps
     rows: tuple[int, ...]  # ascending, from 1
     limits: BatchLimits  # a full batch gets no filler
-    multiple: int = 1
+    multiple: int = 1  # of the widths, for those past the widest too
     min_length: int = 1  # of a filler: the shortest sequence that the model accepts
-    _lengths: list[int] = field(default_factory=list, init=False)  # of the block that is not full
-    _widest: tuple[int, ...] = field(default=(), init=False)  # of the last blocks, the latest first
-    _with_frequent: tuple[int, ...] = field(default=(), init=False)  # the widths, and those that come often
+    _lengths: list[int] = field(default_factory=list, init=False)  # of the arrivals in the block that is not full
+    _widest: tuple[int, ...] = field(default=(), init=False)  # of each of the last blocks, the latest first
+    _with_frequent: tuple[int, ...] = field(default=(), init=False)  # `widths` and the frequent ones; at first none
 
     def width_of_arrival(self, length: int) -> int:
-        """Counts a sequence that arrived, to learn which widths come often; returns its `width_of`."""
+        """Counts a sequence that arrived, to learn the frequent widths; returns the `width_of` its length."""
         lengths = self._lengths
         lengths.append(length)
-        if len(lengths) >= _BLOCK:  # of several threads two may count a block
+        if len(lengths) >= _BLOCK:  # without a lock: two threads may count the same block
             self._lengths = []
-            self._count_widest(max(lengths))
+            self._count_block(max(lengths))
         return self.width_of(length)
 
     def width_of(self, length: int) -> int:
@@ -65,47 +66,51 @@ class Buckets:
         index = bisect_left(widths, length)
         return widths[index] if index < len(widths) else rounded_width(length, self.multiple)
 
-    def _count_widest(self, length: int) -> None:
-        """Counts the longest of a block; a width that comes often becomes one of the widths, and ceases to be."""
-        width = rounded_width(length, self.multiple << (length // (_FINE * self.multiple)).bit_length())
+    def _count_block(self, longest: int) -> None:
+        """Counts a block of arrivals by its longest length; updates which widths are frequent."""
+        # The multiple grows with the length, as a power of two of `self.multiple`.
+        width = rounded_width(longest, self.multiple << (longest // (_FINE * self.multiple)).bit_length())
         self._widest = (width, *self._widest[: _BLOCKS - 1])
         frequent = {width for width, count in Counter(self._widest).items() if count > 1 and width < self.widths[-1]}
         self._with_frequent = tuple(sorted(frequent.union(self.widths)))
 
     def rows_of(self, rows: int, width: int) -> int:
         """The number of rows, fillers included, of a batch of `rows` sequences at a width."""
-        most = self.limits.most_rows(width)
-        if rows >= most:
+        row_limit = self.limits.most_rows(width)
+        if rows >= row_limit:
             return rows
-        return min(self.rows[bisect_left(self.rows, rows)], most)
+        return min(self.rows[bisect_left(self.rows, rows)], row_limit)
 
     def first_shapes(self, lengths: Sequence[float] = ()) -> list[BatchShape]:
-        """The shapes to run before a request needs them, at most `MOST_FIRST`: the largest, then few rows before many.
+        """The shapes to run before a request needs them: the largest first, then those of few rows before many.
 
-        Of widths and of rows each some, evenly spread; of the widths only those of the `lengths` that are expected.
+        All shapes, if they are at most `MOST_FIRST`. Otherwise an evenly spread choice of numbers of rows and of
+        widths; if `lengths` are expected, only of the widths that these have.
         """
         expected = sorted({self.width_of(min(int(length), self.widths[-1])) for length in lengths}) or self.widths
-        evenly = itertools.product(_spread(self.rows, _FIRST_ROWS), _spread(expected, _FIRST_WIDTHS))
-        first = dict.fromkeys((min(rows, self.limits.most_rows(width)), width) for rows, width in evenly)
+        spread = itertools.product(_spread(self.rows, _FIRST_ROWS), _spread(expected, _FIRST_WIDTHS))
+        chosen = dict.fromkeys((min(rows, self.limits.most_rows(width)), width) for rows, width in spread)
         shapes = self.shapes()
-        return shapes if len(shapes) <= MOST_FIRST else [*dict.fromkeys((shapes[0], *sorted(first)))]
+        return shapes if len(shapes) <= MOST_FIRST else [*dict.fromkeys((shapes[0], *sorted(chosen)))]
 
     def shapes(self) -> list[BatchShape]:
-        """Every (rows, width) that a batch can have before a width comes often, the largest first."""
-        most_rows = [(width, self.limits.most_rows(width)) for width in self.widths]
+        """Every (rows, width) that a batch can have, frequent widths left out; the largest first."""
+        row_limits = [(width, self.limits.most_rows(width)) for width in self.widths]
         shapes = [
-            (rows, width) for width, most in most_rows for rows in (*self.rows[: bisect_left(self.rows, most)], most)
+            (rows, width)
+            for width, row_limit in row_limits
+            for rows in (*self.rows[: bisect_left(self.rows, row_limit)], row_limit)
         ]
         return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True)
 
 
 def lowered(cost: CostTable, limits: BatchLimits) -> BatchLimits:
-    """The fewest rows, and the fewest steps, with which batches of every width are about as cheap a row as can be."""
-    most = [
+    """The limits with as few rows and steps as allow cheap batches (`Column.enough_rows`) at every width."""
+    shapes = [
         (min(cost.column(width, limits.rows).enough_rows, limits.most_rows(width)), width) for width in cost.grid_widths
     ]
-    steps = max(rows * width for rows, width in most)
-    return replace(limits, rows=max(rows for rows, _ in most), padded_steps=steps)
+    steps = max(rows * width for rows, width in shapes)
+    return replace(limits, rows=max(rows for rows, _ in shapes), padded_steps=steps)
 
 
 def choose(
@@ -117,32 +122,38 @@ def choose(
     multiple: int = 1,
     most_added: float = MOST_ADDED,
 ) -> Buckets:
-    """The fewest widths and rows for which no rounding adds more than `most_added` to the steps or the seconds."""
+    """The fewest widths and rows for which no rounding adds more than `most_added` to the steps or the seconds.
+
+    Widths are compared in full batches; numbers of rows at the width of a full batch of `limits.padded_steps`.
+    """
     narrowest, widest = rounded_width(min_length, multiple), rounded_width(max_length, multiple)
-    middle = max(narrowest, min(widest, limits.padded_steps // limits.rows))
+    width_of_rows = max(narrowest, min(widest, limits.padded_steps // limits.rows))
     every_width = range(narrowest, widest + 1, multiple)
     widths = _fewest(every_width, lambda width: cost.predict(limits.most_rows(width), width), most_added)
-    rows = _fewest(range(1, limits.rows + 1), lambda rows: cost.predict(rows, middle), most_added)
-    measured = [count for count in cost.rows.tolist() if count <= limits.rows]  # a step in the costs is at one of them
+    rows = _fewest(range(1, limits.rows + 1), lambda rows: cost.predict(rows, width_of_rows), most_added)
+    measured = [count for count in cost.rows.tolist() if count <= limits.rows]  # costs may jump at a measured one
     return Buckets(widths, tuple(sorted({*rows, *measured})), limits, multiple, min_length)
 
 
-def _nearness(points: NDArray[np.int64], point: int) -> NDArray[np.float64]:
-    """1 at a point, 0 at half and twice of it, on a line between in their logarithms."""
-    return np.asarray(np.maximum(0.0, 1 - np.abs(np.log2(points / point))), dtype=np.float64)
+def _nearness(points: NDArray[np.int64], center: int) -> NDArray[np.float64]:
+    """For each point, 1 at the center, falling to 0 at half and at twice of it, linearly in the logarithm."""
+    return np.asarray(np.maximum(0.0, 1 - np.abs(np.log2(points / center))), dtype=np.float64)
 
 
-def _spread(points: Sequence[int], most: int) -> Sequence[int]:
-    """At most `most` of the points, evenly chosen, with the first and the last."""
-    return [points[index] for index in sorted({*np.linspace(0, len(points) - 1, most).round().astype(int).tolist()})]
+def _spread(points: Sequence[int], count: int) -> Sequence[int]:
+    """At most `count` of the points, evenly chosen, with the first and the last."""
+    return [points[index] for index in sorted({*np.linspace(0, len(points) - 1, count).round().astype(int).tolist()})]
 
 
 def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: float) -> tuple[int, ...]:
-    """The fewest of ascending points to which rounding up adds at most `most_added`; chosen from the largest down."""
+    """The fewest of ascending points such that rounding up to the next of them adds at most `most_added`.
+
+    Added to the point itself, or to its `seconds`. A greedy choice, from the largest down.
+    """
     chosen = [points[-1]]
     for point in reversed(points):
-        above = chosen[-1]
-        if max(above / point, seconds(above) / seconds(point)) > 1 + most_added:
+        rounded = chosen[-1]
+        if max(rounded / point, seconds(rounded) / seconds(point)) > 1 + most_added:
             chosen.append(point)
     return tuple(reversed(chosen))
 
@@ -150,19 +161,23 @@ def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: 
 class BucketedCosts(CostTable):
     """A measured cost table whose predictions include the filler rows.
 
-    Few of its times were measured, so serving corrects them: each run moves those of similar rows and width.
+    Few of its times were measured, so serving corrects them: each run changes those of similar rows and width.
     """
 
     def __init__(self, table: CostTable, buckets: Buckets) -> None:
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
         self._ran: set[BatchShape] = set()
-        self._filled: dict[tuple[int, int], list[int]] = {}  # rows with fillers, by most of a width and of a column
+        # By the most rows of a width and of a column: the rows with fillers of a batch of 1, 2, ... sequences
+        self._filled: dict[tuple[int, int], list[int]] = {}
         for width in buckets.widths:  # now, at load, and not in a decision
             self.column(width, buckets.limits.rows)
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
-        """See `CostTable.observe`; the first run of a shape is slow, and not counted."""
+        """Learns from a run as `CostTable.observe` does, and corrects the times of similar shapes.
+
+        The first run of a shape is slow on a device, and is ignored.
+        """
         if (rows, width) not in self._ran:
             self._ran.add((rows, width))
             return
@@ -177,5 +192,5 @@ class BucketedCosts(CostTable):
         filled = self._filled.get(key)
         if filled is None:
             filled = self._filled[key] = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
-        exact = super().computed(width, filled[-1], seconds)
-        return np.asarray(exact[np.subtract(filled, 1)], dtype=np.float64)
+        seconds_of_rows = super().computed(width, filled[-1], seconds)
+        return np.asarray(seconds_of_rows[np.subtract(filled, 1)], dtype=np.float64)
