@@ -72,7 +72,7 @@ class Greeting(asyncio.Protocol):
 
 async def test_whoever_was_on_the_way_in_when_it_closes_is_served() -> None:
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
-        listener = Listener(taken, most=100, tls=None, handshake_seconds=1)
+        listener = Listener(taken, max_connections=100, tls=None, handshake_seconds=1)
         address = taken.getsockname()
         # The kernel has them, the event loop has not had its turn.
         waiting = [stack.enter_context(socket.create_connection(address)) for _ in range(50)]
@@ -98,7 +98,7 @@ async def take(taken: list[object], number: int, turn: Callable[[int, int], floa
     with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
         for _ in range(number):
             stack.enter_context(socket.create_connection(shared.getsockname()))
-        listener = Listener(shared, most=1000, tls=None, handshake_seconds=1, turn=turn)
+        listener = Listener(shared, max_connections=1000, tls=None, handshake_seconds=1, turn=turn)
         listener.start(partial(Kept, taken), taken)
         while len(taken) < number:
             await asyncio.sleep(0.001)
@@ -148,7 +148,7 @@ async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
     idle = KeepAlive()
     idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
-        listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
+        listener = Listener(taken, max_connections=3, tls=None, handshake_seconds=1)
         listener.start(Greeting, range(3 + REFUSED), idle)
         told = []
         for _ in range(2):
@@ -164,7 +164,7 @@ async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
 async def test_nobody_is_let_in_while_it_closes_only_to_be_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "ARRIVING_SECONDS", 1.0)
     with listening("127.0.0.1", 0, "--port") as taken:
-        listener = Listener(taken, most=100, tls=None, handshake_seconds=1)
+        listener = Listener(taken, max_connections=100, tls=None, handshake_seconds=1)
         listener.start(Greeting, ())
         closing = asyncio.create_task(listener.close())
         await asyncio.sleep(0)
@@ -192,7 +192,7 @@ async def test_it_goes_on_when_there_are_files_again(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         taken.setblocking(False)
-        listener = Listener(taken, most=100, tls=None, handshake_seconds=1)
+        listener = Listener(taken, max_connections=100, tls=None, handshake_seconds=1)
         listener.start(Greeting, ())
         reader, writer = await asyncio.open_connection(*taken.getsockname())
         assert await reader.read() == b"hello"
@@ -252,7 +252,7 @@ async def test_a_new_connection_gets_the_place_of_an_idle_one(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
-    async with net(service, most=1) as made:
+    async with net(service, max_connections=1) as made:
         line = await made.line()
         for _ in range(2):
             assert (await line.ask(BODY))[0] == 200
@@ -265,7 +265,7 @@ async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
     service: Service, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
-    async with net(service, most=1) as made:
+    async with net(service, max_connections=1) as made:
         line = await made.line()
         if begun:
             assert (await line.ask(BODY))[0] == 200

@@ -254,7 +254,7 @@ def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: py
     monkeypatch.setattr(os, "_exit", ended.append)
     serving = Serving(Settings())
     with socket.socket() as unused:
-        listener = Listener(unused, most=1, tls=None, handshake_seconds=1)
+        listener = Listener(unused, max_connections=1, tls=None, handshake_seconds=1)
         server = Server(uvicorn.Config(Application(serving)), listener, serving)
     server.handle_exit(signal.SIGTERM, None)
     assert (server.should_exit, serving.batcher.draining, ended) == (True, True, [])

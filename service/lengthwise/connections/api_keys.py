@@ -1,8 +1,8 @@
 """API keys: which clients may call, from a file that is read again when it changes, in a thread.
 
-The file, one key a line, may be on a network and not answer for minutes: until then the old keys hold. Of it only
-digests are in memory, compared in constant time. No key is ever logged; the name before it is (`team-a: KEY`), and is
-counted.
+The file, one key a line, may be on a network and not answer for minutes: until then the old keys stay valid. Only
+digests of the keys are in memory, compared in constant time. No key is ever logged. A key may have a name (`team-a:
+KEY`), which is logged and counted.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lengthwise.errors import ConfigurationError, Unauthorized
 
 log = logging.getLogger("lengthwise.keys")
 
-SHORTEST: Final = 16  # characters of a valid key: shorter ones can be guessed
-MOST_NAMES: Final = 100  # that are counted by themselves
+SHORTEST: Final = 16  # characters of a valid key: shorter keys can be guessed
+MOST_NAMES: Final = 100  # names with a label of their own in the metrics
 OTHER: Final = "other"  # the label of all further names
 _LINE: Final = re.compile(rb"(?:(?!other\s*:)([A-Za-z0-9][A-Za-z0-9._-]{0,63})\s*:\s+)?(\S{%d,}(?<!:))" % SHORTEST)
 _FORM: Final = (
@@ -31,11 +31,14 @@ _FORM: Final = (
     "to 64 letters, digits, '.', '_' and '-', begins with a letter or a digit, and is not 'other'"
 )
 _CHECK_SECONDS: Final = 1.0  # between two checks of the file, at least
-_READ_SECONDS: Final = 0.1  # that a caller waits for that; while it takes longer, no other check begins
+_READ_SECONDS: Final = 0.1  # that a caller waits for a check; while one takes longer, no other check begins
 
 
 class Keys:
-    """The keys of a file; one caller waits `patience_seconds`, once, while the file is looked at."""
+    """The keys of a file.
+
+    The caller whose check finds the file due waits at most `patience_seconds` while it is read.
+    """
 
     def __init__(
         self, path: Path, clock: Callable[[], float] = time.monotonic, *, patience_seconds: float = _READ_SECONDS
@@ -43,13 +46,15 @@ class Keys:
         self._path = path
         self._clock = clock
         self._patience_seconds = patience_seconds
-        self._checked = clock()
-        self._labels: dict[str, str] = {}  # of the names so far, in the order of the file, as in every process
+        self._checked = clock()  # when the file was checked last
+        self._labels: dict[str, str] = {}  # by name; in the order of the file, so that every worker has the same
         self._use(*_read(path))
         self._reading = threading.Thread()
 
     def check(self, authorization: bytes | None) -> tuple[str, str] | None:
-        """The name of the key that the client sent as `Bearer KEY`, and its label in the metrics; None without a name.
+        """The name of the key that the client sent as `Bearer KEY`, and its label in the metrics.
+
+        None if that key has no name.
 
         Raises:
             Unauthorized: The client sent none of the keys.
@@ -66,18 +71,22 @@ class Keys:
         return callers[0]
 
     def _use(self, stamp: tuple[int, int], names: dict[bytes, str]) -> None:
+        """Replaces the valid keys; `names` has the name of each key, by digest. New names get their labels."""
         for name in filter(None, names.values()):
             self._labels.setdefault(name, name if len(self._labels) < MOST_NAMES else OTHER)
         self._callers = [(digest, (name, self._labels[name]) if name else None) for digest, name in names.items()]
         self._stamp = stamp
 
     def _reload(self) -> None:
-        """Reads the file again if it changed, in a thread; the old keys stay valid until it is read."""
+        """Starts a thread that reads the file if it changed, at most once a second.
+
+        Until then the old keys are valid.
+        """
         now = self._clock()
         if now - self._checked < _CHECK_SECONDS or self._reading.is_alive():
             return
         self._checked = now
-        self._reading = threading.Thread(target=self._read_again, name="api-keys", daemon=True)
+        self._reading = threading.Thread(target=self._read_if_changed, name="api-keys", daemon=True)
         try:
             self._reading.start()
         except RuntimeError as error:  # no further thread can be started now
@@ -85,7 +94,8 @@ class Keys:
         else:
             self._reading.join(self._patience_seconds)
 
-    def _read_again(self) -> None:
+    def _read_if_changed(self) -> None:
+        """Reads the file if its stamp changed, in a thread; if that fails, the old keys stay valid."""
         try:
             if _stamp(self._path) != self._stamp:
                 self._use(*_read(self._path))
@@ -95,7 +105,7 @@ class Keys:
 
 
 def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
-    """The stamp of the file, and the digest of each key with its name, which may be empty.
+    """The stamp of the file, and the name of each key by its digest; the name is empty for a key without one.
 
     Raises:
         ConfigurationError: The file cannot be read, has no key, or a line of another form; the message names the line.
@@ -106,6 +116,7 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
     except OSError as error:
         raise ConfigurationError(f"the API keys {path} cannot be read: {error.strerror}") from error
     names: dict[bytes, str] = {}
+    # All lines but comments and empty ones.
     for number, line in [(number, line.strip()) for number, line in lines if not re.match(rb"\s*(#|$)", line)]:
         match = _LINE.fullmatch(line)
         if match is None:
@@ -123,6 +134,6 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Modification time and size: what changes when the file changes."""
+    """The modification time in nanoseconds and the size: a change of either means that the file changed."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size

@@ -8,7 +8,7 @@
 | does not read what was written | is aborted when nothing of that was sent for `UNREAD_SECONDS` |
 | was closed by the server | has `PARTING_SECONDS` to end its own side |
 
-No time is longer than what is left of the drain.
+No connection has longer than the drain itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEW_SECONDS: Final = 5.0
 QUIET_SECONDS: Final = 2.0
 UNREAD_SECONDS: Final = 2.0
 PARTING_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 0.02  # no event reports that a client reads, or that a request is arriving
+_LOOK_SECONDS: Final = 0.02  # between two checks: no event reports that a client reads, or that a request arrives
 
 
 class DrainedConnection(Protocol):
@@ -37,11 +37,14 @@ class DrainedConnection(Protocol):
         """Whether a request has begun and has no answer yet."""
 
     def refuse(self, status: int | None, detail: str) -> None:
-        """Reads no more; ends the connection behind the answers to earlier requests, with a status by a refusal."""
+        """Ends the connection after the answers to earlier requests; with a `status`, a refusal is written last."""
 
 
 class ConnectionDrain:
-    """Waits for a server's connections, and those `pending` to be one, and closes those that wait for nothing."""
+    """Waits until a server's connections end, and closes those that wait for nothing.
+
+    `pending` counts the sockets that become connections soon; `clock` is the event loop's, in seconds.
+    """
 
     def __init__(
         self, connections: Collection[DrainedConnection], pending: Callable[[], int], clock: Callable[[], float]
@@ -49,18 +52,24 @@ class ConnectionDrain:
         self._connections = connections
         self._pending = pending
         self._clock = clock
+        # For each connection its last state (owes an answer, is closing, unsent bytes), and since when it has it.
         self._since: dict[DrainedConnection, tuple[tuple[bool, bool, int], float]] = {}
 
-    async def wait(self, *, until: float, only: Collection[DrainedConnection] | None = None) -> None:
-        """Waits until the connections, or only some, have ended; at most `until`, on the clock."""
-        while self._clock() < until:
-            left = self._close_idle()
-            if not (left or self._pending() if only is None else left.intersection(only)):
+    async def wait(self, *, deadline: float, only: Collection[DrainedConnection] | None = None) -> None:
+        """Waits until all connections, or `only` some, have ended, but not beyond `deadline`, a time on the clock.
+
+        Without `only`, the pending connections are awaited too. Meanwhile it closes the connections that wait for
+        nothing.
+        """
+        while self._clock() < deadline:
+            open_connections = self._close_idle()
+            is_waiting = open_connections or self._pending() if only is None else open_connections.intersection(only)
+            if not is_waiting:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
     def refuse(self) -> None:
-        """Refuses the unfinished requests that are left, and closes the other connections."""
+        """Refuses the unfinished requests of the open connections with 503, and closes idle connections."""
         for connection in list(self._connections):
             if connection.owes:
                 connection.refuse(503, "the server is shutting down")
@@ -68,25 +77,25 @@ class ConnectionDrain:
                 connection.transport.close()
 
     def abort(self) -> None:
-        """Aborts the connections that are left."""
+        """Aborts the connections that are still open."""
         for connection in list(self._connections):
             connection.transport.abort()
 
     def _close_idle(self) -> set[DrainedConnection]:
-        """Closes the connections whose time is over; returns the others."""
+        """Closes or aborts the connections that are over the times above; returns all that were open before."""
         now = self._clock()
-        left = set(self._connections)
-        self._since = {connection: since for connection, since in self._since.items() if connection in left}
-        for connection in left:
+        open_connections = set(self._connections)
+        self._since = {connection: since for connection, since in self._since.items() if connection in open_connections}
+        for connection in open_connections:
             transport = connection.transport
             owes, closing, unsent = connection.owes, transport.is_closing(), transport.get_write_buffer_size()
             state, silence = (owes, closing, unsent), NEW_SECONDS if connection.newest is None else QUIET_SECONDS
-            before, since = self._since.setdefault(connection, (state, now))
-            if before != state:
+            last_state, since = self._since.setdefault(connection, (state, now))
+            if last_state != state:
                 self._since[connection] = (state, now)
             elif unsent or closing:
                 if now - since > (UNREAD_SECONDS if unsent else PARTING_SECONDS):
                     transport.abort()
             elif not owes and now - since > silence and not has_arrived(transport):
                 transport.close()
-        return left
+        return open_connections

@@ -1,4 +1,7 @@
-"""Where a server listens, and how many connections HTTP and gRPC may have, half each, of the files that may be open."""
+"""Where a server listens, and how many connections HTTP and gRPC may have.
+
+Each connection needs an open file. With gRPC, HTTP and gRPC get half of the connections each.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.server")
 
-ADMIN_CONNECTIONS: Final = 32  # of the admin port
-LEAST_FILES: Final = 32  # that the server itself needs: listeners, the graph, the log, those of the event loop
-_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REFUSED  # of no client, or refused as too many
-_GRPC_FILES: Final = LEAST_FILES  # of gRPC itself, and of connections that it closes as too many
+ADMIN_CONNECTIONS: Final = 32  # at most on the admin port
+LEAST_FILES: Final = 32  # open files of the server itself: listeners, the graph, the log, those of the event loop
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REFUSED  # all but those of clients
+_GRPC_FILES: Final = LEAST_FILES  # of gRPC itself, and of connections that it refuses
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The most connections of HTTP and of gRPC, and the most files that this process may open (None: no limit)."""
+    """The largest numbers of connections over HTTP and over gRPC, and of files that this process may open."""
 
     http: int
-    grpc: int
-    files: int | None
+    grpc: int  # 0 if gRPC is off
+    files: int | None  # None: no limit
 
     def log(self) -> None:
         """Logs the limits."""
@@ -52,15 +55,15 @@ def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
         raise ConfigurationError(
             f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
         )
-    most = max_connections
+    connections = max_connections
     if files is not None:
-        most = min(most, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
-    half = most // 2 if grpc else 0
-    return ConnectionLimits(max(1, most - half), max(1, half) if grpc else 0, files)
+        connections = min(connections, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
+    grpc_connections = connections // 2 if grpc else 0
+    return ConnectionLimits(max(1, connections - grpc_connections), max(1, grpc_connections) if grpc else 0, files)
 
 
 def announce(settings: Settings) -> None:
-    """Says in the log where the server listens, and warns if anybody may call it."""
+    """Logs where the server listens, and a warning if anybody may call it."""
     scheme, host, port = _scheme(settings), settings.host, settings.port
     if settings.admin_port is not None:
         log.info("listening on %s://%s:%d for /metrics, /healthz and admin calls", scheme, host, settings.admin_port)
@@ -72,7 +75,7 @@ def announce(settings: Settings) -> None:
 
 
 def to_try(settings: Settings) -> dict[str, str]:
-    """The pages that a person may open in a browser on this machine: addresses by what they show."""
+    """The pages that a person may open in a browser on this machine: `{what it shows: address}`."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with suppress(ValueError):
         host = "localhost" if ip_address(settings.host).is_unspecified else host

@@ -5,11 +5,11 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
    └> too many: the oldest handshake ends, or the connection that has been idle longest, or the new one gets 503
 ```
 
-A normal handshake takes milliseconds, so the oldest ones are those of clients that connect and send nothing.
+A normal handshake takes milliseconds, so the oldest handshakes are those of clients that connect and send nothing.
 
 A proxy keeps its connections open for about a minute, and loses a request that it sends while this side closes one. So
-the server waits longer (`keep_alive_seconds`). In a crowd, a new connection gets the slot of the one that has been
-idle longest, unless that was used within `LEAST_IDLE_SECONDS`.
+the server waits longer (`keep_alive_seconds`). If there are too many connections, a new one gets the slot of the one
+that has been idle longest, unless that was used within `LEAST_IDLE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from lengthwise.settings import Settings, flag
 log = logging.getLogger("lengthwise.listener")
 
 BACKLOG: Final = 2048  # connections that the kernel keeps until they are accepted
-REFUSED: Final = 16  # connections above the limit that are accepted only to be refused
+REFUSED: Final = 16  # connections above the limit that are accepted only to be answered 503
 _A_TURN: Final = 32  # connections accepted in one turn of the event loop
-_PATIENCE: Final = 5  # times that it leaves a connection to others before it takes one; later two, and so on
-NO_FILES_SECONDS: Final = 0.5  # none is accepted when the process has no file descriptors left
+_PATIENCE: Final = 5  # waits for other workers, in a row, before one connection is taken; see `_accept_some`
+NO_FILES_SECONDS: Final = 0.5  # until the next try, when the process has no file descriptors left
 ARRIVING_SECONDS: Final = 0.1  # that a connection may take to be established, from its first packet
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
 LEAST_IDLE_SECONDS: Final = 5.0  # that a connection is kept open for its next request in any case
-_LOOKS: Final = 8  # connections that are looked at: a request may just have arrived on the first ones
+_LOOKS: Final = 8  # idle connections that are tried: a request may just have arrived on the first of them
 
 
 class IdleConnection(Protocol):
-    """A connection that was answered and may send another request."""
+    """A connection whose last request was answered, and which may send another one."""
 
     def give_way(self) -> bool:
         """Ends the connection at once; returns False, and does nothing, if its next request has begun."""
 
 
 class KeepAlive(dict[IdleConnection, float]):
-    """The idle connections of one server, the one that has been idle longest first, and since when, in seconds."""
+    """The idle connections of one server: since when each is idle (seconds), the longest idle first."""
 
     def make_room(self, now: float) -> bool:
-        """Ends the connection that has been idle longest by `now` (seconds); returns whether one could be ended."""
+        """Ends the connection that has been idle longest at `now` (seconds); returns whether one was ended."""
         for connection, since in list(islice(self.items(), _LOOKS)):
             if now - since < LEAST_IDLE_SECONDS:
                 return False
@@ -66,18 +66,24 @@ class KeepAlive(dict[IdleConnection, float]):
 
 
 class Listener:
-    """Accepts connections, `most` at once and some to be refused, and gives each a protocol.
+    """Accepts connections, at most `max_connections` and some to be refused, and gives each a protocol.
 
-    Where other processes accept from the same socket, `turn` says how many seconds this one leaves a connection to
-    them, given how many it has and how many wait, below 0 if in any case; and `is_last` whether none of them accepts
-    any more. If they do not take what is left to them, as they are busy or stopped, this one takes more each time.
+    Where several workers accept from the same socket, they take turns:
+
+    - `turn(connections, waiting)`, of the connections that this worker has and those that wait in the kernel, is how
+      many
+    seconds this worker leaves the next connection to the others; 0: it takes it; negative: it waits in any case.
+    - `is_last()` says whether no other worker accepts any more.
+
+    If the others do not take the connections left to them, because they are busy or stopped, this worker takes more
+    each time.
     """
 
     def __init__(
         self,
         listening: socket.socket,
         *,
-        most: int,
+        max_connections: int,
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
         turn: Callable[[int, int], float] = lambda *_: 0.0,
@@ -85,25 +91,25 @@ class Listener:
     ) -> None:
         self._turn = turn
         self._is_last = is_last
-        self._waits = 0  # in a row
+        self._waits = 0  # how often connections were left to other workers, in a row
         self._socket = listening
-        self._most = most
+        self._max_connections = max_connections
         self._tls = tls
         self._bounds = {} if tls is None else {"ssl_handshake_timeout": handshake_seconds}
-        self._pending: dict[socket.socket, asyncio.Task[None]] = {}
-        self._connections: Collection[object] = ()
-        self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol
+        self._pending: dict[socket.socket, asyncio.Task[None]] = {}  # sockets whose handshake runs, oldest first
+        self._connections: Collection[object] = ()  # those with a protocol
+        self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol  # makes the protocol of a connection
         self._keep_alive = KeepAlive()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it accepts
 
     @property
     def pending(self) -> int:
-        """Connections that were accepted and have no protocol yet."""
+        """The number of connections that were accepted and have no protocol yet."""
         return len(self._pending)
 
     @property
     def _full(self) -> bool:
-        return len(self._connections) + len(self._pending) >= self._most + REFUSED
+        return len(self._connections) + len(self._pending) >= self._max_connections + REFUSED
 
     def start(
         self,
@@ -111,7 +117,10 @@ class Listener:
         connections: Collection[object],
         keep_alive: KeepAlive | None = None,
     ) -> None:
-        """Accepts connections from now on; the protocols that `make` makes keep `connections` and `keep_alive`."""
+        """Accepts connections from now on.
+
+        `make` makes the protocol of each; the protocols keep `connections` and `keep_alive` up to date.
+        """
         self._make, self._connections = make, connections
         self._keep_alive = KeepAlive() if keep_alive is None else keep_alive
         self._loop = asyncio.get_running_loop()
@@ -120,9 +129,9 @@ class Listener:
     async def close(self) -> None:
         """Accepts the connections that are being opened, and then no more.
 
-        When the socket is closed, the kernel resets the connections that it has begun and that were not accepted. So
-        first it is set to begin no new ones: a client that tries gets no reply, tries again a second later and is
-        refused then.
+        When the socket is closed, the kernel resets the connections that are established or half open and were not
+        accepted. So first the kernel is told to open no new ones: a client that tries gets no reply, tries again a
+        second later, and is refused then.
         """
         if self._loop is None:
             self._socket.close()
@@ -141,25 +150,26 @@ class Listener:
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accepts connections in one turn of the event loop, but leaves some to workers that have fewer.
 
-        After `_PATIENCE` waits in a row for them it takes one connection, after twice as many two, and so on.
+        After `_PATIENCE` waits in a row for the other workers it takes one connection, after twice as many waits two,
+        and so on.
         """
-        own, rest = divmod(self._waits, _PATIENCE)
-        own = 0 if rest else own  # connections that it takes although `turn` leaves them to others
+        # `allowed`: connections that it takes now, although `turn` leaves them to others.
+        allowed = 0 if self._waits % _PATIENCE else self._waits // _PATIENCE
         for number in range(_A_TURN):
             seconds = self._turn(len(self._connections) + len(self._pending), _waiting(self._socket))
             if not number and not seconds:
-                own = self._waits = 0  # the others have taken theirs
-            if seconds < 0 or (seconds and number >= own):
+                allowed = self._waits = 0  # the other workers have taken theirs
+            if seconds < 0 or (seconds and number >= allowed):
                 self._waits = self._waits + 1 if seconds > 0 else 0
                 loop.remove_reader(self._socket)
                 loop.call_later(abs(seconds), self._go_on, loop)
                 return
             if not self._accept(loop) or self._full:
-                break  # where one replaced another, the file of that is closed only in a later turn
+                break  # the file of an idle connection that was ended for a new one is closed in a later turn
         self._waits = 0
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Accepts one connection; returns whether more may wait."""
+        """Accepts one connection; returns whether more may be waiting."""
         try:
             accepted, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError):
@@ -168,7 +178,7 @@ class Listener:
             return True
         except OSError as error:
             log.error("no connection can be accepted: %s", error.strerror)
-            self._turn(sys.maxsize, 0)  # no other process leaves one to this
+            self._turn(sys.maxsize, 0)  # tells the other workers to leave no connection to this one
             loop.remove_reader(self._socket)
             loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
@@ -180,33 +190,35 @@ class Listener:
         return True
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accepts connections again after a wait, unless the listener was closed meanwhile."""
         if self._loop is not None:
             loop.add_reader(self._socket, self._accept_some, loop)
-            self._accept_some(loop)  # where nobody waits any more, what was left is forgotten
+            self._accept_some(loop)  # also resets the waits, if no connection is waiting any more
 
     def _make_room(self, now: float) -> bool:
-        """Ends the oldest handshake, or else the longest idle connection; returns whether there was one."""
+        """Ends the oldest handshake, or else the longest idle connection; returns whether there was one to end."""
         if self._tls is None or not self._pending:
             return self._keep_alive.make_room(now)
         oldest = next(iter(self._pending))
         del self._pending[oldest]
-        with suppress(OSError):  # it has just left
+        with suppress(OSError):  # the client has just left
             oldest.shutdown(socket.SHUT_RDWR)
         return True
 
     def _refuse(self, accepted: socket.socket) -> None:
-        """Tells a client that there are too many connections, and ends this one."""
+        """Answers 503 to an accepted connection (over TLS: nothing), and ends it."""
         with accepted, suppress(OSError):
             accepted.setblocking(False)
             if self._tls is None:
                 accepted.send(_FULL)
             accepted.shutdown(socket.SHUT_WR)
-            accepted.recv(65_536)  # what was sent already: with unread bytes the connection would be reset
+            accepted.recv(65_536)  # with unread bytes the kernel would reset the connection
 
     async def _set_up(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
         """Gives an accepted connection its protocol, after the TLS handshake where there is one."""
 
         def arrived(transport: asyncio.Transport) -> None:
+            """Replaces the first protocol of a connection by the real one."""
             self._pending.pop(accepted, None)
             protocol = self._make()
             transport.set_protocol(protocol)
@@ -214,14 +226,14 @@ class Listener:
 
         try:
             await loop.connect_accepted_socket(lambda: _Arrival(arrived), accepted, ssl=self._tls, **self._bounds)
-        except OSError as error:  # an error of the handshake is one too
+        except OSError as error:  # also the errors of a handshake
             log.debug("a connection ended before its first request: %s", error)
         finally:
             self._pending.pop(accepted, None)
 
 
 class _Arrival(asyncio.Protocol):
-    """The first protocol of a connection: replaced by the real one once the handshake is over."""
+    """The first protocol of a connection: calls `arrived` once the handshake is over, and is replaced then."""
 
     def __init__(self, arrived: Callable[[asyncio.Transport], None]) -> None:
         self._arrived = arrived
@@ -233,7 +245,7 @@ class _Arrival(asyncio.Protocol):
 
 @contextmanager
 def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
-    """A listening socket; `option` sets the port, for the message if it cannot listen.
+    """A socket that listens on an address, closed after the block; `option` is the option of the port, for messages.
 
     Raises:
         ConfigurationError: The server cannot listen on the address: the port is taken, or the host is not of this
@@ -245,10 +257,10 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            helps = f"another {option} may be free"
+            advice = f"another {option} may be free"
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                helps = "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; {helps}") from error
+                advice = "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; {advice}") from error
         listener.listen(BACKLOG)
         listener.setblocking(False)
         yield listener
@@ -257,14 +269,14 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
 
 
 def reserved(host: str, port: int, option: str) -> socket.socket:
-    """A socket that holds a port on which each worker listens by itself, as gRPC does; it accepts nothing.
+    """A socket that keeps a port for the workers, which each listen on it by themselves, as gRPC does; accepts nothing.
 
-    `option` sets the port.
+    `option` is the option of the port, for messages.
 
     Raises:
         ConfigurationError: The port is taken; the message names `option`.
     """
-    with listening(host, port, option):  # SO_REUSEPORT would share a port in use
+    with listening(host, port, option):  # raises if the port is in use: with SO_REUSEPORT it would be shared
         pass
     reservation = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -277,7 +289,7 @@ def reserved(host: str, port: int, option: str) -> socket.socket:
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context of the options; None where plain HTTP is served. Error messages name the file that is wrong.
+    """The TLS context of the options; None for plain HTTP. Error messages name the file that is wrong.
 
     Raises:
         ConfigurationError: A file cannot be read, does not hold what it should, or the private key is encrypted.
@@ -292,6 +304,7 @@ def context(settings: Settings) -> ssl.SSLContext | None:
         except OSError as error:
             raise ConfigurationError(f"{flag(option)} {path} cannot be read: {error.strerror}") from error
 
+    # OpenSSL calls it for the password of an encrypted key.
     def refuse_encrypted() -> NoReturn:
         raise ConfigurationError(
             f"the private key in {key or certificate} is encrypted: nobody is there to type its password"
@@ -315,23 +328,24 @@ def context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's reason of an error, in words."""
     return (error.reason or "unreadable").replace("_", " ").lower()
 
 
 def _waiting(listener: socket.socket) -> int:
-    """How many connections the kernel keeps until they are accepted; 0 where it does not say."""
+    """The number of connections that wait in the kernel to be accepted; 0 where the system does not say."""
     if sys.platform != "linux":
         return 0
-    # Of a socket that listens, `tcpi_unacked`, from byte 24 on, is the length of that queue (`tcp_get_info` of Linux).
+    # For a listening socket, `tcpi_unacked` (from byte 24 on) is the length of its queue (Linux, `tcp_get_info`).
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
     return int.from_bytes(info[24:], sys.byteorder)
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:
-    """Lets the kernel drop every packet that opens a new connection.
+    """Makes the kernel drop every packet that opens a new connection.
 
-    It is a packet filter (`man 7 socket`, SO_ATTACH_FILTER) of four instructions on the TCP header: packets with SYN
-    set are dropped, all others pass. A client whose packet is dropped sends it again after a second.
+    It attaches a packet filter (`man 7 socket`, SO_ATTACH_FILTER) of four instructions on the TCP header: packets with
+    SYN set are dropped, all others pass. A client whose packet is dropped sends it again after a second.
 
     Raises:
         OSError: This system has no such filters.
@@ -344,7 +358,7 @@ def _ignore_new_connections(listener: socket.socket) -> None:
         (0x06, 0, 0, 0),  # yes: drop
         (0x06, 0, 0, 0xFFFFFFFF),  # no: pass
     )
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in instructions))
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
     so_attach_filter = 26
     listener.setsockopt(
         socket.SOL_SOCKET, so_attach_filter, struct.pack("HL", len(instructions), ctypes.addressof(program))

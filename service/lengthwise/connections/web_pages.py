@@ -1,9 +1,9 @@
-"""Which web pages may call: none of other sites, unless `--cors-origins` names their origin.
+"""Which web pages may call: those of the service, and of the origins that `--cors-origins` names.
 
 A browser lets any page send a POST, and says only in headers which page it was; other programs send no such headers. A
-page can also give its own name the address 127.0.0.1 later (DNS rebinding), and then read answers: so on a loopback
-address without keys only names are answered that no other site can have (`localhost`, IP addresses, names without a
-dot).
+page can also give its own host name the address 127.0.0.1 later (DNS rebinding), and then read answers. So a service on
+a loopback address without keys answers only under host names that no other site can have: `localhost`, IP addresses,
+and names without a dot.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ ORIGIN: Final = b"origin"
 SITE: Final = b"sec-fetch-site"
 _OWN_PAGE: Final = (b"same-origin", b"none")  # what a browser says of a page of the service, and of a typed address
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
-_MOST_KNOWN: Final = 64
+_MOST_KNOWN: Final = 64  # hosts that are remembered as right
 
 
 class WebPages:
-    """The rules for requests that web pages send; `host` is the address on which the service listens."""
+    """The rules for requests that web pages send.
+
+    `allowed` are the origins of `--cors-origins`, `host` is the address on which the service listens, and `keys` says
+    whether keys are set.
+    """
 
     def __init__(self, allowed: Iterable[str], host: str, *, keys: bool) -> None:
         self._allowed = frozenset(origin.lower().encode() for origin in allowed)
         self._any = b"*" in self._allowed
         self._checks_host = is_loopback(host) and not keys and not self._any
-        self._named = frozenset(_name(urlsplit(origin.decode()).netloc) for origin in self._allowed)
-        self._known: set[bytes] = set()
+        self._allowed_names = frozenset(_name(urlsplit(origin.decode()).netloc) for origin in self._allowed)
+        self._known: set[bytes] = set()  # values of `host` that were found right
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
-        """Checks under which name the service is called.
+        """Checks the host name under which the service is called; does nothing where any name is right.
 
         Raises:
             Misdirected: Another site may have that name.
@@ -43,8 +47,10 @@ class WebPages:
         if not self._checks_host or host is None or host in self._known:
             return
         name = _name(host.decode("latin-1"))
-        own = "." not in name or name.endswith(".localhost") or _is_address(name)  # no site of the Internet can have it
-        if not own and name not in self._named:
+        is_local = (
+            "." not in name or name.endswith(".localhost") or _is_address(name)
+        )  # no site of the Internet has such a name
+        if not is_local and name not in self._allowed_names:
             raise Misdirected(
                 "on a loopback address the service answers to localhost and to IP addresses only; "
                 "--cors-origins http://NAME allows another name"
@@ -59,27 +65,29 @@ class WebPages:
             Forbidden: It comes from a page of another site, whose origin is not allowed.
         """
         self.check_host(headers)
-        if ORIGIN not in headers and SITE not in headers:  # not a browser's
+        if ORIGIN not in headers and SITE not in headers:  # no browser sent it
             return
         origin, site = headers.get(ORIGIN, b"").lower(), headers.get(SITE)
-        # A proxy may have changed the host. What the browser says of the page is surer, but old ones do not say it.
+        # `sec-fetch-site` is surer than the host, which a proxy may have changed; but old browsers do not send it.
         is_own = site in _OWN_PAGE or (site is None and _host_of(origin) == headers.get(HOST, b"").lower())
         if not (is_own or self._any or origin in self._allowed):
             raise Forbidden("web pages of other sites may not call; --cors-origins allows the pages of an origin")
 
 
 def _host_of(origin: bytes) -> bytes:
+    """The `host` header that a page of this origin sends: without a default port."""
     scheme, _, host = origin.decode("latin-1").partition("://")
     return host.removesuffix(_DEFAULT_PORTS.get(scheme, "")).encode("latin-1")
 
 
 def _name(host: str) -> str:
-    """A host without its port, in lower case."""
+    """A host without its port, brackets and last dot, in lower case."""
     name, colon, port = host.strip().lower().rpartition(":")
     return (name if colon and port.isdigit() else host.strip().lower()).strip("[]").removesuffix(".")
 
 
 def _is_address(name: str) -> bool:
+    """Whether a host is an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -88,9 +88,9 @@ class _PortServer(uvicorn.Server):
         clock = asyncio.get_running_loop().time
         until = max(until, clock() + seconds)
         await self.listener.close()
-        await draining.wait(until=until)
+        await draining.wait(deadline=until)
         draining.refuse()
-        await draining.wait(until=clock() + _LAST_REFUSALS_SECONDS)
+        await draining.wait(deadline=clock() + _LAST_REFUSALS_SECONDS)
         draining.abort()
         if tasks := list(self.server_state.tasks):
             _, late = await asyncio.wait(tasks, timeout=_LAST_REFUSALS_SECONDS)
@@ -141,7 +141,7 @@ class Server(_PortServer):
         draining, present = self.draining(), {*self.server_state.connections}
         stopping = asyncio.create_task(self._serving.stop())
         until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
-        await draining.wait(until=until, only=cast("set[DrainedConnection]", present))
+        await draining.wait(deadline=until, only=cast("set[DrainedConnection]", present))
         await stopping
         ended = asyncio.create_task(self.lifespan.shutdown())
         await self.end_connections(draining, _LATE_SECONDS, until)
@@ -256,7 +256,7 @@ def _listener(
     stack: ExitStack, settings: Settings, tls: ssl.SSLContext | None, worker: Worker | None, port: str, most: int
 ) -> Listener:
     """Listens on a port, named by its option; with the socket of all workers, where there are several."""
-    make = partial(Listener, most=most, tls=tls, handshake_seconds=settings.header_timeout_seconds)
+    make = partial(Listener, max_connections=most, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     if worker is None:
         return make(stack.enter_context(listening(settings.host, getattr(settings, port), flag(port))))
     turn: dict[str, Any] = {"turn": worker.accept_delay} if port == "port" else {}
