@@ -1,5 +1,8 @@
 """The baseline of a check: some sequences, their first answer, and the difference of a later answer from it.
 
+An answer is *finite* if its logits at valid steps are neither NaN nor infinite. Some rows hold *raw values*, such as
+very large or equal ones; `kind` names what is special about them, and is None for *ordinary* values.
+
 The same sequences must get the same answer, whatever the model was asked before (`Steadiness`):
 
     as it was read: ask, another batch, ask, another batch, ask, ...
@@ -7,7 +10,7 @@ The same sequences must get the same answer, whatever the model was asked before
     after all trials: ask
 
 A model that changes itself in evaluation mode (a running mean, a memory of the first batch, a counter) is refused: a
-graph holds one of its states only. What changes and does not reach an answer, such as a cache, does no harm.
+graph holds only one of its states. A change that does not reach an answer, such as that of a cache, does no harm.
 """
 
 from __future__ import annotations
@@ -32,77 +35,92 @@ if TYPE_CHECKING:  # a graph does without torch
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Sequences, the batch in which they ran first, the answer to it, and the kind of those that are of raw values."""
+    """Sequences, the batch in which they ran first, and the answer to it."""
 
     sequences: Sequence[Steps]
     batch: PaddedBatch
     answer: ModelOutput
-    kinds: Sequence[str | None] = ()
+    kinds: Sequence[str | None] = ()  # For each row the kind of its raw values, None for ordinary ones; empty: all None
 
-    def row_difference(self, after: ModelOutput, row: int, other: int) -> float:
-        """The `relative_difference` of the answer to `row` and the answer `after` to row `other` of another batch.
+    def row_difference(self, after: ModelOutput, row: int, row_after: int) -> float:
+        """The `relative_difference` of the answer to one sequence in two batches.
 
-        Answers are compared at valid steps; the difference is infinite if they have different forms.
+        Logits and attention weights are compared at valid steps; the larger difference counts. It is infinite if the
+        answers have different forms.
+
+        Args:
+            after: The answer to another batch.
+            row: The row of the sequence in the baseline.
+            row_after: Its row in the other batch.
         """
         length, differences = len(self.sequences[row]), [0.0]
-        for one, two, along_steps in (
+        for values_before, values_after, along_steps in (
             (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
             (self.answer.attention, after.attention, True),
         ):
-            if one is None or two is None:
+            if values_before is None or values_after is None:
                 continue
-            if one.ndim != two.ndim or other >= len(two):
+            if values_before.ndim != values_after.ndim or row_after >= len(values_after):
                 return float("inf")
             valid = slice(length) if along_steps else ...
-            differences.append(relative_difference(one[row][valid], two[other][valid]))
+            differences.append(relative_difference(values_before[row][valid], values_after[row_after][valid]))
         return max(differences)
 
     def largest_difference(self, after: ModelOutput, rows: Iterable[int] | None = None) -> float:
-        """The largest difference over all or some rows, for a batch that holds the same sequences in the same order."""
+        """The largest `row_difference` of an answer to the same sequences in the same order; `rows`: None for all."""
         return max(self.row_difference(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
 
     def is_finite(self, row: int) -> bool:
-        """Whether the answer to a row is finite, at valid steps."""
+        """Whether the answer to a row of the baseline is finite at valid steps."""
         return self.is_finite_in(self.answer, row, row)
 
-    def is_finite_in(self, after: ModelOutput, row: int, other: int) -> bool:
-        """Whether the answer to a sequence is finite in row `other` of another batch, or has another form there."""
-        if after.logits.ndim != self.answer.logits.ndim or other >= len(after.logits):
+    def is_finite_in(self, after: ModelOutput, row: int, row_after: int) -> bool:
+        """Whether the answer to the sequence of `row` is finite in row `row_after` of another batch.
+
+        True as well if the answer has another form there: `row_difference` shows that.
+        """
+        if after.logits.ndim != self.answer.logits.ndim or row_after >= len(after.logits):
             return True
-        logits = after.logits[other]
+        logits = after.logits[row_after]
         return bool(np.isfinite(logits[: len(self.sequences[row])] if logits.ndim == 2 else logits).all())
 
     def kind(self, row: int) -> str | None:
-        """The kind of raw values of a row; None if they are ordinary."""
+        """The kind of raw values of a row; None if its values are ordinary."""
         return self.kinds[row] if self.kinds else None
 
     def ordinary(self) -> list[int]:
         """The rows of ordinary values."""
         return [row for row in range(self.batch.rows) if self.kind(row) is None]
 
-    def amplified(self, subject: Subject) -> list[float]:
-        """For each row: the largest change of its answer when all values, or the weights, change by a few ulps."""
+    def changes_by_ulps(self, subject: Subject) -> list[float]:
+        """For each row, the largest finite change of its answer when all values, or the weights, change by a few ulps.
+
+        So it is how much rounding alone may change the answer; 0 for token ids, which have no rounding.
+        """
         if subject.steps.kind == "tokens":
             return [0.0] * self.batch.rows
         rounded = (PaddedBatch(steps, self.batch.lengths) for steps in rounded_otherwise(self.batch.steps))
         answers = [*map(subject.answer, rounded), *subject.answers_of_rounded_weights(self.batch)]
-        moved = [[self.row_difference(answer, row, row) for answer in answers] for row in range(self.batch.rows)]
-        return [max(filter(np.isfinite, by), default=0.0) for by in moved]
+        differences = [[self.row_difference(answer, row, row) for answer in answers] for row in range(self.batch.rows)]
+        # An infinite change is an overflow, and says nothing about rounding.
+        return [max(filter(np.isfinite, of_row), default=0.0) for of_row in differences]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
-        """The tolerance, raised for a model that amplifies rounding."""
-        # Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
-        # answer is estimated by changing every input value by 1 ulp, the smallest step of float32.
+        """The tolerance; if the model amplifies rounding, the larger tolerance that this asks for.
+
+        Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
+        answer is estimated by changing every input value by 1 ulp, the smallest step of float32.
+        """
         if subject.steps.kind == "tokens":
             return tolerance
         steps = self.batch.steps
         next_larger = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf))).astype(np.float32)
-        after = subject.answer(PaddedBatch(next_larger, self.batch.lengths))
-        moved = AMPLIFIED * self.largest_difference(after, self.ordinary())
-        return moved if tolerance < moved < MOST_AMPLIFIED else tolerance
+        answer = subject.answer(PaddedBatch(next_larger, self.batch.lengths))
+        amplified_rounding = AMPLIFIED * self.largest_difference(answer, self.ordinary())
+        return amplified_rounding if tolerance < amplified_rounding < MOST_AMPLIFIED else tolerance
 
     def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
-        """The same batch with the last valid step of each row changed."""
+        """The batch with another last valid step in each row; `vocabulary`: None if steps are values."""
         steps = self.batch.steps.copy()
         for row, length in enumerate(self.batch.lengths):
             last = steps[row, length - 1]
@@ -111,7 +129,7 @@ class Baseline:
 
 
 def at_valid_steps(answer: ModelOutput, batch: PaddedBatch) -> NDArray[np.float32]:
-    """The logits `[answers, classes]`, of a per-step model those at valid steps."""
+    """The logits `[answers, classes]`: one for each row, or for each valid step if the model answers each step."""
     return answer.logits[step_mask(batch.lengths, batch.width)] if answer.logits.ndim == 3 else answer.logits
 
 
@@ -121,7 +139,12 @@ def is_finite(answer: ModelOutput, batch: PaddedBatch) -> bool:
 
 
 def relative_difference(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """The largest difference of two arrays of any shape, divided by max(1, the largest value)."""
+    """The largest absolute difference of two arrays, divided by max(1, the largest finite value of the first).
+
+    - NaN is equal to NaN, and an infinity to the same infinity.
+    - It is infinite if the shapes differ, or where a value that is not finite meets another.
+    - Of integers and booleans it is 1 if any differ, and otherwise 0.
+    """
     if before.shape != after.shape:
         return float("inf")
     if before.size == 0:
@@ -129,10 +152,10 @@ def relative_difference(before: NDArray[Any], after: NDArray[Any]) -> float:
     if before.dtype.kind not in "fc":
         return float(np.any(before != after))
     with np.errstate(invalid="ignore", over="ignore"):
-        same = (before == after) | (np.isnan(before) & np.isnan(after))
-        if same.all():
+        is_same = (before == after) | (np.isnan(before) & np.isnan(after))
+        if is_same.all():
             return 0.0
-        difference = np.abs(before[~same].astype(np.complex128) - after[~same])
+        difference = np.abs(before[~is_same].astype(np.complex128) - after[~is_same])
     if not np.isfinite(difference).all():
         return float("inf")
     finite = np.abs(before[np.isfinite(before)])
@@ -140,93 +163,105 @@ def relative_difference(before: NDArray[Any], after: NDArray[Any]) -> float:
 
 
 _SCALES: Final = (1.0, 1000.0, 0.01)  # what the values of the other batches are multiplied by, in turn
-_MAX_TRIED: Final = 12  # at most this many of the changed values are tried one by one
-_MAX_NAMED: Final = 3
+_MAX_TRIED: Final = 12  # at most this many of the changed values are restored one by one
+_MAX_NAMED: Final = 3  # at most this many of them are in a message
 
 
 class Steadiness:
-    """The answers to two rows and to one row alone, asked for again and again."""
+    """Asks a model for the same answers again and again: to a batch of two rows, and to one row alone."""
 
     def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
         self._subject = subject
         self._tolerance = tolerance
         sampler, longest = Sampler(subject.steps, seed=0), sizes.longest
-        self._others = [
+        self._other_batches = [
             pad([sampler.sequence(length, scale=scale) for length in lengths], multiple=1)
             for scale in _SCALES
             for lengths in ([sizes.shortest], [sizes.width, longest], [longest] * 3, [sizes.wider, sizes.shortest])
         ]
-        asked = [sampler.sequence(longest) for _ in range(2)]
-        batch, alone = pad(asked, multiple=1), pad(asked[:1], multiple=1)
+        sequences = [sampler.sequence(longest) for _ in range(2)]
+        batch, batch_of_one = pad(sequences, multiple=1), pad(sequences[:1], multiple=1)
         self._restart()
-        self._first = Baseline(asked, batch, subject.answer(batch))  # the one that `_why` explains
-        self._firsts = [self._first]
-        with suppress(RunError):
-            self._firsts.append(Baseline(asked[:1], alone, subject.answer(alone)))
+        # The one that was asked for last, so that `_explanation` explains its difference
+        self._baseline = Baseline(sequences, batch, subject.answer(batch))
+        self._baselines = [self._baseline]
+        with suppress(RunError):  # a model that raises for one row alone is asked for two rows only
+            self._baselines.append(Baseline(sequences[:1], batch_of_one, subject.answer(batch_of_one)))
 
     def require(self) -> None:
-        """Asks for the same answers after each of the other batches, and after all of them in a row."""
-        for other in self._others:
-            _run(self._subject, [other])
-            self.ask_again()
-        self._restart()
-        _run(self._subject, self._others)
-        self.ask_again()
-
-    def ask_again(self) -> None:
-        """Compares the answers with the first ones.
+        """Makes sure that the answers are the same after each of the other batches, and after all of them in a row.
 
         Raises:
             UncheckableError: They differ; the message says what makes the model answer otherwise.
-        """
-        for first in self._firsts:
-            self._first = first
-            with suppress(RunError):
-                if self._is_same(first.answer, self._answer()):
-                    continue
-            raise UncheckableError(self._why())
+        """  # noqa: DOC502 - what it calls raises it
+        for batch in self._other_batches:
+            _run(self._subject, [batch])
+            self.ask_again()
+        self._restart()
+        _run(self._subject, self._other_batches)
+        self.ask_again()
 
-    def require_of(self, steps: Steps) -> None:
-        """Runs one sequence alone twice, and compares the answers.
+    def ask_again(self) -> None:
+        """Asks for the answers, and makes sure that they are the first ones.
+
+        Raises:
+            UncheckableError: They differ, or the model raises now; the message says what makes it answer otherwise.
+        """
+        for baseline in self._baselines:
+            self._baseline = baseline
+            with suppress(RunError):
+                if self._is_same(baseline.answer, self._answer()):
+                    continue
+            raise UncheckableError(self._explanation())
+
+    def require_same_alone(self, steps: Steps) -> None:
+        """Runs one sequence alone twice, and makes sure that the answers are the same.
 
         Raises:
             UncheckableError: The answers differ.
         """
-        alone = pad([steps], multiple=1)
+        batch = pad([steps], multiple=1)
         with suppress(RunError):
-            first = Baseline([steps], alone, self._subject.answer(alone))
-            if first.largest_difference(self._subject.answer(alone)) > self._tolerance:
-                raise UncheckableError(_random(self._subject, alone))
+            baseline = Baseline([steps], batch, self._subject.answer(batch))
+            if baseline.largest_difference(self._subject.answer(batch)) > self._tolerance:
+                raise UncheckableError(_message_of_random(self._subject, batch))
 
-    def _why(self) -> str:
-        """What makes the answers differ: something random, or what a call changes."""
+    def _explanation(self) -> str:
+        """The message that says what makes the answers differ: something random, or a state that calls change."""
         state = self._subject.state
         if state is None:
-            return _random(self._subject, self._first.batch)
-        drifted, changed = state.now(), state.changed()
+            return _message_of_random(self._subject, self._baseline.batch)
+        state_now, changed_names = state.now(), state.changed()  # before `_is_random` restores the state
         if self._is_random():
-            return _random(self._subject, self._first.batch)
-        reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
-        return why_unsteady(self._subject, reaching or changed, [*self._others, self._first.batch])
+            return _message_of_random(self._subject, self._baseline.batch)
+        names_that_matter = [
+            name for name in changed_names[:_MAX_TRIED] if self._reaches_answer(name, state, state_now)
+        ]
+        return why_unsteady(
+            self._subject, names_that_matter or changed_names, [*self._other_batches, self._baseline.batch]
+        )
 
     def _is_random(self) -> bool:
-        """Whether the answers depend on torch's seed, or are never the same in the same state."""
+        """Whether the answers depend on torch's seed, or differ although the state of the module is the same."""
         import torch  # a model with a state is a torch module
 
-        first, again, anew = self._answer(restart=True), self._answer(), self._answer(restart=True)
-        seeded = []
+        first, second, restarted = self._answer(restart=True), self._answer(), self._answer(restart=True)
+        seeded_answers = []
         for seed in (0, 0, 1):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                seeded.append(self._answer().logits.tobytes())
-        depends = seeded[0] == seeded[1] != seeded[2]
-        return depends or not (self._is_same(first, again) or self._is_same(first, anew))
+                seeded_answers.append(self._answer().logits.tobytes())
+        depends_on_seed = seeded_answers[0] == seeded_answers[1] != seeded_answers[2]
+        return depends_on_seed or not (self._is_same(first, second) or self._is_same(first, restarted))
 
-    def _reaches(self, name: str, state: ModuleState, drifted: ModuleState) -> bool:
-        """Whether the answer changes if only the value of `name` is restored, of all that the model has changed."""
+    def _reaches_answer(self, name: str, state: ModuleState, state_now: ModuleState) -> bool:
+        """Whether an answer depends on the change of the value `name`: it differs if only this value is restored.
+
+        `state` is that of the model when it was read, `state_now` that with all changes. True if the model raises.
+        """
         answers: list[ModelOutput] = []
         for names in ((), (name,)):
-            drifted.restore()
+            state_now.restore()
             state.restore(names)
             try:
                 answers.append(self._answer())
@@ -234,13 +269,15 @@ class Steadiness:
                 return True
         return not self._is_same(*answers)
 
-    def _is_same(self, one: ModelOutput, other: ModelOutput) -> bool:
-        return replace(self._first, answer=one).largest_difference(other) <= self._tolerance
+    def _is_same(self, answer: ModelOutput, other_answer: ModelOutput) -> bool:
+        """Whether two answers to the batch of `_baseline` are equal within the tolerance."""
+        return replace(self._baseline, answer=answer).largest_difference(other_answer) <= self._tolerance
 
     def _answer(self, *, restart: bool = False) -> ModelOutput:
+        """The answer to the batch of `_baseline`; `restart`: in the state in which the model was read."""
         if restart:
             self._restart()
-        return self._subject.answer(self._first.batch)
+        return self._subject.answer(self._baseline.batch)
 
     def _restart(self) -> None:
         if self._subject.state is not None:
@@ -248,38 +285,48 @@ class Steadiness:
 
 
 def why_unsteady(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> str:
-    """The message for a model that changes its own state: what it changes, on which line, and what to do."""
+    """The message for a model that changes its own state: what it changes, on which line, and what to do.
+
+    `names` are the changed values, empty if they are not known. The `batches` are run to find the line.
+    """
     location = None
     if names and subject.state is not None:
         location = subject.state.line_of_change(names, lambda: _run(subject, batches))
-    shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
-    at = "" if location is None else f" at {location} (`{location.source}`)"
-    what = f"changes {shown} in evaluation mode" if names else "remembers the calls before, where that cannot be seen"
+    listed_names = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+    at_line = "" if location is None else f" at {location} (`{location.source}`)"
+    cause = "remembers the calls before, where that cannot be seen"
+    if names:
+        cause = f"changes {listed_names} in evaluation mode"
     return (
-        f"not the same answer twice: the model {what}{at}, and later answers depend on it: change it in training only "
-        "(`if self.training:`), or take it out of the answer"
+        f"not the same answer twice: the model {cause}{at_line}, and later answers depend on it: change it in "
+        "training only (`if self.training:`), or take it out of the answer"
     )
 
 
-def _random(subject: Subject, batch: PaddedBatch) -> str:
+def _message_of_random(subject: Subject, batch: PaddedBatch) -> str:
     """The message for a model with random answers: its first random operation, and what to do."""
 
-    def differs(one: Operation, two: Operation) -> bool:
-        pairs = zip(one.outputs, two.outputs, strict=False)
-        return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
+    def differs(before: Operation, after: Operation) -> bool:
+        outputs = zip(before.outputs, after.outputs, strict=False)
+        return any(
+            not np.array_equal(value, value_after, equal_nan=value.dtype.kind == "f")
+            for (_, value), (_, value_after) in outputs
+        )
 
-    once, twice = (subject.record(batch).operations for _ in range(2))
-    operation = next((one for one, two in zip(once, twice, strict=False) if differs(one, two)), None)
-    at = "" if operation is None else f" at {operation.location or operation.operator}"
+    first_run, second_run = (subject.record(batch).operations for _ in range(2))
+    pairs = zip(first_run, second_run, strict=False)
+    operation = next((before for before, after in pairs if differs(before, after)), None)
+    at_line = "" if operation is None else f" at {operation.location or operation.operator}"
     if operation is not None and operation.location is not None:
-        at += f" (`{operation.location.source}`)"
+        at_line += f" (`{operation.location.source}`)"
     return (
-        f"not the same answer twice: something random runs in evaluation mode{at} (for example F.dropout without "
+        f"not the same answer twice: something random runs in evaluation mode{at_line} (for example F.dropout without "
         "training=self.training)"
     )
 
 
 def _run(subject: Subject, batches: Iterable[PaddedBatch]) -> None:
+    """Runs batches, whatever the answers are; a batch for which the model raises is skipped."""
     for batch in batches:
         with suppress(RunError):
             subject.answer(batch)

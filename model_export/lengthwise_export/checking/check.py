@@ -183,7 +183,7 @@ class _Check:
         self.steadiness.ask_again()
         rows = {int(one.base.lengths[row]): one.base.steps[row] for one in self.failed for row, _ in one.trial.rows}
         for length, steps in sorted(rows.items())[:_MAX_ASKED_TWICE]:
-            self.steadiness.require_of(steps[:length])
+            self.steadiness.require_same_alone(steps[:length])
 
     def _leave_out_kinds(self, sizes: BatchSizes) -> None:
         """Leaves out the kinds of raw values for which the model raises, or has no finite answer."""

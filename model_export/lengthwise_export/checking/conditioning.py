@@ -69,7 +69,7 @@ class Conditioning:
         if difference <= tolerance or kind is None or not np.isfinite(difference):
             return difference
         if id(first) not in self._amplified:
-            self._amplified[id(first)] = first, first.amplified(self._subject)
+            self._amplified[id(first)] = first, first.changes_by_ulps(self._subject)
         by_ulps = self._amplified[id(first)][1][row]
         return difference if difference > tolerance + AMPLIFIED * by_ulps else self._excuse(kind, by_ulps, difference)
 

@@ -95,12 +95,12 @@ def _let_through(
     pairing = Pairing(geometry(alone, layout), geometry(padded, layout), rows, subject.sizes)
     first: dict[int, Operation] = {}
     for mine, other in aligned(before.operations, after.operations):
-        origin = next((first[key] for key in other.inputs if key in first), None)
+        origin = next((first[key] for key in other.input_keys if key in first), None)
         if origin is None and other.identity in fills:
             origin = other
         if origin is None:
             continue
-        first.update((key, origin) for key in other.gives)
+        first.update((key, origin) for key in other.output_keys)
         if _COMPARE.fullmatch(other.kind) is None or len(mine.outputs) != len(other.outputs):
             continue
         apart = [

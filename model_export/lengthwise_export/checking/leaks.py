@@ -130,14 +130,14 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
             is not None
         ):
             cause = explain_nan(nan, subject.names, pairing.before)
-            differing = [(replace(nan, explained=functools.partial(_always, cause)), math.inf)]
+            differing = [(replace(nan, cause_of=functools.partial(_always, cause)), math.inf)]
         elif (
             not located
             and (not differing or change == "batch")  # nothing else changes an answer
             and (branch := _only_in_one_run(before, after)) is not None
         ):
             cause = rules()["LW109"].cause()
-            differing = [(replace(branch, explained=functools.partial(_always, cause)), _answer_moves(subject, chosen))]
+            differing = [(replace(branch, cause_of=functools.partial(_always, cause)), _answer_moves(subject, chosen))]
         if not differing or any(one.before.identity in located and one.moves(pairing, tolerance) for one in pairs):
             continue
         # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
@@ -169,8 +169,8 @@ def _record(subject: Subject, batch: PaddedBatch) -> Recording:
 
 def _cause(first: Operation, change: Change, names: ArgumentNames, pairing: Pairing, pairs: Sequence[_Pair]) -> Cause:
     """Why an operation differs, and what to do."""
-    if first.explained is not None:
-        return first.explained(change)
+    if first.cause_of is not None:
+        return first.cause_of(change)
     layout = pairing.before.layout
     pair = next((pair for pair in pairs if pair.before is first), None)
     if not layout.is_usual and pair is not None and pair.is_counted:
@@ -227,7 +227,7 @@ def _where_it_begins(
         return first
     known = [{operation.identity for operation in run.operations} for run in runs]
     producers_before, producers_after = (
-        [one for one in run.operations if one.gives & operation.inputs and one.outputs]
+        [one for one in run.operations if one.output_keys & operation.input_keys and one.outputs]
         for run, operation in zip(runs, (pair.before, pair.after), strict=True)
     )
     differences = [
@@ -337,8 +337,8 @@ def _differing_operations(
         is_index = bool(operation.outputs) and _is_size_or_index(operation)
         if not is_usual and is_index and not pairs[index].is_counted:
             continue
-        if operation.gives & needed and (difference is None or difference > tolerance):
-            needed |= operation.inputs
+        if operation.output_keys & needed and (difference is None or difference > tolerance):
+            needed |= operation.input_keys
             reaches_answer[index] = True
     differing = [
         (pair.before, difference, reaches)
@@ -363,7 +363,7 @@ def _source_of_slice(differing: Operation, pairs: Sequence[_Pair], pairing: Pair
     if differing.kind not in _PARTS:
         return differing
     end = next(index for index, pair in enumerate(pairs) if pair.before is differing)
-    source = next((pair for pair in reversed(pairs[:end]) if pair.before.gives & differing.inputs), None)
+    source = next((pair for pair in reversed(pairs[:end]) if pair.before.output_keys & differing.input_keys), None)
     difference = None if source is None else source.difference(pairing, of_any_reading=True)
     return differing if source is None or difference is None or difference <= tolerance else source.before
 
@@ -389,7 +389,7 @@ def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tup
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
     """The last operator before the leak that turned zero padding into other values: the mask must come after it."""
-    needed = set(leaking.inputs)
+    needed = set(leaking.input_keys)
     end = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
     zero_before = {
         key: not padding.any()
@@ -401,12 +401,12 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
         keys = {key for key, value in operation.outputs if key in needed}
         if not keys:
             continue
-        needed |= operation.inputs
+        needed |= operation.input_keys
         paddings = [axes.values_at_padding(value, pairing.before) for key, value in operation.outputs if key in keys]
         outputs_are_zero = [not values.any() for values in paddings if values is not None]
         if outputs_are_zero and all(outputs_are_zero):
             return None  # the padding is still 0 here, so no operator before it is to blame
-        input_was_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
+        input_was_zero = any(zero_before.get(key, False) for key in operation.input_keys - keys)
         if outputs_are_zero and not all(outputs_are_zero) and input_was_zero:
             return operation.operator if operation.location is None else str(operation.location)
     return None

@@ -51,8 +51,8 @@ def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
         outputs.append((numbered[-1][0], stacked))
     return replace(
         first,
-        inputs=frozenset().union(*(call.inputs for call in calls)),
-        gives=frozenset().union(*(call.gives for call in calls)),
+        input_keys=frozenset().union(*(call.input_keys for call in calls)),
+        output_keys=frozenset().union(*(call.output_keys for call in calls)),
         outputs=tuple(outputs),
         is_loop=is_over_steps,
     )

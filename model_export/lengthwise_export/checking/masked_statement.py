@@ -1,8 +1,16 @@
 """The fix of an operator that reads padded steps: the user's own statement, rewritten so that padding takes no part.
 
-The recording knows the shape of the operator's input and the axes that it runs along, the user's file the statement.
-`_PASTES` says for each operator what stands in its place. Where the statement or the shape is not known, the table in
-`causes.py` has an example.
+The recording knows the shape of the operator's input and the axes that it runs along (`Operation.reduced_axes`), the
+user's file has the statement. `_PASTES` has for each operator a *paste*: code that replaces it, as a `string.Template`.
+The last line of a paste is an expression that stands in the place of the operator, the lines before it go in front of
+the statement. For `return x.mean(1)` in a `forward(self, x, lengths)`:
+
+    valid = torch.arange(x.size(1), device=lengths.device) < lengths[:, None]  # [rows, width], true at valid steps
+    return x.masked_fill(~valid[:, :, None], 0.0).sum(1) / valid[:, :, None].sum(1)
+
+Where the statement or the shape is not known, the rules that `causes.py` reads have an example.
+
+In this module, `axes` are the axis of rows and the axis of steps of the operator's input.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ _FILLS: Final = {
     "low": "torch.finfo($x.dtype).min",
     "high": "torch.finfo($x.dtype).max",
 }
-"""What padded steps of the input are filled with."""
+"""The words of a paste for the input with its padded steps filled, and the value of the fill."""
 
 _MEAN: Final = "$mean = $zero.sum($axes, keepdim=True) / $counted.sum($axes, keepdim=True)\n"
 _SQUARES: Final = "(($x - $mean).masked_fill(~$mask, 0.0) ** 2)"
@@ -38,17 +46,17 @@ _INDEX: Final = (
     "$index = torch.where($t < $lengths[:, None], {}, $t)  # each row within its own length\n"
     "$x.gather($steps, $turned.expand_as($x))"
 )
-NAN: Final = "NaN"  # In the place of an operator: its result, which is NaN at padding, is to be masked
+NAN: Final = "NaN"  # The kind of an operator whose result is masked, and not its input: it is NaN at padding
 _OF_SEQUENCE: Final = (
     "$outputs = $x\n"
     "for $layer in $func:\n"
     "    $outputs = $layer($outputs.masked_fill(~$valid[:, None, :$outputs.size(2)], 0.0))\n"
     "$outputs"
 )
-"""What stands in the place of an nn.Sequential with a convolution in it."""
+"""The paste for an nn.Sequential with a convolution in it."""
 
 _PASTES: Final[tuple[tuple[str, str], ...]] = (
-    # The operators; lines in front of the statement, and what stands in it in the place of the operator
+    # A regular expression for kinds of operators, and their paste
     (NAN, "$x.masked_fill(~$mask, 0.0)"),
     (r"adaptive_avg_pool1d", "($zero.sum($steps, keepdim=True) / $mask.sum($steps, keepdim=True))"),
     (r"(nan)?mean", "($zero.sum($rest) / $counted.sum($rest))"),
@@ -108,266 +116,342 @@ _OPERATORS: Final = {
     ast.Sub: "sub",
     ast.Pow: "pow",
 }
-_IN_OTHERS: Final = ("multi_head_attention_forward", "conv1d")  # These are in an encoder, or in an nn.Sequential
-_NOT_BEFORE: Final = (ast.Lambda, ast.comprehension, ast.NamedExpr)
+"""Operators that are written as signs, by their kinds in a recording."""
+_IN_CONTAINERS: Final = ("multi_head_attention_forward", "conv1d")  # Inside an encoder, or inside an nn.Sequential
+_WITH_LOCAL_NAMES: Final = (ast.Lambda, ast.comprehension, ast.NamedExpr)
 _SIZE: Final = re.compile(r"\.size\(|\.shape\[|\blen\(")
-_OF_LENGTHS: Final = ("max", "amax", "min", "amin", "mean", "sum")
-_OTHER_END: Final = re.compile(r"descending=True|largest=False|sort\(.*, True\)")
-_OF_ALL: Final = {"max": "amax", "min": "amin"}  # What takes several axes
-_OWN_NAMES: Final = ("mean", "var", "packed", "state", "outputs", "layer", "t", "index", "grouped", "wide", "valid")
+_OF_LENGTHS: Final = ("max", "amax", "min", "amin", "mean", "sum")  # Operators that make one number of all lengths
+_DESCENDING: Final = re.compile(r"descending=True|largest=False|sort\(.*, True\)")
+"""Arguments by which padding must be filled with the value of the other end."""
+_OF_SEVERAL_AXES: Final = {"max": "amax", "min": "amin"}  # The functions that take several axes
+_NAMES_IN_PASTES: Final = (
+    "mean",
+    "var",
+    "packed",
+    "state",
+    "outputs",
+    "layer",
+    "t",
+    "index",
+    "grouped",
+    "wide",
+    "valid",
+)
 _RECURRENT: Final = ("lstm", "gru", "rnn")
 
 
-def axes_of_steps(at: Operation, batch: Geometry) -> tuple[int, int] | None:
-    """The axes of rows and steps of a tensor whose steps an operator runs along; None if its sizes do not tell."""
-    rows = [axis for axis, size in enumerate(at.shape) if size == batch.rows]
-    among = range(len(at.shape)) if {*rows} & {*at.reduced} else at.reduced
-    steps = [axis for axis in among if at.shape[axis] in (batch.width, batch.longest)]
+def axes_of_steps(operation: Operation, batch: Geometry) -> tuple[int, int] | None:
+    """The axes of rows and of steps of an operator's input, where it runs along the steps or the rows.
+
+    None if the sizes do not tell exactly one axis of each.
+    """
+    rows = [axis for axis, size in enumerate(operation.input_shape) if size == batch.rows]
+    reduces_rows = {*rows} & {*operation.reduced_axes}
+    candidates = range(len(operation.input_shape)) if reduces_rows else operation.reduced_axes
+    steps = [axis for axis in candidates if operation.input_shape[axis] in (batch.width, batch.longest)]
     return (rows[0], steps[0]) if len(rows) == len(steps) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """An operator in the user's file."""
+    """Where an operator is in the user's file. The comments show it for `y = torch.mean(h, 1)`."""
 
-    statement: ast.stmt
-    node: ast.expr
-    operand: ast.expr  # Its input
-    call: ast.expr  # The node, or the same along other axes
-    imported: set[str]
-    taken: set[str]  # The names that the function has
-    function: str
+    statement: ast.stmt  # `y = torch.mean(h, 1)`
+    node: ast.expr  # The operator: `torch.mean(h, 1)`
+    operand: ast.expr  # Its input: `h`
+    call: ast.expr  # The node, or a copy of it that runs along other axes
+    imported: set[str]  # The names that the file imports
+    used_names: set[str]  # The names that the function around it has
+    function: str  # The name of that function
 
     @property
-    def called(self) -> str:
-        """What is called; empty for no call."""
+    def callee(self) -> str:
+        """The code of what is called, such as `torch.mean`; empty if the operator is not a call."""
         return ast.unparse(self.call.func) if isinstance(self.call, ast.Call) else ""
 
-    def free(self, name: str) -> str:
-        """The name, with `_` where the function has one like it."""
-        return f"{name}_" if name in self.taken else name
+    def unused(self, name: str) -> str:
+        """The name for a new variable, with `_` behind it if the function has this name already."""
+        return f"{name}_" if name in self.used_names else name
 
 
-def called_as(at: Operation, *, around: bool = False) -> frozenset[str]:
-    """What code may call the layer of an operator; `around`, also the layers that it is in."""
-    path, colon, _ = at.operator.partition(": ")
+def possible_callees(operation: Operation, *, with_containers: bool = False) -> frozenset[str]:
+    """What code may call the layer of an operator: of `encoder.norm: layer_norm`, `self.encoder.norm`, `self.norm`.
+
+    With `with_containers`, also what may call the layers around it, such as `self.encoder`. Empty for an operator
+    outside a layer.
+    """
+    path, colon, _ = operation.operator.partition(": ")
     parts = [f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".")]
-    ends = range(1 if around else len(parts), len(parts) + 1)
+    ends = range(1 if with_containers else len(parts), len(parts) + 1)
     return frozenset("self" + "".join(parts[begin:end]) for end in ends for begin in range(end) if colon)
 
 
-def write_masked(at: Operation, axes: tuple[int, int], names: ArgumentNames, kind: str = "") -> str | None:
-    """Lines, and the statement with an operator rewritten; None if it is not such an operator or statement."""
-    paste = next((paste for kinds, paste in _PASTES if re.fullmatch(kinds, kind or at.kind)), None)
-    site = _site(at) if paste is not None else None
+def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNames, kind: str = "") -> str | None:
+    """The user's statement with an operator rewritten so that padding takes no part, and the lines before it.
+
+    None if the operator has no paste, or the statement cannot be read or rewritten. `kind` is that of the paste, if it
+    is not the kind of the operator.
+    """
+    paste = next((paste for kinds, paste in _PASTES if re.fullmatch(kinds, kind or operation.kind)), None)
+    site = _site_of(operation) if paste is not None else None
     if paste is None or site is None:
         return None
-    in_sequence = r"self\..*" if re.search(r"\d\.\d+:", at.operator) is None else r"self\..*|\w+"  # or one of a list
-    if at.kind == "conv1d" and re.fullmatch(in_sequence, site.called) and site.called not in called_as(at):
+    # A convolution inside an nn.Sequential: the statement calls the container, or the variable of a loop over several
+    is_in_list = re.search(r"\d\.\d+:", operation.operator) is not None
+    container = r"self\..*|\w+" if is_in_list else r"self\..*"
+    is_called = site.callee in possible_callees(operation)
+    if operation.kind == "conv1d" and re.fullmatch(container, site.callee) and not is_called:
         paste = _OF_SEQUENCE
-    if axes[0] in at.reduced and not at.kind.startswith(_RECURRENT):
-        if (call := _along_steps(site, at, *axes)) is None:
+    # An operator that runs along the rows too: along the steps of each row alone
+    if axes[0] in operation.reduced_axes and not operation.kind.startswith(_RECURRENT):
+        if (call := _call_along_steps(site, operation, *axes)) is None:
             return None
-        along = at.reduced if len(at.reduced) > 1 else axes[1:]
-        at, site = replace(at, reduced=tuple(axis for axis in along if axis != axes[0])), replace(site, call=call)
+        reduced = operation.reduced_axes if len(operation.reduced_axes) > 1 else axes[1:]
+        operation = replace(operation, reduced_axes=tuple(axis for axis in reduced if axis != axes[0]))
+        site = replace(site, call=call)
+    # The names of the paste's variables, `x` for the operator's input
     operand = ast.unparse(site.node if kind == NAN else site.operand)
-    name = operand if isinstance(site.operand, ast.Name) and kind != NAN else site.free("inputs")
-    lengths = names.second if names.role == "lengths" else site.free("lengths")
-    words = {own: site.free(own) for own in _OWN_NAMES} | {"x": name, "lengths": lengths}
-    *lines, changed = Template(paste).safe_substitute(words | _words(at, axes, site, words)).split("\n")
-    if "$" in changed:
+    x = operand if isinstance(site.operand, ast.Name) and kind != NAN else site.unused("inputs")
+    lengths = names.lengths_or_mask if names.role == "lengths" else site.unused("lengths")
+    variables = {name: site.unused(name) for name in _NAMES_IN_PASTES} | {"x": x, "lengths": lengths}
+    code = Template(paste).safe_substitute(variables | _substitutes(operation, axes, site, variables))
+    *lines, expression = code.split("\n")
+    if "$" in expression:  # a word that does not apply to this call
         return None
-    words |= {"operand": operand, "width": f"{name}.size({axes[1]})"}
-    front = _front(site, names, words, {*re.findall(r"\w+", "\n".join([*lines, changed]))})
-    return "\n".join([*front, *lines, _swapped(site.statement, site.node, changed)])
+    variables |= {"operand": operand, "width": f"{x}.size({axes[1]})"}
+    definitions = _definitions(site, names, variables, {*re.findall(r"\w+", code)})
+    return "\n".join([*definitions, *lines, _with_code(site.statement, site.node, expression)])
 
 
-def write_lengths(at: Operation, batch: Geometry, names: ArgumentNames) -> str | None:
-    """The statement with each row's length instead of the width, or of one number for all; None without either."""
-    site = _site(at) if batch.rows in at.shape else None
+def write_lengths(operation: Operation, batch: Geometry, names: ArgumentNames) -> str | None:
+    """The user's statement with each row's length in the place of one number for all rows, and the lines before it.
+
+    The number is the width, as in `h.sum(1) / h.size(1)`, or is made of all lengths, as in `lengths.max()`. None if
+    the statement cannot be read, or has neither.
+    """
+    site = _site_of(operation) if batch.rows in operation.input_shape else None
     if site is None:
         return None
-    node = site.node
+    node, is_of_lengths = site.node, operation.input_shape == (batch.rows,) and operation.kind in _OF_LENGTHS
     if isinstance(node, ast.BinOp) and _SIZE.search(ast.unparse(node.right)):
         node = node.right
-    elif not isinstance(node, ast.Call) or at.shape != (batch.rows,) or at.kind not in _OF_LENGTHS:
+    elif not (isinstance(node, ast.Call) and is_of_lengths):
         return None
-    lengths = names.second if names.role == "lengths" else site.free("lengths")
-    places = [":" if size == batch.rows else "None" for size in at.shape]
-    index = f"[{', '.join(places)}]" if len(places) > 1 else ""
-    # A number of all lengths divides what has an axis of features, nearly always
-    own = f"{lengths}{index}" if node is not site.node else f"{ast.unparse(site.operand)}[:, None]"
-    words = {"x": "", "operand": "", "valid": "valid", "lengths": lengths, "width": names.width}
-    return "\n".join([*_front(site, names, words, {lengths}), _swapped(site.statement, node, own)])
+    lengths = names.lengths_or_mask if names.role == "lengths" else site.unused("lengths")
+    # `[:, None]`, so that the lengths broadcast to the tensor
+    index = [":" if size == batch.rows else "None" for size in operation.input_shape]
+    code = f"{lengths}[{', '.join(index)}]" if len(index) > 1 else lengths
+    if node is site.node:  # a number of all lengths nearly always divides what has an axis of features
+        code = f"{ast.unparse(site.operand)}[:, None]"
+    variables = {"x": "", "operand": "", "valid": "valid", "lengths": lengths, "width": names.width}
+    definitions = _definitions(site, names, variables, {lengths})
+    return "\n".join([*definitions, _with_code(site.statement, node, code)])
 
 
-def _front(site: _Site, names: ArgumentNames, words: Mapping[str, str], used: set[str]) -> Iterator[str]:
-    """The lines before the fix: they define the names in `used`, among them the mask and the lengths.
+def _definitions(
+    site: _Site, names: ArgumentNames, variables: Mapping[str, str], used_names: set[str]
+) -> Iterator[str]:
+    """Yields the first lines of a fix: they define the input, the mask and the lengths, where the fix uses them.
 
-    `words` are the names by what they stand for; `names.second` is the model's argument of lengths or of a mask.
+    `variables` has the names in the fix: `x` is that of the operator's input, `operand` the user's code for it, `width`
+    code for its number of steps; `valid` and `lengths` are those of the mask and the lengths.
     """
-    if names.second not in site.taken:
-        yield f"# {names.second}: pass this argument of the model to {site.function}"
+    if names.lengths_or_mask not in site.used_names:
+        yield f"# {names.lengths_or_mask}: pass this argument of the model to {site.function}"
     if "torch" not in site.imported:
         yield "import torch"
-    if words["x"] != words["operand"]:
-        yield f"{words['x']} = {words['operand']}"
-    if words["valid"] in used:
-        mask = replace(names, width=words["width"]).valid
+    if variables["x"] != variables["operand"]:
+        yield f"{variables['x']} = {variables['operand']}"
+    if variables["valid"] in used_names:
+        mask = replace(names, width=variables["width"]).valid
         # The argument may be a mask that is wider than the tensor here.
-        cut = "" if names.role == "lengths" else f"[:, :{words['width']}]"
-        yield f"{words['valid']} = {mask}{cut}  # [rows, width], true at valid steps"
-    if names.role != "lengths" and words["lengths"] in used:
-        yield f"{words['lengths']} = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)"
+        cut = "" if names.role == "lengths" else f"[:, :{variables['width']}]"
+        yield f"{variables['valid']} = {mask}{cut}  # [rows, width], true at valid steps"
+    if names.role != "lengths" and variables["lengths"] in used_names:
+        mask = names.lengths_or_mask if names.role == "mask" else f"({names.valid})"
+        yield f"{variables['lengths']} = {mask}.sum(1)"
 
 
-def _words(at: Operation, axes: tuple[int, int], site: _Site, own: Mapping[str, str]) -> dict[str, str]:
-    """Code for the words of a paste that depend on the call, and on the axes."""
-    x, func = own["x"], site.called
-    mask = _broadcast(own["valid"], axes, len(at.shape))
-    rest = _rest(site.call, site.operand)
-    corrected = [one for one in rest if isinstance(one, ast.keyword) and one.arg in ("unbiased", "correction")]
-    arguments = [ast.unparse(one) for one in rest if one not in corrected]
-    words = {name: f"{x}.masked_fill(~{mask}, {fill.replace('$x', x)})" for name, fill in _FILLS.items()}
-    words |= {f"{name}_call": _swapped(site.call, site.operand, masked) for name, masked in words.items()}
-    if _OTHER_END.search(ast.unparse(site.call)):
-        words["low_call"], words["high_call"] = words["high_call"], words["low_call"]
-    if (keyed := _keyed(at, site, own["valid"])) is not None:
-        words["keyed"] = keyed
-    index = [":"] * len(at.shape)
-    index[axes[0]] = f"torch.arange(len({own['lengths']}), device={own['lengths']}.device)"
-    index[axes[1]] = f"{own['lengths']} - 1"
-    return words | {
-        "mask": mask,
-        "rest": ", ".join(arguments),
-        "more": "".join(f", {one}" for one in arguments),
-        "first": "".join(ast.unparse(_value(one)) for one in rest[:1]),
-        "less": "0" if any(ast.unparse(one.value) in ("False", "0") for one in corrected) else "1",
-        "axes": str(at.reduced[0] if len(at.reduced) == 1 else at.reduced),
-        "steps": str(axes[1]),
-        "counted": mask if len(at.reduced) == 1 else f"{mask}.expand_as({x})",
-        "turned": _broadcast(own["index"], axes, len(at.shape)),
-        "rows_first": str(axes[0] < axes[1]),
-        "func": func,
-        "affine": f" * {func}.weight[:, None] + {func}.bias[:, None]" if len(at.inputs) > 1 else "",
-        "last": ", ".join(index[: max(axes) + 1]),
-    }
+def _substitutes(
+    operation: Operation, axes: tuple[int, int], site: _Site, variables: Mapping[str, str]
+) -> dict[str, str]:
+    """The code for those words of a paste that depend on the call and on its axes; `variables` are the other words."""
+    x, callee = variables["x"], site.callee
+    dimensions = len(operation.input_shape)
+    mask = _broadcast_mask(variables["valid"], axes, dimensions)
+    arguments = _arguments_after_input(site.call, site.operand)
+    corrections = [
+        argument
+        for argument in arguments
+        if isinstance(argument, ast.keyword) and argument.arg in ("unbiased", "correction")
+    ]
+    shown_arguments = [ast.unparse(argument) for argument in arguments if argument not in corrections]
+    # `$zero`, `$low`, ...: the input with its padding filled. `$zero_call`, ...: the call with that input
+    filled = {name: f"{x}.masked_fill(~{mask}, {fill.replace('$x', x)})" for name, fill in _FILLS.items()}
+    calls = {f"{name}_call": _with_code(site.call, site.operand, code) for name, code in filled.items()}
+    if _DESCENDING.search(ast.unparse(site.call)):
+        calls["low_call"], calls["high_call"] = calls["high_call"], calls["low_call"]
+    attention = _attention_with_mask(operation, site, variables["valid"])
+    # The last valid step of each row, as an index
+    index = [":"] * dimensions
+    index[axes[0]] = f"torch.arange(len({variables['lengths']}), device={variables['lengths']}.device)"
+    index[axes[1]] = f"{variables['lengths']} - 1"
+    reduced = operation.reduced_axes
+    return (
+        filled
+        | calls
+        | ({} if attention is None else {"keyed": attention})
+        | {
+            "mask": mask,
+            "rest": ", ".join(shown_arguments),
+            "more": "".join(f", {argument}" for argument in shown_arguments),
+            "first": "".join(ast.unparse(_value(argument)) for argument in arguments[:1]),
+            "less": "0" if any(ast.unparse(argument.value) in ("False", "0") for argument in corrections) else "1",
+            "axes": str(reduced[0] if len(reduced) == 1 else reduced),
+            "steps": str(axes[1]),
+            "counted": mask if len(reduced) == 1 else f"{mask}.expand_as({x})",
+            "turned": _broadcast_mask(variables["index"], axes, dimensions),
+            "rows_first": str(axes[0] < axes[1]),
+            "func": callee,
+            "affine": f" * {callee}.weight[:, None] + {callee}.bias[:, None]" if len(operation.input_keys) > 1 else "",
+            "last": ", ".join(index[: max(axes) + 1]),
+        }
+    )
 
 
-def _keyed(at: Operation, site: _Site, valid: str) -> str | None:
-    """An attention with a mask of padding; None for another call, or one that has a mask which may be causal."""
+def _attention_with_mask(operation: Operation, site: _Site, valid: str) -> str | None:
+    """The code of a call of attention with a mask of padding added; `valid` is the name of the mask of valid steps.
+
+    None if the operator is not written as a call, or if the call has a mask, which may be causal.
+    """
     if not isinstance(site.call, ast.Call):
         return None
-    key, mask = "key_padding_mask", f"~{valid}"
-    if at.kind == "scaled_dot_product_attention":
-        key, mask = "attn_mask", f"{valid}[:, {'None, ' * (len(at.shape) - 2)}:]"
-        if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & {one.arg for one in site.call.keywords}:
+    argument, mask = "key_padding_mask", f"~{valid}"
+    if operation.kind == "scaled_dot_product_attention":
+        argument, mask = "attn_mask", f"{valid}[:, {'None, ' * (len(operation.input_shape) - 2)}:]"
+        keywords = {keyword.arg for keyword in site.call.keywords}
+        if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & keywords:
             return None
-    elif site.called not in called_as(at) and "self_attn" in at.operator:  # one of an encoder
-        key = "src_key_padding_mask"
+    elif site.callee not in possible_callees(operation) and "self_attn" in operation.operator:
+        argument = "src_key_padding_mask"  # the statement calls the encoder around the attention
     call = copy.copy(site.call)
     value = ast.parse(mask, mode="eval").body
-    call.keywords = [*(one for one in call.keywords if one.arg != key), ast.keyword(key, value)]
+    call.keywords = [*(word for word in call.keywords if word.arg != argument), ast.keyword(argument, value)]
     return ast.unparse(call)
 
 
-def _along_steps(site: _Site, at: Operation, rows: int, steps: int) -> ast.Call | None:
-    """A call that runs over the rows too, along each row alone; None for one that cannot."""
+def _call_along_steps(site: _Site, operation: Operation, row_axis: int, step_axis: int) -> ast.Call | None:
+    """A copy of a call that runs along the rows, changed to run along the steps of each row; None if it cannot.
+
+    A softmax or a normalization runs along the steps only. What reduces all axes keeps the rows, with `keepdim`.
+    """
     if not isinstance(site.node, ast.Call):
         return None
+    # The operand itself stays, and is not copied, so that it can be found in the copy.
     call = copy.deepcopy(site.node, {id(site.operand): site.operand})
-    rest = _rest(call, site.operand)
-    call.args = [one for one in call.args if one is site.operand]
-    call.keywords = [ast.keyword("dim", ast.Constant(steps))]
-    if re.fullmatch(r"(log_?)?softm(ax|in)|normalize", at.kind) and len(rest) == 1:
+    arguments = _arguments_after_input(call, site.operand)
+    call.args = [argument for argument in call.args if argument is site.operand]
+    call.keywords = [ast.keyword("dim", ast.Constant(step_axis))]
+    if re.fullmatch(r"(log_?)?softm(ax|in)|normalize", operation.kind) and len(arguments) == 1:
         return call
-    if rest or len(at.reduced) < len(at.shape):
+    if arguments or len(operation.reduced_axes) < len(operation.input_shape):
         return None
-    others = [axis for axis in range(len(at.shape)) if axis != rows]
+    other_axes = [axis for axis in range(len(operation.input_shape)) if axis != row_axis]
     call.keywords = [
-        ast.keyword("dim", ast.parse(str(tuple(others)), mode="eval").body),
+        ast.keyword("dim", ast.parse(str(tuple(other_axes)), mode="eval").body),
         ast.keyword("keepdim", ast.Constant(True)),
     ]
     if isinstance(call.func, ast.Attribute):
-        call.func.attr = _OF_ALL.get(call.func.attr, call.func.attr)
+        call.func.attr = _OF_SEVERAL_AXES.get(call.func.attr, call.func.attr)
     return call
 
 
-def _rest(node: ast.expr, operand: ast.expr) -> list[ast.expr | ast.keyword]:
-    """The arguments of a call besides its input."""
+def _arguments_after_input(node: ast.expr, operand: ast.expr) -> list[ast.expr | ast.keyword]:
+    """The arguments of a call without its input; empty if the node is not a call."""
     arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords] if isinstance(node, ast.Call) else []
-    return [one for one in arguments if _value(one) is not operand]
+    return [argument for argument in arguments if _value(argument) is not operand]
 
 
 def _value(argument: ast.expr | ast.keyword) -> ast.expr:
     return argument.value if isinstance(argument, ast.keyword) else argument
 
 
-def _swapped(tree: ast.AST, node: ast.expr, code: str) -> str:
-    """Code of a tree with other code for one of its nodes."""
+def _with_code(tree: ast.AST, node: ast.expr, code: str) -> str:
+    """The source of a tree in which `code` replaces one node."""
     return ast.unparse(copy.deepcopy(tree, {id(node): ast.parse(code, mode="eval").body}))
 
 
-def _broadcast(valid: str, axes: tuple[int, int], dimensions: int) -> str:
-    """Code for a mask `[rows, width]` with as many axes as a tensor has."""
-    turned = f"{valid}.T" if axes[0] > axes[1] else valid
+def _broadcast_mask(mask: str, axes: tuple[int, int], dimensions: int) -> str:
+    """Code for a mask `[rows, width]` that broadcasts to a tensor with more axes, such as `valid[:, :, None]`."""
+    turned = f"{mask}.T" if axes[0] > axes[1] else mask
     index = ", ".join(":" if axis in axes else "None" for axis in range(dimensions))
     return turned if dimensions == len(axes) else f"{turned}[{index}]"
 
 
-def _site(at: Operation) -> _Site | None:
-    """Where an operator is in the user's file; None if that cannot be read, or is not one call in a statement."""
-    location = at.location
+def _site_of(operation: Operation) -> _Site | None:
+    """Where an operator is in the user's file.
+
+    None if the file cannot be read, or if its line is not a simple statement with this operator.
+    """
+    location = operation.location
     if location is None:
         return None
     try:
         nodes = [*ast.walk(ast.parse("".join(linecache.getlines(location.file))))]
     except (SyntaxError, ValueError):
         return None
+    # The statements around the line, the innermost last
     around = [
-        one for one in nodes if isinstance(one, ast.stmt) and one.lineno <= location.line <= (one.end_lineno or 0)
+        node for node in nodes if isinstance(node, ast.stmt) and node.lineno <= location.line <= (node.end_lineno or 0)
     ]
     inner = [*ast.walk(around[-1])] if around else []
-    # What a block, a comprehension or a lambda names is not known before it
-    if any(isinstance(node, _NOT_BEFORE) or isinstance(getattr(node, "body", None), list) for node in inner):
+    # What a block, a comprehension or a lambda names is not known in the lines before it.
+    if any(isinstance(node, _WITH_LOCAL_NAMES) or isinstance(getattr(node, "body", None), list) for node in inner):
         return None
     imported = {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    inside = (node for one in around if isinstance(one, ast.FunctionDef) for node in ast.walk(one))
-    taken = {node.id if isinstance(node, ast.Name) else getattr(node, "arg", "") for node in inside}
-    loops = {one.target.id for one in around if isinstance(one, ast.For) and isinstance(one.target, ast.Name)}
-    more = (imported, taken, location.function)
-    sites = [_Site(around[-1], node, operand, node, *more) for node, operand in _nodes(inner, at, imported, loops)]
-    # In the order in which they run
+    in_functions = (node for outer in around if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer))
+    used_names = {node.id if isinstance(node, ast.Name) else getattr(node, "arg", "") for node in in_functions}
+    loop_variables = {
+        loop.target.id for loop in around if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name)
+    }
+    sites = [
+        _Site(around[-1], node, operand, node, imported, used_names, location.function)
+        for node, operand in _operator_nodes(inner, operation, imported, loop_variables)
+    ]
+    # In the order in which they run: of several equal operators, that of this occurrence.
     sites.sort(key=lambda site: (site.node.end_lineno or 0, site.node.end_col_offset or 0))
-    return sites[at.occurrence % len(sites)] if sites else None
+    return sites[operation.occurrence % len(sites)] if sites else None
 
 
-def _nodes(
-    nodes: Sequence[ast.AST], at: Operation, imported: set[str], loops: set[str]
+def _operator_nodes(
+    nodes: Sequence[ast.AST], operation: Operation, imported: set[str], loop_variables: set[str]
 ) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """The nodes that are an operator, with its input: `h.mean(1)`, `torch.mean(h, 1)`, `self.mean(h)` or `h[:, -1]`."""
-    kind, in_library = at.kind, at.location is not None and at.location.inside is not None
-    layers = (
-        frozenset()
-        if in_library
-        else called_as(at, around=kind in _IN_OTHERS) | (loops if ": " in at.operator else set())
-    )
+    """Yields the nodes that may be an operator, each with its input.
+
+    Such are `h @ w`, `h[:, -1]`, `h.mean(1)`, `torch.mean(h, 1)`, and `self.mean(h)`, which calls its layer.
+    """
+    kind = operation.kind
+    is_in_library = operation.location is not None and operation.location.inside is not None
+    layers: frozenset[str] = frozenset()
+    if not is_in_library:
+        layers = possible_callees(operation, with_containers=kind in _IN_CONTAINERS)
+        layers |= loop_variables if ": " in operation.operator else set()
     for node in nodes:
         if isinstance(node, ast.BinOp) and _OPERATORS.get(type(node.op)) == kind:
             yield node, node.left
         elif isinstance(node, ast.Subscript) and kind == "__getitem__" and "-" in ast.unparse(node.slice):
             yield node, node.value
         elif isinstance(node, ast.Call):
-            func = ast.unparse(node.func)
-            path, _, name = func.rpartition(".")
-            is_own = name == kind.removeprefix("linalg_")
-            is_module = not path or ("(" not in path and path.split(".")[0] in imported)
+            callee = ast.unparse(node.func)
+            path, _, name = callee.rpartition(".")
+            has_name = name == kind.removeprefix("linalg_")
+            is_function = not path or ("(" not in path and path.split(".")[0] in imported)
             arguments = [*node.args, *(word.value for word in node.keywords if word.arg in ("input", "query", "key"))]
-            tensors = [one for one in arguments if not isinstance(one, ast.Constant)]
+            tensors = [argument for argument in arguments if not isinstance(argument, ast.Constant)]
             if isinstance(node.func, ast.Call):  # nn.Softmax(dim=1)(h)
                 name = ast.unparse(node.func.func).rpartition(".")[2]
-                is_own = is_module = name.lower() == kind.replace("_", "")
-            if isinstance(node.func, ast.Attribute) and is_own and path != "self" and not is_module:
-                yield node, node.func.value
-            elif tensors and (func in layers or (is_own and is_module)):
-                yield node, tensors[1 if "attention" in kind and len(tensors) > 2 else 0]  # its keys
+                has_name = is_function = name.lower() == kind.replace("_", "")
+            if isinstance(node.func, ast.Attribute) and has_name and path != "self" and not is_function:
+                yield node, node.func.value  # h.mean(1)
+            elif tensors and (callee in layers or (has_name and is_function)):
+                yield node, tensors[1 if "attention" in kind and len(tensors) > 2 else 0]  # of an attention, its keys

@@ -32,15 +32,15 @@ class Operation:
     operator: str
     kind: str  # A torch function or an ONNX operator type; the key to the table of causes
     location: CodeLocation | None  # The line of the user's code that called it; None for ONNX
-    inputs: frozenset[int] = frozenset()
-    gives: frozenset[int] = frozenset()  # The keys of those outputs that the answer depends on
+    input_keys: frozenset[int] = frozenset()
+    output_keys: frozenset[int] = frozenset()  # The keys of those outputs that the answer depends on
     # The values of these outputs with their keys; empty if they are not to be compared
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
     # Tells the cause of a leak here, if the model knows more than the table of causes
-    explained: Callable[[Change], Cause] | None = None
+    cause_of: Callable[[Change], Cause] | None = None
     layer: str = ""
-    shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
-    reduced: tuple[int, ...] = ()  # These axes, counted from the front
+    input_shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
+    reduced_axes: tuple[int, ...] = ()  # These axes, counted from the front
     is_loop: bool = False  # Whether it is all calls of a loop over the steps, joined
     occurrence: int = 0  # How many calls of the same kind at the same line ran before it
 

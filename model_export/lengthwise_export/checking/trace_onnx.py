@@ -131,8 +131,8 @@ class OnnxSubject:
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
                 kind=node.op_type,
                 location=None,
-                inputs=frozenset(hash(name) for name in node.input if name),
-                gives=frozenset(map(hash, filter(None, outputs))),
+                input_keys=frozenset(hash(name) for name in node.input if name),
+                output_keys=frozenset(map(hash, filter(None, outputs))),
                 outputs=tuple(recorded),
             )
             operations.append(operation)

@@ -111,8 +111,12 @@ class TorchSubject:
             return DEFAULT_NAMES
         width = f"{steps}.size({0 if self.signature.time_first else 2 if self.signature.channels_first else 1})"
         role = next((role for role in ("lengths", "mask", "padding-mask") if role in names), None)
-        is_at_end = not self.layout.is_usual
-        return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role, is_at_end=is_at_end)
+        is_left_padded = not self.layout.is_usual
+        return (
+            ArgumentNames(width)
+            if role is None
+            else ArgumentNames(width, names[role], role, is_left_padded=is_left_padded)
+        )
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
@@ -253,7 +257,7 @@ class _Recorder(TorchFunctionMode):
         self._seen += own_inputs + results
         changed = [tensor for tensor in results if not any(tensor is own for own in own_inputs)]
         if changed:  # a dropout gives back what it gets
-            more = {"explained": part.explained(inputs, options, outputs), "layer": part.layer}
+            more = {"cause_of": part.explained(inputs, options, outputs), "layer": part.layer}
             self._calls.append((_operation(part.operator, part.kind, None, own_inputs, changed, **more), False))
 
     def __torch_function__(
@@ -293,10 +297,10 @@ class _Recorder(TorchFunctionMode):
         for call, is_packing in reversed(self._calls):
             outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
             if outputs or call.kind in _TO_PYTHON:
-                needed |= call.inputs
+                needed |= call.input_keys
                 # Inside packing the rows are in another order, and torch's own code has no leak: do not compare.
                 gives = frozenset(storage for storage, _ in outputs)
-                reaching.append(replace(call, gives=gives, outputs=() if is_packing else outputs))
+                reaching.append(replace(call, output_keys=gives, outputs=() if is_packing else outputs))
         reaching.reverse()
         return Recording(reaching, answers)
 
@@ -344,7 +348,7 @@ def _reduced(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -
     axes = [*axes] if isinstance(axes, (tuple, list, range)) else [axes]
     if {*map(type, axes)} - {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
         return {}
-    return {"shape": shape, "reduced": tuple(axis % len(shape) for axis in axes)}
+    return {"input_shape": shape, "reduced_axes": tuple(axis % len(shape) for axis in axes)}
 
 
 def _summed(operands: str, _: str, result: str) -> list[int]:

@@ -141,11 +141,11 @@ class TrialRules:
     def _scales(self, leak: Leak, base: PaddedBatch) -> bool:
         """Whether something is rounded by what comes out of a leak, as activations are by their largest value."""
         operations = iter(self.subject.record(base).operations)
-        keys = next((one.gives for one in operations if one.operator == leak.operator), frozenset())
-        for _, one in zip(range(_MAX_BETWEEN), (one for one in operations if one.inputs & keys), strict=False):
+        keys = next((one.output_keys for one in operations if one.operator == leak.operator), frozenset())
+        for _, one in zip(range(_MAX_BETWEEN), (one for one in operations if one.input_keys & keys), strict=False):
             if _ROUNDED.fullmatch(one.kind):
                 return True
-            keys |= one.gives
+            keys |= one.output_keys
         return False
 
     def _unused(self, leak: Leak) -> Cause | None:
@@ -155,7 +155,7 @@ class TrialRules:
         answers = [self.subject.answer(PaddedBatch(base.steps, lengths)).logits for lengths in others]
         if not all(np.array_equal(self.first.answer.logits, one, equal_nan=True) for one in answers):
             return None
-        unused = rules()["LW107"].cause({"second": names.second}, fix=leak.cause.fix)
+        unused = rules()["LW107"].cause({"second": names.lengths_or_mask}, fix=leak.cause.fix)
         if leak.cause.code.startswith(("LW1", "LW9")):
             return unused
         return replace(leak.cause, why=f"{leak.cause.why} {unused.why}")

@@ -193,7 +193,7 @@ class _Alone:
         """How much a few ulps of its values, or its own rounding on the way, move the original's answer."""
         exact = self.original.answer_in_float64(self.expected.batch)
         own = 0.0 if exact is None else self.expected.row_difference(exact, 0, 0)
-        by_values = self.expected.amplified(self.original)[0]
+        by_values = self.expected.changes_by_ulps(self.original)[0]
         return max(by_values, own) if math.isfinite(own) else by_values
 
 
